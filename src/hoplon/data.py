@@ -1,0 +1,220 @@
+"""Inputs: the samples a campaign runs on, in memory and checked once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from hoplon.errors import DataError
+from hoplon.formats import integer_view
+
+# One sample, as a map-style data set gives it: x, or x with its label.
+Sample = Tensor | tuple[Tensor, ...]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """Samples and their labels, also a map-style data set.
+
+    Args:
+        x: what the model is called with, batch axis first: a tensor, or a tuple of tensors, one per argument.
+        y: labels, integers of shape ``(samples,)``, kept as int64; None without labels.
+        name: for reports.
+    Raises:
+        DataError: no samples, unequal lengths, NaN or infinity in x, labels that are not integers.
+    Example:
+        >>> data = Inputs(torch.zeros(3, 2), torch.tensor([0, 1, 0]))
+        >>> len(data), len(data.take([0, 2])), [len(batch) for batch in data.batches(2)]
+        (3, 2, [2, 1])
+    """
+
+    x: Tensor | tuple[Tensor, ...]
+    y: Tensor | None = None
+    name: str = field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        tensors = tuple(self.x) if isinstance(self.x, tuple | list) else (self.x,)
+        _check_x(tensors)
+        detached = tuple(tensor.detach() for tensor in tensors)
+        object.__setattr__(self, "x", detached if isinstance(self.x, tuple | list) else detached[0])
+        if self.y is not None:
+            object.__setattr__(self, "y", _checked_y(self.y, len(tensors[0])))
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The arguments of the model, always as a tuple: ``model(*inputs.tensors)``."""
+        return self.x if isinstance(self.x, tuple) else (self.x,)
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+    def __getitem__(self, index: int) -> Sample | tuple[Sample, Tensor]:
+        """Sample `index`: x, or (x, y) with labels."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"expected a sample in [0, {len(self)}), got {index}")
+        x = tuple(tensor[index] for tensor in self.x) if isinstance(self.x, tuple) else self.x[index]
+        return x if self.y is None else (x, self.y[index])
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in self.tensors)
+        return f"Inputs({self.name or 'unnamed'}: {shapes}, {'without' if self.y is None else 'with'} labels)"
+
+    def take(self, indices: Sequence[int] | Tensor) -> Inputs:
+        """The samples at `indices`, in this order; an index may come twice.
+
+        Raises:
+            DataError: an index outside the samples, or none.
+        """
+        index = torch.as_tensor(indices, dtype=torch.int64).reshape(-1)
+        outside = (index < 0) | (index >= len(self))
+        if outside.any():
+            raise DataError(f"expected samples in [0, {len(self)}), got {int(index[outside][0])}")
+        return self._part(index)
+
+    def batches(self, size: int) -> Iterator[Inputs]:
+        """The samples in order, `size` at a time; the last batch may be shorter. Views, not copies.
+
+        Raises:
+            DataError: a size below 1.
+        """
+        if size < 1:
+            raise DataError(f"expected a batch size of at least 1, got {size}")
+        return (self._part(slice(start, start + size)) for start in range(0, len(self), size))
+
+    def digest(self) -> str:
+        """SHA-256 of dtypes, shapes and bits of x and y, 64 hexadecimal digits; the name does not count."""
+        digest = hashlib.sha256()
+        for tensor in (*self.tensors, self.y):
+            if tensor is None:
+                digest.update(b"no labels")
+                continue
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            bits = integer_view(tensor).cpu().contiguous().numpy()
+            digest.update(bits.astype(bits.dtype.newbyteorder("<"), copy=False).tobytes())
+        return digest.hexdigest()
+
+    @classmethod
+    def from_dataset(cls, dataset: Dataset[Any], *, name: str = "") -> Self:
+        """Every sample of a map-style data set, stacked.
+
+        Args:
+            dataset: gives ``x`` or ``(x, y)``: x a tensor or an array, within a pair also a tuple of them;
+                y an integer.
+            name: for reports.
+        Raises:
+            DataError: no length, no samples, or samples that differ in form or shape.
+        """
+        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+            raise DataError(f"expected a map-style data set with a length, got {type(dataset).__name__}")
+        samples = [dataset[index] for index in range(len(dataset))]
+        if not samples:
+            raise DataError(f"expected at least one sample, got 0 from {type(dataset).__name__}")
+        labelled = isinstance(samples[0], tuple | list)
+        xs, ys = [], []
+        for index, sample in enumerate(samples):
+            if isinstance(sample, tuple | list) != labelled or (labelled and len(sample) != 2):
+                form = "(x, y)" if labelled else "x"
+                raise DataError(f"expected every sample of the form {form}, got another in sample {index}")
+            x, y = sample if labelled else (sample, None)
+            xs.append(tuple(_as_tensor(part, index) for part in (x if isinstance(x, tuple | list) else (x,))))
+            ys.append(y)
+        columns = _stacked(xs)
+        several = isinstance(samples[0][0] if labelled else None, tuple | list)
+        return cls(columns if several else columns[0], _labels(ys) if labelled else None, name=name)
+
+    def _part(self, index: slice | Tensor) -> Inputs:
+        x = tuple(tensor[index] for tensor in self.tensors)
+        y = None if self.y is None else self.y[index]
+        return Inputs(x if isinstance(self.x, tuple) else x[0], y, name=self.name)
+
+
+def as_inputs(data: Inputs | Dataset[Any] | Tensor | tuple[Any, ...]) -> Inputs:
+    """`data` as `Inputs`: itself, a map-style data set, x alone, or a pair (x, y).
+
+    A tuple is always the pair (x, y); for a model with several arguments write ``Inputs((first, second))``.
+
+    Raises:
+        DataError: anything else, or data that `Inputs` refuses.
+    """
+    if isinstance(data, Inputs):
+        return data
+    if isinstance(data, Tensor):
+        return Inputs(data)
+    if isinstance(data, tuple) and len(data) == 2:
+        return Inputs(data[0], data[1])
+    if hasattr(data, "__getitem__") and not isinstance(data, tuple | list | dict | str | np.ndarray):
+        return Inputs.from_dataset(data)
+    raise DataError(
+        f"expected Inputs, a map-style data set, a tensor or a pair (x, y), got {type(data).__name__}"
+    )
+
+
+def _check_x(tensors: tuple[Tensor, ...]) -> None:
+    if not tensors:
+        raise DataError("expected x to be a tensor or a tuple of tensors, got an empty tuple")
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            raise DataError(
+                f"expected x to be a tensor or a tuple of tensors, got {type(tensor).__name__}; "
+                "torch.as_tensor makes one from an array"
+            )
+        if tensor.ndim == 0:
+            raise DataError("expected x with a batch axis first, got a single number")
+        if len(tensor) == 0:
+            raise DataError(f"expected at least one sample, got 0 (x of shape {tuple(tensor.shape)})")
+        if len(tensor) != len(tensors[0]):
+            raise DataError(f"expected {len(tensors[0])} samples in every tensor of x, got {len(tensor)}")
+        if not tensor.isfinite().all():
+            bad = (~tensor.isfinite()).reshape(len(tensor), -1).any(1)
+            raise DataError(
+                f"expected finite x, got NaN or infinity in sample {int(bad.nonzero()[0])} "
+                f"({int(bad.sum())} of {len(tensor)} samples); repair or leave out these samples"
+            )
+
+
+def _checked_y(y: Tensor, count: int) -> Tensor:
+    if not isinstance(y, Tensor):
+        raise DataError(f"expected y to be a tensor of integers, got {type(y).__name__}")
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise DataError(f"expected y to hold integer labels, got {y.dtype}; y.long() makes them")
+    if y.shape != (count,):
+        raise DataError(f"expected y of shape ({count},), one label per sample, got {tuple(y.shape)}")
+    return y.to(torch.int64)
+
+
+def _as_tensor(value: object, index: int) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    raise DataError(
+        f"expected a tensor or an array in sample {index}, got {type(value).__name__}; "
+        "give the data set a transform that makes tensors"
+    )
+
+
+def _stacked(samples: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """The samples along a new first axis, one tensor per argument."""
+    wanted = [(tensor.shape, tensor.dtype) for tensor in samples[0]]
+    for index, sample in enumerate(samples):
+        found = [(tensor.shape, tensor.dtype) for tensor in sample]
+        if found != wanted:
+            first, other = (", ".join(f"{tuple(s)} {d}" for s, d in form) for form in (wanted, found))
+            raise DataError(f"expected every sample as sample 0 ({first}), got {other} in sample {index}")
+    return tuple(torch.stack(column) for column in zip(*samples, strict=True))
+
+
+def _labels(values: list[Any]) -> Tensor:
+    for index, value in enumerate(values):
+        plain = value.item() if isinstance(value, Tensor | np.generic | np.ndarray) and value.size else value
+        if isinstance(plain, bool) or not isinstance(plain, int):
+            raise DataError(f"expected an integer label in sample {index}, got {value!r}")
+    return torch.tensor([int(value) for value in values], dtype=torch.int64)

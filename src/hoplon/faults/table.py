@@ -1,0 +1,267 @@
+"""The fault table: which words a campaign strikes, and how; saved, hashed and replayed anywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self, final, get_args
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from hoplon.errors import DataError, StoreError
+from hoplon.formats import format_named
+
+Target = Literal["values", "memory"]
+
+_NAMES = ("site", "format")
+_OBSERVED = ("before", "after")
+_DTYPES: dict[str, type[pl.DataType]] = {
+    "fault": pl.Int64,
+    "site": pl.Enum,
+    "element": pl.Int64,
+    "input": pl.Int64,
+    "format": pl.Enum,
+    "keep": pl.UInt64,
+    "flip": pl.UInt64,
+    "before": pl.UInt64,
+    "after": pl.UInt64,
+    "probability": pl.Float64,
+}
+
+
+def words_to_series(words: Tensor) -> pl.Series:
+    """Words as a UInt64 column.
+
+    Args:
+        words: int64, shape ``(n,)``, 64-bit words as two's complement.
+    Example:
+        >>> words_to_series(torch.tensor([-1])).to_list() == [2**64 - 1]
+        True
+    """
+    return pl.Series(words.to(torch.int64).cpu().numpy().view(np.uint64))
+
+
+def series_to_words(series: pl.Series) -> Tensor:
+    """A UInt64 column without nulls as words: int64, shape ``(n,)``; undoes `words_to_series`."""
+    return torch.from_numpy(series.cast(pl.UInt64).to_numpy().view(np.int64).copy())
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class FaultTable:
+    """The faults of a campaign, one row per struck word; two tables are equal when their digests are.
+
+    Args:
+        target: what is struck; in "values" one fault meets one input, in "memory" all of them.
+        frame: the rows. Sorted by `fault` here; `before` and `after` may be left out until observed.
+
+    Columns: `fault` (Int64, not negative; several rows make one fault of several words) · `site` (Enum) ·
+    `element` (Int64, row-major index without the batch axis) · `input` (Int64, value faults only) · `format`
+    (Enum) · `keep`, `flip` (UInt64, ``after = (before & keep) ^ flip``) · `before`, `after` (UInt64, null until
+    observed) · `probability` (Float64, of drawing this row; NaN where it was chosen, not drawn).
+
+    Raises:
+        DataError: a column is missing, unknown, of another dtype, null or out of range; or one fault strikes
+            a word twice, or several inputs.
+    """
+
+    target: Target
+    frame: pl.DataFrame
+
+    def __post_init__(self) -> None:
+        if self.target not in get_args(Target):
+            raise DataError(f"expected target 'values' or 'memory', got {self.target!r}")
+        frame = _typed(self.frame, columns_of(self.target))
+        _check_rows(frame)
+        object.__setattr__(self, "frame", frame.sort("fault", maintain_order=True))
+
+    def __len__(self) -> int:
+        """The number of faults; the number of words is ``frame.height``."""
+        return self.frame["fault"].n_unique()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FaultTable) and self.digest() == other.digest()
+
+    def __hash__(self) -> int:
+        return hash(self.digest())
+
+    @classmethod
+    def empty(cls, target: Target) -> Self:
+        """A table of no faults."""
+        return cls(target, pl.DataFrame(schema={name: _empty_dtype(name) for name in columns_of(target)}))
+
+    @classmethod
+    def concat(cls, tables: Sequence[FaultTable]) -> Self:
+        """The faults of all tables, in order, numbered from 0.
+
+        Raises:
+            DataError: no table, or tables of two targets.
+        """
+        targets = {table.target for table in tables}
+        if len(targets) != 1:
+            raise DataError(f"expected tables of one target, got {sorted(targets) or 'no table'}")
+        frames, first = [], 0
+        for table in tables:
+            number = table.frame["fault"].rank("dense").cast(pl.Int64) - 1 + first
+            frames.append(table.frame.with_columns(number.alias("fault"), pl.col(_NAMES).cast(pl.String)))
+            first += len(table)
+        frame = pl.concat(frames)
+        for name in _NAMES:
+            known = [c for table in tables for c in table.frame[name].cat.get_categories()]
+            frame = frame.with_columns(pl.col(name).cast(pl.Enum(list(dict.fromkeys(known)))))
+        return cls(tables[0].target, frame)
+
+    @property
+    def bits(self) -> pl.Series:
+        """Column `bit` (Int64): the position of the single flipped bit, 0 = least significant, per row.
+
+        Null for every other change: several bits, none, or a word that is not kept whole.
+        """
+        width = {name: format_named(name).bits for name in self.frame["format"].unique()}
+        ones = [2**bits - 1 for bits in width.values()]
+        whole = (
+            pl.col("format")
+            .cast(pl.String)
+            .replace_strict(
+                pl.Series(list(width), dtype=pl.String),
+                pl.Series(ones, dtype=pl.UInt64),
+                return_dtype=pl.UInt64,
+            )
+        )
+        single = (pl.col("keep") == whole) & (pl.col("flip").bitwise_count_ones() == 1)
+        position = pl.col("flip").bitwise_trailing_zeros().cast(pl.Int64)
+        return self.frame.select(pl.when(single).then(position).alias("bit"))["bit"]
+
+    def observed(self, *, before: Tensor, after: Tensor) -> FaultTable:
+        """The table with the words found at run time: int64, one per row, in the order of the rows."""
+        if len(before) != self.frame.height or len(after) != self.frame.height:
+            found = f"{len(before)} before and {len(after)} after"
+            raise DataError(f"expected one word for each of {self.frame.height} rows, got {found}")
+        columns = [words_to_series(before).alias("before"), words_to_series(after).alias("after")]
+        return FaultTable(self.target, self.frame.with_columns(columns))
+
+    def plan(self) -> FaultTable:
+        """The table as drawn, with nothing observed; its digest does not depend on the model's values."""
+        nothing = [pl.lit(None, dtype=pl.UInt64).alias(name) for name in _OBSERVED]
+        return FaultTable(self.target, self.frame.with_columns(nothing))
+
+    def digest(self) -> str:
+        """SHA-256 of the content, 64 hexadecimal digits; the same on every machine and after a save."""
+        digest = hashlib.sha256(f"{self.target} {self.frame.height}".encode())
+        for name in columns_of(self.target):
+            digest.update(f"\n{name}\n".encode())
+            column = self.frame[name]
+            if name in _NAMES:
+                used = sorted(column.cast(pl.String).unique())
+                digest.update(repr(used).encode())
+                column = column.cast(pl.String).cast(pl.Enum(used)).to_physical().cast(pl.Int64)
+            if name in _OBSERVED:
+                digest.update(column.is_null().to_numpy().tobytes())
+                column = column.fill_null(0)
+            array = column.to_numpy()
+            digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table as Parquet: the file is there in full, or as it was before.
+
+        Raises:
+            StoreError: the file cannot be written (no such folder, no permission, full disk).
+        """
+        path = Path(path)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            with temporary.open("xb") as file:
+                self.frame.write_parquet(file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            raise StoreError(f"expected to write a fault table to {path}, got {error}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a table written by `save`.
+
+        Raises:
+            DataError: the file is missing, damaged, or not a fault table.
+        """
+        try:
+            frame = pl.read_parquet(Path(path), glob=False)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise DataError(f"expected a fault table (Parquet) at {path}, got {error}") from error
+        return cls("values" if "input" in frame.columns else "memory", frame)
+
+
+def columns_of(target: Target) -> list[str]:
+    """The columns of a table, in order; memory faults meet every input, so they name none."""
+    return [name for name in _DTYPES if name != "input" or target == "values"]
+
+
+def _empty_dtype(name: str) -> pl.DataType:
+    return pl.Enum([]) if name in _NAMES else _DTYPES[name]()
+
+
+def _typed(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
+    """The frame with exactly `columns`, in this order and with their dtypes."""
+    missing = [name for name in columns if name not in frame.columns and name not in _OBSERVED]
+    unknown = [name for name in frame.columns if name not in columns]
+    if missing or unknown:
+        raise DataError(
+            f"expected the columns {', '.join(columns)}, got none of {missing} and also {unknown}"
+        )
+    nothing = [pl.lit(None, dtype=pl.UInt64).alias(n) for n in _OBSERVED if n not in frame.columns]
+    typed = []
+    for column in frame.with_columns(nothing).select(columns):
+        name, wanted = column.name, _DTYPES[column.name].__name__
+        if name not in _OBSERVED and column.null_count():
+            raise DataError(f"expected a value in every row of {name!r}, got {column.null_count()} nulls")
+        try:
+            typed.append(_as_enum(column) if name in _NAMES else column.cast(_DTYPES[name]()))
+        except pl.exceptions.PolarsError as error:
+            raise DataError(f"expected column {name!r} as {wanted}, got {column.dtype}: {error}") from error
+    return pl.DataFrame(typed)
+
+
+def _as_enum(column: pl.Series) -> pl.Series:
+    """Names as Enum; one that is Enum already keeps its categories."""
+    if isinstance(column.dtype, pl.Enum):
+        return column
+    text = column.cast(pl.String)
+    return text.cast(pl.Enum(text.unique(maintain_order=True)))
+
+
+def _check_rows(frame: pl.DataFrame) -> None:
+    """Refuse rows out of range, words struck twice by one fault, and faults with several inputs."""
+    for name in ("fault", "element", "input"):
+        lowest = frame[name].min() if name in frame.columns else None
+        if isinstance(lowest, int) and lowest < 0:
+            raise DataError(f"expected {name!r} of at least 0, got {lowest}")
+    impossible = frame.filter(~pl.col("probability").is_nan() & ~pl.col("probability").is_between(0, 1))
+    if impossible.height:
+        raise DataError(f"expected 'probability' in [0, 1] or NaN, got {impossible['probability'][0]}")
+    for (name,), rows in frame.group_by("format"):
+        bits = format_named(str(name)).bits
+        for mask in ("keep", "flip"):
+            largest = rows[mask].max()
+            if isinstance(largest, int) and largest >= 2**bits:
+                raise DataError(f"expected {mask!r} in [0, 2**{bits}) for {name}, got {largest}")
+    place = [name for name in ("fault", "site", "element", "input") if name in frame.columns]
+    twice = frame.filter(frame.select(place).is_duplicated())
+    if twice.height:
+        where = f"fault {twice['fault'][0]} at element {twice['element'][0]} of {twice['site'][0]}"
+        raise DataError(f"expected one row per word of a fault, got several for {where}")
+    if "input" in frame.columns:
+        several = frame.select("fault", "input").unique().filter(pl.col("fault").is_duplicated())
+        if several.height:
+            first = several["fault"].min()
+            raise DataError(f"expected one input per value fault, got several for fault {first}")
