@@ -148,9 +148,7 @@ class TopK(Criterion):
 
     def _needed(self, labels: Tensor | None) -> Tensor:
         if labels is None:
-            raise DataError(
-                "expected labels for reference='label', got None; give y or use reference='golden'"
-            )
+            raise DataError("expected labels for reference='label', got None; give y or use reference='golden'")
         return labels
 
 

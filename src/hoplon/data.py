@@ -152,9 +152,7 @@ def as_inputs(data: Inputs | Dataset[Any] | Tensor | tuple[Any, ...]) -> Inputs:
         return Inputs(data[0], data[1])
     if hasattr(data, "__getitem__") and not isinstance(data, tuple | list | dict | str | np.ndarray):
         return Inputs.from_dataset(data)
-    raise DataError(
-        f"expected Inputs, a map-style data set, a tensor or a pair (x, y), got {type(data).__name__}"
-    )
+    raise DataError(f"expected Inputs, a map-style data set, a tensor or a pair (x, y), got {type(data).__name__}")
 
 
 def _check_x(tensors: tuple[Tensor, ...]) -> None:

@@ -43,9 +43,7 @@ class FaultModel(ABC):
         return native(dtype) if self.format is None else self.format
 
     @abstractmethod
-    def draw(
-        self, count: int, *, format: NumberFormat, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self, count: int, *, format: NumberFormat, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """`count` independent changes of a word of `format`.
 
         Returns:
@@ -89,9 +87,7 @@ class BitFlip(FaultModel):
         if len(self.bits) < self.count:
             raise HoplonError(f"expected at least count={self.count} positions in bits, got {self.bits}")
 
-    def draw(
-        self, count: int, *, format: NumberFormat, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(self, count: int, *, format: NumberFormat, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """`count` words of which the chosen bits are inverted; probability 1 / C(positions, bits flipped).
 
         The first n of a longer draw are the draw of n. Sets by Floyd's method (Bentley and
@@ -101,9 +97,7 @@ class BitFlip(FaultModel):
         shape, device = (count, self.count), generator.device
         random = torch.randint(_RANDOM_HIGH, shape, generator=generator, device=device)
         # 1 << 63 as int64 is the lowest integer: the two's complement of the word.
-        masks = torch.ones(len(positions), dtype=torch.int64, device=device) << torch.tensor(positions).to(
-            device
-        )
+        masks = torch.ones(len(positions), dtype=torch.int64, device=device) << torch.tensor(positions).to(device)
         flip = torch.zeros(count, dtype=torch.int64, device=device)
         for column, last in enumerate(range(len(positions) - self.count, len(positions))):
             chosen = masks[random[:, column] % (last + 1)]

@@ -64,8 +64,8 @@ class FaultTable:
 
     Columns: `fault` (Int64, not negative; several rows make one fault of several words) · `site` (Enum) ·
     `element` (Int64, row-major index without the batch axis) · `input` (Int64, value faults only) · `format`
-    (Enum) · `keep`, `flip` (UInt64, ``after = (before & keep) ^ flip``) · `before`, `after` (UInt64, null until
-    observed) · `probability` (Float64, of drawing this row; NaN where it was chosen, not drawn).
+    (Enum) · `keep`, `flip` (UInt64, ``after = (before & keep) ^ flip``) · `before`, `after` (UInt64, null
+    until observed) · `probability` (Float64, of drawing this row; NaN where it was chosen, not drawn).
 
     Raises:
         DataError: a column is missing, unknown, of another dtype, null or out of range; or one fault strikes
@@ -112,11 +112,7 @@ class FaultTable:
             number = table.frame["fault"].rank("dense").cast(pl.Int64) - 1 + first
             frames.append(table.frame.with_columns(number.alias("fault"), pl.col(_NAMES).cast(pl.String)))
             first += len(table)
-        frame = pl.concat(frames)
-        for name in _NAMES:
-            known = [c for table in tables for c in table.frame[name].cat.get_categories()]
-            frame = frame.with_columns(pl.col(name).cast(pl.Enum(list(dict.fromkeys(known)))))
-        return cls(tables[0].target, frame)
+        return cls(tables[0].target, pl.concat(frames))
 
     @property
     def bits(self) -> pl.Series:
@@ -216,9 +212,8 @@ def _typed(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
     missing = [name for name in columns if name not in frame.columns and name not in _OBSERVED]
     unknown = [name for name in frame.columns if name not in columns]
     if missing or unknown:
-        raise DataError(
-            f"expected the columns {', '.join(columns)}, got none of {missing} and also {unknown}"
-        )
+        found = f"missing: {', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
+        raise DataError(f"expected the columns {', '.join(columns)}, got {found}")
     nothing = [pl.lit(None, dtype=pl.UInt64).alias(n) for n in _OBSERVED if n not in frame.columns]
     typed = []
     for column in frame.with_columns(nothing).select(columns):
@@ -226,7 +221,7 @@ def _typed(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
         if name not in _OBSERVED and column.null_count():
             raise DataError(f"expected a value in every row of {name!r}, got {column.null_count()} nulls")
         try:
-            typed.append(_as_enum(column) if name in _NAMES else column.cast(_DTYPES[name]()))
+            typed.append(_as_enum(column) if name in _NAMES else _as_number(column, _DTYPES[name]()))
         except pl.exceptions.PolarsError as error:
             raise DataError(f"expected column {name!r} as {wanted}, got {column.dtype}: {error}") from error
     return pl.DataFrame(typed)
@@ -240,6 +235,13 @@ def _as_enum(column: pl.Series) -> pl.Series:
     return text.cast(pl.Enum(text.unique(maintain_order=True)))
 
 
+def _as_number(column: pl.Series, wanted: pl.DataType) -> pl.Series:
+    """Numbers as `wanted`, where that loses nothing."""
+    if wanted.is_integer() and column.dtype.is_float():
+        raise pl.exceptions.InvalidOperationError("a float may lose its fraction")
+    return column.cast(wanted)
+
+
 def _check_rows(frame: pl.DataFrame) -> None:
     """Refuse rows out of range, words struck twice by one fault, and faults with several inputs."""
     for name in ("fault", "element", "input"):
@@ -249,8 +251,9 @@ def _check_rows(frame: pl.DataFrame) -> None:
     impossible = frame.filter(~pl.col("probability").is_nan() & ~pl.col("probability").is_between(0, 1))
     if impossible.height:
         raise DataError(f"expected 'probability' in [0, 1] or NaN, got {impossible['probability'][0]}")
-    for (name,), rows in frame.group_by("format"):
-        bits = format_named(str(name)).bits
+    for name in frame["format"].cast(pl.String).unique():
+        bits = format_named(name).bits
+        rows = frame.filter(pl.col("format") == name)
         for mask in ("keep", "flip"):
             largest = rows[mask].max()
             if isinstance(largest, int) and largest >= 2**bits:
@@ -263,5 +266,5 @@ def _check_rows(frame: pl.DataFrame) -> None:
     if "input" in frame.columns:
         several = frame.select("fault", "input").unique().filter(pl.col("fault").is_duplicated())
         if several.height:
-            first = several["fault"].min()
+            first = several["fault"].sort()[0]
             raise DataError(f"expected one input per value fault, got several for fault {first}")

@@ -1,0 +1,246 @@
+"""Intervals, sample sizes and tests: what a count of failures says about the probability behind it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, final
+
+import numpy as np
+from scipy import stats
+
+from hoplon.errors import HoplonError
+
+
+@final
+@dataclass(frozen=True)
+class Interval:
+    """An estimated probability, or difference of two, with its confidence limits.
+
+    Args:
+        estimate: in [-1, 1]; NaN where nothing was measured.
+        low: lower limit.
+        high: upper limit.
+        confidence: probability that the interval covers the truth, in (0, 1).
+        method: how the limits were found.
+    Example:
+        >>> print(Interval(0.0204, 0.0197, 0.0212, 0.95, "wilson"))
+        2.04 % [1.97, 2.12]
+    """
+
+    estimate: float
+    low: float
+    high: float
+    confidence: float
+    method: str
+
+    @property
+    def half_width(self) -> float:
+        """Half the distance between the limits."""
+        return (self.high - self.low) / 2
+
+    def __str__(self) -> str:
+        """In percent, with two decimals, or as many as show the half-width."""
+        half_width = 100 * self.half_width
+        decimals = 2 if half_width <= 0 else max(2, math.ceil(-math.log10(half_width)))
+        low, high = (f"{100 * limit:.{decimals}f}" for limit in (self.low, self.high))
+        if math.isnan(self.estimate):
+            return f"not measured [{low}, {high}]"
+        return f"{100 * self.estimate:.{decimals}f} % [{low}, {high}]"
+
+
+def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> Interval:
+    """Wilson score interval of a probability, for plain counts.
+
+    Args:
+        successes: in [0, trials].
+        trials: independent runs; 0 gives the estimate NaN and the limits 0 and 1.
+        confidence: in (0, 1).
+    Source:
+        Wilson, JASA 22 (1927); Newcombe, Statistics in Medicine 17 (1998) 857-872, method 3.
+    Example:
+        >>> print(wilson(3, 1000))
+        0.30 % [0.10, 0.88]
+    """
+    return _binomial(successes, trials, confidence, "wilson")
+
+
+def clopper_pearson(successes: int, trials: int, *, confidence: float = 0.95) -> Interval:
+    """Clopper-Pearson interval of a probability: covers at least `confidence` for every probability.
+
+    Wider than `wilson`; arguments as there.
+
+    Source:
+        Clopper and Pearson, Biometrika 26 (1934); Newcombe (1998), method 5.
+    """
+    return _binomial(successes, trials, confidence, "exact")
+
+
+def clustered(shares: np.ndarray, sizes: np.ndarray, *, confidence: float = 0.95) -> Interval:
+    """Interval of a mean share over clusters: Wilson with the effective sample size of the design.
+
+    A memory fault meets many inputs, which fail together; runs of one fault are a cluster, faults are independent.
+    With one input per fault the result is `wilson`.
+
+    Args:
+        shares: shape ``(clusters,)``, for each fault the share of its inputs that fail, in [0, 1].
+        sizes: shape ``(clusters,)``, for each fault the number of its inputs, at least 1.
+        confidence: in (0, 1).
+    Returns:
+        The unweighted mean of the shares; no cluster gives the estimate NaN and the limits 0 and 1.
+    Raises:
+        HoplonError: shares or sizes out of range or of unequal length.
+    Source:
+        Franco, Little, Louis and Slud, Journal of Survey Statistics and Methodology 7 (2019) 334-364: the Wilson
+        interval at ``p (1 - p) / var(mean)`` trials, at most as many as there are runs. That variance is zero when
+        all shares are equal, and far too small while the few faults that fail many inputs have not been seen.
+        So one pseudo-cluster's worth of full correlation is added to it, which makes the trials equal to the
+        clusters when no failure was seen, and fades as failures accumulate.
+    """
+    shares, sizes = np.asarray(shares, dtype=np.float64), np.asarray(sizes)
+    if shares.ndim != 1 or shares.shape != sizes.shape:
+        raise HoplonError(f"expected one share and one size per cluster, got {shares.shape} and {sizes.shape}")
+    if not ((shares >= 0) & (shares <= 1)).all():
+        raise HoplonError(f"expected shares in [0, 1], got {shares[~((shares >= 0) & (shares <= 1))][0]}")
+    if not (sizes >= 1).all():
+        raise HoplonError(f"expected sizes of at least 1, got {sizes[~(sizes >= 1)][0]}; leave empty clusters out")
+    _check_confidence(confidence)
+    method = "wilson, clustered"
+    clusters = len(shares)
+    if clusters == 0:
+        return Interval(math.nan, 0.0, 1.0, confidence, method)
+    mean = float(shares.mean())
+    between, whole = float(((shares - mean) ** 2).sum()), clusters * mean * (1 - mean)
+    # between / whole is the design effect per cluster: 1 where a cluster fails as one, less where inputs differ.
+    trials = min(clusters * (whole + 1) / (between + 1), float(sizes.sum()))
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    centre = (mean + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    reach = z / (1 + z**2 / trials) * math.sqrt(mean * (1 - mean) / trials + z**2 / (4 * trials**2))
+    low, high = max(0.0, centre - reach), min(1.0, centre + reach)
+    return Interval(mean, min(low, mean), max(high, mean), confidence, method)
+
+
+def sample_size(population: int, *, error: float, confidence: float = 0.95, p: float = 0.5) -> int:
+    """How many faults to draw without replacement so that the estimate is within `error` of the truth.
+
+    Args:
+        population: possible faults, at least 1.
+        error: half-width of the interval, in (0, 1).
+        confidence: in (0, 1).
+        p: expected probability, in (0, 1); 0.5 is the worst case.
+    Returns:
+        At least 1, at most `population`; rounded to the nearest integer, halves up.
+    Raises:
+        HoplonError: an argument out of range.
+    Source:
+        Leveugle, Calvez, Maistri and Vanhauwaert, DATE 2009, equation 4: n = N / (1 + e^2 (N - 1) / (t^2 p (1 - p))).
+        It rests on the normal approximation: for small p plan with `wilson` at the expected count.
+    Example:
+        >>> sample_size(10**9, error=0.01)
+        9604
+    """
+    if population < 1:
+        raise HoplonError(f"expected a population of at least 1, got {population}")
+    for name, value in (("error", error), ("p", p)):
+        if not 0 < value < 1:
+            raise HoplonError(f"expected {name} in (0, 1), got {value}")
+    _check_confidence(confidence)
+    quantile = float(stats.norm.ppf(0.5 + confidence / 2))
+    size = population / (1 + error**2 * (population - 1) / (quantile**2 * p * (1 - p)))
+    return max(1, math.floor(size + 0.5))
+
+
+def look_confidence(look: int, *, confidence: float = 0.95) -> float:
+    """The confidence to ask of the interval at one look, so that all looks together keep `confidence`.
+
+    Of alpha = 1 - confidence, look k spends ``alpha / ((k + 1) (k + 2))``. These sum to alpha, so by the union
+    bound the intervals of all looks cover with `confidence` at once, whenever one stops.
+
+    Args:
+        look: 0 for the first.
+        confidence: in (0, 1), of the whole sequence.
+    Raises:
+        HoplonError: an argument out of range.
+    Example:
+        >>> round(look_confidence(0), 4), round(look_confidence(9), 5)
+        (0.975, 0.99955)
+    """
+    if look < 0:
+        raise HoplonError(f"expected a look of at least 0, got {look}")
+    _check_confidence(confidence)
+    return 1 - (1 - confidence) / ((look + 1) * (look + 2))
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Exact two-sided p-value that two arms fail equally often, from the runs in which just one failed.
+
+    Args:
+        only_a: runs in which the first arm failed and the second did not.
+        only_b: the opposite.
+    Returns:
+        In (0, 1]; 1 when the arms never differed.
+    Raises:
+        HoplonError: a negative count.
+    Source:
+        McNemar, Psychometrika 12 (1947); exact conditional form: binomial test with probability 1/2.
+    Example:
+        >>> mcnemar(0, 5)
+        0.0625
+    """
+    _check_counts(only_a, only_b, only_a + only_b)
+    differing = int(only_a) + int(only_b)
+    return float(stats.binomtest(int(only_a), differing, 0.5).pvalue) if differing else 1.0
+
+
+def paired_difference(only_a: int, only_b: int, n: int, *, confidence: float = 0.95) -> Interval:
+    """Interval of p_a - p_b, the difference in failure probability of two arms on the same runs.
+
+    Args:
+        only_a: runs in which the first arm failed and the second did not.
+        only_b: the opposite.
+        n: all runs; 0 gives the estimate NaN and the limits -1 and 1.
+        confidence: in (0, 1).
+    Raises:
+        HoplonError: a negative count, or more differing runs than runs.
+    Source:
+        Bonett and Price, Journal of Educational and Behavioral Statistics 37 (2012) 479-488: Wald with one
+        pseudo-run added to each differing cell, cut at -1 and 1. The estimate itself stays unadjusted.
+    Example:
+        >>> print(paired_difference(30, 10, 1000))
+        2.00 % [0.73, 3.26]
+    """
+    _check_counts(only_a, only_b, n)
+    _check_confidence(confidence)
+    method = "bonett-price"
+    if n == 0:
+        return Interval(math.nan, -1.0, 1.0, confidence, method)
+    share_a, share_b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
+    centre = share_a - share_b
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    reach = z * math.sqrt((share_a + share_b - centre**2) / (n + 2))
+    low, high = max(-1.0, centre - reach), min(1.0, centre + reach)
+    return Interval((only_a - only_b) / n, low, high, confidence, method)
+
+
+def _binomial(successes: int, trials: int, confidence: float, method: Literal["wilson", "exact"]) -> Interval:
+    if not 0 <= successes <= trials:
+        raise HoplonError(f"expected successes in [0, trials={trials}], got {successes}")
+    _check_confidence(confidence)
+    name = {"wilson": "wilson", "exact": "clopper-pearson"}[method]
+    if trials == 0:
+        return Interval(math.nan, 0.0, 1.0, confidence, name)
+    limits = stats.binomtest(int(successes), int(trials)).proportion_ci(confidence, method=method)
+    estimate = successes / trials
+    # Rounding may put a limit at 0 or 1 on the wrong side of the estimate.
+    low, high = min(float(limits.low), estimate), max(float(limits.high), estimate)
+    return Interval(estimate, low, high, confidence, name)
+
+
+def _check_counts(only_a: int, only_b: int, n: int) -> None:
+    if only_a < 0 or only_b < 0 or only_a + only_b > n:
+        raise HoplonError(f"expected counts of at least 0 that sum to at most {n}, got {only_a} and {only_b}")
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise HoplonError(f"expected confidence in (0, 1), got {confidence}")

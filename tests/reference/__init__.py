@@ -1,0 +1,3 @@
+"""Slow references that share no code with the library."""
+
+from __future__ import annotations
