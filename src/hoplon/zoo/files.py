@@ -1,0 +1,92 @@
+"""Finding and reading the data files of the zoo, without unpickling anything."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hoplon.errors import DataError
+
+_VARIABLE = "HOPLON_DATA"
+_WAY_OUT = f"set {_VARIABLE} to the folder that holds it (README of the data folder lists the files)"
+
+
+def data_file(name: str) -> Path:
+    """The path of a data file in the folder that the environment variable ``HOPLON_DATA`` names.
+
+    Raises:
+        DataError: ``HOPLON_DATA`` is not set or is no folder, or the folder lacks the file.
+    """
+    setting = os.environ.get(_VARIABLE)
+    if not setting:
+        raise DataError(f"expected {name} in {_VARIABLE}, which is not set; {_WAY_OUT}")
+    folder = Path(setting).expanduser()
+    if not folder.is_dir():
+        problem = "is a file" if folder.exists() else "does not exist"
+        raise DataError(f"expected {_VARIABLE} to be a folder with {name}, got {folder}, which {problem}; {_WAY_OUT}")
+    path = folder / name
+    if not path.is_file():
+        raise DataError(f"expected {name} in {_VARIABLE} = {folder}, which has no such file; {_WAY_OUT}")
+    return path
+
+
+def read_arrays(
+    path: Path, required: Sequence[str], *, optional: Sequence[str] = ()
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Arrays of an ``.npz`` file by name; those in ``optional`` only where the file has them.
+
+    Raises:
+        DataError: the file is missing, is no whole ``.npz`` file, lacks a required array, or holds Python objects,
+            which only unpickling could read.
+    """
+    try:
+        with path.open("rb") as stream:  # opened here, since numpy leaves a damaged file open
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(f"expected an .npz file with {', '.join(required)}, got the single array {path}")
+            _check_present(required, archive.files, path)
+            return {name: archive[name] for name in (*required, *optional) if name in archive.files}
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"expected an .npz file with {', '.join(required)}, got {path}, which does not exist") from None
+    except ValueError as error:  # what numpy says to Python objects, and to a file of another kind
+        raise DataError(
+            f"expected arrays of numbers or text, readable without pickle, in {path}, got: {error}; "
+            f"save plain arrays with numpy.savez"
+        ) from error
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"expected a whole .npz file, got {path}: {error}; copy or download it again") from error
+
+
+def _check_present(required: Sequence[str], present: Sequence[str], path: Path) -> None:
+    if not set(required) <= set(present):
+        raise DataError(
+            f"expected the arrays {', '.join(required)} in {path}, got {', '.join(present) or 'none'}; "
+            f"save them with numpy.savez"
+        )
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors by name, on the CPU, from a file written by ``torch.save`` of a state dict.
+
+    Raises:
+        DataError: the file is truncated, or holds anything but tensors by name.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise DataError(f"expected a whole state dict, got {path}: {reason}; copy or download it again") from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise DataError(f"expected a state dict (tensors by name) in {path}, got a {type(content).__name__}")
+    return content

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hoplon.zoo import LeNet, ZooModel, lenet_digits
+from hoplon.zoo.digits import digits
+
+
+@pytest.fixture(scope="module")
+def trained() -> ZooModel:
+    return lenet_digits(seed=0)
+
+
+def test_every_operator_has_a_name_and_the_shape_that_the_comments_give():
+    shapes = {}
+    net = LeNet()
+    for name, module in net.named_children():
+        module.register_forward_hook(lambda _m, _x, y, name=name: shapes.update({name: tuple(y.shape)}))
+    net(torch.zeros(3, 1, 8, 8))
+    assert shapes == {
+        "conv1": (3, 6, 8, 8),
+        "relu1": (3, 6, 8, 8),
+        "pool1": (3, 6, 4, 4),
+        "conv2": (3, 16, 4, 4),
+        "relu2": (3, 16, 4, 4),
+        "pool2": (3, 16, 2, 2),
+        "flatten": (3, 64),
+        "fc1": (3, 120),
+        "relu3": (3, 120),
+        "fc2": (3, 84),
+        "relu4": (3, 84),
+        "fc3": (3, 10),
+    }
+
+
+def test_trained_lenet_reads_held_out_digits(trained):
+    held_out = digits().held_out
+    with torch.no_grad():
+        accuracy = (trained.module(held_out.x).argmax(1) == held_out.y).double().mean()
+    assert accuracy >= 0.95
+
+
+def test_entry_is_ready_to_capture(trained):
+    assert (trained.name, trained.task) == ("lenet-digits", "classification")
+    assert not any(module.training for module in trained.module.modules())
+    assert trained.example.shape == (4, 1, 8, 8)
+
+
+def test_training_again_gives_the_same_bits(trained):
+    again = lenet_digits(seed=0).module.state_dict()
+    assert all(torch.equal(again[name], value) for name, value in trained.module.state_dict().items())
