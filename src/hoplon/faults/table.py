@@ -120,18 +120,11 @@ class FaultTable:
 
         Null for every other change: several bits, none, or a word that is not kept whole.
         """
-        width = {name: format_named(name).bits for name in self.frame["format"].unique()}
-        ones = [2**bits - 1 for bits in width.values()]
-        whole = (
-            pl.col("format")
-            .cast(pl.String)
-            .replace_strict(
-                pl.Series(list(width), dtype=pl.String),
-                pl.Series(ones, dtype=pl.UInt64),
-                return_dtype=pl.UInt64,
-            )
-        )
-        single = (pl.col("keep") == whole) & (pl.col("flip").bitwise_count_ones() == 1)
+        whole = pl.lit(False)
+        for name in self.frame["format"].cast(pl.String).unique():
+            ones = pl.lit(2 ** format_named(name).bits - 1, dtype=pl.UInt64)
+            whole |= (pl.col("format") == name) & (pl.col("keep") == ones)
+        single = whole & (pl.col("flip").bitwise_count_ones() == 1)
         position = pl.col("flip").bitwise_trailing_zeros().cast(pl.Int64)
         return self.frame.select(pl.when(single).then(position).alias("bit"))["bit"]
 
