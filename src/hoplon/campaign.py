@@ -1,0 +1,223 @@
+"""Campaigns: a frozen plan of faults, run unit by unit until a count or a precision is reached."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+import torch
+
+from hoplon.criteria import Criterion, TopK
+from hoplon.data import Inputs, as_inputs
+from hoplon.errors import HoplonError
+from hoplon.evaluation import Evaluator, Reference
+from hoplon.executors import Executor, Serial
+from hoplon.faults import BitFlip, FaultModel, FaultTable
+from hoplon.overlay import Protection, overlay
+from hoplon.program import Program
+from hoplon.replay import Placement
+from hoplon.results import Results, held_results, stored_results
+from hoplon.sampling import ElementUniform, Sampling, draw_faults, unit_generator
+from hoplon.sites import Memory, Values
+from hoplon.stats import look_confidence
+from hoplon.store import RunDirectory, versions
+
+Progress = Callable[[int, int | None], None]
+Unit = tuple[FaultTable, pl.DataFrame]
+
+_UNIT_FAULTS = {"values": 1024, "memory": 64}
+_MOST_FAULTS = 10_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Campaign:
+    """A plan: program x data x sites x fault model x criterion x sampling.
+
+    Args:
+        program: from :func:`hoplon.capture`.
+        data: :class:`hoplon.Inputs`, a map-style data set, a tensor or a pair (x, y).
+        sites: :class:`hoplon.Values` (one fault meets one input) or :class:`hoplon.Memory` (one fault meets all).
+        fault_model: how a struck word changes.
+        criterion: what counts as harm.
+        sampling: which faults are drawn; element-uniform by default.
+        protections: what is in place while faults strike; nothing by default.
+        placement: whether a fault strikes before or after the protection of its own site.
+        batch: samples per replay pass; chosen from the model's size by default. Recorded: bitwise claims hold at
+            equal batch and threads.
+    """
+
+    program: Program
+    data: Any
+    sites: Values | Memory = field(kw_only=True)
+    fault_model: FaultModel = field(default_factory=BitFlip, kw_only=True)
+    criterion: Criterion = field(default_factory=TopK, kw_only=True)
+    sampling: Sampling = field(default_factory=ElementUniform, kw_only=True)
+    protections: tuple[Protection, ...] = field(default=(), kw_only=True)
+    placement: Placement = field(default="before", kw_only=True)
+    batch: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", as_inputs(self.data))
+        object.__setattr__(self, "protections", tuple(self.protections))
+        if self.batch is not None and self.batch < 1:
+            raise HoplonError(f"expected a batch of at least 1, got {self.batch}")
+        if self.placement not in ("before", "after"):
+            raise HoplonError(f"expected placement 'before' or 'after', got {self.placement!r}")
+
+    @property
+    def target(self) -> str:
+        """ "values" or "memory"."""
+        return self.sites.target
+
+    def run(
+        self,
+        *,
+        count: int | None = None,
+        half_width: float | None = None,
+        confidence: float = 0.95,
+        seed: int = 0,
+        store: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        progress: Progress | None = None,
+    ) -> Results:
+        """Draw faults, run them, classify every run.
+
+        One seed gives one table of faults and, at equal batch and threads, one table of outcomes.
+
+        Args:
+            count: how many faults; or
+            half_width: run until the failure probability is known to this half-width (of the first column of the
+                criterion). Checked after 1, 2, 4, ... units, each at a confidence that keeps the whole valid.
+            confidence: of all intervals.
+            seed: decides the faults.
+            store: a folder for the run directory; in memory by default.
+            resume: go on with the run that is in ``store``.
+            progress: told finished and total faults (None: open).
+        Raises:
+            HoplonError: neither or both of ``count`` and ``half_width``, or out of range.
+            DataError, SiteError, StoreError: see the parts.
+        """
+        _check_goal(count, half_width)
+        work = _Work(self, seed)
+        manifest = work.manifest(count=count, half_width=half_width, confidence=confidence)
+        directory = None if store is None else RunDirectory.create(store, manifest, resume=resume)
+        keep = _Keeper(directory, manifest)
+        advance = _Advance(progress, count)
+        size = _UNIT_FAULTS[self.target]
+        for look, units in enumerate(_looks(count, size)):
+            keep.run(Serial(), lambda unit: work.unit(unit, count=count, size=size, advance=advance), units)
+            level = confidence if count is not None else look_confidence(look, confidence=confidence)
+            results = keep.results(units, level)
+            if half_width is not None and results.summary()[0].failure.half_width <= half_width:
+                break
+        return results
+
+
+def _check_goal(count: int | None, half_width: float | None) -> None:
+    if (count is None) == (half_width is None):
+        raise HoplonError("expected exactly one of count and half_width, got both or neither")
+    if count is not None and count < 1:
+        raise HoplonError(f"expected a count of at least 1 fault, got {count}")
+    if half_width is not None and not 0 < half_width < 0.5:
+        raise HoplonError(f"expected a half-width in (0, 0.5), as a probability, got {half_width}")
+
+
+def _looks(count: int | None, size: int) -> Iterator[int]:
+    """After how many units the results are looked at: once for a count, after 1, 2, 4, ... for a precision."""
+    if count is not None:
+        yield -(-count // size)
+        return
+    units = 1
+    while units * size <= _MOST_FAULTS:
+        yield units
+        units *= 2
+
+
+class _Advance:
+    """Counts finished faults for the caller's progress display."""
+
+    def __init__(self, progress: Progress | None, total: int | None) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def __call__(self, faults: int) -> None:
+        self._done += faults
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+class _Work:
+    """Runs units: everything they need, made once."""
+
+    def __init__(self, campaign: Campaign, seed: int) -> None:
+        self.campaign, self.seed = campaign, seed
+        self.sites = campaign.sites.select(campaign.program)
+        data: Inputs = campaign.data
+        self.reference = Reference.run(campaign.program, data, campaign.criterion, batch=campaign.batch)
+        over = overlay(campaign.program, campaign.protections)
+        self.evaluator = Evaluator(self.reference, over, campaign.placement)
+
+    def unit(self, unit: int, *, count: int | None, size: int, advance: _Advance) -> Unit:
+        """Draw and run one unit; a function of seed and number alone."""
+        number = size if count is None else min(size, count - unit * size)
+        table = draw_faults(
+            self.sites,
+            self.campaign.fault_model,
+            number,
+            sampling=self.campaign.sampling,
+            generator=unit_generator(self.seed, unit),
+            inputs=self.reference.eligible.tolist() if self.campaign.target == "values" else None,
+        )
+        runs, observed = self.evaluator.runs(table, advance=advance)
+        first = pl.col("fault") + unit * size
+        return FaultTable(observed.target, observed.frame.with_columns(first)), runs.with_columns(first)
+
+    def manifest(self, *, count: int | None, half_width: float | None, confidence: float) -> dict[str, Any]:
+        """What decides the records, for the run directory."""
+        campaign, data = self.campaign, self.reference.data
+        return {
+            "format": 1,
+            "target": campaign.target,
+            "criteria": list(campaign.criterion.names),
+            "criterion": repr(campaign.criterion),
+            "sites": repr(campaign.sites),
+            "fault_model": campaign.fault_model.name,
+            "sampling": repr(campaign.sampling),
+            "placement": campaign.placement,
+            "protections": [protection.label for protection in campaign.protections],
+            "program": {"name": campaign.program.name, "fingerprint": campaign.program.fingerprint()},
+            "data": {"name": data.name, "digest": data.digest(), "inputs": len(data)},
+            "eligible_inputs": len(self.reference.eligible),
+            "batch": self.reference.batch,
+            "threads": torch.get_num_threads(),
+            "device": str(campaign.program.device),
+            "unit_faults": _UNIT_FAULTS[campaign.target],
+            "count": count,
+            "half_width": half_width,
+            "confidence": confidence,
+            "seed": self.seed,
+            "versions": versions(),
+        }
+
+
+class _Keeper:
+    """Holds finished units, on disk or in memory, and runs only those that are missing."""
+
+    def __init__(self, directory: RunDirectory | None, manifest: dict[str, Any]) -> None:
+        self._directory, self._manifest = directory, manifest
+        self._held: dict[int, Unit] = {}
+
+    def run(self, executor: Executor, work: Callable[[int], Unit], units: int) -> None:
+        done = set(self._held) if self._directory is None else self._directory.finished()
+        for unit, (faults, runs) in executor.run(work, [unit for unit in range(units) if unit not in done]):
+            if self._directory is None:
+                self._held[unit] = (faults, runs)
+            else:
+                self._directory.write(unit, faults, runs)
+
+    def results(self, units: int, level: float) -> Results:
+        if self._directory is not None:
+            return stored_results(self._directory, self._manifest, units, level=level)
+        return held_results(self._manifest, [self._held[unit] for unit in range(units)], level=level)

@@ -1,0 +1,399 @@
+"""From faults to outcomes: the golden run of a data set, and the runs of a fault table against it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hoplon.criteria import OUTCOME_NAMES, Criterion, Outcome, classify
+from hoplon.data import Inputs
+from hoplon.errors import DataError
+from hoplon.faults import FaultTable, series_to_words
+from hoplon.formats import format_named
+from hoplon.overlay import Guard, GuardReport, Overlay
+from hoplon.program import Program
+from hoplon.replay import Golden, Hits, Placement, Replay, padded_rows
+from hoplon.working_memory import WorkingMemory
+
+Ints = NDArray[np.int64]
+Advance = Callable[[int], None]
+
+_GOLDEN_BUDGET_BYTES = 2 * 2**30
+_BATCH_BUDGET_BYTES = 2**29
+_LARGEST_BATCH = 64
+
+# What an operator may raise when it meets a faulty value (an index out of range, a size that makes no sense).
+_RUN_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, OverflowError, ZeroDivisionError)
+
+
+def default_batch(program: Program) -> int:
+    """The replay batch: as many samples as keep one batch of all values within half a GiB, at most 64."""
+    per_sample = sum(site.numel * site.dtype.itemsize for site in program.value_sites)
+    return max(1, min(_LARGEST_BATCH, _BATCH_BUDGET_BYTES // max(per_sample, 1)))
+
+
+def primary_output(leaves: Sequence[Any]) -> Tensor:
+    """The output that criteria judge: the first floating-point tensor."""
+    for leaf in leaves:
+        if isinstance(leaf, Tensor) and leaf.is_floating_point():
+            return leaf
+    raise DataError("expected a model with a floating-point output, got none; criteria judge the first one")
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The fault-free unprotected run of a data set: what every arm is judged against.
+
+    ``outputs``: shape ``(inputs, ...)``; ``eligible``: int64, the inputs on which failures count, in order.
+    """
+
+    program: Program
+    data: Inputs
+    criterion: Criterion
+    batch: int
+    outputs: Tensor
+    eligible: Tensor
+
+    @classmethod
+    def run(cls, program: Program, data: Inputs, criterion: Criterion, *, batch: int | None = None) -> Reference:
+        """Run the data set fault-free, in padded batches of one fixed size, and pick the eligible inputs.
+
+        Raises:
+            DataError: inputs of another shape, labels out of range, golden outputs that are not finite, or no
+                eligible input.
+        """
+        size = min(batch or default_batch(program), len(data))
+        outputs = golden_outputs(program, Overlay(), data, batch=size)
+        criterion.check(outputs, data.y)
+        eligible = criterion.eligible(outputs, data.y).nonzero().flatten()
+        if not len(eligible):
+            raise DataError(
+                f"expected at least one input that {program.name} gets right, got 0 of {len(data)}; "
+                "check the labels and the normalisation of the data"
+            )
+        return cls(program, data, criterion, size, outputs, eligible)
+
+    @property
+    def input_batches(self) -> int:
+        """Batches of eligible inputs."""
+        return -(-len(self.eligible) // self.batch)
+
+    def leaves(self, number: int) -> tuple[list[Any], int]:
+        """Flat inputs of one batch of eligible inputs, filled up to ``batch`` samples, and how many are real."""
+        rows = self.eligible[number * self.batch : (number + 1) * self.batch]
+        return batch_leaves(self.program, self.data, rows, self.batch), len(rows)
+
+
+def batch_leaves(program: Program, data: Inputs, rows: Tensor, batch: int) -> list[Any]:
+    """The given samples as flat inputs of a program, filled up to ``batch`` samples by repeating the first."""
+    filled = padded_rows(rows.tolist(), batch, device=torch.device("cpu"))
+    tensors = tuple(tensor[filled.to(tensor.device)].to(program.device) for tensor in data.tensors)
+    return program.input_leaves(tensors)
+
+
+def golden_outputs(program: Program, overlay: Overlay, data: Inputs, *, batch: int) -> Tensor:
+    """Fault-free outputs of a whole data set under an overlay: shape ``(inputs, ...)``."""
+    replay = Replay(program, overlay, batch, ())
+    parts = []
+    for start in range(0, len(data), batch):
+        rows = torch.arange(start, min(start + batch, len(data)))
+        golden = replay.golden(batch_leaves(program, data, rows, batch))
+        parts.append(primary_output(golden.outputs)[: len(rows)])
+    return torch.cat(parts)
+
+
+def accuracy(outputs: Tensor, labels: Tensor | None) -> float:
+    """The share of inputs whose largest output is the label; NaN without labels or for other outputs."""
+    if labels is None or outputs.dim() != 2:
+        return float("nan")
+    return (outputs.argmax(1).cpu() == labels.cpu()).double().mean().item()
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluator:
+    """Runs fault tables in one arm (an overlay) and gives every run its outcomes."""
+
+    reference: Reference
+    overlay: Overlay
+    placement: Placement = "before"
+
+    def runs(self, table: FaultTable, *, advance: Advance | None = None) -> tuple[pl.DataFrame, FaultTable]:
+        """The outcome of every run, and the table with the words that this arm met.
+
+        Args:
+            advance: told the number of faults just finished.
+        Returns:
+            One row per run: ``fault``, ``input``, one column per name of the criterion (Enum of outcomes),
+            ``detected``, ``corrected`` (by a guard), ``reached`` (a reader got a changed value).
+        Raises:
+            DataError: a fault on an input that is not eligible, or on a site that the program lacks.
+        """
+        if table.target == "values":
+            return _ValueRuns(self, table).run(advance or (lambda count: None))
+        return _MemoryRuns(self, table).run(advance or (lambda count: None))
+
+
+class _GoldenCache:
+    """Golden values by input batch; the oldest go when the budget is spent."""
+
+    def __init__(self, reference: Reference, replay: Replay) -> None:
+        self._reference, self._replay = reference, replay
+        self._held: OrderedDict[int, Golden] = OrderedDict()
+
+    def __getitem__(self, number: int) -> Golden:
+        if number not in self._held:
+            leaves, _ = self._reference.leaves(number)
+            golden = self._replay.golden(leaves)
+            while self._held and sum(g.bytes for g in self._held.values()) + golden.bytes > _GOLDEN_BUDGET_BYTES:
+                self._held.popitem(last=False)
+            self._held[number] = golden
+        return self._held[number]
+
+
+class _ValueRuns:
+    """Value faults: one fault meets one input; faults of one input batch share passes, sorted by site."""
+
+    def __init__(self, evaluator: Evaluator, table: FaultTable) -> None:
+        self.reference, program = evaluator.reference, evaluator.reference.program
+        frame = table.frame
+        self.table = table
+        names = frame["site"].unique().cast(pl.String).to_list()
+        self.sites = [program.value_site(name) for name in names]
+        self.replay = Replay(program, evaluator.overlay, self.reference.batch, self.sites, evaluator.placement)
+        self.golden = _GoldenCache(self.reference, self.replay)
+        number = {name: index for index, name in enumerate(names)}
+        self.site = frame["site"].cast(pl.String).replace_strict(number, return_dtype=pl.Int64).to_numpy()
+        self.element = torch.from_numpy(frame["element"].to_numpy().copy())
+        self.keep, self.flip = series_to_words(frame["keep"]), series_to_words(frame["flip"])
+        self.formats = frame["format"].cast(pl.String).to_numpy()
+        fault = frame["fault"].to_numpy()
+        self.faults, self.first_row = np.unique(fault, return_index=True)
+        self.row_count = np.diff(np.append(self.first_row, len(fault)))
+        self.input = frame["input"].to_numpy()[self.first_row]
+        self.position = self._positions()
+        columns = len(self.reference.criterion.names)
+        self.outcomes = np.zeros((len(self.faults), columns), dtype=np.uint8)
+        self.reached = np.zeros(len(self.faults), dtype=bool)
+        self.before, self.after = torch.zeros_like(self.keep), torch.zeros_like(self.keep)
+
+    def _positions(self) -> Ints:
+        eligible = self.reference.eligible.numpy()
+        position = np.searchsorted(eligible, self.input)
+        found = eligible[np.minimum(position, len(eligible) - 1)] == self.input
+        if not found.all():
+            raise DataError(
+                f"expected faults on inputs that the unprotected model gets right, got input {self.input[~found][0]}; "
+                "use the data and the model that the table was drawn for"
+            )
+        return position
+
+    def run(self, advance: Advance) -> tuple[pl.DataFrame, FaultTable]:
+        """All faults, batch by batch."""
+        steps = np.array([self.reference.program.site_steps[site.name] for site in self.sites])
+        first_step = np.minimum.reduceat(steps[self.site], self.first_row) if len(self.site) else steps[:0]
+        group = self.position // self.reference.batch
+        order = np.lexsort((first_step, group))
+        for number in np.unique(group):
+            members = order[group[order] == number]
+            for start in range(0, len(members), self.reference.batch):
+                chunk = members[start : start + self.reference.batch]
+                self._attempt(int(number), chunk)
+                advance(len(chunk))
+        return self._frame(), self.table.observed(before=self.before, after=self.after)
+
+    def _attempt(self, number: int, chunk: Ints) -> None:
+        """One pass; if an operator raises, halves of it, down to the one fault that is the cause."""
+        try:
+            self._pass(number, chunk)
+        except _RUN_ERRORS:
+            if len(chunk) == 1:
+                self.outcomes[chunk] = int(Outcome.EXCEPTION)
+                self.reached[chunk] = True
+                return
+            self._attempt(number, chunk[: len(chunk) // 2])
+            self._attempt(number, chunk[len(chunk) // 2 :])
+
+    def _pass(self, number: int, chunk: Ints) -> None:
+        golden, batch = self.golden[number], self.reference.batch
+        device = self.reference.program.device
+        local = self.position[chunk] - number * batch
+        rows = padded_rows(local.tolist(), batch, device=device)
+        words = np.concatenate([np.arange(self.first_row[f], self.first_row[f] + self.row_count[f]) for f in chunk])
+        row_of_word = np.repeat(np.arange(len(chunk)), self.row_count[chunk])
+        hits, places = {}, {}
+        for site in np.unique(self.site[words]):
+            mine = words[self.site[words] == site]
+            name = self.sites[site].name
+            places[name] = torch.from_numpy(mine)
+            hits[name] = Hits(
+                rows=torch.from_numpy(row_of_word[self.site[words] == site]).to(device),
+                elements=self.element[mine].to(device),
+                keep=self.keep[mine].to(device),
+                flip=self.flip[mine].to(device),
+                format=format_named(self.formats[mine[0]]),
+            )
+        outputs, struck = self.replay.strike_values(golden, rows, hits)
+        for name, met in struck.items():
+            self.before[places[name]], self.after[places[name]] = met.before.cpu(), met.after.cpu()
+            np.logical_or.at(self.reached, chunk[hits[name].rows.cpu().numpy()], met.reached.cpu().numpy())
+        real = rows[: len(chunk)]
+        inputs = torch.from_numpy(self.input[chunk])
+        labels = self.reference.data.y
+        self.outcomes[chunk] = (
+            classify(
+                self.reference.criterion,
+                reference=self.reference.outputs[inputs],
+                golden=primary_output(golden.outputs)[real],
+                faulty=primary_output(outputs)[: len(chunk)],
+                labels=None if labels is None else labels[inputs],
+            )
+            .cpu()
+            .numpy()
+        )
+
+    def _frame(self) -> pl.DataFrame:
+        nothing = np.zeros(len(self.faults), dtype=bool)
+        return run_frame(
+            self.faults, self.input, self.reference.criterion, self.outcomes, nothing, nothing, self.reached
+        )
+
+
+@dataclass
+class _Residue:
+    """What a fault leaves in memory after the guards' check."""
+
+    changed: dict[str, Tensor]
+    report: GuardReport
+
+
+class _MemoryRuns:
+    """Memory faults: one fault meets all eligible inputs; guards check once before the first batch."""
+
+    def __init__(self, evaluator: Evaluator, table: FaultTable) -> None:
+        self.reference, self.table = evaluator.reference, table
+        program = self.reference.program
+        names = table.frame["site"].unique().cast(pl.String).to_list()
+        self.sites = {name: program.memory_site(name) for name in names}
+        self.memory = WorkingMemory(program)
+        self.guards: list[Guard] = evaluator.overlay.guards(self.memory.tensors)
+        sites = tuple(self.sites.values())
+        self.replay = Replay(program, evaluator.overlay, self.reference.batch, sites, evaluator.placement)
+        self.faults = table.frame["fault"].unique(maintain_order=True).to_numpy()
+        shape = (len(self.faults), len(self.reference.eligible), len(self.reference.criterion.names))
+        self.outcomes = np.zeros(shape, dtype=np.uint8)
+        height = table.frame.height
+        self.before, self.after = torch.zeros(height, dtype=torch.int64), torch.zeros(height, dtype=torch.int64)
+
+    def run(self, advance: Advance) -> tuple[pl.DataFrame, FaultTable]:
+        """Strike, check and restore every fault first; then run what is left of them, input batch by input batch."""
+        residues = list(self._residues())
+        finished = 0
+        for number in range(self.reference.input_batches):
+            leaves, real = self.reference.leaves(number)
+            golden = self.replay.golden(leaves)
+            columns = slice(number * self.reference.batch, number * self.reference.batch + real)
+            for index, residue in enumerate(residues):
+                self.outcomes[index, columns] = self._outcome(golden, residue, columns)
+                done = ((number * len(residues)) + index + 1) // self.reference.input_batches
+                advance(done - finished)
+                finished = done
+        return self._frame(residues), self.table.observed(before=self.before, after=self.after)
+
+    def _residues(self) -> Iterator[_Residue]:
+        rows = self.table.frame.with_row_index("row").partition_by("fault", maintain_order=True)
+        for words in rows:
+            struck = [self._strike(word) for word in words.iter_rows(named=True)]
+            report = GuardReport()
+            for guard in self.guards:
+                report = report + guard.check()
+            touched = list(dict.fromkeys([*struck, *report.where]))
+            changed = self.memory.changed(touched)
+            yield _Residue({name: self.memory.tensors[name].clone() for name in changed}, report)
+            self.memory.restore(touched)
+            if changed and report.detected:
+                for guard in self.guards:
+                    guard.refresh()
+
+    def _strike(self, word: dict[str, Any]) -> str:
+        site = self.sites[word["site"]]
+        row = word["row"]
+        signed = [int(np.uint64(word[mask]).astype(np.int64)) for mask in ("keep", "flip")]
+        self.before[row], self.after[row] = self.memory.strike(
+            site, word["element"], form=format_named(word["format"]), keep=signed[0], flip=signed[1]
+        )
+        return site.name
+
+    def _outcome(self, golden: Golden, residue: _Residue, columns: slice) -> NDArray[np.uint8] | int:
+        if residue.report.uncorrectable:
+            return int(Outcome.UNCORRECTABLE)
+        outputs: Sequence[Any] = golden.outputs
+        if residue.changed:
+            memory = {**self.memory.golden, **self._all_names(residue.changed)}
+            changed = [name for name in memory if memory[name] is not self.memory.golden[name]]
+            try:
+                outputs = self.replay.strike_memory(golden, memory, changed)
+            except _RUN_ERRORS:
+                return int(Outcome.EXCEPTION)
+        real = columns.stop - columns.start
+        inputs = self.reference.eligible[columns]
+        labels = self.reference.data.y
+        found = classify(
+            self.reference.criterion,
+            reference=self.reference.outputs[inputs],
+            golden=primary_output(golden.outputs)[:real],
+            faulty=primary_output(outputs)[:real],
+            labels=None if labels is None else labels[inputs],
+        )
+        return np.asarray(found.cpu().numpy())
+
+    def _all_names(self, changed: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Every name of the changed storages: all readers of a storage see the fault."""
+        by_name = dict(changed)
+        for name, tensor in changed.items():
+            site = self.reference.program.memory_site(name)
+            by_name.update(dict.fromkeys((site.name, *site.aliases), tensor))
+        return by_name
+
+    def _frame(self, residues: Sequence[_Residue]) -> pl.DataFrame:
+        n_inputs = len(self.reference.eligible)
+        flags = [
+            np.repeat(np.array(flag, dtype=bool), n_inputs)
+            for flag in (
+                [r.report.detected > 0 for r in residues],
+                [r.report.corrected > 0 for r in residues],
+                [bool(r.changed) for r in residues],
+            )
+        ]
+        return run_frame(
+            np.repeat(self.faults, n_inputs),
+            np.tile(self.reference.eligible.numpy(), len(self.faults)),
+            self.reference.criterion,
+            self.outcomes.reshape(-1, self.outcomes.shape[-1]),
+            *flags,
+        )
+
+
+def run_frame(
+    fault: NDArray[Any],
+    inputs: NDArray[Any],
+    criterion: Criterion,
+    outcomes: NDArray[np.uint8],
+    detected: NDArray[np.bool_],
+    corrected: NDArray[np.bool_],
+    reached: NDArray[np.bool_],
+) -> pl.DataFrame:
+    """The table of runs in its one column order, sorted by fault and input."""
+    outcome_names = pl.Series(OUTCOME_NAMES, dtype=pl.Enum(OUTCOME_NAMES))
+    columns = {name: outcome_names.gather(outcomes[:, index]) for index, name in enumerate(criterion.names)}
+    frame = pl.DataFrame(
+        {"fault": fault, "input": inputs, **columns, "detected": detected, "corrected": corrected, "reached": reached}
+    )
+    return frame.sort("fault", "input")

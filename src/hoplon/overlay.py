@@ -1,0 +1,148 @@
+"""Protections as overlays on a program: what happens to a site's value, and to memory before a forward pass."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from hoplon.errors import HoplonError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hoplon.program import Program
+
+
+class ValueProtection(ABC):
+    """What is done to a value site's output before anyone reads it."""
+
+    @abstractmethod
+    def __call__(self, value: Tensor) -> Tensor:
+        """The value as readers get it; same shape, dtype and strides, ``value`` itself is left alone."""
+
+    @abstractmethod
+    def apply_(self, value: Tensor) -> Tensor:
+        """The same on a buffer that may be overwritten; gives ``value`` back. Bit-identical to calling it."""
+
+    @property
+    def extra_bytes(self) -> int:
+        """Memory that the protection holds (bounds), in bytes; none unless overridden."""
+        return 0
+
+
+@dataclass(frozen=True)
+class GuardReport:
+    """What one check of memory found.
+
+    ``checked``, ``detected``, ``corrected`` and ``uncorrectable`` count words of memory; a detected word is either
+    corrected or uncorrectable. ``where`` names the storages of the detected ones.
+    """
+
+    checked: int = 0
+    detected: int = 0
+    corrected: int = 0
+    uncorrectable: int = 0
+    where: tuple[str, ...] = ()
+
+    def __add__(self, other: GuardReport) -> GuardReport:
+        """The findings of two guards together."""
+        return GuardReport(
+            self.checked + other.checked,
+            self.detected + other.detected,
+            self.corrected + other.corrected,
+            self.uncorrectable + other.uncorrectable,
+            tuple(dict.fromkeys(self.where + other.where)),
+        )
+
+
+class Guard(ABC):
+    """A protection of memory, armed on live tensors, which it repairs in place."""
+
+    @property
+    @abstractmethod
+    def extra_bytes(self) -> int:
+        """Memory that the guard holds beside the model's, in bytes."""
+
+    @abstractmethod
+    def check(self) -> GuardReport:
+        """Compare the memory with what the guard knows; repair what it can."""
+
+    @abstractmethod
+    def refresh(self) -> None:
+        """Take the memory as it is now for correct, after a legitimate change."""
+
+
+class Protection(ABC):
+    """A description of a protection: what it puts over which sites of a program. Subclasses are frozen dataclasses."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What reports call it."""
+
+    def values(self, program: Program) -> Mapping[str, ValueProtection]:
+        """Value protections by site name; none by default."""
+        return {}
+
+    def arm(self, memory: Mapping[str, Tensor]) -> Guard | None:
+        """A guard over live memory, given by name; None by default: the protection does not guard memory."""
+        return None
+
+
+@dataclass(frozen=True)
+class Chain(ValueProtection):
+    """Several protections of one site, in order."""
+
+    links: tuple[ValueProtection, ...]
+
+    @property
+    def extra_bytes(self) -> int:
+        """All links together."""
+        return sum(link.extra_bytes for link in self.links)
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """Apply each link to the result of the one before."""
+        for link in self.links:
+            value = link(value)
+        return value
+
+    def apply_(self, value: Tensor) -> Tensor:
+        """Apply each link in place."""
+        for link in self.links:
+            value = link.apply_(value)
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class Overlay:
+    """The protections of one arm, resolved against a program. An empty overlay is the unprotected program."""
+
+    label: str = "none"
+    values: Mapping[str, ValueProtection] = field(default_factory=dict)
+    protections: tuple[Protection, ...] = ()
+
+    def guards(self, memory: Mapping[str, Tensor]) -> list[Guard]:
+        """The guards of all protections, armed on this memory."""
+        return [guard for protection in self.protections if (guard := protection.arm(memory)) is not None]
+
+
+def overlay(program: Program, protections: Iterable[Protection], *, label: str | None = None) -> Overlay:
+    """Resolve protections against a program.
+
+    Raises:
+        HoplonError: a protection names a site that the program lacks (it was made for another model).
+    """
+    chosen: Sequence[Protection] = tuple(protections)
+    by_site: dict[str, list[ValueProtection]] = {}
+    for protection in chosen:
+        for name, effect in protection.values(program).items():
+            if name not in program.site_steps:
+                raise HoplonError(
+                    f"expected {protection.label} to protect sites of {program.name}, got {name!r}; "
+                    "profile this model, not another"
+                )
+            by_site.setdefault(name, []).append(effect)
+    values = {name: links[0] if len(links) == 1 else Chain(tuple(links)) for name, links in by_site.items()}
+    return Overlay(label or "+".join(p.label for p in chosen) or "none", values, chosen)

@@ -1,0 +1,258 @@
+"""A model captured once: its steps, what in it can be hit, and how to run it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from hoplon.errors import DataError, SiteError
+from hoplon.sites import MemorySite, ValueSite
+
+Hook = Callable[[int, Any], Any]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A step's argument that is another step's value."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class BatchLayout:
+    """Where the samples lie in a value: ``axis`` holds ``batch * fold`` entries, sample-major."""
+
+    axis: int
+    fold: int = 1
+
+    def take(self, value: Tensor, rows: Tensor) -> Tensor:
+        """The given samples of a batch value, as a new contiguous batch of ``len(rows)`` samples.
+
+        Args:
+            value: any shape with ``batch * fold`` entries on ``axis``.
+            rows: shape ``(n,)``, int64, sample numbers.
+        """
+        if self.fold == 1:
+            return value.index_select(self.axis, rows)
+        split = value.unflatten(self.axis, (-1, self.fold)).index_select(self.axis, rows)
+        return split.flatten(self.axis, self.axis + 1)
+
+    def samples_first(self, value: Tensor) -> Tensor:
+        """A view with the batch axis first and the fold, if any, in its old place: shape ``(batch, *sample shape)``."""
+        if self.fold == 1:
+            return value.movedim(self.axis, 0)
+        return value.unflatten(self.axis, (-1, self.fold)).movedim(self.axis, 0)
+
+    def sample_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of one sample, given the shape of the batch value."""
+        middle = (self.fold,) if self.fold > 1 else ()
+        return (*shape[: self.axis], *middle, *shape[self.axis + 1 :])
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator call of the functional form.
+
+    ``reads`` are the steps whose values it uses; ``carries`` says whether a change of their values can change its own
+    (a shape query reads a tensor and carries nothing of its values).
+    """
+
+    index: int
+    label: str
+    op: Callable[..., Any] | None
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    reads: tuple[int, ...]
+    carries: bool = True
+    owner: str = ""
+
+    def run(self, values: Sequence[Any]) -> Any:
+        """The operator's result, its arguments taken from ``values``."""
+        assert self.op is not None, f"{self.label} is an input, not an operator"
+        return self.op(*_fill(self.args, values), **_fill(self.kwargs, values))
+
+
+def _fill(template: Any, values: Sequence[Any]) -> Any:
+    if isinstance(template, Ref):
+        return values[template.step]
+    if isinstance(template, tuple):
+        return tuple(_fill(item, values) for item in template)
+    if isinstance(template, list):
+        return [_fill(item, values) for item in template]
+    if isinstance(template, dict):
+        return {key: _fill(item, values) for key, item in template.items()}
+    return template
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A model traced once by :func:`hoplon.capture`.
+
+    ``steps`` is its functional form: no operator writes to a value of another, so golden values stay golden. The first
+    ``steps`` are inputs (``input_steps``) and memory (``memory_steps``: the name under which it is read); both have
+    no operator. ``exported`` is the untouched form, used for lowering. Memory is shared with the user's model and never
+    written to.
+
+    Calling it gives what the model gives, bit for bit, in the same structure.
+    """
+
+    name: str
+    exported: ExportedProgram
+    steps: tuple[Step, ...]
+    input_steps: tuple[int, ...]
+    memory_steps: Mapping[int, str]
+    constants: Mapping[int, Any]
+    output_steps: tuple[Any, ...]
+    in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
+    layouts: Mapping[int, BatchLayout]
+    value_sites: tuple[ValueSite, ...]
+    site_steps: Mapping[str, int]
+    memory_sites: tuple[MemorySite, ...]
+    unread: tuple[str, ...]
+    example_shapes: tuple[tuple[int, ...], ...]
+    example_dtypes: tuple[torch.dtype, ...]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the functional form on a batch; the result has the structure of the model's."""
+        with torch.inference_mode():
+            leaves = self.run(self.input_leaves(args, kwargs))
+        return pytree.tree_unflatten(leaves, self.out_spec)
+
+    def value_site(self, name: str) -> ValueSite:
+        """The value site of this name."""
+        for site in self.value_sites:
+            if site.name == name:
+                return site
+        raise SiteError(f"expected a value site of {self.name}, got {name!r}; they are listed in program.value_sites")
+
+    def memory_site(self, name: str) -> MemorySite:
+        """The memory site that has this name among its names."""
+        for site in self.memory_sites:
+            if name == site.name or name in site.aliases:
+                return site
+        raise SiteError(f"expected a memory site of {self.name}, got {name!r}; they are listed in program.memory_sites")
+
+    def memory(self) -> dict[str, Tensor]:
+        """Every parameter, buffer and lifted constant by name: the user's own tensors, not copies."""
+        state = self.exported.state_dict
+        constants = {k: v for k, v in self.exported.constants.items() if isinstance(v, Tensor)}
+        return {**{name: tensor.detach() for name, tensor in state.items()}, **constants}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's memory lies; the CPU for a model without any."""
+        return next((tensor.device for tensor in self.memory().values()), torch.device("cpu"))
+
+    def input_leaves(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> list[Any]:
+        """The flat inputs, checked against the example that the model was captured with.
+
+        Raises:
+            DataError: another structure, shape or dtype; names the input and both shapes.
+        """
+        leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
+        if spec != self.in_spec:
+            raise DataError(f"expected inputs structured like {self.in_spec}, got {spec}")
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        for number, (leaf, shape, dtype) in enumerate(
+            zip(tensors, self.example_shapes, self.example_dtypes, strict=True)
+        ):
+            if tuple(leaf.shape[1:]) != shape[1:] or leaf.dim() != len(shape):
+                wanted = ", ".join(["batch", *map(str, shape[1:])])
+                raise DataError(
+                    f"expected input {number} of {self.name} with shape ({wanted}), got {tuple(leaf.shape)}; "
+                    "reshape the data or capture the model with an example of this shape"
+                )
+            if leaf.dtype != dtype:
+                raise DataError(f"expected input {number} of {self.name} as {dtype}, got {leaf.dtype}; cast the data")
+        return leaves
+
+    def initial_values(self, leaves: Sequence[Any], memory: Mapping[str, Tensor]) -> list[Any]:
+        """One slot per step, with inputs, memory and constants filled in."""
+        values: list[Any] = [None] * len(self.steps)
+        for step, leaf in zip(self.input_steps, leaves, strict=True):
+            values[step] = leaf
+        for step, name in self.memory_steps.items():
+            values[step] = memory[name]
+        for step, constant in self.constants.items():
+            values[step] = constant
+        return values
+
+    def run(
+        self,
+        leaves: Sequence[Any],
+        memory: Mapping[str, Tensor] | None = None,
+        *,
+        hook: Hook | None = None,
+    ) -> list[Any]:
+        """Run every step and give the flat outputs; values are freed after their last use.
+
+        Args:
+            leaves: flat inputs.
+            memory: parameters and buffers to use in place of the model's own.
+            hook: called with each step's number and value; what it gives back takes the value's place.
+        """
+        values = self.initial_values(leaves, self.memory() if memory is None else memory)
+        for step in self.compute_steps():
+            value = step.run(values)
+            values[step.index] = value if hook is None else hook(step.index, value)
+            for dead in self.last_reads[step.index]:
+                values[dead] = None
+        return self.outputs_from(values)
+
+    def compute_steps(self) -> Iterator[Step]:
+        """The steps that call an operator, in order."""
+        return (step for step in self.steps if step.op is not None)
+
+    def outputs_from(self, values: Sequence[Any]) -> list[Any]:
+        """The flat outputs, picked from the values of all steps."""
+        return [values[leaf.step] if isinstance(leaf, Ref) else leaf for leaf in self.output_steps]
+
+    @cached_property
+    def last_reads(self) -> tuple[tuple[int, ...], ...]:
+        """For each step, the steps whose values nobody reads after it; outputs are never among them."""
+        outputs = {leaf.step for leaf in self.output_steps if isinstance(leaf, Ref)}
+        last = {read: step.index for step in self.steps for read in step.reads}
+        table: list[list[int]] = [[] for _ in self.steps]
+        for read, reader in last.items():
+            if read not in outputs:
+                table[reader].append(read)
+        return tuple(map(tuple, table))
+
+    @cached_property
+    def descendants(self) -> tuple[int, ...]:
+        """For each step, the steps that a change of its value can change, as a bit set (bit n: step n)."""
+        sets = [0] * len(self.steps)
+        for index in range(len(self.steps) - 1, -1, -1):
+            for reader in self.readers[index]:
+                sets[index] |= sets[reader] | (1 << reader)
+        return tuple(sets)
+
+    @cached_property
+    def readers(self) -> tuple[tuple[int, ...], ...]:
+        """For each step, the steps that read its values (shape queries left out)."""
+        table: list[list[int]] = [[] for _ in self.steps]
+        for step in self.steps:
+            if step.carries:
+                for read in step.reads:
+                    table[read].append(step.index)
+        return tuple(map(tuple, table))
+
+    def fingerprint(self) -> str:
+        """A hash of structure and state: equal for equal programs with equal weights."""
+        digest = hashlib.sha256()
+        for step in self.steps:
+            digest.update(f"{step.label}|{step.args}|{sorted(step.kwargs.items())}\n".encode())
+        for name, tensor in self.memory().items():
+            digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+        return digest.hexdigest()

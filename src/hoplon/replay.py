@@ -1,0 +1,258 @@
+"""Faulty outputs from the golden run, without redoing what the fault cannot touch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hoplon.formats import NumberFormat, equal_bits, native
+from hoplon.overlay import Overlay
+from hoplon.program import Program, Ref
+from hoplon.sites import MemorySite, ValueSite
+
+Placement = Literal["before", "after"]
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Words struck at one value site in one pass.
+
+    ``rows``: shape ``(n,)``, int64, the sample of the pass; ``elements``: shape ``(n,)``, int64, row-major within the
+    sample; ``keep``, ``flip``: shape ``(n,)``, int64 words, after = (before & keep) ^ flip.
+    """
+
+    rows: Tensor
+    elements: Tensor
+    keep: Tensor
+    flip: Tensor
+    format: NumberFormat | None = None
+
+
+@dataclass(frozen=True)
+class Struck:
+    """What :class:`Hits` met: words before and after the fault, and whether readers got a value that differs."""
+
+    before: Tensor
+    after: Tensor
+    reached: Tensor
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The fault-free values of one input batch that replay needs.
+
+    ``delivered``: by step, as readers get them (after the step's protection); ``produced``: by step, as the operator
+    made them, where the protection changed something; ``outputs``: the flat outputs.
+    """
+
+    leaves: Sequence[Any]
+    delivered: Mapping[int, Any]
+    produced: Mapping[int, Tensor]
+    outputs: Sequence[Any]
+
+    @property
+    def bytes(self) -> int:
+        """Memory held, counted once per tensor."""
+        tensors = {id(v): v for v in (*self.delivered.values(), *self.produced.values()) if isinstance(v, Tensor)}
+        return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+@dataclass
+class Replay:
+    """Replays faults in one program under one overlay, always with batches of ``batch`` samples.
+
+    Golden and faulty values come from the same kernel shapes, so a value that the fault cannot reach is bit-identical
+    in both. ``sites`` are those that faults will strike: they decide which golden values are kept.
+
+    ``placement="before"``: operator, fault, protection of that site, readers (the papers' order);
+    ``"after"``: the fault strikes the stored, already protected value.
+    """
+
+    program: Program
+    overlay: Overlay
+    batch: int
+    sites: Sequence[ValueSite] | Sequence[MemorySite]
+    placement: Placement = "before"
+    _protections: dict[int, Any] = field(init=False, repr=False)
+    _kept: frozenset[int] = field(init=False, repr=False)
+    _starts: frozenset[int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._protections = {self.program.site_steps[name]: p for name, p in self.overlay.values.items()}
+        self._starts = frozenset(step for site in self.sites for step in self._steps_of(site))
+        self._kept = _kept_steps(self.program, self._starts)
+
+    def _steps_of(self, site: ValueSite | MemorySite) -> tuple[int, ...]:
+        if isinstance(site, ValueSite):
+            return (self.program.site_steps[site.name],)
+        names = {site.name, *site.aliases}
+        return tuple(step for step, name in self.program.memory_steps.items() if name in names)
+
+    def golden(self, leaves: Sequence[Any]) -> Golden:
+        """Run a batch fault-free under the overlay and keep what replays of ``sites`` will need."""
+        delivered: dict[int, Any] = dict(zip(self.program.input_steps, leaves, strict=True))
+        produced: dict[int, Tensor] = {}
+
+        def keep(step: int, value: Any) -> Any:
+            result = value
+            if (protection := self._protections.get(step)) is not None:
+                result = protection(value)
+                if equal_bits(result, value):
+                    result = value
+                elif step in self._starts:
+                    produced[step] = value
+            if step in self._kept or not self.program.steps[step].carries:
+                delivered[step] = result
+            return result
+
+        with torch.inference_mode():
+            outputs = self.program.run(leaves, hook=keep)
+        return Golden(leaves, delivered, produced, outputs)
+
+    def strike_values(
+        self, golden: Golden, rows: Tensor, hits: Mapping[str, Hits]
+    ) -> tuple[list[Any], dict[str, Struck]]:
+        """One faulty pass: sample r of the pass is sample ``rows[r]`` of the golden batch, struck by its hits.
+
+        Args:
+            rows: shape ``(batch,)``, int64.
+            hits: by site name.
+        Returns:
+            The flat outputs, one row per sample of the pass, and what each hit met.
+        """
+        by_step = {self.program.site_steps[name]: (name, hit) for name, hit in hits.items()}
+        dirty = 0
+        for step in by_step:
+            dirty |= self.program.descendants[step]
+        values = _Lazy(self.program, golden, rows, self.program.memory())
+        struck: dict[str, Struck] = {}
+        with torch.inference_mode():
+            for index in range(min(by_step), len(self.program.steps)):
+                recomputed = bool(dirty >> index & 1)
+                if index in by_step:
+                    name, hit = by_step[index]
+                    value = self._computed(index, values) if recomputed else self._stored(golden, index, rows)
+                    value, struck[name] = self._strike(index, value, hit, golden, rows)
+                    values.set(index, value)
+                elif recomputed:
+                    values.set(index, self._protect(index, self._run(index, values)))
+                values.forget(self.program.last_reads[index])
+            return self._outputs(values), struck
+
+    def strike_memory(self, golden: Golden, memory: Mapping[str, Tensor], changed: Iterable[str]) -> list[Any]:
+        """One pass with changed memory: the flat outputs of the golden batch's samples.
+
+        Args:
+            memory: all tensors by name, the changed ones among them.
+            changed: names of tensors that differ from the golden run's (all names of a storage).
+        """
+        names = set(changed)
+        starts = [step for step, name in self.program.memory_steps.items() if name in names]
+        dirty = 0
+        for step in starts:
+            dirty |= self.program.descendants[step]
+        values = _Lazy(self.program, golden, None, memory)
+        with torch.inference_mode():
+            for index in range(min(starts, default=len(self.program.steps)), len(self.program.steps)):
+                if dirty >> index & 1:
+                    values.set(index, self._protect(index, self._run(index, values)))
+                values.forget(self.program.last_reads[index])
+            return self._outputs(values)
+
+    def _run(self, index: int, values: _Lazy) -> Any:
+        return self.program.steps[index].run(values)
+
+    def _protect(self, index: int, value: Any) -> Any:
+        protection = self._protections.get(index)
+        return value if protection is None else protection.apply_(value)
+
+    def _computed(self, index: int, values: _Lazy) -> Any:
+        """The value that the fault meets, recomputed because an earlier fault can have changed it."""
+        value = self._run(index, values)
+        return self._protect(index, value) if self.placement == "after" else value
+
+    def _stored(self, golden: Golden, index: int, rows: Tensor) -> Tensor:
+        """A private copy of the golden value that the fault meets, in the samples of this pass."""
+        value = golden.delivered[index]
+        if self.placement == "before":
+            value = golden.produced.get(index, value)
+        return self.program.layouts[index].take(value, rows)
+
+    def _strike(self, index: int, value: Tensor, hit: Hits, golden: Golden, rows: Tensor) -> tuple[Tensor, Struck]:
+        """Strike a private value in place; with ``placement="before"`` its protection follows."""
+        layout = self.program.layouts[index]
+        form = hit.format or native(value.dtype)
+        view = layout.samples_first(value)
+        inner = torch.unravel_index(hit.elements, view.shape[1:]) if view.dim() > 1 else ()
+        old = view[(hit.rows, *inner)]
+        new = form.strike(old, hit.keep, hit.flip)
+        view[(hit.rows, *inner)] = new
+        if self.placement == "before":
+            value = self._protect(index, value)
+        bits = native(value.dtype)
+        got = layout.samples_first(value)[(hit.rows, *inner)]
+        fault_free = layout.samples_first(golden.delivered[index])[(rows[hit.rows], *inner)]
+        reached = bits.words(got) != bits.words(fault_free)
+        return value, Struck(form.words(old), form.words(new), reached)
+
+    def _outputs(self, values: _Lazy) -> list[Any]:
+        return [values[leaf.step] if isinstance(leaf, Ref) else leaf for leaf in self.program.output_steps]
+
+
+class _Lazy(Sequence[Any]):
+    """The values that a pass sees: its own where the fault reaches, golden ones (in the pass's samples) elsewhere."""
+
+    def __init__(self, program: Program, golden: Golden, rows: Tensor | None, memory: Mapping[str, Tensor]) -> None:
+        self._program = program
+        self._golden = golden
+        self._rows = rows
+        self._memory = memory
+        self._own: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._program.steps)
+
+    def __getitem__(self, step: Any) -> Any:
+        if step in self._own:
+            return self._own[step]
+        if (name := self._program.memory_steps.get(step)) is not None:
+            return self._memory[name]
+        if step in self._program.constants:
+            return self._program.constants[step]
+        value = self._golden.delivered[step]
+        layout = self._program.layouts.get(step)
+        if self._rows is not None and layout is not None and isinstance(value, Tensor):
+            value = layout.take(value, self._rows)
+            self._own[step] = value
+        return value
+
+    def set(self, step: int, value: Any) -> None:
+        """Put a value of the pass's own in place."""
+        self._own[step] = value
+
+    def forget(self, steps: Iterable[int]) -> None:
+        """Free values that nobody reads any more."""
+        for step in steps:
+            self._own.pop(step, None)
+
+
+def _kept_steps(program: Program, starts: Iterable[int]) -> frozenset[int]:
+    """The golden values that replays from ``starts`` read: the starts', and operands' outside of what they change."""
+    kept: set[int] = {leaf.step for leaf in program.output_steps if isinstance(leaf, Ref)}
+    for start in starts:
+        reach = program.descendants[start]
+        kept.add(start)
+        for step in program.steps[start:]:
+            if reach >> step.index & 1:
+                kept.update(read for read in step.reads if read != start and not reach >> read & 1)
+    return frozenset(kept)
+
+
+def padded_rows(rows: Sequence[int], batch: int, *, device: torch.device) -> Tensor:
+    """Row numbers filled up to ``batch`` by repeating the first: shape ``(batch,)``, int64."""
+    filled = [*rows, *([rows[0]] * (batch - len(rows)))]
+    return torch.tensor(filled, dtype=torch.int64, device=device)

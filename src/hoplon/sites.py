@@ -1,0 +1,297 @@
+"""What in a model can be hit: value sites, memory sites, their names, and selections of them."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from math import prod
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from hoplon.errors import SiteError, no_match
+
+
+@dataclass(frozen=True)
+class ValueSite:
+    """The output of one operator call, named in the user's terms.
+
+    ``shape`` is that of one sample: the batch axis is left out, a folded batch axis keeps its fold. An element of the
+    site is its row-major index in ``shape``.
+    """
+
+    owner: str
+    kind: str
+    call: int = 0
+    output: int = 0
+    shape: tuple[int, ...] = field(default=(), compare=False)
+    dtype: torch.dtype = field(default=torch.float32, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The printed identity.
+
+        Example:
+            >>> ValueSite("layer1.0", "relu", 1).name
+            'layer1.0:relu.1'
+            >>> ValueSite("pool", "max_pool", 0, 1).name
+            'pool:max_pool#1'
+        """
+        call = f".{self.call}" if self.call else ""
+        output = f"#{self.output}" if self.output else ""
+        return f"{self.owner}:{self.kind}{call}{output}"
+
+    @property
+    def numel(self) -> int:
+        """Elements in one sample."""
+        return prod(self.shape)
+
+    @property
+    def layer(self) -> str:
+        """What ``by("layer")`` groups on."""
+        return self.name
+
+
+@dataclass(frozen=True)
+class MemorySite:
+    """One storage of parameters or buffers; all its names are one site.
+
+    An element is its row-major index in ``shape``. ``kinds`` are the operators that read it.
+    """
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    kinds: frozenset[str] = field(default=frozenset(), compare=False)
+    is_buffer: bool = field(default=False, compare=False)
+    shape: tuple[int, ...] = field(default=(), compare=False)
+    dtype: torch.dtype = field(default=torch.float32, compare=False)
+
+    @property
+    def numel(self) -> int:
+        """Elements in the storage."""
+        return prod(self.shape)
+
+    @property
+    def layer(self) -> str:
+        """What ``by("layer")`` groups on."""
+        return self.name
+
+
+Site = ValueSite | MemorySite
+_S = TypeVar("_S", ValueSite, MemorySite)
+
+_KINDS = {
+    **dict.fromkeys(["conv1d", "conv2d", "conv3d", "convolution", "_convolution", "mkldnn_convolution"], "conv"),
+    **dict.fromkeys(["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"], "conv_transpose"),
+    "addmm": "linear",
+    **dict.fromkeys(["mm", "bmm"], "matmul"),
+    **dict.fromkeys(
+        [
+            "_native_batch_norm_legit_no_training",
+            "_native_batch_norm_legit",
+            "native_batch_norm",
+            "cudnn_batch_norm",
+        ],
+        "batch_norm",
+    ),
+    "native_layer_norm": "layer_norm",
+    "native_group_norm": "group_norm",
+    **{f"max_pool{n}d{suffix}": "max_pool" for n in (1, 2, 3) for suffix in ("", "_with_indices")},
+    **{f"avg_pool{n}d": "avg_pool" for n in (1, 2, 3)},
+    **{f"{prefix}adaptive_avg_pool{n}d": "adaptive_avg_pool" for n in (1, 2, 3) for prefix in ("", "_")},
+    **{f"adaptive_max_pool{n}d": "adaptive_max_pool" for n in (1, 2, 3)},
+    "_softmax": "softmax",
+    "_log_softmax": "log_softmax",
+    "relu6": "hardtanh",
+    "selu": "elu",
+    "celu": "elu",
+    "_prelu_kernel": "prelu",
+    "concat": "cat",
+    "concatenate": "cat",
+    "constant_pad_nd": "pad",
+    "scaled_dot_product_attention": "attention",
+    "silu": "silu",
+    "true_divide": "div",
+    "divide": "div",
+    "multiply": "mul",
+    "subtract": "sub",
+}
+
+# Operators that copy, rearrange or select values without changing any; the schema marks true views by itself.
+# fmt: off
+_PASSIVE = frozenset(
+    [
+        "_reshape_copy", "_to_copy", "_unsafe_view", "alias", "alpha_dropout", "as_strided_scatter", "clone",
+        "contiguous", "copy", "copy_", "detach", "detach_", "diagonal_scatter", "dropout", "expand_copy",
+        "feature_alpha_dropout", "feature_dropout", "fill", "fill_", "flatten", "getitem", "lift_fresh",
+        "lift_fresh_copy", "permute_copy", "reshape", "select_scatter", "slice_scatter", "to", "unflatten",
+        "view_copy", "zero_",
+    ]
+)
+# fmt: on
+
+
+def operator_name(target: Any) -> str:
+    """The bare name of an ATen operator: no namespace, no overload, no in-place underscore.
+
+    Example:
+        >>> operator_name(torch.ops.aten.relu_.default)
+        'relu'
+    """
+    name: str = getattr(target, "_opname", None) or getattr(target, "__name__", str(target))
+    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
+
+
+def canonical_kind(target: Any) -> str:
+    """The operator kind that is the same in the raw, functional and eager form of a model.
+
+    Example:
+        >>> canonical_kind(torch.ops.aten.addmm.default), canonical_kind(torch.ops.aten.conv2d.default)
+        ('linear', 'conv')
+    """
+    name = operator_name(target)
+    return _KINDS.get(name, name)
+
+
+def is_passive(target: Any) -> bool:
+    """Whether an operator only views, copies or rearranges values, so that its output is no site of its own."""
+    if target is operator.getitem or operator_name(target) in _PASSIVE:
+        return True
+    schema = getattr(target, "_schema", None)
+    if schema is None:
+        return True
+    return any(result.alias_info is not None and not result.alias_info.is_write for result in schema.returns)
+
+
+class CallCounter:
+    """Numbers the calls of one kind inside one owner, in execution order."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[tuple[str, str]] = Counter()
+
+    def next(self, owner: str, kind: str) -> int:
+        """The number of this call, counting from 0."""
+        call = self._seen[owner, kind]
+        self._seen[owner, kind] += 1
+        return call
+
+
+class HasSites(Protocol):
+    """What a selection selects from."""
+
+    @property
+    def value_sites(self) -> tuple[ValueSite, ...]:
+        """In execution order."""
+
+    @property
+    def memory_sites(self) -> tuple[MemorySite, ...]:
+        """In the order of the model's state."""
+
+
+def _as_patterns(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _matching(
+    what: str,
+    sites: Iterable[_S],
+    pattern: str | Sequence[str],
+    allowed: Callable[[_S], bool],
+    names: Callable[[_S], Sequence[str]],
+    limits: str,
+) -> tuple[_S, ...]:
+    candidates = tuple(sites)
+    patterns = _as_patterns(pattern) or ()
+    matched: dict[_S, None] = {}
+    for text in patterns:
+        hits = [s for s in candidates if any(fnmatchcase(name, text) for name in names(s))]
+        if not hits:
+            raise no_match(what, text, [name for s in candidates for name in names(s)])
+        matched.update(dict.fromkeys(hits))
+    chosen = tuple(s for s in candidates if s in matched and allowed(s))
+    if not chosen:
+        raise SiteError(
+            f"expected at least one {what} with {limits}, got none of {len(candidates)}; {_kinds_of(candidates)}"
+        )
+    return chosen
+
+
+def _kinds_of(sites: Sequence[ValueSite] | Sequence[MemorySite]) -> str:
+    kinds = sorted({kind for s in sites for kind in ([s.kind] if isinstance(s, ValueSite) else s.kinds)})
+    return f"kinds here are {', '.join(kinds)}"
+
+
+@dataclass(frozen=True)
+class Values:
+    """A selection of value sites: operator outputs, by name pattern, kind and dtype.
+
+    ``pattern`` is a shell-style pattern, or several, on names such as ``layer1.0.conv1:conv``; each has to match.
+    ``kind`` and ``dtype`` narrow the choice. Only floating-point outputs are selected unless ``dtype`` says otherwise.
+
+    Example:
+        >>> Values("layer1.*", kind="conv")
+        Values(pattern='layer1.*', kind='conv', dtype=None)
+    """
+
+    pattern: str | tuple[str, ...] = "*"
+    kind: str | tuple[str, ...] | None = None
+    dtype: torch.dtype | None = None
+
+    target = "values"
+
+    def select(self, program: HasSites) -> tuple[ValueSite, ...]:
+        """The matching sites in execution order.
+
+        Raises:
+            SiteError: a pattern matches nothing (near names are listed), or nothing is left.
+        """
+        kinds = _as_patterns(self.kind)
+
+        def allowed(site: ValueSite) -> bool:
+            right_dtype = site.dtype == self.dtype if self.dtype else site.dtype.is_floating_point
+            return right_dtype and (kinds is None or site.kind in kinds)
+
+        limits = f"kind {self.kind or 'any'} and dtype {self.dtype or 'floating point'}"
+        return _matching("value site", program.value_sites, self.pattern, allowed, lambda s: (s.name,), limits)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A selection of memory sites: storages of parameters and buffers, by name pattern, reader's kind and dtype.
+
+    ``kind`` keeps the storages that an operator of this kind reads; ``buffers=False`` keeps parameters only.
+
+    Example:
+        >>> Memory("*.weight", kind="conv")
+        Memory(pattern='*.weight', kind='conv', dtype=None, buffers=True)
+    """
+
+    pattern: str | tuple[str, ...] = "*"
+    kind: str | tuple[str, ...] | None = None
+    dtype: torch.dtype | None = None
+    buffers: bool = True
+
+    target = "memory"
+
+    def select(self, program: HasSites) -> tuple[MemorySite, ...]:
+        """The matching sites in the order of the model's state.
+
+        Raises:
+            SiteError: a pattern matches nothing (near names are listed), or nothing is left.
+        """
+        kinds = _as_patterns(self.kind)
+
+        def allowed(site: MemorySite) -> bool:
+            right_dtype = site.dtype == self.dtype if self.dtype else site.dtype.is_floating_point
+            right_kind = kinds is None or any(kind in site.kinds for kind in kinds)
+            return right_dtype and right_kind and (self.buffers or not site.is_buffer)
+
+        limits = f"kind {self.kind or 'any'} and dtype {self.dtype or 'floating point'}"
+        return _matching(
+            "memory site", program.memory_sites, self.pattern, allowed, lambda s: (s.name, *s.aliases), limits
+        )
