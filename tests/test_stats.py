@@ -13,6 +13,7 @@ from hoplon.stats import (
     clustered,
     look_confidence,
     mcnemar,
+    paired_clustered,
     paired_difference,
     sample_size,
     wilson,
@@ -224,3 +225,17 @@ def test_paired_difference_at_the_edges() -> None:
 def test_arguments_out_of_range_are_refused(call: Callable[[], object], message: str) -> None:
     with pytest.raises(HoplonError, match=message):
         call()
+
+
+def test_paired_clustered_of_single_runs_is_paired_difference() -> None:
+    differences = np.repeat([1.0, -1.0, 0.0], [30, 10, 960])
+    wanted = paired_difference(30, 10, 1000)
+    got = paired_clustered(differences)
+    assert (got.estimate, got.low, got.high) == pytest.approx((wanted.estimate, wanted.low, wanted.high), abs=1e-12)
+
+
+def test_paired_clustered_of_agreeing_clusters_still_has_a_width() -> None:
+    interval = paired_clustered(np.zeros(50))
+    assert interval.estimate == 0
+    assert interval.low < -0.02
+    assert interval.high > 0.02

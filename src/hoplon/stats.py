@@ -222,6 +222,33 @@ def paired_difference(only_a: int, only_b: int, n: int, *, confidence: float = 0
     return Interval((only_a - only_b) / n, low, high, confidence, method)
 
 
+def paired_clustered(differences: np.ndarray, *, confidence: float = 0.95) -> Interval:
+    """Interval of the mean difference of two arms over clusters: `paired_difference` for faults that meet many inputs.
+
+    Args:
+        differences: shape ``(clusters,)``, for each fault the share of inputs that fail in the first arm minus that
+            in the second, in [-1, 1].
+        confidence: in (0, 1).
+    Raises:
+        HoplonError: a difference out of range, or not one number per cluster.
+    Source:
+        Bonett and Price (see `paired_difference`) with clusters in the place of runs: one pseudo-cluster of +1 and one
+        of -1 are added, so that clusters which all agree do not give an interval of no width. With one input per
+        fault it is `paired_difference`.
+    """
+    differences = np.asarray(differences, dtype=np.float64)
+    if differences.ndim != 1 or not (np.abs(differences) <= 1).all():
+        raise HoplonError(f"expected one difference in [-1, 1] per cluster, got shape {differences.shape}")
+    _check_confidence(confidence)
+    method = "bonett-price, clustered"
+    if not len(differences):
+        return Interval(math.nan, -1.0, 1.0, confidence, method)
+    padded = np.append(differences, (1.0, -1.0))
+    reach = float(stats.norm.ppf(0.5 + confidence / 2) * padded.std() / math.sqrt(len(padded)))
+    low, high = max(-1.0, float(padded.mean()) - reach), min(1.0, float(padded.mean()) + reach)
+    return Interval(float(differences.mean()), low, high, confidence, method)
+
+
 def _binomial(successes: int, trials: int, confidence: float, method: Literal["wilson", "exact"]) -> Interval:
     if not 0 <= successes <= trials:
         raise HoplonError(f"expected successes in [0, trials={trials}], got {successes}")

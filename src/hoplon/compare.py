@@ -1,0 +1,409 @@
+"""Arms of protection on one program, one fault table each for values and memory, and what every arm costs."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from hoplon.criteria import OUTCOME_NAMES, Criterion, TopK
+from hoplon.data import Inputs, as_inputs
+from hoplon.errors import HoplonError
+from hoplon.evaluation import Evaluator, Reference, accuracy, batch_leaves, golden_outputs
+from hoplon.faults import FaultTable
+from hoplon.harden import lower
+from hoplon.overhead import LatencyRatio, measure
+from hoplon.overlay import Overlay, Protection, overlay
+from hoplon.program import Program
+from hoplon.replay import Placement
+from hoplon.results import Rate, Results, rate_of
+from hoplon.stats import Interval, mcnemar, paired_clustered, paired_difference
+from hoplon.store import RunDirectory, versions
+from hoplon.working_memory import WorkingMemory
+
+Report = Callable[[str, int, int], None]
+
+MEANT_FOR = {"values": "wrong values in flight", "memory": "corrupted weights in memory"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an arm costs without any fault.
+
+    ``accuracy``: on all inputs; ``latency``: against the same lowering without protection; ``extra_bytes``: bounds,
+    copies and indices beside the model's memory.
+    """
+
+    accuracy: float
+    latency: LatencyRatio | None
+    extra_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """One arm under one fault table.
+
+    ``difference``: failure probability of this arm minus the unprotected one's, on the same faults; ``p_value``: exact
+    McNemar test (value faults only). ``wrong_fault_free``: eligible inputs that the arm gets wrong without a fault.
+    """
+
+    name: str
+    target: str
+    results: Results = field(repr=False)
+    rate: Rate
+    cost: Cost
+    difference: Interval | None
+    p_value: float | None
+    wrong_fault_free: int
+    detected: float
+    corrected: float
+    acts_on_target: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """The arm as plain values; absent measurements are None."""
+        latency = self.cost.latency
+        return {
+            "name": self.name,
+            "target": self.target,
+            **{key: _plain(value) for key, value in self.rate.as_row().items()},
+            "sdc_low": self.rate.sdc.low,
+            "sdc_high": self.rate.sdc.high,
+            "nonfinite_low": self.rate.nonfinite.low,
+            "nonfinite_high": self.rate.nonfinite.high,
+            "outcomes": dict(self.rate.counts),
+            "detected": self.detected,
+            "corrected": self.corrected,
+            "acts_on_target": self.acts_on_target,
+            "difference": None if self.difference is None else self.difference.estimate,
+            "difference_low": None if self.difference is None else self.difference.low,
+            "difference_high": None if self.difference is None else self.difference.high,
+            "p_value": self.p_value,
+            "accuracy": _plain(self.cost.accuracy),
+            "wrong_fault_free": self.wrong_fault_free,
+            "latency_ratio": None if latency is None else latency.ratio,
+            "latency_low": None if latency is None else latency.low,
+            "latency_high": None if latency is None else latency.high,
+            "latency_ms": None if latency is None else latency.median_ms,
+            "extra_bytes": self.cost.extra_bytes,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """All arms under all fault tables, and what the figures rest on."""
+
+    arms: tuple[Arm, ...]
+    caption: Mapping[str, Any]
+
+    def __getitem__(self, key: tuple[str, str]) -> Arm:
+        """The arm of this name and target."""
+        for arm in self.arms:
+            if (arm.name, arm.target) == key:
+                return arm
+        raise HoplonError(f"expected one of {[(arm.name, arm.target) for arm in self.arms]}, got {key!r}")
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """ "values", "memory" or both, in the order of the tables."""
+        return tuple(dict.fromkeys(arm.target for arm in self.arms))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values: arms, by layer, by bit, caption."""
+        groups = {
+            f"by_{key}": {
+                target: {
+                    arm.name: _plain_rows(arm.results.by(key, criterion=arm.rate.criterion))
+                    for arm in self.arms
+                    if arm.target == target
+                }
+                for target in self.targets
+            }
+            for key in ("layer", "bit")
+        }
+        return {"arms": [arm.to_dict() for arm in self.arms], **groups, **self.caption}
+
+    def tables(self) -> list[Table]:
+        """One table per target, for a terminal."""
+        return [self._table(target) for target in self.targets]
+
+    def _table(self, target: str) -> Table:
+        arms = [arm for arm in self.arms if arm.target == target]
+        first = arms[0].rate
+        title = (
+            f"{'Value' if target == 'values' else 'Memory'} faults ({MEANT_FOR[target]}): {first.n_faults} faults, "
+            f"{first.n_inputs} inputs, {first.n_runs} runs; {first.criterion}, "
+            f"{first.failure.method} {100 * self.caption['confidence']:g} %"
+        )
+        table = Table(title=title, title_justify="left", caption_justify="left")
+        for column, justify in _COLUMNS:
+            table.add_column(column, justify=justify, no_wrap=True)
+        for arm in arms:
+            table.add_row(*_cells(arm))
+        table.caption = "· no protection of this kind of fault in the arm: what it does not touch, it cannot improve"
+        return table
+
+    def __str__(self) -> str:
+        console = Console(width=150, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+        with console.file:
+            for table in self.tables():
+                console.print(table)
+        return console.export_text()
+
+
+_COLUMNS: tuple[tuple[str, Any], ...] = (
+    ("arm", "left"),
+    ("failure", "right"),
+    ("sdc", "right"),
+    ("nonfinite", "right"),
+    ("against none", "right"),
+    ("accuracy", "right"),
+    ("latency", "right"),
+    ("extra bytes", "right"),
+)
+
+
+def _cells(arm: Arm) -> list[str]:
+    latency = arm.cost.latency
+    marker = "" if arm.acts_on_target or arm.difference is None else " ·"
+    return [
+        arm.name + marker,
+        str(arm.rate.failure),
+        f"{100 * arm.rate.sdc.estimate:.2f} %",
+        f"{100 * arm.rate.nonfinite.estimate:.2f} %",
+        "" if arm.difference is None else _points(arm.difference),
+        "" if np.isnan(arm.cost.accuracy) else f"{100 * arm.cost.accuracy:.2f} %",
+        "" if latency is None else f"x {latency.ratio:.2f} [{latency.low:.2f}, {latency.high:.2f}]",
+        f"{arm.cost.extra_bytes:,}",
+    ]
+
+
+def _points(difference: Interval) -> str:
+    low, high = 100 * difference.low, 100 * difference.high
+    return f"{100 * difference.estimate:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def compare(
+    program: Program,
+    data: Any,
+    *,
+    arms: Mapping[str, Sequence[Protection]],
+    faults: FaultTable | Sequence[FaultTable],
+    criterion: Criterion | None = None,
+    placement: Placement = "before",
+    batch: int | None = None,
+    confidence: float = 0.95,
+    latency: bool = True,
+    store: str | os.PathLike[str] | None = None,
+    progress: Report | None = None,
+) -> Comparison:
+    """Run the same faults in every arm and put failure, accuracy, latency and memory side by side.
+
+    All arms share sites, fault table and eligible inputs; "failure" is judged against the unprotected golden run. The
+    first arm without protections is the one that differences refer to; without any such arm there are no differences.
+
+    Args:
+        data: held-out inputs, labelled for accuracy.
+        arms: protections by arm name.
+        faults: one table, or one for values and one for memory.
+        criterion: top-1 against the golden class by default; its first column is compared.
+        latency: measure it (seconds per arm); False leaves it out.
+        store: a folder for one run directory per table and arm.
+        progress: told the arm at work, finished and all faults.
+    Raises:
+        HoplonError: no arm, no table, or a table of no faults; DataError: faults on inputs that are not eligible.
+    """
+    tables = [faults] if isinstance(faults, FaultTable) else list(faults)
+    if not arms or not tables or not all(len(table) for table in tables):
+        raise HoplonError(f"expected at least one arm and one fault, got {len(arms)} arms and {len(tables)} tables")
+    chosen = criterion or TopK()
+    inputs = as_inputs(data)
+    reference = Reference.run(program, inputs, chosen, batch=batch)
+    overlays = {name: overlay(program, protections, label=name) for name, protections in arms.items()}
+    costs = _costs(reference, overlays, latency=latency)
+    total = sum(len(table) for table in tables) * len(arms)
+    tell = _Teller(progress, total)
+    found: list[Arm] = []
+    for table in tables:
+        runner = _Runner(reference, table, placement, confidence, Path(store) if store else None)
+        by_name = {name: runner.run(over, tell.arm(name)) for name, over in overlays.items()}
+        baseline = next((name for name, over in overlays.items() if not over.protections), None)
+        for name, results in by_name.items():
+            base = by_name[baseline] if baseline not in (None, name) else None
+            found.append(_arm(name, results, base, overlays[name], costs[name], reference, confidence))
+    return Comparison(tuple(found), _caption(reference, tables, placement, confidence))
+
+
+def _costs(reference: Reference, overlays: Mapping[str, Overlay], *, latency: bool) -> dict[str, Cost]:
+    latencies: dict[str, LatencyRatio] = {}
+    if latency:
+        plain = "no protection"
+        modules = {plain: lower(reference.program, Overlay())}
+        modules |= {name: lower(reference.program, over) for name, over in overlays.items()}
+        rows = torch.arange(min(reference.batch, len(reference.data)))
+        leaves = batch_leaves(reference.program, reference.data, rows, len(rows))
+        calls = {name: (lambda x, module=module: module(*leaves)) for name, module in modules.items()}
+        latencies = {arm.name: arm for arm in measure(calls, leaves[0], baseline=plain).arms}
+    costs = {}
+    for name, over in overlays.items():
+        outputs = golden_outputs(reference.program, over, reference.data, batch=reference.batch)
+        memory = WorkingMemory(reference.program).tensors
+        guards = sum(guard.extra_bytes for guard in over.guards(memory))
+        bounds = sum(effect.extra_bytes for effect in over.values.values())
+        costs[name] = Cost(accuracy(outputs, reference.data.y), latencies.get(name), guards + bounds)
+    return costs
+
+
+class _Teller:
+    """Adds up finished faults over arms and tables."""
+
+    def __init__(self, progress: Report | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def arm(self, name: str) -> Callable[[int], None]:
+        def advance(faults: int) -> None:
+            self._done += faults
+            if self._progress is not None:
+                self._progress(name, self._done, self._total)
+
+        return advance
+
+
+class _Runner:
+    """Runs one table in arm after arm; arms that do the same to this kind of fault share their runs."""
+
+    def __init__(
+        self, reference: Reference, table: FaultTable, placement: Placement, confidence: float, store: Path | None
+    ) -> None:
+        self._reference, self._table, self._placement = reference, table, placement
+        self._confidence, self._store = confidence, store
+        self._seen: list[tuple[Overlay, pl.DataFrame, FaultTable]] = []
+
+    def run(self, over: Overlay, advance: Callable[[int], None]) -> Results:
+        runs, observed = self._runs(over, advance)
+        manifest = {
+            "target": self._table.target,
+            "criteria": list(self._reference.criterion.names),
+            "arm": over.label,
+            "faults": self._table.plan().digest(),
+            "confidence": self._confidence,
+        }
+        if self._store is not None:
+            slug = re.sub(r"[^a-z0-9.+-]+", "-", over.label.lower()).strip("-")
+            directory = RunDirectory.create(self._store / self._table.target / slug, manifest)
+            directory.write(0, observed, runs)
+        return Results(
+            target=self._table.target,
+            criteria=self._reference.criterion.names,
+            confidence=self._confidence,
+            level=self._confidence,
+            lazy_runs=runs.lazy(),
+            lazy_faults=observed.frame.lazy(),
+            manifest=manifest,
+        )
+
+    def _runs(self, over: Overlay, advance: Callable[[int], None]) -> tuple[pl.DataFrame, FaultTable]:
+        for other, runs, observed in self._seen:
+            if self._same_effect(over, other):
+                advance(len(self._table))
+                return runs, observed
+        runs, observed = Evaluator(self._reference, over, self._placement).runs(self._table, advance=advance)
+        self._seen.append((over, runs, observed))
+        return runs, observed
+
+    def _same_effect(self, one: Overlay, other: Overlay) -> bool:
+        """Guards see memory only, so under value faults two arms with the same bounds run the same."""
+        return self._table.target == "values" and dict(one.values) == dict(other.values)
+
+
+def _arm(
+    name: str,
+    results: Results,
+    base: Results | None,
+    over: Overlay,
+    cost: Cost,
+    reference: Reference,
+    confidence: float,
+) -> Arm:
+    criterion = results.criteria[0]
+    rate = rate_of(results.lazy_runs, criterion, target=results.target, confidence=confidence)
+    difference, p_value = (None, None) if base is None else _paired(results, base, criterion, confidence)
+    runs = results.runs
+    fault_free = golden_outputs(reference.program, over, reference.data, batch=reference.batch)
+    return Arm(
+        name=name,
+        target=results.target,
+        results=results,
+        rate=rate,
+        cost=cost,
+        difference=difference,
+        p_value=p_value,
+        wrong_fault_free=int(_harmed_fault_free(reference, fault_free)),
+        detected=float(runs["detected"].cast(pl.Float64).mean() or 0.0),  # type: ignore[arg-type]
+        corrected=float(runs["corrected"].cast(pl.Float64).mean() or 0.0),  # type: ignore[arg-type]
+        acts_on_target=bool(over.values) if results.target == "values" else bool(over.protections),
+    )
+
+
+def _harmed_fault_free(reference: Reference, outputs: torch.Tensor) -> torch.Tensor:
+    rows = reference.eligible
+    labels = reference.data.y
+    harmed = reference.criterion.harmed(
+        reference.outputs[rows], outputs[rows], None if labels is None else labels[rows]
+    )
+    return harmed[:, 0].sum()
+
+
+def _paired(results: Results, base: Results, criterion: str, confidence: float) -> tuple[Interval, float | None]:
+    """The difference in failure on the same faults, and McNemar's p-value for value faults."""
+    failed = [_failed(part.runs, criterion) for part in (results, base)]
+    if results.target == "values":
+        only_here = int((failed[0] & ~failed[1]).sum())
+        only_base = int((~failed[0] & failed[1]).sum())
+        interval = paired_difference(only_here, only_base, len(failed[0]), confidence=confidence)
+        return interval, mcnemar(only_here, only_base)
+    faults = results.runs["fault"].n_unique()
+    shares = [part.reshape(faults, -1).mean(axis=1) for part in failed]
+    return paired_clustered(shares[0] - shares[1], confidence=confidence), None
+
+
+def _failed(runs: pl.DataFrame, criterion: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    ordered = runs.sort("fault", "input")[criterion].cast(pl.String)
+    return ordered.is_in([OUTCOME_NAMES[2], OUTCOME_NAMES[3]]).to_numpy()
+
+
+def _caption(
+    reference: Reference, tables: Sequence[FaultTable], placement: Placement, confidence: float
+) -> dict[str, Any]:
+    data: Inputs = reference.data
+    return {
+        "model": reference.program.name,
+        "fingerprint": reference.program.fingerprint(),
+        "data": data.name,
+        "inputs": len(data),
+        "eligible_inputs": len(reference.eligible),
+        "criterion": reference.criterion.names[0],
+        "placement": placement,
+        "confidence": confidence,
+        "batch": reference.batch,
+        "threads": torch.get_num_threads(),
+        "device": str(reference.program.device),
+        "faults": {table.target: {"count": len(table), "digest": table.plan().digest()} for table in tables},
+        "versions": versions(),
+    }
+
+
+def _plain(value: float | int) -> float | int | None:
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def _plain_rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    return [{key: _plain(value) for key, value in row.items()} for row in frame.iter_rows(named=True)]
