@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hoplon.errors import HoplonError
-from hoplon.formats import Native, format_named, integer_view, native, same_bits
+from hoplon.formats import Native, equal_bits, format_named, integer_view, native, same_bits
 from tests.reference import bits
 
 # One row per format; every property below runs over all of them.
@@ -169,3 +169,11 @@ def test_integer_view_shares_memory_and_refuses_wide_elements() -> None:
     assert values.tolist() == [1.0, 0.0, 1.0]
     with pytest.raises(HoplonError, match=r"at most 8 bytes, got torch\.complex128"):
         integer_view(torch.ones(1, dtype=torch.complex128))
+
+
+def test_equal_bits_is_one_answer_for_whole_tensors() -> None:
+    nan = torch.tensor([float("nan"), 1.0])
+    assert equal_bits(nan, nan.clone())
+    assert not equal_bits(torch.zeros(1), -torch.zeros(1))
+    assert not equal_bits(nan, nan.double())
+    assert not equal_bits(nan, nan[:1])

@@ -47,6 +47,18 @@ def same_bits(left: Tensor, right: Tensor) -> Tensor:
     return integer_view(left) == integer_view(right)
 
 
+def equal_bits(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors have one shape and dtype and hold the same bits everywhere.
+
+    Example:
+        >>> equal_bits(torch.tensor([float("nan")]), torch.tensor([float("nan")]))
+        True
+    """
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    return bool(same_bits(left, right).all())
+
+
 @dataclass(frozen=True)
 class NumberFormat(ABC):
     """How a value is held in bits.
@@ -162,9 +174,7 @@ class Native(NumberFormat):
 
     def _check(self, values: Tensor) -> None:
         if values.dtype != self.dtype:
-            raise HoplonError(
-                f"expected values of {self.dtype}, got {values.dtype}; use native({values.dtype})"
-            )
+            raise HoplonError(f"expected values of {self.dtype}, got {values.dtype}; use native({values.dtype})")
 
     def _narrow(self, word: Tensor | int, like: Tensor) -> Tensor:
         """Unsigned words as signed integers of the dtype of `like`: 0xFFFFFFFF becomes -1, explicitly."""
