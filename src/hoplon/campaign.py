@@ -115,6 +115,17 @@ class Campaign:
                 break
         return results
 
+    def draw(self, *, count: int, seed: int = 0) -> FaultTable:
+        """The faults that ``run(count=count, seed=seed)`` strikes, without striking them: nothing observed yet.
+
+        Raises:
+            HoplonError: a count below 1; DataError, SiteError: see the parts.
+        """
+        _check_goal(count, None)
+        work, size = _Work(self, seed), _UNIT_FAULTS[self.target]
+        units = range(next(_looks(count, size)))
+        return FaultTable.concat([work.table(unit, min(size, count - unit * size)) for unit in units])
+
 
 def _check_goal(count: int | None, half_width: float | None) -> None:
     if (count is None) == (half_width is None):
@@ -161,18 +172,21 @@ class _Work:
 
     def unit(self, unit: int, *, count: int | None, size: int, advance: _Advance) -> Unit:
         """Draw and run one unit; a function of seed and number alone."""
-        number = size if count is None else min(size, count - unit * size)
-        table = draw_faults(
+        table = self.table(unit, size if count is None else min(size, count - unit * size))
+        runs, observed = self.evaluator.runs(table, advance=advance)
+        first = pl.col("fault") + unit * size
+        return FaultTable(observed.target, observed.frame.with_columns(first)), runs.with_columns(first)
+
+    def table(self, unit: int, count: int) -> FaultTable:
+        """The faults of one unit, numbered from 0."""
+        return draw_faults(
             self.sites,
             self.campaign.fault_model,
-            number,
+            count,
             sampling=self.campaign.sampling,
             generator=unit_generator(self.seed, unit),
             inputs=self.reference.eligible.tolist() if self.campaign.target == "values" else None,
         )
-        runs, observed = self.evaluator.runs(table, advance=advance)
-        first = pl.col("fault") + unit * size
-        return FaultTable(observed.target, observed.frame.with_columns(first)), runs.with_columns(first)
 
     def manifest(self, *, count: int | None, half_width: float | None, confidence: float) -> dict[str, Any]:
         """What decides the records, for the run directory."""

@@ -202,6 +202,7 @@ def compare(
     batch: int | None = None,
     confidence: float = 0.95,
     latency: bool = True,
+    held_out: Any | None = None,
     store: str | os.PathLike[str] | None = None,
     progress: Report | None = None,
 ) -> Comparison:
@@ -211,11 +212,12 @@ def compare(
     first arm without protections is the one that differences refer to; without any such arm there are no differences.
 
     Args:
-        data: held-out inputs, labelled for accuracy.
+        data: the inputs that faults meet.
         arms: protections by arm name.
         faults: one table, or one for values and one for memory.
         criterion: top-1 against the golden class by default; its first column is compared.
         latency: measure it (seconds per arm); False leaves it out.
+        held_out: labelled inputs for the fault-free accuracy, where ``data`` is only a part of them.
         store: a folder for one run directory per table and arm.
         progress: told the arm at work, finished and all faults.
     Raises:
@@ -228,7 +230,8 @@ def compare(
     inputs = as_inputs(data)
     reference = Reference.run(program, inputs, chosen, batch=batch)
     overlays = {name: overlay(program, protections, label=name) for name, protections in arms.items()}
-    costs = _costs(reference, overlays, latency=latency)
+    whole = inputs if held_out is None else as_inputs(held_out)
+    costs = _costs(reference, overlays, whole, latency=latency)
     total = sum(len(table) for table in tables) * len(arms)
     tell = _Teller(progress, total)
     found: list[Arm] = []
@@ -239,10 +242,13 @@ def compare(
         for name, results in by_name.items():
             base = by_name[baseline] if baseline not in (None, name) else None
             found.append(_arm(name, results, base, overlays[name], costs[name], reference, confidence))
-    return Comparison(tuple(found), _caption(reference, tables, placement, confidence))
+    caption = _caption(reference, tables, placement, confidence)
+    return Comparison(tuple(found), {**caption, "accuracy_inputs": len(whole)})
 
 
-def _costs(reference: Reference, overlays: Mapping[str, Overlay], *, latency: bool) -> dict[str, Cost]:
+def _costs(
+    reference: Reference, overlays: Mapping[str, Overlay], held_out: Inputs, *, latency: bool
+) -> dict[str, Cost]:
     latencies: dict[str, LatencyRatio] = {}
     if latency:
         plain = "no protection"
@@ -253,12 +259,17 @@ def _costs(reference: Reference, overlays: Mapping[str, Overlay], *, latency: bo
         calls = {name: (lambda x, module=module: module(*leaves)) for name, module in modules.items()}
         latencies = {arm.name: arm for arm in measure(calls, leaves[0], baseline=plain).arms}
     costs = {}
+    known: list[tuple[Overlay, float]] = []  # guards change nothing without a fault: equal bounds, equal accuracy
     for name, over in overlays.items():
-        outputs = golden_outputs(reference.program, over, reference.data, batch=reference.batch)
+        share = next((share for other, share in known if dict(over.values) == dict(other.values)), None)
+        if share is None:
+            outputs = golden_outputs(reference.program, over, held_out, batch=reference.batch)
+            share = accuracy(outputs, held_out.y)
+            known.append((over, share))
         memory = WorkingMemory(reference.program).tensors
         guards = sum(guard.extra_bytes for guard in over.guards(memory))
         bounds = sum(effect.extra_bytes for effect in over.values.values())
-        costs[name] = Cost(accuracy(outputs, reference.data.y), latencies.get(name), guards + bounds)
+        costs[name] = Cost(share, latencies.get(name), guards + bounds)
     return costs
 
 
