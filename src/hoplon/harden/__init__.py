@@ -1,0 +1,21 @@
+"""Protections, one file each, and the way from an overlay to a module that runs."""
+
+from __future__ import annotations
+
+from hoplon.harden.aspis import Aspis
+from hoplon.harden.bound import BoundValue
+from hoplon.harden.lower import HardenedModule, UncorrectableMemory, harden, lower
+from hoplon.harden.ranger import Coverage, Ranger
+from hoplon.harden.tmr import TMR
+
+__all__ = [
+    "BoundValue",
+    "Coverage",
+    "Ranger",
+    "TMR",
+    "Aspis",
+    "HardenedModule",
+    "UncorrectableMemory",
+    "harden",
+    "lower",
+]

@@ -1,0 +1,117 @@
+"""Keeping a value inside a bound, also when it is NaN or infinite."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from functools import cache
+from typing import final
+
+import torch
+from torch import Tensor
+
+from hoplon.errors import HoplonError
+from hoplon.formats import integer_view
+from hoplon.overlay import ValueProtection
+from hoplon.ranges import Bound
+
+
+@final
+@dataclass(frozen=True)
+class BoundValue(ValueProtection):
+    """Keeps a floating-point value inside ``[low, high]``: what comes out is finite, whatever goes in.
+
+    With ``low >= 0`` the order of IEEE values is the order of their bit patterns read as signed integers. So one
+    integer clamp bounds the value and repairs NaN and infinity as well: +NaN and +Inf become ``high``; -NaN, -Inf and
+    every other negative value become ``low``; with ``low == 0``, -0.0 becomes +0.0. Gradients do not pass this form.
+
+    With ``low < 0`` it is a float clamp: a NaN of either sign becomes ``low``, infinities become the end of their sign.
+
+    Ends that the value's dtype cannot hold are rounded inwards.
+
+    Raises:
+        HoplonError: ends that are not finite, or the lower one above the upper.
+    Source:
+        Chen et al., DSN 2021 (Ranger), section III-C, step 2, where every value is finite; the
+        integer form is hoplon's.
+    Example:
+        >>> BoundValue(0.0, 6.0)(torch.tensor([-1.0, 2.0, 1e38, float("inf"), float("nan")]))
+        tensor([0., 2., 6., 6., 6.])
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        bound = Bound(self.low, self.high)
+        object.__setattr__(self, "low", bound.low)
+        object.__setattr__(self, "high", bound.high)
+
+    @property
+    def extra_bytes(self) -> int:
+        """Two float64 numbers."""
+        return 16
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """The bounded value as a new tensor."""
+        ends = _ends(self.low, self.high, value.dtype)
+        if self.low >= 0:
+            return integer_view(value).clamp(*ends.words).view(value.dtype)
+        low, high = ends.values
+        return torch.nan_to_num(value, nan=low, posinf=high, neginf=low).clamp_(low, high)
+
+    def apply_(self, value: Tensor) -> Tensor:
+        """Bound in place; bit-identical to calling."""
+        ends = _ends(self.low, self.high, value.dtype)
+        if self.low >= 0:
+            integer_view(value).clamp_(*ends.words)
+            return value
+        low, high = ends.values
+        return torch.nan_to_num_(value, nan=low, posinf=high, neginf=low).clamp_(low, high)
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """A bound in the words and values of one dtype."""
+
+    words: tuple[int, int]
+    values: tuple[float, float]
+
+
+# For each dtype the struct codes of the float that holds it and of the integer of the same width, and the bits to drop.
+_CODES = {
+    torch.float16: ("e", "H", 0),
+    torch.bfloat16: ("f", "I", 16),
+    torch.float32: ("f", "I", 0),
+    torch.float64: ("d", "Q", 0),
+}
+
+
+@cache
+def _ends(low: float, high: float, dtype: torch.dtype) -> _Ends:
+    """The outermost values of ``dtype`` inside a bound. No tensors: also right while a graph is being traced."""
+    if dtype not in _CODES:
+        raise HoplonError(f"expected a value of {', '.join(map(str, _CODES))} to bound, got {dtype}")
+    # the lower end is the upper end of the mirrored bound
+    (first_sign, first), (last_sign, last) = _at_most(-low, dtype), _at_most(high, dtype)
+    values = (-first_sign * _value(first, dtype) + 0.0, last_sign * _value(last, dtype) + 0.0)
+    if not (math.isfinite(values[0]) and math.isfinite(values[1]) and values[0] <= values[1]):
+        raise HoplonError(f"expected a bound that holds a value of {dtype}, got ({low}, {high})")
+    return _Ends((first, last), values)
+
+
+def _at_most(end: float, dtype: torch.dtype) -> tuple[int, int]:
+    """Sign and magnitude word of the largest value of ``dtype`` that is not above ``end``."""
+    magnitude = min(abs(end), torch.finfo(dtype).max)
+    real, integer, dropped = _CODES[dtype]
+    word: int = struct.unpack(f"<{integer}", struct.pack(f"<{real}", magnitude))[0] >> dropped
+    if end >= 0:
+        return 1, word - (_value(word, dtype) > magnitude)
+    return -1, word + (_value(word, dtype) < abs(end))
+
+
+def _value(word: int, dtype: torch.dtype) -> float:
+    real, integer, dropped = _CODES[dtype]
+    value: float = struct.unpack(f"<{real}", struct.pack(f"<{integer}", word << dropped))[0]
+    return value

@@ -1,0 +1,278 @@
+"""From a program and its overlay to a module that runs."""
+
+from __future__ import annotations
+
+import copy as copying
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NoReturn, Self, final
+
+import torch
+from torch import Tensor, fx, nn
+
+from hoplon.capture import Identity, identities
+from hoplon.errors import HoplonError
+from hoplon.harden.bound import BoundValue
+from hoplon.overlay import GuardReport, Overlay, Protection, ValueProtection, overlay
+from hoplon.program import Program
+from hoplon.sites import ValueSite, canonical_kind, is_passive
+
+Form = Literal["separate", "fused"]
+
+
+@final
+class UncorrectableMemory(HoplonError):  # noqa: N818 -- the name of the outcome
+    """A guard found wrong words that it cannot repair; ``report`` says how many and where."""
+
+    def __init__(self, report: GuardReport) -> None:
+        super().__init__(
+            f"expected memory that its guards can repair, got {report.uncorrectable} uncorrectable words in "
+            f"{', '.join(report.where)}; load the weights again with load_state_dict"
+        )
+        self.report = report
+
+
+def harden(
+    program: Program,
+    protections: Iterable[Protection],
+    *,
+    copy: bool = True,
+    form: Form = "separate",
+    on_uncorrectable: Callable[[GuardReport], None] | None = None,
+) -> HardenedModule:
+    """The program with these protections, as a module; see :func:`lower` for the options."""
+    return lower(program, overlay(program, protections), copy=copy, form=form, on_uncorrectable=on_uncorrectable)
+
+
+def lower(
+    program: Program,
+    overlay: Overlay,
+    *,
+    copy: bool = True,
+    form: Form = "separate",
+    on_uncorrectable: Callable[[GuardReport], None] | None = None,
+) -> HardenedModule:
+    """The program with an overlay, as a module for inference.
+
+    It computes what the program computes with the overlay's effects put over the values of its sites, bit for bit. With
+    an empty overlay it is the baseline for latencies. It keeps the in-place operators of the user's model, unless a
+    protected site exists in the functional form alone; then it is built from that.
+
+    Args:
+        copy: give the module its own parameters and buffers. With False it shares those of the user's model: a guard
+            then repairs the user's weights, and takes a change that the user makes for a fault.
+        form: "separate" bounds the output of each operator. "fused" makes one integer clamp of a ReLU and its
+            bound: as fast as the ReLU alone, but a fault in its output comes after the bound.
+        on_uncorrectable: called with the report where a check fails for good; the forward pass then goes on. By
+            default :class:`UncorrectableMemory` is raised.
+    Raises:
+        HoplonError: a protected site that cannot be found in the graph, or an unknown form.
+    """
+    if form not in ("separate", "fused"):
+        raise HoplonError(f"expected form 'separate' or 'fused', got {form!r}")
+    graph_module, nodes = _graph_with(program, overlay.values)
+    if copy:
+        graph_module = copying.deepcopy(graph_module)
+        nodes = _site_nodes(graph_module)
+    for name, node in nodes.items():
+        node.meta["site"] = name
+    for name, effect in overlay.values.items():
+        _insert(graph_module, nodes[name], name, effect, form)
+    graph_module.recompile()
+    return HardenedModule(graph_module, overlay, on_uncorrectable=on_uncorrectable)
+
+
+@final
+class HardenedModule(nn.Module):
+    """A model with its protections, for inference only: called like the model, with the names of its state.
+
+    Before each forward pass the guards check and repair memory. ``to`` and ``load_state_dict`` arm them anew; after any
+    other change of the weights call :meth:`refresh`. The forward pass runs without gradients.
+
+    Attributes:
+        overlay: what was put over the program.
+        graph_module: the graph that runs. The node of each value site carries its name in ``meta["site"]``.
+        guards: the armed guards.
+        report: findings of the last check.
+    """
+
+    overlay: Overlay
+    graph_module: fx.GraphModule
+    guards: list[Any]
+    report: GuardReport
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        overlay: Overlay,
+        *,
+        on_uncorrectable: Callable[[GuardReport], None] | None = None,
+    ) -> None:
+        super().__init__()
+        _hold_constants(graph_module)
+        # One state under two faces: the user's names here, the graph's get_attr there.
+        for table in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            object.__setattr__(self, table, getattr(graph_module, table))
+        object.__setattr__(self, "graph_module", graph_module)
+        self.overlay = overlay
+        self.report = GuardReport()
+        self.on_uncorrectable = on_uncorrectable
+        self.training = False
+        self._arm()
+
+    @property
+    def protections(self) -> tuple[Protection, ...]:
+        """What protects it."""
+        return self.overlay.protections
+
+    @property
+    def extra_bytes(self) -> int:
+        """Memory of the guards, in bytes."""
+        return sum(guard.extra_bytes for guard in self.guards)
+
+    def memory(self) -> dict[str, Tensor]:
+        """Every parameter, buffer and constant by name, live; names that share a storage are all there."""
+        return {
+            **{name: tensor.detach() for name, tensor in self.named_parameters(remove_duplicate=False)},
+            **{name: tensor.detach() for name, tensor in self.named_buffers(remove_duplicate=False)},
+        }
+
+    def check(self) -> GuardReport:
+        """Let every guard compare and repair; what they found together."""
+        self.report = sum((guard.check() for guard in self.guards), GuardReport())
+        return self.report
+
+    def refresh(self) -> None:
+        """Take the memory as it is now for correct."""
+        for guard in self.guards:
+            guard.refresh()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Check memory, then run.
+
+        Raises:
+            UncorrectableMemory: a guard found what it cannot repair, and no ``on_uncorrectable`` was given.
+        """
+        if self.guards and self.check().uncorrectable:
+            if self.on_uncorrectable is None:
+                raise UncorrectableMemory(self.report)
+            self.on_uncorrectable(self.report)
+        with torch.no_grad():
+            return self.graph_module.forward(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Self:
+        """Refuse train mode; ``train(False)`` and ``eval()`` change nothing."""
+        if mode:
+            raise HoplonError(
+                "expected a hardened module to stay in eval mode, got train(); its graph was captured in eval mode and "
+                "its bounds and copies belong to these weights: train the model, then harden it again"
+            )
+        return self
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load weights and arm the guards on them; the bounds stay those of the profiled weights."""
+        result = super().load_state_dict(*args, **kwargs)
+        self._arm()
+        return result
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._arm()
+        return self
+
+    def _arm(self) -> None:
+        self.guards = self.overlay.guards(self.memory())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HardenedModule:
+        twin = copying.deepcopy(self.graph_module, memo)
+        return HardenedModule(twin, self.overlay, on_uncorrectable=self.on_uncorrectable)
+
+    def __reduce__(self) -> NoReturn:
+        raise HoplonError("expected a hardened module to be built by harden(), got pickling; save its state_dict")
+
+
+class _Effect(nn.Module):
+    """A value protection as a node of the graph."""
+
+    def __init__(self, effect: ValueProtection, *, in_place: bool) -> None:
+        super().__init__()
+        self.effect = effect
+        self.in_place = in_place
+
+    def forward(self, value: Tensor) -> Tensor:
+        return self.effect.apply_(value) if self.in_place else self.effect(value)
+
+
+def _graph_with(program: Program, wanted: Iterable[str]) -> tuple[fx.GraphModule, dict[str, fx.Node]]:
+    """The untouched form as a graph, or the functional one where a wanted site is not surely the same in both."""
+    exported = program.exported
+    sites = [program.value_site(name) for name in wanted]
+    if not all(_is_certain(program, site, exported.graph) for site in sites):
+        exported = exported.run_decompositions({})
+    graph_module = exported.module(check_guards=False)
+    return graph_module, _site_nodes(graph_module)
+
+
+def _is_certain(program: Program, site: ValueSite, graph: fx.Graph) -> bool:
+    """Whether a graph calls the site's operator as often as the program, so that call numbers mean the same calls."""
+    steps = [step for step in program.compute_steps() if not is_passive(step.op) and step.owner == site.owner]
+    calls = [step for step in steps if canonical_kind(step.op) == site.kind]
+    found = {identity for identity in identities(graph).values() if identity.owner == site.owner}
+    same = {identity.call for identity in found if identity.kind == site.kind}
+    name = Identity(site.owner, site.kind, site.call, site.output)
+    return name in found and len(same) == len(calls)
+
+
+def _site_nodes(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
+    return {
+        ValueSite(identity.owner, identity.kind, identity.call, identity.output).name: node
+        for node, identity in identities(graph_module.graph).items()
+    }
+
+
+def _insert(graph_module: fx.GraphModule, node: fx.Node, name: str, effect: ValueProtection, form: Form) -> None:
+    """Put an effect over the value of a node, for everybody who reads it."""
+    place = f"_protection_{sum(child.startswith('_protection_') for child in graph_module._modules)}"
+    graph = graph_module.graph
+    bounds_from_zero = isinstance(effect, BoundValue) and effect.low == 0
+    if form == "fused" and bounds_from_zero and canonical_kind(node.target) == "relu":
+        graph_module.add_module(place, _Effect(effect, in_place=_writes_in_place(node)))
+        with graph.inserting_before(node):
+            replacement = graph.call_module(place, (node.args[0],))
+        replacement.meta = node.meta
+        node.replace_all_uses_with(replacement)
+        graph.erase_node(node)
+        return
+    graph_module.add_module(place, _Effect(effect, in_place=_writes_in_place(node) or _is_fresh(node)))
+    with graph.inserting_after(node):
+        protected = graph.call_module(place, (node,))
+    protected.meta = {**{key: value for key, value in node.meta.items() if key != "site"}, "protects": name}
+    node.replace_all_uses_with(protected, delete_user_cb=lambda user: user is not protected)
+
+
+def _writes_in_place(node: fx.Node) -> bool:
+    """Whether the operator writes over its input: whoever shares that memory has to see the effect as well."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
+
+
+def _is_fresh(node: fx.Node) -> bool:
+    """Whether the operator allocated its result: nobody else can see a change of it."""
+    result = node.meta["val"].untyped_storage()._cdata
+    inputs = [source.meta.get("val") for source in node.all_input_nodes]
+    return all(value.untyped_storage()._cdata != result for value in inputs if isinstance(value, Tensor))
+
+
+def _hold_constants(graph_module: fx.GraphModule) -> None:
+    """Register the constants of the graph as buffers outside the state, so that they move and are guarded with it."""
+    held = {name for name, _ in graph_module.named_parameters(remove_duplicate=False)}
+    held |= {name for name, _ in graph_module.named_buffers(remove_duplicate=False)}
+    for node in graph_module.graph.nodes:
+        if node.op != "get_attr" or node.target in held:
+            continue
+        path, _, leaf = str(node.target).rpartition(".")
+        owner = graph_module.get_submodule(path)
+        value = getattr(owner, leaf)
+        if isinstance(value, Tensor):
+            delattr(owner, leaf)
+            owner.register_buffer(leaf, value, persistent=False)
+            held.add(str(node.target))

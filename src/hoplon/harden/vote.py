@@ -1,0 +1,50 @@
+"""Majority votes over three copies of memory, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from hoplon.formats import integer_view
+
+
+def distinct(memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One tensor per storage, under the first of its names; empty tensors left out."""
+    found: dict[tuple[object, ...], str] = {}
+    for name, tensor in memory.items():
+        if tensor.numel():
+            place = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+            found.setdefault(place, name)
+    return {name: memory[name].detach() for name in found.values()}
+
+
+def copy_of(tensor: Tensor) -> Tensor:
+    """A copy that may be written to in and outside of inference mode."""
+    with torch.inference_mode(False), torch.no_grad():
+        return tensor.detach().clone()
+
+
+def agree(live: Tensor, first: Tensor, second: Tensor) -> bool:
+    """Whether three tensors hold the same bits; reads each once and allocates nothing."""
+    words = integer_view(live)
+    return torch.equal(words, integer_view(first)) and torch.equal(words, integer_view(second))
+
+
+def vote_(live: Tensor, first: Tensor, second: Tensor) -> tuple[int, int]:
+    """Give every element of three equally shaped tensors the value that two of them hold.
+
+    Elements with three different values stay as they are. Words are compared, and copied, as integers: NaN payloads and
+    the sign of zero count.
+
+    Returns:
+        How many elements were not all equal, and how many of these have no majority.
+    """
+    a, b, c = integer_view(live), integer_view(first), integer_view(second)
+    detected = (a != b) | (a != c)
+    uncorrectable = detected & (a != b) & (a != c) & (b != c)
+    majority = torch.where(b == c, b, a)  # without b == c, the majority includes a, if there is one
+    for words in (a, b, c):
+        words.copy_(torch.where(uncorrectable, words, majority))
+    return int(detected.sum()), int(uncorrectable.sum())

@@ -1,0 +1,114 @@
+"""Scores of weights, and the weights with the highest ones."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self, final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hoplon.errors import DataError, HoplonError, no_match
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """A score for every weight of some memory sites, and where it comes from.
+
+    ``values`` maps the name of a memory site to a floating-point tensor of the shape of its storage; higher means more
+    important. The rest is provenance: the score, the data it was computed on, its loss, the program's fingerprint.
+
+    Raises:
+        HoplonError: no site, or a score that is not a finite number; names the site.
+    """
+
+    values: Mapping[str, Tensor]
+    score: str = ""
+    data: str = ""
+    n_samples: int = 0
+    batch: int = 0
+    loss: str = ""
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.total:
+            raise HoplonError("expected scores of at least one weight, got none")
+        for name, score in self.values.items():
+            if not score.is_floating_point() or not bool(score.isfinite().all()):
+                raise HoplonError(f"expected finite floating-point scores, got others in {name} ({score.dtype})")
+
+    def __getitem__(self, site: str) -> Tensor:
+        if site not in self.values:
+            raise no_match("scored site", site, list(self.values))
+        return self.values[site]
+
+    @cached_property
+    def total(self) -> int:
+        """How many weights are scored."""
+        return sum(score.numel() for score in self.values.values())
+
+    def count(self, fraction: float) -> int:
+        """How many weights the top ``fraction`` holds: ``round(fraction * total)``, at least one.
+
+        Raises:
+            HoplonError: a fraction outside (0, 1].
+        """
+        if not 0 < fraction <= 1:
+            raise HoplonError(f"expected a fraction in (0, 1], got {fraction}; 0.01 is one percent")
+        return max(1, round(fraction * self.total))
+
+    def top(self, fraction: float) -> dict[str, Tensor]:
+        """The weights with the highest scores of all sites together.
+
+        Args:
+            fraction: of the scored weights, in (0, 1].
+        Returns:
+            For every site the row-major indices of its chosen weights, int64, ascending; :meth:`count` in all. Equal
+            scores go by the order of the sites, then by index.
+        Example:
+            >>> Scores({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([[3.0], [2.0]])}).top(0.5)
+            {'a': tensor([0]), 'b': tensor([0])}
+        """
+        count = self.count(fraction)
+        flat = torch.cat([score.reshape(-1).double() for score in self.values.values()])
+        threshold = flat.kthvalue(flat.numel() - count + 1).values
+        chosen = flat > threshold
+        missing = count - int(chosen.sum())
+        chosen[(flat == threshold).nonzero()[:missing, 0]] = True
+        parts = chosen.split([score.numel() for score in self.values.values()])
+        return {name: part.nonzero()[:, 0] for name, part in zip(self.values, parts, strict=True)}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write safetensors, provenance in the header. The file appears whole or not at all."""
+        target = Path(path)
+        partial = target.with_name(target.name + ".partial")
+        about = {"sites": list(self.values)} | {name: getattr(self, name) for name in _PROVENANCE}
+        tensors = {name: score.contiguous() for name, score in self.values.items()}
+        save_file(tensors, partial, metadata={"hoplon.scores": json.dumps(about)})
+        partial.replace(target)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            DataError: no such file, or not a file of scores.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = json.loads((file.metadata() or {})["hoplon.scores"])
+                values = {name: file.get_tensor(name) for name in about.pop("sites")}
+            return cls(values, **about)
+        except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
+            raise DataError(f"expected a file of scores in {path}, got {error}; Scores.save writes one") from error
+
+
+_PROVENANCE = ("score", "data", "n_samples", "batch", "loss", "fingerprint")

@@ -1,0 +1,154 @@
+"""What a protection costs in time: arms interleaved in one process, compared block by block."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import final
+
+import torch
+from scipy.stats import binom
+from torch import Tensor
+
+from hoplon.errors import HoplonError
+
+
+@final
+@dataclass(frozen=True)
+class LatencyRatio:
+    """The latency of one arm: median in milliseconds, and its ratio to the baseline with an interval.
+
+    ``ratio`` is the median over blocks of (this arm's time / the baseline's time in the same block); ``low`` and
+    ``high`` enclose the true median at the stated confidence, whatever the distribution.
+    """
+
+    name: str
+    median_ms: float
+    ratio: float
+    low: float
+    high: float
+    blocks: int
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.median_ms:.3g} ms, x {self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@final
+@dataclass(frozen=True)
+class Overheads:
+    """Latencies measured together, and under what conditions."""
+
+    arms: tuple[LatencyRatio, ...]
+    baseline: str
+    calls: int
+    confidence: float
+    batch_shape: tuple[int, ...]
+    device: str
+    threads: int
+    torch_version: str
+
+    def __getitem__(self, name: str) -> LatencyRatio:
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise HoplonError(f"expected one of {', '.join(arm.name for arm in self.arms)}, got {name!r}")
+
+
+def measure(
+    modules: Mapping[str, Callable[[Tensor], object]],
+    x: Tensor,
+    *,
+    baseline: str,
+    blocks: int = 30,
+    calls: int = 5,
+    confidence: float = 0.95,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Overheads:
+    """Time several callables on one input, so that drift of the machine hits all alike.
+
+    Every block runs each arm ``calls`` times in an order drawn anew; an arm's ratio is taken within the block.
+
+    Args:
+        modules: arms by name, called as ``module(x)`` in inference mode.
+        x: the input, on the device to be measured.
+        baseline: the arm that ratios refer to.
+        blocks: at least 6 for a 95 % interval of a median.
+        calls: calls of one arm in one block.
+        seed: of the order of arms.
+        clock: seconds, as ``time.perf_counter``.
+    Raises:
+        HoplonError: an unknown baseline, or too few blocks for the confidence.
+    """
+    if baseline not in modules:
+        raise HoplonError(f"expected the baseline to be one of {', '.join(modules) or 'no arms'}, got {baseline!r}")
+    if calls < 1:
+        raise HoplonError(f"expected at least 1 call per block, got {calls}")
+    if _rank_of_median(blocks, confidence) is None:
+        raise HoplonError(f"expected more blocks for a {confidence:.0%} interval of a median, got {blocks}")
+    order, generator = list(modules), random.Random(seed)
+    times: dict[str, list[float]] = {name: [] for name in modules}
+    with torch.inference_mode():
+        for module in modules.values():
+            _time(module, x, 1, clock)  # warm-up: allocation, kernel selection
+        for _ in range(blocks):
+            generator.shuffle(order)
+            for name in order:
+                times[name].append(_time(modules[name], x, calls, clock))
+    arms = tuple(_ratio(name, times[name], times[baseline], confidence) for name in modules)
+    return Overheads(
+        arms, baseline, calls, confidence, tuple(x.shape), str(x.device), torch.get_num_threads(), torch.__version__
+    )
+
+
+def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float]:
+    """Order statistics that enclose the median with at least this confidence, for any distribution.
+
+    Raises:
+        HoplonError: too few values; 6 are needed for 95 %.
+    Source:
+        Conover, Practical Nonparametric Statistics, 3rd ed., section 3.2 (interval of a quantile).
+    Example:
+        >>> median_interval([5.0, 1.0, 4.0, 2.0, 3.0, 6.0])
+        (1.0, 6.0)
+    """
+    rank = _rank_of_median(len(values), confidence)
+    if rank is None:
+        raise HoplonError(f"expected more values for a {confidence:.0%} interval of a median, got {len(values)}")
+    ordered = sorted(values)
+    return ordered[rank], ordered[-1 - rank]
+
+
+def _rank_of_median(count: int, confidence: float) -> int | None:
+    """The largest r for which values r and -1-r in order miss the median with probability 1 - confidence at most."""
+    tail = (1 - confidence) / 2
+    # the interval misses on one side when at most r of the values lie there
+    rank = int(binom.ppf(tail, count, 0.5)) if count else 0
+    while rank >= 0 and binom.cdf(rank, count, 0.5) > tail:
+        rank -= 1
+    return rank if rank >= 0 else None
+
+
+def _time(module: Callable[[Tensor], object], x: Tensor, calls: int, clock: Callable[[], float]) -> float:
+    """Seconds per call."""
+    _finish(x.device)
+    start = clock()
+    for _ in range(calls):
+        module(x)
+    _finish(x.device)
+    return (clock() - start) / calls
+
+
+def _finish(device: torch.device) -> None:
+    """Wait until an accelerator has done what was asked of it."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _ratio(name: str, times: Sequence[float], baseline: Sequence[float], confidence: float) -> LatencyRatio:
+    ratios = [own / other for own, other in zip(times, baseline, strict=True)]
+    low, high = median_interval(ratios, confidence=confidence)
+    return LatencyRatio(name, median(times) * 1e3, median(ratios), low, high, len(ratios))

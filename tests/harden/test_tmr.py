@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from hoplon.errors import HoplonError
+from hoplon.formats import equal_bits, integer_view
+from hoplon.harden import TMR
+from hoplon.overlay import GuardReport
+
+GENERATOR_SEED = 5
+
+
+def memory() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(GENERATOR_SEED)
+    weight = torch.randn(4, 3, 3, 3, generator=generator)
+    weight[0] = 0.0
+    weight[1, 0, 0, 0] = -0.0
+    integer_view(weight)[1, 1, 1, 1] = 0x7FC12345  # a NaN with a payload
+    tied = torch.randn(6, generator=generator)
+    return {
+        "weight": weight,
+        "last": torch.randn(2, 3, 4, 4, generator=generator).to(memory_format=torch.channels_last),
+        "a": tied,
+        "b": tied,
+        "half": torch.randn(5, generator=generator).to(torch.bfloat16),
+        "count": torch.tensor(7),
+        "flag": torch.tensor([True, False]),
+        "empty": torch.zeros(0),
+    }
+
+
+def snapshot(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name in left:
+        assert equal_bits(left[name], right[name]), name
+
+
+def corrupt(tensor: Tensor, generator: torch.Generator) -> int:
+    """Change about half of the elements to other words, NaN patterns and zeros among them; how many."""
+    words = integer_view(tensor)
+    hit = torch.rand(words.shape, generator=generator) < 0.5
+    info = torch.iinfo(words.dtype)
+    noise = torch.randint(info.min, info.max, words.shape, generator=generator, dtype=torch.int64).to(words.dtype)
+    noise[noise == 0] = 1
+    before = words.clone()
+    words.copy_(torch.where(hit, words ^ noise, words))
+    return int((words != before).sum())
+
+
+def test_names_of_one_storage_are_guarded_once_and_bytes_are_exact() -> None:
+    live = memory()
+    guard = TMR().arm(live)
+    once = 4 * (4 * 27 + 2 * 48 + 6) + 2 * 5 + 8 + 2
+    assert guard.extra_bytes == 2 * once
+    assert sum(copy.nbytes for copy in guard.copies.values()) == guard.extra_bytes
+    assert "b#1" not in guard.copies
+    assert guard.check() == GuardReport(checked=4 * 27 + 2 * 48 + 6 + 5 + 1 + 2)
+
+
+@pytest.mark.parametrize("which", ["live", "#1", "#2"])
+def test_any_corruption_of_one_copy_is_repaired_bit_for_bit(which: str) -> None:
+    live = memory()
+    guard = TMR().arm(live)
+    wanted, copies = snapshot(live), snapshot(guard.copies)
+    generator = torch.Generator().manual_seed(1)
+    targets = (
+        {name: live[name] for name in live if name not in ("b", "empty", "flag")}
+        if which == "live"
+        else {name: copy for name, copy in guard.copies.items() if name.endswith(which) and "flag" not in name}
+    )
+    changed = sum(corrupt(tensor, generator) for tensor in targets.values())
+    assert changed > 50
+    report = guard.check()
+    assert (report.detected, report.corrected, report.uncorrectable) == (changed, changed, 0)
+    assert_same(live, wanted)
+    assert_same(guard.copies, copies)
+    assert guard.check().detected == 0
+
+
+def test_copies_hit_in_different_elements_are_all_repaired() -> None:
+    live = memory()
+    guard = TMR().arm(live)
+    wanted, copies = snapshot(live), snapshot(guard.copies)
+    live["weight"].view(-1)[0] = 3.0
+    guard.copies["weight#1"].view(-1)[1] = float("nan")
+    guard.copies["weight#2"].view(-1)[2] = float("inf")
+    assert guard.check() == GuardReport(218, 3, 3, 0, ("weight",))
+    assert_same(live, wanted)
+    assert_same(guard.copies, copies)
+
+
+def test_three_different_words_are_uncorrectable_and_left_alone() -> None:
+    live = memory()
+    guard = TMR().arm(live)
+    live["weight"].view(-1)[0] = 3.0
+    live["weight"].view(-1)[1] = 3.0
+    guard.copies["weight#1"].view(-1)[0] = -0.0  # the right value is +0.0: another word
+    report = guard.check()
+    assert report == GuardReport(218, 2, 1, 1, ("weight",))
+    assert live["weight"].view(-1)[:2].tolist() == [3.0, 0.0]
+    assert guard.copies["weight#1"].view(-1)[0].signbit()
+
+
+def test_the_papers_vote_calls_two_faults_in_one_tensor_uncorrectable() -> None:
+    live = memory()
+    guard = TMR(vote="tensor").arm(live)
+    wanted = snapshot(live)
+    live["weight"].view(-1)[0] = 3.0
+    assert guard.check() == GuardReport(218, 1, 1, 0, ("weight",))
+    assert_same(live, wanted)
+    for key in ("#1", "#2"):
+        guard.copies[f"weight{key}"].view(-1)[4] = 9.0
+        assert guard.check() == GuardReport(218, 1, 1, 0, ("weight",))
+        assert_same(live, wanted)
+    live["weight"].view(-1)[0] = 3.0
+    guard.copies["weight#1"].view(-1)[1] = 9.0
+    assert guard.check() == GuardReport(218, 2, 0, 2, ("weight",))
+    assert live["weight"].view(-1)[0] == 3.0
+
+
+def test_refresh_takes_a_change_for_correct() -> None:
+    live = memory()
+    guard = TMR().arm(live)
+    live["weight"].fill_(2.0)
+    guard.refresh()
+    assert guard.check().detected == 0
+    live["weight"].view(-1)[3] = 0.0
+    assert guard.check().corrected == 1
+    assert live["weight"].eq(2.0).all()
+
+
+def test_it_works_inside_inference_mode_and_out() -> None:
+    with torch.inference_mode():
+        guard = TMR().arm(memory())
+        assert guard.check().detected == 0
+    guard.copies["a#1"][0] = 5.0
+    assert guard.check().corrected == 1
+
+
+def test_unknown_votes_are_refused_and_labels_differ() -> None:
+    with pytest.raises(HoplonError, match="expected vote 'element' or 'tensor', got 'word'"):
+        TMR(vote="word")  # type: ignore[arg-type]
+    assert (TMR().label, TMR(vote="tensor").label) == ("tmr", "tmr-tensor")
