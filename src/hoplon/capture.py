@@ -53,6 +53,7 @@ def capture(
     _require_eval(model)
     args = example if isinstance(example, tuple) else (example,)
     inputs = _at_least_two_samples((args, dict(kwargs or {})))
+    _require_running(model, *inputs)
     exported = _export(model, *inputs)
     program = _program(exported, name or type(model).__name__, inputs)
     prove(program, model, inputs)
@@ -66,6 +67,24 @@ def _require_eval(model: nn.Module) -> None:
             f"expected a model in eval mode, got train mode in {', '.join(training[:3])}"
             f"{' and others' if len(training) > 3 else ''}; call model.eval() first"
         )
+
+
+def _require_running(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    try:
+        with torch.inference_mode():
+            model(*args, **kwargs)
+    except _EXPORT_ERRORS as error:
+        shapes = ", ".join(
+            str(tuple(leaf.shape)) for leaf in pytree.tree_leaves((args, kwargs)) if hasattr(leaf, "shape")
+        )
+        raise CaptureError(
+            f"expected an example that {type(model).__name__} accepts, got inputs of shape {shapes} and from the model "
+            f"{_first_line(error)!r}; give a batch of real input, with the batch axis first"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _at_least_two_samples(
@@ -114,7 +133,7 @@ def _by_parameter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
 
 def _export_error(model: nn.Module, args: tuple[Any, ...], error: Exception) -> CaptureError:
     text = str(error)
-    reason = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    reason = _first_line(error)
     kind = type(model).__name__
     shapes = [tuple(leaf.shape) for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
     if "Constraints violated" in text or "specialized" in text or "ConstraintViolation" in type(error).__name__:

@@ -1,0 +1,204 @@
+"""Replay against the naive injector, fault by fault, bit for bit; the order of fault and protection at a site."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from hoplon import capture
+from hoplon.formats import equal_bits
+from hoplon.overlay import Overlay, ValueProtection
+from hoplon.replay import Hits, Placement, Replay
+from tests.nets import NETS
+from tests.reference.forward import faulty_memory_outputs, faulty_outputs
+
+BATCH = 4
+ALL = (1 << 32) - 1
+
+
+@dataclass(frozen=True)
+class _Shot:
+    site: str
+    row: int
+    element: int
+    positions: tuple[int, ...]
+
+
+def _shots(sites: list[tuple[str, int]], per_site: int, seed: int) -> list[_Shot]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(high: int) -> int:
+        return int(torch.randint(high, (1,), generator=generator))
+
+    shots = []
+    for name, numel in sites:
+        for number in range(per_site):
+            count = 1 + number % 3
+            positions = torch.randperm(32, generator=generator)[:count].tolist()
+            element = numel - 1 if number == 0 else draw(numel)
+            positions = [30] if number == 1 else positions
+            shots.append(_Shot(name, draw(BATCH), element, tuple(positions)))
+    return shots
+
+
+def _hits(shots: list[_Shot], rows: list[int]) -> dict[str, Hits]:
+    grouped: dict[str, list[tuple[int, _Shot]]] = {}
+    for row, shot in zip(rows, shots, strict=True):
+        grouped.setdefault(shot.site, []).append((row, shot))
+    return {
+        site: Hits(
+            rows=torch.tensor([row for row, _ in members]),
+            elements=torch.tensor([shot.element for _, shot in members]),
+            keep=torch.full((len(members),), ALL),
+            flip=torch.tensor([sum(1 << p for p in shot.positions) for _, shot in members]),
+        )
+        for site, members in grouped.items()
+    }
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_value_faults_equal_the_naive_injector(name: str) -> None:
+    net = NETS[name]
+    model, x = net.model(), net.batch(BATCH)
+    program = capture(model, x)
+    replay = Replay(program, Overlay(), BATCH, program.value_sites)
+    golden = replay.golden([x])
+    shots = _shots([(site.name, site.numel) for site in program.value_sites], per_site=9, seed=3)
+    order = torch.randperm(len(shots), generator=torch.Generator().manual_seed(4)).tolist()
+    for start in range(0, len(order), BATCH):  # passes that mix sites, inputs and rows
+        chunk = [shots[i] for i in order[start : start + BATCH]]
+        rows = torch.tensor([shot.row for shot in chunk] + [0] * (BATCH - len(chunk)))
+        outputs, struck = replay.strike_values(golden, rows, _hits(chunk, list(range(len(chunk)))))
+        assert sum(len(met.before) for met in struck.values()) == len(chunk)
+        assert all(bool((met.before != met.after).all()) for met in struck.values())
+        for row, shot in enumerate(chunk):
+            wanted = faulty_outputs(model, x, shot.site, shot.row, [(shot.element, list(shot.positions))])
+            assert equal_bits(outputs[0][row], wanted[shot.row]), shot
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_several_words_of_one_fault_equal_the_naive_injector(name: str) -> None:
+    net = NETS[name]
+    model, x = net.model(), net.batch(BATCH)
+    program = capture(model, x)
+    site = max(program.value_sites, key=lambda s: s.numel)
+    replay = Replay(program, Overlay(), BATCH, [site])
+    hits = {
+        site.name: Hits(
+            rows=torch.tensor([1, 1, 1]),
+            elements=torch.tensor([0, 1, site.numel - 1]),
+            keep=torch.full((3,), ALL),
+            flip=torch.tensor([1 << 30, 1 << 22, 1 << 31]),
+        )
+    }
+    outputs, _ = replay.strike_values(replay.golden([x]), torch.tensor([3, 2, 1, 0]), hits)
+    changes = [(0, [30]), (1, [22]), (site.numel - 1, [31])]
+    assert equal_bits(outputs[0][1], faulty_outputs(model, x, site.name, 2, changes)[2])
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_memory_faults_equal_the_naive_injector(name: str) -> None:
+    net = NETS[name]
+    model, x = net.model(), net.batch(BATCH)
+    program = capture(model, x)
+    replay = Replay(program, Overlay(), BATCH, program.memory_sites)
+    golden = replay.golden([x])
+    for shot in _shots([(site.name, site.numel) for site in program.memory_sites], per_site=6, seed=5):
+        site = program.memory_site(shot.site)
+        memory = program.memory()
+        broken = memory[site.name].clone()
+        flat = broken.view(torch.int32).view(-1)
+        for position in shot.positions:
+            flat[shot.element] ^= (1 << position) - (1 << 32 if position == 31 else 0)
+        names = (site.name, *site.aliases)
+        outputs = replay.strike_memory(golden, {**memory, **dict.fromkeys(names, broken)}, names)
+        wanted = faulty_memory_outputs(model, x, shot.site, shot.element, list(shot.positions))
+        assert equal_bits(outputs[0], wanted), shot
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_no_flip_gives_the_golden_output(name: str) -> None:
+    net = NETS[name]
+    x = net.batch(BATCH)
+    program = capture(net.model(), x)
+    replay = Replay(program, Overlay(), BATCH, program.value_sites)
+    golden = replay.golden([x])
+    nothing, one = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
+    for site in program.value_sites:
+        hit = Hits(rows=one, elements=nothing, keep=one * ALL, flip=nothing)
+        outputs, struck = replay.strike_values(golden, torch.tensor([2, 3, 0, 1]), {site.name: hit})
+        assert equal_bits(outputs[0], golden.outputs[0][[2, 3, 0, 1]])
+        assert not struck[site.name].reached.any()
+    hit = Hits(rows=one, elements=nothing, keep=one * ALL, flip=one << 30)
+    last = program.value_sites[-1].name
+    outputs, struck = replay.strike_values(golden, torch.tensor([2, 3, 0, 1]), {last: hit})
+    assert struck[last].reached.all()
+    assert not equal_bits(outputs[0][1], golden.outputs[0][3])
+    assert equal_bits(outputs[0][0], golden.outputs[0][2])
+
+
+@dataclass(frozen=True)
+class _Cap(ValueProtection):
+    """Nothing above the cap."""
+
+    cap: float
+
+    def __call__(self, value: Tensor) -> Tensor:
+        return value.clamp(max=self.cap)
+
+    def apply_(self, value: Tensor) -> Tensor:
+        return value.clamp_(max=self.cap)
+
+
+@pytest.mark.parametrize(("placement", "expected"), [("before", 0.5), ("after", math.inf)])
+def test_placement_decides_who_is_last_at_a_site(placement: Placement, expected: float) -> None:
+    net = NETS["mlp"]
+    program = capture(net.model(), net.batch(BATCH))
+    over = Overlay("cap", {":relu": _Cap(0.5)})
+    replay = Replay(program, over, BATCH, [program.value_site(":relu")], placement)
+    golden = replay.golden([net.batch(BATCH)])
+    assert float(golden.delivered[program.site_steps[":relu"]].max()) == 0.5
+    infinity = 0x7F800000
+    hit = Hits(torch.tensor([0]), torch.tensor([2]), keep=torch.tensor([0]), flip=torch.tensor([infinity]))
+    outputs, struck = replay.strike_values(golden, torch.arange(BATCH), {":relu": hit})
+    assert int(struck[":relu"].after[0]) == infinity
+    hidden = golden.delivered[program.site_steps[":relu"]][0].clone()
+    hidden[2] = expected
+    second = torch.tanh(hidden @ program.memory()["fc2.weight"].T + program.memory()["fc2.bias"])
+    wanted = second @ program.memory()["fc3.weight"].T + program.memory()["fc3.bias"]
+    assert torch.allclose(outputs[0][0], wanted, atol=1e-5)
+
+
+def test_a_value_recomputed_after_an_earlier_fault_is_protected_before_a_later_strike() -> None:
+    """Two words of one fault, the later site downstream of the earlier one, under placement "after"."""
+    net = NETS["mlp"]
+    x = net.batch(BATCH)
+    program = capture(net.model(), x)
+    over = Overlay("cap", {":relu": _Cap(0.25), ":tanh": _Cap(0.25)})
+    one, zero = torch.tensor([0]), torch.tensor([0])
+    for placement in ("before", "after"):
+        replay = Replay(program, over, BATCH, program.value_sites, placement)
+        golden = replay.golden([x])
+        hits = {
+            "fc1:linear": Hits(one, zero, torch.tensor([ALL]), torch.tensor([1 << 30])),
+            ":tanh": Hits(one, torch.tensor([1]), torch.tensor([ALL]), torch.tensor([1 << 31])),
+        }
+        outputs, struck = replay.strike_values(golden, torch.arange(BATCH), hits)
+        memory = program.memory()
+        hidden = x @ memory["fc1.weight"].T + memory["fc1.bias"]
+        hidden.view(torch.int32)[0, 0] ^= 1 << 30
+        second = torch.tanh(hidden.relu().clamp(max=0.25) @ memory["fc2.weight"].T + memory["fc2.bias"])
+        if placement == "before":
+            second[0, 1] *= -1
+            second = second.clamp(max=0.25)
+        else:
+            second = second.clamp(max=0.25)
+            second[0, 1] *= -1
+        wanted = second @ memory["fc3.weight"].T + memory["fc3.bias"]
+        assert torch.allclose(outputs[0], wanted, atol=1e-5)
+        assert equal_bits(outputs[0][1:], golden.outputs[0][1:])
+        assert bool((struck[":tanh"].before ^ struck[":tanh"].after == 1 << 31).all())
