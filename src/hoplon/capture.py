@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 import operator
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +18,7 @@ from torch.utils import _pytree as pytree
 from hoplon.errors import CaptureError
 from hoplon.program import BatchLayout, Program, Ref, Step
 from hoplon.proof import prove
+from hoplon.quiet import quiet_torch
 from hoplon.sites import CallCounter, MemorySite, ValueSite, canonical_kind, is_passive
 
 _EXPORT_ERRORS = (
@@ -109,18 +108,10 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     batch = Dim("batch", min=2, max=2**20)
     shapes = pytree.tree_map(lambda leaf: {0: batch} if isinstance(leaf, Tensor) else None, (args, kwargs))
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet_torch():
             return torch.export.export(model, args, kwargs, dynamic_shapes=_by_parameter(model, *shapes))
     except _EXPORT_ERRORS as error:
         raise _export_error(model, args, error) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch.export warns of its own use of its own tree specs: nothing that a user could act on."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
-        yield
 
 
 def _by_parameter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -191,7 +182,7 @@ def owner_of(node: fx.Node) -> str:
 
 
 def _program(exported: ExportedProgram, name: str, inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Program:
-    with _quiet():
+    with quiet_torch():
         functional = exported.run_decompositions({})
     if functional.graph_signature.buffers_to_mutate:
         names = ", ".join(functional.graph_signature.buffers_to_mutate.values())

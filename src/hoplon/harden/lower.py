@@ -14,6 +14,7 @@ from hoplon.errors import HoplonError
 from hoplon.harden.bound import BoundValue
 from hoplon.overlay import GuardReport, Overlay, Protection, ValueProtection, overlay
 from hoplon.program import Program
+from hoplon.quiet import quiet_torch
 from hoplon.sites import ValueSite, canonical_kind, is_passive
 
 Form = Literal["separate", "fused"]
@@ -71,7 +72,8 @@ def lower(
         raise HoplonError(f"expected form 'separate' or 'fused', got {form!r}")
     graph_module, nodes = _graph_with(program, overlay.values)
     if copy:
-        graph_module = copying.deepcopy(graph_module)
+        with quiet_torch():
+            graph_module = copying.deepcopy(graph_module)
         nodes = _site_nodes(graph_module)
     for name, node in nodes.items():
         node.meta["site"] = name
@@ -108,7 +110,6 @@ class HardenedModule(nn.Module):
         on_uncorrectable: Callable[[GuardReport], None] | None = None,
     ) -> None:
         super().__init__()
-        _hold_constants(graph_module)
         # One state under two faces: the user's names here, the graph's get_attr there.
         for table in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             object.__setattr__(self, table, getattr(graph_module, table))
@@ -183,7 +184,8 @@ class HardenedModule(nn.Module):
         self.guards = self.overlay.guards(self.memory())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HardenedModule:
-        twin = copying.deepcopy(self.graph_module, memo)
+        with quiet_torch():
+            twin = copying.deepcopy(self.graph_module, memo)
         return HardenedModule(twin, self.overlay, on_uncorrectable=self.on_uncorrectable)
 
     def __reduce__(self) -> NoReturn:
@@ -207,7 +209,8 @@ def _graph_with(program: Program, wanted: Iterable[str]) -> tuple[fx.GraphModule
     exported = program.exported
     sites = [program.value_site(name) for name in wanted]
     if not all(_is_certain(program, site, exported.graph) for site in sites):
-        exported = exported.run_decompositions({})
+        with quiet_torch():
+            exported = exported.run_decompositions({})
     graph_module = exported.module(check_guards=False)
     return graph_module, _site_nodes(graph_module)
 
@@ -260,6 +263,22 @@ def _is_fresh(node: fx.Node) -> bool:
     result = node.meta["val"].untyped_storage()._cdata
     inputs = [source.meta.get("val") for source in node.all_input_nodes]
     return all(value.untyped_storage()._cdata != result for value in inputs if isinstance(value, Tensor))
+
+
+def _own_memory(graph_module: fx.GraphModule) -> None:
+    """Give a graph copies of its parameters and buffers; names that share a storage share its copy."""
+    copies: dict[tuple[object, ...], Tensor] = {}
+    for module in graph_module.modules():
+        for table in (module._parameters, module._buffers):
+            for name, tensor in table.items():
+                if tensor is None:
+                    continue
+                place = (tensor.data_ptr() or id(tensor), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+                if place not in copies:
+                    twin = tensor.detach().clone()
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    copies[place] = nn.Parameter(twin, tensor.requires_grad) if is_parameter else twin
+                table[name] = copies[place]
 
 
 def _hold_constants(graph_module: fx.GraphModule) -> None:
