@@ -61,7 +61,7 @@ def test_the_order_is_shuffled_and_follows_the_seed() -> None:
 
 def halves(count: int) -> Iterator[int]:
     """How many of ``count`` fair coins show heads, over all outcomes."""
-    return (bin(outcome).count("1") for outcome in range(2**count))
+    return (outcome.bit_count() for outcome in range(2**count))
 
 
 @pytest.mark.parametrize("count", [6, 9, 12, 15])

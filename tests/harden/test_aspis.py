@@ -37,8 +37,8 @@ def snapshot(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
-    for name in right:
-        assert equal_bits(left[name], right[name]), name
+    for name, tensor in right.items():
+        assert equal_bits(left[name], tensor), name
 
 
 def test_extra_bytes_are_twelve_per_float32_weight() -> None:

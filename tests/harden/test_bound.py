@@ -15,7 +15,7 @@ BOUNDS = [(0.0, 6.0), (0.0, 0.0), (0.25, 4.0), (-0.5, 3.0), (-2.0, -1.0), (-1.0,
 
 
 def awkward(dtype: torch.dtype) -> Tensor:
-    """Every 16-bit word, spread over the upper bits of the dtype, with some low bits set: all NaNs, zeros, subnormals."""
+    """Every 16-bit word, spread over the upper bits of the dtype, some low bits set: NaNs, zeros, subnormals."""
     words = torch.arange(2**16, dtype=torch.int64)
     shift = 8 * dtype.itemsize - 16
     words = (words << shift) | (words % 7 if shift else 0)

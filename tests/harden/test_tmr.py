@@ -37,8 +37,8 @@ def snapshot(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
     assert left.keys() == right.keys()
-    for name in left:
-        assert equal_bits(left[name], right[name]), name
+    for name, tensor in left.items():
+        assert equal_bits(tensor, right[name]), name
 
 
 def corrupt(tensor: Tensor, generator: torch.Generator) -> int:

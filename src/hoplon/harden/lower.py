@@ -71,10 +71,9 @@ def lower(
     if form not in ("separate", "fused"):
         raise HoplonError(f"expected form 'separate' or 'fused', got {form!r}")
     graph_module, nodes = _graph_with(program, overlay.values)
+    _hold_constants(graph_module)
     if copy:
-        with quiet_torch():
-            graph_module = copying.deepcopy(graph_module)
-        nodes = _site_nodes(graph_module)
+        _own_memory(graph_module)
     for name, node in nodes.items():
         node.meta["site"] = name
     for name, effect in overlay.values.items():
@@ -186,6 +185,7 @@ class HardenedModule(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> HardenedModule:
         with quiet_torch():
             twin = copying.deepcopy(self.graph_module, memo)
+        twin._non_persistent_buffers_set.update(self._non_persistent_buffers_set)  # which torch forgets
         return HardenedModule(twin, self.overlay, on_uncorrectable=self.on_uncorrectable)
 
     def __reduce__(self) -> NoReturn:
@@ -269,7 +269,8 @@ def _own_memory(graph_module: fx.GraphModule) -> None:
     """Give a graph copies of its parameters and buffers; names that share a storage share its copy."""
     copies: dict[tuple[object, ...], Tensor] = {}
     for module in graph_module.modules():
-        for table in (module._parameters, module._buffers):
+        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for table in tables:
             for name, tensor in table.items():
                 if tensor is None:
                     continue

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
+from torch.utils import _pytree as pytree
 
 from hoplon.data import Inputs, as_inputs
 from hoplon.errors import DataError
@@ -32,7 +32,7 @@ def taylor(
     The score depends on ``batch``, since the gradient is that of a batch's mean loss; it is recorded.
 
     Args:
-        program: its memory is read only, no ``.grad`` is written.
+        program: its functional form is differentiated; memory is only read, no ``.grad`` is written.
         data: samples and labels, best of the training set.
         loss: called as ``loss(output, labels)``, gives the mean loss of a batch as a scalar; ``labels`` is None for
             data without labels.
@@ -50,17 +50,15 @@ def taylor(
     inputs = as_inputs(data)
     chosen = sites.select(program)
     memory = program.memory()
-    module = program.exported.module(check_guards=False)
-    module._forward_pre_hooks.clear()  # they refuse batches of one sample
     done = 0
     with torch.inference_mode(False), torch.enable_grad():
         leaves = [memory[site.name].detach().requires_grad_() for site in chosen]
-        state = {
-            name: leaf for site, leaf in zip(chosen, leaves, strict=True) for name in (site.name, *site.aliases)
-        }
+        for site, leaf in zip(chosen, leaves, strict=True):
+            memory |= dict.fromkeys((site.name, *site.aliases), leaf)
         scores = [torch.zeros_like(leaf, dtype=torch.float32, requires_grad=False) for leaf in leaves]
         for part in inputs.batches(batch):
-            value = _checked(loss(functional_call(module, state, part.tensors, tie_weights=False), part.y))
+            outputs = program.run(program.input_leaves(part.tensors), memory)
+            value = _checked(loss(pytree.tree_unflatten(outputs, program.out_spec), part.y))
             gradients = torch.autograd.grad(value, leaves, allow_unused=True)
             for score, leaf, gradient in zip(scores, leaves, gradients, strict=True):
                 if gradient is not None:
