@@ -1,0 +1,251 @@
+"""The whole question in one call: how often faults make a network fail, what protections change, what they cost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from hoplon.campaign import Campaign
+from hoplon.compare import Comparison, compare
+from hoplon.criteria import Criterion, TopK
+from hoplon.data import Inputs
+from hoplon.errors import DataError, HoplonError
+from hoplon.evaluation import default_batch, golden_outputs
+from hoplon.faults import BitFlip, FaultModel, FaultTable
+from hoplon.harden import TMR, Aspis, Ranger
+from hoplon.importance import Scores, taylor
+from hoplon.overlay import Overlay, Protection
+from hoplon.program import Program
+from hoplon.ranges import Ranges, profile_ranges
+from hoplon.replay import Placement
+from hoplon.sites import Memory, Site, Values
+
+Progress = Callable[[str, int, int], None]
+"""Told the stage at work, and how much of it is done: ``progress("value faults, ranger", 512, 8192)``."""
+
+VALUES = Values(kind=("conv", "linear"))
+MEMORY = Memory("*.weight", kind=("conv", "linear"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much to run, and how harm is judged.
+
+    Args:
+        value_faults: faults in operator outputs, one input each; 0 leaves this kind out.
+        memory_faults: faults in weights, each met by all inputs; 0 leaves this kind out.
+        inputs: how many held-out inputs faults meet, drawn by ``seed``; None for all. Accuracy is always that of all.
+        calibration: how many calibration samples ranges and scores are computed on, drawn by ``seed``; None for all.
+        criterion: what counts as harm.
+        placement: whether a fault strikes before or after the protection of its own site.
+        batch: samples per replay pass; chosen from the model's size by default.
+        latency: measure what the arms cost in time; seconds per arm.
+        seed: decides faults and samples.
+    Raises:
+        HoplonError: a number out of range, or no fault at all.
+    """
+
+    value_faults: int = 8192
+    memory_faults: int = 512
+    inputs: int | None = None
+    calibration: int | None = None
+    criterion: Criterion = field(default_factory=TopK)
+    placement: Placement = "before"
+    batch: int | None = None
+    latency: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.value_faults, self.memory_faults) < 0 or not self.value_faults + self.memory_faults:
+            raise HoplonError(
+                f"expected value or memory faults to run, got {self.value_faults} and {self.memory_faults}"
+            )
+        for name in ("inputs", "calibration", "batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise HoplonError(f"expected {name} of at least 1, got {value}")
+        if self.seed < 0:
+            raise HoplonError(f"expected a seed of at least 0, got {self.seed}")
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """The comparison, and all that its figures rest on.
+
+    ``population``: by target, what faults were drawn from; ``protections``: by arm, the labels of what is in it;
+    ``model_bytes``: of all parameters and buffers, what extra bytes compare with.
+    """
+
+    comparison: Comparison
+    plan: Plan
+    population: Mapping[str, Mapping[str, Any]]
+    protections: Mapping[str, tuple[str, ...]]
+    calibration: Mapping[str, Any]
+    model_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON: figures, captions, provenance."""
+        return {
+            "format": 1,
+            **self.comparison.to_dict(),
+            "seed": self.plan.seed,
+            "fault_model": FAULT_MODEL.name,
+            "sampling": "element-uniform",
+            "population": {target: dict(found) for target, found in self.population.items()},
+            "protections": {name: list(labels) for name, labels in self.protections.items()},
+            "calibration": dict(self.calibration),
+            "model_bytes": self.model_bytes,
+        }
+
+
+FAULT_MODEL: FaultModel = BitFlip()
+
+
+def standard_arms(ranges: Ranges, scores: Scores) -> dict[str, tuple[Protection, ...]]:
+    """The arms that every assessment compares, by name; "none" is what differences refer to."""
+    return {
+        "none": (),
+        "ranger": (Ranger(ranges),),
+        "aspis-1%": (Aspis(scores, 0.01),),
+        "aspis-10%": (Aspis(scores, 0.1),),
+        "tmr": (TMR(),),
+        "ranger+aspis-1%": (Ranger(ranges), Aspis(scores, 0.01)),
+    }
+
+
+def assess(
+    program: Program,
+    *,
+    calibration: Inputs,
+    held_out: Inputs,
+    plan: Plan,
+    store: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Assessment:
+    """Profile ranges, score weights, draw faults, and run them in every standard arm.
+
+    Faults are single-bit flips, element-uniform over the outputs of convolutions and linear layers (value faults) and
+    over their weights (memory faults).
+
+    Args:
+        calibration: labelled, what protections learn from; best of the training data.
+        held_out: labelled, what faults meet and accuracy is measured on.
+        store: a folder for the ranges, the scores and one run directory per target and arm.
+        progress: told what is at work.
+    Raises:
+        DataError: data without labels, or that does not fit the model or its classes.
+        SiteError: no convolution or linear layer, or no activation.
+        StoreError: ``store`` cannot be written, or has a run in it.
+    """
+    tell = progress or (lambda stage, done, total: None)
+    known = _part(calibration, plan.calibration, plan.seed)
+    met = _part(held_out, plan.inputs, plan.seed)
+    tables = _draw(program, met, plan)
+    _check_calibration(program, known, plan)
+    ranges = profile_ranges(program, known, progress=lambda done, total: tell("activation ranges", done, total))
+    scores = taylor(
+        program, known, loss=F.cross_entropy, progress=lambda done, total: tell("scores of weights", done, total)
+    )
+    arms = standard_arms(ranges, scores)
+    values_total = plan.value_faults * len(arms)
+
+    def faults_run(arm: str, done: int, total: int) -> None:
+        tell("costs without faults", 1, 1)
+        if done <= values_total:
+            tell(f"value faults, {arm}", done, values_total)
+        else:
+            tell(f"memory faults, {arm}", done - values_total, total - values_total)
+
+    tell("costs without faults", 0, 1)
+    comparison = compare(
+        program,
+        met,
+        arms=arms,
+        faults=tables,
+        criterion=plan.criterion,
+        placement=plan.placement,
+        batch=plan.batch,
+        latency=plan.latency,
+        held_out=held_out,
+        store=store,
+        progress=faults_run,
+    )
+    if store is not None:
+        ranges.save(Path(store) / "ranges.json")
+        scores.save(Path(store) / "scores.safetensors")
+    return Assessment(
+        comparison=comparison,
+        plan=plan,
+        population={table.target: _population(program, table) for table in tables},
+        protections={name: tuple(protection.label for protection in arm) for name, arm in arms.items()},
+        calibration={"data": known.name, "inputs": len(known), "score": scores.score, "score_batch": scores.batch},
+        model_bytes=sum(tensor.nbytes for tensor in program.memory().values()),
+    )
+
+
+def announcement(program: Program, held_out: Inputs, plan: Plan) -> str:
+    """What :func:`assess` is going to run, in one paragraph.
+
+    Raises:
+        SiteError: as :func:`assess`.
+    """
+    inputs = min(plan.inputs or len(held_out), len(held_out))
+    parts = []
+    if plan.value_faults:
+        sites = VALUES.select(program)
+        parts.append(
+            f"{plan.value_faults:,} value faults in {_elements(sites):,} values of {len(sites)} layers (one input each)"
+        )
+    if plan.memory_faults:
+        memory = MEMORY.select(program)
+        parts.append(
+            f"{plan.memory_faults:,} memory faults in {_elements(memory):,} weights of {len(memory)} layers "
+            f"(each met by up to {inputs:,} inputs: {plan.memory_faults * inputs:,} runs)"
+        )
+    return f"{program.name}: {' and '.join(parts)}, in 6 arms of protection"
+
+
+def _part(inputs: Inputs, count: int | None, seed: int) -> Inputs:
+    """``count`` samples in their old order, drawn by the seed."""
+    if count is None or count >= len(inputs):
+        return inputs
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
+    return inputs.take(order[:count].sort().values)
+
+
+def _draw(program: Program, inputs: Inputs, plan: Plan) -> list[FaultTable]:
+    selections: list[tuple[int, Values | Memory]] = [(plan.value_faults, VALUES), (plan.memory_faults, MEMORY)]
+    return [
+        Campaign(
+            program, inputs, sites=sites, fault_model=FAULT_MODEL, criterion=plan.criterion, batch=plan.batch
+        ).draw(count=count, seed=plan.seed)
+        for count, sites in selections
+        if count
+    ]
+
+
+def _check_calibration(program: Program, calibration: Inputs, plan: Plan) -> None:
+    if calibration.y is None:
+        raise DataError(f"expected labels in the calibration data {calibration.name!r}, got none; scores need a loss")
+    size = min(plan.batch or default_batch(program), len(calibration))
+    TopK().check(golden_outputs(program, Overlay(), calibration, batch=size), calibration.y)
+
+
+def _population(program: Program, table: FaultTable) -> dict[str, Any]:
+    sites: Sequence[Site] = (VALUES if table.target == "values" else MEMORY).select(program)
+    return {
+        "kinds": ["conv", "linear"],
+        "layers": [site.name for site in sites],
+        "elements": _elements(sites),
+        "formats": sorted({str(site.dtype).removeprefix("torch.") for site in sites}),
+    }
+
+
+def _elements(sites: Sequence[Site]) -> int:
+    return sum(site.numel for site in sites)

@@ -1,0 +1,70 @@
+"""What ``demo`` and ``compare`` share: announce, assess, write, print."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from hoplon.assessment import Plan, announcement, assess
+from hoplon.capture import capture
+from hoplon.cli.console import progress_bars, say, show, show_json
+from hoplon.cli.output import OutputFolder
+from hoplon.errors import HoplonError
+from hoplon.report import verdict, write_document, write_page
+from hoplon.zoo import ZooData, ZooModel
+
+
+def run_assessment(
+    model: ZooModel, data: ZooData, plan: Plan, *, out: OutputFolder, command: Sequence[str], as_json: bool
+) -> None:
+    """Assess a model on data; leave page, document and runs in the folder; print tables and verdict, or the document.
+
+    Raises:
+        HoplonError: bad input of any kind, with one clear message.
+        KeyboardInterrupt: after saying what is kept.
+    """
+    page = out.path / "report.html"
+    try:
+        program = capture(model.module, model.example, name=model.name)
+        say(announcement(program, data.held_out, plan))
+        with out.runs() as runs:
+            with progress_bars() as tell:
+                found = assess(
+                    program,
+                    calibration=data.calibration,
+                    held_out=data.held_out,
+                    plan=plan,
+                    store=runs,
+                    progress=tell,
+                )
+            document = {**found.to_dict(), "command": shlex.join(command), "report": str(page)}
+            write_page(page, document)
+            write_document(out.path / "results.json", document)
+    except KeyboardInterrupt:
+        say(f"hoplon: interrupted; kept: {out.kept}")
+        raise
+    if as_json:
+        show_json(document)
+    else:
+        show(found.comparison.tables(), [(part.title, part.sentences) for part in verdict(document)])
+    say(f"wrote {page}, {out.path / 'results.json'} and {out.path / 'runs'}")
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """A scope in which torch computes on this many threads; None leaves them alone.
+
+    Raises:
+        HoplonError: a count below 1.
+    """
+    if count is not None and count < 1:
+        raise HoplonError(f"expected at least 1 thread, got {count}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

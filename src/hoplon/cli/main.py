@@ -1,0 +1,52 @@
+"""The ``hoplon`` command and what it makes of errors."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+
+import typer
+
+from hoplon.cli.compare import compare
+from hoplon.cli.console import say
+from hoplon.cli.demo import demo
+from hoplon.cli.report import report
+from hoplon.errors import HoplonError
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    name="hoplon",
+    help="What soft errors do to a trained network, where it is vulnerable, and what hardens it at which price.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(demo)
+app.command()(compare)
+app.command()(report)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status comes back.
+
+    0: done · 2: bad input, one line on stderr says what and the way out · 130: interrupted.
+    """
+    with warnings.catch_warnings():
+        # torch.export inspects its own tree specs in a form that torch itself deprecates
+        warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")
+        try:
+            app(args=None if arguments is None else list(arguments), prog_name="hoplon")
+        except HoplonError as error:
+            say(f"hoplon: {error}")
+            return BAD_INPUT
+        except KeyboardInterrupt:
+            return INTERRUPTED
+        except SystemExit as done:  # typer ends every command this way
+            return done.code if isinstance(done.code, int) else int(done.code is not None)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""The output folder: proved writable before the work, complete or as it was after it."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hoplon.errors import StoreError
+
+RUNS = "runs"
+_PARTIAL = "runs.partial"
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """Where a command leaves ``report.html``, ``results.json`` and the run directories in ``runs``.
+
+    An earlier run in the same folder stays until the new one is complete, and is then replaced.
+    """
+
+    path: Path
+
+    @classmethod
+    def prepare(cls, path: Path) -> OutputFolder:
+        """The folder, made if it is missing and proved writable.
+
+        Raises:
+            StoreError: it cannot be written, or its ``runs`` holds something that is no run.
+        """
+        probe = path / f".hoplon-{uuid.uuid4().hex}"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            probe.touch(exist_ok=False)
+            probe.unlink()
+        except OSError as error:
+            raise StoreError(
+                f"expected a writable output folder, got {path} ({error.strerror or error}); choose another with --out"
+            ) from error
+        for name in (RUNS, _PARTIAL):
+            _require_replaceable(path / name)
+        return cls(path)
+
+    @contextmanager
+    def runs(self) -> Iterator[Path]:
+        """A fresh folder for run directories, which becomes ``runs`` when the scope is left without an error."""
+        partial, final = self.path / _PARTIAL, self.path / RUNS
+        _remove(partial)
+        yield partial
+        _remove(final)
+        if partial.exists():
+            partial.replace(final)
+
+    @property
+    def kept(self) -> str:
+        """What an interrupted command leaves, in words."""
+        done = len(list((self.path / _PARTIAL).glob("*/*/manifest.json")))
+        arms = f"{done} finished {'arm' if done == 1 else 'arms'} in {self.path / _PARTIAL}" if done else "nothing new"
+        return f"{arms}; what an earlier run left in {self.path} is as it was"
+
+
+def _require_replaceable(folder: Path) -> None:
+    """Refuse to replace a folder with anything in it but runs."""
+    ours = {"values", "memory", "ranges.json", "scores.safetensors"}
+    found = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    if folder.is_file() or not found <= ours:
+        raise StoreError(f"expected runs of hoplon in {folder}, got something else; choose another folder with --out")
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -1,0 +1,30 @@
+"""``hoplon report RUN``: the page once more, from the results alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hoplon.cli.console import say, show, show_json
+from hoplon.cli.output import OutputFolder
+from hoplon.report import read_document, verdict, write_page
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a demo or compare run, or its results.json.")],
+    *,
+    out: Annotated[Path | None, typer.Option(help="Folder for report.html; that of the run by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The results as one JSON object on stdout.")] = False,
+) -> None:
+    """Write report.html from results that are there already; nothing is run."""
+    document = read_document(run)
+    folder = OutputFolder.prepare(out or (run if run.is_dir() else run.parent))
+    page = folder.path / "report.html"
+    write_page(page, {**document, "report": str(page)})
+    if as_json:
+        show_json({**document, "report": str(page)})
+    else:
+        show([], [(part.title, part.sentences) for part in verdict(document)])
+    say(f"wrote {page}")

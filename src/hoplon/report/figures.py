@@ -1,0 +1,260 @@
+"""The page's figures as plotly specifications: plain values, drawn by the copy of plotly.js inside the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hoplon.report.document import Document
+from hoplon.report.verdict import baseline, rows_of
+from hoplon.report.wording import at_most, interval
+
+Row = Mapping[str, Any]
+Spec = dict[str, Any]
+
+_DECADES_FOR_LOG = 20.0  # ratio of the largest to the smallest share from which an axis is logarithmic
+# Upper bits of exponent and mantissa, by format.
+_FIELDS = {"float64": (62, 51), "float32": (30, 22), "float16": (14, 9), "bfloat16": (14, 6)}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One plot: ``spec`` for plotly.js, ``title`` over it, ``alt`` for readers who cannot see it, ``height`` in px."""
+
+    title: str
+    alt: str
+    spec: Spec
+    height: int
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """An axis of failure in percent. On a logarithmic one, 0 has no place: it is drawn from the floor to its limit."""
+
+    log: bool
+    floor: float
+    ceiling: float
+
+    @classmethod
+    def over(cls, rows: Sequence[Row]) -> _Axis:
+        seen = [100 * row["failure"] for row in rows if row["failure"]]
+        top = max((100 * row["failure_high"] for row in rows), default=1.0)
+        lowest = min(seen, default=top)
+        if not seen or top / lowest < _DECADES_FOR_LOG:
+            return cls(False, 0.0, min(104.0, 1.08 * top))
+        floor = 10.0 ** math.floor(math.log10(lowest / 1.5))
+        return cls(True, floor, min(150.0, 1.5 * top))
+
+    def layout(self, title: str) -> Spec:
+        common = {"title": {"text": title, "standoff": 8}, "fixedrange": True, "zeroline": not self.log}
+        if not self.log:
+            return {**common, "range": [self.floor, self.ceiling], "nticks": 6, "rangemode": "tozero"}
+        decades = range(round(math.log10(self.floor)), 3)
+        ticks = [10.0**decade for decade in decades]
+        return {
+            **common,
+            "type": "log",
+            "range": [math.log10(self.floor), math.log10(self.ceiling)],
+            "tickvals": ticks,
+            "ticktext": [f"{tick:g}" for tick in ticks],
+        }
+
+
+def by_arm(document: Document, target: str) -> Figure:
+    """Failure of every arm with its interval."""
+    rows = rows_of(document, target)
+    axis = _Axis.over(rows)
+    base = baseline(rows)
+    traces = []
+    for role, chosen in (
+        ("base", [row for row in rows if row is base]),
+        ("arm", [row for row in rows if row is not base and row["acts_on_target"]]),
+        ("idle", [row for row in rows if row is not base and not row["acts_on_target"]]),
+    ):
+        traces += _dots(chosen, "name", axis, role, across=True, labels=True)
+    layout = {
+        "xaxis": axis.layout("failures, % " + ("of faults" if target == "values" else "of inputs, mean over faults")),
+        "yaxis": _names([row["name"] for row in rows]),
+        "margin": {"l": 120, "r": 20, "t": 8, "b": 48},
+    }
+    alt = "; ".join(f"{row['name']} {interval(row)}" for row in rows)
+    return Figure("By arm", f"Failure by arm: {alt}", {"data": traces, "layout": layout}, 60 + 44 * len(rows))
+
+
+def by_bit(document: Document, target: str) -> tuple[Figure, ...]:
+    """Failure by flipped bit, one panel per arm that differs, the unprotected arm in each."""
+    formats = document["population"][target]["formats"]
+    fields = _FIELDS.get(formats[0]) if len(formats) == 1 else None
+    panels = _panels(document["by_bit"][target], document, target, "bit")
+    if not panels:
+        return ()
+    last = max(row["bit"] for _, rows, _ in panels for row in rows)
+    axis = _Axis.over([row for _, rows, _ in panels for row in rows])
+    figures = []
+    for name, rows, base in panels:
+        traces = _dots(base, "bit", axis, "faint", across=False) if base else []
+        traces += _dots(rows, "bit", axis, "arm" if base else "base", across=False)
+        layout = {
+            "xaxis": {
+                "title": {"text": "flipped bit", "standoff": 6},
+                "range": [last + 0.7, -0.7],
+                "tickvals": [bit for bit in range(last, -1, -1) if bit % 8 == 0 or bit == last],
+                "fixedrange": True,
+                "zeroline": False,
+            },
+            "yaxis": axis.layout("failures, %"),
+            "margin": {"l": 52, "r": 8, "t": 20, "b": 44},
+            **_word(fields, last),
+        }
+        figures.append(Figure(name, _alt(name, rows, "bit"), {"data": traces, "layout": layout}, 240))
+    return tuple(figures)
+
+
+def by_layer(document: Document, target: str) -> tuple[Figure, ...]:
+    """Failure by struck layer in execution order, one panel per arm that differs."""
+    layers = document["population"][target]["layers"]
+    panels = _panels(document["by_layer"][target], document, target, "layer")
+    axis = _Axis.over([row for _, rows, _ in panels for row in rows])
+    width = 16 + 6.6 * max(map(len, layers))
+    figures = []
+    for name, rows, base in panels:
+        traces = _dots(base, "layer", axis, "faint", across=True) if base else []
+        traces += _dots(rows, "layer", axis, "arm" if base else "base", across=True)
+        layout = {
+            "xaxis": axis.layout("failures, %"),
+            "yaxis": _names(layers),
+            "margin": {"l": min(width, 190), "r": 8, "t": 8, "b": 44},
+        }
+        height = 64 + 20 * max(len(layers), 5)
+        figures.append(Figure(name, _alt(name, rows, "layer"), {"data": traces, "layout": layout}, height))
+    return tuple(figures)
+
+
+def _panels(
+    groups: Mapping[str, Sequence[Row]], document: Document, target: str, key: str
+) -> list[tuple[str, list[Row], list[Row]]]:
+    """Name, rows and rows of the unprotected arm; arms with the very same figures share a panel."""
+    first = baseline(rows_of(document, target))
+    base = [] if first is None else [row for row in groups[first["name"]] if row[key] is not None]
+    together: list[tuple[list[str], list[Row]]] = []
+    for name, found in groups.items():
+        rows = [row for row in found if row[key] is not None]
+        same = next((names for names, other in together if other == rows), None)
+        if same is not None:
+            same.append(name)
+        elif rows:
+            together.append(([name], rows))
+    return [(", ".join(names), rows, [] if rows == base else base) for names, rows in together]
+
+
+def _dots(rows: Sequence[Row], key: str, axis: _Axis, role: str, *, across: bool, labels: bool = False) -> list[Spec]:
+    """Points with intervals; where no failure was seen, an open mark at the upper limit."""
+    value, group, bar = ("x", "y", "error_x") if across else ("y", "x", "error_y")
+    seen = [row for row in rows if row["failure"]]
+    unseen = [row for row in rows if not row["failure"]]
+    traces: list[Spec] = []
+    if seen:
+        shares = [100 * row["failure"] for row in seen]
+        trace: Spec = {
+            value: shares,
+            group: [row[key] for row in seen],
+            "customdata": [interval(row) for row in seen],
+            "hovertemplate": "%{" + group + "}: %{customdata}<extra></extra>",
+            "marker": {"size": 9 if labels else 6, "symbol": "circle"},
+        }
+        if role != "faint":
+            trace[bar] = {
+                "type": "data",
+                "symmetric": False,
+                "array": [100 * row["failure_high"] - share for row, share in zip(seen, shares, strict=True)],
+                "arrayminus": [
+                    share - max(100 * row["failure_low"], axis.floor) for row, share in zip(seen, shares, strict=True)
+                ],
+                "thickness": 1.6 if labels else 1.2,
+                "width": 4 if labels else 0,
+            }
+        if labels:
+            trace["text"] = [interval(row) for row in seen]
+        traces.append(_typed(trace, role, labels=labels, left=_room_is_left(shares, axis)))
+    if unseen and role != "faint":
+        highs = [100 * row["failure_high"] for row in unseen]
+        trace = {
+            value: highs,
+            group: [row[key] for row in unseen],
+            "customdata": [_none_seen(row) for row in unseen],
+            "hovertemplate": "%{" + group + "}: %{customdata}<extra></extra>",
+            "marker": {"size": 9 if labels else 5, "symbol": "triangle-left-open" if across else "triangle-down-open"},
+        }
+        if labels:
+            floors = [high - axis.floor for high in highs]
+            trace[bar] = {
+                "type": "data",
+                "symmetric": False,
+                "array": [0] * len(highs),
+                "arrayminus": floors,
+                "thickness": 1.6,
+                "width": 0,
+            }
+            trace["text"] = [_none_seen(row) for row in unseen]
+        traces.append(_typed(trace, role if labels else "unseen", labels=labels, left=_room_is_left(highs, axis)))
+    return traces
+
+
+def _room_is_left(shares: Sequence[float], axis: _Axis) -> list[bool]:
+    """For each point, whether its label fits better on its left half of the axis than on its right."""
+    if axis.log:
+        return [math.log(share / axis.floor) > 0.5 * math.log(axis.ceiling / axis.floor) for share in shares]
+    return [share > 0.5 * axis.ceiling for share in shares]
+
+
+def _typed(trace: Spec, role: str, *, labels: bool, left: Sequence[bool]) -> Spec:
+    mode = {"mode": "markers+text", "textposition": ["top left" if is_left else "top right" for is_left in left]}
+    return {
+        "type": "scatter",
+        **(mode if labels else {"mode": "markers"}),
+        "cliponaxis": False,
+        "showlegend": False,
+        "meta": {"role": role},
+        **trace,
+    }
+
+
+def _none_seen(row: Row) -> str:
+    return f"none in {row['n_faults']:,} faults, at most {at_most(row['failure_high'])}"
+
+
+def _names(names: Sequence[str]) -> Spec:
+    return {
+        "type": "category",
+        "categoryorder": "array",
+        "categoryarray": list(reversed(names)),
+        "range": [-0.6, len(names) - 0.4],
+        "tickvals": list(names),
+        "fixedrange": True,
+        "zeroline": False,
+    }
+
+
+def _word(fields: tuple[int, int] | None, last: int) -> Spec:
+    """Borders of sign, exponent and mantissa, and their names."""
+    if fields is None:
+        return {}
+    exponent, mantissa = fields
+    lines = [
+        {"type": "line", "xref": "x", "yref": "paper", "x0": at + 0.5, "x1": at + 0.5, "y0": 0, "y1": 1}
+        for at in (exponent, mantissa)
+    ]
+    middle = {"exponent": (exponent + mantissa + 1) / 2, "mantissa": mantissa / 2}
+    notes = [
+        {"text": text, "x": at, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
+        for text, at in middle.items()
+    ]
+    sign = {"text": "±", "x": last, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
+    return {"shapes": lines, "annotations": [sign, *notes]}
+
+
+def _alt(name: str, rows: Sequence[Row], key: str) -> str:
+    worst = sorted(rows, key=lambda row: -row["failure"])[:3]
+    return f"Failure by {key}, {name}. Highest: " + "; ".join(f"{row[key]} {interval(row)}" for row in worst)

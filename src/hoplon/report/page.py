@@ -1,0 +1,120 @@
+"""``report.html``: one file that opens offline, made from the document alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from hoplon.report import figures, wording
+from hoplon.report.document import Document
+from hoplon.report.verdict import baseline, helps, improvement, rows_of, verdict
+from hoplon.store import write_atomically
+
+
+def write_page(path: str | os.PathLike[str], document: Document) -> Path:
+    """Write the page, whole or not at all.
+
+    Raises:
+        StoreError: the folder is not writable.
+    """
+    target = Path(path)
+    write_atomically(target, render(document))
+    return target
+
+
+def render(document: Document) -> str:
+    """The page of an assessment as one HTML text that loads nothing from anywhere."""
+    sections = [_section(document, target) for target in dict.fromkeys(arm["target"] for arm in document["arms"])]
+    specs = {figure["id"]: figure["spec"] for section in sections for figure in section["plots"]}
+    environment = Environment(
+        loader=PackageLoader("hoplon.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("template.html.j2").render(
+        document=document,
+        verdict=verdict(document),
+        sections=sections,
+        specs=Markup(_script_safe(specs)),
+        plotly=Markup(_plotly()),
+        protections=_described(document),
+        wording=wording,
+        provenance=_provenance(document),
+    )
+
+
+def _section(document: Document, target: str) -> dict[str, Any]:
+    rows = rows_of(document, target)
+    base = baseline(rows)
+    groups = [
+        ("By arm", (figures.by_arm(document, target),)),
+        ("By flipped bit", figures.by_bit(document, target)),
+        ("By struck layer", figures.by_layer(document, target)),
+    ]
+    named = [
+        (title, [{"id": f"{target}-{number}-{index}", **vars(figure)} for index, figure in enumerate(found)])
+        for number, (title, found) in enumerate(groups)
+        if found
+    ]
+    return {
+        "target": target,
+        "title": wording.TARGETS[target],
+        "rows": [{**row, "gain": improvement(row, base) if base and helps(row) else ""} for row in rows],
+        "base": base,
+        "groups": named,
+        "plots": [plot for _, plots in named for plot in plots],
+        "meant": [row["name"] for row in rows if row["acts_on_target"]],
+        "population": document["population"][target],
+    }
+
+
+def _described(document: Document) -> list[tuple[str, str, list[str]]]:
+    """Each protection once: its name, what it does, and the arms that have it."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for arm, labels in document["protections"].items():
+        for label in labels:
+            name, text = wording.protection(label)
+            found.setdefault(name, (text, []))[1].append(arm)
+    return [(name, text, arms) for name, (text, arms) in found.items()]
+
+
+def _provenance(document: Document) -> list[tuple[str, str]]:
+    calibration = document["calibration"]
+    faults = "; ".join(
+        f"{target}: {table['count']:,}, SHA-256 {table['digest']}" for target, table in document["faults"].items()
+    )
+    return [
+        ("Model", f"{document['model']}, fingerprint {document['fingerprint']}"),
+        (
+            "Data",
+            f"{document['data']}; {document['inputs']:,} inputs for faults, {document['accuracy_inputs']:,} for "
+            f"accuracy; calibration: {calibration['data']}, {calibration['inputs']:,} inputs",
+        ),
+        ("Seed", str(document["seed"])),
+        ("Command", str(document.get("command", "hoplon.assess from Python"))),
+        ("Fault tables", faults),
+        (
+            "Batch and threads",
+            f"{document['batch']} samples per pass, {document['threads']} threads, device {document['device']}",
+        ),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in document["versions"].items())),
+    ]
+
+
+def _script_safe(value: Mapping[str, Any]) -> str:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+@cache
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    script: str = get_plotlyjs()
+    return script.replace("</script", "<\\/script")

@@ -1,0 +1,153 @@
+"""The verdict: what the numbers say in plain sentences, and nothing that they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hoplon.report.document import Document
+from hoplon.report.wording import STRUCK, TARGETS, amount, at_most, factor, interval, listed, percent
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """What the run says about one kind of fault; ``sentences`` in the order of importance."""
+
+    target: str
+    title: str
+    sentences: tuple[str, ...]
+
+
+def verdict(document: Document) -> tuple[Paragraph, ...]:
+    """One paragraph per target.
+
+    A factor is named only where the intervals of the two arms do not overlap and failures were seen in both. Where an
+    arm showed no failure, its upper limit is named instead. "Helps" means that the interval of the paired difference to
+    the unprotected arm lies below zero.
+    """
+    targets = dict.fromkeys(arm["target"] for arm in document["arms"])
+    return tuple(
+        Paragraph(target, TARGETS[target], _sentences(document, rows_of(document, target))) for target in targets
+    )
+
+
+def rows_of(document: Document, target: str) -> list[Row]:
+    """The arms under one kind of fault, in their order."""
+    return [arm for arm in document["arms"] if arm["target"] == target]
+
+
+def baseline(rows: Sequence[Row]) -> Row | None:
+    """The arm that differences refer to; None where there is none."""
+    return next((row for row in rows if row["difference"] is None), None)
+
+
+def improvement(row: Row, base: Row) -> str:
+    """How much less often an arm fails, as far as the numbers allow.
+
+    Example:
+        >>> base = {"failure": 0.02, "failure_low": 0.018, "failure_high": 0.022}
+        >>> seen = {"failure": 0.002, "failure_low": 0.001, "failure_high": 0.003, "difference_high": -0.015}
+        >>> improvement(seen, base)
+        '10 times fewer failures (at least 6.0)'
+        >>> improvement({**seen, "failure_high": 0.019}, base)
+        'fewer failures'
+    """
+    if not row["failure"] or base["failure_low"] <= row["failure_high"]:
+        return "fewer failures"
+    ratio, least = base["failure"] / row["failure"], base["failure_low"] / row["failure_high"]
+    return f"{factor(ratio)} times fewer failures (at least {factor(least)})"
+
+
+def helps(row: Row) -> bool:
+    """Whether the paired difference to the unprotected arm lies below zero, interval and all."""
+    return row["difference"] is not None and bool(row["difference_high"] < 0)
+
+
+def _sentences(document: Document, rows: Sequence[Row]) -> tuple[str, ...]:
+    target, base = rows[0]["target"], baseline(rows)
+    if base is None:
+        return (f"There is no unprotected arm to compare {listed([row['name'] for row in rows])} with.",)
+    helpful = sorted((row for row in rows if helps(row)), key=lambda row: row["failure"])
+    outdone = {row["name"]: other for row in helpful if (other := _outdone(row, helpful, document))}
+    found = [_unprotected(document, base)]
+    found += [_helped(row, base, document) for row in helpful if row["name"] not in outdone]
+    for name, other in outdone.items():
+        found.append(f"{name} shows no gain over {other} alone.")
+    found += _where(document, base)
+    acting = [row for row in rows if row is not base and row["acts_on_target"]]
+    idle = [row["name"] for row in rows if row is not base and not row["acts_on_target"]]
+    worse = [row["name"] for row in acting if row["difference_low"] > 0]
+    unclear = [row["name"] for row in acting if row not in helpful and row["name"] not in worse]
+    if worse:
+        found.append(f"{listed(worse)}: the network fails more often than unprotected.")
+    if unclear:
+        found.append(f"{listed(unclear)}: no difference to the unprotected network that this run could show.")
+    if idle:
+        reason = "guards of stored weights, not meant for these faults" if target == "values" else "do not act here"
+        found.append(f"{listed(idle)}: {reason}.")
+    return tuple(found)
+
+
+def _unprotected(document: Document, base: Row) -> str:
+    target = base["target"]
+    verb, cases = ("fail in", "of cases") if target == "values" else ("fail on", "of inputs")
+    start = f"One flipped bit in {STRUCK[target]} makes the unprotected {document['model']} {verb}"
+    if base["failure"]:
+        return f"{start} {interval(base)} {cases}."
+    return (
+        f"{start} at most {at_most(base['failure_high'])} {cases} "
+        f"(none seen in {base['n_faults']:,} faults, {100 * document['confidence']:g} % limit)."
+    )
+
+
+def _where(document: Document, base: Row) -> list[str]:
+    """The bit that does most of the harm, where one stands out: more than three times its even share."""
+    bits = [row for row in document["by_bit"][base["target"]][base["name"]] if row["bit"] is not None]
+    harm = {row["bit"]: row["failure"] * row["n_faults"] for row in bits}
+    total = sum(harm.values())
+    if not total or max(harm.values()) < 3 * total / len(bits):
+        return []
+    worst = max(bits, key=lambda row: harm[row["bit"]])
+    share = 100 * harm[worst["bit"]] / total
+    return [
+        f"{share:.0f} % of the unprotected network's failures come from flips of bit {worst['bit']}, "
+        f"which make it fail in {interval(worst)} of runs."
+    ]
+
+
+def _helped(row: Row, base: Row, document: Document) -> str:
+    if row["failure"]:
+        result = f"brings that to {interval(row)}, {improvement(row, base)},"
+    else:
+        result = (
+            f"leaves no failure in {row['n_faults']:,} faults (at most {at_most(row['failure_high'])} at "
+            f"{100 * document['confidence']:g} %),"
+        )
+    return f"On the same faults {row['name']} {result} {_cost(row, base, document)}."
+
+
+def _cost(row: Row, base: Row, document: Document) -> str:
+    parts = []
+    if row["latency_ratio"] is not None:
+        unclear = row["latency_low"] <= 1 <= row["latency_high"]
+        ratio = f"{row['latency_ratio']:.2f} times the latency"
+        parts.append("a latency not measurably different" if unclear else ratio)
+    share = f"{factor(100 * row['extra_bytes'] / document['model_bytes'])} % of the model"
+    parts.append(f"{amount(row['extra_bytes'])} more memory ({share})" if row["extra_bytes"] else "no more memory")
+    if row["accuracy"] is not None and base["accuracy"] is not None:
+        same = row["accuracy"] == base["accuracy"]
+        change = f"{percent(row['accuracy'])} accuracy instead of {percent(base['accuracy'])}"
+        parts.append("unchanged accuracy" if same else change)
+    return f"at {listed(parts)}"
+
+
+def _outdone(row: Row, helpful: Sequence[Row], document: Document) -> str | None:
+    """An arm with only some of this one's protections and a failure that this one is not clearly below, if any."""
+    own = set(document["protections"][row["name"]])
+    for other in helpful:
+        if set(document["protections"][other["name"]]) < own and other["failure_low"] <= row["failure_high"]:
+            return str(other["name"])
+    return None

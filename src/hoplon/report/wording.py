@@ -1,0 +1,125 @@
+"""Numbers as readers want them: percent with the interval's precision, factors, bytes, names of protections."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hoplon.stats import Interval
+
+TARGETS = {"values": "Faults in values", "memory": "Faults in weights"}
+STRUCK = {
+    "values": "the output of a convolution or linear layer",
+    "memory": "a weight of a convolution or linear layer",
+}
+
+_PROTECTIONS = {
+    "ranger": (
+        "Ranger",
+        "bounds every activation to the range seen on the calibration data. Meant for wrong values in flight; it also "
+        "limits what a corrupted weight can do downstream.",
+    ),
+    "aspis": (
+        "Aspis",
+        "keeps two more copies of the weights with the highest Taylor scores and repairs them by majority before each "
+        "batch. Meant for corrupted weights in memory.",
+    ),
+    "tmr": (
+        "TMR",
+        "keeps two more copies of every parameter and buffer and repairs them by majority before each batch. Meant for "
+        "corrupted weights in memory.",
+    ),
+}
+
+
+def interval(row: Mapping[str, Any], key: str = "failure") -> str:
+    """The estimate in percent with its interval: "2.04 % [1.97, 2.12]".
+
+    Example:
+        >>> interval({"failure": 0.0204, "failure_low": 0.0197, "failure_high": 0.0212})
+        '2.04 % [1.97, 2.12]'
+    """
+    if row[key] is None:
+        return "not measured"
+    return str(Interval(row[key], row[f"{key}_low"], row[f"{key}_high"], 0.95, ""))
+
+
+def percent(share: float | None, *, decimals: int = 2) -> str:
+    """A share in percent.
+
+    Example:
+        >>> percent(0.96987), percent(None)
+        ('96.99 %', 'not measured')
+    """
+    return "not measured" if share is None else f"{100 * share:.{decimals}f} %"
+
+
+def at_most(high: float) -> str:
+    """An upper limit, rounded up so that it stays one.
+
+    Example:
+        >>> at_most(0.0074412)
+        '0.75 %'
+    """
+    decimals = max(2, 1 - math.floor(math.log10(100 * high))) if high > 0 else 2
+    scale: int = 10**decimals
+    return f"{math.ceil(100 * high * scale) / scale:.{decimals}f} %"
+
+
+def factor(value: float) -> str:
+    """A ratio with two digits, and no more than the number can carry.
+
+    Example:
+        >>> factor(12.34), factor(1.26), factor(344.0), factor(0.1234)
+        ('12', '1.3', '340', '0.12')
+    """
+    if value < 0.995:
+        return f"{value:.2g}"
+    return f"{value:.1f}" if value < 9.95 else f"{float(f'{value:.2g}'):,.0f}"
+
+
+def points(row: Mapping[str, Any]) -> str:
+    """The difference to the unprotected arm in percentage points, with its interval."""
+    if row["difference"] is None:
+        return ""
+    values = [100 * row[key] for key in ("difference", "difference_low", "difference_high")]
+    middle, low, high = (f"{value:+.2f}".replace("-0.00", "0.00").replace("+0.00", "0.00") for value in values)
+    return f"{middle} [{low}, {high}]".replace("-", "\N{MINUS SIGN}")
+
+
+def latency(row: Mapping[str, Any]) -> str:
+    """The latency ratio with its interval."""
+    if row["latency_ratio"] is None:
+        return "not measured"
+    return f"× {row['latency_ratio']:.2f} [{row['latency_low']:.2f}, {row['latency_high']:.2f}]"
+
+
+def amount(count: int) -> str:
+    """Bytes in a unit that keeps the number short.
+
+    Example:
+        >>> amount(0), amount(352), amount(158032), amount(2169088)
+        ('0 B', '352 B', '158 kB', '2.17 MB')
+    """
+    if count < 1000:
+        return f"{count} B"
+    exponent = min(3, int(math.log10(count) // 3))
+    scaled = count / 1000**exponent
+    return f"{scaled:.{max(0, 2 - int(math.log10(scaled)))}f} {('', 'kB', 'MB', 'GB')[exponent]}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them.
+
+    Example:
+        >>> listed(["a", "b", "c"])
+        'a, b and c'
+    """
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def protection(label: str) -> tuple[str, str]:
+    """The name of a protection and what it does, from its label ("aspis-1%")."""
+    family = label.partition("-")[0]
+    return _PROTECTIONS.get(family, (label, "a protection of the user's own."))

@@ -1,0 +1,233 @@
+"""The commands from the outside: JSON, files, exit codes, one clear line for bad input."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import hoplon.cli.demo
+from hoplon.assessment import Plan
+from hoplon.cli import assessing, main
+from hoplon.cli.output import OutputFolder
+from hoplon.errors import StoreError
+from tests.small import small_data
+
+PROMISED = {
+    "name", "target", "failure", "failure_low", "failure_high", "sdc", "nonfinite", "n_faults", "n_inputs", "n_runs",
+    "accuracy", "latency_ratio", "extra_bytes",
+}  # fmt: skip
+ARMS = ["none", "ranger", "aspis-1%", "aspis-10%", "tmr", "ranger+aspis-1%"]
+TINY = Plan(value_faults=64, memory_faults=4, inputs=40, latency=False)
+
+
+@pytest.fixture
+def tiny_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``demo --quick`` with fewer faults and few epochs, without timing."""
+    from hoplon.zoo import lenet
+
+    monkeypatch.setattr(hoplon.cli.demo, "QUICK", TINY)
+    monkeypatch.setattr(lenet, "_EPOCHS", 3)
+
+
+@pytest.fixture
+def small_files(tmp_path: Path) -> tuple[str, str]:
+    """A model factory and an ``.npz`` file, as a user would give them."""
+    held_out, calibration = small_data()
+    arrays = {"x": held_out.x, "y": held_out.y, "x_calibration": calibration.x, "y_calibration": calibration.y}
+    np.savez(tmp_path / "data.npz", **{name: np.asarray(value) for name, value in arrays.items()})
+    source = (
+        "import torch\nfrom tests.small import small_net\ndef net():\n    return small_net(), torch.zeros(4, 1, 6, 6)\n"
+    )
+    (tmp_path / "model.py").write_text(source)
+    return f"{tmp_path / 'model.py'}:net", str(tmp_path / "data.npz")
+
+
+def demo_json(capsys: pytest.CaptureFixture[str], out: Path) -> dict[str, Any]:
+    assert main(["demo", "--quick", "--json", "--out", str(out)]) == 0
+    captured = capsys.readouterr()
+    found: dict[str, Any] = json.loads(captured.out)
+    assert f"wrote {out / 'report.html'}" in captured.err
+    return found
+
+
+@pytest.mark.usefixtures("tiny_demo")
+def test_demo_prints_one_object_with_what_is_promised(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    found = demo_json(capsys, tmp_path / "out")
+    assert [(arm["name"], arm["target"]) for arm in found["arms"]] == [
+        (name, target) for target in ("values", "memory") for name in ARMS
+    ]
+    assert all(set(arm) >= PROMISED for arm in found["arms"])
+    assert found["seed"] == 0
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["threads"] == 1
+    assert Path(found["report"]).read_text().startswith("<!doctype html>")
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == found
+    assert (tmp_path / "out" / "runs" / "memory" / "tmr" / "manifest.json").is_file()
+
+
+@pytest.mark.usefixtures("tiny_demo")
+def test_one_seed_gives_one_document_and_replaces_the_run_before(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert demo_json(capsys, tmp_path) == demo_json(capsys, tmp_path)
+    assert not (tmp_path / "runs.partial").exists()
+
+
+def test_compare_takes_the_users_own_model_and_data(
+    capsys: pytest.CaptureFixture[str], small_files: tuple[str, str], tmp_path: Path
+) -> None:
+    options = [
+        "--value-faults",
+        "50",
+        "--memory-faults",
+        "3",
+        "--inputs",
+        "8",
+        "--criterion",
+        "top-2",
+        "--threads",
+        "1",
+    ]
+    assert main(["compare", *small_files, *options, "--json", "--out", str(tmp_path / "out")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["criterion"] == "top-2"
+    assert (found["inputs"], found["accuracy_inputs"]) == (8, 20)
+    assert found["arms"][0]["latency_ratio"] > 0
+    assert "--criterion top-2" in found["command"]
+
+
+def test_tables_and_verdict_go_to_stdout_and_messages_to_stderr(
+    capsys: pytest.CaptureFixture[str], small_files: tuple[str, str], tmp_path: Path
+) -> None:
+    options = ["--value-faults", "50", "--memory-faults", "0", "--out", str(tmp_path / "out")]
+    assert main(["compare", *small_files, *options]) == 0
+    captured = capsys.readouterr()
+    assert "Value faults (wrong values in flight): 50 faults" in captured.out
+    assert "makes the unprotected" in captured.out
+    assert "50 value faults in 68 values of 2 layers" in captured.err
+    assert "value faults: 300 to do" in captured.err
+    assert main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "report.html").is_file()
+
+
+def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The last line on stderr of a command that has to refuse its input."""
+    assert main(list(arguments)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    line = captured.err.strip().splitlines()[-1]
+    assert line.startswith("hoplon: ")
+    return line
+
+
+def test_an_unknown_model_lists_near_names(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    line = failing(capsys, "compare", "lenet-digit", "digits", "--out", str(tmp_path))
+    assert "no zoo model matches 'lenet-digit'; near names: lenet-digits" in line
+
+
+def test_missing_data_says_what_to_set(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("HOPLON_DATA", raising=False)
+    line = failing(capsys, "compare", "resnet20-cifar10", "cifar10", "--out", str(tmp_path))
+    assert "set HOPLON_DATA to the folder that holds it" in line
+
+
+@pytest.mark.parametrize("command", [["demo"], ["compare", "lenet-digits", "digits"]])
+def test_an_unwritable_folder_is_named_before_any_work(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def work(*arguments: object, **options: object) -> None:
+        raise AssertionError("worked before the folder was checked")
+
+    monkeypatch.setattr(hoplon.cli.demo, "lenet_digits", work)
+    monkeypatch.setattr("hoplon.cli.compare.resolve_data", work)
+    (tmp_path / "file").write_text("")
+    line = failing(capsys, *command, "--out", str(tmp_path / "file" / "out"))
+    assert "expected a writable output folder, got" in line
+    assert "choose another with --out" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--criterion", "best"], "expected a criterion of the form top-k"),
+        (["--inputs", "0"], "expected inputs of at least 1, got 0"),
+        (["--threads", "0"], "expected at least 1 thread, got 0"),
+        (["--value-faults", "0", "--memory-faults", "0"], "expected value or memory faults to run"),
+        (["--seed", "-1"], "expected a seed of at least 0, got -1"),
+    ],
+)
+def test_options_out_of_range(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert message in failing(capsys, "compare", "lenet-digits", "digits", *options, "--out", str(tmp_path))
+
+
+def test_labels_out_of_range(capsys: pytest.CaptureFixture[str], small_files: tuple[str, str], tmp_path: Path) -> None:
+    held_out, _ = small_data()
+    np.savez(tmp_path / "bad.npz", x=np.asarray(held_out.x), y=np.full(len(held_out), 9))
+    line = failing(capsys, "compare", small_files[0], str(tmp_path / "bad.npz"), "--out", str(tmp_path / "out"))
+    assert "expected labels in [0, 4)" in line
+
+
+def test_a_misspelt_option_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--sed", "1"]) == 2
+    assert "--sed" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("tiny_demo")
+def test_ctrl_c_says_what_is_kept(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    demo_json(capsys, tmp_path)
+    before = (tmp_path / "results.json").read_text()
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(assessing, "assess", interrupted)
+    assert main(["demo", "--quick", "--out", str(tmp_path)]) == 130
+    assert "hoplon: interrupted; kept: nothing new; what an earlier run left in" in capsys.readouterr().err
+    assert (tmp_path / "results.json").read_text() == before
+    assert (tmp_path / "runs" / "values" / "none" / "manifest.json").is_file()
+
+
+def test_a_folder_that_holds_other_things_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "marathon.txt").write_text("mine")
+    with pytest.raises(StoreError, match="expected runs of hoplon in .*runs, got something else"):
+        OutputFolder.prepare(tmp_path)
+
+
+def test_a_run_that_fails_leaves_the_earlier_one(tmp_path: Path) -> None:
+    folder = OutputFolder.prepare(tmp_path)
+    for content in ("first", "second"):
+        with folder.runs() as runs:
+            (runs / "values").mkdir(parents=True)
+            (runs / "values" / "note").write_text(content)
+    failing_run = folder.runs()
+    (failing_run.__enter__() / "values").mkdir(parents=True)
+    assert not failing_run.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
+    assert (tmp_path / "runs" / "values" / "note").read_text() == "second"
+
+
+def test_threads_and_warning_filters_are_put_back(tmp_path: Path) -> None:
+    threads, filters = torch.get_num_threads(), list(warnings.filters)
+    assert main(["compare", "nothing", "digits", "--threads", str(threads + 1), "--out", str(tmp_path)]) == 2
+    assert torch.get_num_threads() == threads
+    assert warnings.filters == filters
+
+
+def test_the_plans_of_the_demo_are_large_enough_to_mean_something() -> None:
+    assert hoplon.cli.demo.FULL.value_faults >= 5000
+    assert hoplon.cli.demo.FULL.memory_faults >= 1000
+    assert replace(hoplon.cli.demo.FULL, value_faults=0).inputs is None

@@ -1,0 +1,19 @@
+"""One small assessment, made once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hoplon.assessment import Plan, assess
+from hoplon.capture import capture
+from tests.small import small_data, small_net
+
+
+@pytest.fixture(scope="session")
+def document() -> dict[str, Any]:
+    held_out, calibration = small_data()
+    program = capture(small_net(), held_out.tensors[0][:4], name="small")
+    plan = Plan(value_faults=300, memory_faults=12, latency=False)
+    return assess(program, calibration=calibration, held_out=held_out, plan=plan).to_dict()
