@@ -162,7 +162,11 @@ def profile_ranges(
 
 def _profiled(program: Program, sites: Values | None) -> tuple[ValueSite, ...]:
     if sites is not None:
-        return sites.select(program)
+        chosen = sites.select(program)
+        inputs = [site.name for site in chosen if site not in program.value_sites]
+        if inputs:
+            raise SiteError(f"expected operator outputs to profile, got {inputs[0]}, an input of {program.name}")
+        return chosen
     found = tuple(s for s in program.value_sites if s.kind in ACTIVATION_KINDS and s.dtype.is_floating_point)
     if not found:
         kinds = ", ".join(sorted({site.kind for site in program.value_sites}))

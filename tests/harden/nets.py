@@ -99,9 +99,10 @@ class Pooled(nn.Module):
         self.fc = nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        y, _ = self.pool(self.act(self.conv(F.pad(x, (1, 1, 1, 1)))))
+        y, where = self.pool(self.act(self.conv(F.pad(x, (1, 1, 1, 1)))))
         first, second = y.split(2, 1)
-        return F.hardswish(self.fc(torch.cat([second, first], 1).mean((2, 3))))
+        twice = torch.cat([where, where], 1)
+        return F.hardswish(self.fc(torch.cat([second, first], 1).mean((2, 3)))) + (twice[:, :1, 0, 0] > 12)
 
 
 class Case(NamedTuple):

@@ -110,13 +110,17 @@ def test_a_flip_in_the_sums_of_the_index_is_repaired() -> None:
     live = memory()
     guard = armed(live)
     copies = snapshot(guard.copies)
+    wanted = snapshot(live)
     for entry, bit in itertools.product(range(3), range(63)):
         guard.copies["conv#sums"][entry] ^= 1 << bit
+        live["conv"][0, 1, 0, 0] = 2.0  # the plain sum is looked at in every check, the others when something is amiss
         report = guard.check()
-        if entry == 0:  # the plain sum is looked at in every check, the others when something is amiss
-            assert (report.detected, report.corrected) == (1, 1)
-            assert_same(guard.copies, copies)
-        guard.copies["conv#sums"].copy_(copies["conv#sums"])
+        assert (report.detected, report.corrected) == (2, 2)
+        assert_same(guard.copies, copies)
+        assert_same(live, wanted)
+    guard.copies["conv#sums"][0] += 1
+    assert guard.check().corrected == 1
+    assert_same(guard.copies, copies)
 
 
 def test_two_wrong_index_entries_are_reported_and_nothing_is_written() -> None:
@@ -130,6 +134,7 @@ def test_two_wrong_index_entries_are_reported_and_nothing_is_written() -> None:
             index[second] += deltas[1]
             report = guard.check()
             assert report.uncorrectable == len(index)
+            assert (index != good).nonzero()[:, 0].tolist() == [first, second]
             index.copy_(good)
     assert_same(live, wanted)
 

@@ -104,6 +104,8 @@ def test_the_values_of_a_max_pool_are_bounded_and_its_indices_are_not() -> None:
     found = bounds(program, {"act:hardtanh": Bound(0.0, 6.0)})
     assert {kinds[name] for name in found} == {"hardtanh", "adaptive_max_pool", "cat", "mean"}
     assert not any("#1" in name for name in found)
+    assert all(program.value_site(name).dtype.is_floating_point for name in found)
+    assert any(site.kind == "cat" and not site.dtype.is_floating_point for site in program.value_sites)
 
 
 class Padded(nn.Module):
@@ -165,5 +167,5 @@ def test_ranges_of_another_model_are_refused() -> None:
     program = capture(seeded(CASES["residual"].make()), sample("residual"))
     ranges = profile_ranges(program, sample("residual"), sites=Values(kind="relu"))
     other = capture(seeded(CASES["tied"].make()), sample("tied"))
-    with pytest.raises(HoplonError, match="expected ranges of Tied, got site 'relu:relu' profiled on Residual"):
+    with pytest.raises(HoplonError, match="outputs of Tied, got site 'relu:relu' profiled on Residual"):
         Ranger(ranges).values(other)

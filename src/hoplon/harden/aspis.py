@@ -125,16 +125,15 @@ class _Part:
 
     def check(self) -> tuple[int, int]:
         """Weights found wrong, and those among them that could not be repaired."""
+        if not self._index_is_suspect() and agree(self.words[self.index], self.first, self.second):
+            return 0, 0
+        # Something is amiss. The index comes first: nothing is ever written through a wrong one.
         mended = 0
-        if self._index_is_suspect():
+        if not torch.equal(_power_sums(self.index), self.sums):
             if not _mend_index(self.index, self.sums, len(self.words)):
                 return self.index.numel(), self.index.numel()
             mended = 1
         live = self.words[self.index]
-        if agree(live, self.first, self.second):
-            return mended, 0
-        if not torch.equal(_power_sums(self.index), self.sums):  # never write through a wrong index
-            return self.index.numel(), self.index.numel()
         detected, uncorrectable = vote_(live, self.first, self.second)
         self.words[self.index] = live
         return detected + mended, uncorrectable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy as copying
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NoReturn, Self, final
 
@@ -15,7 +16,7 @@ from hoplon.harden.bound import BoundValue
 from hoplon.overlay import GuardReport, Overlay, Protection, ValueProtection, overlay
 from hoplon.program import Program
 from hoplon.quiet import quiet_torch
-from hoplon.sites import ValueSite, canonical_kind, is_passive
+from hoplon.sites import canonical_kind, is_passive
 
 Form = Literal["separate", "fused"]
 
@@ -66,10 +67,14 @@ def lower(
         on_uncorrectable: called with the report where a check fails for good; the forward pass then goes on. By
             default :class:`UncorrectableMemory` is raised.
     Raises:
-        HoplonError: a protected site that cannot be found in the graph, or an unknown form.
+        HoplonError: an overlay of another program, one that protects an input, or an unknown form.
     """
     if form not in ("separate", "fused"):
         raise HoplonError(f"expected form 'separate' or 'fused', got {form!r}")
+    outputs = {site.name for site in program.value_sites}
+    foreign = [name for name in overlay.values if name not in outputs]
+    if foreign:
+        raise HoplonError(f"expected protections of operator outputs of {program.name}, got one of {foreign[0]!r}")
     graph_module, nodes = _graph_with(program, overlay.values)
     _hold_constants(graph_module)
     if copy:
@@ -205,30 +210,29 @@ class _Effect(nn.Module):
 
 
 def _graph_with(program: Program, wanted: Iterable[str]) -> tuple[fx.GraphModule, dict[str, fx.Node]]:
-    """The untouched form as a graph, or the functional one where a wanted site is not surely the same in both."""
+    """The untouched form as a graph, or the functional one where it lacks a wanted site; and the nodes of its sites."""
     exported = program.exported
-    sites = [program.value_site(name) for name in wanted]
-    if not all(_is_certain(program, site, exported.graph) for site in sites):
+    if not set(wanted) <= _site_nodes(program, exported.graph).keys():
         with quiet_torch():
             exported = exported.run_decompositions({})
     graph_module = exported.module(check_guards=False)
-    return graph_module, _site_nodes(graph_module)
+    return graph_module, _site_nodes(program, graph_module.graph)
 
 
-def _is_certain(program: Program, site: ValueSite, graph: fx.Graph) -> bool:
-    """Whether a graph calls the site's operator as often as the program, so that call numbers mean the same calls."""
-    steps = [step for step in program.compute_steps() if not is_passive(step.op) and step.owner == site.owner]
-    calls = [step for step in steps if canonical_kind(step.op) == site.kind]
-    found = {identity for identity in identities(graph).values() if identity.owner == site.owner}
-    same = {identity.call for identity in found if identity.kind == site.kind}
-    name = Identity(site.owner, site.kind, site.call, site.output)
-    return name in found and len(same) == len(calls)
+def _site_nodes(program: Program, graph: fx.Graph) -> dict[str, fx.Node]:
+    """The node of each value site that a graph surely has.
 
-
-def _site_nodes(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
+    Call numbers mean the same calls in two forms only where both call an operator equally often in a module.
+    """
+    steps = [step for step in program.compute_steps() if step.carries and not is_passive(step.op)]
+    wanted = Counter((step.owner, canonical_kind(step.op)) for step in steps)
+    nodes = {identity: node for node, identity in identities(graph).items()}
+    found = Counter((owner, kind) for owner, kind, _ in {(i.owner, i.kind, i.call) for i in nodes})
     return {
-        ValueSite(identity.owner, identity.kind, identity.call, identity.output).name: node
-        for node, identity in identities(graph_module.graph).items()
+        site.name: nodes[identity]
+        for site in program.value_sites
+        if (identity := Identity(site.owner, site.kind, site.call, site.output)) in nodes
+        and found[site.owner, site.kind] == wanted[site.owner, site.kind]
     }
 
 

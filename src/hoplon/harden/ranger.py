@@ -83,10 +83,11 @@ class Ranger(Protection):
         Raises:
             HoplonError: ranges of another model: a profiled site that the program lacks.
         """
-        foreign = [name for name in self.ranges.bounds if name not in program.site_steps]
+        outputs = {site.name for site in program.value_sites}
+        foreign = [name for name in self.ranges.bounds if name not in outputs]
         if foreign:
             raise HoplonError(
-                f"expected ranges of {program.name}, got site {foreign[0]!r} profiled on "
+                f"expected ranges of operator outputs of {program.name}, got site {foreign[0]!r} profiled on "
                 f"{self.ranges.program or 'another model'}; profile this model"
             )
         return tuple(self._walk(program))
