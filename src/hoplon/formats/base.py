@@ -1,22 +1,20 @@
-"""Number formats: how a value is held in bits, and what a fault in those bits makes of it.
-
-A word travels as int64 holding its unsigned value; a 64-bit word as its two's complement.
-"""
+"""What every number format can do, and bits compared as bits."""
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
 
+Field = Literal["sign", "exponent", "mantissa"]
+
 _INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_NATIVE_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def integer_view(values: Tensor) -> Tensor:
@@ -65,7 +63,8 @@ class NumberFormat(ABC):
 
     Every fault within one word is a pair (keep, flip): ``after = (before & keep) ^ flip``. A bit flip keeps
     all and flips its mask; stuck at 1 is ``(~mask, mask)``; stuck at 0 is ``(~mask, 0)``; zero is ``(0, 0)``.
-    A new format is one subclass and one entry in `_FAMILIES`.
+    A fault that leaves the word as it was leaves the value as it was, bit for bit.
+    A new format is one subclass and one entry in `hoplon.formats.named`.
     """
 
     @property
@@ -101,6 +100,38 @@ class NumberFormat(ABC):
             HoplonError: a dtype this format does not hold, or a word wider than the format.
         """
 
+    def encode(self, numbers: Tensor) -> Tensor:
+        """The word of each number, as near as the format can hold it.
+
+        Args:
+            numbers: float64, any shape.
+        """
+        return self.words(numbers)
+
+    def field(self, name: Field) -> tuple[int, ...]:
+        """The positions of a field of the word, 0 = least significant.
+
+        Raises:
+            HoplonError: a format whose words have no such fields.
+        """
+        raise HoplonError(f"expected a floating-point format, which has a field {name!r}, got {self.name}; use bits")
+
+    def at(self, elements: Tensor, shape: Sequence[int]) -> NumberFormat:
+        """The format of the values at these elements, where it differs between them.
+
+        Args:
+            elements: int64, shape ``(n,)``, row-major indices into `shape`.
+            shape: of the tensor, or of one sample.
+        Returns:
+            A format for values of shape ``(n,)``.
+        """
+        return self
+
+    @property
+    def bytes(self) -> int:
+        """Whole bytes that hold a word."""
+        return -(-self.bits // 8)
+
     @property
     def all_ones(self) -> int:
         """The `keep` that keeps every bit, as int64 (-1 for 64-bit words)."""
@@ -121,99 +152,3 @@ class NumberFormat(ABC):
                 first = int(mask[outside].flatten()[0])
                 raise HoplonError(f"expected words in [0, 2**{self.bits}) for {self.name}, got {first}")
         return mask.to(device)
-
-
-@final
-@dataclass(frozen=True)
-class Native(NumberFormat):
-    """The bits of a torch dtype, as memory holds them.
-
-    Source:
-        IEEE 754-2019, section 3.4 (binary interchange formats); bfloat16: the upper half of binary32.
-    Example:
-        >>> one = torch.tensor([1.0])
-        >>> hex(Native(torch.float32).words(one))
-        '0x3f800000'
-        >>> Native(torch.float32).strike(one, keep=0xFFFFFFFF, flip=1 << 31)
-        tensor([-1.])
-    """
-
-    dtype: torch.dtype
-
-    def __post_init__(self) -> None:
-        if self.dtype not in _NATIVE_DTYPES:
-            supported = ", ".join(map(str, _NATIVE_DTYPES))
-            raise HoplonError(f"expected a dtype whose bits can be struck ({supported}), got {self.dtype}")
-
-    @property
-    def name(self) -> str:
-        """The dtype without its package: "float32"."""
-        return str(self.dtype).removeprefix("torch.")
-
-    @property
-    def bits(self) -> int:
-        """Width of the dtype."""
-        return 8 * self.dtype.itemsize
-
-    @classmethod
-    def parse(cls, name: str) -> Native | None:
-        """The native format whose dtype has this name."""
-        return next((native(dtype) for dtype in _NATIVE_DTYPES if native(dtype).name == name), None)
-
-    def words(self, values: Tensor) -> Tensor:
-        """The stored word of each value: int64, shape and device of `values`."""
-        self._check(values)
-        return integer_view(values).to(torch.int64) & self.all_ones
-
-    def strike(self, values: Tensor, keep: Tensor | int, flip: Tensor | int) -> Tensor:
-        """The values after ``(word & keep) ^ flip``; integer operations only, so NaN payloads survive."""
-        self._check(values)
-        before = integer_view(values)
-        struck = (before & self._narrow(keep, before)) ^ self._narrow(flip, before)
-        return struck.view(self.dtype)
-
-    def _check(self, values: Tensor) -> None:
-        if values.dtype != self.dtype:
-            raise HoplonError(f"expected values of {self.dtype}, got {values.dtype}; use native({values.dtype})")
-
-    def _narrow(self, word: Tensor | int, like: Tensor) -> Tensor:
-        """Unsigned words as signed integers of the dtype of `like`: 0xFFFFFFFF becomes -1, explicitly."""
-        mask = self._mask(word, like.device)
-        if self.bits == 64:
-            return mask
-        sign = 1 << (self.bits - 1)
-        return ((mask ^ sign) - sign).to(like.dtype)
-
-
-@functools.cache
-def native(dtype: torch.dtype) -> Native:
-    """The format of the bits of `dtype`.
-
-    Raises:
-        HoplonError: a dtype that is not supported.
-    Example:
-        >>> native(torch.bfloat16).bits
-        16
-    """
-    return Native(dtype)
-
-
-_FAMILIES: tuple[type[NumberFormat], ...] = (Native,)
-
-
-@functools.cache
-def format_named(name: str) -> NumberFormat:
-    """The format that carries this name, as stored in a fault table.
-
-    Raises:
-        HoplonError: no format has the name.
-    Example:
-        >>> format_named("float32") == native(torch.float32)
-        True
-    """
-    for family in _FAMILIES:
-        found = family.parse(name)
-        if found is not None:
-            return found
-    known = ", ".join(native(dtype).name for dtype in _NATIVE_DTYPES)
-    raise HoplonError(f"expected the name of a number format ({known}), got {name!r}")
