@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Sequence
 
 import typer
@@ -33,18 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done · 2: bad input, one line on stderr says what and the way out · 130: interrupted.
     """
-    with warnings.catch_warnings():
-        # torch.export inspects its own tree specs in a form that torch itself deprecates
-        warnings.filterwarnings("ignore", message="`isinstance\\(treespec, LeafSpec\\)` is deprecated")
-        try:
-            app(args=None if arguments is None else list(arguments), prog_name="hoplon")
-        except HoplonError as error:
-            say(f"hoplon: {error}")
-            return BAD_INPUT
-        except KeyboardInterrupt:
-            return INTERRUPTED
-        except SystemExit as done:  # typer ends every command this way
-            return done.code if isinstance(done.code, int) else int(done.code is not None)
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="hoplon")
+    except HoplonError as error:
+        say(f"hoplon: {error}")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SystemExit as done:  # typer ends every command this way
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
     return 0
 
 

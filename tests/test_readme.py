@@ -1,0 +1,47 @@
+"""The README's Python example runs as it stands, on a small model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tests.small import small_data, small_net
+
+README = Path(__file__).parents[1] / "README.md"
+PRECISION = "half_width=0.0025"
+
+
+def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert PRECISION in code
+    held_out, calibration = small_data()
+    names: dict[str, Any] = {
+        "F": F,
+        "model": small_net(),
+        "example": calibration.tensors[0][:4],
+        "x": held_out.x,
+        "y": held_out.y,
+        "calibration": calibration,
+    }
+    exec(compile(code.replace(PRECISION, "half_width=0.05"), str(README), "exec"), names)
+    assert names["before"].summary()[0].failure.half_width <= 0.05
+    printed = capsys.readouterr().out
+    assert all(arm in printed for arm in names["arms"])
+    with torch.no_grad():
+        expected = names["model"](names["x"])
+    assert torch.equal(names["strong"](names["x"]).argmax(1), expected.argmax(1))
+    assert names["strong"].check().checked > 0
+
+
+def test_the_commands_it_names_exist() -> None:
+    text = README.read_text(encoding="utf-8")
+    makefile = (README.parent / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"`make (\w+)`", text))
+    assert targets == {"demo", "test"}
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+    assert all((README.parent / path).exists() for path in re.findall(r"\]\((?!http)([^)]+)\)", text))
