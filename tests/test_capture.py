@@ -6,7 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hoplon import CaptureError, DataError, capture
+from hoplon import (
+    BitFlip,
+    Campaign,
+    CaptureError,
+    DataError,
+    Inputs,
+    Memory,
+    TopK,
+    Values,
+    capture,
+)
+from hoplon.errors import HoplonWarning
 from hoplon.formats import equal_bits
 from tests.nets import NETS
 
@@ -67,18 +78,20 @@ class _Bare(nn.Module):
     ("forward", "message"),
     [
         (lambda m, x: m.linear(x) if x.sum() > 0 else x, "expected a model that torch.export can trace, got _Bare"),
-        (lambda m, x: m.linear(x) - m.linear(x).mean(0, keepdim=True), "expected every value to keep one batch axis"),
+        (
+            lambda m, x: m.linear(x) - m.linear(x).mean(0, keepdim=True),
+            "do not influence each other, got operator mean .* mixes samples|which mixes",
+        ),
         (
             lambda m, x: m.linear(x).cumsum(0),
             "expected samples .* that do not influence each other, got operator cumsum",
         ),
-        (lambda m, x: m.linear(x).reshape(2, -1), "free batch axis|keep one batch axis"),
         (lambda m, x: m.linear(x) + torch.rand(4), "expected a deterministic model, got two different outputs"),
     ],
 )
 def test_a_model_that_cannot_be_captured_is_named(forward: object, message: str) -> None:
     with pytest.raises(CaptureError, match=message):
-        capture(_Bare(forward).eval(), torch.randn(2, 4))
+        capture(_Bare(forward).eval(), torch.randn(2, 4), form="export")
 
 
 def test_train_mode_is_refused_with_the_way_out() -> None:
@@ -91,9 +104,7 @@ def test_train_mode_is_refused_with_the_way_out() -> None:
 def test_an_example_without_a_batch_axis_is_refused() -> None:
     with pytest.raises(CaptureError, match=r"got inputs of shape \(2, 8, 8\) .* with the batch axis first"):
         capture(NETS["residual"].model(), torch.randn(2, 8, 8))
-    with pytest.raises(CaptureError, match="to be a free batch axis, got a model that fixes it"):
-        capture(nn.Conv2d(2, 4, 3).eval(), torch.randn(2, 8, 8))
-    with pytest.raises(CaptureError, match="expected inputs that share a first batch axis"):
+    with pytest.raises(CaptureError, match="expected inputs that share a batch axis 0"):
         capture(NETS["mlp"].model(), torch.tensor(1.0))
     with pytest.raises(CaptureError, match="expected an example of at least one sample, got an empty batch"):
         capture(NETS["mlp"].model(), torch.zeros(0, 6))
@@ -107,3 +118,176 @@ def test_inputs_of_another_shape_or_dtype_are_refused() -> None:
         program(torch.zeros(2, 7))
     with pytest.raises(DataError, match=r"expected input 0 of Mlp as torch.float32, got torch.float64"):
         program(torch.zeros(2, 6, dtype=torch.float64))
+
+
+class _Gate(nn.Module):
+    """Control flow that depends on values: small inputs take one more layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.extra, self.last = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        if x.sum() < 2:
+            x = torch.relu_(self.extra(x))
+        return self.last(x)
+
+
+def test_a_model_with_control_flow_runs_in_the_eager_form_and_says_so() -> None:
+    model, x = _seeded(_Gate), torch.randn(12, 4, generator=torch.Generator().manual_seed(2))
+    short = next(i for i in range(12) if torch.relu(model.first(x[i])).sum() < 2)
+    with pytest.warns(HoplonWarning, match="expected a model that torch.export can trace, got _Gate .* eager form"):
+        program = capture(model, x[short : short + 1])
+    assert [s.name for s in program.value_sites] == [
+        *("first:linear", ":relu", ":sum", ":lt", "extra:linear", ":relu.1", "last:linear")
+    ]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    results = Campaign(program, Inputs(x), sites=Values()).run(count=200, seed=0)
+    with torch.inference_mode():
+        gated = {i for i in range(12) if torch.relu(model.first(x[i])).sum() < 2}
+    assert 0 < len(gated) < 12
+    table = results.faults.frame.join(results.runs, on=["fault", "input"])
+    skipped = table.filter(
+        ~table["input"].is_in(list(gated)) & table["site"].cast(str).is_in(["extra:linear", ":relu.1"])
+    )
+    assert skipped.height > 10
+    assert not skipped["reached"].any()
+    assert set(skipped["top-1"]) == {"identical"}
+    assert table.filter(table["site"] == "last:linear")["reached"].all()
+    assert all(equal_bits(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
+
+
+def _seeded(build: object) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return build().eval()  # type: ignore[operator, no-any-return]
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("sites", [Values(), Memory()])
+def test_the_eager_form_gives_the_faults_and_outcomes_of_replay(name: str, sites: Values | Memory) -> None:
+    net = NETS[name]
+    model, x = net.model(), net.batch(6)
+    programs = [capture(model, x, form="export"), capture(model, x, form="eager")]
+    assert [s.name for s in programs[0].value_sites] == [s.name for s in programs[1].value_sites]
+    assert [s.numel for s in programs[0].value_sites] == [s.numel for s in programs[1].value_sites]
+    assert programs[0].memory_sites == programs[1].memory_sites
+    assert [s.kinds for s in programs[0].memory_sites] == [s.kinds for s in programs[1].memory_sites]
+    first, second = (
+        Campaign(program, Inputs(x), sites=sites, fault_model=BitFlip(2), batch=1).run(count=40, seed=0)
+        for program in programs
+    )
+    assert first.faults == second.faults
+    assert first.runs.equals(second.runs)
+
+
+class _Fixed(nn.Module):
+    """The batch size written into the code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.last = nn.Linear(4, 4), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.inner(x)).reshape(4, 8))
+
+
+def test_a_fixed_batch_size_is_kept_and_said() -> None:
+    model, x = _seeded(_Fixed), torch.randn(10, 2, 4, generator=torch.Generator().manual_seed(1))
+    with pytest.warns(HoplonWarning, match="_Fixed fixes its batch size in its code, so it takes batches of 4 only"):
+        program = capture(model, x[:4])
+    assert [(s.name, s.shape) for s in program.value_sites] == [
+        ("inner:linear", (2, 4)),
+        (":tanh", (2, 4)),
+        ("last:linear", (3,)),
+    ]
+    results = Campaign(program, Inputs(x), sites=Values(), criterion=TopK(1)).run(count=100, seed=0)
+    table = results.faults.frame.join(results.runs, on=["fault", "input"])
+    assert table["reached"].all()
+    assert set(table["input"]) == set(range(10))
+    assert results.manifest["batch"] == 4
+    with pytest.raises(DataError, match="expected a batch of 4, which _Fixed is fixed to, got 8"):
+        Campaign(program, Inputs(x), sites=Values(), batch=8).run(count=5)
+
+
+class _Recurrent(nn.Module):
+    """Batch on the second axis of input and output, folded with the heads in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.last = nn.Linear(6, 6), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps, batch, width = x.shape
+        heads = self.mix(x).reshape(steps, batch * 2, width // 2).transpose(0, 1)
+        mixed = torch.softmax(heads @ heads.transpose(1, 2), -1) @ heads
+        return self.last(mixed.transpose(0, 1).reshape(steps, batch, width))[-1]
+
+
+def test_a_batch_axis_in_the_middle_or_folded_is_found() -> None:
+    model = _seeded(_Recurrent)
+    x = torch.randn(7, 3, 6, generator=torch.Generator().manual_seed(1))  # samples first, as data are
+    program = capture(model, x.movedim(0, 1), batch_axis=1)
+    shapes = {site.name: site.shape for site in program.value_sites}
+    assert shapes[":softmax"] == (2, 3, 3)
+    assert shapes["mix:linear"] == (3, 6)
+    alone = capture(model, x.movedim(0, 1), batch_axis=1, form="eager")
+    found = Campaign(program, Inputs(x), sites=Values(), batch=1).run(count=120, seed=0)
+    wanted = Campaign(alone, Inputs(x), sites=Values()).run(count=120, seed=0)
+    assert found.faults == wanted.faults
+    assert found.runs.equals(wanted.runs)
+
+
+def test_an_example_that_is_one_sample_needs_no_batch_axis() -> None:
+    class Cloud(nn.Module):
+        def forward(self, points: Tensor) -> Tensor:
+            return (points - points.mean(0)).abs().amax(0)
+
+    x = torch.randn(5, 9, 3)
+    program = capture(Cloud().eval(), x[0], batch_axis=None)
+    results = Campaign(program, Inputs(x), sites=Values()).run(count=50, seed=0)
+    assert results.manifest["batch"] == 1
+    assert results.runs["reached"].all()
+    assert program.value_site(":mean").shape == (3,)
+
+
+def test_keyword_inputs_come_from_named_data() -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor, *, scale: Tensor, offset: float = 0.5) -> Tensor:
+            return x * scale + offset
+
+    data = Inputs({"scale": torch.rand(6, 3) + 1, "x": torch.rand(6, 3)})
+    program = capture(Scaled().eval(), (), kwargs={"x": data.x["x"][:2], "scale": data.x["scale"][:2]})
+    results = Campaign(program, data, sites=Values(kind=("mul", "input"))).run(count=60, seed=0)
+    assert set(results.faults.frame["site"].cast(str)) == {":input", ":input.1", ":mul"}
+    assert results.runs["reached"].all()
+    with pytest.raises(DataError, match="expected inputs named x, scale, got x, weight"):
+        Campaign(program, Inputs({"x": torch.rand(6, 3), "weight": torch.rand(6, 3)}), sites=Values()).run(count=1)
+
+
+class _Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.last = nn.Linear(8, 24), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return self.last(mixed.transpose(1, 2).flatten(2))
+
+
+def test_attention_opens_on_request() -> None:
+    model, x = _seeded(_Attention), torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(1))
+    closed = capture(model, x)
+    assert [s.name for s in closed.value_sites] == ["qkv:linear", ":attention", "last:linear"]
+    with pytest.warns(HoplonWarning, match="_Attention with attention opened differs from the model by up to"):
+        opened = capture(model, x, decompose={"attention"})
+    kinds = [s.kind for s in opened.value_sites]
+    assert kinds.count("matmul") == 2
+    assert "softmax" in kinds
+    assert opened.value_site(":softmax").shape == (2, 5, 5)
+    assert torch.allclose(opened(x), closed(x), atol=1e-5)
+    with pytest.raises(CaptureError, match="expected decompose out of attention, got norm"):
+        capture(model, x, decompose={"norm"})

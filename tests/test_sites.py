@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from hoplon import Memory, SiteError, Values, capture
-from hoplon.capture import identities
 from hoplon.eager import eager_sites
 from hoplon.sites import ValueSite
+from hoplon.tracing import identities
 from tests.nets import NETS
 
 

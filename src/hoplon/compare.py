@@ -18,7 +18,7 @@ from rich.table import Table
 from hoplon.criteria import OUTCOME_NAMES, Criterion, TopK
 from hoplon.data import Inputs, as_inputs
 from hoplon.errors import HoplonError
-from hoplon.evaluation import Evaluator, Reference, accuracy, batch_leaves, golden_outputs
+from hoplon.evaluation import Evaluator, Reference, accuracy, golden_outputs
 from hoplon.faults import FaultTable
 from hoplon.harden import lower
 from hoplon.overhead import LatencyRatio, measure
@@ -255,8 +255,9 @@ def _costs(
         modules = {plain: lower(reference.program, Overlay())}
         modules |= {name: lower(reference.program, over) for name, over in overlays.items()}
         rows = torch.arange(min(reference.batch, len(reference.data)))
-        leaves = batch_leaves(reference.program, reference.data, rows, len(rows))
-        calls = {name: (lambda x, module=module: module(*leaves)) for name, module in modules.items()}
+        leaves = reference.program.leaves(reference.data, rows)
+        args, kwargs = reference.program.signature.call(leaves)
+        calls = {name: (lambda x, module=module: module(*args, **kwargs)) for name, module in modules.items()}
         latencies = {arm.name: arm for arm in measure(calls, leaves[0], baseline=plain).arms}
     costs = {}
     known: list[tuple[Overlay, float]] = []  # guards change nothing without a fault: equal bounds, equal accuracy

@@ -16,7 +16,7 @@ from hoplon.errors import DataError
 from hoplon.formats import integer_view
 
 # One sample, as a map-style data set gives it: x, or x with its label.
-Sample = Tensor | tuple[Tensor, ...]
+Sample = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 
 @final
@@ -25,7 +25,8 @@ class Inputs:
     """Samples and their labels, also a map-style data set.
 
     Args:
-        x: what the model is called with, batch axis first: a tensor, or a tuple of tensors, one per argument.
+        x: what the model is called with, samples along the first axis: a tensor, a tuple of tensors, one per argument,
+            or a dict of them, one per keyword.
         y: labels, integers of shape ``(samples,)``, kept as int64; None without labels.
         name: for reports.
     Raises:
@@ -36,22 +37,27 @@ class Inputs:
         (3, 2, [2, 1])
     """
 
-    x: Tensor | tuple[Tensor, ...]
+    x: Tensor | tuple[Tensor, ...] | dict[str, Tensor]
     y: Tensor | None = None
     name: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
-        tensors = tuple(self.x) if isinstance(self.x, tuple | list) else (self.x,)
-        _check_x(tensors)
-        detached = tuple(tensor.detach() for tensor in tensors)
-        object.__setattr__(self, "x", detached if isinstance(self.x, tuple | list) else detached[0])
+        given: Any = self.x
+        x: Sample = tuple(given) if isinstance(given, list) else given
+        _check_x(_parts(x))
+        object.__setattr__(self, "x", _like(x, [tensor.detach() for tensor in _parts(x)]))
         if self.y is not None:
-            object.__setattr__(self, "y", _checked_y(self.y, len(tensors[0])))
+            object.__setattr__(self, "y", _checked_y(self.y, len(_parts(x)[0])))
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The arguments of the model, always as a tuple: ``model(*inputs.tensors)``."""
-        return self.x if isinstance(self.x, tuple) else (self.x,)
+        """The tensors, always as a tuple; without keywords, ``model(*inputs.tensors)`` is the call."""
+        return _parts(self.x)
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The keywords of the tensors, in their order; None for positional ones."""
+        return tuple(self.x) if isinstance(self.x, dict) else None
 
     def __len__(self) -> int:
         return len(self.tensors[0])
@@ -60,7 +66,7 @@ class Inputs:
         """Sample `index`: x, or (x, y) with labels."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"expected a sample in [0, {len(self)}), got {index}")
-        x = tuple(tensor[index] for tensor in self.x) if isinstance(self.x, tuple) else self.x[index]
+        x = _like(self.x, [tensor[index] for tensor in self.tensors])
         return x if self.y is None else (x, self.y[index])
 
     def __repr__(self) -> str:
@@ -131,9 +137,22 @@ class Inputs:
         return cls(columns if several else columns[0], _labels(ys) if labelled else None, name=name)
 
     def _part(self, index: slice | Tensor) -> Inputs:
-        x = tuple(tensor[index] for tensor in self.tensors)
         y = None if self.y is None else self.y[index]
-        return Inputs(x if isinstance(self.x, tuple) else x[0], y, name=self.name)
+        return Inputs(_like(self.x, [tensor[index] for tensor in self.tensors]), y, name=self.name)
+
+
+def _parts(x: Sample) -> tuple[Tensor, ...]:
+    """The tensors of x, whatever holds them."""
+    if isinstance(x, dict):
+        return tuple(x.values())
+    return x if isinstance(x, tuple) else (x,)
+
+
+def _like(x: Sample, tensors: Sequence[Tensor]) -> Sample:
+    """Other tensors, held as those of x are."""
+    if isinstance(x, dict):
+        return dict(zip(x, tensors, strict=True))
+    return tuple(tensors) if isinstance(x, tuple) else tensors[0]
 
 
 def as_inputs(data: Inputs | Dataset[Any] | Tensor | tuple[Any, ...]) -> Inputs:

@@ -4,46 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hoplon.sites import CallCounter, ValueSite, canonical_kind, is_passive
-
-Visit = Callable[[ValueSite, Tensor], None]
+from hoplon.sites import CallCounter, Identity, ValueSite, canonical_kind, is_passive
 
 
-class EagerSites(TorchDispatchMode):
-    """Names every operator output of a running model and shows it to ``visit``.
+@dataclass(frozen=True, eq=False)
+class OperatorCall:
+    """One operator call of a running model; ``call`` is its number among its kind in its owner, None for a view."""
 
-    To be entered around a forward pass under ``torch.inference_mode``, where composite operators stay whole. The
-    shape of a site seen here includes the batch axis: one eager run cannot tell which axis that is.
+    op: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    result: Any
+    owner: str
+    call: int | None
+
+    def outputs(self) -> Iterator[tuple[Identity, Tensor]]:
+        """The outputs that a fault can strike, with their identities."""
+        if self.call is None:
+            return
+        several = self.result if isinstance(self.result, (tuple, list)) else [self.result]
+        for number, output in enumerate(several):
+            if isinstance(output, Tensor) and output.numel():
+                yield Identity(self.owner, canonical_kind(self.op), self.call, number), output
+
+
+class OperatorWatch(TorchDispatchMode):
+    """Shows every operator call of a running model to ``see``, which may overwrite its outputs in place.
+
+    To be used under ``torch.inference_mode``, where composite operators stay whole.
     """
 
-    def __init__(self, model: nn.Module, visit: Visit) -> None:
+    def __init__(self, model: nn.Module, see: Callable[[OperatorCall], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._model = model
-        self._visit = visit
+        self._see = see
         self._counter = CallCounter()
         self._owners: list[str] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run the operator, then name its outputs."""
+        """Run the operator, then show the call."""
         result = func(*args, **(kwargs or {}))
-        if is_passive(func):
-            return result
-        outputs = result if isinstance(result, (tuple, list)) else [result]
-        if any(isinstance(output, Tensor) for output in outputs):
-            owner = self._owners[-1] if self._owners else ""
-            kind = canonical_kind(func)
-            call = self._counter.next(owner, kind)
-            for number, output in enumerate(outputs):
-                if isinstance(output, Tensor) and output.numel():
-                    self._visit(ValueSite(owner, kind, call, number, tuple(output.shape), output.dtype), output)
+        owner = self._owners[-1] if self._owners else ""
+        several = result if isinstance(result, (tuple, list)) else [result]
+        counts = not is_passive(func) and any(isinstance(output, Tensor) for output in several)
+        call = self._counter.next(owner, canonical_kind(func)) if counts else None
+        self._see(OperatorCall(func, args, kwargs or {}, result, owner, call))
         return result
 
     @contextmanager
@@ -72,9 +86,14 @@ class EagerSites(TorchDispatchMode):
 
 
 def eager_sites(model: nn.Module, *args: Any, **kwargs: Any) -> list[ValueSite]:
-    """The operator outputs of one eager forward pass, in execution order."""
+    """The operator outputs of one eager forward pass, in execution order; their shapes include the batch axis."""
     seen: list[ValueSite] = []
-    mode = EagerSites(model, lambda site, value: seen.append(site))
-    with torch.inference_mode(), mode.watching():
+
+    def see(call: OperatorCall) -> None:
+        for identity, output in call.outputs():
+            where = (identity.owner, identity.kind, identity.call, identity.output)
+            seen.append(ValueSite(*where, tuple(output.shape), output.dtype))
+
+    with torch.inference_mode(), OperatorWatch(model, see).watching():
         model(*args, **kwargs)
     return seen

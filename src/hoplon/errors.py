@@ -28,6 +28,10 @@ class StoreError(HoplonError):
     """A run directory or file that cannot be read or written, or that belongs to another campaign."""
 
 
+class HoplonWarning(UserWarning):
+    """Something that works, but not as one would expect; says what and what it costs."""
+
+
 def no_match(what: str, pattern: str, names: Sequence[str]) -> SiteError:
     """The error for a pattern that matches none of `names`, showing the nearest ones.
 

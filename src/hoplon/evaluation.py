@@ -15,16 +15,19 @@ from torch import Tensor
 
 from hoplon.criteria import OUTCOME_NAMES, Criterion, Outcome, classify
 from hoplon.data import Inputs
+from hoplon.eager_program import EagerProgram
 from hoplon.errors import DataError
 from hoplon.faults import FaultTable, series_to_words
 from hoplon.formats import format_named
 from hoplon.overlay import Guard, GuardReport, Overlay
 from hoplon.program import Program
-from hoplon.replay import Golden, Hits, Placement, Replay, padded_rows
+from hoplon.replay import EagerReplay, Golden, Hits, Placement, Replay, padded_rows
+from hoplon.sites import MemorySite, ValueSite
 from hoplon.working_memory import WorkingMemory
 
 Ints = NDArray[np.int64]
 Advance = Callable[[int], None]
+Sites = Sequence[ValueSite] | Sequence[MemorySite]
 
 _GOLDEN_BUDGET_BYTES = 2 * 2**30
 _BATCH_BUDGET_BYTES = 2**29
@@ -35,7 +38,12 @@ _RUN_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, OverflowError, Z
 
 
 def default_batch(program: Program) -> int:
-    """The replay batch: as many samples as keep one batch of all values within half a GiB, at most 64."""
+    """The replay batch: as many samples as keep one batch of all values within half a GiB, at most 64.
+
+    A program of a fixed batch size has no choice.
+    """
+    if program.signature.fixed_batch is not None:
+        return program.signature.fixed_batch
     per_sample = sum(site.numel * site.dtype.itemsize for site in program.value_sites)
     return max(1, min(_LARGEST_BATCH, _BATCH_BUDGET_BYTES // max(per_sample, 1)))
 
@@ -46,6 +54,12 @@ def primary_output(leaves: Sequence[Any]) -> Tensor:
         if isinstance(leaf, Tensor) and leaf.is_floating_point():
             return leaf
     raise DataError("expected a model with a floating-point output, got none; criteria judge the first one")
+
+
+def replay_of(program: Program, overlay: Overlay, batch: int, sites: Sites, placement: Placement = "before") -> Replay:
+    """The replay that fits the form of the program."""
+    form = EagerReplay if isinstance(program, EagerProgram) else Replay
+    return form(program, overlay, batch, sites, placement)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +84,10 @@ class Reference:
             DataError: inputs of another shape, labels out of range, golden outputs that are not finite, or no
                 eligible input.
         """
-        size = min(batch or default_batch(program), len(data))
+        fixed = program.signature.fixed_batch
+        if batch is not None and fixed not in (None, batch):
+            raise DataError(f"expected a batch of {fixed}, which {program.name} is fixed to, got {batch}")
+        size = fixed or min(batch or default_batch(program), len(data))
         outputs = golden_outputs(program, Overlay(), data, batch=size)
         criterion.check(outputs, data.y)
         eligible = criterion.eligible(outputs, data.y).nonzero().flatten()
@@ -89,23 +106,16 @@ class Reference:
     def leaves(self, number: int) -> tuple[list[Any], int]:
         """Flat inputs of one batch of eligible inputs, filled up to ``batch`` samples, and how many are real."""
         rows = self.eligible[number * self.batch : (number + 1) * self.batch]
-        return batch_leaves(self.program, self.data, rows, self.batch), len(rows)
-
-
-def batch_leaves(program: Program, data: Inputs, rows: Tensor, batch: int) -> list[Any]:
-    """The given samples as flat inputs of a program, filled up to ``batch`` samples by repeating the first."""
-    filled = padded_rows(rows.tolist(), batch, device=torch.device("cpu"))
-    tensors = tuple(tensor[filled.to(tensor.device)].to(program.device) for tensor in data.tensors)
-    return program.input_leaves(tensors)
+        return self.program.leaves(self.data, rows, batch=self.batch), len(rows)
 
 
 def golden_outputs(program: Program, overlay: Overlay, data: Inputs, *, batch: int) -> Tensor:
     """Fault-free outputs of a whole data set under an overlay: shape ``(inputs, ...)``."""
-    replay = Replay(program, overlay, batch, ())
+    replay = replay_of(program, overlay, batch, ())
     parts = []
     for start in range(0, len(data), batch):
         rows = torch.arange(start, min(start + batch, len(data)))
-        golden = replay.golden(batch_leaves(program, data, rows, batch))
+        golden = replay.golden(program.leaves(data, rows, batch=batch))
         parts.append(primary_output(golden.outputs)[: len(rows)])
     return torch.cat(parts)
 
@@ -167,7 +177,7 @@ class _ValueRuns:
         self.table = table
         names = frame["site"].unique().cast(pl.String).to_list()
         self.sites = [program.value_site(name) for name in names]
-        self.replay = Replay(program, evaluator.overlay, self.reference.batch, self.sites, evaluator.placement)
+        self.replay = replay_of(program, evaluator.overlay, self.reference.batch, self.sites, evaluator.placement)
         self.golden = _GoldenCache(self.reference, self.replay)
         number = {name: index for index, name in enumerate(names)}
         self.site = frame["site"].cast(pl.String).replace_strict(number, return_dtype=pl.Int64).to_numpy()
@@ -285,7 +295,7 @@ class _MemoryRuns:
         self.memory = WorkingMemory(program)
         self.guards: list[Guard] = evaluator.overlay.guards(self.memory.tensors)
         sites = tuple(self.sites.values())
-        self.replay = Replay(program, evaluator.overlay, self.reference.batch, sites, evaluator.placement)
+        self.replay = replay_of(program, evaluator.overlay, self.reference.batch, sites, evaluator.placement)
         self.faults = table.frame["fault"].unique(maintain_order=True).to_numpy()
         shape = (len(self.faults), len(self.reference.eligible), len(self.reference.criterion.names))
         self.outcomes = np.zeros(shape, dtype=np.uint8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -134,7 +134,7 @@ def overlay(program: Program, protections: Iterable[Protection], *, label: str |
     Raises:
         HoplonError: a protection names a site that the program lacks (it was made for another model).
     """
-    chosen: Sequence[Protection] = tuple(protections)
+    chosen = tuple(protections)
     by_site: dict[str, list[ValueProtection]] = {}
     for protection in chosen:
         for name, effect in protection.values(program).items():

@@ -13,8 +13,11 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from hoplon.errors import DataError, SiteError
-from hoplon.sites import MemorySite, ValueSite
+from hoplon.data import Inputs
+from hoplon.errors import SiteError
+from hoplon.layout import Layout
+from hoplon.signature import Signature
+from hoplon.sites import Identity, MemorySite, ValueSite
 
 Hook = Callable[[int, Any], Any]
 
@@ -27,42 +30,12 @@ class Ref:
 
 
 @dataclass(frozen=True)
-class BatchLayout:
-    """Where the samples lie in a value: ``axis`` holds ``batch * fold`` entries, sample-major."""
-
-    axis: int
-    fold: int = 1
-
-    def take(self, value: Tensor, rows: Tensor) -> Tensor:
-        """The given samples of a batch value, as a new contiguous batch of ``len(rows)`` samples.
-
-        Args:
-            value: any shape with ``batch * fold`` entries on ``axis``.
-            rows: shape ``(n,)``, int64, sample numbers.
-        """
-        if self.fold == 1:
-            return value.index_select(self.axis, rows)
-        split = value.unflatten(self.axis, (-1, self.fold)).index_select(self.axis, rows)
-        return split.flatten(self.axis, self.axis + 1)
-
-    def samples_first(self, value: Tensor) -> Tensor:
-        """A view with the batch axis first and the fold, if any, in its old place: shape ``(batch, *sample shape)``."""
-        if self.fold == 1:
-            return value.movedim(self.axis, 0)
-        return value.unflatten(self.axis, (-1, self.fold)).movedim(self.axis, 0)
-
-    def sample_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The shape of one sample, given the shape of the batch value."""
-        middle = (self.fold,) if self.fold > 1 else ()
-        return (*shape[: self.axis], *middle, *shape[self.axis + 1 :])
-
-
-@dataclass(frozen=True)
 class Step:
     """One operator call of the functional form.
 
     ``reads`` are the steps whose values it uses; ``carries`` says whether a change of their values can change its own
-    (a shape query reads a tensor and carries nothing of its values).
+    (a shape query reads a tensor and carries nothing of its values). ``identity`` names the output, where it
+    is one that a fault can strike.
     """
 
     index: int
@@ -73,6 +46,7 @@ class Step:
     reads: tuple[int, ...]
     carries: bool = True
     owner: str = ""
+    identity: Identity | None = None
 
     def run(self, values: Sequence[Any]) -> Any:
         """The operator's result, its arguments taken from ``values``."""
@@ -105,21 +79,21 @@ class Program:
     """
 
     name: str
-    exported: ExportedProgram
+    exported: ExportedProgram | None
     steps: tuple[Step, ...]
     input_steps: tuple[int, ...]
     memory_steps: Mapping[int, str]
     constants: Mapping[int, Any]
     output_steps: tuple[Any, ...]
-    in_spec: pytree.TreeSpec
+    signature: Signature
     out_spec: pytree.TreeSpec
-    layouts: Mapping[int, BatchLayout]
+    layouts: Mapping[int, Layout]
     value_sites: tuple[ValueSite, ...]
+    input_sites: tuple[ValueSite, ...]
     site_steps: Mapping[str, int]
     memory_sites: tuple[MemorySite, ...]
     unread: tuple[str, ...]
-    example_shapes: tuple[tuple[int, ...], ...]
-    example_dtypes: tuple[torch.dtype, ...]
+    batch_ratios: Mapping[int, tuple[tuple[int, int], ...]]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the functional form on a batch; the result has the structure of the model's."""
@@ -129,7 +103,7 @@ class Program:
 
     def value_site(self, name: str) -> ValueSite:
         """The value site of this name."""
-        for site in self.value_sites:
+        for site in (*self.value_sites, *self.input_sites):
             if site.name == name:
                 return site
         raise SiteError(f"expected a value site of {self.name}, got {name!r}; they are listed in program.value_sites")
@@ -143,6 +117,7 @@ class Program:
 
     def memory(self) -> dict[str, Tensor]:
         """Every parameter, buffer and lifted constant by name: the user's own tensors, not copies."""
+        assert self.exported is not None, "a program without an export overrides this"
         state = self.exported.state_dict
         constants = {k: v for k, v in self.exported.constants.items() if isinstance(v, Tensor)}
         return {**{name: tensor.detach() for name, tensor in state.items()}, **constants}
@@ -153,27 +128,23 @@ class Program:
         return next((tensor.device for tensor in self.memory().values()), torch.device("cpu"))
 
     def input_leaves(self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> list[Any]:
-        """The flat inputs, checked against the example that the model was captured with.
+        """The flat inputs of a call, checked; see :meth:`Signature.flatten`."""
+        return self.signature.flatten(args, kwargs or {})
 
+    def leaves(self, data: Inputs, rows: Tensor | None = None, *, batch: int | None = None) -> list[Any]:
+        """Flat inputs of one pass over samples of a data set, on the program's device.
+
+        Args:
+            rows: shape ``(n,)``, int64, samples; all by default.
+            batch: fill up to this many samples by repeating the first; a fixed batch size is always filled up.
         Raises:
-            DataError: another structure, shape or dtype; names the input and both shapes.
+            DataError: samples of another shape or dtype, or more than a fixed batch holds.
         """
-        leaves, spec = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
-        if spec != self.in_spec:
-            raise DataError(f"expected inputs structured like {self.in_spec}, got {spec}")
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        for number, (leaf, shape, dtype) in enumerate(
-            zip(tensors, self.example_shapes, self.example_dtypes, strict=True)
-        ):
-            if tuple(leaf.shape[1:]) != shape[1:] or leaf.dim() != len(shape):
-                wanted = ", ".join(["batch", *map(str, shape[1:])])
-                raise DataError(
-                    f"expected input {number} of {self.name} with shape ({wanted}), got {tuple(leaf.shape)}; "
-                    "reshape the data or capture the model with an example of this shape"
-                )
-            if leaf.dtype != dtype:
-                raise DataError(f"expected input {number} of {self.name} as {dtype}, got {leaf.dtype}; cast the data")
-        return leaves
+        chosen = torch.arange(len(data)) if rows is None else rows
+        size = self.signature.fixed_batch or batch or len(chosen)
+        filled = torch.cat([chosen, chosen[:1].expand(max(0, size - len(chosen)))])
+        tensors = [tensor[filled.to(tensor.device)].to(self.device) for tensor in data.tensors]
+        return self.signature.from_samples(tensors, data.names)
 
     def initial_values(self, leaves: Sequence[Any], memory: Mapping[str, Tensor]) -> list[Any]:
         """One slot per step, with inputs, memory and constants filled in."""
@@ -215,6 +186,15 @@ class Program:
     def outputs_from(self, values: Sequence[Any]) -> list[Any]:
         """The flat outputs, picked from the values of all steps."""
         return [values[leaf.step] if isinstance(leaf, Ref) else leaf for leaf in self.output_steps]
+
+    def samples_first(self, outputs: Sequence[Any]) -> list[Any]:
+        """Flat outputs with their samples along the first axis, whatever their layout."""
+        return [
+            self.layouts[leaf.step].samples_first(value)
+            if isinstance(leaf, Ref) and leaf.step in self.layouts and isinstance(value, Tensor)
+            else value
+            for leaf, value in zip(self.output_steps, outputs, strict=True)
+        ]
 
     @cached_property
     def last_reads(self) -> tuple[tuple[int, ...], ...]:

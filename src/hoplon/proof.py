@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,96 +12,208 @@ from torch.utils import _pytree as pytree
 
 from hoplon.errors import CaptureError
 from hoplon.formats import equal_bits
+from hoplon.layout import BatchLayout, Layout, WholeLayout, folds, moves_with, trial_layouts
 from hoplon.program import Program
+from hoplon.signature import Signature, TensorForm
+from hoplon.sites import ValueSite
 
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
-
-def prove(program: Program, model: nn.Module, inputs: Inputs) -> None:
-    """Raise unless the program equals the model bit for bit and its samples are independent.
+def prove_equal(program: Program, model: nn.Module, leaves: Sequence[Any]) -> None:
+    """Raise unless program and model agree bit for bit, twice, and at two batch sizes where the batch is free.
 
     Raises:
-        CaptureError: names the output or operator that differs.
+        CaptureError: names the output that differs, and by how much.
     """
-    size = next(leaf.shape[0] for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
-    three = _take(inputs, torch.arange(3) % size)
+    signature = program.signature
+    calls = [leaves]
+    if signature.fixed_batch is None:
+        size = _batch(signature, leaves)
+        calls.append(_take(signature, leaves, torch.arange(size + 1) % size))
     with torch.inference_mode():
-        _prove_equal(program, model, inputs)
-        _prove_equal(program, model, _take(inputs, torch.arange(size + 1) % size))
-        _prove_samples_apart(program, three)
+        for call in calls:
+            for number, first, second, ours in _outputs(program, model, call):
+                if not equal_bits(first, second):
+                    raise CaptureError(
+                        f"expected a deterministic model, got two different outputs {number} for one input; "
+                        "remove randomness from forward, or fix the number of threads"
+                    )
+                if not equal_bits(first, ours):
+                    raise CaptureError(
+                        f"expected output {number} of the trace to equal the model's bit for bit, got a largest "
+                        f"difference of {_gap(first, ours):.3g}; this model takes another code path when traced (fused "
+                        "attention under no_grad does): call its plain form"
+                    )
 
 
-def _prove_equal(program: Program, model: nn.Module, inputs: Inputs) -> None:
-    args, kwargs = inputs
-    wanted = pytree.tree_leaves(model(*args, **kwargs))
-    again = pytree.tree_leaves(model(*args, **kwargs))
-    got = program.run(program.input_leaves(args, kwargs))
-    for number, (first, second, ours) in enumerate(zip(wanted, again, got, strict=True)):
-        if not isinstance(first, Tensor):
-            continue
-        if not equal_bits(first, second):
-            raise CaptureError(
-                f"expected a deterministic model, got two different outputs {number} for one input; "
-                "remove randomness from forward, or fix the number of threads"
-            )
-        if not equal_bits(first, ours):
-            gap = (first.double() - ours.double()).abs().max().item()
-            raise CaptureError(
-                f"expected output {number} of the trace to equal the model's bit for bit, got a largest difference of "
-                f"{gap:.3g} at batch size {first.shape[0]}; this model takes another code path when traced "
-                "(fused attention under no_grad does): call its plain form"
-            )
+def prove_close(program: Program, model: nn.Module, leaves: Sequence[Any], *, tolerance: float = 1e-2) -> float:
+    """The largest difference between program and model, for forms that compute the same in another order.
+
+    Raises:
+        CaptureError: a difference above ``tolerance`` times the largest output.
+    """
+    worst = 0.0
+    with torch.inference_mode():
+        for number, first, _, ours in _outputs(program, model, leaves):
+            gap = _gap(first, ours) if first.shape == ours.shape else float("inf")
+            if not gap <= tolerance * max(1.0, float(first.abs().max())):
+                raise CaptureError(
+                    f"expected output {number} of the opened trace near the model's, got {gap:.3g} apart"
+                )
+            worst = max(worst, gap)
+    return worst
 
 
-def _prove_samples_apart(program: Program, batch: Inputs) -> None:
-    """Moving samples moves every operator's samples; replacing the others leaves a sample's values alone."""
-    order = torch.tensor([2, 0, 1])
-    plain = _all_values(program, batch)
-    moved = _all_values(program, _take(batch, order))
-    others_changed = _all_values(program, _replace_all_but_first(batch))
+def _outputs(program: Program, model: nn.Module, leaves: Sequence[Any]) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    args, kwargs = program.signature.call(leaves)
+    first, second = (pytree.tree_leaves(model(*_copied(args), **_copied(kwargs))) for _ in range(2))
+    ours = program.run(leaves)
+    for number, (wanted, again, got) in enumerate(zip(first, second, ours, strict=True)):
+        if isinstance(wanted, Tensor):
+            yield number, wanted, again, got
+
+
+def _copied(inputs: Any) -> Any:
+    """A model may overwrite its inputs."""
+    return pytree.tree_map_only(Tensor, torch.clone, inputs)
+
+
+def _gap(left: Tensor, right: Tensor) -> float:
+    return float((left.double() - right.double()).abs().max()) if left.numel() else 0.0
+
+
+def find_samples(program: Program, leaves: Sequence[Any]) -> Program:
+    """The program with layouts and value sites: where every operator holds its samples, proved on data.
+
+    Reordering the batch has to reorder the samples of every value that depends on the input, bit for bit; replacing all
+    samples but the first has to leave the first one's values alone.
+
+    Raises:
+        CaptureError: names the operator at which samples mix or influence each other.
+    """
+    signature = program.signature
+    with torch.inference_mode():
+        if signature.fixed_batch is None:
+            leaves = _take(signature, leaves, torch.arange(3) % _batch(signature, leaves))
+        plain = _all_values(program, leaves)
+        if signature.fixed_batch == 1:
+            layouts: dict[int, Layout] = {step: WholeLayout() for step in _dependent(program, plain)}
+        else:
+            layouts = _moving_layouts(program, leaves, plain)
+            _prove_apart(program, leaves, plain, layouts)
+    return _with_layouts(program, plain, layouts)
+
+
+def _moving_layouts(program: Program, leaves: Sequence[Any], plain: Mapping[int, Tensor]) -> dict[int, Layout]:
+    size = _batch(program.signature, leaves)
+    order = torch.arange(size).roll(1)
+    moved = _all_values(program, _take(program.signature, leaves, order))
+    layouts: dict[int, Layout] = {}
+    dependent = set(_dependent(program, plain))
+    for step, value in plain.items():
+        if value.shape != moved[step].shape:
+            raise _apart(program, step, "has another shape once the batch is reordered")
+        found = next(
+            (c for c in _candidates(program, step, value, size) if moves_with(c, value, moved[step], order)), None
+        )
+        if found is not None:
+            layouts[step] = found
+        elif step in dependent:
+            raise _apart(program, step, "mixes samples: reordering the batch does not just reorder them")
+    return layouts
+
+
+def _candidates(program: Program, step: int, value: Tensor, size: int) -> Iterator[BatchLayout]:
+    if program.signature.fixed_batch is not None:
+        yield from trial_layouts(value.shape, size)
+    for axis, ratio in program.batch_ratios.get(step, ()):
+        yield from folds(axis, ratio)
+
+
+def _dependent(program: Program, values: Mapping[int, Tensor]) -> Iterator[int]:
+    """The steps with a tensor value that depends on the input."""
+    reached = 0
+    for step in program.input_steps:
+        reached |= program.descendants[step] | 1 << step
+    return (step for step in values if reached >> step & 1)
+
+
+def _prove_apart(
+    program: Program, leaves: Sequence[Any], plain: Mapping[int, Tensor], layouts: Mapping[int, Layout]
+) -> None:
+    others = _all_values(program, _map(program.signature, leaves, _replace_all_but_first))
     first = torch.zeros(1, dtype=torch.int64)
-    for step, layout in program.layouts.items():
-        step_order, step_first = order.to(plain[step].device), first.to(plain[step].device)
-        if not equal_bits(layout.take(plain[step], step_order), moved[step]):
-            raise CaptureError(_apart_message(program, step, "reordering the batch does not just reorder its samples"))
-        if not equal_bits(layout.take(plain[step], step_first), layout.take(others_changed[step], step_first)):
-            raise CaptureError(_apart_message(program, step, "its first sample changes with the other samples"))
+    for step, layout in layouts.items():
+        value, other = plain[step], others[step]
+        row = first.to(value.device)
+        if value.shape != other.shape or not equal_bits(layout.take(value, row), layout.take(other, row)):
+            raise _apart(program, step, "gives its first sample another value when the other samples change")
 
 
-def _apart_message(program: Program, step: int, what: str) -> str:
-    label = program.steps[step].label
+def _apart(program: Program, step: int, what: str) -> CaptureError:
     owner = program.steps[step].owner or "the model"
-    return (
-        f"expected samples of a batch that do not influence each other, got operator {label} in {owner} where {what}; "
-        "remove normalisation over the batch and other cross-sample operators"
+    return CaptureError(
+        f"expected samples of a batch that do not influence each other, got operator {program.steps[step].label} in "
+        f"{owner}, which {what}; remove operators across samples, or capture one sample with batch_axis=None"
     )
 
 
-def _all_values(program: Program, inputs: Inputs) -> dict[int, Tensor]:
-    args, kwargs = inputs
-    values: dict[int, Tensor] = {}
+def _with_layouts(program: Program, values: Mapping[int, Tensor], layouts: Mapping[int, Layout]) -> Program:
+    sites: dict[int, ValueSite] = {}
+    for step, layout in layouts.items():
+        identity, value = program.steps[step].identity, values[step]
+        shape = layout.sample_shape(value.shape)
+        if identity is not None:
+            sites[step] = ValueSite(identity.owner, identity.kind, identity.call, identity.output, shape, value.dtype)
+    inputs = {
+        step: ValueSite("", "input", number, 0, layouts[step].sample_shape(values[step].shape), values[step].dtype)
+        for number, step in enumerate(step for step in program.input_steps if step in layouts)
+    }
+    ordered = {step: sites[step] for step in sorted(sites)}
+    return replace(
+        program,
+        layouts=layouts,
+        value_sites=tuple(ordered.values()),
+        input_sites=tuple(inputs.values()),
+        site_steps={site.name: step for step, site in (*ordered.items(), *inputs.items())},
+    )
+
+
+def _all_values(program: Program, leaves: Sequence[Any]) -> dict[int, Tensor]:
+    values = {s: leaf for s, leaf in zip(program.input_steps, leaves, strict=True) if isinstance(leaf, Tensor)}
 
     def keep(step: int, value: Any) -> Any:
-        if step in program.layouts:
+        if isinstance(value, Tensor):
             values[step] = value
         return value
 
-    leaves = program.input_leaves(args, kwargs)
     program.run(leaves, hook=keep)
-    values.update({s: leaf for s, leaf in zip(program.input_steps, leaves, strict=True) if s in program.layouts})
     return values
 
 
-def _take(inputs: Inputs, rows: Tensor) -> Inputs:
-    return pytree.tree_map_only(Tensor, lambda leaf: leaf.index_select(0, rows.to(leaf.device)), inputs)  # type: ignore[no-any-return]
+def _batch(signature: Signature, leaves: Sequence[Any]) -> int:
+    """The number of samples in flat inputs."""
+    for form, leaf in zip(signature.leaves, leaves, strict=True):
+        if isinstance(form, TensorForm) and form.axis is not None:
+            return int(leaf.shape[form.axis])
+    return 1
 
 
-def _replace_all_but_first(inputs: Inputs) -> Inputs:
+def _map(signature: Signature, leaves: Sequence[Any], change: Callable[[Tensor, int], Tensor]) -> list[Any]:
+    return [
+        change(leaf, form.axis) if isinstance(form, TensorForm) and form.axis is not None else leaf
+        for form, leaf in zip(signature.leaves, leaves, strict=True)
+    ]
+
+
+def _take(signature: Signature, leaves: Sequence[Any], rows: Tensor) -> list[Any]:
+    return _map(signature, leaves, lambda leaf, axis: leaf.index_select(axis, rows.to(leaf.device)))
+
+
+def _replace_all_but_first(leaf: Tensor, axis: int) -> Tensor:
     """Other samples become the first one, scaled: a valid input of any dtype, and a different one."""
-
-    def replace(leaf: Tensor) -> Tensor:
-        other = leaf.clone()
-        other[1:] = leaf[:1] * 3 if leaf.is_floating_point() else leaf[:1]
-        return other
-
-    return pytree.tree_map_only(Tensor, replace, inputs)  # type: ignore[no-any-return]
+    first = leaf.narrow(axis, 0, 1)
+    other = first.expand_as(leaf).clone()
+    if leaf.is_floating_point():
+        other.mul_(3)
+        other.narrow(axis, 0, 1).copy_(first)
+    return other

@@ -145,8 +145,8 @@ def profile_ranges(
 
     done = 0
     with torch.inference_mode():
-        for part in data.batches(batch):
-            program.run(program.input_leaves(part.tensors), hook=observe)
+        for part in data.batches(program.signature.fixed_batch or batch):
+            program.run(program.leaves(part), hook=observe)
             done += len(part)
             if progress is not None:
                 progress(done, len(data))

@@ -111,7 +111,7 @@ class Replay:
 
         with torch.inference_mode():
             outputs = self.program.run(leaves, hook=keep)
-        return Golden(leaves, delivered, produced, outputs)
+        return Golden(leaves, delivered, produced, self.program.samples_first(outputs))
 
     def strike_values(
         self, golden: Golden, rows: Tensor, hits: Mapping[str, Hits]
@@ -200,7 +200,7 @@ class Replay:
         return value, Struck(form.words(old), form.words(new), reached)
 
     def _outputs(self, values: _Lazy) -> list[Any]:
-        return [values[leaf.step] if isinstance(leaf, Ref) else leaf for leaf in self.program.output_steps]
+        return self.program.samples_first(self.program.outputs_from(values))
 
 
 class _Lazy(Sequence[Any]):
@@ -256,3 +256,63 @@ def padded_rows(rows: Sequence[int], batch: int, *, device: torch.device) -> Ten
     """Row numbers filled up to ``batch`` by repeating the first: shape ``(batch,)``, int64."""
     filled = [*rows, *([rows[0]] * (batch - len(rows)))]
     return torch.tensor(filled, dtype=torch.int64, device=device)
+
+
+class EagerReplay(Replay):
+    """The same for a program in eager form: every pass is a forward of the user's model on one sample.
+
+    A word of the table that its input does not reach is reported with equal words before and after, not reached.
+    """
+
+    def golden(self, leaves: Sequence[Any]) -> Golden:
+        """Run fault-free; nothing but the outputs is kept."""
+        with torch.inference_mode():
+            outputs = self.program.run(leaves, hook=self._protect)
+        return Golden(leaves, {}, {}, self.program.samples_first(outputs))
+
+    def strike_values(
+        self, golden: Golden, rows: Tensor, hits: Mapping[str, Hits]
+    ) -> tuple[list[Any], dict[str, Struck]]:
+        """One faulty forward."""
+        by_step = {self.program.site_steps[name]: (name, hit) for name, hit in hits.items()}
+        struck = {name: _unreached(hit) for name, hit in hits.items()}
+
+        def hook(step: int, value: Tensor) -> Tensor:
+            if step not in by_step:
+                return self._protect(step, value)  # type: ignore[no-any-return]
+            name, hit = by_step[step]
+            result, met = self._strike_here(step, value, hit)
+            if met is not None:
+                struck[name] = met
+            return result
+
+        with torch.inference_mode():
+            outputs = self.program.run(golden.leaves, hook=hook)
+        return self.program.samples_first(outputs), struck
+
+    def strike_memory(self, golden: Golden, memory: Mapping[str, Tensor], changed: Iterable[str]) -> list[Any]:
+        """One forward with changed memory."""
+        with torch.inference_mode():
+            outputs = self.program.run(golden.leaves, memory, hook=self._protect)
+        return self.program.samples_first(outputs)
+
+    def _strike_here(self, step: int, value: Tensor, hit: Hits) -> tuple[Tensor, Struck | None]:
+        """The value struck and protected, and what was met; untouched where it is too small for the element."""
+        if int(hit.elements.max()) >= value.numel():
+            return self._protect(step, value), None
+        fault_free = self._protect(step, value.clone())
+        form, bits = hit.format or native(value.dtype), native(value.dtype)
+        result = (value if self.placement == "before" else fault_free).clone()
+        where = torch.unravel_index(hit.elements, result.shape) if result.dim() else ()
+        old = result[where]
+        new = form.strike(old, hit.keep, hit.flip)
+        result[where] = new
+        if self.placement == "before":
+            result = self._protect(step, result)
+        reached = bits.words(result[where]) != bits.words(fault_free[where])
+        return result, Struck(form.words(old), form.words(new), reached)
+
+
+def _unreached(hit: Hits) -> Struck:
+    nothing = torch.zeros_like(hit.elements)
+    return Struck(nothing, nothing, nothing.bool())

@@ -16,6 +16,16 @@ from hoplon.errors import SiteError, no_match
 
 
 @dataclass(frozen=True)
+class Identity:
+    """Who an operator output is, before its shape is known: the key that all forms of a model share."""
+
+    owner: str
+    kind: str
+    call: int = 0
+    output: int = 0
+
+
+@dataclass(frozen=True)
 class ValueSite:
     """The output of one operator call, named in the user's terms.
 
@@ -141,7 +151,7 @@ def operator_name(target: Any) -> str:
         >>> operator_name(torch.ops.aten.relu_.default)
         'relu'
     """
-    name: str = getattr(target, "_opname", None) or getattr(target, "__name__", str(target))
+    name = str(getattr(target, "_opname", None) or getattr(target, "__name__", target))
     return name[:-1] if name.endswith("_") and not name.endswith("__") else name
 
 
@@ -184,7 +194,11 @@ class HasSites(Protocol):
 
     @property
     def value_sites(self) -> tuple[ValueSite, ...]:
-        """In execution order."""
+        """Operator outputs in execution order."""
+
+    @property
+    def input_sites(self) -> tuple[ValueSite, ...]:
+        """The model's tensor inputs."""
 
     @property
     def memory_sites(self) -> tuple[MemorySite, ...]:
@@ -231,7 +245,8 @@ class Values:
     """A selection of value sites: operator outputs, by name pattern, kind and dtype.
 
     ``pattern`` is a shell-style pattern, or several, on names such as ``layer1.0.conv1:conv``; each has to match.
-    ``kind`` and ``dtype`` narrow the choice. Only floating-point outputs are selected unless ``dtype`` says otherwise.
+    ``kind`` and ``dtype`` narrow the choice; ``kind="input"`` asks for the model's inputs, which are sites only then.
+    Only floating-point outputs are selected unless ``dtype`` says otherwise.
 
     Example:
         >>> Values("layer1.*", kind="conv")
@@ -257,7 +272,10 @@ class Values:
             return right_dtype and (kinds is None or site.kind in kinds)
 
         limits = f"kind {self.kind or 'any'} and dtype {self.dtype or 'floating point'}"
-        return _matching("value site", program.value_sites, self.pattern, allowed, lambda s: (s.name,), limits)
+        inputs = program.input_sites if "input" in (kinds or ()) else ()
+        return _matching(
+            "value site", (*inputs, *program.value_sites), self.pattern, allowed, lambda s: (s.name,), limits
+        )
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import Any, Literal, NoReturn, Self, final
 import torch
 from torch import Tensor, fx, nn
 
-from hoplon.capture import Identity, identities
 from hoplon.errors import HoplonError
 from hoplon.harden.bound import BoundValue
 from hoplon.overlay import GuardReport, Overlay, Protection, ValueProtection, overlay
 from hoplon.program import Program
 from hoplon.quiet import quiet_torch
-from hoplon.sites import canonical_kind, is_passive
+from hoplon.sites import Identity, canonical_kind, is_passive
+from hoplon.tracing import identities
 
 Form = Literal["separate", "fused"]
 
@@ -212,6 +212,11 @@ class _Effect(nn.Module):
 def _graph_with(program: Program, wanted: Iterable[str]) -> tuple[fx.GraphModule, dict[str, fx.Node]]:
     """The untouched form as a graph, or the functional one where it lacks a wanted site; and the nodes of its sites."""
     exported = program.exported
+    if exported is None:
+        raise HoplonError(
+            f"expected an exported program to make a module of, got {program.name} in the eager form; its overlay "
+            "works in campaigns and comparisons with latency=False"
+        )
     if not set(wanted) <= _site_nodes(program, exported.graph).keys():
         with quiet_torch():
             exported = exported.run_decompositions({})

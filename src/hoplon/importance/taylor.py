@@ -37,7 +37,8 @@ def taylor(
         loss: called as ``loss(output, labels)``, gives the mean loss of a batch as a scalar; ``labels`` is None for
             data without labels.
         sites: which storages to score; parameters that convolutions and linear layers read by default.
-        batch: samples per gradient; the last batch may be shorter.
+        batch: samples per gradient; the last batch may be shorter. A program of a fixed batch size takes that, and
+            leaves the samples out that do not fill a batch.
         progress: called after each batch with the samples done and the samples in all.
     Returns:
         Scores in float32, of the shapes of the storages.
@@ -47,7 +48,10 @@ def taylor(
     Source:
         Molchanov et al., CVPR 2019, equation (8), per weight as in Aspis (Schmedding et al.), equation (1).
     """
-    inputs = as_inputs(data)
+    inputs, fixed = as_inputs(data), program.signature.fixed_batch
+    if fixed is not None:
+        batch = fixed
+        inputs = inputs.take(range(len(inputs) // fixed * fixed))
     chosen = sites.select(program)
     memory = program.memory()
     done = 0
@@ -57,7 +61,7 @@ def taylor(
             memory |= dict.fromkeys((site.name, *site.aliases), leaf)
         scores = [torch.zeros_like(leaf, dtype=torch.float32, requires_grad=False) for leaf in leaves]
         for part in inputs.batches(batch):
-            outputs = program.run(program.input_leaves(part.tensors), memory)
+            outputs = program.run(program.leaves(part), memory)
             value = _checked(loss(pytree.tree_unflatten(outputs, program.out_spec), part.y))
             gradients = torch.autograd.grad(value, leaves, allow_unused=True)
             for score, leaf, gradient in zip(scores, leaves, gradients, strict=True):

@@ -1,0 +1,208 @@
+"""Models that cannot be exported: the same interface, every pass being a forward of the user's model on one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils import _pytree as pytree
+
+from hoplon.eager import OperatorCall, OperatorWatch
+from hoplon.errors import CaptureError
+from hoplon.formats import equal_bits
+from hoplon.layout import WholeLayout
+from hoplon.program import Hook, Program, Ref, Step
+from hoplon.signature import Signature
+from hoplon.sites import MemorySite, ValueSite
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class EagerProgram(Program):
+    """A program whose passes are forwards of the user's model, one sample each, watched operator by operator.
+
+    ``steps`` are the operator calls on the example: which operators run may depend on the input. A site that an input
+    does not reach cannot be struck there; the fault then changes nothing and is recorded as not reached.
+    """
+
+    model: nn.Module
+
+    def memory(self) -> dict[str, Tensor]:
+        """Every parameter and buffer by name: the user's own tensors, not copies."""
+        return _state(self.model)
+
+    def run(
+        self, leaves: Sequence[Any], memory: Mapping[str, Tensor] | None = None, *, hook: Hook | None = None
+    ) -> list[Any]:
+        """Run the model; the hook sees the outputs of value sites alone and may replace them."""
+        args, kwargs = pytree.tree_map_only(Tensor, torch.clone, self.signature.call(leaves))
+
+        def see(call: OperatorCall) -> None:
+            for identity, output in call.outputs():
+                name = ValueSite(identity.owner, identity.kind, identity.call, identity.output).name
+                step = self.site_steps.get(name)
+                if step is not None and hook is not None:
+                    replaced = hook(step, output)
+                    if replaced is not output:
+                        output.copy_(replaced)
+
+        def forward() -> Any:
+            if memory is None:
+                return self.model(*args, **kwargs)
+            return functional_call(self.model, dict(memory), args, kwargs, tie_weights=False)
+
+        if hook is None:
+            return pytree.tree_leaves(forward())
+        with OperatorWatch(self.model, see).watching():
+            return pytree.tree_leaves(forward())
+
+    def samples_first(self, outputs: Sequence[Any]) -> list[Any]:
+        """The outputs with a first axis of one: the inputs' batch axis where it has size 1, else another of size 1."""
+        axis = next((form.axis for form in self.signature.tensors), None)
+        return [_one_first(leaf, axis) if isinstance(leaf, Tensor) else leaf for leaf in outputs]
+
+
+def _one_first(output: Tensor, axis: int | None) -> Tensor:
+    if axis is None:
+        return output.unsqueeze(0)
+    likely = [a for a in (axis, *range(output.dim())) if a < output.dim() and output.shape[a] == 1]
+    return output.movedim(likely[0], 0) if likely else output.unsqueeze(0)
+
+
+def capture_eager(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]], signature: Signature) -> EagerProgram:
+    """Watch one forward pass on one sample and make a program of what was seen.
+
+    Raises:
+        CaptureError: two runs on one input differ.
+    """
+    args, kwargs = call
+    trace = _Trace(model, pytree.tree_leaves(call))
+    with torch.inference_mode():
+        with OperatorWatch(model, trace.see).watching():
+            first = model(*args, **kwargs)
+        again = model(*args, **kwargs)
+    outputs, repeated = pytree.tree_leaves(first), pytree.tree_leaves(again)
+    for number, (one, other) in enumerate(zip(outputs, repeated, strict=True)):
+        if isinstance(one, Tensor) and not equal_bits(one, other):
+            raise CaptureError(
+                f"expected a deterministic model, got two different outputs {number} for one input; "
+                "remove randomness from forward, or fix the number of threads"
+            )
+    dependent = trace.dependent()
+    sites = {step: site for step, site in trace.sites.items() if step in dependent}
+    memory_sites, unread = trace.memory_sites()
+    return EagerProgram(
+        name=signature.model,
+        exported=None,
+        steps=tuple(trace.steps),
+        input_steps=tuple(range(len(signature.leaves))),
+        memory_steps=trace.memory_steps,
+        constants={},
+        output_steps=tuple(trace.ref(leaf) for leaf in outputs),
+        signature=signature,
+        out_spec=pytree.tree_structure(first),
+        layouts={step: WholeLayout() for step in sites},
+        value_sites=tuple(sites.values()),
+        input_sites=(),
+        site_steps={site.name: step for step, site in sites.items()},
+        memory_sites=memory_sites,
+        unread=unread,
+        batch_ratios={},
+        model=model,
+    )
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    return {name: tensor.detach() for name, tensor in named}
+
+
+class _Trace:
+    """The operator calls of one forward pass as steps, with who read what."""
+
+    def __init__(self, model: nn.Module, inputs: Sequence[Any]) -> None:
+        self.steps: list[Step] = []
+        self.sites: dict[int, ValueSite] = {}
+        self.memory_steps: dict[int, str] = {}
+        self._buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
+        self._step_of_storage: dict[int, int] = {}
+        self._alive: list[Tensor] = []  # so that no storage is freed and its place reused while watching
+        self._inputs = len(inputs)
+        self._tensors = _state(model)
+        for number, leaf in enumerate(inputs):
+            self._add(f"input_{number}", None, (), [leaf])
+        for name, tensor in self._tensors.items():
+            self.memory_steps[len(self.steps)] = name
+            first = self._step_of_storage.get(_storage(tensor))
+            self._add(name, None, (), [] if first is not None else [tensor])
+
+    def see(self, call: OperatorCall) -> None:
+        """Add a step per output; what was written is from now on read from there, in place or not."""
+        operands = [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Tensor)]
+        reads = {self._step_of_storage[_storage(t)] for t in operands if _storage(t) in self._step_of_storage}
+        results = [leaf for leaf in pytree.tree_leaves(call.result) if isinstance(leaf, Tensor)]
+        main = self._add(str(call.op), call.op, tuple(sorted(reads)), results, owner=call.owner)
+        for number, (identity, output) in enumerate(call.outputs()):
+            step = main if number == 0 else self._add(f"{call.op}#{number}", call.op, (main,), [output])
+            self.sites[step] = ValueSite(
+                identity.owner, identity.kind, identity.call, identity.output, tuple(output.shape), output.dtype
+            )
+
+    def _add(self, label: str, op: Any, reads: tuple[int, ...], results: Sequence[Any], *, owner: str = "") -> int:
+        index = len(self.steps)
+        self.steps.append(Step(index, label, op, (), {}, reads, bool(results), owner))
+        for tensor in results:
+            if isinstance(tensor, Tensor):
+                self._step_of_storage[_storage(tensor)] = index
+                self._alive.append(tensor)
+        return index
+
+    def ref(self, leaf: Any) -> Any:
+        """A flat output as the step that it comes from."""
+        return Ref(self._step_of_storage[_storage(leaf)]) if isinstance(leaf, Tensor) else leaf
+
+    def dependent(self) -> set[int]:
+        """The steps whose values can change with the input."""
+        found = set(range(self._inputs))
+        for step in self.steps:
+            if not found.isdisjoint(step.reads):
+                found.add(step.index)
+        return found
+
+    def memory_sites(self) -> tuple[tuple[MemorySite, ...], tuple[str, ...]]:
+        """One site per storage that an operator read, and the names of the others."""
+        kinds = self._reader_kinds()
+        step_of = {name: step for step, name in self.memory_steps.items()}
+        by_storage: dict[int, list[str]] = {}
+        for name, tensor in self._tensors.items():
+            by_storage.setdefault(_storage(tensor), []).append(name)
+        sites, unread = [], []
+        for names in by_storage.values():
+            read_by, tensor = frozenset(kinds.get(step_of[names[0]], ())), self._tensors[names[0]]
+            buffer, shape = names[0] in self._buffers, tuple(tensor.shape)
+            if read_by and tensor.numel():
+                sites.append(MemorySite(names[0], tuple(names[1:]), read_by, buffer, shape, tensor.dtype))
+            else:
+                unread.extend(names)
+        return tuple(sites), tuple(unread)
+
+    def _reader_kinds(self) -> dict[int, set[str]]:
+        """By memory step, the kinds of the operators that read it, seen through views."""
+        kinds: dict[int, set[str]] = {step: set() for step in self.memory_steps}
+        origins = {step: {step} for step in self.memory_steps}
+        for step in self.steps:
+            sources = set().union(*(origins.get(read, set()) for read in step.reads))
+            if step.index in self.sites:
+                for source in sources:
+                    kinds[source].add(self.sites[step.index].kind)
+            elif sources and step.index not in origins:
+                origins[step.index] = sources
+        return kinds
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)

@@ -1,0 +1,105 @@
+"""Where the samples of a batch lie in a value."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from hoplon.formats import equal_bits
+
+
+class Layout(ABC):
+    """How samples are taken out of a batch value. An element of a sample is its row-major index in the sample."""
+
+    @abstractmethod
+    def take(self, value: Tensor, rows: Tensor) -> Tensor:
+        """The given samples of a batch value, as a new batch of ``len(rows)`` samples in the same layout.
+
+        Args:
+            value: a batch value; not modified, not aliased.
+            rows: shape ``(n,)``, int64, sample numbers.
+        """
+
+    @abstractmethod
+    def samples_first(self, value: Tensor) -> Tensor:
+        """A view of shape ``(batch, *sample shape)``."""
+
+    @abstractmethod
+    def sample_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of one sample, given the shape of the batch value."""
+
+
+@final
+@dataclass(frozen=True)
+class BatchLayout(Layout):
+    """Samples along one axis, which may hold more than the batch: its entries are ``outer x batch x fold``.
+
+    ``fold`` > 1: each sample holds neighbouring entries (heads folded behind the batch); ``outer`` > 1: samples recur
+    (the batch folded behind the heads).
+    """
+
+    axis: int
+    fold: int = 1
+    outer: int = 1
+
+    def take(self, value: Tensor, rows: Tensor) -> Tensor:
+        """Pick entries of the axis."""
+        if self.fold == self.outer == 1:
+            return value.index_select(self.axis, rows)
+        split: Tensor = value.unflatten(self.axis, (self.outer, -1, self.fold))
+        return split.index_select(self.axis + 1, rows).flatten(self.axis, self.axis + 2)
+
+    def samples_first(self, value: Tensor) -> Tensor:
+        """The batch axis first; what it was folded with stays in the old place, as one axis or two."""
+        if self.fold == self.outer == 1:
+            return value.movedim(self.axis, 0)
+        split: Tensor = value.unflatten(self.axis, (self.outer, -1, self.fold)).movedim(self.axis + 1, 0)
+        ones = [axis + 1 for axis, size in ((self.axis, self.outer), (self.axis + 1, self.fold)) if size == 1]
+        return split.squeeze(ones)
+
+    def sample_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The axis gives way to what it was folded with."""
+        middle = tuple(size for size in (self.outer, self.fold) if size > 1)
+        return (*shape[: self.axis], *middle, *shape[self.axis + 1 :])
+
+
+@final
+@dataclass(frozen=True)
+class WholeLayout(Layout):
+    """The whole value is the one sample of the pass."""
+
+    def take(self, value: Tensor, rows: Tensor) -> Tensor:
+        """A copy; the only sample there is has number 0."""
+        assert rows.tolist() == [0], "a pass without a batch axis holds one sample"
+        return value.clone()
+
+    def samples_first(self, value: Tensor) -> Tensor:
+        """A batch axis of one."""
+        return value.unsqueeze(0)
+
+    def sample_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """All of it."""
+        return tuple(shape)
+
+
+def folds(axis: int, ratio: int) -> Iterator[BatchLayout]:
+    """The layouts of an axis that holds ``ratio`` entries per sample; sample-major first."""
+    for outer in range(1, ratio + 1):
+        if ratio % outer == 0:
+            yield BatchLayout(axis, fold=ratio // outer, outer=outer)
+
+
+def trial_layouts(shape: Sequence[int], batch: int) -> Iterator[BatchLayout]:
+    """The layouts that a value of this shape could have for a batch of this size, plain ones first."""
+    fitting = [axis for axis, size in enumerate(shape) if size and size % batch == 0]
+    for axis in sorted(fitting, key=lambda axis: shape[axis] != batch):
+        yield from folds(axis, shape[axis] // batch)
+
+
+def moves_with(layout: Layout, plain: Tensor, moved: Tensor, order: Tensor) -> bool:
+    """Whether reordering the batch reorders exactly the samples that this layout takes, bit for bit."""
+    return equal_bits(layout.take(plain, order.to(plain.device)), moved)
