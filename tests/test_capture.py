@@ -11,6 +11,7 @@ from hoplon import (
     Campaign,
     CaptureError,
     DataError,
+    Deviation,
     Inputs,
     Memory,
     TopK,
@@ -291,3 +292,13 @@ def test_attention_opens_on_request() -> None:
     assert torch.allclose(opened(x), closed(x), atol=1e-5)
     with pytest.raises(CaptureError, match="expected decompose out of attention, got norm"):
         capture(model, x, decompose={"norm"})
+
+
+def test_kernels_that_round_by_row_do_not_look_like_samples_that_mix() -> None:
+    """A wide input to few outputs, and a sigmoid of odd size: the same sample has other last bits in another row."""
+    model = _seeded(lambda: nn.Sequential(nn.Linear(100, 3), nn.Sigmoid(), nn.Linear(3, 1)))
+    x = torch.randn(9, 100, generator=torch.Generator().manual_seed(0))
+    program = capture(model, x)
+    results = Campaign(program, Inputs(x), sites=Values(), criterion=Deviation((0.1,)), batch=3).run(count=300, seed=0)
+    nothing = results.faults.frame.join(results.runs, on=["fault", "input"]).filter(~results.runs["reached"])
+    assert set(nothing["deviation>0.1"]) <= {"identical"}

@@ -21,7 +21,7 @@ from hoplon.faults import FaultTable, series_to_words
 from hoplon.formats import format_named
 from hoplon.overlay import Guard, GuardReport, Overlay
 from hoplon.program import Program
-from hoplon.replay import EagerReplay, Golden, Hits, Placement, Replay, padded_rows
+from hoplon.replay import EagerReplay, Golden, Hits, Placement, Replay
 from hoplon.sites import MemorySite, ValueSite
 from hoplon.working_memory import WorkingMemory
 
@@ -66,7 +66,8 @@ def replay_of(program: Program, overlay: Overlay, batch: int, sites: Sites, plac
 class Reference:
     """The fault-free unprotected run of a data set: what every arm is judged against.
 
-    ``outputs``: shape ``(inputs, ...)``; ``eligible``: int64, the inputs on which failures count, in order.
+    ``outputs``: of all inputs, shape ``(inputs, ...)``; ``eligible``: int64, the inputs on which failures count, in
+    order; ``golden``: outputs of the eligible inputs, each in the row of the batch in which faults meet it.
     """
 
     program: Program
@@ -75,6 +76,7 @@ class Reference:
     batch: int
     outputs: Tensor
     eligible: Tensor
+    golden: Tensor
 
     @classmethod
     def run(cls, program: Program, data: Inputs, criterion: Criterion, *, batch: int | None = None) -> Reference:
@@ -96,7 +98,8 @@ class Reference:
                 f"expected at least one input that {program.name} gets right, got 0 of {len(data)}; "
                 "check the labels and the normalisation of the data"
             )
-        return cls(program, data, criterion, size, outputs, eligible)
+        golden = golden_outputs(program, Overlay(), data, batch=size, rows=eligible)
+        return cls(program, data, criterion, size, outputs, eligible, golden)
 
     @property
     def input_batches(self) -> int:
@@ -109,14 +112,15 @@ class Reference:
         return self.program.leaves(self.data, rows, batch=self.batch), len(rows)
 
 
-def golden_outputs(program: Program, overlay: Overlay, data: Inputs, *, batch: int) -> Tensor:
-    """Fault-free outputs of a whole data set under an overlay: shape ``(inputs, ...)``."""
+def golden_outputs(
+    program: Program, overlay: Overlay, data: Inputs, *, batch: int, rows: Tensor | None = None
+) -> Tensor:
+    """Fault-free outputs of a data set, or of the given samples of it, under an overlay: shape ``(inputs, ...)``."""
     replay = replay_of(program, overlay, batch, ())
     parts = []
-    for start in range(0, len(data), batch):
-        rows = torch.arange(start, min(start + batch, len(data)))
-        golden = replay.golden(program.leaves(data, rows, batch=batch))
-        parts.append(primary_output(golden.outputs)[: len(rows)])
+    for part in (torch.arange(len(data)) if rows is None else rows).split(batch):
+        golden = replay.golden(program.leaves(data, part, batch=batch))
+        parts.append(primary_output(golden.outputs)[: len(part)])
     return torch.cat(parts)
 
 
@@ -169,7 +173,11 @@ class _GoldenCache:
 
 
 class _ValueRuns:
-    """Value faults: one fault meets one input; faults of one input batch share passes, sorted by site."""
+    """Value faults: one fault meets one input.
+
+    A pass holds at most one fault per input, in that input's row; the faults of an input are taken in the order of
+    their sites, so that the faults of one pass strike at similar depths.
+    """
 
     def __init__(self, evaluator: Evaluator, table: FaultTable) -> None:
         self.reference, program = evaluator.reference, evaluator.reference.program
@@ -207,15 +215,15 @@ class _ValueRuns:
 
     def run(self, advance: Advance) -> tuple[pl.DataFrame, FaultTable]:
         """All faults, batch by batch."""
-        steps = np.array([self.reference.program.site_steps[site.name] for site in self.sites])
-        first_step = np.minimum.reduceat(steps[self.site], self.first_row) if len(self.site) else steps[:0]
-        group = self.position // self.reference.batch
-        order = np.lexsort((first_step, group))
-        for number in np.unique(group):
-            members = order[group[order] == number]
-            for start in range(0, len(members), self.reference.batch):
-                chunk = members[start : start + self.reference.batch]
-                self._attempt(int(number), chunk)
+        if len(self.faults):
+            steps = np.array([self.reference.program.site_steps[site.name] for site in self.sites])
+            first_step = np.minimum.reduceat(steps[self.site], self.first_row)
+            group = self.position // self.reference.batch
+            turn = _turns(self.position, first_step)
+            order = np.lexsort((turn, group))
+            bounds = np.flatnonzero(np.diff(group[order]) | np.diff(turn[order])) + 1
+            for chunk in np.split(order, bounds):
+                self._attempt(int(group[chunk[0]]), chunk)
                 advance(len(chunk))
         return self._frame(), self.table.observed(before=self.before, after=self.after)
 
@@ -232,38 +240,37 @@ class _ValueRuns:
             self._attempt(number, chunk[len(chunk) // 2 :])
 
     def _pass(self, number: int, chunk: Ints) -> None:
-        golden, batch = self.golden[number], self.reference.batch
+        golden = self.golden[number]
         device = self.reference.program.device
-        local = self.position[chunk] - number * batch
-        rows = padded_rows(local.tolist(), batch, device=device)
+        local = self.position[chunk] - number * self.reference.batch
         words = np.concatenate([np.arange(self.first_row[f], self.first_row[f] + self.row_count[f]) for f in chunk])
-        row_of_word = np.repeat(np.arange(len(chunk)), self.row_count[chunk])
+        fault_of_word = np.repeat(np.arange(len(chunk)), self.row_count[chunk])
         hits, places = {}, {}
         for site in np.unique(self.site[words]):
-            mine = words[self.site[words] == site]
-            name = self.sites[site].name
-            places[name] = torch.from_numpy(mine)
+            here = self.site[words] == site
+            mine, name = words[here], self.sites[site].name
+            places[name] = torch.from_numpy(mine), chunk[fault_of_word[here]]
             hits[name] = Hits(
-                rows=torch.from_numpy(row_of_word[self.site[words] == site]).to(device),
+                rows=torch.from_numpy(local[fault_of_word[here]]).to(device),
                 elements=self.element[mine].to(device),
                 keep=self.keep[mine].to(device),
                 flip=self.flip[mine].to(device),
                 format=format_named(self.formats[mine[0]]),
             )
-        outputs, struck = self.replay.strike_values(golden, rows, hits)
+        outputs, struck = self.replay.strike_values(golden, hits)
         for name, met in struck.items():
-            self.before[places[name]], self.after[places[name]] = met.before.cpu(), met.after.cpu()
-            np.logical_or.at(self.reached, chunk[hits[name].rows.cpu().numpy()], met.reached.cpu().numpy())
-        real = rows[: len(chunk)]
-        inputs = torch.from_numpy(self.input[chunk])
+            words_here, faults_here = places[name]
+            self.before[words_here], self.after[words_here] = met.before.cpu(), met.after.cpu()
+            np.logical_or.at(self.reached, faults_here, met.reached.cpu().numpy())
+        rows = torch.from_numpy(local)
         labels = self.reference.data.y
         self.outcomes[chunk] = (
             classify(
                 self.reference.criterion,
-                reference=self.reference.outputs[inputs],
-                golden=primary_output(golden.outputs)[real],
-                faulty=primary_output(outputs)[: len(chunk)],
-                labels=None if labels is None else labels[inputs],
+                reference=self.reference.golden[torch.from_numpy(self.position[chunk])],
+                golden=primary_output(golden.outputs)[rows],
+                faulty=primary_output(outputs)[rows],
+                labels=None if labels is None else labels[torch.from_numpy(self.input[chunk])],
             )
             .cpu()
             .numpy()
@@ -357,7 +364,7 @@ class _MemoryRuns:
         labels = self.reference.data.y
         found = classify(
             self.reference.criterion,
-            reference=self.reference.outputs[inputs],
+            reference=self.reference.golden[columns],
             golden=primary_output(golden.outputs)[:real],
             faulty=primary_output(outputs)[:real],
             labels=None if labels is None else labels[inputs],
@@ -389,6 +396,16 @@ class _MemoryRuns:
             self.outcomes.reshape(-1, self.outcomes.shape[-1]),
             *flags,
         )
+
+
+def _turns(position: Ints, first_step: Ints) -> Ints:
+    """For each fault, how many faults of the same input come before it in the order of their sites."""
+    order = np.lexsort((first_step, position))
+    ordered = position[order]
+    first = np.searchsorted(ordered, ordered)
+    turns = np.empty_like(position)
+    turns[order] = np.arange(len(position)) - first
+    return turns
 
 
 def run_frame(

@@ -7,9 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
 from hoplon.formats import equal_bits
+
+# Relative to values near 1, far above rounding in any order of summation, far below what other samples differ by.
+_ROUNDING = 1e-4
 
 
 class Layout(ABC):
@@ -101,5 +105,11 @@ def trial_layouts(shape: Sequence[int], batch: int) -> Iterator[BatchLayout]:
 
 
 def moves_with(layout: Layout, plain: Tensor, moved: Tensor, order: Tensor) -> bool:
-    """Whether reordering the batch reorders exactly the samples that this layout takes, bit for bit."""
-    return equal_bits(layout.take(plain, order.to(plain.device)), moved)
+    """Whether reordering the batch reorders the samples that this layout takes.
+
+    Up to rounding: some kernels compute the same sample to other last bits in another row (a vector's tail).
+    """
+    expected = layout.take(plain, order.to(plain.device))
+    if not moved.is_floating_point():
+        return equal_bits(expected, moved)
+    return torch.allclose(expected.double(), moved.double(), rtol=_ROUNDING, atol=_ROUNDING, equal_nan=True)

@@ -84,8 +84,8 @@ def _gap(left: Tensor, right: Tensor) -> float:
 def find_samples(program: Program, leaves: Sequence[Any]) -> Program:
     """The program with layouts and value sites: where every operator holds its samples, proved on data.
 
-    Reordering the batch has to reorder the samples of every value that depends on the input, bit for bit; replacing all
-    samples but the first has to leave the first one's values alone.
+    Reordering the batch has to reorder the samples of every value that depends on the input; replacing all samples but
+    the first has to leave the first one's values alone, bit for bit.
 
     Raises:
         CaptureError: names the operator at which samples mix or influence each other.

@@ -21,7 +21,7 @@ Placement = Literal["before", "after"]
 class Hits:
     """Words struck at one value site in one pass.
 
-    ``rows``: shape ``(n,)``, int64, the sample of the pass; ``elements``: shape ``(n,)``, int64, row-major within the
+    ``rows``: shape ``(n,)``, int64, the sample of the batch; ``elements``: shape ``(n,)``, int64, row-major within the
     sample; ``keep``, ``flip``: shape ``(n,)``, int64 words, after = (before & keep) ^ flip.
     """
 
@@ -65,8 +65,8 @@ class Golden:
 class Replay:
     """Replays faults in one program under one overlay, always with batches of ``batch`` samples.
 
-    Golden and faulty values come from the same kernel shapes, so a value that the fault cannot reach is bit-identical
-    in both. ``sites`` are those that faults will strike: they decide which golden values are kept.
+    Golden and faulty values come from the same kernel shapes and rows, so a value that the fault cannot reach is
+    bit-identical in both. ``sites`` are those that faults will strike: they decide which golden values are kept.
 
     ``placement="before"``: operator, fault, protection of that site, readers (the papers' order);
     ``"after"``: the fault strikes the stored, already protected value.
@@ -113,30 +113,29 @@ class Replay:
             outputs = self.program.run(leaves, hook=keep)
         return Golden(leaves, delivered, produced, self.program.samples_first(outputs))
 
-    def strike_values(
-        self, golden: Golden, rows: Tensor, hits: Mapping[str, Hits]
-    ) -> tuple[list[Any], dict[str, Struck]]:
-        """One faulty pass: sample r of the pass is sample ``rows[r]`` of the golden batch, struck by its hits.
+    def strike_values(self, golden: Golden, hits: Mapping[str, Hits]) -> tuple[list[Any], dict[str, Struck]]:
+        """One faulty pass: the golden batch, each sample with the hits that strike it.
+
+        A sample keeps its row: some kernels compute the same row to other bits elsewhere in a batch.
 
         Args:
-            rows: shape ``(batch,)``, int64.
             hits: by site name.
         Returns:
-            The flat outputs, one row per sample of the pass, and what each hit met.
+            The flat outputs, samples first, and what each hit met.
         """
         by_step = {self.program.site_steps[name]: (name, hit) for name, hit in hits.items()}
         dirty = 0
         for step in by_step:
             dirty |= self.program.descendants[step]
-        values = _Lazy(self.program, golden, rows, self.program.memory())
+        values = _Lazy(self.program, golden, self.program.memory())
         struck: dict[str, Struck] = {}
         with torch.inference_mode():
             for index in range(min(by_step), len(self.program.steps)):
                 recomputed = bool(dirty >> index & 1)
                 if index in by_step:
                     name, hit = by_step[index]
-                    value = self._computed(index, values) if recomputed else self._stored(golden, index, rows)
-                    value, struck[name] = self._strike(index, value, hit, golden, rows)
+                    value = self._computed(index, values) if recomputed else self._stored(golden, index)
+                    value, struck[name] = self._strike(index, value, hit, golden)
                     values.set(index, value)
                 elif recomputed:
                     values.set(index, self._protect(index, self._run(index, values)))
@@ -155,7 +154,7 @@ class Replay:
         dirty = 0
         for step in starts:
             dirty |= self.program.descendants[step]
-        values = _Lazy(self.program, golden, None, memory)
+        values = _Lazy(self.program, golden, memory)
         with torch.inference_mode():
             for index in range(min(starts, default=len(self.program.steps)), len(self.program.steps)):
                 if dirty >> index & 1:
@@ -175,14 +174,14 @@ class Replay:
         value = self._run(index, values)
         return self._protect(index, value) if self.placement == "after" else value
 
-    def _stored(self, golden: Golden, index: int, rows: Tensor) -> Tensor:
-        """A private copy of the golden value that the fault meets, in the samples of this pass."""
-        value = golden.delivered[index]
+    def _stored(self, golden: Golden, index: int) -> Tensor:
+        """A private copy of the golden value that the fault meets."""
+        value: Tensor = golden.delivered[index]
         if self.placement == "before":
             value = golden.produced.get(index, value)
-        return self.program.layouts[index].take(value, rows)
+        return value.clone()
 
-    def _strike(self, index: int, value: Tensor, hit: Hits, golden: Golden, rows: Tensor) -> tuple[Tensor, Struck]:
+    def _strike(self, index: int, value: Tensor, hit: Hits, golden: Golden) -> tuple[Tensor, Struck]:
         """Strike a private value in place; with ``placement="before"`` its protection follows."""
         layout = self.program.layouts[index]
         form = hit.format or native(value.dtype)
@@ -195,7 +194,7 @@ class Replay:
             value = self._protect(index, value)
         bits = native(value.dtype)
         got = layout.samples_first(value)[(hit.rows, *inner)]
-        fault_free = layout.samples_first(golden.delivered[index])[(rows[hit.rows], *inner)]
+        fault_free = layout.samples_first(golden.delivered[index])[(hit.rows, *inner)]
         reached = bits.words(got) != bits.words(fault_free)
         return value, Struck(form.words(old), form.words(new), reached)
 
@@ -204,12 +203,11 @@ class Replay:
 
 
 class _Lazy(Sequence[Any]):
-    """The values that a pass sees: its own where the fault reaches, golden ones (in the pass's samples) elsewhere."""
+    """The values that a pass sees: its own where the fault reaches, golden ones elsewhere."""
 
-    def __init__(self, program: Program, golden: Golden, rows: Tensor | None, memory: Mapping[str, Tensor]) -> None:
+    def __init__(self, program: Program, golden: Golden, memory: Mapping[str, Tensor]) -> None:
         self._program = program
         self._golden = golden
-        self._rows = rows
         self._memory = memory
         self._own: dict[int, Any] = {}
 
@@ -223,12 +221,7 @@ class _Lazy(Sequence[Any]):
             return self._memory[name]
         if step in self._program.constants:
             return self._program.constants[step]
-        value = self._golden.delivered[step]
-        layout = self._program.layouts.get(step)
-        if self._rows is not None and layout is not None and isinstance(value, Tensor):
-            value = layout.take(value, self._rows)
-            self._own[step] = value
-        return value
+        return self._golden.delivered[step]
 
     def set(self, step: int, value: Any) -> None:
         """Put a value of the pass's own in place."""
@@ -252,12 +245,6 @@ def _kept_steps(program: Program, starts: Iterable[int]) -> frozenset[int]:
     return frozenset(kept)
 
 
-def padded_rows(rows: Sequence[int], batch: int, *, device: torch.device) -> Tensor:
-    """Row numbers filled up to ``batch`` by repeating the first: shape ``(batch,)``, int64."""
-    filled = [*rows, *([rows[0]] * (batch - len(rows)))]
-    return torch.tensor(filled, dtype=torch.int64, device=device)
-
-
 class EagerReplay(Replay):
     """The same for a program in eager form: every pass is a forward of the user's model on one sample.
 
@@ -270,9 +257,7 @@ class EagerReplay(Replay):
             outputs = self.program.run(leaves, hook=self._protect)
         return Golden(leaves, {}, {}, self.program.samples_first(outputs))
 
-    def strike_values(
-        self, golden: Golden, rows: Tensor, hits: Mapping[str, Hits]
-    ) -> tuple[list[Any], dict[str, Struck]]:
+    def strike_values(self, golden: Golden, hits: Mapping[str, Hits]) -> tuple[list[Any], dict[str, Struck]]:
         """One faulty forward."""
         by_step = {self.program.site_steps[name]: (name, hit) for name, hit in hits.items()}
         struck = {name: _unreached(hit) for name, hit in hits.items()}

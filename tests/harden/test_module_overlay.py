@@ -72,7 +72,7 @@ def test_module_equals_overlay_fault_free_and_under_value_faults(name: str) -> N
     for fault, flip in zip(table.frame.iter_rows(named=True), flips, strict=True):
         row, one = fault["input"], torch.ones(1, dtype=torch.int64)
         hit = Hits(one * row, one * fault["element"], one * native(torch.float32).all_ones, flip.view(1))
-        outputs, _ = replay.strike_values(golden, torch.arange(BATCH), {fault["site"]: hit})
+        outputs, _ = replay.strike_values(golden, {fault["site"]: hit})
         injecting = _Injecting(module.graph_module, fault["site"], row, fault["element"], int(flip))
         with torch.inference_mode():
             found = injecting.run(x.clone())
