@@ -10,21 +10,51 @@ from hoplon.compare import Comparison, compare
 from hoplon.criteria import OUTCOME_NAMES, Criterion, Deviation, Outcome, TopK
 from hoplon.data import Inputs
 from hoplon.errors import CaptureError, DataError, HoplonError, SiteError, StoreError
-from hoplon.faults import BitFlip, FaultModel, FaultTable
+from hoplon.faults import (
+    AdjacentBits,
+    BitFlip,
+    BitRate,
+    Burst,
+    Elements,
+    FaultModel,
+    FaultTable,
+    Function,
+    Mixture,
+    RandomValue,
+    StuckAt,
+    Zero,
+)
+from hoplon.formats import FixedPoint, Native, NumberFormat, Quantized
 from hoplon.harden import TMR, Aspis, HardenedModule, Ranger, UncorrectableMemory, harden, lower
 from hoplon.importance import Scores
 from hoplon.overlay import GuardReport, Protection
 from hoplon.program import Program
 from hoplon.ranges import Ranges, profile_ranges
 from hoplon.results import Rate, Results, load_results
-from hoplon.sampling import ElementUniform, Sampling
+from hoplon.sampling import (
+    Among,
+    BottomScore,
+    ElementUniform,
+    Exhaustive,
+    Explicit,
+    LayerUniform,
+    OpUniform,
+    Sampling,
+    Stratified,
+    TopScore,
+)
 from hoplon.sites import Memory, MemorySite, Values, ValueSite
 
 __all__ = [
     "OUTCOME_NAMES",
+    "AdjacentBits",
+    "Among",
     "Aspis",
     "Assessment",
     "BitFlip",
+    "BitRate",
+    "BottomScore",
+    "Burst",
     "Campaign",
     "CaptureError",
     "Comparison",
@@ -32,18 +62,30 @@ __all__ = [
     "DataError",
     "Deviation",
     "ElementUniform",
+    "Elements",
+    "Exhaustive",
+    "Explicit",
     "FaultModel",
     "FaultTable",
+    "FixedPoint",
+    "Function",
     "GuardReport",
     "HardenedModule",
     "HoplonError",
     "Inputs",
+    "LayerUniform",
     "Memory",
     "MemorySite",
+    "Mixture",
+    "Native",
+    "NumberFormat",
+    "OpUniform",
     "Outcome",
     "Plan",
     "Program",
     "Protection",
+    "Quantized",
+    "RandomValue",
     "Ranger",
     "Ranges",
     "Rate",
@@ -52,11 +94,15 @@ __all__ = [
     "Scores",
     "SiteError",
     "StoreError",
+    "Stratified",
+    "StuckAt",
     "TMR",
     "TopK",
+    "TopScore",
     "UncorrectableMemory",
     "ValueSite",
     "Values",
+    "Zero",
     "assess",
     "capture",
     "compare",

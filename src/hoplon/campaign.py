@@ -16,13 +16,15 @@ from hoplon.errors import HoplonError
 from hoplon.evaluation import Evaluator, Reference
 from hoplon.executors import Executor, Serial
 from hoplon.faults import BitFlip, FaultModel, FaultTable
+from hoplon.observation import Observer
 from hoplon.overlay import Protection, overlay
 from hoplon.program import Program
 from hoplon.replay import Placement
 from hoplon.results import Results, held_results, stored_results
-from hoplon.sampling import ElementUniform, Sampling, draw_faults, unit_generator
+from hoplon.reweighting import reweighted
+from hoplon.sampling import ElementUniform, Population, Sampling, draw_faults, unit_generator
 from hoplon.sites import Memory, Values
-from hoplon.stats import look_confidence
+from hoplon.stats import Interval, look_confidence
 from hoplon.store import RunDirectory, versions
 
 Progress = Callable[[int, int | None], None]
@@ -88,7 +90,7 @@ class Campaign:
         One seed gives one table of faults and, at equal batch and threads, one table of outcomes.
 
         Args:
-            count: how many faults; or
+            count: how many faults; None with a sampling that lists its faults: all of them; or
             half_width: run until the failure probability is known to this half-width (of the first column of the
                 criterion). Checked after 1, 2, 4, ... units, each at a confidence that keeps the whole valid.
             confidence: of all intervals.
@@ -100,8 +102,8 @@ class Campaign:
             HoplonError: neither or both of ``count`` and ``half_width``, or out of range.
             DataError, SiteError, StoreError: see the parts.
         """
-        _check_goal(count, half_width)
         work = _Work(self, seed)
+        count = work.goal(count, half_width)
         manifest = work.manifest(count=count, half_width=half_width, confidence=confidence)
         directory = None if store is None else RunDirectory.create(store, manifest, resume=resume)
         keep = _Keeper(directory, manifest)
@@ -115,16 +117,30 @@ class Campaign:
                 break
         return results
 
-    def draw(self, *, count: int, seed: int = 0) -> FaultTable:
+    def draw(self, *, count: int | None = None, seed: int = 0) -> FaultTable:
         """The faults that ``run(count=count, seed=seed)`` strikes, without striking them: nothing observed yet.
 
         Raises:
             HoplonError: a count below 1; DataError, SiteError: see the parts.
         """
-        _check_goal(count, None)
         work, size = _Work(self, seed), _UNIT_FAULTS[self.target]
-        units = range(next(_looks(count, size)))
-        return FaultTable.concat([work.table(unit, min(size, count - unit * size)) for unit in units])
+        total = work.goal(count, None)
+        assert total is not None
+        units = range(next(_looks(total, size)))
+        return FaultTable.concat([work.table(unit, min(size, total - unit * size)) for unit in units])
+
+    def reweighted(self, results: Results, *, to: Sampling, criterion: str | None = None) -> Interval:
+        """The failure probability under another sampling, from the results of this campaign.
+
+        Args:
+            results: of this campaign.
+            to: the sampling that the estimate is for, e.g. ``ElementUniform()`` after an operator-uniform campaign.
+            criterion: a name out of ``results.criteria``; the first by default.
+        Raises:
+            HoplonError: faults that were chosen, not drawn, or a sampling that reaches elements this one never draws.
+        """
+        population = Population(self.sites.select(self.program), self.fault_model)
+        return reweighted(results, population, drawn=self.sampling, to=to, criterion=criterion)
 
 
 def _check_goal(count: int | None, half_width: float | None) -> None:
@@ -169,6 +185,26 @@ class _Work:
         self.reference = Reference.run(campaign.program, data, campaign.criterion, batch=campaign.batch)
         over = overlay(campaign.program, campaign.protections)
         self.evaluator = Evaluator(self.reference, over, campaign.placement)
+        self.population = Population(
+            self.sites,
+            campaign.fault_model,
+            self.reference.eligible if campaign.target == "values" else None,
+            Observer(self.evaluator, self.sites),
+        )
+
+    def goal(self, count: int | None, half_width: float | None) -> int | None:
+        """The count to reach, checked; all faults there are where the sampling lists them and nothing was asked for."""
+        size = self.campaign.sampling.size(self.population)
+        if size is not None and half_width is not None:
+            raise HoplonError(
+                f"expected no half-width for {size} listed faults, got {half_width}; give a count or nothing"
+            )
+        if size is not None and count is None:
+            count = size
+        _check_goal(count, half_width)
+        if size is not None and count is not None and count > size:
+            raise HoplonError(f"expected a count of at most {size}, all the faults there are, got {count}")
+        return count
 
     def unit(self, unit: int, *, count: int | None, size: int, advance: _Advance) -> Unit:
         """Draw and run one unit; a function of seed and number alone."""
@@ -180,12 +216,11 @@ class _Work:
     def table(self, unit: int, count: int) -> FaultTable:
         """The faults of one unit, numbered from 0."""
         return draw_faults(
-            self.sites,
-            self.campaign.fault_model,
+            self.population,
             count,
             sampling=self.campaign.sampling,
             generator=unit_generator(self.seed, unit),
-            inputs=self.reference.eligible.tolist() if self.campaign.target == "values" else None,
+            first=unit * _UNIT_FAULTS[self.campaign.target],
         )
 
     def manifest(self, *, count: int | None, half_width: float | None, confidence: float) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from hoplon.data import Inputs
 from hoplon.eager_program import EagerProgram
 from hoplon.errors import DataError
 from hoplon.faults import FaultTable, series_to_words
-from hoplon.formats import format_named
+from hoplon.formats import format_named, one_per_word
 from hoplon.overlay import Guard, GuardReport, Overlay
 from hoplon.program import Program
 from hoplon.replay import EagerReplay, Golden, Hits, Placement, Replay
@@ -255,7 +255,7 @@ class _ValueRuns:
                 elements=self.element[mine].to(device),
                 keep=self.keep[mine].to(device),
                 flip=self.flip[mine].to(device),
-                format=format_named(self.formats[mine[0]]),
+                format=one_per_word(self.formats[mine].tolist()),
             )
         outputs, struck = self.replay.strike_values(golden, hits)
         for name, met in struck.items():

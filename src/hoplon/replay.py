@@ -184,8 +184,8 @@ class Replay:
     def _strike(self, index: int, value: Tensor, hit: Hits, golden: Golden) -> tuple[Tensor, Struck]:
         """Strike a private value in place; with ``placement="before"`` its protection follows."""
         layout = self.program.layouts[index]
-        form = hit.format or native(value.dtype)
         view = layout.samples_first(value)
+        form = (hit.format or native(value.dtype)).at(hit.elements, view.shape[1:])
         inner = torch.unravel_index(hit.elements, view.shape[1:]) if view.dim() > 1 else ()
         old = view[(hit.rows, *inner)]
         new = form.strike(old, hit.keep, hit.flip)
@@ -286,7 +286,7 @@ class EagerReplay(Replay):
         if int(hit.elements.max()) >= value.numel():
             return self._protect(step, value), None
         fault_free = self._protect(step, value.clone())
-        form, bits = hit.format or native(value.dtype), native(value.dtype)
+        form, bits = (hit.format or native(value.dtype)).at(hit.elements, value.shape), native(value.dtype)
         result = (value if self.placement == "before" else fault_free).clone()
         where = torch.unravel_index(hit.elements, result.shape) if result.dim() else ()
         old = result[where]

@@ -113,11 +113,44 @@ def clustered(shares: np.ndarray, sizes: np.ndarray, *, confidence: float = 0.95
     between, whole = float(((shares - mean) ** 2).sum()), clusters * mean * (1 - mean)
     # between / whole is the design effect per cluster: 1 where a cluster fails as one, less where inputs differ.
     trials = min(clusters * (whole + 1) / (between + 1), float(sizes.sum()))
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
-    centre = (mean + z**2 / (2 * trials)) / (1 + z**2 / trials)
-    reach = z / (1 + z**2 / trials) * math.sqrt(mean * (1 - mean) / trials + z**2 / (4 * trials**2))
-    low, high = max(0.0, centre - reach), min(1.0, centre + reach)
-    return Interval(mean, min(low, mean), max(high, mean), confidence, method)
+    return _wilson_at(mean, trials, confidence, method)
+
+
+def weighted(shares: np.ndarray, weights: np.ndarray, *, confidence: float = 0.95) -> Interval:
+    """Interval of a mean share under another measure than the one the clusters were drawn from.
+
+    Args:
+        shares: shape ``(clusters,)``, for each fault the share of its inputs that fail, in [0, 1].
+        weights: shape ``(clusters,)``, for each fault its probability under the measure that is asked for over that
+            under the measure it was drawn from, at least 0 and not all 0; only their ratios matter.
+        confidence: in (0, 1).
+    Returns:
+        The self-normalised mean, ``sum(w share) / sum(w)``; no cluster gives the estimate NaN and the limits 0 and 1.
+    Raises:
+        HoplonError: shares or weights out of range or of unequal length.
+    Source:
+        Ratio estimator with its linearised variance (Hajek; Owen, Monte Carlo theory, methods and examples, 2013,
+        section 9.2), turned into an interval by the effective sample size, as in `clustered`. The pseudo-cluster that
+        keeps the interval honest before failures are seen has the largest weight there is: a failure not yet seen may
+        hide where one draw stands for most. With equal weights and one input per fault the result is `wilson`'s.
+    """
+    shares, weights = np.asarray(shares, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    if shares.ndim != 1 or shares.shape != weights.shape:
+        raise HoplonError(f"expected one share and one weight per cluster, got {shares.shape} and {weights.shape}")
+    if not ((shares >= 0) & (shares <= 1)).all():
+        raise HoplonError(f"expected shares in [0, 1], got {shares[~((shares >= 0) & (shares <= 1))][0]}")
+    if not ((weights >= 0) & np.isfinite(weights)).all() or (len(weights) and not weights.any()):
+        raise HoplonError("expected weights that are finite, at least 0 and not all 0, got others")
+    _check_confidence(confidence)
+    method = "wilson, weighted"
+    clusters = len(shares)
+    if clusters == 0:
+        return Interval(math.nan, 0.0, 1.0, confidence, method)
+    relative = weights / weights.mean()
+    mean = float((relative * shares).mean())
+    between, whole = float((relative**2 * (shares - mean) ** 2).sum()), clusters * mean * (1 - mean)
+    trials = clusters * (whole + 1) / (between + float(relative.max()))
+    return _wilson_at(mean, trials, confidence, method)
 
 
 def sample_size(population: int, *, error: float, confidence: float = 0.95, p: float = 0.5) -> int:
@@ -261,6 +294,16 @@ def _binomial(successes: int, trials: int, confidence: float, method: Literal["w
     # Rounding may put a limit at 0 or 1 on the wrong side of the estimate.
     low, high = min(float(limits.low), estimate), max(float(limits.high), estimate)
     return Interval(estimate, low, high, confidence, name)
+
+
+def _wilson_at(mean: float, trials: float, confidence: float, method: str) -> Interval:
+    """Wilson's interval at an effective number of trials."""
+    mean = min(max(mean, 0.0), 1.0)
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    centre = (mean + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    reach = z / (1 + z**2 / trials) * math.sqrt(mean * (1 - mean) / trials + z**2 / (4 * trials**2))
+    low, high = max(0.0, centre - reach), min(1.0, centre + reach)
+    return Interval(mean, min(low, mean), max(high, mean), confidence, method)
 
 
 def _check_counts(only_a: int, only_b: int, n: int) -> None:

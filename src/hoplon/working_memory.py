@@ -26,7 +26,9 @@ class WorkingMemory:
     def strike(self, site: MemorySite, element: int, *, form: NumberFormat, keep: int, flip: int) -> tuple[int, int]:
         """Change one word; the words before and after come back."""
         flat = self.tensors[site.name]
-        where = tuple(int(i) for i in torch.unravel_index(torch.tensor(element), flat.shape))
+        index = torch.tensor(element)
+        where = tuple(int(i) for i in torch.unravel_index(index, flat.shape))
+        form = form.at(index, flat.shape)
         old = flat[where]
         before = int(form.words(old))
         flat[where] = form.strike(old, keep, flip)

@@ -16,7 +16,7 @@ from hoplon.overlay import Overlay, overlay
 from hoplon.program import Program
 from hoplon.ranges import profile_ranges
 from hoplon.replay import Hits, Replay
-from hoplon.sampling import ElementUniform, draw_faults, unit_generator
+from hoplon.sampling import ElementUniform, Population, draw_faults, unit_generator
 from hoplon.working_memory import WorkingMemory
 from tests.nets import NETS
 
@@ -50,14 +50,9 @@ def _setting(name: str) -> tuple[Program, Tensor, Overlay, HardenedModule]:
 
 
 def _drawn(program: Program, sites: Values | Memory) -> FaultTable:
-    return draw_faults(
-        sites.select(program),
-        BitFlip(),
-        FAULTS,
-        sampling=ElementUniform(),
-        generator=unit_generator(6, 0),
-        inputs=list(range(BATCH)) if isinstance(sites, Values) else None,
-    )
+    inputs = torch.arange(BATCH) if isinstance(sites, Values) else None
+    population = Population(sites.select(program), BitFlip(), inputs)
+    return draw_faults(population, FAULTS, sampling=ElementUniform(), generator=unit_generator(6, 0))
 
 
 @pytest.mark.parametrize("name", NETS)

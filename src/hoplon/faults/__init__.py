@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from hoplon.faults.model import BitFlip, FaultModel
+from hoplon.faults.function import Function
+from hoplon.faults.model import FaultModel, Observe, Place, Places, Strikes, WordModel
+from hoplon.faults.several import BitRate, Burst, Elements, Mixture
 from hoplon.faults.table import FaultTable, Target, columns_of, series_to_words, words_to_series
+from hoplon.faults.words import AdjacentBits, BitFlip, RandomValue, StuckAt, Zero
 
 __all__ = [
+    "AdjacentBits",
     "BitFlip",
+    "BitRate",
+    "Burst",
+    "Elements",
     "FaultModel",
     "FaultTable",
+    "Function",
+    "Mixture",
+    "Observe",
+    "Place",
+    "Places",
+    "RandomValue",
+    "Strikes",
+    "StuckAt",
     "Target",
+    "WordModel",
+    "Zero",
     "columns_of",
     "series_to_words",
     "words_to_series",

@@ -1,12 +1,12 @@
-"""Fault models: how a fault changes the word it strikes."""
+"""Fault models: which words a fault strikes, from the place where it was drawn, and how they change."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,33 +14,176 @@ from torch import Tensor
 from hoplon.errors import HoplonError
 from hoplon.formats import NumberFormat, native
 
-# Far above any count of bits, so that the remainder below is uniform to within 2**-56.
-_RANDOM_HIGH = 2**62
+# Far above any count of bits or words, so that a remainder is uniform to within 2**-20 of any of them.
+RANDOM_HIGH = 2**62
+
+# Site number, element, input (None: memory), each of shape (n,) -> fault-free words of the values' own dtype.
+Observe = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+class Place(Protocol):
+    """What a fault model has to know of a site."""
+
+    @property
+    def name(self) -> str:
+        """As the fault table has it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the storage, or of one sample."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the values."""
+
+    @property
+    def numel(self) -> int:
+        """How many elements."""
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Words that faults strike, one per row.
+
+    Args:
+        sites: what the rows refer to.
+        number: which site, int64, shape ``(n,)``.
+        element: row-major index in the site, int64, shape ``(n,)``.
+        input: which input the fault meets, int64, shape ``(n,)``; None: memory, which meets all.
+        observe: the fault-free words, for models that need them.
+    """
+
+    sites: Sequence[Place]
+    number: Tensor
+    element: Tensor
+    input: Tensor | None = None
+    observe: Observe | None = None
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    def take(self, rows: Tensor) -> Places:
+        """Some of the rows, in this order."""
+        of_input = None if self.input is None else self.input[rows]
+        return dataclasses.replace(self, number=self.number[rows], element=self.element[rows], input=of_input)
+
+    def words(self) -> Tensor:
+        """The fault-free word of each row, in its own dtype.
+
+        Raises:
+            HoplonError: nobody observes.
+        """
+        if self.observe is None:
+            raise HoplonError("expected to see the values that the faults meet, got none; draw in a Campaign")
+        return self.observe(self.number, self.element, self.input)
+
+
+@dataclass(frozen=True, eq=False)
+class Strikes:
+    """The struck words of n faults: ``after = (before & keep) ^ flip``.
+
+    Args:
+        fault: which fault, int64, shape ``(rows,)``, ascending from 0; the first row of a fault is its anchor, the
+            place that was drawn.
+        places: of the rows.
+        formats: those that occur.
+        format: which of them, int64, shape ``(rows,)``.
+        keep: int64 words, shape ``(rows,)``.
+        flip: likewise.
+        probability: of drawing this change at this anchor, float64, shape ``(faults,)``; NaN where it has a density.
+    """
+
+    fault: Tensor
+    places: Places
+    formats: Sequence[NumberFormat]
+    format: Tensor
+    keep: Tensor
+    flip: Tensor
+    probability: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[Strikes, Tensor]], sites: Places) -> Strikes:
+        """Strikes of several models as one, ordered by fault.
+
+        Args:
+            parts: strikes, and the number that each of their faults has in the whole.
+            sites: places whose sites, observer and kind of input the parts share.
+        """
+        formats: list[NumberFormat] = []
+        columns: dict[str, list[Tensor]] = {name: [] for name in ("fault", "number", "element", "input")}
+        columns |= {name: [] for name in ("format", "keep", "flip")}
+        probability = torch.ones(sum(len(faults) for _, faults in parts), dtype=torch.float64)
+        for part, faults in parts:
+            columns["fault"].append(faults[part.fault])
+            for name in ("number", "element"):
+                columns[name].append(getattr(part.places, name))
+            columns["input"].append(part.places.number if part.places.input is None else part.places.input)
+            columns["format"].append(part.format + len(formats))
+            for name in ("keep", "flip"):
+                columns[name].append(getattr(part, name))
+            formats.extend(part.formats)
+            probability[faults] = part.probability
+        whole = {name: torch.cat(column) if column else torch.zeros(0).long() for name, column in columns.items()}
+        order = torch.argsort(whole["fault"], stable=True)
+        fault, number, element, given, form, keep, flip = (column[order] for column in whole.values())
+        places = dataclasses.replace(
+            sites, number=number, element=element, input=None if sites.input is None else given
+        )
+        return cls(fault, places, formats, form, keep, flip, probability)
 
 
 @dataclass(frozen=True)
 class FaultModel(ABC):
-    """How a fault changes a word, whatever the site.
+    """What a fault changes, once a place (site, element, input) is drawn: its anchor.
+
+    A new model of one word is a `WordModel`; one of several words implements `strike`.
 
     Args:
-        format: the bits that are struck; None: those of the value's own dtype.
+        format: the bits that are struck: one format for all sites, or one per name of a site, as quantised models
+            need; None: those of the value's own dtype.
     """
 
-    format: NumberFormat | None = field(default=None, kw_only=True)
+    format: NumberFormat | Mapping[str, NumberFormat] | None = field(default=None, kw_only=True)
 
     @property
     def name(self) -> str:
         """The model with the options that differ from their defaults, e.g. "BitFlip(count=2)"."""
         chosen = [
-            f"{option.name}={getattr(self, option.name)}"
+            f"{option.name}={_printed(getattr(self, option.name))}"
             for option in dataclasses.fields(self)
             if getattr(self, option.name) != option.default
         ]
         return f"{type(self).__name__}({', '.join(chosen)})"
 
-    def format_for(self, dtype: torch.dtype) -> NumberFormat:
-        """The format struck in values of `dtype`."""
-        return native(dtype) if self.format is None else self.format
+    @property
+    def anchored(self) -> bool:
+        """Whether the place that was drawn decides where the fault is; otherwise it spans all sites."""
+        return True
+
+    def format_for(self, site: Place) -> NumberFormat:
+        """The format struck at a site.
+
+        Raises:
+            HoplonError: formats by name that leave the site out, or a dtype whose bits cannot be struck.
+        """
+        if not isinstance(self.format, Mapping):
+            return self.format or native(site.dtype)
+        if site.name not in self.format:
+            raise HoplonError(f"expected a format for every site, got none for {site.name}")
+        return self.format[site.name]
+
+    @abstractmethod
+    def strike(self, anchors: Places, *, generator: torch.Generator) -> Strikes:
+        """One independent fault per anchor.
+
+        Raises:
+            HoplonError: the model does not fit a site or its format.
+        """
+
+
+@dataclass(frozen=True)
+class WordModel(FaultModel):
+    """How one word changes, whatever the site."""
 
     @abstractmethod
     def draw(self, count: int, *, format: NumberFormat, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,65 +196,69 @@ class FaultModel(ABC):
             HoplonError: the model does not fit the format.
         """
 
+    def patterns(self, format: NumberFormat) -> tuple[Tensor, Tensor, Tensor]:
+        """Every change of a word of `format`, in a fixed order: ``keep``, ``flip``, probability, as `draw` gives them.
 
-@final
-@dataclass(frozen=True)
-class BitFlip(FaultModel):
-    """Inverts `count` different bits of one word, every set of positions equally likely.
+        Raises:
+            HoplonError: they cannot be listed.
+        """
+        raise HoplonError(f"expected a fault model whose changes can be listed, such as BitFlip, got {self.name}")
+
+    def strike(self, anchors: Places, *, generator: torch.Generator) -> Strikes:
+        """Strike the anchors, a word each."""
+        count = len(anchors)
+        keep, flip, number = (torch.zeros(count, dtype=torch.int64) for _ in range(3))
+        probability = torch.ones(count, dtype=torch.float64)
+        formats: list[NumberFormat] = []
+        for form, mine in self._by_format(anchors):
+            placed = form
+            if form.varies:
+                placed = form.at(anchors.element[mine], anchors.sites[int(anchors.number[mine][0])].shape)
+            drawn = self.draw(int(mine.sum()), format=placed, generator=generator)
+            keep[mine], flip[mine], probability[mine] = (part.to(keep.device) for part in drawn)
+            number[mine] = len(formats)
+            formats.append(form)
+        return Strikes(torch.arange(count), anchors, formats, number, keep, flip, probability)
+
+    def _by_format(self, anchors: Places) -> Iterator[tuple[NumberFormat, Tensor]]:
+        """The formats of the sites with the rows they hold; site by site where a format varies within a site."""
+        forms = [self.format_for(site) for site in anchors.sites]
+        keys = [(form.name, site if form.varies else 0) for site, form in enumerate(forms)]
+        order = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+        group = torch.tensor([order[key] for key in keys])[anchors.number]
+        for key, index in order.items():
+            mine = group == index
+            if mine.any():
+                yield forms[keys.index(key)], mine
+
+
+def _printed(option: object) -> str:
+    if isinstance(option, FaultModel):
+        return option.name
+    if isinstance(option, Mapping):
+        return "{" + ", ".join(f"{name}: {value}" for name, value in option.items()) + "}"
+    if isinstance(option, tuple) and any(isinstance(part, FaultModel) for part in option):
+        return "(" + ", ".join(map(_printed, option)) + ")"
+    return str(option)
+
+
+def distinct(sizes: Tensor | int, rows: int, count: int, *, generator: torch.Generator) -> Tensor:
+    """In each row `count` different numbers below the row's size, every set equally likely.
+
+    The first n rows of a longer draw are the draw of n rows.
 
     Args:
-        count: bits inverted per word.
-        bits: positions to choose from, 0 = least significant; None: all of the word.
-    Raises:
-        HoplonError: fewer positions than `count`, a position twice, or (in `draw`) outside the word.
-    Example:
-        >>> BitFlip(count=2, bits=(30, 31)).name
-        'BitFlip(count=2, bits=(30, 31))'
-        >>> keep, flip, probability = BitFlip(bits=(3,)).draw(
-        ...     2, format=native(torch.float16), generator=torch.Generator().manual_seed(0))
-        >>> flip, probability
-        (tensor([8, 8]), tensor([1., 1.], dtype=torch.float64))
+        sizes: at least `count`; int64, shape ``(rows,)``, or one for all rows.
+    Returns:
+        int64, shape ``(rows, count)``, on the device of the generator.
+    Source:
+        Floyd's method: Bentley and Floyd, Communications of the ACM 30(9), 1987.
     """
-
-    count: int = 1
-    bits: tuple[int, ...] | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise HoplonError(f"expected count of at least 1 bit, got {self.count}")
-        if self.bits is None:
-            return
-        object.__setattr__(self, "bits", tuple(self.bits))
-        if len(set(self.bits)) != len(self.bits):
-            raise HoplonError(f"expected different positions in bits, got {self.bits}")
-        if len(self.bits) < self.count:
-            raise HoplonError(f"expected at least count={self.count} positions in bits, got {self.bits}")
-
-    def draw(self, count: int, *, format: NumberFormat, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """`count` words of which the chosen bits are inverted; probability 1 / C(positions, bits flipped).
-
-        The first n of a longer draw are the draw of n. Sets by Floyd's method (Bentley and
-        Floyd, Communications of the ACM 30(9), 1987).
-        """
-        positions = self._positions(format)
-        shape, device = (count, self.count), generator.device
-        random = torch.randint(_RANDOM_HIGH, shape, generator=generator, device=device)
-        # 1 << 63 as int64 is the lowest integer: the two's complement of the word.
-        masks = torch.ones(len(positions), dtype=torch.int64, device=device) << torch.tensor(positions).to(device)
-        flip = torch.zeros(count, dtype=torch.int64, device=device)
-        for column, last in enumerate(range(len(positions) - self.count, len(positions))):
-            chosen = masks[random[:, column] % (last + 1)]
-            flip |= torch.where((flip & chosen) != 0, masks[last], chosen)
-        keep = torch.full_like(flip, format.all_ones)
-        share = 1 / math.comb(len(positions), self.count)
-        return keep, flip, torch.full_like(flip, share, dtype=torch.float64)
-
-    def _positions(self, format: NumberFormat) -> tuple[int, ...]:
-        """The positions to choose from in this format."""
-        positions = tuple(range(format.bits)) if self.bits is None else self.bits
-        outside = [bit for bit in positions if not 0 <= bit < format.bits]
-        if outside:
-            raise HoplonError(f"expected bits in [0, {format.bits}) for {format.name}, got {outside[0]}")
-        if len(positions) < self.count:
-            raise HoplonError(f"expected count of at most {format.bits} for {format.name}, got {self.count}")
-        return positions
+    random = torch.randint(RANDOM_HIGH, (rows, count), generator=generator, device=generator.device)
+    chosen = torch.empty_like(random)
+    for column in range(count):
+        last = sizes - count + column
+        number = random[:, column] % (last + 1)
+        taken = (chosen[:, :column] == number[:, None]).any(1)
+        chosen[:, column] = torch.where(taken, last, number)
+    return chosen

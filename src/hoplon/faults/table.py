@@ -65,7 +65,8 @@ class FaultTable:
     Columns: `fault` (Int64, not negative; several rows make one fault of several words) · `site` (Enum) ·
     `element` (Int64, row-major index without the batch axis) · `input` (Int64, value faults only) · `format`
     (Enum) · `keep`, `flip` (UInt64, ``after = (before & keep) ^ flip``) · `before`, `after` (UInt64, null
-    until observed) · `probability` (Float64, of drawing this row; NaN where it was chosen, not drawn).
+    until observed) · `probability` (Float64, of drawing this fault, the same in all its rows; NaN where it was chosen,
+    not drawn, or where it has a density). The first row of a fault is its anchor, the place that was drawn.
 
     Raises:
         DataError: a column is missing, unknown, of another dtype, null or out of range; or one fault strikes
@@ -116,17 +117,17 @@ class FaultTable:
 
     @property
     def bits(self) -> pl.Series:
-        """Column `bit` (Int64): the position of the single flipped bit, 0 = least significant, per row.
+        """Column `bit` (Int64): the position of the one bit that the change can touch, 0 = least significant, per row.
 
-        Null for every other change: several bits, none, or a word that is not kept whole.
+        Null for every other change: several bits, or none.
         """
-        whole = pl.lit(False)
-        for name in self.frame["format"].cast(pl.String).unique():
-            ones = pl.lit(2 ** format_named(name).bits - 1, dtype=pl.UInt64)
-            whole |= (pl.col("format") == name) & (pl.col("keep") == ones)
-        single = whole & (pl.col("flip").bitwise_count_ones() == 1)
-        position = pl.col("flip").bitwise_trailing_zeros().cast(pl.Int64)
-        return self.frame.select(pl.when(single).then(position).alias("bit"))["bit"]
+        names = self.frame["format"].cast(pl.String)
+        ones = {name: 2 ** format_named(name).bits - 1 for name in names.unique()}
+        whole = names.replace_strict(ones, return_dtype=pl.UInt64) if ones else pl.Series([], dtype=pl.UInt64)
+        touched = ((self.frame["keep"] ^ whole) | self.frame["flip"]).alias("touched")
+        position = pl.col("touched").bitwise_trailing_zeros().cast(pl.Int64)
+        single = pl.col("touched").bitwise_count_ones() == 1
+        return touched.to_frame().select(pl.when(single).then(position).alias("bit"))["bit"]
 
     def observed(self, *, before: Tensor, after: Tensor) -> FaultTable:
         """The table with the words found at run time: int64, one per row, in the order of the rows."""

@@ -128,6 +128,11 @@ class NumberFormat(ABC):
         return self
 
     @property
+    def varies(self) -> bool:
+        """Whether `at` gives another format for other elements."""
+        return False
+
+    @property
     def bytes(self) -> int:
         """Whole bytes that hold a word."""
         return -(-self.bits // 8)

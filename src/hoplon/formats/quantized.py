@@ -150,6 +150,11 @@ class Quantized(_Affine):
         return None if self.axis is None else len(self.scales)
 
     @property
+    def varies(self) -> bool:
+        """Whether there are channels."""
+        return self.axis is not None
+
+    @property
     def name(self) -> str:
         """E.g. "quantized(int8,0.05,0)", channels parted by ";" as in "quantized(int8,0.5;0.25,0;0,axis=0)"."""
         scales, zeros = (";".join(map(repr, numbers)) for numbers in (self.scales, self.zero_points))

@@ -1,0 +1,67 @@
+"""Faults that a function of the caller makes of the value it meets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from hoplon.errors import HoplonError
+from hoplon.faults.model import Places, Strikes, WordModel
+from hoplon.formats import NumberFormat, native
+
+
+@final
+@dataclass(frozen=True)
+class Function(WordModel):
+    """The value becomes ``function(values, generator)`` of the fault-free value.
+
+    The result is computed when the fault is drawn and stored as the word to write, so that the fault table replays
+    without the function, also in another arm.
+
+    Args:
+        function: values of shape ``(n,)`` to values of the same shape and dtype; randomness from the generator only.
+        label: what reports and manifests call it; two functions under one label are taken for the same.
+    Raises:
+        HoplonError: a format (the function works on the value itself); when drawn: another shape or dtype came back.
+    Example:
+        >>> Function(lambda values, generator: -values, "negate").name
+        "Function('negate')"
+    """
+
+    function: Callable[[Tensor, torch.Generator], Tensor]
+    label: str
+
+    def __post_init__(self) -> None:
+        if self.format is not None:
+            raise HoplonError(f"expected no format for {self.name}, which works on the value itself, got {self.format}")
+
+    @property
+    def name(self) -> str:
+        """By its label."""
+        return f"Function({self.label!r})"
+
+    def draw(self, count: int, *, format: NumberFormat, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Refused: what becomes of a word depends on the value."""
+        raise HoplonError(f"expected places whose values can be seen for {self.name}, got none; use strike")
+
+    def strike(self, anchors: Places, *, generator: torch.Generator) -> Strikes:
+        """Write the function's result over each anchor."""
+        words = anchors.words()
+        flip, number = torch.zeros_like(words), torch.zeros_like(words)
+        formats: list[NumberFormat] = []
+        for form, mine in self._by_format(anchors):
+            dtype = anchors.sites[int(anchors.number[mine][0])].dtype
+            values = native(dtype).strike(torch.zeros(int(mine.sum())).to(dtype), 0, words[mine])
+            result: object = self.function(values.clone(), generator)
+            if not isinstance(result, Tensor) or result.shape != values.shape or result.dtype != dtype:
+                found = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+                raise HoplonError(f"expected {self.name} to give {dtype} {tuple(values.shape)}, got {found}")
+            flip[mine] = form.words(result)
+            number[mine] = len(formats)
+            formats.append(form)
+        certain = torch.ones(len(anchors), dtype=torch.float64)
+        return Strikes(torch.arange(len(anchors)), anchors, formats, number, torch.zeros_like(words), flip, certain)

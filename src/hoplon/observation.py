@@ -1,0 +1,77 @@
+"""The words that faults will meet: what a campaign can see of them before it strikes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hoplon.evaluation import Evaluator
+from hoplon.formats import native
+from hoplon.sites import MemorySite, ValueSite
+
+
+class Observer:
+    """Fault-free words under an evaluator's overlay, by site, element and input; runs golden batches as needed."""
+
+    def __init__(self, evaluator: Evaluator, sites: Sequence[ValueSite | MemorySite]) -> None:
+        self._evaluator, self._sites = evaluator, sites
+
+    def __call__(self, number: Tensor, element: Tensor, given: Tensor | None) -> Tensor:
+        """The word in its own dtype that each fault meets.
+
+        Args:
+            number: of the site, int64, shape ``(n,)``.
+            element: row-major index in the site, int64, shape ``(n,)``.
+            given: eligible input, int64, shape ``(n,)``; None: memory.
+        Returns:
+            int64, shape ``(n,)``.
+        """
+        found = torch.zeros(len(number), dtype=torch.int64)
+        if given is None:
+            memory = self._evaluator.reference.program.memory()
+            for site in number.unique().tolist():
+                here = number == site
+                found[here] = _taken(
+                    memory[self._sites[site].name].unsqueeze(0), torch.zeros_like(element[here]), element[here]
+                )
+            return found
+        reference = self._evaluator.reference
+        position = torch.searchsorted(reference.eligible, given)
+        for batch in (position // reference.batch).unique().tolist():
+            here = position // reference.batch == batch
+            found[here] = self._values(batch, number[here], position[here] % reference.batch, element[here])
+        return found
+
+    def _values(self, batch: int, number: Tensor, row: Tensor, element: Tensor) -> Tensor:
+        """The words of one batch of inputs; 0 where a pass gives the site fewer elements."""
+        program, evaluator = self._evaluator.reference.program, self._evaluator
+        steps = {program.site_steps[self._sites[site].name]: site for site in number.unique().tolist()}
+        protections = {program.site_steps[name]: p for name, p in evaluator.overlay.values.items()}
+        found = torch.zeros(len(number), dtype=torch.int64)
+
+        def look(step: int, value: Any) -> Any:
+            delivered = protections[step](value) if step in protections else value
+            if step in steps:
+                here = number == steps[step]
+                met = value if evaluator.placement == "before" else delivered
+                layout = program.layouts.get(step)
+                samples = met.unsqueeze(0) if layout is None else layout.samples_first(met)
+                found[here] = _taken(samples, row[here], element[here])
+            return delivered
+
+        leaves, _ = evaluator.reference.leaves(batch)
+        with torch.inference_mode():
+            program.run(leaves, hook=look)
+        return found
+
+
+def _taken(samples: Tensor, row: Tensor, element: Tensor) -> Tensor:
+    """Words of some elements; `samples` has shape ``(batch, *sample shape)``."""
+    flat = samples.reshape(len(samples), -1)
+    row, element = row.to(flat.device), element.to(flat.device)
+    there = element < flat.shape[1]
+    words = native(flat.dtype).words(flat[row, element.clamp(max=flat.shape[1] - 1)])
+    return torch.where(there, words, 0).cpu()

@@ -1,0 +1,25 @@
+"""Sampling measures: which faults a campaign draws, and with which probability."""
+
+from __future__ import annotations
+
+from hoplon.sampling.base import Drawn, Measure, Population, Sampling, draw_faults, unit_generator
+from hoplon.sampling.measures import Among, BottomScore, ElementUniform, LayerUniform, OpUniform, TopScore
+from hoplon.sampling.plans import Exhaustive, Explicit, Stratified
+
+__all__ = [
+    "Among",
+    "BottomScore",
+    "Drawn",
+    "ElementUniform",
+    "Exhaustive",
+    "Explicit",
+    "LayerUniform",
+    "Measure",
+    "OpUniform",
+    "Population",
+    "Sampling",
+    "Stratified",
+    "TopScore",
+    "draw_faults",
+    "unit_generator",
+]

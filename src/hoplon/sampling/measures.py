@@ -1,0 +1,291 @@
+"""Measures: how likely each element is to be the place of a fault."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import final
+
+import torch
+from torch import Tensor
+
+from hoplon.errors import HoplonError, SiteError, no_match
+from hoplon.faults import FaultModel
+from hoplon.faults.model import RANDOM_HIGH
+from hoplon.sampling.base import Measure, Sites
+from hoplon.sites import MemorySite, ValueSite
+
+
+@final
+@dataclass(frozen=True)
+class ElementUniform(Measure):
+    """Every element of every selected site is equally likely, the last of the last site included."""
+
+    def check(self, fault_model: FaultModel) -> None:
+        """Any will do: a fault that spans all sites prefers none."""
+
+    def elements(self, sites: Sites, count: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw a position in the concatenation of all sites."""
+        sizes = torch.tensor([site.numel for site in sites])
+        ends = sizes.cumsum(0)
+        position = torch.randint(int(ends[-1]), (count,), generator=generator)
+        number = torch.searchsorted(ends, position, right=True)
+        return number, position - (ends - sizes)[number]
+
+    def probability(self, sites: Sites, number: Tensor, element: Tensor) -> Tensor:
+        """One over the number of elements."""
+        return torch.full(number.shape, 1 / sum(site.numel for site in sites), dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class _SiteFirst(Measure):
+    """A site first, then an element uniformly within it."""
+
+    @abstractmethod
+    def shares(self, sites: Sites) -> Tensor:
+        """The probability of each site: float64, shape ``(sites,)``; sums to 1."""
+
+    def elements(self, sites: Sites, count: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw sites by their shares, then elements."""
+        shares = self.shares(sites)
+        possible = shares.nonzero()[:, 0]
+        unit = torch.rand(count, dtype=torch.float64, generator=generator)
+        slot = torch.searchsorted(shares[possible].cumsum(0), unit, right=True).clamp(max=len(possible) - 1)
+        number = possible[slot]
+        sizes = torch.tensor([site.numel for site in sites])[number]
+        return number, torch.randint(RANDOM_HIGH, (count,), generator=generator) % sizes
+
+    def probability(self, sites: Sites, number: Tensor, element: Tensor) -> Tensor:
+        """The share of the site over its elements."""
+        return (self.shares(sites) / torch.tensor([max(site.numel, 1) for site in sites]))[number]
+
+
+@final
+@dataclass(frozen=True)
+class OpUniform(_SiteFirst):
+    """Every operator call (site) is equally likely, then every element of its output.
+
+    An element of a small output is far more likely than one of a large output.
+
+    Args:
+        kinds: operators that count, e.g. ("conv", "relu", "max_pool", "linear"); None: all selected.
+        drop_last: how many calls at the end of what is left are never struck.
+    Raises:
+        SiteError: a kind that no site has, or nothing left.
+    Source:
+        TensorFI's mode ``oneFaultPerRun``. Ranger's injector lists its operators per model and leaves out the last two
+        (product and bias of the last layer, here one site: ``drop_last=1``). Its operators are those of TensorFlow; a
+        bias is a site of its own there.
+    Example:
+        >>> OpUniform(kinds=("conv", "relu"), drop_last=1)
+        OpUniform(kinds=('conv', 'relu'), drop_last=1)
+    """
+
+    kinds: tuple[str, ...] | None = None
+    drop_last: int = 0
+
+    def __post_init__(self) -> None:
+        if self.drop_last < 0:
+            raise HoplonError(f"expected drop_last of at least 0, got {self.drop_last}")
+        if self.kinds is not None:
+            object.__setattr__(self, "kinds", tuple(self.kinds))
+
+    def shares(self, sites: Sites) -> Tensor:
+        """Equal for all that are listed and not dropped."""
+        of_site = [_kinds(site) for site in sites]
+        for kind in self.kinds or ():
+            if not any(kind in kinds for kinds in of_site):
+                raise no_match("operator kind of the selected sites", kind, sorted(frozenset().union(*of_site)))
+        listed = [
+            number
+            for number, kinds in enumerate(of_site)
+            if sites[number].numel and (self.kinds is None or kinds & set(self.kinds))
+        ]
+        kept = listed[: len(listed) - self.drop_last]
+        if not kept:
+            raise SiteError(f"expected more than drop_last={self.drop_last} sites, got {len(listed)}")
+        shares = torch.zeros(len(sites), dtype=torch.float64)
+        shares[kept] = 1 / len(kept)
+        return shares
+
+
+@final
+@dataclass(frozen=True)
+class LayerUniform(_SiteFirst):
+    """Every layer (the module that owns the sites) is equally likely, then every element of its selected sites."""
+
+    def shares(self, sites: Sites) -> Tensor:
+        """One over the layers, parted by size among the sites of a layer."""
+        totals: dict[str, int] = {}
+        for site in sites:
+            totals[layer_of(site)] = totals.get(layer_of(site), 0) + site.numel
+        layers = sum(total > 0 for total in totals.values())
+        return torch.tensor(
+            [site.numel / max(totals[layer_of(site)], 1) / layers for site in sites], dtype=torch.float64
+        )
+
+
+@dataclass(frozen=True)
+class _SomeElements(Measure):
+    """Uniform over some elements only."""
+
+    @property
+    @abstractmethod
+    def chosen(self) -> Mapping[str, Tensor]:
+        """By name of a site the row-major indices of its elements, int64, ascending, none twice."""
+
+    def elements(self, sites: Sites, count: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw from the concatenation of the chosen elements, in the order of the sites."""
+        parts = self._parts(sites)
+        number = torch.cat([torch.full_like(part, site) for site, part in parts])
+        element = torch.cat([part for _, part in parts])
+        position = torch.randint(len(element), (count,), generator=generator)
+        return number[position], element[position]
+
+    def probability(self, sites: Sites, number: Tensor, element: Tensor) -> Tensor:
+        """One over the number of chosen elements; 0 for others."""
+        parts = self._parts(sites)
+        found = torch.zeros(number.shape, dtype=torch.float64)
+        total = sum(len(part) for _, part in parts)
+        for site, part in parts:
+            found[(number == site) & torch.isin(element, part)] = 1 / total
+        return found
+
+    def _parts(self, sites: Sites) -> list[tuple[int, Tensor]]:
+        """Site number and elements, of every site that has some."""
+        number = {name: index for index, site in enumerate(sites) for name in _names(site)}
+        parts = []
+        for name, elements in self.chosen.items():
+            if not len(elements):
+                continue
+            if name not in number:
+                raise no_match("selected site", name, list(number))
+            site = sites[number[name]]
+            if not 0 <= int(elements[0]) <= int(elements[-1]) < site.numel:
+                outside = int(elements[0]) if int(elements[0]) < 0 else int(elements[-1])
+                raise SiteError(f"expected elements in [0, {site.numel}) of {name}, got {outside}")
+            parts.append((number[name], elements))
+        if not parts:
+            raise SiteError("expected at least one chosen element, got none")
+        return sorted(parts, key=lambda part: part[0])
+
+    def _digest(self) -> str:
+        """What a manifest tells the chosen elements by."""
+        digest = hashlib.sha256()
+        for name, elements in self.chosen.items():
+            digest.update(f"{name} {len(elements)}\n".encode() + elements.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Among(_SomeElements):
+    """Every one of these elements is equally likely.
+
+    Args:
+        indices: by name of a site, row-major indices of elements, as ``Scores.top`` gives them.
+    Raises:
+        SiteError: a site that is not selected, or an element that it does not have, when drawn.
+    """
+
+    indices: Mapping[str, Tensor] = field(repr=False)
+
+    @cached_property
+    def chosen(self) -> Mapping[str, Tensor]:
+        """Sorted, each once."""
+        return {name: torch.as_tensor(part).to("cpu", torch.int64).unique() for name, part in self.indices.items()}
+
+    def __repr__(self) -> str:
+        return f"Among({sum(map(len, self.chosen.values()))} elements, {self._digest()})"
+
+
+@dataclass(frozen=True, eq=False)
+class _Ranked(_SomeElements):
+    """Uniform over the elements at one end of a ranking.
+
+    Args:
+        scores: by name of a site, a tensor of the shape of the site, e.g. ``Scores.values``.
+        fraction: of all scored elements, in (0, 1]; at least one element; or
+        count: how many.
+    """
+
+    scores: Mapping[str, Tensor] = field(repr=False)
+    fraction: float | None = field(default=None, kw_only=True)
+    count: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        total = sum(score.numel() for score in self.scores.values())
+        if (self.fraction is None) == (self.count is None):
+            raise HoplonError(f"expected a fraction or a count, got {self.fraction} and {self.count}")
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise HoplonError(f"expected a fraction in (0, 1], got {self.fraction}; 0.01 is one percent")
+        if self.count is not None and not 1 <= self.count <= total:
+            raise HoplonError(f"expected a count in [1, {total}], got {self.count}")
+
+    def _highest(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The elements with the highest scores; equal ones by the order of the sites, then by index."""
+        flat = torch.cat([score.detach().cpu().reshape(-1).double() for score in scores.values()])
+        count = self.count or max(1, round((self.fraction or 0) * len(flat)))
+        ranked = torch.sort(flat, descending=True, stable=True).indices[:count]
+        kept = torch.zeros(len(flat), dtype=torch.bool)
+        kept[ranked] = True
+        parts = kept.split([score.numel() for score in scores.values()])
+        return {name: part.nonzero()[:, 0] for name, part in zip(scores, parts, strict=True)}
+
+    def __repr__(self) -> str:
+        share = f"count={self.count}" if self.fraction is None else f"fraction={self.fraction}"
+        return f"{type(self).__name__}({share}, {self._digest()})"
+
+
+@final
+@dataclass(frozen=True, eq=False, repr=False)
+class TopScore(_Ranked):
+    """Uniform over the elements with the highest scores of all scored sites together.
+
+    Args:
+        scores: by name of a site, a tensor of the shape of the site, e.g. ``Scores.values``.
+        fraction: of all scored elements, in (0, 1]; at least one element; or
+        count: how many.
+    Raises:
+        HoplonError: a fraction or count out of range; SiteError: a chosen element of a site that is not selected.
+    Example:
+        >>> TopScore({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0])}, count=2).chosen
+        {'a': tensor([0]), 'b': tensor([0])}
+    """
+
+    @cached_property
+    def chosen(self) -> Mapping[str, Tensor]:
+        """The highest."""
+        return self._highest(self.scores)
+
+
+@final
+@dataclass(frozen=True, eq=False, repr=False)
+class BottomScore(_Ranked):
+    """Uniform over the elements with the lowest scores; arguments as `TopScore`."""
+
+    @cached_property
+    def chosen(self) -> Mapping[str, Tensor]:
+        """The lowest."""
+        return self._highest({name: -score for name, score in self.scores.items()})
+
+
+def layer_of(site: ValueSite | MemorySite) -> str:
+    """The module that owns a site.
+
+    Example:
+        >>> layer_of(ValueSite("layer1.0", "relu")), layer_of(MemorySite("layer1.0.conv1.weight"))
+        ('layer1.0', 'layer1.0.conv1')
+    """
+    return site.owner if isinstance(site, ValueSite) else site.name.rpartition(".")[0]
+
+
+def _kinds(site: ValueSite | MemorySite) -> frozenset[str]:
+    return frozenset([site.kind]) if isinstance(site, ValueSite) else site.kinds
+
+
+def _names(site: ValueSite | MemorySite) -> tuple[str, ...]:
+    return (site.name,) if isinstance(site, ValueSite) else (site.name, *site.aliases)

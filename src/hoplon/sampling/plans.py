@@ -1,0 +1,275 @@
+"""Samplings that decide more than the element: lists of faults, every fault there is, and strata."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, final, get_args
+
+import torch
+from torch import Tensor
+
+from hoplon.errors import HoplonError, SiteError, no_match
+from hoplon.faults import BitFlip, Places, Strikes, WordModel
+from hoplon.faults.model import RANDOM_HIGH
+from hoplon.faults.words import single_bits
+from hoplon.formats import NumberFormat
+from hoplon.sampling.base import Drawn, Population, Sampling
+from hoplon.sampling.measures import layer_of
+
+Stratum = Literal["site", "layer", "bit"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Patterns:
+    """The changes that a word model can make, site by site.
+
+    ``formats``: one per site; ``counts``: changes per site, int64; ``keep``, ``flip``, ``probability``: those of all
+    sites in a row, a site's from ``starts`` on.
+    """
+
+    formats: Sequence[NumberFormat]
+    counts: Tensor
+    starts: Tensor
+    keep: Tensor
+    flip: Tensor
+    probability: Tensor
+
+    @classmethod
+    def of(cls, population: Population) -> _Patterns:
+        """All changes of all sites.
+
+        Raises:
+            HoplonError: the fault model does not list its changes.
+        """
+        model = population.fault_model
+        if not isinstance(model, WordModel):
+            raise HoplonError(f"expected a fault model of one word, whose changes can be listed, got {model.name}")
+        formats = [model.format_for(site) for site in population.sites]
+        by_name = {form.name: model.patterns(form) for form in {form.name: form for form in formats}.values()}
+        counts = torch.tensor([len(by_name[form.name][0]) for form in formats])
+        keep, flip, probability = (torch.cat([by_name[form.name][i] for form in formats]) for i in range(3))
+        return cls(formats, counts, counts.cumsum(0) - counts, keep, flip, probability)
+
+    def strikes(self, places: Places, pattern: Tensor) -> Strikes:
+        """One word per place, changed by this pattern of its site."""
+        row = self.starts[places.number] + pattern
+        count = torch.arange(len(places))
+        keep, flip, probability = self.keep[row], self.flip[row], self.probability[row]
+        return Strikes(count, places, self.formats, places.number, keep, flip, probability)
+
+
+@final
+@dataclass(frozen=True)
+class Exhaustive(Sampling):
+    """Every element x every change of the fault model x every input, once each.
+
+    In the order of input, site, element, change. The probability is that of drawing the fault element-uniformly.
+    """
+
+    def size(self, population: Population) -> int:
+        """How many faults there are."""
+        counts = _Patterns.of(population).counts.tolist()
+        per_input: int = sum(site.numel * count for site, count in zip(population.sites, counts, strict=True))
+        return per_input * population.inputs_each
+
+    def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> Drawn:
+        """The faults from number `first` on."""
+        patterns = _Patterns.of(population)
+        sizes = torch.tensor([site.numel for site in population.sites]) * patterns.counts
+        ends = sizes.cumsum(0)
+        index = torch.arange(first, first + count)
+        which, rest = index // ends[-1], index % ends[-1]
+        number = torch.searchsorted(ends, rest, right=True)
+        offset = rest - (ends - sizes)[number]
+        each = patterns.counts[number]
+        places = population.places(number, offset // each, which)
+        strikes = patterns.strikes(places, offset % each)
+        return Drawn(strikes, strikes.probability / population.elements / population.inputs_each)
+
+    def density(self, population: Population, anchors: Places, keep: Tensor, flip: Tensor) -> Tensor:
+        """One over the number of elements."""
+        return torch.full((len(anchors),), 1 / population.elements, dtype=torch.float64)
+
+
+@final
+@dataclass(frozen=True)
+class Explicit(Sampling):
+    """These places, each with every input: ``(site, element)`` or ``(site, element, bits)``.
+
+    Without bits the fault model draws the change; with bits they are flipped, and the format is the fault model's.
+    The faults are chosen, so their probability is NaN. In the order of the inputs, then of the list.
+
+    Args:
+        faults: the list.
+    Raises:
+        HoplonError: an empty list; SiteError, when drawn: a site that is not selected, or an element it does not have.
+    Example:
+        >>> Explicit([("conv1:conv", 5), ("fc:linear", 0, (30, 31))]).faults
+        (('conv1:conv', 5, None), ('fc:linear', 0, (30, 31)))
+    """
+
+    faults: Sequence[tuple[str, int] | tuple[str, int, Sequence[int] | None]]
+
+    def __post_init__(self) -> None:
+        listed = []
+        for site, element, *bits in self.faults:
+            chosen = bits[0] if bits else None
+            listed.append((site, int(element), None if chosen is None else tuple(chosen)))
+        if not listed:
+            raise HoplonError("expected at least one fault, got an empty list")
+        object.__setattr__(self, "faults", tuple(listed))
+
+    def size(self, population: Population) -> int:
+        """Faults of the list x inputs."""
+        return len(self.faults) * population.inputs_each
+
+    def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> Drawn:
+        """The faults from number `first` on."""
+        number = {site.name: index for index, site in enumerate(population.sites)}
+        for name, element, *_ in self.faults:
+            if name not in number:
+                raise no_match("selected site", name, list(number))
+            numel = population.sites[number[name]].numel
+            if not 0 <= element < numel:
+                raise SiteError(f"expected elements in [0, {numel}) of {name}, got {element}")
+        index = torch.arange(first, first + count)
+        entry = index % len(self.faults)
+        places = population.places(
+            torch.tensor([number[name] for name, *_ in self.faults])[entry],
+            torch.tensor([element for _, element, *_ in self.faults])[entry],
+            index // len(self.faults),
+        )
+        parts = []
+        bits = [fault[2] if len(fault) > 2 else None for fault in self.faults]
+        for chosen in dict.fromkeys(bits):
+            mine = torch.tensor([b == chosen for b in bits])[entry].nonzero()[:, 0]
+            model = population.fault_model
+            if chosen is not None:
+                model = BitFlip(len(chosen), bits=tuple(chosen), format=model.format)
+            if len(mine):
+                parts.append((model.strike(places.take(mine), generator=generator), mine))
+        strikes = Strikes.joined(parts, places)
+        return Drawn(strikes, torch.full_like(strikes.probability, math.nan))
+
+    def density(self, population: Population, anchors: Places, keep: Tensor, flip: Tensor) -> Tensor:
+        """Refused: nothing was drawn."""
+        raise HoplonError("expected faults that were drawn, got an explicit list; it stands for no other faults")
+
+
+@final
+@dataclass(frozen=True)
+class Stratified(Sampling):
+    """Element-uniform faults, but with chosen shares of them per site, layer or flipped bit.
+
+    A unit of n faults gives a stratum of share s either the integer below or the one above n s, on average n s.
+
+    Args:
+        by: "site", "layer", or "bit" (of fault models that touch one bit).
+        allocation: the share of faults by name of the site or layer, or by bit; positive, for every stratum there is;
+            scaled to a sum of 1. None: proportional, the strata's own probabilities under `ElementUniform`.
+    Raises:
+        HoplonError: another `by`, shares that do not fit the strata, or a fault model that does not list its changes.
+    """
+
+    by: Stratum
+    allocation: Mapping[str | int, float] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        if self.by not in get_args(Stratum):
+            raise HoplonError(f"expected by={' or '.join(map(repr, get_args(Stratum)))}, got {self.by!r}")
+        for stratum, share in (self.allocation or {}).items():
+            if not 0 < share < math.inf:
+                raise HoplonError(f"expected a share above 0 for {self.by} {stratum}, got {share}")
+
+    def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> Drawn:
+        """Strata by systematic sampling of their shares; within one, element and change as element-uniform."""
+        patterns = _Patterns.of(population)
+        cells = self._cells(population, patterns)
+        start = torch.rand(1, dtype=torch.float64, generator=generator)
+        unit = (torch.arange(count) + start) / max(count, 1)
+        within = torch.rand(count, dtype=torch.float64, generator=generator)
+        cell = cells.pick(unit, within)
+        number = cells.site[cell]
+        sizes = torch.tensor([site.numel for site in population.sites])[number]
+        element = torch.randint(RANDOM_HIGH, (count,), generator=generator) % sizes
+        which = torch.randint(population.inputs_each, (count,), generator=generator)
+        strikes = patterns.strikes(population.places(number, element, which), cell - patterns.starts[number])
+        place = cells.ratio[cell] / population.elements / population.inputs_each
+        return Drawn(strikes, strikes.probability * place)
+
+    def density(self, population: Population, anchors: Places, keep: Tensor, flip: Tensor) -> Tensor:
+        """Element-uniform, times the share of the fault's stratum over its probability."""
+        patterns = _Patterns.of(population)
+        ratio = self._cells(population, patterns).ratio / population.elements
+        found = torch.zeros(len(anchors), dtype=torch.float64)
+        for site in anchors.number.unique().tolist():
+            here = (anchors.number == site).nonzero()[:, 0]
+            mine = slice(int(patterns.starts[site]), int(patterns.starts[site] + patterns.counts[site]))
+            same = (patterns.keep[mine] == keep[here, None]) & (patterns.flip[mine] == flip[here, None])
+            found[here] = torch.where(same, ratio[mine], 0.0).amax(1)
+        return found
+
+    def _cells(self, population: Population, patterns: _Patterns) -> _Cells:
+        site = torch.arange(len(population.sites)).repeat_interleave(patterns.counts)
+        numel = torch.tensor([s.numel for s in population.sites], dtype=torch.float64)
+        mass = (numel / population.elements)[site] * patterns.probability
+        keys = self._keys(population, patterns, site)
+        known = list(dict.fromkeys(key for key, weight in zip(keys, mass.tolist(), strict=True) if weight))
+        number = {key: index for index, key in enumerate(known)}
+        # Cells of sites without elements have no mass; any stratum will do.
+        stratum = torch.tensor([number.get(key, 0) for key in keys])
+        masses = torch.zeros(len(known), dtype=torch.float64).index_add_(0, stratum, mass)
+        if self.allocation is None:
+            return _Cells(site, stratum, mass, masses, masses)
+        if set(self.allocation) != set(known):
+            given = ", ".join(map(str, self.allocation))
+            raise HoplonError(f"expected a share for every {self.by}: {', '.join(map(str, known))}; got {given}")
+        shares = torch.tensor([self.allocation[key] for key in known], dtype=torch.float64)
+        return _Cells(site, stratum, mass, masses, shares / shares.sum())
+
+    def _keys(self, population: Population, patterns: _Patterns, site: Tensor) -> list[str | int]:
+        """Of which stratum each cell is."""
+        if self.by != "bit":
+            names = [s.name if self.by == "site" else layer_of(s) for s in population.sites]
+            return [names[number] for number in site.tolist()]
+        keys: list[str | int] = []
+        for number, form in enumerate(patterns.formats):
+            mine = slice(int(patterns.starts[number]), int(patterns.starts[number] + patterns.counts[number]))
+            for bit in single_bits(patterns.keep[mine].tolist(), patterns.flip[mine].tolist(), form.all_ones):
+                if bit is None:
+                    raise HoplonError(f"expected a fault model that touches one bit, got {population.fault_model.name}")
+                keys.append(bit)
+        return keys
+
+
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """Every change of every site, and how likely it is: ``mass`` element-uniformly, ``masses`` of whole strata.
+
+    ``site``, ``stratum``, ``mass``: shape ``(cells,)``; ``masses``, ``shares``: shape ``(strata,)``.
+    """
+
+    site: Tensor
+    stratum: Tensor
+    mass: Tensor
+    masses: Tensor
+    shares: Tensor
+
+    @property
+    def ratio(self) -> Tensor:
+        """How many times likelier each cell is than element-uniformly."""
+        return (self.shares / self.masses)[self.stratum]
+
+    def pick(self, unit: Tensor, within: Tensor) -> Tensor:
+        """Cells from two numbers in [0, 1): one for the stratum, one for the cell within it."""
+        stratum = torch.searchsorted(self.shares.cumsum(0), unit, right=True).clamp(max=len(self.shares) - 1)
+        possible = self.mass.nonzero()[:, 0]
+        order = possible[torch.argsort(self.stratum[possible], stable=True)]
+        # A line on which stratum s has the stretch from s to s + 1, parted by the masses of its cells.
+        stretch = self.stratum[order]
+        line = (self.mass / self.masses[self.stratum])[order].cumsum(0)
+        slot = torch.searchsorted(line, stratum + within, right=True)
+        low, high = torch.searchsorted(stretch, stratum), torch.searchsorted(stretch, stratum, right=True) - 1
+        return order[torch.minimum(torch.maximum(slot, low), high)]
