@@ -121,6 +121,15 @@ def test_from_dataset_takes_the_usual_forms() -> None:
     assert Inputs.from_dataset(Samples(*X)).digest() == Inputs(X).digest()
 
 
+def test_labels_may_be_token_ids() -> None:
+    ids = torch.arange(8).view(4, 2)
+    data = Inputs(X, ids)
+    assert Inputs.from_dataset(TensorDataset(X, ids)).digest() == data.digest() != Inputs(X, ids.view(4, 1, 2)).digest()
+    part = data.take([2])
+    assert part.y is not None
+    assert part.y.tolist() == [[4, 5]]
+
+
 def test_as_inputs_takes_what_people_have() -> None:
     data = Inputs(X, Y)
     assert as_inputs(data) is data
@@ -145,7 +154,7 @@ def with_nan(*samples: int) -> torch.Tensor:
         (lambda: Inputs((X, X[:2])), "expected 4 samples in every tensor of x, got 2"),
         (lambda: Inputs(()), "got an empty tuple"),
         (lambda: Inputs(X.numpy()), "tuple of tensors, got ndarray; torch.as_tensor"),
-        (lambda: Inputs(X, Y[:2]), r"expected y of shape \(4,\), one label per sample, got \(2,\)"),
+        (lambda: Inputs(X, Y[:2]), r"expected y of shape \(4, ...\), one label per sample, got \(2,\)"),
         (lambda: Inputs(X, Y.float()), r"integer labels, got torch.float32; y.long\(\) makes them"),
         (lambda: Inputs(X, Y > 1), "integer labels, got torch.bool"),
         (lambda: Inputs(X, [0, 1, 2, 3]), "expected y to be a tensor of integers, got list"),
@@ -160,6 +169,8 @@ def with_nan(*samples: int) -> torch.Tensor:
         (lambda: Inputs.from_dataset(Samples((X[0], 0), (X[1, :2], 0))), r"got \(2,\) torch.float32 in sample 1"),
         (lambda: Inputs.from_dataset(Samples(("cat", 0))), "array in sample 0, got str; give the data set a"),
         (lambda: Inputs.from_dataset(Samples((X[0], 0.5))), "integer label in sample 0, got 0.5"),
+        (lambda: Inputs.from_dataset(Samples((X[0], "cat"))), "integer label in sample 0, got 'cat'"),
+        (lambda: Inputs.from_dataset(Samples((X[0], Y), (X[1], Y[:3]))), r"sample 0, \(4,\), got \(3,\) in sample 1"),
         (lambda: as_inputs("x.npz"), r"a tensor or a pair \(x, y\), got str"),
         (lambda: as_inputs((X, Y, Y)), r"a pair \(x, y\), got tuple"),
         (lambda: as_inputs({"x": X}), "got dict"),

@@ -7,7 +7,19 @@ from hoplon.assessment import Assessment, Plan, assess
 from hoplon.campaign import Campaign
 from hoplon.capture import capture
 from hoplon.compare import Comparison, compare
-from hoplon.criteria import OUTCOME_NAMES, Criterion, Deviation, Outcome, TopK
+from hoplon.criteria import (
+    OUTCOME_NAMES,
+    Criterion,
+    Custom,
+    Detection,
+    Deviation,
+    EmbeddingDistance,
+    Outcome,
+    PerplexityChange,
+    Several,
+    TokenMatch,
+    TopK,
+)
 from hoplon.data import Inputs
 from hoplon.errors import CaptureError, DataError, HoplonError, SiteError, StoreError
 from hoplon.faults import (
@@ -59,9 +71,12 @@ __all__ = [
     "CaptureError",
     "Comparison",
     "Criterion",
+    "Custom",
     "DataError",
+    "Detection",
     "Deviation",
     "ElementUniform",
+    "EmbeddingDistance",
     "Elements",
     "Exhaustive",
     "Explicit",
@@ -81,6 +96,7 @@ __all__ = [
     "NumberFormat",
     "OpUniform",
     "Outcome",
+    "PerplexityChange",
     "Plan",
     "Program",
     "Protection",
@@ -91,12 +107,14 @@ __all__ = [
     "Rate",
     "Results",
     "Sampling",
+    "Several",
     "Scores",
     "SiteError",
     "StoreError",
     "Stratified",
     "StuckAt",
     "TMR",
+    "TokenMatch",
     "TopK",
     "TopScore",
     "UncorrectableMemory",

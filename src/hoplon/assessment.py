@@ -234,7 +234,8 @@ def _check_calibration(program: Program, calibration: Inputs, plan: Plan) -> Non
     if calibration.y is None:
         raise DataError(f"expected labels in the calibration data {calibration.name!r}, got none; scores need a loss")
     size = min(plan.batch or default_batch(program), len(calibration))
-    TopK().check(golden_outputs(program, Overlay(), calibration, batch=size), calibration.y)
+    classes = TopK()
+    classes.check(classes.judged(golden_outputs(program, Overlay(), calibration, classes, batch=size)), calibration.y)
 
 
 def _population(program: Program, table: FaultTable) -> dict[str, Any]:

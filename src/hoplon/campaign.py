@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 import torch
 
-from hoplon.criteria import Criterion, TopK
+from hoplon.criteria import Criterion, TopK, as_criterion
 from hoplon.data import Inputs, as_inputs
 from hoplon.errors import HoplonError
 from hoplon.evaluation import Evaluator, Reference
@@ -43,7 +43,7 @@ class Campaign:
         data: :class:`hoplon.Inputs`, a map-style data set, a tensor or a pair (x, y).
         sites: :class:`hoplon.Values` (one fault meets one input) or :class:`hoplon.Memory` (one fault meets all).
         fault_model: how a struck word changes.
-        criterion: what counts as harm.
+        criterion: what counts as harm; of several, in a sequence, each gets its own columns.
         sampling: which faults are drawn; element-uniform by default.
         protections: what is in place while faults strike; nothing by default.
         placement: whether a fault strikes before or after the protection of its own site.
@@ -55,7 +55,7 @@ class Campaign:
     data: Any
     sites: Values | Memory = field(kw_only=True)
     fault_model: FaultModel = field(default_factory=BitFlip, kw_only=True)
-    criterion: Criterion = field(default_factory=TopK, kw_only=True)
+    criterion: Criterion | Sequence[Criterion] = field(default_factory=TopK, kw_only=True)
     sampling: Sampling = field(default_factory=ElementUniform, kw_only=True)
     protections: tuple[Protection, ...] = field(default=(), kw_only=True)
     placement: Placement = field(default="before", kw_only=True)
@@ -64,6 +64,7 @@ class Campaign:
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", as_inputs(self.data))
         object.__setattr__(self, "protections", tuple(self.protections))
+        object.__setattr__(self, "criterion", as_criterion(self.criterion))
         if self.batch is not None and self.batch < 1:
             raise HoplonError(f"expected a batch of at least 1, got {self.batch}")
         if self.placement not in ("before", "after"):
@@ -229,8 +230,8 @@ class _Work:
         return {
             "format": 1,
             "target": campaign.target,
-            "criteria": list(campaign.criterion.names),
-            "criterion": repr(campaign.criterion),
+            "criteria": list(self.reference.criterion.names),
+            "criterion": repr(self.reference.criterion),
             "sites": repr(campaign.sites),
             "fault_model": campaign.fault_model.name,
             "sampling": repr(campaign.sampling),

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from hoplon.criteria import OUTCOME_NAMES, Criterion, TopK
+from hoplon.criteria import OUTCOME_NAMES, Criterion, Outcome, TopK, classify
 from hoplon.data import Inputs, as_inputs
 from hoplon.errors import HoplonError
 from hoplon.evaluation import Evaluator, Reference, accuracy, golden_outputs
@@ -197,7 +197,7 @@ def compare(
     *,
     arms: Mapping[str, Sequence[Protection]],
     faults: FaultTable | Sequence[FaultTable],
-    criterion: Criterion | None = None,
+    criterion: Criterion | Sequence[Criterion] | None = None,
     placement: Placement = "before",
     batch: int | None = None,
     confidence: float = 0.95,
@@ -215,7 +215,7 @@ def compare(
         data: the inputs that faults meet.
         arms: protections by arm name.
         faults: one table, or one for values and one for memory.
-        criterion: top-1 against the golden class by default; its first column is compared.
+        criterion: one or several; top-1 against the golden class by default. The first column is compared.
         latency: measure it (seconds per arm); False leaves it out.
         held_out: labelled inputs for the fault-free accuracy, where ``data`` is only a part of them.
         store: a folder for one run directory per table and arm.
@@ -264,8 +264,8 @@ def _costs(
     for name, over in overlays.items():
         share = next((share for other, share in known if dict(over.values) == dict(other.values)), None)
         if share is None:
-            outputs = golden_outputs(reference.program, over, held_out, batch=reference.batch)
-            share = accuracy(outputs, held_out.y)
+            outputs = golden_outputs(reference.program, over, held_out, reference.criterion, batch=reference.batch)
+            share = accuracy(reference.criterion, outputs, held_out.y)
             known.append((over, share))
         memory = WorkingMemory(reference.program).tensors
         guards = sum(guard.extra_bytes for guard in over.guards(memory))
@@ -349,7 +349,7 @@ def _arm(
     rate = rate_of(results.lazy_runs, criterion, target=results.target, confidence=confidence)
     difference, p_value = (None, None) if base is None else _paired(results, base, criterion, confidence)
     runs = results.runs
-    fault_free = golden_outputs(reference.program, over, reference.data, batch=reference.batch)
+    fault_free = golden_outputs(reference.program, over, reference.data, reference.criterion, batch=reference.batch)
     return Arm(
         name=name,
         target=results.target,
@@ -358,20 +358,19 @@ def _arm(
         cost=cost,
         difference=difference,
         p_value=p_value,
-        wrong_fault_free=int(_harmed_fault_free(reference, fault_free)),
+        wrong_fault_free=_wrong_fault_free(reference, fault_free),
         detected=float(runs["detected"].cast(pl.Float64).mean() or 0.0),  # type: ignore[arg-type]
         corrected=float(runs["corrected"].cast(pl.Float64).mean() or 0.0),  # type: ignore[arg-type]
         acts_on_target=bool(over.values) if results.target == "values" else bool(over.protections),
     )
 
 
-def _harmed_fault_free(reference: Reference, outputs: torch.Tensor) -> torch.Tensor:
-    rows = reference.eligible
-    labels = reference.data.y
-    harmed = reference.criterion.harmed(
-        reference.outputs[rows], outputs[rows], None if labels is None else labels[rows]
+def _wrong_fault_free(reference: Reference, outputs: Sequence[Any]) -> int:
+    """Eligible inputs that fail in an arm without any fault, under the first column."""
+    found = classify(
+        reference.criterion, reference=reference.outputs, golden=outputs, faulty=outputs, labels=reference.data.y
     )
-    return harmed[:, 0].sum()
+    return int(np.isin(found[reference.eligible, 0].cpu(), [Outcome.SDC, Outcome.NONFINITE]).sum())
 
 
 def _paired(results: Results, base: Results, criterion: str, confidence: float) -> tuple[Interval, float | None]:
@@ -403,6 +402,7 @@ def _caption(
         "inputs": len(data),
         "eligible_inputs": len(reference.eligible),
         "criterion": reference.criterion.names[0],
+        "criteria": list(reference.criterion.names),
         "placement": placement,
         "confidence": confidence,
         "batch": reference.batch,

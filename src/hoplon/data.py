@@ -27,7 +27,8 @@ class Inputs:
     Args:
         x: what the model is called with, samples along the first axis: a tensor, a tuple of tensors, one per argument,
             or a dict of them, one per keyword.
-        y: labels, integers of shape ``(samples,)``, kept as int64; None without labels.
+        y: labels, integers of shape ``(samples,)``, or ``(samples, length)`` for token ids, kept as int64; None without
+            labels.
         name: for reports.
     Raises:
         DataError: no samples, unequal lengths, NaN or infinity in x, labels that are not integers.
@@ -113,7 +114,7 @@ class Inputs:
 
         Args:
             dataset: gives ``x`` or ``(x, y)``: x a tensor or an array, within a pair also a tuple of them;
-                y an integer.
+                y an integer, or token ids as a tensor or an array.
             name: for reports.
         Raises:
             DataError: no length, no samples, or samples that differ in form or shape.
@@ -202,8 +203,8 @@ def _checked_y(y: Tensor, count: int) -> Tensor:
         raise DataError(f"expected y to be a tensor of integers, got {type(y).__name__}")
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise DataError(f"expected y to hold integer labels, got {y.dtype}; y.long() makes them")
-    if y.shape != (count,):
-        raise DataError(f"expected y of shape ({count},), one label per sample, got {tuple(y.shape)}")
+    if y.shape[:1] != (count,):
+        raise DataError(f"expected y of shape ({count}, ...), one label per sample, got {tuple(y.shape)}")
     return y.to(torch.int64)
 
 
@@ -230,8 +231,16 @@ def _stacked(samples: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
 
 
 def _labels(values: list[Any]) -> Tensor:
+    labels: list[Tensor] = []
     for index, value in enumerate(values):
-        plain = value.item() if isinstance(value, Tensor | np.generic | np.ndarray) and value.size else value
-        if isinstance(plain, bool) or not isinstance(plain, int):
+        known = isinstance(value, int | Tensor | np.generic | np.ndarray)
+        label = torch.as_tensor(value) if known else torch.empty(0)
+        if label.is_floating_point() or label.dtype == torch.bool:
             raise DataError(f"expected an integer label in sample {index}, got {value!r}")
-    return torch.tensor([int(value) for value in values], dtype=torch.int64)
+        if label.numel() == 1:
+            label = label.reshape(())
+        if labels and label.shape != labels[0].shape:
+            shapes = f"{tuple(labels[0].shape)}, got {tuple(label.shape)}"
+            raise DataError(f"expected labels of the shape of sample 0, {shapes} in sample {index}")
+        labels.append(label.to(torch.int64))
+    return torch.stack(labels)

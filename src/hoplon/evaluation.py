@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hoplon.criteria import OUTCOME_NAMES, Criterion, Outcome, classify
+from hoplon.criteria import OUTCOME_NAMES, Criterion, Outcome, as_criterion, classify, measure
 from hoplon.data import Inputs
 from hoplon.eager_program import EagerProgram
 from hoplon.errors import DataError
@@ -48,14 +48,6 @@ def default_batch(program: Program) -> int:
     return max(1, min(_LARGEST_BATCH, _BATCH_BUDGET_BYTES // max(per_sample, 1)))
 
 
-def primary_output(leaves: Sequence[Any]) -> Tensor:
-    """The output that criteria judge: the first floating-point tensor."""
-    for leaf in leaves:
-        if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            return leaf
-    raise DataError("expected a model with a floating-point output, got none; criteria judge the first one")
-
-
 def replay_of(program: Program, overlay: Overlay, batch: int, sites: Sites, placement: Placement = "before") -> Replay:
     """The replay that fits the form of the program."""
     form = EagerReplay if isinstance(program, EagerProgram) else Replay
@@ -66,20 +58,28 @@ def replay_of(program: Program, overlay: Overlay, batch: int, sites: Sites, plac
 class Reference:
     """The fault-free unprotected run of a data set: what every arm is judged against.
 
-    ``outputs``: of all inputs, shape ``(inputs, ...)``; ``eligible``: int64, the inputs on which failures count, in
-    order; ``golden``: outputs of the eligible inputs, each in the row of the batch in which faults meet it.
+    ``outputs``: flat, of all inputs, those that the criterion judges of shape ``(inputs, ...)``, None in the place of
+    the others; ``eligible``: int64, the inputs on which failures count, in order; ``golden``: as ``outputs``, of the
+    eligible inputs, each in the row of the batch in which faults meet it.
     """
 
     program: Program
     data: Inputs
     criterion: Criterion
     batch: int
-    outputs: Tensor
+    outputs: tuple[Any, ...]
     eligible: Tensor
-    golden: Tensor
+    golden: tuple[Any, ...]
 
     @classmethod
-    def run(cls, program: Program, data: Inputs, criterion: Criterion, *, batch: int | None = None) -> Reference:
+    def run(
+        cls,
+        program: Program,
+        data: Inputs,
+        criterion: Criterion | Sequence[Criterion],
+        *,
+        batch: int | None = None,
+    ) -> Reference:
         """Run the data set fault-free, in padded batches of one fixed size, and pick the eligible inputs.
 
         Raises:
@@ -90,16 +90,36 @@ class Reference:
         if batch is not None and fixed not in (None, batch):
             raise DataError(f"expected a batch of {fixed}, which {program.name} is fixed to, got {batch}")
         size = fixed or min(batch or default_batch(program), len(data))
-        outputs = golden_outputs(program, Overlay(), data, batch=size)
-        criterion.check(outputs, data.y)
-        eligible = criterion.eligible(outputs, data.y).nonzero().flatten()
+        criterion = as_criterion(criterion)
+        outputs = golden_outputs(program, Overlay(), data, criterion, batch=size)
+        criterion.check(criterion.judged(outputs), data.y)
+        eligible = criterion.eligible(criterion.judged(outputs), data.y).nonzero().flatten()
         if not len(eligible):
             raise DataError(
                 f"expected at least one input that {program.name} gets right, got 0 of {len(data)}; "
                 "check the labels and the normalisation of the data"
             )
-        golden = golden_outputs(program, Overlay(), data, batch=size, rows=eligible)
+        golden = golden_outputs(program, Overlay(), data, criterion, batch=size, rows=eligible)
         return cls(program, data, criterion, size, outputs, eligible, golden)
+
+    def judge(
+        self, positions: Tensor | slice, rows: Tensor | slice, *, golden: Sequence[Any], faulty: Sequence[Any]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """What came of runs on these eligible inputs, in these rows of the flat outputs of a pass.
+
+        Returns:
+            Outcomes, shape ``(runs, names)``, and measures, shape ``(runs, measure_names)``, of the criterion.
+        """
+        criterion, labels = self.criterion, self.data.y
+        reference, met = criterion.judged_rows(self.golden, positions), criterion.judged_rows(faulty, rows)
+        outcomes = classify(
+            criterion,
+            reference=reference,
+            golden=criterion.judged_rows(golden, rows),
+            faulty=met,
+            labels=None if labels is None else labels[self.eligible[positions]],
+        )
+        return outcomes.cpu().numpy(), measure(criterion, reference=reference, faulty=met).cpu().numpy()
 
     @property
     def input_batches(self) -> int:
@@ -113,22 +133,27 @@ class Reference:
 
 
 def golden_outputs(
-    program: Program, overlay: Overlay, data: Inputs, *, batch: int, rows: Tensor | None = None
-) -> Tensor:
-    """Fault-free outputs of a data set, or of the given samples of it, under an overlay: shape ``(inputs, ...)``."""
+    program: Program,
+    overlay: Overlay,
+    data: Inputs,
+    criterion: Criterion,
+    *,
+    batch: int,
+    rows: Tensor | None = None,
+) -> tuple[Any, ...]:
+    """Fault-free flat outputs of a data set, or of some samples of it, under an overlay, as `Reference.outputs`."""
     replay = replay_of(program, overlay, batch, ())
     parts = []
     for part in (torch.arange(len(data)) if rows is None else rows).split(batch):
         golden = replay.golden(program.leaves(data, part, batch=batch))
-        parts.append(primary_output(golden.outputs)[: len(part)])
-    return torch.cat(parts)
+        parts.append(criterion.judged_rows(golden.outputs, slice(len(part))))
+    return tuple(None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))
 
 
-def accuracy(outputs: Tensor, labels: Tensor | None) -> float:
-    """The share of inputs whose largest output is the label; NaN without labels or for other outputs."""
-    if labels is None or outputs.dim() != 2:
-        return float("nan")
-    return (outputs.argmax(1).cpu() == labels.cpu()).double().mean().item()
+def accuracy(criterion: Criterion, outputs: Sequence[Any], labels: Tensor | None) -> float:
+    """The share of inputs that are right, as the criterion sees it; NaN where it does not know."""
+    right = criterion.correct(criterion.judged(outputs), labels)
+    return float("nan") if right is None else right.double().mean().item()
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +171,8 @@ class Evaluator:
             advance: told the number of faults just finished.
         Returns:
             One row per run: ``fault``, ``input``, one column per name of the criterion (Enum of outcomes),
-            ``detected``, ``corrected`` (by a guard), ``reached`` (a reader got a changed value).
+            one per measure (Float32, NaN where an output is not finite), ``detected``, ``corrected`` (by a guard),
+            ``reached`` (a reader got a changed value).
         Raises:
             DataError: a fault on an input that is not eligible, or on a site that the program lacks.
         """
@@ -197,8 +223,7 @@ class _ValueRuns:
         self.row_count = np.diff(np.append(self.first_row, len(fault)))
         self.input = frame["input"].to_numpy()[self.first_row]
         self.position = self._positions()
-        columns = len(self.reference.criterion.names)
-        self.outcomes = np.zeros((len(self.faults), columns), dtype=np.uint8)
+        self.outcomes, self.measures = _blank(self.reference.criterion, len(self.faults))
         self.reached = np.zeros(len(self.faults), dtype=bool)
         self.before, self.after = torch.zeros_like(self.keep), torch.zeros_like(self.keep)
 
@@ -229,8 +254,9 @@ class _ValueRuns:
 
     def _attempt(self, number: int, chunk: Ints) -> None:
         """One pass; if an operator raises, halves of it, down to the one fault that is the cause."""
+        golden, rows = self.golden[number], self.position[chunk] - number * self.reference.batch
         try:
-            self._pass(number, chunk)
+            outputs = self._pass(golden, rows, chunk)
         except _RUN_ERRORS:
             if len(chunk) == 1:
                 self.outcomes[chunk] = int(Outcome.EXCEPTION)
@@ -238,11 +264,13 @@ class _ValueRuns:
                 return
             self._attempt(number, chunk[: len(chunk) // 2])
             self._attempt(number, chunk[len(chunk) // 2 :])
+            return
+        self.outcomes[chunk], self.measures[chunk] = self.reference.judge(
+            torch.from_numpy(self.position[chunk]), torch.from_numpy(rows), golden=golden.outputs, faulty=outputs
+        )
 
-    def _pass(self, number: int, chunk: Ints) -> None:
-        golden = self.golden[number]
+    def _pass(self, golden: Golden, rows: Ints, chunk: Ints) -> list[Any]:
         device = self.reference.program.device
-        local = self.position[chunk] - number * self.reference.batch
         words = np.concatenate([np.arange(self.first_row[f], self.first_row[f] + self.row_count[f]) for f in chunk])
         fault_of_word = np.repeat(np.arange(len(chunk)), self.row_count[chunk])
         hits, places = {}, {}
@@ -251,7 +279,7 @@ class _ValueRuns:
             mine, name = words[here], self.sites[site].name
             places[name] = torch.from_numpy(mine), chunk[fault_of_word[here]]
             hits[name] = Hits(
-                rows=torch.from_numpy(local[fault_of_word[here]]).to(device),
+                rows=torch.from_numpy(rows[fault_of_word[here]]).to(device),
                 elements=self.element[mine].to(device),
                 keep=self.keep[mine].to(device),
                 flip=self.flip[mine].to(device),
@@ -262,25 +290,12 @@ class _ValueRuns:
             words_here, faults_here = places[name]
             self.before[words_here], self.after[words_here] = met.before.cpu(), met.after.cpu()
             np.logical_or.at(self.reached, faults_here, met.reached.cpu().numpy())
-        rows = torch.from_numpy(local)
-        labels = self.reference.data.y
-        self.outcomes[chunk] = (
-            classify(
-                self.reference.criterion,
-                reference=self.reference.golden[torch.from_numpy(self.position[chunk])],
-                golden=primary_output(golden.outputs)[rows],
-                faulty=primary_output(outputs)[rows],
-                labels=None if labels is None else labels[torch.from_numpy(self.input[chunk])],
-            )
-            .cpu()
-            .numpy()
-        )
+        return outputs
 
     def _frame(self) -> pl.DataFrame:
         nothing = np.zeros(len(self.faults), dtype=bool)
-        return run_frame(
-            self.faults, self.input, self.reference.criterion, self.outcomes, nothing, nothing, self.reached
-        )
+        outcomes, flags = (self.outcomes, self.measures), (nothing, nothing, self.reached)
+        return run_frame(self.faults, self.input, self.reference.criterion, *outcomes, *flags)
 
 
 @dataclass
@@ -304,8 +319,7 @@ class _MemoryRuns:
         sites = tuple(self.sites.values())
         self.replay = replay_of(program, evaluator.overlay, self.reference.batch, sites, evaluator.placement)
         self.faults = table.frame["fault"].unique(maintain_order=True).to_numpy()
-        shape = (len(self.faults), len(self.reference.eligible), len(self.reference.criterion.names))
-        self.outcomes = np.zeros(shape, dtype=np.uint8)
+        self.outcomes, self.measures = _blank(self.reference.criterion, len(self.faults), len(self.reference.eligible))
         height = table.frame.height
         self.before, self.after = torch.zeros(height, dtype=torch.int64), torch.zeros(height, dtype=torch.int64)
 
@@ -318,7 +332,7 @@ class _MemoryRuns:
             golden = self.replay.golden(leaves)
             columns = slice(number * self.reference.batch, number * self.reference.batch + real)
             for index, residue in enumerate(residues):
-                self.outcomes[index, columns] = self._outcome(golden, residue, columns)
+                self._judge(index, golden, residue, columns)
                 done = ((number * len(residues)) + index + 1) // self.reference.input_batches
                 advance(done - finished)
                 finished = done
@@ -348,9 +362,10 @@ class _MemoryRuns:
         )
         return site.name
 
-    def _outcome(self, golden: Golden, residue: _Residue, columns: slice) -> NDArray[np.uint8] | int:
+    def _judge(self, index: int, golden: Golden, residue: _Residue, columns: slice) -> None:
         if residue.report.uncorrectable:
-            return int(Outcome.UNCORRECTABLE)
+            self.outcomes[index, columns] = int(Outcome.UNCORRECTABLE)
+            return
         outputs: Sequence[Any] = golden.outputs
         if residue.changed:
             memory = {**self.memory.golden, **self._all_names(residue.changed)}
@@ -358,18 +373,11 @@ class _MemoryRuns:
             try:
                 outputs = self.replay.strike_memory(golden, memory, changed)
             except _RUN_ERRORS:
-                return int(Outcome.EXCEPTION)
-        real = columns.stop - columns.start
-        inputs = self.reference.eligible[columns]
-        labels = self.reference.data.y
-        found = classify(
-            self.reference.criterion,
-            reference=self.reference.golden[columns],
-            golden=primary_output(golden.outputs)[:real],
-            faulty=primary_output(outputs)[:real],
-            labels=None if labels is None else labels[inputs],
+                self.outcomes[index, columns] = int(Outcome.EXCEPTION)
+                return
+        self.outcomes[index, columns], self.measures[index, columns] = self.reference.judge(
+            columns, slice(columns.stop - columns.start), golden=golden.outputs, faulty=outputs
         )
-        return np.asarray(found.cpu().numpy())
 
     def _all_names(self, changed: dict[str, Tensor]) -> dict[str, Tensor]:
         """Every name of the changed storages: all readers of a storage see the fault."""
@@ -394,6 +402,7 @@ class _MemoryRuns:
             np.tile(self.reference.eligible.numpy(), len(self.faults)),
             self.reference.criterion,
             self.outcomes.reshape(-1, self.outcomes.shape[-1]),
+            self.measures.reshape(len(self.faults) * n_inputs, self.measures.shape[-1]),
             *flags,
         )
 
@@ -408,11 +417,18 @@ def _turns(position: Ints, first_step: Ints) -> Ints:
     return turns
 
 
+def _blank(criterion: Criterion, *runs: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Outcomes and measures of runs that are still to come; no measure without a run that ends."""
+    outcomes = np.zeros((*runs, len(criterion.names)), dtype=np.uint8)
+    return outcomes, np.full((*runs, len(criterion.measure_names)), np.nan, dtype=np.float32)
+
+
 def run_frame(
     fault: NDArray[Any],
     inputs: NDArray[Any],
     criterion: Criterion,
     outcomes: NDArray[np.uint8],
+    measures: NDArray[np.float32],
     detected: NDArray[np.bool_],
     corrected: NDArray[np.bool_],
     reached: NDArray[np.bool_],
@@ -420,6 +436,7 @@ def run_frame(
     """The table of runs in its one column order, sorted by fault and input."""
     outcome_names = pl.Series(OUTCOME_NAMES, dtype=pl.Enum(OUTCOME_NAMES))
     columns = {name: outcome_names.gather(outcomes[:, index]) for index, name in enumerate(criterion.names)}
+    columns |= {name: pl.Series(measures[:, index]) for index, name in enumerate(criterion.measure_names)}
     frame = pl.DataFrame(
         {"fault": fault, "input": inputs, **columns, "detected": detected, "corrected": corrected, "reached": reached}
     )
