@@ -205,7 +205,7 @@ def test_rates_by_layer_and_bit_add_up() -> None:
             failures = (table["failure"] * table["n_runs"]).sum()
             assert failures == pytest.approx(total.counts["sdc"] + total.counts["nonfinite"])
             assert ((table["failure_low"] <= table["failure"]) & (table["failure"] <= table["failure_high"])).all()
-    with pytest.raises(HoplonError, match="expected a key of layer, bit, input .* got 'depth'"):
+    with pytest.raises(HoplonError, match="expected keys out of layer, kind, bit, .* got 'depth'"):
         results.by("depth")
 
 

@@ -20,7 +20,7 @@ from hoplon.observation import Observer
 from hoplon.overlay import Protection, overlay
 from hoplon.program import Program
 from hoplon.replay import Placement
-from hoplon.results import Results, held_results, stored_results
+from hoplon.results import Results, held_results, site_kinds, stored_results
 from hoplon.reweighting import reweighted
 from hoplon.sampling import ElementUniform, Population, Sampling, draw_faults, unit_generator
 from hoplon.sites import Memory, Values
@@ -233,6 +233,7 @@ class _Work:
             "criteria": list(self.reference.criterion.names),
             "criterion": repr(self.reference.criterion),
             "sites": repr(campaign.sites),
+            "kinds": site_kinds(self.sites),
             "fault_model": campaign.fault_model.name,
             "sampling": repr(campaign.sampling),
             "placement": campaign.placement,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from hoplon.overhead import LatencyRatio, measure
 from hoplon.overlay import Overlay, Protection, overlay
 from hoplon.program import Program
 from hoplon.replay import Placement
-from hoplon.results import Rate, Results, rate_of
+from hoplon.results import Rate, Results, rate_of, site_kinds
+from hoplon.sites import Site
 from hoplon.stats import Interval, mcnemar, paired_clustered, paired_difference
 from hoplon.store import RunDirectory, versions
 from hoplon.working_memory import WorkingMemory
@@ -306,6 +307,7 @@ class _Runner:
             "criteria": list(self._reference.criterion.names),
             "arm": over.label,
             "faults": self._table.plan().digest(),
+            "kinds": site_kinds(self._sites()),
             "confidence": self._confidence,
         }
         if self._store is not None:
@@ -321,6 +323,11 @@ class _Runner:
             lazy_faults=observed.frame.lazy(),
             manifest=manifest,
         )
+
+    def _sites(self) -> Iterator[Site]:
+        program = self._reference.program
+        for name in self._table.frame["site"].unique(maintain_order=True).cast(pl.String):
+            yield program.value_site(name) if self._table.target == "values" else program.memory_site(name)
 
     def _runs(self, over: Overlay, advance: Callable[[int], None]) -> tuple[pl.DataFrame, FaultTable]:
         for other, runs, observed in self._seen:
