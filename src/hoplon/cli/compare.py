@@ -81,8 +81,8 @@ def parsed_criterion(text: str) -> TopK:
     Raises:
         HoplonError: anything but top-k.
     Example:
-        >>> parsed_criterion("top-5")
-        TopK(k=5, reference='golden')
+        >>> parsed_criterion("top-5") == TopK(5)
+        True
     """
     match = re.fullmatch(r"top-([1-9]\d*)", text)
     if match is None:
