@@ -30,6 +30,11 @@ class EagerProgram(Program):
     """
 
     model: nn.Module
+    example: tuple[tuple[Any, ...], dict[str, Any]]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process as model and example, to be watched there again."""
+        return _recaptured, (self.model, self.example, self.name, self.signature.tensors[0].axis)
 
     def memory(self) -> dict[str, Tensor]:
         """Every parameter and buffer by name: the user's own tensors, not copies."""
@@ -113,7 +118,14 @@ def capture_eager(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]
         unread=unread,
         batch_ratios={},
         model=model,
+        example=call,
     )
+
+
+def _recaptured(
+    model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]], name: str, axis: int | None
+) -> EagerProgram:
+    return capture_eager(model, call, Signature.of(name, *call, axis=axis, fixed_batch=1))
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

@@ -231,7 +231,7 @@ class Program:
         digest = hashlib.sha256()
         for step in self.steps:
             digest.update(f"{step.label}|{step.args}|{sorted(step.kwargs.items())}\n".encode())
-        for name, tensor in self.memory().items():
+        for name, tensor in sorted(self.memory().items()):
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")

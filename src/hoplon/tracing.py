@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copyreg
+import dataclasses
+import io
 import operator
+import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -223,3 +227,22 @@ def _outputs(exported: ExportedProgram, numbers: Mapping[fx.Node, int]) -> tuple
         for spec in specs
         if spec.kind is OutputKind.USER_OUTPUT
     )
+
+
+def _packed(program: Program) -> tuple[Any, ...]:
+    """A program on its way to another process: the bytes of a ``.pt2`` file, traced there again into the same steps."""
+    buffer = io.BytesIO()
+    assert program.exported is not None, "a program without an export has another class"
+    found = {name: getattr(program, name) for name in ("layouts", "value_sites", "input_sites", "site_steps")}
+    with quiet_torch():
+        torch.export.save(program.exported, buffer)
+        return _unpacked, (buffer.getvalue(), pickle.dumps((program.signature, found)))
+
+
+def _unpacked(exported: bytes, rest: bytes) -> Program:
+    with quiet_torch():
+        signature, found = pickle.loads(rest)  # noqa: S301 -- made by _packed, between processes only
+        return dataclasses.replace(trace(torch.export.load(io.BytesIO(exported)), signature), **found)
+
+
+copyreg.pickle(Program, _packed)
