@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 
 from hoplon.errors import HoplonError
-from hoplon.faults import BitFlip, Elements, FaultModel, FaultTable, RandomValue, StuckAt, Zero
+from hoplon.faults import BitFlip, BitRate, Elements, FaultModel, FaultTable, RandomValue, StuckAt, Zero
 from hoplon.formats import FixedPoint
 from hoplon.sampling import Exhaustive, Explicit, Population, Sampling, Stratified, draw_faults, unit_generator
 from hoplon.sites import MemorySite, ValueSite
@@ -169,6 +169,10 @@ def test_density_is_the_probability_of_the_place_given_the_change(sampling: Stra
     ("call", "message"),
     [
         (lambda: Explicit([]), "expected at least one fault, got an empty list"),
+        (
+            lambda: drawn(Explicit([("b:relu", 0)]), BitRate(0.1)),
+            r"BitRate\(rate=0.1\) spans all sites: expected a model",
+        ),
         (lambda: drawn(Explicit([("c", 0)]), BitFlip()), "no selected site matches 'c'; .*a:conv"),
         (lambda: drawn(Explicit([("b:relu", 1)]), BitFlip()), r"expected elements in \[0, 1\) of b:relu, got 1"),
         (lambda: drawn(Explicit([("b:relu", 0, (32,))]), BitFlip()), r"expected bits in \[0, 32\) for float32, got 32"),

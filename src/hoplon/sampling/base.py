@@ -97,12 +97,16 @@ class Measure(Sampling):
         """Of drawing each element: float64, shape ``(n,)``; sums to 1 over all elements of all sites."""
 
     def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> Drawn:
-        """Elements by the measure, inputs uniformly, changes by the fault model, all independent."""
+        """Elements by the measure, changes by the fault model, inputs in shuffled rounds, independent of one another.
+
+        Each input is equally likely for each fault; over the draws, all inputs are met equally often, up to one. So a
+        plain interval, which takes the inputs for independent too, is at worst too wide.
+        """
         self.check(population.fault_model)
         number, element = self.elements(population.sites, count, generator=generator)
         which = torch.zeros_like(number)
         if population.inputs is not None:
-            which = torch.randint(len(population.inputs), (count,), generator=generator)
+            which = _rounds(len(population.inputs), count, generator=generator)
         anchors = population.places(number, element, which)
         strikes = population.fault_model.strike(anchors, generator=generator)
         probability = strikes.probability / population.inputs_each
@@ -118,6 +122,12 @@ class Measure(Sampling):
     def density(self, population: Population, anchors: Places, keep: Tensor, flip: Tensor) -> Tensor:
         """The probability of the element, which does not depend on the change."""
         return self.probability(population.sites, anchors.number, anchors.element)
+
+
+def _rounds(size: int, count: int, *, generator: torch.Generator) -> Tensor:
+    """Numbers below ``size``, every one once before any comes again: int64, shape ``(count,)``."""
+    rounds = [torch.randperm(size, generator=generator) for _ in range(-(-count // size))]
+    return torch.cat(rounds)[:count] if rounds else torch.zeros(0, dtype=torch.int64)
 
 
 def unit_generator(seed: int, unit: int) -> torch.Generator:

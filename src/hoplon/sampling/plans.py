@@ -127,6 +127,8 @@ class Explicit(Sampling):
 
     def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> Drawn:
         """The faults from number `first` on."""
+        if not population.fault_model.anchored:
+            raise HoplonError(f"{population.fault_model.name} spans all sites: expected a model that strikes one place")
         number = {site.name: index for index, site in enumerate(population.sites)}
         for name, element, *_ in self.faults:
             if name not in number:
