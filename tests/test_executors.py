@@ -8,7 +8,7 @@ import cloudpickle
 import pytest
 import torch
 
-from hoplon import HoplonError, Memory, Values, capture
+from hoplon import TMR, Campaign, HoplonError, Inputs, Memory, Values, capture
 from hoplon.executors import Processes, Serial
 from hoplon.formats import equal_bits
 from hoplon.program import Program
@@ -35,16 +35,47 @@ def test_processes_give_every_unit_once_with_their_threads() -> None:
     def work(unit: int) -> tuple[int, int]:
         return unit * unit, torch.get_num_threads()
 
-    found = dict(Processes(2, threads=1).run(work, range(5)))
-    assert found == dict(Serial().run(lambda unit: (unit * unit, 1), range(5)))
-    assert dict(Processes(2, threads=1).run(work, [])) == {}
+    with Processes(work, workers=2, threads=1) as pool:
+        assert dict(pool.run(range(5))) == {unit: (unit * unit, 1) for unit in range(5)}
+        assert dict(pool.run([7])) == {7: (49, 1)}
+        assert dict(pool.run([])) == {}
+    with Serial(lambda unit: unit + 1) as serial:
+        assert list(serial.run([3, 1])) == [(3, 4), (1, 2)]
 
 
 def test_an_error_in_a_process_comes_back_as_it_is() -> None:
     def work(unit: int) -> int:
         raise HoplonError(f"expected another unit, got {unit}")
 
-    with pytest.raises(HoplonError, match="expected another unit, got 3"):
-        list(Processes(1, threads=1).run(work, [3]))
+    with Processes(work, workers=1, threads=1) as pool, pytest.raises(HoplonError, match="another unit, got 3"):
+        list(pool.run([3]))
     with pytest.raises(HoplonError, match="expected at least 1 worker and 1 thread, got 0 and 1"):
-        Processes(0, threads=1)
+        Processes(work, workers=0, threads=1)
+
+
+@pytest.mark.parametrize("form", ["export", "eager"])
+@pytest.mark.parametrize("sites", [Values(), Memory()])
+def test_workers_change_no_record(sites: Values | Memory, form: str) -> None:
+    net = NETS["mlp"]
+    program = capture(net.model(), net.batch(2), form=form)  # type: ignore[arg-type]
+    campaign = Campaign(program, Inputs(net.batch(6)), sites=sites, protections=[TMR()])
+    count = 2100 if isinstance(sites, Values) else 130
+    count = count if form == "export" else 130
+    seen: list[int] = []
+    alone = campaign.run(count=count, seed=0, threads=1)
+    shared = campaign.run(count=count, seed=0, workers=2, threads=1, progress=lambda done, total: seen.append(done))
+    assert shared.runs.equals(alone.runs)
+    assert shared.faults == alone.faults
+    assert seen[-1] == count
+    assert shared.manifest == alone.manifest
+
+
+def test_threads_are_put_back() -> None:
+    net = NETS["mlp"]
+    campaign = Campaign(capture(net.model(), net.batch(2)), Inputs(net.batch(6)), sites=Values())
+    before = torch.get_num_threads()
+    results = campaign.run(count=10, threads=before + 1)
+    assert results.manifest["threads"] == before + 1
+    assert torch.get_num_threads() == before
+    with pytest.raises(HoplonError, match="expected at least 1 worker and 1 thread, got 1 and 0"):
+        campaign.run(count=10, threads=0)

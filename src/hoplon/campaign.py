@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from hoplon.criteria import Criterion, TopK, as_criterion
 from hoplon.data import Inputs, as_inputs
 from hoplon.errors import HoplonError
 from hoplon.evaluation import Evaluator, Reference
-from hoplon.executors import Executor, Serial
+from hoplon.executors import Executor, Processes, Serial
 from hoplon.faults import BitFlip, FaultModel, FaultTable
 from hoplon.observation import Observer
 from hoplon.overlay import Protection, overlay
@@ -84,6 +85,8 @@ class Campaign:
         seed: int = 0,
         store: str | os.PathLike[str] | None = None,
         resume: bool = False,
+        workers: int = 1,
+        threads: int | None = None,
         progress: Progress | None = None,
     ) -> Results:
         """Draw faults, run them, classify every run.
@@ -98,20 +101,38 @@ class Campaign:
             seed: decides the faults.
             store: a folder for the run directory; in memory by default.
             resume: go on with the run that is in ``store``.
+            workers: processes that share the work units; they change no record.
+            threads: of torch in each process; those in force by default. Recorded: bits may depend on them.
             progress: told finished and total faults (None: open).
         Raises:
             HoplonError: neither or both of ``count`` and ``half_width``, or out of range.
             DataError, SiteError, StoreError: see the parts.
         """
-        work = _Work(self, seed)
-        count = work.goal(count, half_width)
-        manifest = work.manifest(count=count, half_width=half_width, confidence=confidence)
-        directory = None if store is None else RunDirectory.create(store, manifest, resume=resume)
-        keep = _Keeper(directory, manifest)
-        advance = _Advance(progress, count)
-        size = _UNIT_FAULTS[self.target]
-        for look, units in enumerate(_looks(count, size)):
-            keep.run(Serial(), lambda unit: work.unit(unit, count=count, size=size, advance=advance), units)
+        with torch_threads(threads, workers=workers) as held:
+            work = _Work(self, seed)
+            count = work.goal(count, half_width)
+            manifest = work.manifest(count=count, half_width=half_width, confidence=confidence)
+            directory = None if store is None else RunDirectory.create(store, manifest, resume=resume)
+            keep = _Keeper(directory, manifest)
+            advance = _Advance(progress, count)
+            if workers == 1:
+                executor: Executor = Serial(lambda unit: work.unit(unit, count=count, advance=advance))
+            else:
+                executor = Processes(_RemoteUnits(work, count), workers=workers, threads=held)
+            with executor:
+                return self._run(keep, executor, advance if workers > 1 else None, count, half_width, confidence)
+
+    def _run(
+        self,
+        keep: _Keeper,
+        executor: Executor,
+        advance: _Advance | None,
+        count: int | None,
+        half_width: float | None,
+        confidence: float,
+    ) -> Results:
+        for look, units in enumerate(_looks(count, _UNIT_FAULTS[self.target])):
+            keep.run(executor, units, advance)
             level = confidence if count is not None else look_confidence(look, confidence=confidence)
             results = keep.results(units, level)
             if half_width is not None and results.summary()[0].failure.half_width <= half_width:
@@ -207,8 +228,9 @@ class _Work:
             raise HoplonError(f"expected a count of at most {size}, all the faults there are, got {count}")
         return count
 
-    def unit(self, unit: int, *, count: int | None, size: int, advance: _Advance) -> Unit:
+    def unit(self, unit: int, *, count: int | None, advance: _Advance | None = None) -> Unit:
         """Draw and run one unit; a function of seed and number alone."""
+        size = _UNIT_FAULTS[self.campaign.target]
         table = self.table(unit, size if count is None else min(size, count - unit * size))
         runs, observed = self.evaluator.runs(table, advance=advance)
         first = pl.col("fault") + unit * size
@@ -253,6 +275,32 @@ class _Work:
         }
 
 
+@dataclass(frozen=True)
+class _RemoteUnits:
+    """The units of a campaign as another process runs them."""
+
+    work: _Work
+    count: int | None
+
+    def __call__(self, unit: int) -> Unit:
+        """One unit; its progress is not seen until it is done."""
+        return self.work.unit(unit, count=self.count)
+
+
+@contextmanager
+def torch_threads(threads: int | None, *, workers: int = 1) -> Iterator[int]:
+    """Run with so many threads of torch (None: as many as now); afterwards the number is what it was."""
+    before = torch.get_num_threads()
+    wanted = before if threads is None else threads
+    if wanted < 1 or workers < 1:
+        raise HoplonError(f"expected at least 1 worker and 1 thread, got {workers} and {wanted}")
+    torch.set_num_threads(wanted)
+    try:
+        yield wanted
+    finally:
+        torch.set_num_threads(before)
+
+
 class _Keeper:
     """Holds finished units, on disk or in memory, and runs only those that are missing."""
 
@@ -260,9 +308,12 @@ class _Keeper:
         self._directory, self._manifest = directory, manifest
         self._held: dict[int, Unit] = {}
 
-    def run(self, executor: Executor, work: Callable[[int], Unit], units: int) -> None:
+    def run(self, executor: Executor, units: int, advance: _Advance | None) -> None:
+        """Run what is missing of the first units; ``advance`` is told of each, where the units cannot tell."""
         done = set(self._held) if self._directory is None else self._directory.finished()
-        for unit, (faults, runs) in executor.run(work, [unit for unit in range(units) if unit not in done]):
+        for unit, (faults, runs) in executor.run([unit for unit in range(units) if unit not in done]):
+            if advance is not None:
+                advance(len(faults))
             if self._directory is None:
                 self._held[unit] = (faults, runs)
             else:

@@ -9,7 +9,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar, final
+from typing import Any, Self, final
 
 import cloudpickle
 import torch
@@ -17,26 +17,42 @@ from joblib.externals.loky import ProcessPoolExecutor, as_completed
 
 from hoplon.errors import HoplonError
 
-Result = TypeVar("Result")
-Finished = Callable[[int], None]
+Work = Callable[[int], Any]
 
 
 class Executor(ABC):
-    """Runs work units and gives their results as they finish."""
+    """Runs work units and gives their results as they finish; a context that frees what it holds."""
 
     @abstractmethod
-    def run(self, work: Callable[[int], Result], units: Iterable[int]) -> Iterator[tuple[int, Result]]:
+    def run(self, units: Iterable[int]) -> Iterator[tuple[int, Any]]:
         """Pairs of unit number and result, in any order."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    @abstractmethod
+    def __exit__(self, *error: object) -> None:
+        """Stop what still runs."""
 
 
 @final
 class Serial(Executor):
-    """One unit after another in this process."""
+    """One unit after another in this process.
 
-    def run(self, work: Callable[[int], Result], units: Iterable[int]) -> Iterator[tuple[int, Result]]:
+    Args:
+        work: gives the result of a unit.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def run(self, units: Iterable[int]) -> Iterator[tuple[int, Any]]:
         """In the order of ``units``."""
         for unit in units:
-            yield unit, work(unit)
+            yield unit, self._work(unit)
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing runs any more."""
 
 
 @final
@@ -47,31 +63,31 @@ class Processes(Executor):
     is run again.
 
     Args:
+        work: gives the result of a unit; it has to survive the journey to another process.
         workers: processes, at least 1.
         threads: of torch in each process; bitwise claims hold at equal threads.
     """
 
-    def __init__(self, workers: int, *, threads: int) -> None:
+    def __init__(self, work: Work, *, workers: int, threads: int) -> None:
         if workers < 1 or threads < 1:
             raise HoplonError(f"expected at least 1 worker and 1 thread, got {workers} and {threads}")
-        self.workers, self.threads = workers, threads
+        self._threads = threads
+        self._folder = tempfile.TemporaryDirectory(prefix="hoplon-")
+        self._path = Path(self._folder.name) / "work"
+        self._path.write_bytes(cloudpickle.dumps(work))
+        environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        self._pool = ProcessPoolExecutor(max_workers=workers, env=environment)
 
-    def run(self, work: Callable[[int], Result], units: Iterable[int]) -> Iterator[tuple[int, Result]]:
+    def run(self, units: Iterable[int]) -> Iterator[tuple[int, Any]]:
         """As they finish."""
-        pending = list(units)
-        if not pending:
-            return
-        with tempfile.TemporaryDirectory(prefix="hoplon-") as folder:
-            path = Path(folder) / "work"
-            path.write_bytes(cloudpickle.dumps(work))
-            environment = {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
-            pool = ProcessPoolExecutor(max_workers=min(self.workers, len(pending)), env=environment)
-            try:
-                futures = {pool.submit(_run_unit, str(path), self.threads, unit): unit for unit in pending}
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
-            finally:
-                pool.shutdown(wait=True, kill_workers=True)
+        futures = {self._pool.submit(_run_unit, str(self._path), self._threads, unit): unit for unit in units}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+    def __exit__(self, *error: object) -> None:
+        """Stop the processes and remove the work."""
+        self._pool.shutdown(wait=True, kill_workers=True)
+        self._folder.cleanup()
 
 
 def _run_unit(path: str, threads: int, unit: int) -> Any:
@@ -79,8 +95,8 @@ def _run_unit(path: str, threads: int, unit: int) -> Any:
 
 
 @functools.lru_cache(maxsize=1)
-def _load_work(path: str, threads: int, process: int) -> Callable[[int], Any]:
+def _load_work(path: str, threads: int, process: int) -> Work:
     """The work, loaded once in each process; the file was written by the parent process a moment ago."""
     torch.set_num_threads(threads)
-    work: Callable[[int], Any] = pickle.loads(Path(path).read_bytes())  # noqa: S301
+    work: Work = pickle.loads(Path(path).read_bytes())  # noqa: S301
     return work
