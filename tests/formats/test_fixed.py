@@ -70,6 +70,20 @@ def test_flipping_twice_gives_back_what_the_dtype_can_hold(form: FixedPoint) -> 
         assert equal_bits(form.strike(once, form.all_ones, 1 << bit), values)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "residue", "flip", "expected"),
+    [
+        (torch.float32, 2.0**-60, (1 << 24) | 1, (1 << 24) + 2),
+        (torch.bfloat16, 2.0**-40, (1 << 8) | 1, (1 << 8) + 2),
+        (torch.float16, 2.0**-14, (1 << 15) | (1 << 4), (1 << 15) + (1 << 5)),
+    ],
+)
+def test_the_sum_is_rounded_once(dtype: torch.dtype, residue: float, flip: int, expected: int) -> None:
+    """Half-way between two numbers of the dtype but for a residue that an intermediate rounding would lose."""
+    struck = FixedPoint(21, 10).strike(torch.tensor([residue, -residue], dtype=dtype), 2**31 - 1, flip)
+    assert struck.tolist() == [expected * 2.0**-10, -expected * 2.0**-10]
+
+
 def test_the_papers_formats() -> None:
     assert [form.bits for form in FORMATS[:2]] == [31, 16]
     assert [form.bytes for form in FORMATS[:2]] == [4, 2]
