@@ -39,6 +39,7 @@ from hoplon.faults import (
 from hoplon.formats import FixedPoint, Native, NumberFormat, Quantized
 from hoplon.harden import TMR, Aspis, HardenedModule, Ranger, UncorrectableMemory, harden, lower
 from hoplon.importance import Scores
+from hoplon.inspection import FaultSpace, Inspection, inspect
 from hoplon.overlay import GuardReport, Protection
 from hoplon.program import Program
 from hoplon.ranges import Ranges, profile_ranges
@@ -81,6 +82,7 @@ __all__ = [
     "Exhaustive",
     "Explicit",
     "FaultModel",
+    "FaultSpace",
     "FaultTable",
     "FixedPoint",
     "Function",
@@ -88,6 +90,7 @@ __all__ = [
     "HardenedModule",
     "HoplonError",
     "Inputs",
+    "Inspection",
     "LayerUniform",
     "Memory",
     "MemorySite",
@@ -126,6 +129,7 @@ __all__ = [
     "compare",
     "harden",
     "importance",
+    "inspect",
     "load_results",
     "lower",
     "profile_ranges",

@@ -10,6 +10,7 @@ import typer
 from hoplon.cli.compare import compare
 from hoplon.cli.console import say
 from hoplon.cli.demo import demo
+from hoplon.cli.inspect import inspect
 from hoplon.cli.report import report
 from hoplon.errors import HoplonError
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(demo)
+app.command()(inspect)
 app.command()(compare)
 app.command()(report)
 
