@@ -36,7 +36,7 @@ def inspect(
     seed: Annotated[int, typer.Option(help="Of weights that are drawn or trained here.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of tables.")] = False,
 ) -> None:
-    """List what in a model can be hit: layers, operator outputs, parameters, buffers; and how many faults that makes."""
+    """List what in a model can be hit (layers, operator outputs, parameters, buffers), and count possible faults."""
     folder = None if out is None else OutputFolder.prepare(out)
     chosen = resolve_model(model, seed=seed)
     found = inspected(capture(chosen.module, chosen.example, name=chosen.name))
