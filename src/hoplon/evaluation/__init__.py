@@ -1,0 +1,46 @@
+"""From faults to outcomes: the golden run of a data set, and the runs of a fault table against it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import polars as pl
+
+from hoplon.evaluation.memory_runs import MemoryRuns
+from hoplon.evaluation.reference import Reference, accuracy, default_batch, golden_outputs
+from hoplon.evaluation.value_runs import ValueRuns
+from hoplon.faults import FaultTable
+from hoplon.overlay import Overlay
+from hoplon.replay import Placement
+
+__all__ = ["Evaluator", "Reference", "accuracy", "default_batch", "golden_outputs"]
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluator:
+    """Runs fault tables in one arm (an overlay) and gives every run its outcomes."""
+
+    reference: Reference
+    overlay: Overlay
+    placement: Placement = "before"
+
+    def runs(self, table: FaultTable, *, advance: Advance | None = None) -> tuple[pl.DataFrame, FaultTable]:
+        """The outcome of every run, and the table with the words that this arm met.
+
+        Args:
+            advance: told the number of faults just finished.
+        Returns:
+            One row per run: ``fault``, ``input``, one column per name of the criterion (Enum of outcomes),
+            one per measure (Float32, NaN where an output is not finite), ``detected``, ``corrected`` (by a guard),
+            ``reached`` (a reader got a changed value).
+        Raises:
+            DataError: a fault on an input that is not eligible, or on a site that the program lacks.
+        """
+        if table.target == "values":
+            runs: ValueRuns | MemoryRuns = ValueRuns(self.reference, self.overlay, self.placement, table)
+        else:
+            runs = MemoryRuns(self.reference, self.overlay, self.placement, table)
+        return runs.run(advance or (lambda count: None))

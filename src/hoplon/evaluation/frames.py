@@ -1,0 +1,40 @@
+"""The table of runs, and what an operator may raise when it meets a faulty value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from hoplon.criteria import OUTCOME_NAMES, Criterion
+
+# An index out of range, a size that makes no sense.
+RUN_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, OverflowError, ZeroDivisionError)
+
+
+def blank(criterion: Criterion, *runs: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Outcomes and measures of runs that are still to come; no measure without a run that ends."""
+    outcomes = np.zeros((*runs, len(criterion.names)), dtype=np.uint8)
+    return outcomes, np.full((*runs, len(criterion.measure_names)), np.nan, dtype=np.float32)
+
+
+def run_frame(
+    fault: NDArray[Any],
+    inputs: NDArray[Any],
+    criterion: Criterion,
+    outcomes: NDArray[np.uint8],
+    measures: NDArray[np.float32],
+    detected: NDArray[np.bool_],
+    corrected: NDArray[np.bool_],
+    reached: NDArray[np.bool_],
+) -> pl.DataFrame:
+    """The table of runs in its one column order, sorted by fault and input."""
+    outcome_names = pl.Series(OUTCOME_NAMES, dtype=pl.Enum(OUTCOME_NAMES))
+    columns = {name: outcome_names.gather(outcomes[:, index]) for index, name in enumerate(criterion.names)}
+    columns |= {name: pl.Series(measures[:, index]) for index, name in enumerate(criterion.measure_names)}
+    frame = pl.DataFrame(
+        {"fault": fault, "input": inputs, **columns, "detected": detected, "corrected": corrected, "reached": reached}
+    )
+    return frame.sort("fault", "input")

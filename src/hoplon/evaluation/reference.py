@@ -1,0 +1,145 @@
+"""The fault-free runs that outcomes are judged against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hoplon.criteria import Criterion, as_criterion, classify, measure
+from hoplon.data import Inputs
+from hoplon.eager_program import EagerProgram
+from hoplon.errors import DataError
+from hoplon.overlay import Overlay
+from hoplon.program import Program
+from hoplon.replay import EagerReplay, Placement, Replay
+from hoplon.sites import MemorySite, ValueSite
+
+Sites = Sequence[ValueSite] | Sequence[MemorySite]
+
+_BATCH_BUDGET_BYTES = 2**29
+_LARGEST_BATCH = 64
+
+
+def default_batch(program: Program) -> int:
+    """The replay batch: as many samples as keep one batch of all values within half a GiB, at most 64.
+
+    A program of a fixed batch size has no choice.
+    """
+    if program.signature.fixed_batch is not None:
+        return program.signature.fixed_batch
+    per_sample = sum(site.numel * site.dtype.itemsize for site in program.value_sites)
+    return max(1, min(_LARGEST_BATCH, _BATCH_BUDGET_BYTES // max(per_sample, 1)))
+
+
+def replay_of(program: Program, overlay: Overlay, batch: int, sites: Sites, placement: Placement = "before") -> Replay:
+    """The replay that fits the form of the program."""
+    form = EagerReplay if isinstance(program, EagerProgram) else Replay
+    return form(program, overlay, batch, sites, placement)
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The fault-free unprotected run of a data set: what every arm is judged against.
+
+    ``outputs``: flat, of all inputs, those that the criterion judges of shape ``(inputs, ...)``, None in the place of
+    the others; ``eligible``: int64, the inputs on which failures count, in order; ``golden``: as ``outputs``, of the
+    eligible inputs, each in the row of the batch in which faults meet it.
+    """
+
+    program: Program
+    data: Inputs
+    criterion: Criterion
+    batch: int
+    outputs: tuple[Any, ...]
+    eligible: Tensor
+    golden: tuple[Any, ...]
+
+    @classmethod
+    def run(
+        cls,
+        program: Program,
+        data: Inputs,
+        criterion: Criterion | Sequence[Criterion],
+        *,
+        batch: int | None = None,
+    ) -> Reference:
+        """Run the data set fault-free, in padded batches of one fixed size, and pick the eligible inputs.
+
+        Raises:
+            DataError: inputs of another shape, labels out of range, golden outputs that are not finite, or no
+                eligible input.
+        """
+        fixed = program.signature.fixed_batch
+        if batch is not None and fixed not in (None, batch):
+            raise DataError(f"expected a batch of {fixed}, which {program.name} is fixed to, got {batch}")
+        size = fixed or min(batch or default_batch(program), len(data))
+        criterion = as_criterion(criterion)
+        outputs = golden_outputs(program, Overlay(), data, criterion, batch=size)
+        criterion.check(criterion.judged(outputs), data.y)
+        eligible = criterion.eligible(criterion.judged(outputs), data.y).nonzero().flatten()
+        if not len(eligible):
+            raise DataError(
+                f"expected at least one input that {program.name} gets right, got 0 of {len(data)}; "
+                "check the labels and the normalisation of the data"
+            )
+        golden = golden_outputs(program, Overlay(), data, criterion, batch=size, rows=eligible)
+        return cls(program, data, criterion, size, outputs, eligible, golden)
+
+    def judge(
+        self, positions: Tensor | slice, rows: Tensor | slice, *, golden: Sequence[Any], faulty: Sequence[Any]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """What came of runs on these eligible inputs, in these rows of the flat outputs of a pass.
+
+        Returns:
+            Outcomes, shape ``(runs, names)``, and measures, shape ``(runs, measure_names)``, of the criterion.
+        """
+        criterion, labels = self.criterion, self.data.y
+        reference, met = criterion.judged_rows(self.golden, positions), criterion.judged_rows(faulty, rows)
+        outcomes = classify(
+            criterion,
+            reference=reference,
+            golden=criterion.judged_rows(golden, rows),
+            faulty=met,
+            labels=None if labels is None else labels[self.eligible[positions]],
+        )
+        return outcomes.cpu().numpy(), measure(criterion, reference=reference, faulty=met).cpu().numpy()
+
+    @property
+    def input_batches(self) -> int:
+        """Batches of eligible inputs."""
+        return -(-len(self.eligible) // self.batch)
+
+    def leaves(self, number: int) -> tuple[list[Any], int]:
+        """Flat inputs of one batch of eligible inputs, filled up to ``batch`` samples, and how many are real."""
+        rows = self.eligible[number * self.batch : (number + 1) * self.batch]
+        return self.program.leaves(self.data, rows, batch=self.batch), len(rows)
+
+
+def golden_outputs(
+    program: Program,
+    overlay: Overlay,
+    data: Inputs,
+    criterion: Criterion,
+    *,
+    batch: int,
+    rows: Tensor | None = None,
+) -> tuple[Any, ...]:
+    """Fault-free flat outputs of a data set, or of some samples of it, under an overlay, as `Reference.outputs`."""
+    replay = replay_of(program, overlay, batch, ())
+    parts = []
+    for part in (torch.arange(len(data)) if rows is None else rows).split(batch):
+        golden = replay.golden(program.leaves(data, part, batch=batch))
+        parts.append(criterion.judged_rows(golden.outputs, slice(len(part))))
+    return tuple(None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))
+
+
+def accuracy(criterion: Criterion, outputs: Sequence[Any], labels: Tensor | None) -> float:
+    """The share of inputs that are right, as the criterion sees it; NaN where it does not know."""
+    right = criterion.correct(criterion.judged(outputs), labels)
+    return float("nan") if right is None else right.double().mean().item()
