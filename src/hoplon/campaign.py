@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,7 +103,7 @@ class Campaign:
             resume: go on with the run that is in ``store``.
             workers: processes that share the work units; they change no record.
             threads: of torch in each process; those in force by default. Recorded: bits may depend on them.
-            progress: told finished and total faults (None: open).
+            progress: told finished and total faults (None: open); those of a resumed run count as finished.
         Raises:
             HoplonError: neither or both of ``count`` and ``half_width``, or out of range.
             DataError, SiteError, StoreError: see the parts.
@@ -114,12 +114,13 @@ class Campaign:
             manifest = work.manifest(count=count, half_width=half_width, confidence=confidence)
             directory = None if store is None else RunDirectory.create(store, manifest, resume=resume)
             keep = _Keeper(directory, manifest)
-            advance = _Advance(progress, count)
+            done = set() if directory is None else directory.finished()
+            advance = _Advance(progress, count, done=sum(work.size(unit, count) for unit in done))
             if workers == 1:
                 executor: Executor = Serial(lambda unit: work.unit(unit, count=count, advance=advance))
             else:
                 executor = Processes(_RemoteUnits(work, count), workers=workers, threads=held)
-            with executor:
+            with executor, directory.writing() if directory else nullcontext():
                 return self._run(keep, executor, advance if workers > 1 else None, count, half_width, confidence)
 
     def _run(
@@ -186,10 +187,12 @@ def _looks(count: int | None, size: int) -> Iterator[int]:
 
 
 class _Advance:
-    """Counts finished faults for the caller's progress display."""
+    """Counts finished faults for the caller's progress display; ``done`` were before."""
 
-    def __init__(self, progress: Progress | None, total: int | None) -> None:
-        self._progress, self._total, self._done = progress, total, 0
+    def __init__(self, progress: Progress | None, total: int | None, *, done: int = 0) -> None:
+        self._progress, self._total, self._done = progress, total, done
+        if done:
+            self(0)
 
     def __call__(self, faults: int) -> None:
         self._done += faults
@@ -231,10 +234,15 @@ class _Work:
     def unit(self, unit: int, *, count: int | None, advance: _Advance | None = None) -> Unit:
         """Draw and run one unit; a function of seed and number alone."""
         size = _UNIT_FAULTS[self.campaign.target]
-        table = self.table(unit, size if count is None else min(size, count - unit * size))
+        table = self.table(unit, self.size(unit, count))
         runs, observed = self.evaluator.runs(table, advance=advance)
         first = pl.col("fault") + unit * size
         return FaultTable(observed.target, observed.frame.with_columns(first)), runs.with_columns(first)
+
+    def size(self, unit: int, count: int | None) -> int:
+        """How many faults a unit has; the last one of a count may be short."""
+        size = _UNIT_FAULTS[self.campaign.target]
+        return size if count is None else max(0, min(size, count - unit * size))
 
     def table(self, unit: int, count: int) -> FaultTable:
         """The faults of one unit, numbered from 0."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import pickle
+import shutil
 import tempfile
+import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -80,7 +83,8 @@ class Processes(Executor):
 
     def run(self, units: Iterable[int]) -> Iterator[tuple[int, Any]]:
         """As they finish."""
-        futures = {self._pool.submit(_run_unit, str(self._path), self._threads, unit): unit for unit in units}
+        place = str(self._path), self._threads, os.getpid()
+        futures = {self._pool.submit(_run_unit, *place, unit): unit for unit in units}
         for future in as_completed(futures):
             yield futures[future], future.result()
 
@@ -90,13 +94,22 @@ class Processes(Executor):
         self._folder.cleanup()
 
 
-def _run_unit(path: str, threads: int, unit: int) -> Any:
-    return _load_work(path, threads, os.getpid())(unit)
+def _run_unit(path: str, threads: int, parent: int, unit: int) -> Any:
+    return _load_work(path, threads, parent, os.getpid())(unit)
 
 
 @functools.lru_cache(maxsize=1)
-def _load_work(path: str, threads: int, process: int) -> Work:
+def _load_work(path: str, threads: int, parent: int, process: int) -> Work:
     """The work, loaded once in each process; the file was written by the parent process a moment ago."""
+    threading.Thread(target=_end_with, args=(parent, Path(path).parent), daemon=True).start()
     torch.set_num_threads(threads)
     work: Work = pickle.loads(Path(path).read_bytes())  # noqa: S301
     return work
+
+
+def _end_with(parent: int, folder: Path) -> None:
+    """End this process, and remove the work, once the parent is gone: it may have been killed."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)

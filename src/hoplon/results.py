@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +17,13 @@ from hoplon.errors import HoplonError, StoreError
 from hoplon.faults import FaultTable, Target
 from hoplon.formats import Field, format_named
 from hoplon.sites import Site, ValueSite
-from hoplon.stats import Interval, clustered, wilson
-from hoplon.store import RunDirectory
+from hoplon.stats import Interval, clustered, look_confidence, wilson
+from hoplon.store import RunDirectory, readable
 
 _KEYS = ("layer", "kind", "bit", "field", "direction", "input")
 _FIELDS: tuple[Field, ...] = ("sign", "exponent", "mantissa")
 _FAILURES = ("sdc", "nonfinite")
+_DIGEST_FAULTS = {"values": 2**18, "memory": 2**12}
 
 
 @dataclass(frozen=True)
@@ -131,16 +133,41 @@ class Results:
     @property
     def faults(self) -> FaultTable:
         """The fault table, with the words that the faults met."""
-        return FaultTable(self.target, self.lazy_faults.collect())
+        with readable(self.path):
+            return FaultTable(self.target, self.lazy_faults.collect())
 
     @property
     def runs(self) -> pl.DataFrame:
         """One row per run: fault, input, an outcome per criterion, its measures, detected, corrected, reached."""
-        return self.lazy_runs.collect()
+        with readable(self.path):
+            return self.lazy_runs.collect()
+
+    def digest(self) -> str:
+        """SHA-256 of all records, faults and runs in their order, 64 hexadecimal digits.
+
+        Equal for equal records, whatever the order in which units finished, the number of workers, and how often the
+        campaign was stopped and resumed. Times are no records.
+        """
+        digest = hashlib.sha256(repr((self.target, self.criteria)).encode())
+        chunk = _DIGEST_FAULTS[self.target]
+        with readable(self.path):
+            last = self.lazy_faults.select(pl.col("fault").max()).collect().item()
+            for first in range(0, -1 if last is None else last + 1, chunk):
+                mine = pl.col("fault").is_between(first, first + chunk - 1)
+                faults = FaultTable(self.target, self.lazy_faults.filter(mine).collect())
+                digest.update(faults.digest().encode())
+                for column in self.lazy_runs.filter(mine).collect().sort("fault", "input"):
+                    digest.update(f"\n{column.name}\n".encode())
+                    words = (column.to_physical() if column.dtype == pl.Enum else column).to_numpy()
+                    digest.update(words.astype(words.dtype.newbyteorder("<")).tobytes())
+        return digest.hexdigest()
 
     def summary(self) -> tuple[Rate, ...]:
         """The rate under each criterion, over all runs."""
-        return tuple(rate_of(self.lazy_runs, name, target=self.target, confidence=self.level) for name in self.criteria)
+        with readable(self.path):
+            return tuple(
+                rate_of(self.lazy_runs, name, target=self.target, confidence=self.level) for name in self.criteria
+            )
 
     def by(self, *keys: str, criterion: str | None = None) -> pl.DataFrame:
         """Rates in groups: ``by("layer")``, or jointly, ``by("layer", "bit")``.
@@ -163,7 +190,8 @@ class Results:
         runs = self._outcomes(criterion)
         if keys != ("input",):
             runs = runs.join(self._groups().lazy(), on="fault", how="left")
-        rates = _rates(runs, keys, "outcome", target=self.target, confidence=self.level)
+        with readable(self.path):
+            rates = _rates(runs, keys, "outcome", target=self.target, confidence=self.level)
         rows = [{**dict(zip(keys, group, strict=True)), **rate.as_row()} for group, rate in rates]
         return pl.DataFrame(rows, infer_schema_length=None)
 
@@ -181,12 +209,14 @@ class Results:
         outcome = pl.col("outcome").cast(pl.String)
         shares = [(outcome == name).sum().alias(name) / pl.len() for name in _FAILURES]
         failed = outcome.is_in(_FAILURES).sum() / pl.len()
-        found = self._outcomes(criterion).group_by("fault").agg(failed.alias("failure"), *shares, n_inputs=pl.len())
+        counted = self._outcomes(criterion).group_by("fault").agg(failed.alias("failure"), *shares, n_inputs=pl.len())
+        with readable(self.path):
+            found = counted.collect(engine="streaming")
         words = self.faults.frame.with_columns(self.faults.bits)
         places = words.group_by("fault", maintain_order=True).agg(
             pl.col("site", "element").first(), words=pl.len(), bit=_agreed("bit", None)
         )
-        return places.join(found.collect(engine="streaming"), on="fault", how="inner").sort("fault")
+        return places.join(found, on="fault", how="inner").sort("fault")
 
     def distribution(self, bins: int | Sequence[float] = 10, *, criterion: str | None = None) -> pl.DataFrame:
         """How many memory faults make how large a share of the inputs fail.
@@ -272,15 +302,20 @@ class Results:
 def load_results(path: str | os.PathLike[str]) -> Results:
     """The results in a run directory.
 
+    Of a run that was stopped, those of its units from the first on, up to the first that is missing.
+
     Raises:
-        StoreError: no run there, or no finished unit yet.
+        StoreError: no run there, a damaged shard, or no finished unit yet.
     """
     directory = RunDirectory(Path(path))
     manifest = directory.manifest()
-    units = len(directory.finished())
+    units = directory.finished_from_start()
     if not units:
         raise StoreError(f"expected at least one finished unit in {path}, got none; resume the run")
-    return stored_results(directory, manifest, units, level=float(manifest["confidence"]))
+    level = float(manifest["confidence"])
+    if manifest.get("half_width") is not None:  # looked at after 1, 2, 4, ... units
+        level = look_confidence((units - 1).bit_length(), confidence=level)
+    return stored_results(directory, manifest, units, level=level)
 
 
 def stored_results(directory: RunDirectory, manifest: Mapping[str, Any], units: int, *, level: float) -> Results:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import platform
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,10 +19,12 @@ from typing import Any
 import polars as pl
 
 from hoplon.errors import StoreError
-from hoplon.faults import FaultTable
+from hoplon.faults import FaultTable, Target
 
 _MANIFEST = "manifest.json"
+_FOLDERS = ("faults", "runs")
 _SHARD = re.compile(r"unit-(\d{8})\.parquet")
+_LEFTOVER = re.compile(r"\.(manifest\.json|unit-\d{8}\.parquet)\.[0-9a-f]{32}")
 
 
 def versions() -> dict[str, str]:
@@ -33,9 +38,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes, *, way_out: str = "choose a writable folder") -> None:
     """Write a file so that it is there in full or as it was before.
 
+    Args:
+        way_out: ends the message if that fails.
     Raises:
         StoreError: the folder is missing, not writable, or the disk is full.
     """
@@ -48,17 +55,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
-        raise StoreError(
-            f"expected to write {path}, got {error.strerror or error}; choose a writable folder"
-        ) from error
+        raise StoreError(f"expected to write {path}, got {error.strerror or error}; {way_out}") from error
+    finally:
+        with contextlib.suppress(OSError):  # a parent that is a file, a disk that is gone
+            temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class RunDirectory:
     """A campaign's results on disk: ``manifest.json``, ``faults/`` and ``runs/`` with one shard per work unit.
 
-    A unit counts as finished once its shard of runs is there; that of its faults is written before.
+    A shard is written beside its place and moved there, so it is there in full or not at all, whatever stops the
+    process. A unit counts as finished once both of its shards are there.
     """
 
     path: Path
@@ -73,17 +81,35 @@ class RunDirectory:
         """
         directory = cls(Path(path))
         file = directory.path / _MANIFEST
-        if file.exists():
-            if not resume:
-                raise StoreError(
-                    f"expected a new run directory, got {path} with a run in it; resume it or choose another"
-                )
+        if not file.exists():
+            write_atomically(file, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        elif resume:
             directory._require_same(manifest)
-            return directory
-        write_atomically(file, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-        for folder in ("faults", "runs"):
-            (directory.path / folder).mkdir(exist_ok=True)
+        else:
+            raise StoreError(f"expected a new run directory, got {path} with a run in it; resume it or choose another")
         return directory
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """The scope in which units are written, by one process at a time.
+
+        What a killed process left half-written is removed, and every shard that is there is opened once.
+
+        Raises:
+            StoreError: another process is writing here (where the file system can tell), or a damaged shard.
+        """
+        with _only_writer(self.path):
+            try:
+                for folder in _FOLDERS:
+                    (self.path / folder).mkdir(exist_ok=True)
+                for leftover in [found for place in ("", *_FOLDERS) for found in (self.path / place).glob(".*.*")]:
+                    if _LEFTOVER.fullmatch(leftover.name):
+                        leftover.unlink()
+            except OSError as error:
+                raise StoreError(f"expected to write in {self.path}, got {error}; choose a writable folder") from error
+            for unit in sorted(self.finished()):
+                self._check(unit)
+            yield
 
     def manifest(self) -> dict[str, Any]:
         """What the run is: configuration, fingerprints, versions.
@@ -102,32 +128,61 @@ class RunDirectory:
 
     def finished(self) -> set[int]:
         """Numbers of the finished units."""
-        names = (_SHARD.fullmatch(file.name) for file in (self.path / "runs").glob("unit-*.parquet"))
+        found = [{file.name for file in (self.path / folder).glob("unit-*.parquet")} for folder in _FOLDERS]
+        names = (_SHARD.fullmatch(name) for name in set.intersection(*found))
         return {int(match[1]) for match in names if match}
 
+    def finished_from_start(self) -> int:
+        """How many units are finished without a gap; workers may have finished later ones."""
+        done = self.finished()
+        return next(unit for unit in range(len(done) + 1) if unit not in done)
+
     def write(self, unit: int, faults: FaultTable, runs: pl.DataFrame) -> None:
-        """Write one unit's shards, faults first.
+        """Write one unit's shards.
 
         Raises:
             StoreError: the disk is full or the folder is not writable; units written before stay.
         """
-        faults.save(self.path / "faults" / f"unit-{unit:08d}.parquet")
-        file = self.path / "runs" / f"unit-{unit:08d}.parquet"
-        temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-        try:
-            runs.write_parquet(temporary)
-            temporary.replace(file)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise StoreError(f"expected to write {file}, got {error}; free space and resume the run") from error
+        for folder, frame in zip(_FOLDERS, (faults.frame, runs), strict=True):
+            content = io.BytesIO()
+            frame.write_parquet(content)
+            way_out = "free space or permit writing there, and resume the run"
+            write_atomically(self._shard(folder, unit), content.getvalue(), way_out=way_out)
 
     def read(self, folder: str, units: int) -> pl.LazyFrame:
-        """The shards ("faults" or "runs") of the first ``units`` units, lazily."""
-        files = [self.path / folder / f"unit-{unit:08d}.parquet" for unit in range(units)]
-        missing = [file.name for file in files if not file.exists()]
-        if missing:
-            raise StoreError(f"expected {folder}/{missing[0]} in {self.path}, got none; resume the run")
-        return pl.scan_parquet(files, glob=False)
+        """The shards ("faults" or "runs") of the first ``units`` units, lazily.
+
+        Raises:
+            StoreError: a shard is missing or damaged.
+        """
+        for unit in range(units):
+            self._check(unit, (folder,))
+        return pl.scan_parquet([self._shard(folder, unit) for unit in range(units)], glob=False)
+
+    def unit(self, unit: int, target: Target) -> tuple[FaultTable, pl.DataFrame]:
+        """The faults and the runs of one finished unit.
+
+        Raises:
+            StoreError: a shard is missing or damaged.
+        """
+        self._check(unit)
+        with readable(self.path):
+            faults, runs = (pl.read_parquet(self._shard(folder, unit), glob=False) for folder in _FOLDERS)
+            return FaultTable(target, faults), runs
+
+    def _shard(self, folder: str, unit: int) -> Path:
+        return self.path / folder / f"unit-{unit:08d}.parquet"
+
+    def _check(self, unit: int, folders: Sequence[str] = _FOLDERS) -> None:
+        """Open shards, without reading them."""
+        for folder in folders:
+            file = self._shard(folder, unit)
+            if not file.exists():
+                raise StoreError(f"expected {folder}/{file.name} in {self.path}, got none; resume the run")
+            try:
+                pl.read_parquet_schema(file)
+            except (OSError, pl.exceptions.PolarsError) as error:
+                raise _damaged(file, error) from error
 
     def _require_same(self, manifest: Mapping[str, Any]) -> None:
         there, here = _flat(self.manifest()), _flat(json.loads(json.dumps(manifest)))
@@ -150,3 +205,50 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     for key, item in value.items():
         flat.update(_flat(item, f"{prefix}.{key}" if prefix else str(key)))
     return flat
+
+
+@contextmanager
+def readable(path: Path | None) -> Iterator[None]:
+    """The scope in which shards of a run directory are read; None: nothing on disk is.
+
+    Raises:
+        StoreError: a shard turns out to be damaged inside, or is gone.
+    """
+    try:
+        yield
+    except (OSError, pl.exceptions.PolarsError) as error:
+        if path is None:
+            raise
+        for file in sorted(path.glob("*/unit-*.parquet")):
+            try:
+                pl.read_parquet(file, glob=False)
+            except (OSError, pl.exceptions.PolarsError) as cause:
+                raise _damaged(file, cause) from error
+        raise StoreError(f"expected to read the shards in {path}, got {error}; resume the run") from error
+
+
+def _damaged(file: Path, error: Exception) -> StoreError:
+    cause = str(error).partition("\n")[0]
+    return StoreError(f"expected a readable shard at {file}, got {cause}; delete it and resume the run")
+
+
+@contextmanager
+def _only_writer(path: Path) -> Iterator[None]:
+    """Hold the folder against other processes; a file system or platform without such locks lets all through."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StoreError(
+                    f"expected nobody else to write to {path}, got another process that does; wait for it or end it"
+                ) from error
+        yield
+    finally:
+        os.close(descriptor)  # the lock goes with it, also when the process is killed
