@@ -36,6 +36,7 @@ from hoplon.faults import (
     StuckAt,
     Zero,
 )
+from hoplon.flops import Flops, count_flops
 from hoplon.formats import FixedPoint, Native, NumberFormat, Quantized
 from hoplon.harden import TMR, Aspis, HardenedModule, Ranger, UncorrectableMemory, harden, lower
 from hoplon.importance import Scores
@@ -85,6 +86,7 @@ __all__ = [
     "FaultSpace",
     "FaultTable",
     "FixedPoint",
+    "Flops",
     "Function",
     "GuardReport",
     "HardenedModule",
@@ -127,6 +129,7 @@ __all__ = [
     "assess",
     "capture",
     "compare",
+    "count_flops",
     "harden",
     "importance",
     "inspect",

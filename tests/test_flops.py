@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hoplon.capture import capture
+from hoplon.errors import HoplonError
+from hoplon.flops import CONVENTIONS, Convention, count_flops
+from hoplon.harden import TMR, Ranger
+from hoplon.program import Program
+from hoplon.quiet import quiet_torch
+from hoplon.ranges import ACTIVATION_KINDS, Bound, Ranges
+from hoplon.signature import Signature
+from hoplon.tracing import trace
+from hoplon.zoo.paper import Dave, MnistLeNet, Vgg16
+from tests.nets import NETS
+
+
+def bounded(program: Program, *, without: tuple[str, ...] = ("softmax",)) -> Ranger:
+    sites = [site for site in program.value_sites if site.kind in ACTIVATION_KINDS and site.kind not in without]
+    return Ranger(Ranges({site.name: Bound(0.0, 9.0) for site in sites}))
+
+
+def millions(flops: float) -> float:
+    return round(flops / 1e6, 3)
+
+
+def test_lenet_of_the_papers_table_iii_to_the_operation() -> None:
+    program = capture(MnistLeNet().eval(), torch.zeros(2, 1, 28, 28))
+    found = count_flops(program, [bounded(program)], bound_reshapes=True)
+    assert found.total == 24_622_140
+    assert not found.uncounted
+    # the published 24.722M (0.408 %) leaves out the bound of the last ReLU, 2 x 512 operations
+    assert found.protection == 2 * (32 * 28**2 + 32 * 14**2 + 64 * 14**2 + 64 * 7**2 + 3136 + 512)
+    last = next(entry for entry in found.operators if entry.name == "relu3:relu")
+    assert (last.flops, last.protection) == (0, 1024)
+    assert millions(found.total + found.protection - last.protection) == 24.722
+    assert round((found.protection - last.protection) / found.total, 5) == 0.00408
+
+
+def test_dave_of_the_papers_table_iii() -> None:
+    program = capture(Dave().eval(), torch.zeros(2, 3, 66, 200))
+    found = count_flops(program, [bounded(program)], bound_reshapes=True)
+    assert (millions(found.total), millions(found.total + found.protection)) == (56.545, 56.764)
+    assert round(found.overhead, 5) == 0.00387
+
+
+def without_weights(build: Callable[[], nn.Module], example: Tensor) -> Program:
+    """A program whose memory was reserved and never written, so that 138 million weights cost nothing."""
+    with torch.device("meta"):
+        model = build()
+    model = model.to_empty(device="cpu").eval()
+    with torch.no_grad(), quiet_torch():
+        batch = torch.export.Dim("batch", min=2)
+        exported = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+    return trace(exported, Signature.of(build.__name__, (example,), {}, axis=0))
+
+
+def test_vgg16_of_the_papers_table_iii_counts_a_batch_of_ten() -> None:
+    program = without_weights(Vgg16, torch.zeros(2, 3, 224, 224))
+    found = count_flops(program, batch=10)
+    assert round(found.total / 1e9, 3) == 309.604
+    assert 10 * count_flops(program).total == found.total
+    relus = sum(64 * s**2 * n * w for s, n, w in ((224, 2, 1), (112, 2, 2), (56, 3, 4), (28, 3, 8), (14, 3, 8)))
+    pools = sum(64 * s**2 * w for s, w in ((112, 1), (56, 2), (28, 4), (14, 8), (7, 8)))
+    with_ranger = found.total + 10 * 2 * (relus + pools + 2 * 4096)
+    assert round(with_ranger / 1e9, 3) == 309.905
+
+
+class Operators(nn.Module):
+    """One of each rule, at sizes whose counts can be checked by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 6, 3, padding=1, groups=2)
+        self.up = nn.ConvTranspose2d(6, 5, 2, stride=2, bias=False)
+        self.norm, self.head = nn.BatchNorm2d(6), nn.Linear(5, 7, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.up(F.hardswish(self.norm(self.conv(x))))  # (n, 6, 8, 8), then (n, 5, 16, 16)
+        x = F.adaptive_avg_pool2d(F.max_pool2d(x, 3, stride=2), 3)  # (n, 5, 7, 7), then (n, 5, 3, 3)
+        return F.log_softmax(self.head(x.amax((2, 3))).clamp(-1.0, 1.0), 1)
+
+
+CONV, UP = 2 * 6 * 64 * 18, 2 * 6 * 64 * 5 * 4
+BY_HAND: dict[Convention, dict[str, int]] = {
+    "tensorflow": {
+        "conv:conv": CONV + 6 * 64,
+        "norm:batch_norm": 2 * 6 * 64,
+        ":hardswish": 0,
+        "up:conv_transpose": UP,
+        ":max_pool": 9 * 5 * 49,
+        ":adaptive_avg_pool": 5 * 81,  # windows of 3, 3 and 3 along each axis of 7
+        ":amax": 5 * 9 - 5,
+        "head:linear": 2 * 7 * 5,
+        ":clamp": 2 * 7,
+        ":log_softmax": 5 * 7,
+    },
+    "fused": {
+        "conv:conv": CONV,
+        "norm:batch_norm": 2 * 6 * 64,
+        ":hardswish": 6 * 64,
+        "up:conv_transpose": UP,
+        ":max_pool": 8 * 5 * 49,
+        ":adaptive_avg_pool": 5 * 81,
+        ":amax": 5 * 9 - 5,
+        "head:linear": 2 * 7 * 5,
+        ":clamp": 2 * 7,
+        ":log_softmax": 5 * 7,
+    },
+}
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_each_rule_against_a_count_by_hand(convention: Convention) -> None:
+    program = capture(Operators().eval(), torch.zeros(2, 4, 8, 8))
+    found = count_flops(program, convention=convention)
+    assert {entry.name: entry.flops for entry in found.operators if not entry.name.endswith("#1")} == BY_HAND[
+        convention
+    ]
+    assert not found.uncounted
+
+
+def test_attention_is_two_products_and_a_softmax() -> None:
+    class Attention(nn.Module):
+        def forward(self, q: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(q, q, q)
+
+    program = capture(Attention().eval(), torch.zeros(2, 3, 5, 8))
+    assert count_flops(program).total == 3 * (2 * 5 * 5 * 8 * 2 + 6 * 25)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_fusing_a_bound_with_its_relu_costs_one_comparison(name: str) -> None:
+    program = capture(NETS[name].model(), NETS[name].batch(2))
+    ranger = bounded(program, without=())
+    separate, fused = (count_flops(program, [ranger], convention="fused", form=form) for form in ("separate", "fused"))
+    assert separate.total == fused.total > 0
+    relus = sum(site.numel for site in program.value_sites if site.kind == "relu")
+    assert separate.protection - fused.protection == relus
+    assert count_flops(program, [ranger]).protection == separate.protection > 0
+    assert count_flops(program, [TMR()]).protection == 0
+
+
+def test_it_prints_convention_batch_and_what_it_left_out() -> None:
+    class Turned(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(torch.linalg.inv(x) * 2.0)
+
+    program = capture(Turned().eval(), torch.eye(3).repeat(2, 1, 1))
+    found = count_flops(program, [bounded(program)], batch=4)
+    assert (found.total, found.protection) == (4 * 9, 4 * 18)
+    assert found.overhead == 2.0
+    assert found.uncounted
+    printed = str(found)
+    assert printed.startswith("Turned, batch of 4: 36 FLOPs + 72 (200.000%) for protection; at least, since ")
+    assert printed.endswith(f" cannot be counted ({CONVENTIONS['tensorflow']})")
+
+
+def test_a_model_without_operations_has_no_overhead() -> None:
+    class Turned(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flip(1).clone()
+
+    found = count_flops(capture(Turned().eval(), torch.zeros(2, 3)))
+    assert found.total == 0
+    assert math.isnan(found.overhead)
+
+
+def test_what_cannot_be_counted_is_refused() -> None:
+    net = NETS["mlp"]
+    program = capture(net.model(), net.batch(2))
+    with pytest.raises(HoplonError, match="expected convention 'tensorflow' or 'fused', got 'caffe'"):
+        count_flops(program, convention="caffe")  # type: ignore[arg-type]
+    with pytest.raises(HoplonError, match="expected form 'separate' or 'fused', got 'melted'"):
+        count_flops(program, form="melted")  # type: ignore[arg-type]
+    with pytest.raises(HoplonError, match="expected a batch of at least 1, got 0"):
+        count_flops(program, batch=0)
+    eager = capture(net.model(), net.batch(1), form="eager")
+    with pytest.raises(HoplonError, match="expected an exported program to count, got Mlp in the eager form"):
+        count_flops(eager)
