@@ -126,6 +126,7 @@ def assess(
     held_out: Inputs,
     plan: Plan,
     store: str | os.PathLike[str] | None = None,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> Assessment:
     """Profile ranges, score weights, draw faults, and run them in every standard arm.
@@ -137,11 +138,12 @@ def assess(
         calibration: labelled, what protections learn from; best of the training data.
         held_out: labelled, what faults meet and accuracy is measured on.
         store: a folder for the ranges, the scores and one run directory per target and arm.
+        resume: take the arms that are finished in ``store``; ranges, scores and costs are computed again.
         progress: told what is at work.
     Raises:
         DataError: data without labels, or that does not fit the model or its classes.
         SiteError: no convolution or linear layer, or no activation.
-        StoreError: ``store`` cannot be written, or has a run in it.
+        StoreError: ``store`` cannot be written, or has a run in it and ``resume`` was not asked for, or another run.
     """
     tell = progress or (lambda stage, done, total: None)
     known = _part(calibration, plan.calibration, plan.seed)
@@ -174,6 +176,7 @@ def assess(
         latency=plan.latency,
         held_out=held_out,
         store=store,
+        resume=resume,
         progress=faults_run,
     )
     if store is not None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,21 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from hoplon.criteria import OUTCOME_NAMES, Criterion, Outcome, TopK, classify
+from hoplon.arm_runs import ArmRuns, Shelf
+from hoplon.criteria import Criterion, Outcome, TopK, classify
 from hoplon.data import Inputs, as_inputs
 from hoplon.errors import HoplonError
-from hoplon.evaluation import Evaluator, Reference, accuracy, golden_outputs
+from hoplon.evaluation import Reference, accuracy, golden_outputs
 from hoplon.faults import FaultTable
 from hoplon.harden import lower
 from hoplon.overhead import LatencyRatio, measure
 from hoplon.overlay import Overlay, Protection, overlay
+from hoplon.pairing import paired
 from hoplon.program import Program
 from hoplon.replay import Placement
-from hoplon.results import Rate, Results, rate_of, site_kinds
-from hoplon.sites import Site
-from hoplon.stats import Interval, mcnemar, paired_clustered, paired_difference
-from hoplon.store import RunDirectory, versions
+from hoplon.results import Rate, Results, rate_of
+from hoplon.stats import Interval
+from hoplon.store import versions
 from hoplon.working_memory import WorkingMemory
 
 Report = Callable[[str, int, int], None]
@@ -205,6 +205,7 @@ def compare(
     latency: bool = True,
     held_out: Any | None = None,
     store: str | os.PathLike[str] | None = None,
+    resume: bool = False,
     progress: Report | None = None,
 ) -> Comparison:
     """Run the same faults in every arm and put failure, accuracy, latency and memory side by side.
@@ -220,9 +221,11 @@ def compare(
         latency: measure it (seconds per arm); False leaves it out.
         held_out: labelled inputs for the fault-free accuracy, where ``data`` is only a part of them.
         store: a folder for one run directory per table and arm.
+        resume: take finished arms from ``store``; costs are measured again.
         progress: told the arm at work, finished and all faults.
     Raises:
-        HoplonError: no arm, no table, or a table of no faults; DataError: faults on inputs that are not eligible.
+        HoplonError: no arm, no table, or a table of no faults; DataError: faults on inputs that are not eligible;
+            StoreError: an arm in ``store`` and no ``resume``, or one of another comparison.
     """
     tables = [faults] if isinstance(faults, FaultTable) else list(faults)
     if not arms or not tables or not all(len(table) for table in tables):
@@ -237,7 +240,8 @@ def compare(
     tell = _Teller(progress, total)
     found: list[Arm] = []
     for table in tables:
-        runner = _Runner(reference, table, placement, confidence, Path(store) if store else None)
+        keep = None if store is None else Shelf(Path(store), resume)
+        runner = ArmRuns(reference, table, placement, confidence, keep)
         by_name = {name: runner.run(over, tell.arm(name)) for name, over in overlays.items()}
         baseline = next((name for name, over in overlays.items() if not over.protections), None)
         for name, results in by_name.items():
@@ -290,59 +294,6 @@ class _Teller:
         return advance
 
 
-class _Runner:
-    """Runs one table in arm after arm; arms that do the same to this kind of fault share their runs."""
-
-    def __init__(
-        self, reference: Reference, table: FaultTable, placement: Placement, confidence: float, store: Path | None
-    ) -> None:
-        self._reference, self._table, self._placement = reference, table, placement
-        self._confidence, self._store = confidence, store
-        self._seen: list[tuple[Overlay, pl.DataFrame, FaultTable]] = []
-
-    def run(self, over: Overlay, advance: Callable[[int], None]) -> Results:
-        runs, observed = self._runs(over, advance)
-        manifest = {
-            "target": self._table.target,
-            "criteria": list(self._reference.criterion.names),
-            "arm": over.label,
-            "faults": self._table.plan().digest(),
-            "kinds": site_kinds(self._sites()),
-            "confidence": self._confidence,
-        }
-        if self._store is not None:
-            slug = re.sub(r"[^a-z0-9.+-]+", "-", over.label.lower()).strip("-")
-            directory = RunDirectory.create(self._store / self._table.target / slug, manifest)
-            directory.write(0, observed, runs)
-        return Results(
-            target=self._table.target,
-            criteria=self._reference.criterion.names,
-            confidence=self._confidence,
-            level=self._confidence,
-            lazy_runs=runs.lazy(),
-            lazy_faults=observed.frame.lazy(),
-            manifest=manifest,
-        )
-
-    def _sites(self) -> Iterator[Site]:
-        program = self._reference.program
-        for name in self._table.frame["site"].unique(maintain_order=True).cast(pl.String):
-            yield program.value_site(name) if self._table.target == "values" else program.memory_site(name)
-
-    def _runs(self, over: Overlay, advance: Callable[[int], None]) -> tuple[pl.DataFrame, FaultTable]:
-        for other, runs, observed in self._seen:
-            if self._same_effect(over, other):
-                advance(len(self._table))
-                return runs, observed
-        runs, observed = Evaluator(self._reference, over, self._placement).runs(self._table, advance=advance)
-        self._seen.append((over, runs, observed))
-        return runs, observed
-
-    def _same_effect(self, one: Overlay, other: Overlay) -> bool:
-        """Guards see memory only, so under value faults two arms with the same bounds run the same."""
-        return self._table.target == "values" and dict(one.values) == dict(other.values)
-
-
 def _arm(
     name: str,
     results: Results,
@@ -354,7 +305,10 @@ def _arm(
 ) -> Arm:
     criterion = results.criteria[0]
     rate = rate_of(results.lazy_runs, criterion, target=results.target, confidence=confidence)
-    difference, p_value = (None, None) if base is None else _paired(results, base, criterion, confidence)
+    difference, p_value = None, None
+    if base is not None:
+        pair = paired(results.lazy_runs, base.lazy_runs, criterion, target=results.target, confidence=confidence)
+        difference, p_value = pair.difference, pair.p_value
     runs = results.runs
     fault_free = golden_outputs(reference.program, over, reference.data, reference.criterion, batch=reference.batch)
     return Arm(
@@ -378,24 +332,6 @@ def _wrong_fault_free(reference: Reference, outputs: Sequence[Any]) -> int:
         reference.criterion, reference=reference.outputs, golden=outputs, faulty=outputs, labels=reference.data.y
     )
     return int(np.isin(found[reference.eligible, 0].cpu(), [Outcome.SDC, Outcome.NONFINITE]).sum())
-
-
-def _paired(results: Results, base: Results, criterion: str, confidence: float) -> tuple[Interval, float | None]:
-    """The difference in failure on the same faults, and McNemar's p-value for value faults."""
-    failed = [_failed(part.runs, criterion) for part in (results, base)]
-    if results.target == "values":
-        only_here = int((failed[0] & ~failed[1]).sum())
-        only_base = int((~failed[0] & failed[1]).sum())
-        interval = paired_difference(only_here, only_base, len(failed[0]), confidence=confidence)
-        return interval, mcnemar(only_here, only_base)
-    faults = results.runs["fault"].n_unique()
-    shares = [part.reshape(faults, -1).mean(axis=1) for part in failed]
-    return paired_clustered(shares[0] - shares[1], confidence=confidence), None
-
-
-def _failed(runs: pl.DataFrame, criterion: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    ordered = runs.sort("fault", "input")[criterion].cast(pl.String)
-    return ordered.is_in([OUTCOME_NAMES[2], OUTCOME_NAMES[3]]).to_numpy()
 
 
 def _caption(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 
 from hoplon.errors import StoreError
 from hoplon.faults import FaultTable, Target
@@ -36,6 +39,40 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:  # run from a source tree that is not installed
             found[package] = "unknown"
     return found
+
+
+def content_digest(value: Any) -> str:
+    """SHA-256 of a description (plain values, tensors, and dataclasses, mappings and sequences of them).
+
+    Equal descriptions have equal digests in every process; objects of other classes count by their class alone.
+
+    Example:
+        >>> from hoplon.ranges import Bound
+        >>> content_digest([Bound(0, 1)]) == content_digest([Bound(0, 1)]) != content_digest([Bound(0, 2)])
+        True
+    """
+    digest = hashlib.sha256()
+    _add_content(digest, value)
+    return digest.hexdigest()
+
+
+def _add_content(digest: hashlib._Hash, value: Any) -> None:
+    parts: list[Any] = []
+    if isinstance(value, torch.Tensor):
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    elif isinstance(value, Mapping):
+        parts = [part for item in value.items() for part in item]
+    elif isinstance(value, (list, tuple)):
+        parts = list(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = [getattr(value, option.name) for option in dataclasses.fields(value)]
+    elif value is None or isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype)):
+        digest.update(repr(value).encode())
+    digest.update(f"<{type(value).__qualname__} {len(parts)}>".encode())
+    for part in parts:
+        _add_content(digest, part)
 
 
 def write_atomically(path: Path, content: str | bytes, *, way_out: str = "choose a writable folder") -> None:

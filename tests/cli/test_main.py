@@ -16,6 +16,8 @@ from hoplon.assessment import Plan
 from hoplon.cli import assessing, main
 from hoplon.cli.output import OutputFolder
 from hoplon.errors import StoreError
+from hoplon.evaluation import Evaluator
+from hoplon.faults import FaultTable
 from tests.small import small_data
 
 PROMISED = {
@@ -114,6 +116,31 @@ def test_tables_and_verdict_go_to_stdout_and_messages_to_stderr(
     assert "value faults: 300 to do" in captured.err
     assert main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "again")]) == 0
     assert (tmp_path / "again" / "report.html").is_file()
+
+
+def test_compare_goes_on_with_what_an_interrupted_run_left(
+    capsys: pytest.CaptureFixture[str], small_files: tuple[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    command = ["compare", *small_files, "--value-faults", "40", "--memory-faults", "4", "--out", str(tmp_path / "out")]
+    run = Evaluator.runs
+
+    def interrupted(evaluator: Evaluator, table: FaultTable, **options: Any) -> Any:
+        if evaluator.overlay.label == "tmr":
+            raise KeyboardInterrupt
+        return run(evaluator, table, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "runs", interrupted)
+        assert main(command) == 130
+    kept = tmp_path / "out" / "runs.partial"
+    assert f"kept: 10 finished arms in {kept} (--resume takes them)" in capsys.readouterr().err
+    first = (kept / "values" / "none" / "runs" / "unit-00000000.parquet").stat().st_mtime_ns
+    assert main([*command, "--resume"]) == 0
+    runs = tmp_path / "out" / "runs"
+    assert not kept.exists()
+    assert (runs / "values" / "none" / "runs" / "unit-00000000.parquet").stat().st_mtime_ns == first
+    assert main([*command, "--resume", "--seed", "1"]) == 2
+    assert "expected the campaign of" in capsys.readouterr().err
 
 
 def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

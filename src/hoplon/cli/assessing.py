@@ -18,10 +18,19 @@ from hoplon.zoo import ZooData, ZooModel
 
 
 def run_assessment(
-    model: ZooModel, data: ZooData, plan: Plan, *, out: OutputFolder, command: Sequence[str], as_json: bool
+    model: ZooModel,
+    data: ZooData,
+    plan: Plan,
+    *,
+    out: OutputFolder,
+    command: Sequence[str],
+    as_json: bool,
+    resume: bool = False,
 ) -> None:
     """Assess a model on data; leave page, document and runs in the folder; print tables and verdict, or the document.
 
+    Args:
+        resume: take the finished arms of an earlier run in the folder.
     Raises:
         HoplonError: bad input of any kind, with one clear message.
         KeyboardInterrupt: after saying what is kept.
@@ -30,7 +39,7 @@ def run_assessment(
     try:
         program = capture(model.module, model.example, name=model.name)
         say(announcement(program, data.held_out, plan))
-        with out.runs() as runs:
+        with out.runs(resume=resume) as runs:
             with progress_bars() as tell:
                 found = assess(
                     program,
@@ -38,6 +47,7 @@ def run_assessment(
                     held_out=data.held_out,
                     plan=plan,
                     store=runs,
+                    resume=resume,
                     progress=tell,
                 )
             document = {**found.to_dict(), "command": shlex.join(command), "report": str(page)}

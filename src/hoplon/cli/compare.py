@@ -44,6 +44,9 @@ def compare(
     ] = Place.BEFORE,
     batch: Annotated[int | None, typer.Option(help="Samples per pass; chosen from the model by default.")] = None,
     thread_count: Annotated[int | None, typer.Option("--threads", help="Threads; torch's default by default.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Take the finished arms of an earlier run in --out.")
+    ] = False,
 ) -> None:
     """Inject the same faults into a model under each protection and report failures, accuracy, time and memory."""
     folder = OutputFolder.prepare(out)
@@ -72,7 +75,8 @@ def compare(
     with threads(thread_count):
         loaded = resolve_data(data)
         say(f"hoplon compare: {model} on {data}, seed {seed}")
-        run_assessment(resolve_model(model, seed=seed), loaded, plan, out=folder, command=command, as_json=as_json)
+        chosen = resolve_model(model, seed=seed)
+        run_assessment(chosen, loaded, plan, out=folder, command=command, as_json=as_json, resume=resume)
 
 
 def parsed_criterion(text: str) -> TopK:

@@ -24,6 +24,9 @@ def demo(
     seed: Annotated[int, typer.Option(help="Decides the trained weights and the faults.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of tables.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Few faults: seconds, wide intervals.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Take the finished arms of an earlier run in --out.")
+    ] = False,
 ) -> None:
     """Train LeNet on scikit-learn's digits, flip bits in it, protect it, and report what that bought.
 
@@ -38,4 +41,4 @@ def demo(
         with progress_bars() as tell:
             model = lenet_digits(seed=seed, progress=lambda epoch, epochs, loss: tell("training epochs", epoch, epochs))
         command = ["hoplon", "demo", "--seed", str(seed), *(["--quick"] if quick else [])]
-        run_assessment(model, data("digits"), plan, out=folder, command=command, as_json=as_json)
+        run_assessment(model, data("digits"), plan, out=folder, command=command, as_json=as_json, resume=resume)

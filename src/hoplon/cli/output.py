@@ -45,10 +45,17 @@ class OutputFolder:
         return cls(path)
 
     @contextmanager
-    def runs(self) -> Iterator[Path]:
-        """A fresh folder for run directories, which becomes ``runs`` when the scope is left without an error."""
+    def runs(self, *, resume: bool = False) -> Iterator[Path]:
+        """A folder for run directories, which becomes ``runs`` when the scope is left without an error.
+
+        Args:
+            resume: go on in that of an interrupted or finished run, where there is one; otherwise it is a fresh one.
+        """
         partial, final = self.path / _PARTIAL, self.path / RUNS
-        _remove(partial)
+        if not resume:
+            _remove(partial)
+        elif not partial.exists() and final.exists():
+            final.replace(partial)
         yield partial
         _remove(final)
         if partial.exists():
@@ -57,8 +64,10 @@ class OutputFolder:
     @property
     def kept(self) -> str:
         """What an interrupted command leaves, in words."""
-        done = len(list((self.path / _PARTIAL).glob("*/*/manifest.json")))
-        arms = f"{done} finished {'arm' if done == 1 else 'arms'} in {self.path / _PARTIAL}" if done else "nothing new"
+        done = len(list((self.path / _PARTIAL).glob("*/*/runs/unit-*.parquet")))
+        arms = "nothing new"
+        if done:
+            arms = f"{done} finished {'arm' if done == 1 else 'arms'} in {self.path / _PARTIAL} (--resume takes them)"
         return f"{arms}; what an earlier run left in {self.path} is as it was"
 
 

@@ -1,0 +1,119 @@
+"""The runs of one fault table in arm after arm, kept in run directories."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from hoplon.evaluation import Evaluator, Reference
+from hoplon.faults import FaultTable
+from hoplon.overlay import Overlay
+from hoplon.replay import Placement
+from hoplon.results import Results, site_kinds
+from hoplon.sites import Site
+from hoplon.store import RunDirectory, content_digest, versions
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """A run directory per target and arm: written when an arm is finished, and read instead of running it again."""
+
+    path: Path
+    resume: bool
+
+    def kept(
+        self,
+        manifest: Mapping[str, Any],
+        run: Callable[[], tuple[pl.DataFrame, FaultTable]],
+        advance: Callable[[int], None],
+    ) -> tuple[pl.DataFrame, FaultTable]:
+        """The runs of the arm that the manifest describes; ``advance`` is told where they are there already."""
+        slug = re.sub(r"[^a-z0-9.+-]+", "-", manifest["arm"].lower()).strip("-")
+        directory = RunDirectory.create(self.path / manifest["target"] / slug, manifest, resume=self.resume)
+        with directory.writing():
+            if directory.finished():
+                observed, runs = directory.unit(0, manifest["target"])
+                advance(len(observed))
+            else:
+                runs, observed = run()
+                directory.write(0, observed, runs)
+        return runs, observed
+
+
+class ArmRuns:
+    """Runs one table in arm after arm; arms that do the same to this kind of fault share their runs."""
+
+    def __init__(
+        self, reference: Reference, table: FaultTable, placement: Placement, confidence: float, shelf: Shelf | None
+    ) -> None:
+        self._reference, self._table, self._placement = reference, table, placement
+        self._confidence, self._shelf = confidence, shelf
+        self._seen: list[tuple[Overlay, pl.DataFrame, FaultTable]] = []
+        self._shared = self._common()
+
+    def run(self, over: Overlay, advance: Callable[[int], None]) -> Results:
+        """The results of one arm; ``advance`` is told of finished faults."""
+        manifest = {
+            **self._shared,
+            "arm": over.label,
+            "protections": [protection.label for protection in over.protections],
+            "protections_digest": content_digest(over.protections),
+        }
+        if self._shelf is None:
+            runs, observed = self._runs(over, advance)
+        else:
+            runs, observed = self._shelf.kept(manifest, lambda: self._runs(over, advance), advance)
+        return Results(
+            target=self._table.target,
+            criteria=self._reference.criterion.names,
+            confidence=self._confidence,
+            level=self._confidence,
+            lazy_runs=runs.lazy(),
+            lazy_faults=observed.frame.lazy(),
+            manifest=manifest,
+        )
+
+    def _common(self) -> dict[str, Any]:
+        """What all arms share, for their manifests."""
+        reference, data, program = self._reference, self._reference.data, self._reference.program
+        return {
+            "format": 1,
+            "target": self._table.target,
+            "criteria": list(reference.criterion.names),
+            "criterion": repr(reference.criterion),
+            "faults": {"count": len(self._table), "digest": self._table.plan().digest()},
+            "kinds": site_kinds(self._sites()),
+            "placement": self._placement,
+            "program": {"name": program.name, "fingerprint": program.fingerprint()},
+            "data": {"name": data.name, "digest": data.digest(), "inputs": len(data)},
+            "eligible_inputs": len(reference.eligible),
+            "batch": reference.batch,
+            "threads": torch.get_num_threads(),
+            "device": str(program.device),
+            "confidence": self._confidence,
+            "versions": versions(),
+        }
+
+    def _sites(self) -> Iterator[Site]:
+        program = self._reference.program
+        for name in self._table.frame["site"].unique(maintain_order=True).cast(pl.String):
+            yield program.value_site(name) if self._table.target == "values" else program.memory_site(name)
+
+    def _runs(self, over: Overlay, advance: Callable[[int], None]) -> tuple[pl.DataFrame, FaultTable]:
+        for other, runs, observed in self._seen:
+            if self._same_effect(over, other):
+                advance(len(self._table))
+                return runs, observed
+        runs, observed = Evaluator(self._reference, over, self._placement).runs(self._table, advance=advance)
+        self._seen.append((over, runs, observed))
+        return runs, observed
+
+    def _same_effect(self, one: Overlay, other: Overlay) -> bool:
+        """Guards see memory only, so under value faults two arms with the same bounds run the same."""
+        return self._table.target == "values" and dict(one.values) == dict(other.values)

@@ -1,0 +1,62 @@
+"""The same faults met twice: how much more often one side fails than the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import polars as pl
+
+from hoplon.faults import Target
+from hoplon.stats import Interval, mcnemar, paired_clustered, paired_difference
+
+
+@final
+@dataclass(frozen=True)
+class Paired:
+    """Two sides on the same runs.
+
+    ``difference``: failure probability of the first minus that of the second. ``p_value``: exact McNemar test, for
+    value faults only, since runs of one memory fault fail together. ``only_first``, ``only_second``: runs that fail on
+    one side alone. ``n_runs``: pairs of runs; ``n_faults``: faults in them.
+    """
+
+    difference: Interval
+    p_value: float | None
+    only_first: int
+    only_second: int
+    n_runs: int
+    n_faults: int
+
+
+def paired(first: pl.LazyFrame, second: pl.LazyFrame, criterion: str, *, target: Target, confidence: float) -> Paired:
+    """Compare two sides on the runs (fault and input) that both have.
+
+    Args:
+        first: runs, as ``Results.lazy_runs``.
+        second: likewise.
+        criterion: the outcome column.
+        confidence: of the interval.
+    """
+    sides = [
+        side.select("fault", "input", failed=pl.col(criterion).cast(pl.String).is_in(["sdc", "nonfinite"]))
+        for side in (first, second)
+    ]
+    only_first, only_second = pl.col("failed") & ~pl.col("failed_right"), ~pl.col("failed") & pl.col("failed_right")
+    tally = (
+        sides[0]
+        .join(sides[1], on=["fault", "input"], how="inner")
+        .group_by("fault")
+        .agg(only_first=only_first.sum(), only_second=only_second.sum(), runs=pl.len())
+        .sort("fault")
+        .collect(engine="streaming")
+    )
+    here, there, runs = (int(tally[name].sum()) for name in ("only_first", "only_second", "runs"))
+    if target == "values":
+        interval = paired_difference(here, there, runs, confidence=confidence)
+        return Paired(interval, mcnemar(here, there), here, there, runs, tally.height)
+    shares = (tally["only_first"].cast(pl.Int64) - tally["only_second"].cast(pl.Int64)).to_numpy() / tally[
+        "runs"
+    ].to_numpy()
+    interval = paired_clustered(shares, confidence=confidence)
+    return Paired(interval, None, here, there, runs, tally.height)
