@@ -44,6 +44,7 @@ from hoplon.inspection import FaultSpace, Inspection, inspect
 from hoplon.overlay import GuardReport, Protection
 from hoplon.program import Program
 from hoplon.ranges import Ranges, profile_ranges
+from hoplon.rerun import Rerun, replay_run
 from hoplon.results import Rate, Results, load_results
 from hoplon.sampling import (
     Among,
@@ -110,6 +111,7 @@ __all__ = [
     "Ranger",
     "Ranges",
     "Rate",
+    "Rerun",
     "Results",
     "Sampling",
     "Several",
@@ -136,4 +138,5 @@ __all__ = [
     "load_results",
     "lower",
     "profile_ranges",
+    "replay_run",
 ]

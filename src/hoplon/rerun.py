@@ -1,0 +1,281 @@
+"""The faults of a run directory struck once more, in another model, and the difference that the model makes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import polars as pl
+import torch
+
+from hoplon.criteria import Criterion, TopK, as_criterion
+from hoplon.data import as_inputs
+from hoplon.errors import DataError, HoplonError, SiteError
+from hoplon.evaluation import Evaluator, Reference
+from hoplon.faults import FaultTable
+from hoplon.formats import Native, format_named
+from hoplon.overlay import Protection, overlay
+from hoplon.pairing import Paired, paired
+from hoplon.program import Program
+from hoplon.replay import Placement
+from hoplon.results import Rate, Results, held_results, load_results, rate_of, stored_results
+from hoplon.sites import MemorySite, Site
+from hoplon.store import RunDirectory, content_digest, versions
+
+Progress = Callable[[int, int | None], None]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Rerun:
+    """A run and the same faults in another model.
+
+    ``original``: the stored results; ``results``: those of the other model. ``rates``: by criterion, those of the
+    original and of the other model, on the runs that both have; ``paired``: by criterion, the other model against the
+    original. ``left_out``: runs of the original that the other model has no counterpart of, since it gets the input
+    wrong without a fault. ``same_inputs``: whether both met the same data.
+    """
+
+    original: Results
+    results: Results
+    rates: Mapping[str, tuple[Rate, Rate]]
+    paired: Mapping[str, Paired]
+    left_out: int
+    same_inputs: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, for JSON."""
+        criteria = {}
+        for name, pair in self.paired.items():
+            before, after = self.rates[name]
+            criteria[name] = {
+                "original": before.as_row() | {"outcomes": dict(before.counts)},
+                "other": after.as_row() | {"outcomes": dict(after.counts)},
+                "difference": pair.difference.estimate,
+                "difference_low": pair.difference.low,
+                "difference_high": pair.difference.high,
+                "method": pair.difference.method,
+                "p_value": pair.p_value,
+                "only_other_fails": pair.only_first,
+                "only_original_fails": pair.only_second,
+                "n_runs": pair.n_runs,
+                "n_faults": pair.n_faults,
+            }
+        return {
+            "format": 1,
+            "target": self.results.target,
+            "original": dict(self.original.manifest["program"]),
+            "other": dict(self.results.manifest["program"]),
+            "criteria": criteria,
+            "left_out": self.left_out,
+            "same_inputs": self.same_inputs,
+            "confidence": self.results.confidence,
+            "digest": self.results.digest(),
+            "manifest": dict(self.results.manifest),
+        }
+
+    def __str__(self) -> str:
+        lines = []
+        for name, pair in self.paired.items():
+            before, after = self.rates[name]
+            test = "" if pair.p_value is None else f"; McNemar p = {pair.p_value:.2g}"
+            low, high = 100 * pair.difference.low, 100 * pair.difference.high
+            lines.append(
+                f"{name}: failure {before.failure} in {self.original.manifest['program']['name']}, {after.failure} in "
+                f"{self.results.manifest['program']['name']}, on the same {pair.n_faults} faults ({pair.n_runs} runs); "
+                f"difference {100 * pair.difference.estimate:+.2f} [{low:+.2f}, {high:+.2f}] points "
+                f"({pair.difference.method}, {100 * self.results.confidence:g} %); only the original fails in "
+                f"{pair.only_second} runs, only the other in {pair.only_first}{test}"
+            )
+        return "\n".join(lines)
+
+
+def replay_run(
+    run: str | os.PathLike[str],
+    program: Program,
+    data: Any,
+    *,
+    criterion: Criterion | Sequence[Criterion] | None = None,
+    protections: Sequence[Protection] = (),
+    placement: Placement | None = None,
+    batch: int | None = None,
+    confidence: float | None = None,
+    store: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Rerun:
+    """Strike the faults of a run directory in another model and compare with the stored outcomes, fault by fault.
+
+    Element, format, bits and (for value faults) input of every fault are those of the run. At equal batch and threads
+    the model of the run gives its records again, bit for bit.
+
+    Args:
+        run: the run directory; of a stopped run, the units that are finished.
+        program: the other model.
+        data: for value faults the data of the run; for memory faults better so.
+        criterion: that of the run; found by itself where it is top-k.
+        protections: what is in place in the other model.
+        placement, batch, confidence: those of the run by default.
+        store: a folder for the run directory of the other model; in memory by default.
+        resume: go on with the run that is in ``store``.
+        progress: told finished and total faults.
+    Raises:
+        SiteError: sites that the model lacks, or where a fault does not fit; all are listed.
+        DataError: value faults and other data. HoplonError: another criterion than the run's.
+        StoreError: no run, a damaged one, or a folder that cannot be written.
+    """
+    source, original = RunDirectory(Path(run)), load_results(run)
+    manifest, inputs = original.manifest, as_inputs(data)
+    _require_sites(original, program, source.path)
+    same_inputs = manifest["data"]["digest"] == inputs.digest()
+    if original.target == "values" and not same_inputs:
+        raise DataError(
+            f"expected the data of the run, {manifest['data']['name']!r} with {manifest['data']['inputs']} inputs, got "
+            f"{inputs.name!r} with {len(inputs)}; value faults are tied to their inputs, so give the same samples"
+        )
+    chosen = as_criterion(criterion) if criterion is not None else _top_k(manifest)
+    if repr(chosen) != manifest["criterion"]:
+        raise HoplonError(f"expected the criterion of the run, {manifest['criterion']}, got {chosen!r}; give that one")
+    size = program.signature.fixed_batch or batch or manifest["batch"]
+    reference = Reference.run(program, inputs, chosen, batch=size)
+    where = placement or manifest["placement"]
+    evaluator = Evaluator(reference, overlay(program, protections), where)
+    level = confidence or original.confidence
+    own = _manifest(original, reference, tuple(protections), where, level)
+    directory = None if store is None else RunDirectory.create(store, own, resume=resume)
+    units = source.finished_from_start()
+    with directory.writing() if directory else nullcontext():
+        held = _rerun(source, units, evaluator, directory, progress, len(original.faults))
+    if directory is None:
+        results = held_results(own, held, level=level)
+    else:
+        results = stored_results(directory, own, units, level=level)
+    return _compared(original, results, same_inputs=same_inputs)
+
+
+def _rerun(
+    source: RunDirectory,
+    units: int,
+    evaluator: Evaluator,
+    directory: RunDirectory | None,
+    progress: Progress | None,
+    total: int,
+) -> list[tuple[FaultTable, pl.DataFrame]]:
+    """Unit by unit, as they were run; those that a resumed run has already are not run again."""
+    held: list[tuple[FaultTable, pl.DataFrame]] = []
+    target = source.manifest()["target"]
+    eligible = evaluator.reference.eligible.tolist()
+    finished, done = 0, set() if directory is None else directory.finished()
+
+    def advance(faults: int) -> None:
+        nonlocal finished
+        finished += faults
+        if progress is not None:
+            progress(finished, total)
+
+    for unit in range(units):
+        table = source.unit(unit, target)[0].plan()
+        count = len(table)
+        if target == "values":
+            table = FaultTable(target, table.frame.filter(pl.col("input").is_in(eligible)))
+        advance(count - len(table))
+        if unit in done:
+            advance(len(table))
+            continue
+        runs, observed = evaluator.runs(table, advance=advance)
+        if directory is None:
+            held.append((observed, runs))
+        else:
+            directory.write(unit, observed, runs)
+    return held
+
+
+def _compared(original: Results, results: Results, *, same_inputs: bool) -> Rerun:
+    sides = (original.lazy_runs, results.lazy_runs)
+    common = [a.join(b, on=["fault", "input"], how="semi") for a, b in (sides, sides[::-1])]
+    rates, pairs = {}, {}
+    for name in results.criteria:
+        before, after = (rate_of(runs, name, target=results.target, confidence=results.confidence) for runs in common)
+        rates[name] = (before, after)
+        pairs[name] = paired(sides[1], sides[0], name, target=results.target, confidence=results.confidence)
+    n_runs = int(sides[0].select(pl.len()).collect().item())
+    left_out = n_runs - next(iter(pairs.values())).n_runs
+    return Rerun(original, results, rates, pairs, left_out, same_inputs)
+
+
+def _manifest(
+    original: Results, reference: Reference, protections: tuple[Protection, ...], placement: Placement, level: float
+) -> dict[str, Any]:
+    """As that of a campaign, with the records of the original in the place of a plan."""
+    program, data = reference.program, reference.data
+    return {
+        "format": 1,
+        "target": original.target,
+        "criteria": list(reference.criterion.names),
+        "criterion": repr(reference.criterion),
+        "replayed": {"digest": original.digest(), "program": original.manifest["program"]},
+        "kinds": original.manifest.get("kinds", {}),
+        "placement": placement,
+        "protections": [protection.label for protection in protections],
+        "protections_digest": content_digest(protections),
+        "program": {"name": program.name, "fingerprint": program.fingerprint()},
+        "data": {"name": data.name, "digest": data.digest(), "inputs": len(data)},
+        "eligible_inputs": len(reference.eligible),
+        "batch": reference.batch,
+        "threads": torch.get_num_threads(),
+        "device": str(program.device),
+        "confidence": level,
+        "versions": versions(),
+    }
+
+
+def _top_k(manifest: Mapping[str, Any]) -> Criterion:
+    """The criterion of the run, where its names say all about it."""
+    found = [re.fullmatch(r"top-([1-9]\d*)(-label)?", name) for name in manifest["criteria"]]
+    known = [TopK(int(m[1]), reference="label" if m[2] else "golden") for m in found if m is not None]
+    if len(known) == len(found) > 0:
+        chosen = as_criterion(known if len(known) > 1 else known[0])
+        if repr(chosen) == manifest["criterion"]:
+            return chosen
+    raise HoplonError(f"expected the criterion of the run, {manifest['criterion']}, got none; give it")
+
+
+def _require_sites(original: Results, program: Program, run: Path) -> None:
+    """Refuse a model in which some fault has no place, naming every site that is to blame."""
+    struck = (
+        original.lazy_faults.with_columns(pl.col("site", "format").cast(pl.String))
+        .group_by("site", "format", maintain_order=True)
+        .agg(pl.col("element").max())
+        .collect()
+    )
+    sites: dict[str, Site] = {site.name: site for site in (*program.value_sites, *program.input_sites)}
+    if original.target == "memory":
+        sites = {name: site for site in program.memory_sites for name in (site.name, *site.aliases)}
+    lacking = [
+        f"{row['site']}{problem}"
+        for row in struck.iter_rows(named=True)
+        if (problem := _problem(sites.get(row["site"]), row["format"], row["element"])) is not None
+    ]
+    if lacking:
+        raise SiteError(
+            f"expected the sites struck in {run} in {program.name}, got {len(lacking)} of {struck.height} that it "
+            f"lacks or that do not fit: {', '.join(lacking)}; replay a run whose sites the model has"
+        )
+
+
+def _problem(site: Site | None, form: str, element: int) -> str | None:
+    """Why faults in this format up to this element have no place at a site; an empty text where there is no site."""
+    if site is None:
+        return ""
+    if element >= site.numel:
+        what = "a storage" if isinstance(site, MemorySite) else "an output"
+        return f" ({what} of {site.numel} elements, struck at {element})"
+    found = format_named(form)
+    if isinstance(found, Native) and found.dtype != site.dtype:
+        return f" ({str(site.dtype).removeprefix('torch.')}, struck as {form})"
+    return None
