@@ -31,7 +31,7 @@ test-all: lint
 	$(PYTEST) -m "slow or not slow"
 
 bench: $(READY)
-	@set -e; for script in benchmarks/bench_*.py; do echo "$$script"; $(BIN)/python "$$script"; done
+	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script" --quick; done
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis hoplon-demo

@@ -45,6 +45,20 @@ def test_ratios_survive_a_drifting_clock() -> None:
     assert found.threads == torch.get_num_threads()
 
 
+def test_the_same_blocks_are_compared_to_another_arm() -> None:
+    clock = Clock()
+    arms = {name: clock.arm(name, cost) for name, cost in (("plain", 0.002), ("slow", 0.003), ("slower", 0.006))}
+    found = measure(arms, torch.zeros(4, 2), baseline="plain", blocks=12, calls=1, clock=clock)
+    again = found.versus("slow")
+    assert (found.baseline, again.baseline, again["slow"].ratio) == ("plain", "slow", 1.0)
+    assert again["slower"].ratio == pytest.approx(2.0, abs=0.002)
+    assert again["slower"].median_ms == found["slower"].median_ms
+    assert again.versus("plain") == found
+    assert {len(seconds) for seconds in found.times.values()} == {12}
+    with pytest.raises(HoplonError, match="expected one of plain, slow, slower, got 'slowest'"):
+        found.versus("slowest")
+
+
 def test_the_order_is_shuffled_and_follows_the_seed() -> None:
     def order(seed: int) -> list[str]:
         clock = Clock()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import final
 
@@ -39,7 +39,10 @@ class LatencyRatio:
 @final
 @dataclass(frozen=True)
 class Overheads:
-    """Latencies measured together, and under what conditions."""
+    """Latencies measured together, and under what conditions.
+
+    ``times``: by arm, the seconds per call in each block, so that arms can be compared block by block anew.
+    """
 
     arms: tuple[LatencyRatio, ...]
     baseline: str
@@ -49,12 +52,17 @@ class Overheads:
     device: str
     threads: int
     torch_version: str
+    times: Mapping[str, tuple[float, ...]]
 
     def __getitem__(self, name: str) -> LatencyRatio:
         for arm in self.arms:
             if arm.name == name:
                 return arm
         raise HoplonError(f"expected one of {', '.join(arm.name for arm in self.arms)}, got {name!r}")
+
+    def versus(self, baseline: str) -> Overheads:
+        """The same measurement with its ratios taken to another arm."""
+        return replace(self, arms=_compared(self.times, self[baseline].name, self.confidence), baseline=baseline)
 
 
 def measure(
@@ -98,9 +106,16 @@ def measure(
             generator.shuffle(order)
             for name in order:
                 times[name].append(_time(modules[name], x, calls, clock))
-    arms = tuple(_ratio(name, times[name], times[baseline], confidence) for name in modules)
     return Overheads(
-        arms, baseline, calls, confidence, tuple(x.shape), str(x.device), torch.get_num_threads(), torch.__version__
+        arms=_compared(times, baseline, confidence),
+        baseline=baseline,
+        calls=calls,
+        confidence=confidence,
+        batch_shape=tuple(x.shape),
+        device=str(x.device),
+        threads=torch.get_num_threads(),
+        torch_version=torch.__version__,
+        times={name: tuple(seconds) for name, seconds in times.items()},
     )
 
 
@@ -146,6 +161,10 @@ def _finish(device: torch.device) -> None:
     """Wait until an accelerator has done what was asked of it."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def _compared(times: Mapping[str, Sequence[float]], baseline: str, confidence: float) -> tuple[LatencyRatio, ...]:
+    return tuple(_ratio(name, seconds, times[baseline], confidence) for name, seconds in times.items())
 
 
 def _ratio(name: str, times: Sequence[float], baseline: Sequence[float], confidence: float) -> LatencyRatio:

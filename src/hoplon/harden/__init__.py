@@ -5,6 +5,7 @@ from __future__ import annotations
 from hoplon.harden.aspis import Aspis
 from hoplon.harden.bound import BoundValue
 from hoplon.harden.lower import HardenedModule, UncorrectableMemory, harden, lower
+from hoplon.harden.passes import added_passes
 from hoplon.harden.ranger import Coverage, Ranger
 from hoplon.harden.tmr import TMR
 
@@ -16,6 +17,7 @@ __all__ = [
     "Aspis",
     "HardenedModule",
     "UncorrectableMemory",
+    "added_passes",
     "harden",
     "lower",
 ]

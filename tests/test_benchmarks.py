@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_ranger_writes_every_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "ranger.json"
+    given = ["--models", "squeezenet1_1", "--batches", "1", "2", "--modes", "eager", "--pixels", "64", "--seconds", "0"]
+    script("ranger").main([*given, "--json", str(path)])
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["conditions"]["threads"] == 1
+    cases = {(case["batch"], case["form"]): case for case in content["cases"]}
+    assert set(cases) == {(batch, form) for batch in (1, 2) for form in ("fused", "separate")}
+    wanted = {"model", "batch", "mode", "form", "ratio", "ratio_high", "ratio_original", "ratio_naive"}
+    for (_, form), case in cases.items():
+        assert wanted | {"added_passes", "added_bytes"} <= case.keys()
+        assert 0 < case["ratio_low"] <= case["ratio"] <= case["ratio_high"]
+        # 26 ReLUs, 3 max pools, 8 concatenations, the average pool at the end
+        assert case["added_passes"] == (0 if form == "fused" else 26)
+        assert case["added_passes_elsewhere"] == 12
+        assert case["added_bytes"] == 16 * case["bounded_ops"] == 16 * 38
+    assert "squeezenet1_1" in capsys.readouterr().out
