@@ -111,10 +111,11 @@ def test_one_seed_is_one_table_of_records(sites: Values | Memory) -> None:
 def test_a_longer_campaign_begins_with_the_shorter_one() -> None:
     _, _, program, data = _setting("mlp")
     campaign = Campaign(program, data, sites=Values())
-    short, long = campaign.run(count=1024, seed=0), campaign.run(count=1500, seed=0)
+    short, whole, long = (campaign.run(count=count, seed=0) for count in (300, 1024, 1500))
     assert long.runs.height == 1500
     assert long.runs["fault"].to_list() == list(range(1500))
-    assert long.runs.head(1024).equals(short.runs)
+    assert long.runs.head(1024).equals(whole.runs)
+    assert long.runs.head(300).equals(short.runs)
 
 
 @pytest.mark.parametrize("sites", [Values(), Memory()])

@@ -20,6 +20,8 @@ from hoplon import (
 )
 from hoplon.errors import HoplonWarning
 from hoplon.formats import equal_bits
+from hoplon.harden import lower
+from hoplon.overlay import Overlay
 from tests.nets import NETS
 
 
@@ -266,6 +268,48 @@ def test_keyword_inputs_come_from_named_data() -> None:
     assert results.runs["reached"].all()
     with pytest.raises(DataError, match="expected inputs named x, scale, got x, weight"):
         Campaign(program, Inputs({"x": torch.rand(6, 3), "weight": torch.rand(6, 3)}), sites=Values()).run(count=1)
+
+
+class _Mixer(nn.Module):
+    """A linear layer over a transposed input: its kernel depends on whether the weight requires a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stem(x).permute(0, 2, 3, 1)).mean((1, 2))
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_parameters_are_read_with_the_models_own_requires_grad(trainable: bool) -> None:
+    model = _seeded(_Mixer).requires_grad_(trainable)
+    x = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(3))
+    program = capture(model, x)
+    with torch.inference_mode():
+        assert equal_bits(program(x), model(x))
+        assert equal_bits(lower(program, Overlay())(x), model(x))
+    results = Campaign(program, Inputs(x), sites=Memory()).run(count=40, seed=0)
+    eager = Campaign(capture(model, x, form="eager"), Inputs(x), sites=Memory()).run(count=40, seed=0)
+    assert results.faults == eager.faults
+
+
+def test_a_model_that_overwrites_its_input_leaves_the_example_alone() -> None:
+    class Doubling(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x.mul_(2)
+            return self.linear(x)
+
+    model, x = _seeded(Doubling), torch.ones(3, 4)
+    for form in ("export", "eager"):
+        program = capture(model, x, form=form)  # type: ignore[arg-type]
+        results = Campaign(program, Inputs(x), sites=Values(kind="linear"), batch=1).run(count=20, seed=0)
+        assert results.runs["reached"].all()
+    assert (x == 1).all()
 
 
 class _Attention(nn.Module):

@@ -245,14 +245,17 @@ class _Work:
         return size if count is None else max(0, min(size, count - unit * size))
 
     def table(self, unit: int, count: int) -> FaultTable:
-        """The faults of one unit, numbered from 0."""
-        return draw_faults(
+        """The first faults of one unit, numbered from 0: a short unit is the beginning of the whole one."""
+        whole = _UNIT_FAULTS[self.campaign.target]
+        listed = self.campaign.sampling.size(self.population)
+        table = draw_faults(
             self.population,
-            count,
+            whole if listed is None else min(whole, listed - unit * whole),
             sampling=self.campaign.sampling,
             generator=unit_generator(self.seed, unit),
-            first=unit * _UNIT_FAULTS[self.campaign.target],
+            first=unit * whole,
         )
+        return FaultTable(table.target, table.frame.filter(pl.col("fault") < count))
 
     def manifest(self, *, count: int | None, half_width: float | None, confidence: float) -> dict[str, Any]:
         """What decides the records, for the run directory."""

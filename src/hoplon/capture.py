@@ -17,7 +17,7 @@ from hoplon.errors import CaptureError, HoplonWarning
 from hoplon.program import Program
 from hoplon.proof import find_samples, prove_close, prove_equal
 from hoplon.quiet import quiet_torch
-from hoplon.signature import Signature
+from hoplon.signature import Call, Signature, copied
 from hoplon.tracing import NotTraceable, trace
 
 _EXPORT_ERRORS = (
@@ -30,7 +30,6 @@ _EXPORT_ERRORS = (
     torch._dynamo.exc.TorchDynamoException,
 )
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 Form = Literal["auto", "export", "eager"]
 
 
@@ -196,8 +195,9 @@ def _require_eval(model: nn.Module) -> None:
 
 def _require_running(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     try:
+        own_args, own_kwargs = copied((args, kwargs))
         with torch.inference_mode():
-            model(*args, **kwargs)
+            model(*own_args, **own_kwargs)
     except _EXPORT_ERRORS as error:
         shapes = ", ".join(
             str(tuple(leaf.shape)) for leaf in pytree.tree_leaves((args, kwargs)) if hasattr(leaf, "shape")

@@ -130,7 +130,23 @@ class Comparison:
             }
             for key in ("layer", "bit")
         }
-        return {"arms": [arm.to_dict() for arm in self.arms], **groups, **self.caption}
+        pairs = {target: self._pairs(target) for target in self.targets}
+        return {"arms": [arm.to_dict() for arm in self.arms], **groups, "pairs": pairs, **self.caption}
+
+    def _pairs(self, target: str) -> list[dict[str, Any]]:
+        """For every two arms that act on a target, the difference in failure on the same faults."""
+        acting = [arm for arm in self.arms if arm.target == target and arm.acts_on_target]
+        found = []
+        for arm in acting:
+            for other in acting:
+                if arm is not other:
+                    runs = (arm.results.lazy_runs, other.results.lazy_runs)
+                    confidence = self.caption["confidence"]
+                    found_here = paired(*runs, arm.rate.criterion, target=arm.results.target, confidence=confidence)
+                    gap = found_here.difference
+                    limits = {"difference_low": gap.low, "difference_high": gap.high}
+                    found.append({"name": arm.name, "over": other.name, "difference": gap.estimate, **limits})
+        return found
 
     def tables(self) -> list[Table]:
         """One table per target, for a terminal."""
@@ -149,7 +165,10 @@ class Comparison:
             table.add_column(column, justify=justify, no_wrap=True)
         for arm in arms:
             table.add_row(*_cells(arm))
-        table.caption = "· no protection of this kind of fault in the arm: what it does not touch, it cannot improve"
+        if any(map(_idle, arms)):
+            table.caption = (
+                "· no protection of this kind of fault in the arm: what it does not touch, it cannot improve"
+            )
         return table
 
     def __str__(self) -> str:
@@ -174,22 +193,33 @@ _COLUMNS: tuple[tuple[str, Any], ...] = (
 
 def _cells(arm: Arm) -> list[str]:
     latency = arm.cost.latency
-    marker = "" if arm.acts_on_target or arm.difference is None else " ·"
+    marker = " ·" if _idle(arm) else ""
     return [
         arm.name + marker,
         str(arm.rate.failure),
         f"{100 * arm.rate.sdc.estimate:.2f} %",
         f"{100 * arm.rate.nonfinite.estimate:.2f} %",
-        "" if arm.difference is None else _points(arm.difference),
+        _against(arm),
         "" if np.isnan(arm.cost.accuracy) else f"{100 * arm.cost.accuracy:.2f} %",
         "" if latency is None else f"x {latency.ratio:.2f} [{latency.low:.2f}, {latency.high:.2f}]",
         f"{arm.cost.extra_bytes:,}",
     ]
 
 
-def _points(difference: Interval) -> str:
-    low, high = 100 * difference.low, 100 * difference.high
-    return f"{100 * difference.estimate:+.2f} [{low:+.2f}, {high:+.2f}]"
+def _idle(arm: Arm) -> bool:
+    """Whether the arm protects, but nothing of this kind."""
+    return not arm.acts_on_target and arm.difference is not None
+
+
+def _against(arm: Arm) -> str:
+    """The difference to the unprotected arm in percentage points; nothing was estimated where the runs are the same."""
+    if arm.difference is None:
+        return ""
+    if _idle(arm):
+        return "same runs"
+    points = (arm.difference.estimate, arm.difference.low, arm.difference.high)
+    estimate, low, high = (f"{round(100 * point, 2) + 0.0:+.2f}" for point in points)
+    return f"{estimate} [{low}, {high}]"
 
 
 def compare(
@@ -218,7 +248,8 @@ def compare(
         arms: protections by arm name.
         faults: one table, or one for values and one for memory.
         criterion: one or several; top-1 against the golden class by default. The first column is compared.
-        latency: measure it (seconds per arm); False leaves it out.
+        latency: measure it (seconds per arm); False leaves it out, and so does a program in eager form, of which no
+            module can be made.
         held_out: labelled inputs for the fault-free accuracy, where ``data`` is only a part of them.
         store: a folder for one run directory per table and arm.
         resume: take finished arms from ``store``; costs are measured again.
@@ -255,7 +286,7 @@ def _costs(
     reference: Reference, overlays: Mapping[str, Overlay], held_out: Inputs, *, latency: bool
 ) -> dict[str, Cost]:
     latencies: dict[str, LatencyRatio] = {}
-    if latency:
+    if latency and reference.program.exported is not None:
         plain = "no protection"
         modules = {plain: lower(reference.program, Overlay())}
         modules |= {name: lower(reference.program, over) for name, over in overlays.items()}

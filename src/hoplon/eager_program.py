@@ -16,7 +16,7 @@ from hoplon.errors import CaptureError
 from hoplon.formats import equal_bits
 from hoplon.layout import WholeLayout
 from hoplon.program import Hook, Program, Ref, Step
-from hoplon.signature import Signature
+from hoplon.signature import Signature, copied
 from hoplon.sites import MemorySite, ValueSite
 
 
@@ -44,7 +44,7 @@ class EagerProgram(Program):
         self, leaves: Sequence[Any], memory: Mapping[str, Tensor] | None = None, *, hook: Hook | None = None
     ) -> list[Any]:
         """Run the model; the hook sees the outputs of value sites alone and may replace them."""
-        args, kwargs = pytree.tree_map_only(Tensor, torch.clone, self.signature.call(leaves))
+        args, kwargs = copied(self.signature.call(leaves))
 
         def see(call: OperatorCall) -> None:
             for identity, output in call.outputs():
@@ -84,11 +84,12 @@ def capture_eager(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]
     Raises:
         CaptureError: two runs on one input differ.
     """
-    args, kwargs = call
-    trace = _Trace(model, pytree.tree_leaves(call))
+    args, kwargs = seen = copied(call)
+    trace = _Trace(model, pytree.tree_leaves(seen))
     with torch.inference_mode():
         with OperatorWatch(model, trace.see).watching():
             first = model(*args, **kwargs)
+        args, kwargs = copied(call)
         again = model(*args, **kwargs)
     outputs, repeated = pytree.tree_leaves(first), pytree.tree_leaves(again)
     for number, (one, other) in enumerate(zip(outputs, repeated, strict=True)):
@@ -130,7 +131,7 @@ def _recaptured(
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
     named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    return {name: tensor.detach() for name, tensor in named}
+    return dict(named)
 
 
 class _Trace:

@@ -82,6 +82,11 @@ class Protection(ABC):
     def label(self) -> str:
         """What reports call it."""
 
+    @property
+    def made_for(self) -> str | None:
+        """The fingerprint of the program that it was profiled or scored on; None: it fits any."""
+        return None
+
     def values(self, program: Program) -> Mapping[str, ValueProtection]:
         """Value protections by site name; none by default."""
         return {}
@@ -132,11 +137,18 @@ def overlay(program: Program, protections: Iterable[Protection], *, label: str |
     """Resolve protections against a program.
 
     Raises:
-        HoplonError: a protection names a site that the program lacks (it was made for another model).
+        HoplonError: a protection that was made for another model: other weights, or sites that this one lacks.
     """
     chosen = tuple(protections)
+    fingerprint = program.fingerprint() if any(protection.made_for for protection in chosen) else ""
     by_site: dict[str, list[ValueProtection]] = {}
     for protection in chosen:
+        if protection.made_for not in (None, fingerprint):
+            raise HoplonError(
+                f"expected {protection.label} made for {program.name} with these weights, got one made for another "
+                f"model (fingerprint {str(protection.made_for)[:12]}, here {fingerprint[:12]}); profile or score "
+                "this one"
+            )
         for name, effect in protection.values(program).items():
             if name not in program.site_steps:
                 raise HoplonError(

@@ -116,11 +116,15 @@ class Program:
         raise SiteError(f"expected a memory site of {self.name}, got {name!r}; they are listed in program.memory_sites")
 
     def memory(self) -> dict[str, Tensor]:
-        """Every parameter, buffer and lifted constant by name: the user's own tensors, not copies."""
+        """Every parameter, buffer and lifted constant by name: the user's own tensors, not copies.
+
+        They keep their ``requires_grad``, by which some operators choose their kernel (a product with a transposed
+        input, say), and with it their last bits.
+        """
         assert self.exported is not None, "a program without an export overrides this"
         state = self.exported.state_dict
         constants = {k: v for k, v in self.exported.constants.items() if isinstance(v, Tensor)}
-        return {**{name: tensor.detach() for name, tensor in state.items()}, **constants}
+        return {**state, **constants}
 
     @property
     def device(self) -> torch.device:

@@ -14,7 +14,7 @@ from hoplon.errors import CaptureError
 from hoplon.formats import equal_bits
 from hoplon.layout import BatchLayout, Layout, WholeLayout, folds, moves_with, trial_layouts
 from hoplon.program import Program
-from hoplon.signature import Signature, TensorForm
+from hoplon.signature import Signature, TensorForm, copied
 from hoplon.sites import ValueSite
 
 
@@ -40,8 +40,9 @@ def prove_equal(program: Program, model: nn.Module, leaves: Sequence[Any]) -> No
                 if not equal_bits(first, ours):
                     raise CaptureError(
                         f"expected output {number} of the trace to equal the model's bit for bit, got a largest "
-                        f"difference of {_gap(first, ours):.3g}; this model takes another code path when traced (fused "
-                        "attention under no_grad does): call its plain form"
+                        f"difference of {_gap(first, ours):.3g}; the model runs other kernels than its trace. Capture "
+                        'it with form="eager"; or, where nn.MultiheadAttention or nn.TransformerEncoderLayer is in it, '
+                        "call torch.backends.mha.set_fastpath_enabled(False) first"
                     )
 
 
@@ -64,17 +65,12 @@ def prove_close(program: Program, model: nn.Module, leaves: Sequence[Any], *, to
 
 
 def _outputs(program: Program, model: nn.Module, leaves: Sequence[Any]) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-    args, kwargs = program.signature.call(leaves)
-    first, second = (pytree.tree_leaves(model(*_copied(args), **_copied(kwargs))) for _ in range(2))
+    calls = [copied(program.signature.call(leaves)) for _ in range(2)]
+    first, second = (pytree.tree_leaves(model(*args, **kwargs)) for args, kwargs in calls)
     ours = program.run(leaves)
     for number, (wanted, again, got) in enumerate(zip(first, second, ours, strict=True)):
         if isinstance(wanted, Tensor):
             yield number, wanted, again, got
-
-
-def _copied(inputs: Any) -> Any:
-    """A model may overwrite its inputs."""
-    return pytree.tree_map_only(Tensor, torch.clone, inputs)
 
 
 def _gap(left: Tensor, right: Tensor) -> float:

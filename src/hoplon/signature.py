@@ -12,6 +12,13 @@ from torch.utils import _pytree as pytree
 
 from hoplon.errors import DataError
 
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def copied(call: Call) -> Call:
+    """The same inputs in memory of their own: a model may overwrite what it is called with."""
+    return pytree.tree_map_only(Tensor, torch.clone, call)  # type: ignore[no-any-return]
+
 
 @dataclass(frozen=True)
 class TensorForm:

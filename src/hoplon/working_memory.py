@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from hoplon.formats import NumberFormat, equal_bits
+from hoplon.formats import NumberFormat, same_bits
 from hoplon.program import Program
 from hoplon.sites import MemorySite
 
+Words = tuple[tuple[Tensor, ...], Tensor]
+
 
 class WorkingMemory:
-    """All parameters and buffers once more: names that share a storage share it here too."""
+    """All parameters and buffers once more: names that share a storage share it here too.
+
+    Attributes:
+        tensors: by name, to be written to.
+        readable: the same storages as the model sees them, with its ``requires_grad``: some operators choose their
+            kernel by it.
+    """
 
     def __init__(self, program: Program) -> None:
         self._golden = program.memory()
         copies: dict[int, Tensor] = {}
         self.tensors: dict[str, Tensor] = {}
-        for name, tensor in self._golden.items():
-            key = tensor.data_ptr() if tensor.numel() else id(tensor)
-            self.tensors[name] = copies.setdefault(key, tensor.clone())
+        self.readable: dict[str, Tensor] = {}
+        with torch.inference_mode(False):  # a tensor made there could not require a gradient
+            for name, tensor in self._golden.items():
+                key = tensor.data_ptr() if tensor.numel() else id(tensor)
+                copy = copies.setdefault(key, tensor.detach().clone())
+                self.tensors[name] = copy
+                self.readable[name] = copy.detach().requires_grad_(tensor.requires_grad)
 
     def strike(self, site: MemorySite, element: int, *, form: NumberFormat, keep: int, flip: int) -> tuple[int, int]:
         """Change one word; the words before and after come back."""
@@ -34,16 +47,39 @@ class WorkingMemory:
         flat[where] = form.strike(old, keep, flip)
         return before, int(form.words(flat[where]))
 
-    def changed(self, names: Iterable[str]) -> list[str]:
-        """Which of these tensors differ from the model's in any bit."""
-        return [name for name in names if not equal_bits(self.tensors[name], self._golden[name])]
+    def changed(self, names: Iterable[str]) -> dict[str, Words]:
+        """The words of these tensors that differ from the model's in any bit: by name, where and what they are."""
+        found: dict[str, Words] = {}
+        for name in names:
+            tensor = _indexable(self.tensors[name])
+            where = (~same_bits(tensor, _indexable(self._golden[name]))).nonzero(as_tuple=True)
+            if len(where[0]):
+                found[name] = where, tensor[where]
+        return found
+
+    @contextmanager
+    def holding(self, changed: Mapping[str, Words]) -> Iterator[list[str]]:
+        """Put changed words in place, and the model's back afterwards; gives all names of the tensors they are in."""
+        try:
+            for name, (where, words) in changed.items():
+                _indexable(self.tensors[name])[where] = words
+            storages = {self.tensors[name].data_ptr() for name in changed}
+            yield [name for name, tensor in self.tensors.items() if tensor.data_ptr() in storages]
+        finally:
+            for name, (where, _) in changed.items():
+                _indexable(self.tensors[name])[where] = _indexable(self._golden[name])[where]
 
     def restore(self, names: Iterable[str]) -> None:
         """Put the model's bits back."""
         for name in names:
-            self.tensors[name].copy_(self._golden[name])
+            self.tensors[name].copy_(self._golden[name].detach())
 
     @property
     def golden(self) -> Mapping[str, Tensor]:
         """The model's own tensors."""
         return self._golden
+
+
+def _indexable(tensor: Tensor) -> Tensor:
+    """A view with at least one axis, outside autograd."""
+    return tensor.detach().unsqueeze(0) if tensor.dim() == 0 else tensor.detach()

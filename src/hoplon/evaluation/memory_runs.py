@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from torch import Tensor
 
 from hoplon.criteria import Outcome
 from hoplon.evaluation.frames import RUN_ERRORS, blank, run_frame
@@ -18,14 +17,14 @@ from hoplon.faults import FaultTable
 from hoplon.formats import format_named
 from hoplon.overlay import Guard, GuardReport, Overlay
 from hoplon.replay import Golden, Placement
-from hoplon.working_memory import WorkingMemory
+from hoplon.working_memory import Words, WorkingMemory
 
 
 @dataclass
 class _Residue:
     """What a fault leaves in memory after the guards' check."""
 
-    changed: dict[str, Tensor]
+    changed: dict[str, Words]
     report: GuardReport
 
 
@@ -70,7 +69,7 @@ class MemoryRuns:
                 report = report + guard.check()
             touched = list(dict.fromkeys([*struck, *report.where]))
             changed = self.memory.changed(touched)
-            yield _Residue({name: self.memory.tensors[name].clone() for name in changed}, report)
+            yield _Residue(changed, report)
             self.memory.restore(touched)
             if changed and report.detected:
                 for guard in self.guards:
@@ -91,24 +90,15 @@ class MemoryRuns:
             return
         outputs: Sequence[Any] = golden.outputs
         if residue.changed:
-            memory = {**self.memory.golden, **self._all_names(residue.changed)}
-            changed = [name for name in memory if memory[name] is not self.memory.golden[name]]
             try:
-                outputs = self.replay.strike_memory(golden, memory, changed)
+                with self.memory.holding(residue.changed) as names:
+                    outputs = self.replay.strike_memory(golden, self.memory.readable, names)
             except RUN_ERRORS:
                 self.outcomes[index, columns] = int(Outcome.EXCEPTION)
                 return
         self.outcomes[index, columns], self.measures[index, columns] = self.reference.judge(
             columns, slice(columns.stop - columns.start), golden=golden.outputs, faulty=outputs
         )
-
-    def _all_names(self, changed: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Every name of the changed storages: all readers of a storage see the fault."""
-        by_name = dict(changed)
-        for name, tensor in changed.items():
-            site = self.reference.program.memory_site(name)
-            by_name.update(dict.fromkeys((site.name, *site.aliases), tensor))
-        return by_name
 
     def _frame(self, residues: Sequence[_Residue]) -> pl.DataFrame:
         n_inputs = len(self.reference.eligible)

@@ -36,12 +36,21 @@ class Aspis(Protection):
     fraction: float
 
     def __post_init__(self) -> None:
+        given: object = self.scores
+        if not isinstance(given, Scores):
+            got = type(given).__name__
+            raise HoplonError(f"expected scores from hoplon.importance, got {got}; importance.taylor gives them")
         self.scores.count(self.fraction)  # refuses a fraction outside (0, 1]
 
     @property
     def label(self) -> str:
         """What reports call it: "aspis-1%"."""
         return f"aspis-{100 * self.fraction:g}%"
+
+    @property
+    def made_for(self) -> str | None:
+        """The model that was scored."""
+        return self.scores.fingerprint
 
     def arm(self, memory: Mapping[str, Tensor]) -> AspisGuard:
         """A guard over the chosen weights of these tensors.

@@ -105,6 +105,7 @@ class HardenedModule(nn.Module):
     graph_module: fx.GraphModule
     guards: list[Any]
     report: GuardReport
+    _armed_on: dict[str, int]
 
     def __init__(
         self,
@@ -142,14 +143,18 @@ class HardenedModule(nn.Module):
         }
 
     def check(self) -> GuardReport:
-        """Let every guard compare and repair; what they found together."""
+        """Let every guard compare and repair; what they found together.
+
+        Raises:
+            HoplonError: a tensor was replaced since the guards were armed, so that they watch memory nobody reads.
+        """
+        self._require_armed()
         self.report = sum((guard.check() for guard in self.guards), GuardReport())
         return self.report
 
     def refresh(self) -> None:
-        """Take the memory as it is now for correct."""
-        for guard in self.guards:
-            guard.refresh()
+        """Take the memory as it is now for correct, also where tensors were replaced."""
+        self._arm()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Check memory, then run.
@@ -185,7 +190,19 @@ class HardenedModule(nn.Module):
         return self
 
     def _arm(self) -> None:
-        self.guards = self.overlay.guards(self.memory())
+        memory = self.memory()
+        self.guards = self.overlay.guards(memory)
+        object.__setattr__(self, "_armed_on", {name: tensor.data_ptr() for name, tensor in memory.items()})
+
+    def _require_armed(self) -> None:
+        if not self.guards:
+            return
+        for name, tensor in self.memory().items():
+            if self._armed_on.get(name) != tensor.data_ptr():
+                raise HoplonError(
+                    f"expected the memory that the guards were armed on, got another tensor as {name}; call refresh() "
+                    "after replacing a parameter"
+                )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HardenedModule:
         with quiet_torch():
@@ -285,9 +302,10 @@ def _own_memory(graph_module: fx.GraphModule) -> None:
                     continue
                 place = (tensor.data_ptr() or id(tensor), tuple(tensor.shape), tensor.stride(), tensor.dtype)
                 if place not in copies:
-                    twin = tensor.detach().clone()
-                    is_parameter = isinstance(tensor, nn.Parameter)
-                    copies[place] = nn.Parameter(twin, tensor.requires_grad) if is_parameter else twin
+                    with torch.inference_mode(False):  # a tensor made there could not require a gradient
+                        twin = tensor.detach().clone()
+                        is_parameter = isinstance(tensor, nn.Parameter)
+                        copies[place] = nn.Parameter(twin, tensor.requires_grad) if is_parameter else twin
                 table[name] = copies[place]
 
 

@@ -68,6 +68,11 @@ class Ranger(Protection):
         """What reports call it."""
         return "ranger"
 
+    @property
+    def made_for(self) -> str | None:
+        """The model that was profiled."""
+        return self.ranges.fingerprint
+
     def values(self, program: Program) -> Mapping[str, BoundValue]:
         """The bounds by site name, in execution order.
 

@@ -62,7 +62,7 @@ def taylor(
         scores = [torch.zeros_like(leaf, dtype=torch.float32, requires_grad=False) for leaf in leaves]
         for part in inputs.batches(batch):
             outputs = program.run(program.leaves(part), memory)
-            value = _checked(loss(pytree.tree_unflatten(outputs, program.out_spec), part.y))
+            value = _checked(_loss(loss, pytree.tree_unflatten(outputs, program.out_spec), part.y))
             gradients = torch.autograd.grad(value, leaves, allow_unused=True)
             for score, leaf, gradient in zip(scores, leaves, gradients, strict=True):
                 if gradient is not None:
@@ -79,6 +79,16 @@ def taylor(
         loss=getattr(loss, "__name__", type(loss).__name__),
         fingerprint=program.fingerprint(),
     )
+
+
+def _loss(loss: Callable[[Any, Tensor | None], Tensor], output: Any, labels: Tensor | None) -> object:
+    try:
+        return loss(output, labels)
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+        given = "data without labels" if labels is None else f"labels of shape {tuple(labels.shape)}"
+        raise DataError(
+            f"expected a loss(output, labels) that takes what the model and the data give, got {given} and {error}"
+        ) from error
 
 
 def _checked(value: object) -> Tensor:

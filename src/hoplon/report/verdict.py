@@ -75,7 +75,7 @@ def _sentences(document: Document, rows: Sequence[Row]) -> tuple[str, ...]:
     found = [_unprotected(document, base)]
     found += [_helped(row, base, document) for row in helpful if row["name"] not in outdone]
     for name, other in outdone.items():
-        found.append(f"{name} shows no gain over {other} alone.")
+        found.append(f"{name}: no gain over {other} alone that this run could show.")
     found += _where(document, base)
     acting = [row for row in rows if row is not base and row["acts_on_target"]]
     idle = [row["name"] for row in rows if row is not base and not row["acts_on_target"]]
@@ -145,9 +145,11 @@ def _cost(row: Row, base: Row, document: Document) -> str:
 
 
 def _outdone(row: Row, helpful: Sequence[Row], document: Document) -> str | None:
-    """An arm with only some of this one's protections and a failure that this one is not clearly below, if any."""
+    """An arm with only some of this one's protections that does as well on the same faults, as far as was seen."""
     own = set(document["protections"][row["name"]])
+    gains = {pair["over"]: pair for pair in document["pairs"][row["target"]] if pair["name"] == row["name"]}
     for other in helpful:
-        if set(document["protections"][other["name"]]) < own and other["failure_low"] <= row["failure_high"]:
+        fewer = set(document["protections"][other["name"]]) < own
+        if fewer and gains[other["name"]]["difference_high"] >= 0:
             return str(other["name"])
     return None
