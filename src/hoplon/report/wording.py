@@ -83,6 +83,8 @@ def points(row: Mapping[str, Any]) -> str:
     """The difference to the unprotected arm in percentage points, with its interval."""
     if row["difference"] is None:
         return ""
+    if not row["acts_on_target"]:
+        return "same runs"
     values = [100 * row[key] for key in ("difference", "difference_low", "difference_high")]
     middle, low, high = (f"{value:+.2f}".replace("-0.00", "0.00").replace("+0.00", "0.00") for value in values)
     return f"{middle} [{low}, {high}]".replace("-", "\N{MINUS SIGN}")
