@@ -143,7 +143,9 @@ def test_fusing_a_bound_with_its_relu_costs_one_comparison(name: str) -> None:
     assert separate.total == fused.total > 0
     relus = sum(site.numel for site in program.value_sites if site.kind == "relu")
     assert separate.protection - fused.protection == relus
-    assert count_flops(program, [ranger]).protection == separate.protection > 0
+    if all(effect.low == 0 for effect in ranger.values(program).values()):  # a clamp of two comparisons in both
+        assert count_flops(program, [ranger]).protection == separate.protection
+    assert count_flops(program, [ranger]).protection > 0
     assert count_flops(program, [TMR()]).protection == 0
 
 

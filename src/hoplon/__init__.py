@@ -38,12 +38,24 @@ from hoplon.faults import (
 )
 from hoplon.flops import Flops, count_flops
 from hoplon.formats import FixedPoint, Native, NumberFormat, Quantized
-from hoplon.harden import TMR, Aspis, HardenedModule, Ranger, UncorrectableMemory, harden, lower
+from hoplon.harden import (
+    TMR,
+    Aspis,
+    Clamp,
+    HardenedModule,
+    Policy,
+    RandomInRange,
+    Ranger,
+    ToZero,
+    UncorrectableMemory,
+    harden,
+    lower,
+)
 from hoplon.importance import Scores
 from hoplon.inspection import FaultSpace, Inspection, inspect
 from hoplon.overlay import GuardReport, Protection
 from hoplon.program import Program
-from hoplon.ranges import Ranges, profile_ranges
+from hoplon.ranges import Bound, Profile, Ranges, inherent_ranges, profile_activations, profile_ranges
 from hoplon.rerun import Rerun, replay_run
 from hoplon.results import Rate, Results, load_results
 from hoplon.sampling import (
@@ -69,9 +81,11 @@ __all__ = [
     "BitFlip",
     "BitRate",
     "BottomScore",
+    "Bound",
     "Burst",
     "Campaign",
     "CaptureError",
+    "Clamp",
     "Comparison",
     "Criterion",
     "Custom",
@@ -104,9 +118,12 @@ __all__ = [
     "Outcome",
     "PerplexityChange",
     "Plan",
+    "Policy",
+    "Profile",
     "Program",
     "Protection",
     "Quantized",
+    "RandomInRange",
     "RandomValue",
     "Ranger",
     "Ranges",
@@ -121,6 +138,7 @@ __all__ = [
     "Stratified",
     "StuckAt",
     "TMR",
+    "ToZero",
     "TokenMatch",
     "TopK",
     "TopScore",
@@ -134,9 +152,11 @@ __all__ = [
     "count_flops",
     "harden",
     "importance",
+    "inherent_ranges",
     "inspect",
     "load_results",
     "lower",
+    "profile_activations",
     "profile_ranges",
     "replay_run",
 ]

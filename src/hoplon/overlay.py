@@ -26,6 +26,10 @@ class ValueProtection(ABC):
     def apply_(self, value: Tensor) -> Tensor:
         """The same on a buffer that may be overwritten; gives ``value`` back. Bit-identical to calling it."""
 
+    def outside(self, value: Tensor) -> Tensor | None:
+        """Which values the protection takes for wrong: bool, in the shape of ``value``; None where it does not tell."""
+        return None
+
     @property
     def extra_bytes(self) -> int:
         """Memory that the protection holds (bounds), in bytes; none unless overridden."""
@@ -119,6 +123,15 @@ class Chain(ValueProtection):
             value = link.apply_(value)
         return value
 
+    def outside(self, value: Tensor) -> Tensor | None:
+        """What any link takes for wrong in the value that it gets."""
+        found: Tensor | None = None
+        for link in self.links:
+            wrong = link.outside(value)
+            found = wrong if found is None else found if wrong is None else found | wrong
+            value = link(value)
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class Overlay:
@@ -147,7 +160,7 @@ def overlay(program: Program, protections: Iterable[Protection], *, label: str |
             raise HoplonError(
                 f"expected {protection.label} made for {program.name} with these weights, got one made for another "
                 f"model (fingerprint {str(protection.made_for)[:12]}, here {fingerprint[:12]}); profile or score "
-                "this one"
+                "this one; ranges.for_any_weights() takes bounds over to a model trained further or in half precision"
             )
         for name, effect in protection.values(program).items():
             if name not in program.site_steps:

@@ -48,6 +48,15 @@ class Step:
     owner: str = ""
     identity: Identity | None = None
 
+    def argument(self, name: str) -> Any:
+        """An argument of the call by name, its default if it was not given, None if there is no such argument."""
+        schema = getattr(self.op, "_schema", None)
+        for position, argument in enumerate(schema.arguments if schema is not None else ()):
+            if argument.name == name:
+                given = self.args[position] if position < len(self.args) else self.kwargs.get(name)
+                return argument.default_value if given is None else given
+        return None
+
     def run(self, values: Sequence[Any]) -> Any:
         """The operator's result, its arguments taken from ``values``."""
         assert self.op is not None, f"{self.label} is an input, not an operator"

@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hoplon.capture import capture
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, SiteError
 from hoplon.harden import Ranger
 from hoplon.overlay import overlay
 from hoplon.program import Program
-from hoplon.ranges import Bound, Ranges, profile_ranges
+from hoplon.ranges import Bound, Ranges, inherent_ranges, profile_ranges
 from hoplon.sites import Values
 from tests.harden.nets import CASES, sample, seeded
 
@@ -132,7 +132,8 @@ def test_padding_enters_the_bound_and_what_rescales_ends_it() -> None:
     assert found.pop(":avg_pool.1") == Bound(0.25 * (1 - 2**-16), 0.5 * (1 + 2**-16))
     assert ":avg_pool.2" not in found
     assert found.pop(":pad") == Bound(0.25, 3.0)
-    assert not any("max_pool" in name for name in found)
+    assert found.pop(":max_pool") == Bound(0.25, 0.5)  # rounding to another float format keeps the order
+    assert set(found) == {":sigmoid", ":pad.1"}
 
 
 def test_a_relu_is_bounded_from_zero_whatever_was_seen() -> None:
@@ -169,3 +170,116 @@ def test_ranges_of_another_model_are_refused() -> None:
     other = capture(seeded(CASES["tied"].make()), sample("tied"))
     with pytest.raises(HoplonError, match="outputs of Tied, got site 'relu:relu' profiled on Residual"):
         Ranger(ranges).values(other)
+    trained_further = capture(seeded(CASES["residual"].make(), seed=1), sample("residual"))
+    with pytest.raises(HoplonError, match=r"made for Residual with these weights.*for_any_weights\(\)"):
+        overlay(trained_further, [Ranger(ranges)])
+    assert overlay(trained_further, [Ranger(ranges.for_any_weights())]).values == Ranger(ranges).values(program)
+
+
+class Functions(nn.Module):
+    """Activations with a range of their own, one without, and nothing profiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        y = torch.tanh(y) + F.leaky_relu(y) + F.hardtanh(y, -2.0, 3.0)
+        return self.last(torch.cat([y, F.relu6(y)], 1)[:, :6]).softmax(1)
+
+
+@pytest.fixture(scope="module")
+def functions() -> Program:
+    return capture(seeded(Functions()), torch.randn(4, 6, generator=torch.Generator().manual_seed(0)))
+
+
+def test_without_a_profile_functions_keep_to_their_own_range(functions: Program) -> None:
+    found = {entry.site: entry for entry in Ranger(inherent_ranges(functions)).coverage(functions)}
+    assert {name: (entry.bound, entry.why) for name, entry in found.items() if entry.bound} == {
+        ":tanh": (Bound(-1, 1), "known"),
+        ":hardtanh": (Bound(-2, 3), "known"),
+        ":hardtanh.1": (Bound(0, 6), "known"),
+        ":softmax": (Bound(0, 1), "known"),
+    }
+    assert found[":leaky_relu"].why == "leaky_relu was not profiled"
+    assert found["last:linear"].why == "the last linear layer, whose values are the output"
+
+
+def test_the_lower_end_of_a_one_sided_function_is_its_own() -> None:
+    class Elu(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.gelu(F.elu(x, 1.5).amax(1))
+
+    program = capture(Elu().eval(), torch.randn(3, 4))
+    found = bounds(program, {":elu": Bound(-0.2, 2.0), ":gelu": Bound(0.0, 3.0)})
+    assert found == {
+        ":elu": Bound(-1.5 * (1 + 2**-16), 2.0),
+        ":amax": Bound(-1.5 * (1 + 2**-16), 2.0),
+        ":gelu": Bound(-0.1701, 3.0),
+    }
+
+
+def test_the_variants_bound_more_and_more(functions: Program) -> None:
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
+    ranges = profile_ranges(functions, x, sites=Values())
+    activations = {":tanh", ":leaky_relu", ":hardtanh", ":hardtanh.1", ":softmax"}
+    rest = {site.name for site in functions.value_sites} - activations - {"last:linear"}
+    assert set(Ranger(ranges, where="activations").values(functions)) == activations
+    assert set(Ranger(ranges).values(functions)) == activations
+    assert set(Ranger(ranges, where="all").values(functions)) == activations | rest
+    assert set(Ranger(ranges, last_linear=True).values(functions)) == activations | {"last:linear"}
+    assert [Ranger(ranges, where="all", last_linear=True).label, Ranger(ranges).label] == ["ranger-all+last", "ranger"]
+
+
+def test_activations_only_leaves_the_pool_alone_where_algorithm_1_does_not() -> None:
+    program = capture(seeded(CASES["branches"].make()), sample("branches"))
+    ranges = Ranges({":relu": Bound(0.0, 7.0), ":relu.1": Bound(0.0, 2.0)})
+    found = {entry.site: entry for entry in Ranger(ranges, where="activations").coverage(program)}
+    assert {name for name, entry in found.items() if entry.bound} == {":relu", ":relu.1"}
+    assert found["pool:max_pool"].why == "max_pool is no activation"
+
+
+def test_channels_keep_their_bounds_through_pooling_and_lose_them_where_channels_mix() -> None:
+    class Pools(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = F.max_pool2d(F.relu(x), 2)
+            again = F.avg_pool2d(y - 0, 2)
+            return (
+                F.avg_pool2d(y, 2).amax((2, 3))
+                + again.amax((2, 3))
+                + F.pad(y, (1, 1), value=-1.0).amax((1, 2, 3))[:, None]
+            )
+
+    x = torch.randn(8, 2, 8, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 30.0]).view(2, 1, 1)
+    program = capture(Pools().eval(), x)
+    ranger = Ranger(profile_ranges(program, x, per_channel=True))
+    found = {entry.site: (entry.per_channel, entry.bound) for entry in ranger.coverage(program) if entry.bound}
+    high = float(x.max())
+    assert found == {
+        ":relu": (True, Bound(0.0, high)),
+        ":max_pool": (True, Bound(0.0, high)),
+        ":avg_pool.1": (True, roomy(Bound(0.0, high))),
+        ":amax": (False, roomy(Bound(0.0, high))),
+        ":pad": (False, Bound(-1.0, high)),
+        ":amax.2": (False, Bound(-1.0, high)),
+    }
+    effect = ranger.values(program)[":relu"]
+    with torch.inference_mode():
+        assert effect(torch.full_like(x, 1e9)).amax((0, 2, 3)).tolist() == x.amax((0, 2, 3)).tolist()
+
+
+def test_nothing_to_bound_and_unknown_variants_are_refused(functions: Program) -> None:
+    class Plain(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.leaky_relu(x * 2) - 1
+
+    program = capture(Plain().eval(), torch.randn(3, 4))
+    with pytest.raises(HoplonError, match=r"operator of Plain to bound, got none of 3: .*leaky_relu was not profiled"):
+        Ranger(Ranges({})).values(program)
+    with pytest.raises(SiteError, match="activation with a range of its own in Plain, got kinds leaky_relu, mul, sub"):
+        inherent_ranges(program)
+    with pytest.raises(HoplonError, match="expected where to be one of activations, algorithm1, all, got 'some'"):
+        Ranger(Ranges({}), where="some")  # type: ignore[arg-type]
+    with pytest.raises(HoplonError, match=r"range of the last linear layer \(last:linear\), got none"):
+        Ranger(inherent_ranges(functions), last_linear=True).values(functions)

@@ -6,13 +6,18 @@ from hoplon.harden.aspis import Aspis
 from hoplon.harden.bound import BoundValue
 from hoplon.harden.lower import HardenedModule, UncorrectableMemory, harden, lower
 from hoplon.harden.passes import added_passes
+from hoplon.harden.policy import Clamp, Policy, RandomInRange, ToZero
 from hoplon.harden.ranger import Coverage, Ranger
 from hoplon.harden.tmr import TMR
 
 __all__ = [
     "BoundValue",
+    "Clamp",
     "Coverage",
+    "Policy",
+    "RandomInRange",
     "Ranger",
+    "ToZero",
     "TMR",
     "Aspis",
     "HardenedModule",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from dataclasses import dataclass
 from functools import cache
@@ -28,7 +27,8 @@ class BoundValue(ValueProtection):
 
     With ``low < 0`` it is a float clamp: a NaN of either sign becomes ``low``, infinities become the end of their sign.
 
-    Ends that the value's dtype cannot hold are rounded inwards.
+    Ends that the value's dtype cannot hold are rounded outwards, never beyond its largest finite value: what was inside
+    of the bound before the value was rounded is inside of it afterwards.
 
     Raises:
         HoplonError: ends that are not finite, or the lower one above the upper.
@@ -61,6 +61,11 @@ class BoundValue(ValueProtection):
         low, high = ends.values
         return torch.nan_to_num(value, nan=low, posinf=high, neginf=low).clamp_(low, high)
 
+    def outside(self, value: Tensor) -> Tensor:
+        """NaN, and what lies beyond the ends."""
+        low, high = _ends(self.low, self.high, value.dtype).values
+        return ~((value >= low) & (value <= high))
+
     def apply_(self, value: Tensor) -> Tensor:
         """Bound in place; bit-identical to calling."""
         ends = _ends(self.low, self.high, value.dtype)
@@ -88,27 +93,33 @@ _CODES = {
 }
 
 
+def rounded_outwards(bound: Bound, dtype: torch.dtype) -> tuple[float, float]:
+    """The ends of a bound as finite values of a dtype, so that the bound does not shrink."""
+    return _ends(bound.low, bound.high, dtype).values
+
+
 @cache
 def _ends(low: float, high: float, dtype: torch.dtype) -> _Ends:
-    """The outermost values of ``dtype`` inside a bound. No tensors: also right while a graph is being traced."""
+    """A bound rounded outwards to finite values of ``dtype``. No tensors: also right while a graph is being traced."""
     if dtype not in _CODES:
         raise HoplonError(f"expected a value of {', '.join(map(str, _CODES))} to bound, got {dtype}")
-    # the lower end is the upper end of the mirrored bound
-    (first_sign, first), (last_sign, last) = _at_most(-low, dtype), _at_most(high, dtype)
-    values = (-first_sign * _value(first, dtype) + 0.0, last_sign * _value(last, dtype) + 0.0)
-    if not (math.isfinite(values[0]) and math.isfinite(values[1]) and values[0] <= values[1]):
+    largest = torch.finfo(dtype).max
+    if low > largest or high < -largest:
         raise HoplonError(f"expected a bound that holds a value of {dtype}, got ({low}, {high})")
+    # the upper end is the lower end of the mirrored bound
+    (first_sign, first), (last_sign, last) = _at_most(low, dtype), _at_most(-high, dtype)
+    values = (first_sign * _value(first, dtype) + 0.0, -last_sign * _value(last, dtype) + 0.0)
     return _Ends((first, last), values)
 
 
 def _at_most(end: float, dtype: torch.dtype) -> tuple[int, int]:
-    """Sign and magnitude word of the largest value of ``dtype`` that is not above ``end``."""
+    """Sign and magnitude word of the largest finite value of ``dtype`` not above ``end``, else of the smallest."""
     magnitude = min(abs(end), torch.finfo(dtype).max)
     real, integer, dropped = _CODES[dtype]
     word: int = struct.unpack(f"<{integer}", struct.pack(f"<{real}", magnitude))[0] >> dropped
     if end >= 0:
         return 1, word - (_value(word, dtype) > magnitude)
-    return -1, word + (_value(word, dtype) < abs(end))
+    return -1, word + (_value(word, dtype) < magnitude)
 
 
 def _value(word: int, dtype: torch.dtype) -> float:

@@ -4,56 +4,60 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import reduce
-from typing import Any, final
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, final
 
 from hoplon.errors import HoplonError
-from hoplon.harden.bound import BoundValue
-from hoplon.overlay import Protection
+from hoplon.harden.follow import AnyBound, hull, taken_over
+from hoplon.harden.policy import Clamp, Policy
+from hoplon.layout import BatchLayout
+from hoplon.overlay import Protection, ValueProtection
 from hoplon.program import Program, Step
-from hoplon.ranges import ACTIVATION_KINDS, Bound, Ranges
-from hoplon.sites import canonical_kind, is_passive, operator_name
+from hoplon.ranges import ACTIVATION_KINDS, INHERENT, Bound, Ranges, inherent_range
+from hoplon.sites import ValueSite
 
-# Operators whose every output value lies between the smallest and the largest value that they read.
-_SELECTING = frozenset(
-    {
-        *("max_pool", "adaptive_max_pool", "amax", "amin"),
-        *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "flip", "roll", "repeat", "cat", "stack", "pad"),
-        *(f"{way}_pad{n}d" for way in ("reflection", "replication") for n in (1, 2, 3)),
-    }
-)
-_AVERAGING = frozenset({"avg_pool", "adaptive_avg_pool", "mean"})
-# A rounded mean of values that all lie at the bound may exceed it by a few units in the last place.
-_ROUNDING = 2.0**-16
-# Views and copies whose values are not those that they read.
-_REMAKING = frozenset({"fill", "zero", "to", "_neg_view"})
+Where = Literal["activations", "algorithm1", "all"]
+WHERE: tuple[Where, ...] = ("activations", "algorithm1", "all")
+
+_LINEAR = frozenset({"linear", "conv", "conv_transpose", "matmul", "addbmm", "baddbmm"})
 
 
 @final
 @dataclass(frozen=True)
 class Coverage:
-    """Whether a value site is bounded, to what, and why or why not."""
+    """Whether a value site is bounded, to what, and why or why not.
+
+    ``bound`` holds all channels' bounds; ``per_channel`` says whether each has its own.
+    """
 
     site: str
     bound: Bound | None
     why: str
+    per_channel: bool = False
 
 
 @final
 @dataclass(frozen=True)
 class Ranger(Protection):
-    """Bounds every profiled activation, and the operators after it that cannot leave its bound.
+    """Bounds every activation, and the operators after it that cannot leave its bound.
 
-    The bound travels along the data flow: through views and copies (which are no sites, and are not bounded again),
-    max, average and adaptive pooling, means, rearrangements, constant padding (hull with the constant) and
-    concatenation (hull over its actual inputs, all of which have to be bounded). It ends at everything else:
-    convolution, normalisation, residual addition. A profiled site takes its own range; ``relu`` has the lower bound 0,
-    that of the function.
+    An activation takes its range from ``ranges``; its lower end is that of the function where it has one and no upper
+    end (0 for ``relu``, -1 for ``elu``). From there the bound travels along the data flow: through views,
+    slices and copies (which are no sites, and are not bounded again), max, average and adaptive pooling, means,
+    rearrangements, interpolation, padding (hull with the constant) and concatenation (hull over its actual inputs,
+    all of which have to be bounded). It ends at everything else: convolution, normalisation, residual addition.
 
     Args:
-        ranges: of this model, from :func:`hoplon.profile_ranges`.
+        ranges: of this model, from :func:`hoplon.profile_ranges`, or :func:`hoplon.inherent_ranges` without any data.
+        where: "algorithm1" is the above. "activations" bounds them alone, the ablation of section III-C. "all" also
+            bounds every other operator output that was profiled (profile with ``sites=Values()``).
+        last_linear: also bound the last linear layer, which has to be profiled. The paper leaves it out since its
+            values are the output themselves, and bounding it does not help.
+        policy: what becomes of a value outside of its bound; :class:`Clamp` by default.
+    Raises:
+        HoplonError: an unknown ``where``.
     Source:
         Chen et al., DSN 2021 (Ranger), Algorithm 1. There the operator *listed* next is the one that follows, and a
         concatenation takes the last two bounds; the data flow gives the same for the paper's networks, and the right
@@ -62,110 +66,148 @@ class Ranger(Protection):
     """
 
     ranges: Ranges
+    where: Where = "algorithm1"
+    last_linear: bool = False
+    policy: Policy = field(default_factory=Clamp)
+
+    def __post_init__(self) -> None:
+        if self.where not in WHERE:
+            raise HoplonError(f"expected where to be one of {', '.join(WHERE)}, got {self.where!r}")
 
     @property
     def label(self) -> str:
-        """What reports call it."""
-        return "ranger"
+        """What reports call it: "ranger", and what differs from the paper's."""
+        where = "" if self.where == "algorithm1" else f"-{self.where}"
+        last = "+last" if self.last_linear else ""
+        policy = "" if self.policy == Clamp() else f"-{self.policy.label}"
+        return f"ranger{where}{last}{policy}"
 
     @property
     def made_for(self) -> str | None:
-        """The model that was profiled."""
-        return self.ranges.fingerprint
+        """The model that was profiled; none for ranges of any weights."""
+        return self.ranges.fingerprint or None
 
-    def values(self, program: Program) -> Mapping[str, BoundValue]:
+    def values(self, program: Program) -> Mapping[str, ValueProtection]:
         """The bounds by site name, in execution order.
 
         Raises:
-            HoplonError: ranges of another model: a profiled site that the program lacks.
+            HoplonError: ranges of another model, or nothing to bound.
         """
-        bounds = {entry.site: entry.bound for entry in self.coverage(program)}
-        return {site: BoundValue(bound.low, bound.high) for site, bound in bounds.items() if bound is not None}
+        walk = _Walk(self, program)
+        effects = {
+            name: self.policy.effect(_placed(found.bound, program, name), site=name)
+            for name, found in walk.found.items()
+            if found.bound is not None
+        }
+        if not effects:
+            reasons = Counter(found.why for found in walk.found.values())
+            raise HoplonError(
+                f"expected an operator of {program.name} to bound, got none of {len(walk.found)}: "
+                f"{', '.join(why for why, _ in reasons.most_common(3))}; profile its activations"
+            )
+        return effects
 
     def coverage(self, program: Program) -> tuple[Coverage, ...]:
         """Every value site in execution order: bounded or not, and why.
 
         Raises:
-            HoplonError: ranges of another model: a profiled site that the program lacks.
+            HoplonError: ranges of another model.
         """
-        outputs = {site.name for site in program.value_sites}
-        foreign = [name for name in self.ranges.bounds if name not in outputs]
-        if foreign:
-            raise HoplonError(
-                f"expected ranges of operator outputs of {program.name}, got site {foreign[0]!r} profiled on "
-                f"{self.ranges.program or 'another model'}; profile this model"
-            )
-        return tuple(self._walk(program))
+        return tuple(
+            Coverage(name, hull(found.bound), found.why, per_channel=not isinstance(found.bound, Bound | None))
+            for name, found in _Walk(self, program).found.items()
+        )
 
-    def _walk(self, program: Program) -> Iterator[Coverage]:
+
+@dataclass(frozen=True)
+class _Found:
+    """What the values of a step are bounded to, by the name of the site that says so, and why."""
+
+    name: str
+    bound: AnyBound | None
+    why: str
+
+
+class _Walk:
+    """Algorithm 1 as data flow: one pass over the steps; ``found`` has every value site."""
+
+    def __init__(self, ranger: Ranger, program: Program) -> None:
+        ranger.ranges.check(program)
+        self._ranger, self._program = ranger, program
+        self._known = "known" if ranger.ranges.choice == INHERENT else "profiled"
+        self._last = last_linear(program)
+        if ranger.last_linear and not any(name in ranger.ranges for name in self._last):
+            raise HoplonError(
+                f"expected a profiled range of the last linear layer ({', '.join(self._last) or 'there is none'}), "
+                "got none; profile it too: sites=Values()"
+            )
+        self.found: dict[str, _Found] = {}
+        known: dict[int, _Found] = {}  # by step; a view goes by the name of what it views
         sites = {program.site_steps[site.name]: site for site in program.value_sites}
-        known: dict[int, Coverage] = {}  # by step; a view goes by the name of what it views
         for step in program.compute_steps():
             site = sites.get(step.index)
-            if site is None or (site.name not in self.ranges and site.kind not in ACTIVATION_KINDS):
-                known[step.index] = _follow(program, step, site.name if site else None, known)
-            elif site.name in self.ranges:
-                known[step.index] = Coverage(site.name, _own(self.ranges[site.name], site.kind), "profiled")
-            else:
-                known[step.index] = Coverage(site.name, None, f"{site.kind} was not profiled")
+            own = self._own(site, step) if site is not None else None
+            known[step.index] = own or self._follow(step, site, known)
             if site is not None:
-                yield known[step.index]
+                self.found[site.name] = known[step.index]
+
+    def _own(self, site: ValueSite, step: Step) -> _Found | None:
+        """The bound that a site has by itself, or why a site that could have one has none."""
+        ranges, name, where = self._ranger.ranges, site.name, self._ranger.where
+        if not site.dtype.is_floating_point:
+            return _Found(name, None, f"holds {site.dtype}")
+        if name in self._last:
+            if self._ranger.last_linear and name in ranges:
+                return _Found(name, ranges.channels.get(name, ranges[name]), f"{self._known}, the last linear layer")
+            return _Found(name, None, "the last linear layer, whose values are the output")
+        if site.kind in ACTIVATION_KINDS:
+            return self._activation(site, step)
+        if where == "all" and name in ranges:
+            return _Found(name, ranges.channels.get(name, ranges[name]), self._known)
+        if where == "activations":
+            return _Found(name, None, f"{site.kind} is no activation")
+        return None
+
+    def _activation(self, site: ValueSite, step: Step) -> _Found:
+        low, high = inherent_range(step)
+        ranges, name = self._ranger.ranges, site.name
+        if name in ranges:
+            bound: AnyBound = ranges.channels.get(name, ranges[name])
+            one_sided = math.isfinite(low) and high == math.inf
+            return _Found(name, _from_floor(bound, low) if one_sided else bound, self._known)
+        return _Found(name, None, f"{site.kind} was not profiled")
+
+    def _follow(self, step: Step, site: ValueSite | None, known: Mapping[int, _Found]) -> _Found:
+        """What a step takes over from the values it reads."""
+        reads = [self._program.steps[read] for read in step.reads if self._program.steps[read].carries]
+        sources = [known.get(read.index, _Found(read.label, None, "")) for read in reads]
+        name = site.name if site is not None else sources[0].name if len(sources) == 1 else step.label
+        taken = taken_over(step, reads, [source.bound for source in sources])
+        if isinstance(taken, str):
+            explained = sources[0].why if step.op is operator.getitem and sources[0].bound is None else ""
+            unbounded = ", ".join(source.name for source in sources if source.bound is None) or "nothing"
+            return _Found(name, None, explained or taken.format(unbounded=unbounded))
+        return _Found(name, taken, f"follows {', '.join(dict.fromkeys(source.name for source in sources))}")
 
 
-def _own(bound: Bound, kind: str) -> Bound:
-    return Bound(0.0, max(bound.high, 0.0)) if kind == "relu" else bound
+def last_linear(program: Program) -> tuple[str, ...]:
+    """The sites of linear layers with no other linear layer after them: those whose values are the output."""
+    linear = {program.site_steps[site.name]: site for site in program.value_sites if site.kind in _LINEAR}
+    steps = sum(1 << step for step in linear)
+    return tuple(site.name for step, site in linear.items() if not program.descendants[step] & steps)
 
 
-def _follow(program: Program, step: Step, site: str | None, known: Mapping[int, Coverage]) -> Coverage:
-    """What a step takes over from the values it reads."""
-    kind = canonical_kind(step.op)
-    reads = [program.steps[read] for read in step.reads if program.steps[read].carries]
-    sources = [known.get(read.index, Coverage(read.label, None, "")) for read in reads]
-    viewed = len(sources) == 1 and (is_passive(step.op) or site is None)
-    name = site or (sources[0].site if viewed else step.label)
-    if step.op is operator.getitem and sources[0].bound is None:
-        return Coverage(name, None, sources[0].why)  # one output of an operator that explained itself
-    if not _keeps_bounds(step, kind, reads):
-        return Coverage(name, None, f"{kind} can leave the range of what it reads")
-    unbounded = [source.site for source in sources if source.bound is None]
-    if unbounded or not sources:
-        return Coverage(name, None, f"{kind} reads {', '.join(unbounded) or 'nothing'}, which is not bounded")
-    bound = reduce(Bound.hull, (source.bound for source in sources if source.bound is not None))
-    padding = _padding(step, kind)
-    if padding is not None and not math.isfinite(padding):
-        return Coverage(name, None, f"{kind} pads with {padding}")
-    if padding is not None:
-        bound = bound.hull(Bound(padding, padding))
-    if kind in _AVERAGING:
-        bound = Bound(bound.low - abs(bound.low) * _ROUNDING, bound.high + abs(bound.high) * _ROUNDING)
-    return Coverage(name, bound, f"follows {', '.join(dict.fromkeys(source.site for source in sources))}")
+def _from_floor(bound: AnyBound, low: float) -> AnyBound:
+    if isinstance(bound, Bound):
+        return Bound(low, max(bound.high, low))
+    return type(bound)(bound.axis, tuple(Bound(low, max(each.high, low)) for each in bound.channels))
 
 
-def _keeps_bounds(step: Step, kind: str, reads: list[Step]) -> bool:
-    if step.op is operator.getitem:  # only the first output of a max pool holds values, all of a split do
-        return step.args[1] == 0 or canonical_kind(reads[0].op) not in _SELECTING
-    if _argument(step, "dtype") is not None or _argument(step, "divisor_override") is not None:
-        return False
-    if is_passive(step.op):
-        return operator_name(step.op) not in _REMAKING
-    return kind in _SELECTING or kind in _AVERAGING
-
-
-def _padding(step: Step, kind: str) -> float | None:
-    """The constant that enters beside the values read, if any."""
-    if kind == "pad" and _argument(step, "mode") in (None, "constant"):
-        return float(_argument(step, "value") or 0.0)
-    if kind == "avg_pool" and _argument(step, "count_include_pad"):
-        padding = _argument(step, "padding")
-        return 0.0 if any(padding if isinstance(padding, (list, tuple)) else [padding]) else None
-    return None
-
-
-def _argument(step: Step, name: str) -> Any:
-    """An operator's argument by name, its default if it was not given, None if there is no such argument."""
-    schema = getattr(step.op, "_schema", None)
-    for position, argument in enumerate(schema.arguments if schema is not None else ()):
-        if argument.name == name:
-            given = step.args[position] if position < len(step.args) else step.kwargs.get(name)
-            return argument.default_value if given is None else given
-    return None
+def _placed(bound: AnyBound, program: Program, site: str) -> AnyBound:
+    """A bound with its channel axis counted in a batch value; one for all channels where they have no axis there."""
+    if isinstance(bound, Bound):
+        return bound
+    layout = program.layouts[program.site_steps[site]]
+    if not isinstance(layout, BatchLayout) or (layout.fold, layout.outer) != (1, 1):
+        return bound.hull
+    return replace(bound, axis=bound.axis + (layout.axis <= bound.axis))

@@ -1,0 +1,189 @@
+"""What becomes of a value outside of its bound."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import final
+
+import torch
+from torch import Tensor
+
+from hoplon.formats import integer_view
+from hoplon.harden.bound import BoundValue, rounded_outwards
+from hoplon.overlay import ValueProtection
+from hoplon.ranges import Bound, ChannelBounds
+
+
+class Policy(ABC):
+    """What becomes of a value outside of its bound. Subclasses are frozen dataclasses."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What reports call it."""
+
+    @abstractmethod
+    def effect(self, bound: Bound | ChannelBounds, *, site: str) -> ValueProtection:
+        """The protection of one site; the axis of channels is that of the whole value."""
+
+
+@final
+@dataclass(frozen=True)
+class Clamp(Policy):
+    """It becomes the nearest end of the bound (NaN: an end as well).
+
+    Source:
+        Chen et al., DSN 2021 (Ranger), section III-C.
+    """
+
+    label = "clamp"
+
+    def effect(self, bound: Bound | ChannelBounds, *, site: str) -> ValueProtection:
+        """A clamp."""
+        return BoundValue(bound.low, bound.high) if isinstance(bound, Bound) else BoundChannels(bound)
+
+
+@final
+@dataclass(frozen=True)
+class ToZero(Policy):
+    """It becomes 0, or the end nearest to 0 where 0 lies outside of the bound.
+
+    Source:
+        Reagen et al., Minerva, ISCA 2016, section VIII-B: words with a detected fault are set to zero. Discussed
+        for Ranger in section VI-B of Chen et al., DSN 2021.
+    """
+
+    label = "zero"
+
+    def effect(self, bound: Bound | ChannelBounds, *, site: str) -> ValueProtection:
+        """Zero in the place of what lies outside."""
+        return Zeroed(bound)
+
+
+@final
+@dataclass(frozen=True)
+class RandomInRange(Policy):
+    """It becomes a number from the bound, uniform as the seed varies.
+
+    The number is a hash of ``seed``, the site and the faulty word itself: no state, no order of calls. So the same
+    fault gets the same replacement in every batch, in a replay, in the module and after resumption; two equal faulty
+    words at one site get equal ones.
+
+    Source:
+        Discussed as an alternative in section VI-B of Chen et al., DSN 2021 (Ranger).
+    """
+
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        """With its seed."""
+        return f"random{self.seed}"
+
+    def effect(self, bound: Bound | ChannelBounds, *, site: str) -> ValueProtection:
+        """Random numbers in the place of what lies outside."""
+        key = hashlib.sha256(f"{self.seed} {site}".encode()).digest()
+        return Randomised(bound, int.from_bytes(key[:8], "little", signed=True))
+
+
+@dataclass(frozen=True)
+class _Bounded(ValueProtection):
+    """A protection with the ends of one bound, or of one per channel."""
+
+    bound: Bound | ChannelBounds
+
+    @property
+    def extra_bytes(self) -> int:
+        """Two float64 numbers per bound."""
+        return 16 * (1 if isinstance(self.bound, Bound) else len(self.bound.channels))
+
+    def outside(self, value: Tensor) -> Tensor:
+        """NaN, and what lies beyond the ends."""
+        low, high = _ends_for(self.bound, value)
+        return ~((value >= low) & (value <= high))
+
+    def apply_(self, value: Tensor) -> Tensor:
+        """The same in place."""
+        return value.copy_(self(value))
+
+
+@final
+@dataclass(frozen=True)
+class BoundChannels(_Bounded):
+    """Keeps each channel inside its own bound; -NaN becomes the low end, +NaN the high one, as in `BoundValue`.
+
+    A channel whose bound reaches below 0 sends every NaN to its low end.
+    """
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """The bounded value as a new tensor."""
+        low, high = _ends_for(self.bound, value)
+        to_low = torch.signbit(value) | (low < 0)
+        return torch.where(value.isnan(), torch.where(to_low, low, high), torch.clamp(value, low, high) + 0.0)
+
+
+@final
+@dataclass(frozen=True)
+class Zeroed(_Bounded):
+    """Puts 0, or the end nearest to it, in the place of what lies outside."""
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """As a new tensor."""
+        low, high = _ends_for(self.bound, value)
+        nearest = torch.clamp(torch.zeros_like(low), low, high)
+        return torch.where(self.outside(value), nearest, value)
+
+
+@final
+@dataclass(frozen=True)
+class Randomised(_Bounded):
+    """Puts a number from the bound in the place of what lies outside: a hash of ``key`` and the word that lay there."""
+
+    key: int = 0
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """As a new tensor."""
+        low, high = _ends_for(self.bound, value)
+        share = _uniform(integer_view(value).to(torch.int64), self.key)
+        drawn = low.double() + share * (high.double() - low.double())
+        return torch.where(self.outside(value), torch.clamp(drawn.to(value.dtype), low, high), value)
+
+
+def _uniform(words: Tensor, key: int) -> Tensor:
+    """A number in [0, 1) for each word: the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014)."""
+    mixed = words ^ key
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        mixed = (mixed ^ _right(mixed, shift)) * factor
+    return _right(mixed ^ _right(mixed, 31), 11).double() * 2.0**-53
+
+
+def _right(words: Tensor, shift: int) -> Tensor:
+    """A shift of 64-bit words that fills with zeros."""
+    return (words >> shift) & ((1 << (64 - shift)) - 1)
+
+
+def _ends_for(bound: Bound | ChannelBounds, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Both ends in the dtype of a value, shaped to be broadcast over it."""
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        low, high = _ends_of(bound, value.dtype, value.device)
+    else:
+        low, high = _kept_ends(bound, value.dtype, value.device)
+    if isinstance(bound, Bound):
+        return low, high
+    shape = [-1 if axis == bound.axis else 1 for axis in range(value.dim())]
+    return low.view(shape), high.view(shape)
+
+
+def _ends_of(bound: Bound | ChannelBounds, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    if isinstance(bound, Bound):
+        low, high = rounded_outwards(bound, dtype)
+        return torch.tensor(low, dtype=dtype, device=device), torch.tensor(high, dtype=dtype, device=device)
+    ends = [rounded_outwards(channel, dtype) for channel in bound.channels]
+    lows, highs = ([end[side] for end in ends] for side in (0, 1))
+    return torch.tensor(lows, dtype=dtype, device=device), torch.tensor(highs, dtype=dtype, device=device)
+
+
+_kept_ends = lru_cache(maxsize=None)(_ends_of)

@@ -1,0 +1,69 @@
+"""Closed ranges of values, one per operator or one per channel of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+from hoplon.errors import HoplonError
+
+
+@final
+@dataclass(frozen=True)
+class Bound:
+    """A closed range of values, both ends finite.
+
+    Raises:
+        HoplonError: ends that are not finite, or the lower one above the upper.
+    Example:
+        >>> Bound(0.0, 2.5).hull(Bound(-1.0, 1.0))
+        Bound(low=-1.0, high=2.5)
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
+            raise HoplonError(f"expected finite bounds with low <= high, got ({self.low}, {self.high})")
+        object.__setattr__(self, "low", self.low + 0.0)  # -0.0 becomes +0.0
+        object.__setattr__(self, "high", self.high + 0.0)
+
+    def hull(self, other: Bound) -> Bound:
+        """The smallest bound that holds both."""
+        return Bound(min(self.low, other.low), max(self.high, other.high))
+
+    def widened(self, share: float) -> Bound:
+        """Each end moved outwards by a share of its magnitude."""
+        return Bound(self.low - abs(self.low) * share, self.high + abs(self.high) * share)
+
+
+@final
+@dataclass(frozen=True)
+class ChannelBounds:
+    """One bound per channel of a value; ``axis`` is that of the channels among the axes of one sample.
+
+    Raises:
+        HoplonError: no channel at all.
+    """
+
+    axis: int
+    channels: tuple[Bound, ...]
+
+    def __post_init__(self) -> None:
+        if not self.channels:
+            raise HoplonError("expected the bound of at least one channel, got none")
+
+    @property
+    def hull(self) -> Bound:
+        """The smallest bound that holds all channels'."""
+        return Bound(min(bound.low for bound in self.channels), max(bound.high for bound in self.channels))
+
+    def widened(self, share: float) -> ChannelBounds:
+        """Each end moved outwards by a share of its magnitude."""
+        return ChannelBounds(self.axis, tuple(bound.widened(share) for bound in self.channels))
+
+    def hull_with(self, other: Bound) -> ChannelBounds:
+        """Each channel's bound widened to hold another."""
+        return ChannelBounds(self.axis, tuple(bound.hull(other) for bound in self.channels))

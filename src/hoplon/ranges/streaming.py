@@ -1,0 +1,217 @@
+"""Profiling: running calibration data through a program, batch by batch."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hoplon.data import Inputs, as_inputs
+from hoplon.errors import DataError, HoplonWarning, SiteError
+from hoplon.layout import BatchLayout
+from hoplon.program import Program
+from hoplon.ranges.inherent import ACTIVATION_KINDS
+from hoplon.ranges.profile import Ends, Observed, Profile, QuantileOf, SiteProfile, extremes
+from hoplon.ranges.ranges import Ranges
+from hoplon.sites import Values, ValueSite
+
+Calibration = Inputs | Dataset[Any] | Tensor | tuple[Any, ...] | Iterable[Any]
+Progress = Callable[[int, int], None]
+
+
+def profile_ranges(
+    program: Program,
+    calibration: Calibration,
+    *,
+    sites: Values | None = None,
+    quantile: float = 1.0,
+    quantile_of: QuantileOf = "values",
+    per_channel: bool = False,
+    batch: int = 64,
+    progress: Progress | None = None,
+) -> Ranges:
+    """The range of each site's fault-free values over calibration data; by default its extremes.
+
+    Short for :func:`profile_activations`, which has the same arguments, and :meth:`Profile.ranges`. To choose several
+    bounds of one profile, call those.
+
+    Source:
+        Chen et al., DSN 2021 (Ranger), section III-C, step 1: the conservative bound, the largest value seen.
+    """
+    profile = profile_activations(
+        program,
+        calibration,
+        sites=sites,
+        quantiles=quantile != 1,
+        per_channel=per_channel,
+        batch=batch,
+        progress=progress,
+    )
+    return profile.ranges(quantile=quantile, quantile_of=quantile_of, per_channel=per_channel)
+
+
+def profile_activations(
+    program: Program,
+    calibration: Calibration,
+    *,
+    sites: Values | None = None,
+    quantiles: bool = True,
+    per_channel: bool = False,
+    batch: int = 64,
+    tolerance: float = 0.1,
+    progress: Progress | None = None,
+) -> Profile:
+    """Observe the fault-free values of each site over calibration data, in constant memory.
+
+    Args:
+        program: fault-free; run one batch at a time.
+        calibration: samples, best drawn from the training data (Ranger takes a random fifth of it); labels unused. Also
+            a map-style data set, read a batch at a time, or any iterable of batches: ``x`` or ``(x, y)`` each.
+        sites: which outputs to profile; all activations by default (:data:`ACTIVATION_KINDS`).
+        quantiles: keep histograms too: of all values, of the largest and of the smallest value of each image.
+        per_channel: observe each channel as well. Channels are the first axis of a sample of three axes or more, the
+            last axis otherwise; a site whose batch axis is folded with another has none.
+        batch: samples per forward pass; an iterable's own batches stay as they are.
+        tolerance: what :meth:`Profile.unconverged` may find before a warning says so.
+        progress: called after each batch with the samples done and the samples in all (those done, where the data does
+            not say).
+    Warns:
+        HoplonWarning: the last half of the data widened a range by more than ``tolerance``.
+    Raises:
+        SiteError: the program has no such site.
+        DataError: no samples, or a fault-free value that is NaN or infinite; names the site.
+    """
+    chosen = {program.site_steps[site.name]: site for site in _profiled(program, sites)}
+    axes = {step: _channel_axis(program, step) if per_channel else None for step in chosen}
+    found: dict[str, SiteProfile] = {}
+    history: dict[int, dict[str, Ends]] = {}
+    started, done = time.perf_counter(), 0
+    total = len(calibration) if _is_sized(calibration) else None  # type: ignore[arg-type]
+    with torch.inference_mode():
+        for part in _batches(calibration, program.signature.fixed_batch, batch):
+            looks = [count for count in _doubling(done + len(part)) if count > done]
+
+            def observe(step: int, value: Any, done: int = done, part: Inputs = part, looks: Any = looks) -> Any:
+                if (site := chosen.get(step)) is not None and value.numel():
+                    samples = program.layouts[step].samples_first(value)[: len(part)]  # a fixed batch may be filled up
+                    ends = _looks(site.name, samples, found.get(site.name), [look - done for look in looks])
+                    for look, pair in zip(looks, ends, strict=True):
+                        history.setdefault(look, {})[site.name] = pair
+                    seen = _observe(samples, axes[step], quantiles=quantiles)
+                    found[site.name] = found[site.name] + seen if site.name in found else seen
+                return value
+
+            program.run(program.leaves(part), hook=observe)
+            done += len(part)
+            if progress is not None:
+                progress(done, total or done)
+    if not done:
+        raise DataError("expected at least one batch to profile, got none")
+    history[done] = {name: (site.whole.low, site.whole.high) for name, site in found.items()}
+    name = getattr(calibration, "name", "")
+    profile = Profile(
+        sites={site.name: found[site.name] for site in chosen.values() if site.name in found},
+        history=tuple(history.items()),
+        program=program.name,
+        fingerprint=program.fingerprint(),
+        data=name if isinstance(name, str) else "",
+        n_samples=done,
+        seconds=time.perf_counter() - started,
+        versions={"torch": torch.__version__},
+    )
+    _warn(profile, tolerance)
+    return profile
+
+
+def _doubling(limit: int) -> list[int]:
+    return [1 << power for power in range(limit.bit_length())]
+
+
+def _looks(name: str, samples: Tensor, before: SiteProfile | None, counts: Sequence[int]) -> list[Ends]:
+    """The extremes after so many of these samples, earlier ones included.
+
+    Raises:
+        DataError: a value that is not finite.
+    """
+    minima, maxima = extremes(samples)
+    bad = (~(minima.isfinite() & maxima.isfinite())).nonzero()
+    if len(bad):
+        raise DataError(
+            f"expected finite fault-free values, got NaN or infinity in {name}; leave the site or the sample out"
+        )
+    low, high = (math.inf, -math.inf) if before is None else (before.whole.low, before.whole.high)
+    return [(min(low, float(minima[:count].min())), max(high, float(maxima[:count].max()))) for count in counts]
+
+
+def _observe(samples: Tensor, axis: int | None, *, quantiles: bool) -> SiteProfile:
+    whole = Observed.of(samples, quantiles=quantiles)
+    if axis is None:
+        return SiteProfile(whole)
+    channels = samples.movedim(axis + 1, 1).unbind(1)
+    return SiteProfile(whole, axis, tuple(Observed.of(channel, quantiles=quantiles) for channel in channels))
+
+
+def _warn(profile: Profile, tolerance: float) -> None:
+    late = profile.unconverged(tolerance=tolerance)
+    if late:
+        widest = max(late, key=late.__getitem__)
+        warnings.warn(
+            f"ranges not converged: the last half of {profile.n_samples} samples widened {len(late)} of "
+            f"{len(profile.sites)} ranges by more than {100 * tolerance:g} % ({widest} by {100 * late[widest]:.0f} %); "
+            "fault-free values may exceed such bounds: profile more data",
+            HoplonWarning,
+            stacklevel=3,
+        )
+
+
+def _is_sized(data: Any) -> bool:
+    return isinstance(data, Inputs | Tensor) or (hasattr(data, "__getitem__") and not isinstance(data, tuple | list))
+
+
+def _batches(data: Calibration, fixed: int | None, size: int) -> Iterator[Inputs]:
+    """Batches of no more samples than the program takes; a map-style data set is never held as a whole."""
+    size = fixed or size
+    if isinstance(data, Inputs | Tensor) or (isinstance(data, tuple) and len(data) == 2):
+        yield from as_inputs(data).batches(size)
+    elif _is_sized(data):
+        for start in range(0, len(data), size):  # type: ignore[arg-type]
+            yield Inputs.from_dataset(torch.utils.data.Subset(data, range(start, min(start + size, len(data)))))  # type: ignore[arg-type]
+    elif isinstance(data, Iterable):
+        for part in data:
+            inputs = as_inputs(tuple(part) if isinstance(part, list) else part)
+            yield from inputs.batches(fixed or len(inputs))
+    else:
+        raise DataError(f"expected samples or an iterable of batches to profile, got {type(data).__name__}")
+
+
+def _channel_axis(program: Program, step: int) -> int | None:
+    layout = program.layouts[step]
+    if not isinstance(layout, BatchLayout) or (layout.fold, layout.outer) != (1, 1):
+        return None
+    axes = len(next(site for site in program.value_sites if program.site_steps[site.name] == step).shape)
+    if axes == 0:
+        return None
+    return 0 if axes > 2 else axes - 1
+
+
+def _profiled(program: Program, sites: Values | None) -> tuple[ValueSite, ...]:
+    if sites is not None:
+        chosen = sites.select(program)
+        outputs = set(program.value_sites)
+        inputs = [site.name for site in chosen if site not in outputs]
+        if inputs:
+            raise SiteError(f"expected operator outputs to profile, got {inputs[0]}, an input of {program.name}")
+        return chosen
+    found = tuple(s for s in program.value_sites if s.kind in ACTIVATION_KINDS and s.dtype.is_floating_point)
+    if not found:
+        kinds = ", ".join(sorted({site.kind for site in program.value_sites}))
+        raise SiteError(
+            f"expected an activation to profile in {program.name}, got kinds {kinds}; name the sites: sites=Values(...)"
+        )
+    return found
