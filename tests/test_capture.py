@@ -312,6 +312,23 @@ def test_a_model_that_overwrites_its_input_leaves_the_example_alone() -> None:
     assert (x == 1).all()
 
 
+def test_a_recurrent_layer_is_captured_without_noise() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.last = nn.GRU(4, 6, batch_first=True), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.gru(x)[0][:, -1])
+
+    model, x = _seeded(Recurrent), torch.randn(4, 5, 4, generator=torch.Generator().manual_seed(1))
+    program = capture(model, x)
+    assert [s.name for s in program.value_sites] == ["gru:gru", "last:linear"]
+    assert [s.name for s in capture(model, x, form="eager").value_sites][-1] == "last:linear"
+    results = Campaign(program, Inputs(x), sites=Memory(kind="gru")).run(count=30, seed=0)
+    assert results.runs["reached"].all()
+
+
 class _Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -155,10 +155,11 @@ def _apart(program: Program, step: int, what: str) -> CaptureError:
 
 def _with_layouts(program: Program, values: Mapping[int, Tensor], layouts: Mapping[int, Layout]) -> Program:
     sites: dict[int, ValueSite] = {}
+    dependent = set(_dependent(program, values))
     for step, layout in layouts.items():
         identity, value = program.steps[step].identity, values[step]
         shape = layout.sample_shape(value.shape)
-        if identity is not None:
+        if identity is not None and step in dependent:
             sites[step] = ValueSite(identity.owner, identity.kind, identity.call, identity.output, shape, value.dtype)
     inputs = {
         step: ValueSite("", "input", number, 0, layouts[step].sample_shape(values[step].shape), values[step].dtype)
