@@ -37,6 +37,7 @@ from hoplon.faults import (
     Zero,
 )
 from hoplon.flops import Flops, count_flops
+from hoplon.forecast import Forecast, forecast
 from hoplon.formats import FixedPoint, Native, NumberFormat, Quantized
 from hoplon.harden import (
     TMR,
@@ -102,6 +103,7 @@ __all__ = [
     "FaultTable",
     "FixedPoint",
     "Flops",
+    "Forecast",
     "Function",
     "GuardReport",
     "HardenedModule",
@@ -149,6 +151,7 @@ __all__ = [
     "assess",
     "capture",
     "compare",
+    "forecast",
     "count_flops",
     "harden",
     "importance",

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 
 from hoplon.campaign import Campaign
@@ -146,8 +145,8 @@ def assess(
         StoreError: ``store`` cannot be written, or has a run in it and ``resume`` was not asked for, or another run.
     """
     tell = progress or (lambda stage, done, total: None)
-    known = _part(calibration, plan.calibration, plan.seed)
-    met = _part(held_out, plan.inputs, plan.seed)
+    known = calibration.sample(plan.calibration, seed=plan.seed)
+    met = held_out.sample(plan.inputs, seed=plan.seed)
     tables = _draw(program, met, plan)
     _check_calibration(program, known, plan)
     ranges = profile_ranges(program, known, progress=lambda done, total: tell("activation ranges", done, total))
@@ -212,14 +211,6 @@ def announcement(program: Program, held_out: Inputs, plan: Plan) -> str:
             f"(each met by up to {inputs:,} inputs: {plan.memory_faults * inputs:,} runs)"
         )
     return f"{program.name}: {' and '.join(parts)}, in 6 arms of protection"
-
-
-def _part(inputs: Inputs, count: int | None, seed: int) -> Inputs:
-    """``count`` samples in their old order, drawn by the seed."""
-    if count is None or count >= len(inputs):
-        return inputs
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
-    return inputs.take(order[:count].sort().values)
 
 
 def _draw(program: Program, inputs: Inputs, plan: Plan) -> list[FaultTable]:

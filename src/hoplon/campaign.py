@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ from hoplon.reweighting import reweighted
 from hoplon.sampling import ElementUniform, Population, Sampling, draw_faults, unit_generator
 from hoplon.sites import Memory, Values
 from hoplon.stats import Interval, look_confidence
-from hoplon.store import RunDirectory, versions
+from hoplon.store import RunDirectory, content_digest, versions
 
 Progress = Callable[[int, int | None], None]
 Unit = tuple[FaultTable, pl.DataFrame]
@@ -132,7 +133,7 @@ class Campaign:
         half_width: float | None,
         confidence: float,
     ) -> Results:
-        for look, units in enumerate(_looks(count, _UNIT_FAULTS[self.target])):
+        for look, units in enumerate(looks(count, _UNIT_FAULTS[self.target])):
             keep.run(executor, units, advance)
             level = confidence if count is not None else look_confidence(look, confidence=confidence)
             results = keep.results(units, level)
@@ -149,8 +150,44 @@ class Campaign:
         work, size = _Work(self, seed), _UNIT_FAULTS[self.target]
         total = work.goal(count, None)
         assert total is not None
-        units = range(next(_looks(total, size)))
+        units = range(next(looks(total, size)))
         return FaultTable.concat([work.table(unit, min(size, total - unit * size)) for unit in units])
+
+    def pilot(
+        self,
+        *,
+        count: int | None = None,
+        half_width: float | None = None,
+        seed: int = 0,
+        threads: int | None = None,
+        seconds: float = 2.0,
+    ) -> Pilot:
+        """Run the beginning of ``run(...)`` for so many seconds, keep nothing, and say how fast it went.
+
+        Args:
+            seconds: after which no further pass begins; all other arguments as in :meth:`run`.
+        Raises:
+            HoplonError, DataError, SiteError: what ``run`` refuses is refused here.
+        """
+        with torch_threads(threads):
+            begun = time.perf_counter()
+            work = _Work(self, seed)
+            total = work.goal(count, half_width)
+            started = time.perf_counter()
+            stopwatch = _Stopwatch(started + seconds)
+            with suppress(_TimeIsUp):
+                work.unit(0, count=total, advance=_Advance(stopwatch, None))
+            reference = work.reference
+            return Pilot(
+                set_up_seconds=started - begun,
+                seconds=time.perf_counter() - started,
+                faults=stopwatch.done,
+                total=total,
+                inputs=1 if self.target == "values" else len(reference.eligible),
+                input_batches=reference.input_batches,
+                batch=reference.batch,
+                unit_faults=_UNIT_FAULTS[self.target],
+            )
 
     def reweighted(self, results: Results, *, to: Sampling, criterion: str | None = None) -> Interval:
         """The failure probability under another sampling, from the results of this campaign.
@@ -166,6 +203,41 @@ class Campaign:
         return reweighted(results, population, drawn=self.sampling, to=to, criterion=criterion)
 
 
+@dataclass(frozen=True)
+class Pilot:
+    """The beginning of a campaign, timed.
+
+    ``faults`` were finished in ``seconds``, after ``set_up_seconds`` of fault-free runs; ``total``: the faults of the
+    campaign, None where it goes on until a precision is reached; ``inputs``: how many a fault meets; ``unit_faults``:
+    faults of a work unit.
+    """
+
+    set_up_seconds: float
+    seconds: float
+    faults: int
+    total: int | None
+    inputs: int
+    input_batches: int
+    batch: int
+    unit_faults: int
+
+
+class _TimeIsUp(Exception):  # noqa: N818 -- says what is the case
+    """Ends a pilot."""
+
+
+class _Stopwatch:
+    """Takes progress until a point in time, but at least once."""
+
+    def __init__(self, end: float) -> None:
+        self._end, self.done = end, 0
+
+    def __call__(self, done: int, total: int | None) -> None:
+        self.done = done
+        if done and time.perf_counter() >= self._end:
+            raise _TimeIsUp
+
+
 def _check_goal(count: int | None, half_width: float | None) -> None:
     if (count is None) == (half_width is None):
         raise HoplonError("expected exactly one of count and half_width, got both or neither")
@@ -175,7 +247,7 @@ def _check_goal(count: int | None, half_width: float | None) -> None:
         raise HoplonError(f"expected a half-width in (0, 0.5), as a probability, got {half_width}")
 
 
-def _looks(count: int | None, size: int) -> Iterator[int]:
+def looks(count: int | None, size: int) -> Iterator[int]:
     """After how many units the results are looked at: once for a count, after 1, 2, 4, ... for a precision."""
     if count is not None:
         yield -(-count // size)
@@ -271,6 +343,7 @@ class _Work:
             "sampling": repr(campaign.sampling),
             "placement": campaign.placement,
             "protections": [protection.label for protection in campaign.protections],
+            "protections_digest": content_digest(campaign.protections),
             "program": {"name": campaign.program.name, "fingerprint": campaign.program.fingerprint()},
             "data": {"name": data.name, "digest": data.digest(), "inputs": len(data)},
             "eligible_inputs": len(self.reference.eligible),

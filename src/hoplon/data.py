@@ -86,6 +86,19 @@ class Inputs:
             raise DataError(f"expected samples in [0, {len(self)}), got {int(index[outside][0])}")
         return self._part(index)
 
+    def sample(self, count: int | None, *, seed: int) -> Inputs:
+        """So many samples in their old order, drawn by the seed; all of them for None or where there are not more.
+
+        Raises:
+            DataError: a count below 1.
+        """
+        if count is not None and count < 1:
+            raise DataError(f"expected at least 1 sample, got {count}")
+        if count is None or count >= len(self):
+            return self
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self.take(order[:count].sort().values)
+
     def batches(self, size: int) -> Iterator[Inputs]:
         """The samples in order, `size` at a time; the last batch may be shorter. Views, not copies.
 

@@ -9,12 +9,12 @@ import polars as pl
 
 from hoplon.evaluation.memory_runs import MemoryRuns
 from hoplon.evaluation.reference import Reference, accuracy, default_batch, golden_outputs
-from hoplon.evaluation.value_runs import ValueRuns
+from hoplon.evaluation.value_runs import GOLDEN_BUDGET_BYTES, ValueRuns
 from hoplon.faults import FaultTable
 from hoplon.overlay import Overlay
 from hoplon.replay import Placement
 
-__all__ = ["Evaluator", "Reference", "accuracy", "default_batch", "golden_outputs"]
+__all__ = ["GOLDEN_BUDGET_BYTES", "Evaluator", "Reference", "accuracy", "default_batch", "golden_outputs"]
 
 Advance = Callable[[int], None]
 

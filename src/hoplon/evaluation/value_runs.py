@@ -22,7 +22,7 @@ from hoplon.replay import Golden, Hits, Placement, Replay
 
 Ints = NDArray[np.int64]
 
-_GOLDEN_BUDGET_BYTES = 2 * 2**30
+GOLDEN_BUDGET_BYTES = 2 * 2**30
 
 
 class ValueRuns:
@@ -136,7 +136,7 @@ class _GoldenCache:
         if number not in self._held:
             leaves, _ = self._reference.leaves(number)
             golden = self._replay.golden(leaves)
-            while self._held and sum(g.bytes for g in self._held.values()) + golden.bytes > _GOLDEN_BUDGET_BYTES:
+            while self._held and sum(g.bytes for g in self._held.values()) + golden.bytes > GOLDEN_BUDGET_BYTES:
                 self._held.popitem(last=False)
             self._held[number] = golden
         return self._held[number]

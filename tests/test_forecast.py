@@ -1,0 +1,83 @@
+"""Forecasts: how many faults and runs exactly, time and memory plausibly, and nothing left behind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hoplon import BitFlip, Campaign, Exhaustive, HoplonError, Inputs, Memory, Values, capture, forecast
+from hoplon.formats import equal_bits
+from tests.nets import NETS
+
+
+def _campaign(sites: Values | Memory, samples: int = 12, **options: object) -> Campaign:
+    net = NETS["mlp"]
+    return Campaign(capture(net.model(), net.batch(2)), Inputs(net.batch(samples)), sites=sites, batch=4, **options)  # type: ignore[arg-type]
+
+
+def test_runs_are_faults_times_the_inputs_each_meets() -> None:
+    assert forecast(_campaign(Values()), count=5000, seconds=0).runs == 5000
+    found = forecast(_campaign(Memory()), count=5000, seconds=0)
+    assert (found.faults, found.runs) == (5000, 60_000)
+    assert found.to_dict()["pilot"]["inputs"] == 12
+
+
+def test_listed_faults_are_counted() -> None:
+    found = forecast(_campaign(Memory("fc3.bias"), fault_model=BitFlip(), sampling=Exhaustive()), seconds=0)
+    assert found.faults == 4 * 32
+
+
+def test_time_grows_with_the_faults_and_falls_with_the_workers() -> None:
+    """A pilot of no duration ends after the first pass; figures follow from what it saw."""
+    found = forecast(_campaign(Memory()), count=6400, seconds=0)
+    per_fault = found.pilot.seconds / found.pilot.faults
+    assert 1 <= found.pilot.faults < 64
+    assert found.seconds == pytest.approx(found.pilot.set_up_seconds + 6400 * per_fault)
+    shared = forecast(_campaign(Memory()), count=6400, workers=4, seconds=0)
+    per_fault = shared.pilot.seconds / shared.pilot.faults
+    assert shared.seconds == pytest.approx(shared.pilot.set_up_seconds + 1600 * per_fault)
+    assert found.memory_bytes is not None
+    assert shared.memory_bytes is not None
+    assert shared.memory_bytes >= 5 * found.memory_bytes > 50_000_000
+
+
+def test_a_whole_unit_is_timed_where_it_takes_no_longer() -> None:
+    assert forecast(_campaign(Memory()), count=20, seconds=60).pilot.faults == 20
+
+
+def test_a_precision_is_bounded_and_the_bound_holds() -> None:
+    campaign = _campaign(Values())
+    found = forecast(campaign, half_width=0.02, seconds=0)
+    assert found.faults == found.faults_at[0.5]
+    counts = [found.faults_at[p] or 0 for p in (0.001, 0.01, 0.1, 0.5)]
+    assert counts == sorted(counts)
+    rate = campaign.run(half_width=0.02).summary()[0]
+    assert rate.n_faults <= found.faults
+    near = min(p for p in found.faults_at if p >= rate.failure.estimate)
+    assert rate.n_faults <= (found.faults_at[near] or 0)
+    assert forecast(campaign, half_width=1e-6, seconds=0).faults_at[0.5] is None
+
+
+def test_the_model_is_left_alone() -> None:
+    net = NETS["residual"]
+    model = net.model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    threads = torch.get_num_threads()
+    campaign = Campaign(capture(model, net.batch(2)), Inputs(net.batch(4)), sites=Memory())
+    forecast(campaign, count=640, threads=1, seconds=0)
+    assert all(equal_bits(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "expected exactly one of count and half_width"),
+        ({"count": 0}, "expected a count of at least 1 fault, got 0"),
+        ({"count": 1, "workers": 0}, "expected at least 1 worker, got 0"),
+        ({"count": 1, "threads": 0}, "expected at least 1 worker and 1 thread"),
+    ],
+)
+def test_bad_options_are_named(options: dict[str, int], message: str) -> None:
+    with pytest.raises(HoplonError, match=message):
+        forecast(_campaign(Values()), **options)  # type: ignore[arg-type]
