@@ -90,7 +90,7 @@ def test_another_model_is_compared_fault_by_fault(run: Path) -> None:
     found = other.to_dict()["criteria"]["top-1"]
     assert found["difference"] == pair.difference.estimate
     assert found["other"]["failure"] - found["original"]["failure"] == pytest.approx(found["difference"])
-    assert "mlp-1, on the same 150 faults" in str(other)
+    assert "in the other (mlp-1), on the same 150 faults" in str(other)
 
 
 def test_inputs_that_the_other_model_gets_wrong_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -85,12 +85,13 @@ class Rerun:
             before, after = self.rates[name]
             test = "" if pair.p_value is None else f"; McNemar p = {pair.p_value:.2g}"
             low, high = 100 * pair.difference.low, 100 * pair.difference.high
+            names = [side.manifest["program"]["name"] for side in (self.original, self.results)]
             lines.append(
-                f"{name}: failure {before.failure} in {self.original.manifest['program']['name']}, {after.failure} in "
-                f"{self.results.manifest['program']['name']}, on the same {pair.n_faults} faults ({pair.n_runs} runs); "
-                f"difference {100 * pair.difference.estimate:+.2f} [{low:+.2f}, {high:+.2f}] points "
-                f"({pair.difference.method}, {100 * self.results.confidence:g} %); only the original fails in "
-                f"{pair.only_second} runs, only the other in {pair.only_first}{test}"
+                f"{name}: failure {before.failure} in the original ({names[0]}), {after.failure} in the other "
+                f"({names[1]}), on the same {pair.n_faults} faults ({pair.n_runs} runs); difference "
+                f"{100 * pair.difference.estimate:+.2f} [{low:+.2f}, {high:+.2f}] points ({pair.difference.method}, "
+                f"{100 * self.results.confidence:g} %); only the original fails in {pair.only_second} runs, only "
+                f"the other in {pair.only_first}{test}"
             )
         return "\n".join(lines)
 

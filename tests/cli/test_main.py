@@ -37,19 +37,6 @@ def tiny_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lenet, "_EPOCHS", 3)
 
 
-@pytest.fixture
-def small_files(tmp_path: Path) -> tuple[str, str]:
-    """A model factory and an ``.npz`` file, as a user would give them."""
-    held_out, calibration = small_data()
-    arrays = {"x": held_out.x, "y": held_out.y, "x_calibration": calibration.x, "y_calibration": calibration.y}
-    np.savez(tmp_path / "data.npz", **{name: np.asarray(value) for name, value in arrays.items()})
-    source = (
-        "import torch\nfrom tests.small import small_net\ndef net():\n    return small_net(), torch.zeros(4, 1, 6, 6)\n"
-    )
-    (tmp_path / "model.py").write_text(source)
-    return f"{tmp_path / 'model.py'}:net", str(tmp_path / "data.npz")
-
-
 def demo_json(capsys: pytest.CaptureFixture[str], out: Path) -> dict[str, Any]:
     assert main(["demo", "--quick", "--json", "--out", str(out)]) == 0
     captured = capsys.readouterr()

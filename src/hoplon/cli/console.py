@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-Tell = Callable[[str, int, int], None]
+Tell = Callable[[str, int, int | None], None]
+
+_LOG_SECONDS = 30.0
 
 
 def say(line: str) -> None:
@@ -62,13 +65,49 @@ def progress_bars() -> Iterator[Tell]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         tasks: dict[str, Any] = {}
+        log = _Log()
 
-        def tell(stage: str, done: int, total: int) -> None:
+        def tell(stage: str, done: int, total: int | None) -> None:
             family = stage.partition(",")[0]
-            if family not in tasks:
-                tasks[family] = bars.add_task(stage, total=total)
-                if not console.is_terminal:  # a log gets one line per stage, not a bar
-                    say(f"{family}: {total:,} to do")
+            if family not in tasks:  # what a resumed run has already is no work of this one
+                tasks[family] = bars.add_task(stage, total=total, completed=done)
             bars.update(tasks[family], description=f"{stage:<24}", completed=done, total=total)
+            if not console.is_terminal:
+                log.tell(family, done, total)
 
         yield tell
+
+
+class _Log:
+    """Lines in the place of bars, where nobody watches: one at the start of a stage, then one every half minute."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, tuple[float, int]] = {}
+        self._last = 0.0
+
+    def tell(self, stage: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if stage not in self._begun:
+            self._begun[stage] = now, done
+            say(f"{stage}: {'open end' if total is None else f'{total:,} to do'}")
+        elif now - self._last < _LOG_SECONDS:
+            return
+        else:
+            started, before = self._begun[stage]
+            rate = (done - before) / max(now - started, 1e-9)
+            left = "" if total is None or not rate else f", {duration((total - done) / rate)} left"
+            say(f"{stage}: {done:,}{'' if total is None else f' of {total:,}'}, {rate:,.0f}/s{left}")
+        self._last = now
+
+
+def duration(seconds: float) -> str:
+    """A time in words, to two digits or so.
+
+    Example:
+        >>> duration(7.21), duration(150), duration(5400), duration(200_000)
+        ('7.2 s', '2.5 min', '1.5 h', '2.3 days')
+    """
+    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size or (unit == "h" and seconds >= size):
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"

@@ -10,7 +10,9 @@ import typer
 from hoplon.cli.compare import compare
 from hoplon.cli.console import say
 from hoplon.cli.demo import demo
+from hoplon.cli.inject import inject
 from hoplon.cli.inspect import inspect
+from hoplon.cli.replay import replay
 from hoplon.cli.report import report
 from hoplon.errors import HoplonError
 
@@ -25,6 +27,8 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(inspect)
+app.command()(inject)
+app.command()(replay)
 app.command()(compare)
 app.command()(report)
 
