@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hoplon.harden.aspis import Aspis
 from hoplon.harden.bound import BoundValue
+from hoplon.harden.export import export_aoti, export_onnx, export_pt2, exported_program
 from hoplon.harden.lower import HardenedModule, UncorrectableMemory, harden, lower
 from hoplon.harden.passes import added_passes
 from hoplon.harden.policy import Clamp, Policy, RandomInRange, ToZero
@@ -23,6 +24,10 @@ __all__ = [
     "HardenedModule",
     "UncorrectableMemory",
     "added_passes",
+    "export_aoti",
+    "export_onnx",
+    "export_pt2",
+    "exported_program",
     "harden",
     "lower",
 ]

@@ -214,8 +214,8 @@ class HardenedModule(nn.Module):
         raise HoplonError("expected a hardened module to be built by harden(), got pickling; save its state_dict")
 
 
-class _Effect(nn.Module):
-    """A value protection as a node of the graph."""
+class Effect(nn.Module):
+    """A value protection as a node of the graph; ``in_place`` where others have to see its effect, or nobody can."""
 
     def __init__(self, effect: ValueProtection, *, in_place: bool) -> None:
         super().__init__()
@@ -223,6 +223,7 @@ class _Effect(nn.Module):
         self.in_place = in_place
 
     def forward(self, value: Tensor) -> Tensor:
+        """The value as its readers get it."""
         return self.effect.apply_(value) if self.in_place else self.effect(value)
 
 
@@ -264,14 +265,14 @@ def _insert(graph_module: fx.GraphModule, node: fx.Node, name: str, effect: Valu
     graph = graph_module.graph
     bounds_from_zero = isinstance(effect, BoundValue) and effect.low == 0
     if form == "fused" and bounds_from_zero and canonical_kind(node.target) == "relu":
-        graph_module.add_module(place, _Effect(effect, in_place=_writes_in_place(node)))
+        graph_module.add_module(place, Effect(effect, in_place=_writes_in_place(node)))
         with graph.inserting_before(node):
             replacement = graph.call_module(place, (node.args[0],))
         replacement.meta = node.meta
         node.replace_all_uses_with(replacement)
         graph.erase_node(node)
         return
-    graph_module.add_module(place, _Effect(effect, in_place=_writes_in_place(node) or _is_fresh(node)))
+    graph_module.add_module(place, Effect(effect, in_place=_writes_in_place(node) or _is_fresh(node)))
     with graph.inserting_after(node):
         protected = graph.call_module(place, (node,))
     protected.meta = {**{key: value for key, value in node.meta.items() if key != "site"}, "protects": name}

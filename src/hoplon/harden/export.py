@@ -1,0 +1,217 @@
+"""A hardened module as a file that runs without hoplon: ``.pt2``, ONNX, AOTInductor."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+from hoplon.errors import HoplonError
+from hoplon.harden.bound import BoundValue
+from hoplon.harden.lower import Effect, HardenedModule, UncorrectableMemory
+from hoplon.overlay import Chain, ValueProtection
+from hoplon.quiet import quiet_torch
+
+Guards = Literal["refuse", "drop"]
+
+
+def export_pt2(module: HardenedModule, path: str | os.PathLike[str], *, guards: Guards = "refuse") -> None:
+    """Write a ``.pt2`` file: the graph with its bounds, the user's names of the state, a free batch where it was free.
+
+    ``torch.export.load(path).module()`` runs it, bit for bit the module without guards. The member ``hoplon.json`` of
+    the file says what is bounded to what.
+
+    Args:
+        guards: what to do with guards of memory, which a graph cannot carry: refuse, or drop them.
+    Raises:
+        HoplonError: guards that are not to be dropped, or another word for ``guards``.
+        UncorrectableMemory: a guard found weights that it cannot repair, which would be wrong in the file for good.
+    """
+    exported = exported_program(module, guards=guards)
+    with _whole(path) as partial, quiet_torch():
+        torch.export.save(exported, partial, extra_files={"hoplon.json": json.dumps(_described(module), indent=1)})
+
+
+def export_onnx(module: HardenedModule, path: str | os.PathLike[str], *, guards: Guards = "refuse") -> None:
+    """Write an ONNX file that ``onnxruntime`` runs.
+
+    ONNX has no operator that reads a float as an integer, and ONNX's own ``Clip`` and ``Relu`` let NaN through. So a
+    bound becomes ``IsNaN``, ``Where`` and ``Clip``: values that are numbers come out as from the module, a NaN of
+    either sign as the lower end of the bound, and -0.0 stays -0.0.
+
+    Weights of more than 2 GB go into a second file, ``path`` and ".data".
+
+    Args:
+        guards: as for :func:`export_pt2`.
+    Raises:
+        HoplonError: guards that are not to be dropped, an effect or an operator that ONNX has no form of, or packages
+            missing: they are the extra ``hoplon[onnx]``.
+    """
+    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise HoplonError(f"expected {' and '.join(missing)} for an ONNX file, got none; pip install 'hoplon[onnx]'")
+    with _portable(module):
+        exported = exported_program(module, guards=guards)
+    with quiet_torch():
+        try:
+            program = torch.onnx.export(exported, dynamo=True, verbose=False)
+        except torch.onnx.errors.OnnxExporterError as error:
+            reason = str(error.__cause__ or error).strip().partition("\n")[0]
+            raise HoplonError(
+                f"expected operators that ONNX has, got one that it has not: {reason}; export_pt2 takes all of them"
+            ) from error
+    assert program is not None
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    program.save(target)
+
+
+def export_aoti(module: HardenedModule, path: str | os.PathLike[str], *, guards: Guards = "refuse") -> None:
+    """Compile ahead of time into a package (``.pt2``) that ``torch._inductor.aoti_load_package`` loads.
+
+    It runs the same bounds; where the compiler reorders sums, outputs differ from the module's in the last digits.
+
+    Args:
+        guards: as for :func:`export_pt2`.
+    Raises:
+        HoplonError: guards that are not to be dropped, a path that does not end in ``.pt2``, or no C++ compiler.
+    """
+    if Path(path).suffix != ".pt2":
+        raise HoplonError(f"expected a path that ends in .pt2, which AOTInductor asks for, got {os.fspath(path)!r}")
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None and shutil.which("clang++") is None:
+        raise HoplonError(f"expected a C++ compiler for AOTInductor, got none ({compiler}); set CXX, or use export_pt2")
+    exported = exported_program(module, guards=guards)
+    with _whole(path) as partial, quiet_torch():
+        torch._inductor.aoti_compile_and_package(exported, package_path=os.fspath(partial))
+
+
+def exported_program(module: HardenedModule, *, guards: Guards = "refuse") -> ExportedProgram:
+    """The hardened graph as a ``torch.export`` program; shares the module's memory.
+
+    Raises:
+        HoplonError, UncorrectableMemory: as :func:`export_pt2`.
+    """
+    if guards not in ("refuse", "drop"):
+        raise HoplonError(f"expected guards 'refuse' or 'drop', got {guards!r}")
+    if module.guards and guards == "refuse":
+        raise HoplonError(
+            f"expected a module without guards of memory, got {module.overlay.label}: a graph carries bounds, "
+            "not guards; guards='drop' leaves them out"
+        )
+    report = module.check()
+    if report.uncorrectable:
+        raise UncorrectableMemory(report)
+    args, kwargs, free = _inputs(module)
+    with torch.no_grad(), quiet_torch():
+        return torch.export.export(module.graph_module, args, kwargs, dynamic_shapes=free, strict=False)
+
+
+def _inputs(module: HardenedModule) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """Inputs as the graph was captured with, and which of their axes are free."""
+    graph_module = module.graph_module
+    held = [node.meta.get("val") for node in graph_module.graph.nodes if node.op == "placeholder"]
+    device = next((tensor.device for tensor in module.memory().values()), torch.device("cpu"))
+    batch = Dim("batch", min=1, max=2**20)
+    leaves = [_example(value, device) for value in held]
+    axes = [
+        {axis: batch for axis, size in enumerate(value.shape) if _is_free(size)} if isinstance(value, Tensor) else None
+        for value in held
+    ]
+    spec = graph_module._in_spec
+    args, kwargs = pytree.tree_unflatten(leaves, spec)
+    shapes = pytree.tree_unflatten([axis or None for axis in axes], spec)
+    names = list(inspect.signature(graph_module.forward).parameters)
+    free = {**dict(zip(names, shapes[0], strict=False)), **shapes[1]} if kwargs else shapes[0]
+    return args, kwargs, free
+
+
+def _is_free(size: Any) -> bool:
+    """Whether a size of a captured value is a symbol."""
+    return isinstance(size, torch.SymInt)
+
+
+def _example(value: Any, device: torch.device) -> Any:
+    """A batch of two where the batch is free."""
+    if not isinstance(value, Tensor):
+        return value
+    shape = [2 if _is_free(size) else size for size in value.shape]
+    return torch.zeros(shape, dtype=value.dtype, device=device)
+
+
+def _described(module: HardenedModule) -> Mapping[str, Any]:
+    return {
+        "format": 1,
+        "protections": module.overlay.label,
+        "guards_dropped": bool(module.guards),
+        "values": {name: str(effect) for name, effect in module.overlay.values.items()},
+    }
+
+
+@contextmanager
+def _whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A place beside the target to write to; the file appears whole or not at all."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".partial-{target.name}")
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@final
+@dataclass(frozen=True)
+class _FloatBound(ValueProtection):
+    """A bound in float operators alone: a NaN of either sign becomes ``low``."""
+
+    low: float
+    high: float
+
+    def __call__(self, value: Tensor) -> Tensor:
+        return torch.where(value.isnan(), self.low, value).clamp(self.low, self.high)
+
+    def apply_(self, value: Tensor) -> Tensor:
+        return value.copy_(self(value))
+
+
+@contextmanager
+def _portable(module: HardenedModule) -> Iterator[None]:
+    """The module's bounds in operators that other runtimes have, while this lasts."""
+    effects = [child for child in module.graph_module.children() if isinstance(child, Effect)]
+    before = [child.effect for child in effects]
+    dtypes = {
+        str(node.target): node.meta["val"].dtype
+        for node in module.graph_module.graph.nodes
+        if node.op == "call_module" and isinstance(module.graph_module.get_submodule(str(node.target)), Effect)
+    }
+    names = {child: name for name, child in module.graph_module.named_children()}
+    try:
+        for child in effects:
+            child.effect = _in_floats(child.effect, dtypes[names[child]])
+        yield
+    finally:
+        for child, effect in zip(effects, before, strict=True):
+            child.effect = effect
+
+
+def _in_floats(effect: ValueProtection, dtype: torch.dtype) -> ValueProtection:
+    if isinstance(effect, Chain):
+        return Chain(tuple(_in_floats(link, dtype) for link in effect.links))
+    if isinstance(effect, BoundValue):
+        low, high = effect(torch.tensor([-torch.inf, torch.inf], dtype=dtype)).tolist()  # as this dtype holds them
+        return _FloatBound(low, high)
+    return effect
