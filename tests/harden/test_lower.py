@@ -351,3 +351,23 @@ def test_unknown_forms_and_foreign_overlays_are_refused() -> None:
         lower(program, Overlay(values={"relu9:relu": BoundValue(0.0, 1.0)}))
     listing = Ranger(Ranges({"relu:relu": Bound(0.0, 1.0)})).coverage(program)
     assert Coverage("relu:relu", Bound(0.0, 1.0), "profiled") in listing
+
+
+@pytest.mark.parametrize("form", ["separate", "fused"])
+def test_the_compiler_sees_one_graph_without_a_warning(form: Form) -> None:
+    model, x = seeded(CASES["branches"].make()), sample("branches")
+    program = capture(model, x)
+    module = harden(program, [Ranger(profile_ranges(program, x[:2] * 0.5, batch=2))], form=form)
+    torch.compiler.reset()
+    compiled = torch.compile(module, backend="eager", fullgraph=True)
+    assert equal_bits(compiled(x), module(x))
+    assert not equal_bits(module(x), program(x))
+
+
+def test_bounds_from_zero_are_plain_functions_in_the_graph() -> None:
+    x = sample("residual")
+    program = capture(seeded(CASES["residual"].make()), x)
+    module = harden(program, [Ranger(profile_ranges(program, x))], form="fused")
+    bounds = [node for node in module.graph_module.graph.nodes if "effect" in node.meta]
+    assert [node.meta["effect"] for node in bounds] == list(module.overlay.values.values())
+    assert {node.op for node in bounds} == {"call_function"}

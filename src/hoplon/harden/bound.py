@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import final
+from typing import ParamSpec, TypeVar, cast, final
 
 import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.formats import integer_view
 from hoplon.overlay import ValueProtection
 from hoplon.ranges import Bound
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @final
@@ -55,25 +58,35 @@ class BoundValue(ValueProtection):
 
     def __call__(self, value: Tensor) -> Tensor:
         """The bounded value as a new tensor."""
-        ends = _ends(self.low, self.high, value.dtype)
         if self.low >= 0:
-            return integer_view(value).clamp(*ends.words).view(value.dtype)
-        low, high = ends.values
+            return clamp_words(value, self.low, self.high)
+        low, high = _values(self.low, self.high, value.dtype)
         return torch.nan_to_num(value, nan=low, posinf=high, neginf=low).clamp_(low, high)
 
     def outside(self, value: Tensor) -> Tensor:
         """NaN, and what lies beyond the ends."""
-        low, high = _ends(self.low, self.high, value.dtype).values
+        low, high = _values(self.low, self.high, value.dtype)
         return ~((value >= low) & (value <= high))
 
     def apply_(self, value: Tensor) -> Tensor:
         """Bound in place; bit-identical to calling."""
-        ends = _ends(self.low, self.high, value.dtype)
         if self.low >= 0:
-            integer_view(value).clamp_(*ends.words)
-            return value
-        low, high = ends.values
+            return clamp_words_(value, self.low, self.high)
+        low, high = _values(self.low, self.high, value.dtype)
         return torch.nan_to_num_(value, nan=low, posinf=high, neginf=low).clamp_(low, high)
+
+
+def clamp_words(value: Tensor, low: float, high: float) -> Tensor:
+    """What :class:`BoundValue` does with ``low >= 0``, as a plain function, whose call in a graph costs the least."""
+    integer, least, largest = _words(low, high, value.dtype)
+    return value.detach().view(integer).clamp(least, largest).view(value.dtype)
+
+
+def clamp_words_(value: Tensor, low: float, high: float) -> Tensor:
+    """The same in place."""
+    integer, least, largest = _words(low, high, value.dtype)
+    value.detach().view(integer).clamp_(least, largest)
+    return value
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,9 @@ _CODES = {
 }
 
 
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
 def rounded_outwards(bound: Bound, dtype: torch.dtype) -> tuple[float, float]:
     """The ends of a bound as finite values of a dtype, so that the bound does not shrink."""
     return _ends(bound.low, bound.high, dtype).values
@@ -110,6 +126,28 @@ def _ends(low: float, high: float, dtype: torch.dtype) -> _Ends:
     (first_sign, first), (last_sign, last) = _at_most(low, dtype), _at_most(-high, dtype)
     values = (first_sign * _value(first, dtype) + 0.0, -last_sign * _value(last, dtype) + 0.0)
     return _Ends((first, last), values)
+
+
+def _constant(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A function whose result the compiler may take for a constant, so that it does not look inside."""
+    return cast("Callable[_P, _R]", torch.compiler.assume_constant_result(function))
+
+
+@_constant
+def _words(low: float, high: float, dtype: torch.dtype) -> tuple[torch.dtype, int, int]:
+    """The integer dtype of the width of ``dtype``, and a bound in its words."""
+    return _kept_words(low, high, dtype)
+
+
+@_constant
+def _values(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
+    """A bound in values of ``dtype``."""
+    return _ends(low, high, dtype).values
+
+
+@cache
+def _kept_words(low: float, high: float, dtype: torch.dtype) -> tuple[torch.dtype, int, int]:
+    return (_INTEGERS[dtype.itemsize], *_ends(low, high, dtype).words)
 
 
 def _at_most(end: float, dtype: torch.dtype) -> tuple[int, int]:

@@ -19,10 +19,11 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from hoplon.errors import HoplonError
-from hoplon.harden.bound import BoundValue
+from hoplon.harden.bound import BoundValue, clamp_words_, rounded_outwards
 from hoplon.harden.lower import Effect, HardenedModule, UncorrectableMemory
 from hoplon.overlay import Chain, ValueProtection
 from hoplon.quiet import quiet_torch
+from hoplon.ranges import Bound
 
 Guards = Literal["refuse", "drop"]
 
@@ -173,45 +174,59 @@ def _whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def bound_floats(value: Tensor, low: float, high: float) -> Tensor:
+    """A bound in float operators alone: a NaN of either sign becomes ``low``."""
+    return torch.where(value.isnan(), low, value).clamp(low, high)
+
+
+def bound_floats_(value: Tensor, low: float, high: float) -> Tensor:
+    """The same in place."""
+    return value.copy_(bound_floats(value, low, high))
+
+
 @final
 @dataclass(frozen=True)
 class _FloatBound(ValueProtection):
-    """A bound in float operators alone: a NaN of either sign becomes ``low``."""
-
     low: float
     high: float
 
     def __call__(self, value: Tensor) -> Tensor:
-        return torch.where(value.isnan(), self.low, value).clamp(self.low, self.high)
+        return bound_floats(value, self.low, self.high)
 
     def apply_(self, value: Tensor) -> Tensor:
-        return value.copy_(self(value))
+        return bound_floats_(value, self.low, self.high)
 
 
 @contextmanager
 def _portable(module: HardenedModule) -> Iterator[None]:
     """The module's bounds in operators that other runtimes have, while this lasts."""
-    effects = [child for child in module.graph_module.children() if isinstance(child, Effect)]
-    before = [child.effect for child in effects]
-    dtypes = {
-        str(node.target): node.meta["val"].dtype
-        for node in module.graph_module.graph.nodes
-        if node.op == "call_module" and isinstance(module.graph_module.get_submodule(str(node.target)), Effect)
-    }
-    names = {child: name for name, child in module.graph_module.named_children()}
+    graph_module = module.graph_module
+    nodes = [node for node in graph_module.graph.nodes if "effect" in node.meta]
+    calls = [(node, node.target, node.args) for node in nodes if node.op == "call_function"]
+    places = [(graph_module.get_submodule(str(node.target)), node) for node in nodes if node.op == "call_module"]
+    effects = [(place, place.effect, node.meta["val"].dtype) for place, node in places if isinstance(place, Effect)]
     try:
-        for child in effects:
-            child.effect = _in_floats(child.effect, dtypes[names[child]])
+        for node, target, (value, *_) in calls:
+            node.target = bound_floats_ if target is clamp_words_ else bound_floats
+            node.args = (value, *_ends(node.meta["effect"], node.meta["val"].dtype))
+        for place, effect, dtype in effects:
+            place.effect = _in_floats(effect, dtype)
+        graph_module.recompile()
         yield
     finally:
-        for child, effect in zip(effects, before, strict=True):
-            child.effect = effect
+        for node, target, args in calls:
+            node.target, node.args = target, args
+        for place, effect, _ in effects:
+            place.effect = effect
+        graph_module.recompile()
 
 
 def _in_floats(effect: ValueProtection, dtype: torch.dtype) -> ValueProtection:
     if isinstance(effect, Chain):
         return Chain(tuple(_in_floats(link, dtype) for link in effect.links))
-    if isinstance(effect, BoundValue):
-        low, high = effect(torch.tensor([-torch.inf, torch.inf], dtype=dtype)).tolist()  # as this dtype holds them
-        return _FloatBound(low, high)
-    return effect
+    return _FloatBound(*_ends(effect, dtype)) if isinstance(effect, BoundValue) else effect
+
+
+def _ends(effect: BoundValue, dtype: torch.dtype) -> tuple[float, float]:
+    """The ends of a bound as this dtype holds them."""
+    return rounded_outwards(Bound(effect.low, effect.high), dtype)

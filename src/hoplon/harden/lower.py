@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from hoplon.errors import HoplonError
-from hoplon.harden.bound import BoundValue
+from hoplon.harden.bound import BoundValue, clamp_words, clamp_words_
 from hoplon.overlay import GuardReport, Overlay, Protection, ValueProtection, overlay
 from hoplon.program import Program
 from hoplon.quiet import quiet_torch
@@ -260,23 +260,30 @@ def _site_nodes(program: Program, graph: fx.Graph) -> dict[str, fx.Node]:
 
 
 def _insert(graph_module: fx.GraphModule, node: fx.Node, name: str, effect: ValueProtection, form: Form) -> None:
-    """Put an effect over the value of a node, for everybody who reads it."""
-    place = f"_protection_{sum(child.startswith('_protection_') for child in graph_module._modules)}"
-    graph = graph_module.graph
+    """Put an effect over the value of a node, for everybody who reads it. Its node has it in ``meta["effect"]``."""
     bounds_from_zero = isinstance(effect, BoundValue) and effect.low == 0
     if form == "fused" and bounds_from_zero and canonical_kind(node.target) == "relu":
-        graph_module.add_module(place, Effect(effect, in_place=_writes_in_place(node)))
-        with graph.inserting_before(node):
-            replacement = graph.call_module(place, (node.args[0],))
-        replacement.meta = node.meta
+        with graph_module.graph.inserting_before(node):
+            replacement = _call(graph_module, effect, node.args[0], in_place=_writes_in_place(node))
+        replacement.meta = {**node.meta, "effect": effect}
         node.replace_all_uses_with(replacement)
-        graph.erase_node(node)
+        graph_module.graph.erase_node(node)
         return
-    graph_module.add_module(place, Effect(effect, in_place=_writes_in_place(node) or _is_fresh(node)))
-    with graph.inserting_after(node):
-        protected = graph.call_module(place, (node,))
-    protected.meta = {**{key: value for key, value in node.meta.items() if key != "site"}, "protects": name}
+    with graph_module.graph.inserting_after(node):
+        protected = _call(graph_module, effect, node, in_place=_writes_in_place(node) or _is_fresh(node))
+    own = {key: value for key, value in node.meta.items() if key != "site"}
+    protected.meta = {**own, "effect": effect, "protects": name}
     node.replace_all_uses_with(protected, delete_user_cb=lambda user: user is not protected)
+
+
+def _call(graph_module: fx.GraphModule, effect: ValueProtection, value: Any, *, in_place: bool) -> fx.Node:
+    """A call of an effect: of a plain function where it has one, since each call of a module costs microseconds."""
+    if isinstance(effect, BoundValue) and effect.low >= 0:
+        function = clamp_words_ if in_place else clamp_words
+        return graph_module.graph.call_function(function, (value, effect.low, effect.high))
+    place = f"_protection_{sum(child.startswith('_protection_') for child in graph_module._modules)}"
+    graph_module.add_module(place, Effect(effect, in_place=in_place))
+    return graph_module.graph.call_module(place, (value,))
 
 
 def _writes_in_place(node: fx.Node) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,15 +20,12 @@ def added_passes(module: HardenedModule) -> dict[str, int]:
     A view walks over nothing. A bound that took the place of its ReLU adds what it runs less that ReLU: 0 for the
     integer clamp. Nothing is computed; shapes alone go through the protections.
     """
-    graph = module.graph_module
     passes: dict[str, int] = {}
-    for node in graph.graph.nodes:
-        if node.op != "call_module" or not str(node.target).startswith("_protection_"):
-            continue
-        site = node.meta.get("protects")
-        replaced = site is None
-        runs = _walks(graph.get_submodule(str(node.target)), node)
-        passes[str(node.meta["site"] if replaced else site)] = runs - int(replaced)
+    for node in module.graph_module.graph.nodes:
+        if "effect" in node.meta:
+            replaced = "protects" not in node.meta
+            runs = _walks(module.graph_module, node)
+            passes[str(node.meta["site" if replaced else "protects"])] = runs - int(replaced)
     return passes
 
 
@@ -49,12 +46,14 @@ class _Walks(TorchDispatchMode):
         return result
 
 
-def _walks(effect: Callable[[Tensor], object], node: fx.Node) -> int:
+def _walks(graph_module: fx.GraphModule, node: fx.Node) -> int:
     """Operators of one effect on a value shaped like the node's, with a batch of 2 where it is free."""
     like = node.meta["val"]
     shape = [size if isinstance(size, int) else 2 for size in like.shape]
+    call = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else node.target
+    assert callable(call), node
     with torch.inference_mode(), FakeTensorMode(allow_non_fake_inputs=True):
         value = torch.empty(shape, dtype=like.dtype, device=like.device)
         with _Walks(value.numel()) as walks:
-            effect(value)
+            call(value, *node.args[1:])
     return int(walks.count)
