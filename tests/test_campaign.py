@@ -195,6 +195,14 @@ def test_an_unwritable_folder_is_named_before_anything_runs(tmp_path: Path) -> N
         Campaign(program, data, sites=Values()).run(count=10, store=blocked / "run")
 
 
+def test_a_refused_campaign_leaves_no_run_directory(tmp_path: Path) -> None:
+    _, _, program, data = _setting("mlp")
+    campaign = Campaign(program, data, sites=Values(), fault_model=BitFlip(bits=(40,)))
+    with pytest.raises(HoplonError, match=r"expected bits in \[0, 32\)"):
+        campaign.run(count=5, store=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_rates_by_layer_and_bit_add_up() -> None:
     _, _, program, data = _setting("residual")
     for sites in (Values(), Memory()):

@@ -19,7 +19,7 @@ from hoplon import (
     capture,
 )
 from hoplon.errors import HoplonWarning
-from hoplon.formats import equal_bits
+from hoplon.formats import Quantized, equal_bits
 from hoplon.harden import lower
 from hoplon.overlay import Overlay
 from tests.nets import NETS
@@ -327,6 +327,34 @@ def test_a_recurrent_layer_is_captured_without_noise() -> None:
     assert [s.name for s in capture(model, x, form="eager").value_sites][-1] == "last:linear"
     results = Campaign(program, Inputs(x), sites=Memory(kind="gru")).run(count=30, seed=0)
     assert results.runs["reached"].all()
+
+
+def test_what_reads_a_shape_alone_is_no_site() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.linear(x)
+            return torch.where(h > 0, h, torch.zeros_like(h))
+
+    model, x = _seeded(Masked), torch.randn(4, 4)
+    for form in ("export", "eager"):
+        sites = [s.name for s in capture(model, x, form=form).value_sites]  # type: ignore[arg-type]
+        assert sites == ["linear:linear", ":gt", ":where"]
+
+
+def test_the_eager_form_leaves_the_batch_axis_out_of_shapes() -> None:
+    net = NETS["residual"]
+    wanted, got = (capture(net.model(), net.batch(2), form=form) for form in ("export", "eager"))  # type: ignore[arg-type]
+    assert [s.shape for s in got.value_sites] == [s.shape for s in wanted.value_sites]
+    channel = Quantized(torch.int8, (0.1,) * 6, (0,) * 6, 0)
+    results = Campaign(got, Inputs(net.batch(4)), sites=Values("conv1:conv"), fault_model=BitFlip(format=channel)).run(
+        count=20, seed=0
+    )
+    assert results.by("bit")["n_runs"].sum() == 20
+    assert results.by("field")["field"].to_list() == [None]
 
 
 class _Attention(nn.Module):

@@ -113,6 +113,7 @@ class Campaign:
             work = _Work(self, seed)
             count = work.goal(count, half_width)
             manifest = work.manifest(count=count, half_width=half_width, confidence=confidence)
+            work.table(0, 1)  # refuses a fault model that does not fit before there is a run directory
             directory = None if store is None else RunDirectory.create(store, manifest, resume=resume)
             keep = _Keeper(directory, manifest)
             done = set() if directory is None else directory.finished()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -17,7 +17,7 @@ from hoplon.formats import equal_bits
 from hoplon.layout import WholeLayout
 from hoplon.program import Hook, Program, Ref, Step
 from hoplon.signature import Signature, copied
-from hoplon.sites import MemorySite, ValueSite
+from hoplon.sites import MemorySite, ValueSite, carries_values
 
 
 @final
@@ -71,6 +71,13 @@ class EagerProgram(Program):
         return [_one_first(leaf, axis) if isinstance(leaf, Tensor) else leaf for leaf in outputs]
 
 
+def _of_one_sample(site: ValueSite, axis: int | None) -> ValueSite:
+    """The site without the batch axis, where it is in its place with size 1: the row-major index stays the same."""
+    if axis is None or axis >= len(site.shape) or site.shape[axis] != 1:
+        return site
+    return replace(site, shape=(*site.shape[:axis], *site.shape[axis + 1 :]))
+
+
 def _one_first(output: Tensor, axis: int | None) -> Tensor:
     if axis is None:
         return output.unsqueeze(0)
@@ -100,7 +107,8 @@ def capture_eager(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]
                 "remove randomness from forward, or fix the number of threads"
             )
     dependent = trace.dependent()
-    sites = {step: site for step, site in trace.sites.items() if step in dependent}
+    axis = signature.tensors[0].axis
+    sites = {step: _of_one_sample(site, axis) for step, site in trace.sites.items() if step in dependent}
     memory_sites, unread = trace.memory_sites()
     return EagerProgram(
         name=signature.model,
@@ -183,7 +191,7 @@ class _Trace:
         """The steps whose values can change with the input."""
         found = set(range(self._inputs))
         for step in self.steps:
-            if not found.isdisjoint(step.reads):
+            if not found.isdisjoint(step.reads) and carries_values(step.op):
                 found.add(step.index)
         return found
 

@@ -17,7 +17,7 @@ from hoplon.data import Inputs
 from hoplon.errors import SiteError
 from hoplon.layout import Layout
 from hoplon.signature import Signature
-from hoplon.sites import Identity, MemorySite, ValueSite
+from hoplon.sites import Identity, MemorySite, ValueSite, carries_values
 
 Hook = Callable[[int, Any], Any]
 
@@ -231,10 +231,10 @@ class Program:
 
     @cached_property
     def readers(self) -> tuple[tuple[int, ...], ...]:
-        """For each step, the steps that read its values (shape queries left out)."""
+        """For each step, the steps that read its values (what reads only its shape is left out)."""
         table: list[list[int]] = [[] for _ in self.steps]
         for step in self.steps:
-            if step.carries:
+            if step.carries and (step.op is None or carries_values(step.op)):
                 for read in step.reads:
                     table[read].append(step.index)
         return tuple(map(tuple, table))

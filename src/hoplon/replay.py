@@ -251,6 +251,11 @@ class EagerReplay(Replay):
     A word of the table that its input does not reach is reported with equal words before and after, not reached.
     """
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sites = (site for site in self.sites if isinstance(site, ValueSite))
+        self._shapes = {self.program.site_steps[site.name]: site.shape for site in sites}
+
     def golden(self, leaves: Sequence[Any]) -> Golden:
         """Run fault-free; nothing but the outputs is kept."""
         with torch.inference_mode():
@@ -286,7 +291,8 @@ class EagerReplay(Replay):
         if int(hit.elements.max()) >= value.numel():
             return self._protect(step, value), None
         fault_free = self._protect(step, value.clone())
-        form, bits = (hit.format or native(value.dtype)).at(hit.elements, value.shape), native(value.dtype)
+        shape = self._shapes.get(step, tuple(value.shape))
+        form, bits = (hit.format or native(value.dtype)).at(hit.elements, shape), native(value.dtype)
         result = (value if self.placement == "before" else fault_free).clone()
         where = torch.unravel_index(hit.elements, result.shape) if result.dim() else ()
         old = result[where]

@@ -372,11 +372,13 @@ def _fields(table: FaultTable) -> pl.Series:
             inside = pl.when((touched & ~pl.lit(mask, dtype=pl.UInt64)) == 0).then(pl.lit(part)).otherwise(inside)
         inside = pl.when(touched != 0).then(inside)
         found = pl.when(pl.col("format") == name).then(inside).otherwise(found)
-    return table.frame.select(found.alias("field"))["field"]
+    return table.frame.with_columns(found.alias("field"))["field"]
 
 
 def _directions(table: FaultTable) -> pl.Series:
     """Column `direction`: which way bits changed, per row; null where none did."""
     rises, falls = ((pl.col(a) & ~pl.col(b)) != 0 for a, b in (("after", "before"), ("before", "after")))
     found = pl.when(rises & falls).then(pl.lit("several")).when(rises).then(pl.lit("0->1"))
-    return table.frame.select(found.when(falls).then(pl.lit("1->0")).otherwise(None).alias("direction"))["direction"]
+    return table.frame.with_columns(found.when(falls).then(pl.lit("1->0")).otherwise(None).alias("direction"))[
+        "direction"
+    ]

@@ -112,7 +112,10 @@ class Signature:
             by_name = dict(zip(names, samples, strict=True))
             wanted = [form.keyword or "" for form in forms]
             if set(by_name) != set(wanted):
-                raise DataError(f"expected inputs named {', '.join(wanted)}, got {', '.join(by_name)}")
+                raise DataError(
+                    f"expected inputs named {', '.join(name or '(positional)' for name in wanted)}, got "
+                    f"{', '.join(by_name)}; positional inputs have no name: give a tuple in the order of the call"
+                )
             samples = [by_name[name] for name in wanted]
         if len(samples) != len(forms):
             raise DataError(f"expected {len(forms)} tensors per sample for {self.model}, got {len(samples)}")

@@ -139,6 +139,7 @@ _PASSIVE = frozenset(
         "feature_alpha_dropout", "feature_dropout", "fill", "fill_", "flatten", "getitem", "lift_fresh",
         "lift_fresh_copy", "permute_copy", "reshape", "select_scatter", "slice_scatter", "to", "unflatten",
         "view_copy", "zero_",
+        "_assert_async", "_assert_scalar", "_assert_tensor_metadata",
     ]
 )
 # fmt: on
@@ -164,6 +165,20 @@ def canonical_kind(target: Any) -> str:
     """
     name = operator_name(target)
     return _KINDS.get(name, name)
+
+
+# Operators that read the shape of a tensor and none of its values.
+_SHAPE_ONLY = frozenset(name for what in ("zeros", "ones", "full", "empty") for name in (f"{what}_like", f"new_{what}"))
+
+
+def carries_values(target: Any) -> bool:
+    """Whether a change of an operator's inputs can change its output at all.
+
+    Example:
+        >>> carries_values(torch.ops.aten.zeros_like.default), carries_values(torch.ops.aten.relu.default)
+        (False, True)
+    """
+    return operator_name(target) not in _SHAPE_ONLY
 
 
 def is_passive(target: Any) -> bool:
