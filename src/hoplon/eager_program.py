@@ -143,6 +143,9 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     return dict(named)
 
 
+_PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+
+
 class _Trace:
     """The operator calls of one forward pass as steps, with who read what."""
 
@@ -167,16 +170,37 @@ class _Trace:
         operands = [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Tensor)]
         reads = {self._step_of_storage[_storage(t)] for t in operands if _storage(t) in self._step_of_storage}
         results = [leaf for leaf in pytree.tree_leaves(call.result) if isinstance(leaf, Tensor)]
-        main = self._add(str(call.op), call.op, tuple(sorted(reads)), results, owner=call.owner)
+        before = [(result, self._step_of_storage.get(_storage(result))) for result in results]
+        arguments = pytree.tree_map(self._argument, (tuple(call.args), dict(call.kwargs)))
+        main = self._add(str(call.op), call.op, tuple(sorted(reads)), results, owner=call.owner, arguments=arguments)
         for number, (identity, output) in enumerate(call.outputs()):
             step = main if number == 0 else self._add(f"{call.op}#{number}", call.op, (main,), [output])
             self.sites[step] = ValueSite(
                 identity.owner, identity.kind, identity.call, identity.output, tuple(output.shape), output.dtype
             )
+        for written, previous in before if getattr(call.op, "_schema", None) and call.op._schema.is_mutable else []:
+            if previous is not None and written.nbytes < written.untyped_storage().nbytes():
+                self._add(f"{call.op} of a part", None, (previous, main), [written])  # the rest is as it was
 
-    def _add(self, label: str, op: Any, reads: tuple[int, ...], results: Sequence[Any], *, owner: str = "") -> int:
+    def _argument(self, leaf: Any) -> Any:
+        """What a step says of an argument: who made a tensor, plain values as they are, the type of others."""
+        if isinstance(leaf, Tensor):
+            step = self._step_of_storage.get(_storage(leaf))
+            return type(leaf).__name__ if step is None else Ref(step)
+        return leaf if isinstance(leaf, _PLAIN) else type(leaf).__name__
+
+    def _add(
+        self,
+        label: str,
+        op: Any,
+        reads: tuple[int, ...],
+        results: Sequence[Any],
+        *,
+        owner: str = "",
+        arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {}),
+    ) -> int:
         index = len(self.steps)
-        self.steps.append(Step(index, label, op, (), {}, reads, bool(results), owner))
+        self.steps.append(Step(index, label, op, *arguments, reads, bool(results), owner))
         for tensor in results:
             if isinstance(tensor, Tensor):
                 self._step_of_storage[_storage(tensor)] = index

@@ -31,6 +31,11 @@ class ValueProtection(ABC):
         return None
 
     @property
+    def detects(self) -> bool:
+        """Whether it leaves values as they are and asks for the run to be repeated where some are :meth:`outside`."""
+        return False
+
+    @property
     def extra_bytes(self) -> int:
         """Memory that the protection holds (bounds), in bytes; none unless overridden."""
         return 0
@@ -110,6 +115,11 @@ class Chain(ValueProtection):
     def extra_bytes(self) -> int:
         """All links together."""
         return sum(link.extra_bytes for link in self.links)
+
+    @property
+    def detects(self) -> bool:
+        """Whether a link does."""
+        return any(link.detects for link in self.links)
 
     def __call__(self, value: Tensor) -> Tensor:
         """Apply each link to the result of the one before."""

@@ -70,6 +70,9 @@ class Replay:
 
     ``placement="before"``: operator, fault, protection of that site, readers (the papers' order);
     ``"after"``: the fault strikes the stored, already protected value.
+
+    ``flagged``: bool, shape ``(batch,)``, the samples in which a detector found a wrong value during the last pass of
+    value faults, at the struck sites or after them. Such a sample is run again and so gives its golden outputs.
     """
 
     program: Program
@@ -77,6 +80,7 @@ class Replay:
     batch: int
     sites: Sequence[ValueSite] | Sequence[MemorySite]
     placement: Placement = "before"
+    flagged: Tensor = field(init=False, repr=False)
     _protections: dict[int, Any] = field(init=False, repr=False)
     _kept: frozenset[int] = field(init=False, repr=False)
     _starts: frozenset[int] = field(init=False, repr=False)
@@ -85,6 +89,7 @@ class Replay:
         self._protections = {self.program.site_steps[name]: p for name, p in self.overlay.values.items()}
         self._starts = frozenset(step for site in self.sites for step in self._steps_of(site))
         self._kept = _kept_steps(self.program, self._starts)
+        self.flagged = self._no_flags()
 
     def _steps_of(self, site: ValueSite | MemorySite) -> tuple[int, ...]:
         if isinstance(site, ValueSite):
@@ -128,6 +133,7 @@ class Replay:
         for step in by_step:
             dirty |= self.program.descendants[step]
         values = _Lazy(self.program, golden, self.program.memory())
+        self.flagged = self._no_flags()
         struck: dict[str, Struck] = {}
         with torch.inference_mode():
             for index in range(min(by_step), len(self.program.steps)):
@@ -140,7 +146,7 @@ class Replay:
                 elif recomputed:
                     values.set(index, self._protect(index, self._run(index, values)))
                 values.forget(self.program.last_reads[index])
-            return self._outputs(values), struck
+            return self._run_again(golden, self._outputs(values)), struck
 
     def strike_memory(self, golden: Golden, memory: Mapping[str, Tensor], changed: Iterable[str]) -> list[Any]:
         """One pass with changed memory: the flat outputs of the golden batch's samples.
@@ -167,7 +173,21 @@ class Replay:
 
     def _protect(self, index: int, value: Any) -> Any:
         protection = self._protections.get(index)
-        return value if protection is None else protection.apply_(value)
+        if protection is None:
+            return value
+        if protection.detects:
+            wrong = self.program.layouts[index].samples_first(protection.outside(value))
+            self.flagged |= wrong.flatten(1).any(1)
+        return protection.apply_(value)
+
+    def _no_flags(self) -> Tensor:
+        return torch.zeros(self.batch, dtype=torch.bool, device=self.program.device)
+
+    def _run_again(self, golden: Golden, outputs: list[Any]) -> list[Any]:
+        """The outputs, those of flagged samples as in a run without the fault."""
+        if not self.flagged.any():
+            return outputs
+        return [_mixed(self.flagged, *pair) for pair in zip(golden.outputs, outputs, strict=True)]
 
     def _computed(self, index: int, values: _Lazy) -> Any:
         """The value that the fault meets, recomputed because an earlier fault can have changed it."""
@@ -200,6 +220,15 @@ class Replay:
 
     def _outputs(self, values: _Lazy) -> list[Any]:
         return self.program.samples_first(self.program.outputs_from(values))
+
+
+def _mixed(rows: Tensor, golden: Any, faulty: Any) -> Any:
+    """The golden output in these rows, the faulty one elsewhere."""
+    if not isinstance(faulty, Tensor):
+        return golden if rows.any() else faulty
+    if golden.shape != faulty.shape:  # one sample, whose fault changed the size of its output
+        return golden
+    return torch.where(rows.view(-1, *[1] * (faulty.dim() - 1)), golden, faulty)
 
 
 class _Lazy(Sequence[Any]):
@@ -266,6 +295,7 @@ class EagerReplay(Replay):
         """One faulty forward."""
         by_step = {self.program.site_steps[name]: (name, hit) for name, hit in hits.items()}
         struck = {name: _unreached(hit) for name, hit in hits.items()}
+        self.flagged = self._no_flags()
 
         def hook(step: int, value: Tensor) -> Tensor:
             if step not in by_step:
@@ -278,7 +308,7 @@ class EagerReplay(Replay):
 
         with torch.inference_mode():
             outputs = self.program.run(golden.leaves, hook=hook)
-        return self.program.samples_first(outputs), struck
+        return self._run_again(golden, self.program.samples_first(outputs)), struck
 
     def strike_memory(self, golden: Golden, memory: Mapping[str, Tensor], changed: Iterable[str]) -> list[Any]:
         """One forward with changed memory."""
@@ -290,7 +320,7 @@ class EagerReplay(Replay):
         """The value struck and protected, and what was met; untouched where it is too small for the element."""
         if int(hit.elements.max()) >= value.numel():
             return self._protect(step, value), None
-        fault_free = self._protect(step, value.clone())
+        fault_free = self._fault_free(step, value)
         shape = self._shapes.get(step, tuple(value.shape))
         form, bits = (hit.format or native(value.dtype)).at(hit.elements, shape), native(value.dtype)
         result = (value if self.placement == "before" else fault_free).clone()
@@ -302,6 +332,11 @@ class EagerReplay(Replay):
             result = self._protect(step, result)
         reached = bits.words(result[where]) != bits.words(fault_free[where])
         return result, Struck(form.words(old), form.words(new), reached)
+
+    def _fault_free(self, step: int, value: Tensor) -> Tensor:
+        """A copy as its readers would get it without the fault; raises no alarm."""
+        protection = self._protections.get(step)
+        return value.clone() if protection is None else protection(value)
 
 
 def _unreached(hit: Hits) -> Struck:

@@ -67,7 +67,5 @@ def test_an_eager_program_is_compared_without_latency() -> None:
     found = compare(program, data, arms={"none": [], "tmr": [TMR()]}, faults=table)
     assert found["tmr", "memory"].cost.latency is None
     assert found["tmr", "memory"].rate.counts["identical"] == 20 * 6
-    with pytest.raises(
-        HoplonError, match="expected an exported program to make a module of, got Mlp in the eager form"
-    ):
-        harden(program, [TMR()])
+    with pytest.raises(HoplonError, match="expected form 'separate' for Mlp in the eager form, got 'fused'"):
+        harden(program, [TMR()], form="fused")

@@ -52,6 +52,7 @@ class ValueRuns:
         self.position = self._positions()
         self.outcomes, self.measures = blank(self.reference.criterion, len(self.faults))
         self.reached = np.zeros(len(self.faults), dtype=bool)
+        self.detected = np.zeros(len(self.faults), dtype=bool)
         self.before, self.after = torch.zeros_like(self.keep), torch.zeros_like(self.keep)
 
     def _positions(self) -> Ints:
@@ -117,11 +118,12 @@ class ValueRuns:
             words_here, faults_here = places[name]
             self.before[words_here], self.after[words_here] = met.before.cpu(), met.after.cpu()
             np.logical_or.at(self.reached, faults_here, met.reached.cpu().numpy())
+        self.detected[chunk] = self.replay.flagged.cpu().numpy()[rows]
         return outputs
 
     def _frame(self) -> pl.DataFrame:
-        nothing = np.zeros(len(self.faults), dtype=bool)
-        outcomes, flags = (self.outcomes, self.measures), (nothing, nothing, self.reached)
+        # what a detector flagged was run again, and so corrected
+        outcomes, flags = (self.outcomes, self.measures), (self.detected, self.detected, self.reached)
         return run_frame(self.faults, self.input, self.reference.criterion, *outcomes, *flags)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from hoplon.harden.aspis import Aspis
 from hoplon.harden.bound import BoundValue
+from hoplon.harden.exceedance import Exceedances, exceedances
 from hoplon.harden.export import export_aoti, export_onnx, export_pt2, exported_program
 from hoplon.harden.lower import HardenedModule, UncorrectableMemory, harden, lower
 from hoplon.harden.passes import added_passes
-from hoplon.harden.policy import Clamp, Policy, RandomInRange, ToZero
+from hoplon.harden.policy import Clamp, Detect, Policy, RandomInRange, ToZero
 from hoplon.harden.ranger import Coverage, Ranger
 from hoplon.harden.tmr import TMR
 
@@ -15,6 +16,8 @@ __all__ = [
     "BoundValue",
     "Clamp",
     "Coverage",
+    "Detect",
+    "Exceedances",
     "Policy",
     "RandomInRange",
     "Ranger",
@@ -24,6 +27,7 @@ __all__ = [
     "HardenedModule",
     "UncorrectableMemory",
     "added_passes",
+    "exceedances",
     "export_aoti",
     "export_onnx",
     "export_pt2",

@@ -9,9 +9,13 @@ from typing import Any, Literal, NoReturn, Self, final
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
+from hoplon.eager_program import EagerProgram
 from hoplon.errors import HoplonError
 from hoplon.harden.bound import BoundValue, clamp_words, clamp_words_
+from hoplon.harden.count import Count
+from hoplon.harden.watched import WatchedModel, watched_model
 from hoplon.overlay import GuardReport, Overlay, Protection, ValueProtection, overlay
 from hoplon.program import Program
 from hoplon.quiet import quiet_torch
@@ -39,10 +43,12 @@ def harden(
     *,
     copy: bool = True,
     form: Form = "separate",
+    telemetry: bool = False,
     on_uncorrectable: Callable[[GuardReport], None] | None = None,
 ) -> HardenedModule:
     """The program with these protections, as a module; see :func:`lower` for the options."""
-    return lower(program, overlay(program, protections), copy=copy, form=form, on_uncorrectable=on_uncorrectable)
+    over = overlay(program, protections)
+    return lower(program, over, copy=copy, form=form, telemetry=telemetry, on_uncorrectable=on_uncorrectable)
 
 
 def lower(
@@ -51,6 +57,7 @@ def lower(
     *,
     copy: bool = True,
     form: Form = "separate",
+    telemetry: bool = False,
     on_uncorrectable: Callable[[GuardReport], None] | None = None,
 ) -> HardenedModule:
     """The program with an overlay, as a module for inference.
@@ -59,15 +66,24 @@ def lower(
     an empty overlay it is the baseline for latencies. It keeps the in-place operators of the user's model, unless a
     protected site exists in the functional form alone; then it is built from that.
 
+    A program in the eager form becomes its model, watched operator by operator while it runs: the same bounds, slower;
+    a warning says by how much. Sites are told apart by how often a module calls an operator, so the bounds are right
+    for the path through the model that the example took.
+
     Args:
         copy: give the module its own parameters and buffers. With False it shares those of the user's model: a guard
             then repairs the user's weights, and takes a change that the user makes for a fault.
         form: "separate" bounds the output of each operator. "fused" makes one integer clamp of a ReLU and its
             bound: as fast as the ReLU alone, but a fault in its output comes after the bound.
+        telemetry: count the values that each protection finds wrong, in ``corrected``. Off, nothing is added to what
+            runs.
         on_uncorrectable: called with the report where a check fails for good; the forward pass then goes on. By
             default :class:`UncorrectableMemory` is raised.
     Raises:
-        HoplonError: an overlay of another program, one that protects an input, or an unknown form.
+        HoplonError: an overlay of another program, one that protects an input, an unknown form, or the fused form of
+            a program in the eager form.
+    Warns:
+        HoplonWarning: a program in the eager form; says what watching costs.
     """
     if form not in ("separate", "fused"):
         raise HoplonError(f"expected form 'separate' or 'fused', got {form!r}")
@@ -75,6 +91,12 @@ def lower(
     foreign = [name for name in overlay.values if name not in outputs]
     if foreign:
         raise HoplonError(f"expected protections of operator outputs of {program.name}, got one of {foreign[0]!r}")
+    counts = {name: Count() for name, effect in overlay.values.items() if telemetry or effect.detects}
+    if isinstance(program, EagerProgram):
+        if form == "fused":
+            raise HoplonError(f"expected form 'separate' for {program.name} in the eager form, got 'fused'")
+        watched = watched_model(program, overlay.values, counts, copy=copy)
+        return HardenedModule(watched, overlay, on_uncorrectable=on_uncorrectable)
     graph_module, nodes = _graph_with(program, overlay.values)
     _hold_constants(graph_module)
     if copy:
@@ -82,7 +104,7 @@ def lower(
     for name, node in nodes.items():
         node.meta["site"] = name
     for name, effect in overlay.values.items():
-        _insert(graph_module, nodes[name], name, effect, form)
+        _insert(graph_module, nodes[name], name, effect, counts.get(name), form)
     graph_module.recompile()
     return HardenedModule(graph_module, overlay, on_uncorrectable=on_uncorrectable)
 
@@ -96,20 +118,24 @@ class HardenedModule(nn.Module):
 
     Attributes:
         overlay: what was put over the program.
-        graph_module: the graph that runs. The node of each value site carries its name in ``meta["site"]``.
         guards: the armed guards.
         report: findings of the last check.
+        alarms: forward passes that a detector (:class:`hoplon.Detect`) had repeated.
+        persistent_alarms: those of them that it flagged again: a false alarm, or a fault that stays, as in memory. What
+            they gave was delivered.
     """
 
     overlay: Overlay
-    graph_module: fx.GraphModule
+    alarms: int
+    persistent_alarms: int
     guards: list[Any]
     report: GuardReport
+    _runner: fx.GraphModule | WatchedModel
     _armed_on: dict[str, int]
 
     def __init__(
         self,
-        graph_module: fx.GraphModule,
+        runner: fx.GraphModule | WatchedModel,
         overlay: Overlay,
         *,
         on_uncorrectable: Callable[[GuardReport], None] | None = None,
@@ -117,8 +143,11 @@ class HardenedModule(nn.Module):
         super().__init__()
         # One state under two faces: the user's names here, the graph's get_attr there.
         for table in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
-            object.__setattr__(self, table, getattr(graph_module, table))
-        object.__setattr__(self, "graph_module", graph_module)
+            object.__setattr__(self, table, getattr(runner, table))
+        object.__setattr__(self, "_runner", runner)
+        self._counts = _counts_of(runner)
+        self._detectors = [count for name, count in self._counts.items() if overlay.values[name].detects]
+        self.alarms = self.persistent_alarms = 0
         self.overlay = overlay
         self.report = GuardReport()
         self.on_uncorrectable = on_uncorrectable
@@ -126,9 +155,38 @@ class HardenedModule(nn.Module):
         self._arm()
 
     @property
+    def graph_module(self) -> fx.GraphModule:
+        """The graph that runs. The node of each value site carries its name in ``meta["site"]``.
+
+        Raises:
+            HoplonError: a model in the eager form has none.
+        """
+        runner = self._runner
+        if not isinstance(runner, fx.GraphModule):
+            raise HoplonError("expected a module with a graph, got a model that could not be exported")
+        return runner
+
+    @property
     def protections(self) -> tuple[Protection, ...]:
         """What protects it."""
         return self.overlay.protections
+
+    @property
+    def outside_counts(self) -> dict[str, int]:
+        """By site, the values that protections found wrong, and corrected or flagged, since the last reset.
+
+        Raises:
+            HoplonError: nothing is counted; lower with ``telemetry=True``.
+        """
+        if not self._counts:
+            raise HoplonError("expected a module that counts, got one without telemetry; lower with telemetry=True")
+        return {name: count.total for name, count in self._counts.items()}
+
+    def reset_counts(self) -> None:
+        """Set :attr:`outside_counts` and both numbers of alarms to 0."""
+        for count in self._counts.values():
+            count.reset()
+        self.alarms = self.persistent_alarms = 0
 
     @property
     def extra_bytes(self) -> int:
@@ -166,8 +224,22 @@ class HardenedModule(nn.Module):
             if self.on_uncorrectable is None:
                 raise UncorrectableMemory(self.report)
             self.on_uncorrectable(self.report)
+        if not self._detectors:
+            return self._run(args, kwargs)
+        before = self._flagged()
+        output = self._run(*pytree.tree_map_only(Tensor, torch.clone, (args, kwargs)))  # the model may change them
+        if (after := self._flagged()) != before:
+            self.alarms += 1
+            output = self._run(args, kwargs)
+            self.persistent_alarms += self._flagged() != after
+        return output
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with torch.no_grad():
-            return self.graph_module.forward(*args, **kwargs)
+            return self._runner.forward(*args, **kwargs)
+
+    def _flagged(self) -> int:
+        return sum(count.total for count in self._detectors)
 
     def train(self, mode: bool = True) -> Self:
         """Refuse train mode; ``train(False)`` and ``eval()`` change nothing."""
@@ -206,7 +278,7 @@ class HardenedModule(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HardenedModule:
         with quiet_torch():
-            twin = copying.deepcopy(self.graph_module, memo)
+            twin = copying.deepcopy(self._runner, memo)
         twin._non_persistent_buffers_set.update(self._non_persistent_buffers_set)  # which torch forgets
         return HardenedModule(twin, self.overlay, on_uncorrectable=self.on_uncorrectable)
 
@@ -217,24 +289,34 @@ class HardenedModule(nn.Module):
 class Effect(nn.Module):
     """A value protection as a node of the graph; ``in_place`` where others have to see its effect, or nobody can."""
 
-    def __init__(self, effect: ValueProtection, *, in_place: bool) -> None:
+    def __init__(
+        self, name: str, effect: ValueProtection, count: Count | None, *, in_place: bool, is_relu: bool = False
+    ) -> None:
         super().__init__()
+        self.site = name
         self.effect = effect
+        self.count = count
+        self.is_relu = is_relu
         self.in_place = in_place
 
     def forward(self, value: Tensor) -> Tensor:
         """The value as its readers get it."""
+        if self.count is not None:
+            self.count.add(self.effect.outside(value.relu() if self.is_relu else value))
         return self.effect.apply_(value) if self.in_place else self.effect(value)
+
+
+def _counts_of(runner: fx.GraphModule | WatchedModel) -> dict[str, Count]:
+    if isinstance(runner, WatchedModel):
+        return runner.counts
+    effects = (child for child in runner.children() if isinstance(child, Effect))
+    return {effect.site: effect.count for effect in effects if effect.count is not None}
 
 
 def _graph_with(program: Program, wanted: Iterable[str]) -> tuple[fx.GraphModule, dict[str, fx.Node]]:
     """The untouched form as a graph, or the functional one where it lacks a wanted site; and the nodes of its sites."""
     exported = program.exported
-    if exported is None:
-        raise HoplonError(
-            f"expected an exported program to make a module of, got {program.name} in the eager form; its overlay "
-            "works in campaigns and comparisons with latency=False"
-        )
+    assert exported is not None, "a program in the eager form has no graph"
     if not set(wanted) <= _site_nodes(program, exported.graph).keys():
         with quiet_torch():
             exported = exported.run_decompositions({})
@@ -259,30 +341,35 @@ def _site_nodes(program: Program, graph: fx.Graph) -> dict[str, fx.Node]:
     }
 
 
-def _insert(graph_module: fx.GraphModule, node: fx.Node, name: str, effect: ValueProtection, form: Form) -> None:
+def _insert(
+    graph_module: fx.GraphModule, node: fx.Node, name: str, effect: ValueProtection, count: Count | None, form: Form
+) -> None:
     """Put an effect over the value of a node, for everybody who reads it. Its node has it in ``meta["effect"]``."""
     bounds_from_zero = isinstance(effect, BoundValue) and effect.low == 0
     if form == "fused" and bounds_from_zero and canonical_kind(node.target) == "relu":
         with graph_module.graph.inserting_before(node):
-            replacement = _call(graph_module, effect, node.args[0], in_place=_writes_in_place(node))
+            made = Effect(name, effect, count, in_place=_writes_in_place(node), is_relu=True)
+            replacement = _call(graph_module, made, node.args[0])
         replacement.meta = {**node.meta, "effect": effect}
         node.replace_all_uses_with(replacement)
         graph_module.graph.erase_node(node)
         return
     with graph_module.graph.inserting_after(node):
-        protected = _call(graph_module, effect, node, in_place=_writes_in_place(node) or _is_fresh(node))
+        made = Effect(name, effect, count, in_place=_writes_in_place(node) or _is_fresh(node))
+        protected = _call(graph_module, made, node)
     own = {key: value for key, value in node.meta.items() if key != "site"}
     protected.meta = {**own, "effect": effect, "protects": name}
     node.replace_all_uses_with(protected, delete_user_cb=lambda user: user is not protected)
 
 
-def _call(graph_module: fx.GraphModule, effect: ValueProtection, value: Any, *, in_place: bool) -> fx.Node:
+def _call(graph_module: fx.GraphModule, made: Effect, value: Any) -> fx.Node:
     """A call of an effect: of a plain function where it has one, since each call of a module costs microseconds."""
-    if isinstance(effect, BoundValue) and effect.low >= 0:
-        function = clamp_words_ if in_place else clamp_words
+    effect = made.effect
+    if isinstance(effect, BoundValue) and effect.low >= 0 and made.count is None:
+        function = clamp_words_ if made.in_place else clamp_words
         return graph_module.graph.call_function(function, (value, effect.low, effect.high))
     place = f"_protection_{sum(child.startswith('_protection_') for child in graph_module._modules)}"
-    graph_module.add_module(place, Effect(effect, in_place=in_place))
+    graph_module.add_module(place, made)
     return graph_module.graph.call_module(place, (value,))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +12,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from hoplon.errors import HoplonError
 from hoplon.formats import integer_view
 from hoplon.harden.bound import BoundValue, rounded_outwards
 from hoplon.overlay import ValueProtection
@@ -89,6 +91,40 @@ class RandomInRange(Policy):
         return Randomised(bound, int.from_bytes(key[:8], "little", signed=True))
 
 
+@final
+@dataclass(frozen=True)
+class Detect(Policy):
+    """It stays, and the run is repeated: the symptom detector of Li et al.
+
+    A transient fault is gone in the second run. In a campaign of value faults a flagged run is detected and delivers
+    the fault-free output; memory faults outlast it, and a campaign of those is as without the detector. A hardened
+    module runs once more (:attr:`HardenedModule.alarms` counts). What a fault-free run trips is a false alarm:
+    :func:`hoplon.exceedances` measures them on held-out data.
+
+    Args:
+        margin: share by which each end is moved outwards before anything is flagged; 0.1 in the source.
+    Source:
+        Li et al., Understanding error propagation in deep learning neural network (DNN) accelerators and applications,
+        SC 2017, section 6.2: values beyond 1.1 times the range of a fault-free profile are symptoms. There the detector
+        runs beside the accelerator at the end of each layer; here it reads every bounded site.
+    """
+
+    margin: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin < math.inf:
+            raise HoplonError(f"expected a finite margin of at least 0, got {self.margin}")
+
+    @property
+    def label(self) -> str:
+        """What reports call it."""
+        return "detect"
+
+    def effect(self, bound: Bound | ChannelBounds, *, site: str) -> ValueProtection:
+        """An alarm."""
+        return Alarm(bound.widened(self.margin))
+
+
 @dataclass(frozen=True)
 class _Bounded(ValueProtection):
     """A protection with the ends of one bound, or of one per channel."""
@@ -150,6 +186,25 @@ class Randomised(_Bounded):
         share = _uniform(integer_view(value).to(torch.int64), self.key)
         drawn = low.double() + share * (high.double() - low.double())
         return torch.where(self.outside(value), torch.clamp(drawn.to(value.dtype), low, high), value)
+
+
+@final
+@dataclass(frozen=True)
+class Alarm(_Bounded):
+    """Leaves every value as it is; :meth:`outside` flags what lies outside of the bound."""
+
+    @property
+    def detects(self) -> bool:
+        """Yes."""
+        return True
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """The value, as a new tensor."""
+        return value.clone()
+
+    def apply_(self, value: Tensor) -> Tensor:
+        """The value."""
+        return value
 
 
 def _uniform(words: Tensor, key: int) -> Tensor:
