@@ -10,6 +10,7 @@ from hoplon.harden.lower import HardenedModule, UncorrectableMemory, harden, low
 from hoplon.harden.passes import added_passes
 from hoplon.harden.policy import Clamp, Detect, Policy, RandomInRange, ToZero
 from hoplon.harden.ranger import Coverage, Ranger
+from hoplon.harden.saturating import with_tanh
 from hoplon.harden.tmr import TMR
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "exported_program",
     "harden",
     "lower",
+    "with_tanh",
 ]
