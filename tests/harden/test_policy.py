@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from hoplon import capture
+from hoplon.errors import HoplonError
 from hoplon.formats import equal_bits
-from hoplon.harden import Clamp, Policy, RandomInRange, ToZero
+from hoplon.harden import Clamp, Detect, Policy, RandomInRange, Ranger, ToZero, added_passes, export_pt2, harden
 from hoplon.overlay import ValueProtection
-from hoplon.ranges import Bound, ChannelBounds
+from hoplon.ranges import Bound, ChannelBounds, profile_ranges
 from tests.harden.test_bound import DTYPES, awkward, outwards
+from tests.nets import NETS
 
 POLICIES: list[Policy] = [Clamp(), ToZero(), RandomInRange(seed=3)]
 BOUNDS = [Bound(0.0, 6.0), Bound(0.25, 4.0), Bound(-0.5, 3.0), Bound(-2.0, -1.0), Bound(0.0, 0.0), Bound(0.1, 0.7)]
@@ -83,3 +87,22 @@ def test_a_random_replacement_depends_on_seed_site_and_word_alone() -> None:
     assert abs(float(drawn.mean()) - 4) < 5 * 0.0082
     assert ((drawn < 2.4).double().mean() - 0.1).abs() < 5 * 0.0021
     assert ((drawn > 5.6).double().mean() - 0.1).abs() < 5 * 0.0021
+
+
+def test_tracing_leaves_nothing_behind_that_a_run_would_trip_over() -> None:
+    net = NETS["concat"]
+    program = capture(net.model(), net.batch(2))
+    ranges = profile_ranges(program, net.batch(8), per_channel=True)
+    module = harden(program, [Ranger(ranges)])
+    added_passes(module)  # runs the protections on tensors without values
+    torch.export.export(module.graph_module, (net.batch(2),), strict=False)
+    with torch.inference_mode():
+        assert equal_bits(module(net.batch(8)), program(net.batch(8)))
+
+
+def test_a_detector_is_not_exported_in_silence(tmp_path: Path) -> None:
+    net = NETS["concat"]
+    program = capture(net.model(), net.batch(2))
+    module = harden(program, [Ranger(profile_ranges(program, net.batch(8)), policy=Detect())])
+    with pytest.raises(HoplonError, match="expected a module whose bounds act by themselves, got ranger-detect"):
+        export_pt2(module, tmp_path / "detector.pt2")

@@ -112,6 +112,11 @@ def exported_program(module: HardenedModule, *, guards: Guards = "refuse") -> Ex
             f"expected a module without guards of memory, got {module.overlay.label}: a graph carries bounds, "
             "not guards; guards='drop' leaves them out"
         )
+    if any(effect.detects for effect in module.overlay.values.values()):
+        raise HoplonError(
+            f"expected a module whose bounds act by themselves, got {module.overlay.label}: a graph cannot run itself "
+            "once more; export another policy, such as Clamp()"
+        )
     report = module.check()
     if report.uncorrectable:
         raise UncorrectableMemory(report)

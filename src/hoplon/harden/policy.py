@@ -7,10 +7,11 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from hoplon.errors import HoplonError
 from hoplon.formats import integer_view
@@ -139,7 +140,8 @@ class _Bounded(ValueProtection):
     def outside(self, value: Tensor) -> Tensor:
         """NaN, and what lies beyond the ends."""
         low, high = _ends_for(self.bound, value)
-        return ~((value >= low) & (value <= high))
+        inside: Tensor = (value >= low) & (value <= high)
+        return ~inside
 
     def apply_(self, value: Tensor) -> Tensor:
         """The same in place."""
@@ -169,8 +171,7 @@ class Zeroed(_Bounded):
     def __call__(self, value: Tensor) -> Tensor:
         """As a new tensor."""
         low, high = _ends_for(self.bound, value)
-        nearest = torch.clamp(torch.zeros_like(low), low, high)
-        return torch.where(self.outside(value), nearest, value)
+        return torch.where(self.outside(value), torch.clamp(torch.zeros_like(value), low, high), value)
 
 
 @final
@@ -184,7 +185,7 @@ class Randomised(_Bounded):
         """As a new tensor."""
         low, high = _ends_for(self.bound, value)
         share = _uniform(integer_view(value).to(torch.int64), self.key)
-        drawn = low.double() + share * (high.double() - low.double())
+        drawn = low * (1 - share) + high * share
         return torch.where(self.outside(value), torch.clamp(drawn.to(value.dtype), low, high), value)
 
 
@@ -220,25 +221,20 @@ def _right(words: Tensor, shift: int) -> Tensor:
     return (words >> shift) & ((1 << (64 - shift)) - 1)
 
 
-def _ends_for(bound: Bound | ChannelBounds, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Both ends in the dtype of a value, shaped to be broadcast over it."""
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
-        low, high = _ends_of(bound, value.dtype, value.device)
-    else:
-        low, high = _kept_ends(bound, value.dtype, value.device)
+def _ends_for(bound: Bound | ChannelBounds, value: Tensor) -> tuple[Any, Any]:
+    """Both ends in the dtype of a value: two numbers, or two tensors shaped to be broadcast over it."""
     if isinstance(bound, Bound):
-        return low, high
+        return rounded_outwards(bound, value.dtype)
+    traced = torch.compiler.is_compiling() or torch.compiler.is_exporting() or _get_current_dispatch_mode() is not None
+    low, high = (_channel_ends if traced else _kept_ends)(bound, value.dtype, value.device)
     shape = [-1 if axis == bound.axis else 1 for axis in range(value.dim())]
     return low.view(shape), high.view(shape)
 
 
-def _ends_of(bound: Bound | ChannelBounds, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    if isinstance(bound, Bound):
-        low, high = rounded_outwards(bound, dtype)
-        return torch.tensor(low, dtype=dtype, device=device), torch.tensor(high, dtype=dtype, device=device)
+def _channel_ends(bound: ChannelBounds, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     ends = [rounded_outwards(channel, dtype) for channel in bound.channels]
     lows, highs = ([end[side] for end in ends] for side in (0, 1))
     return torch.tensor(lows, dtype=dtype, device=device), torch.tensor(highs, dtype=dtype, device=device)
 
 
-_kept_ends = lru_cache(maxsize=None)(_ends_of)
+_kept_ends = lru_cache(maxsize=None)(_channel_ends)
