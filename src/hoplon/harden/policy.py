@@ -55,8 +55,8 @@ class ToZero(Policy):
     """It becomes 0, or the end nearest to 0 where 0 lies outside of the bound.
 
     Source:
-        Reagen et al., Minerva, ISCA 2016, section VIII-B: words with a detected fault are set to zero. Discussed
-        for Ranger in section VI-B of Chen et al., DSN 2021.
+        Reagen et al., Minerva, ISCA 2016: words with a detected fault are set to zero. Discussed
+        for Ranger in section V-B of Chen et al., DSN 2021.
     """
 
     label = "zero"
@@ -76,7 +76,7 @@ class RandomInRange(Policy):
     words at one site get equal ones.
 
     Source:
-        Discussed as an alternative in section VI-B of Chen et al., DSN 2021 (Ranger).
+        Discussed as an alternative in section V-B of Chen et al., DSN 2021 (Ranger).
     """
 
     seed: int = 0
@@ -106,7 +106,7 @@ class Detect(Policy):
         margin: share by which each end is moved outwards before anything is flagged; 0.1 in the source.
     Source:
         Li et al., Understanding error propagation in deep learning neural network (DNN) accelerators and applications,
-        SC 2017, section 6.2: values beyond 1.1 times the range of a fault-free profile are symptoms. There the detector
+        SC 2017: values beyond 1.1 times the range of a fault-free profile are symptoms. There the detector
         runs beside the accelerator at the end of each layer; here it reads every bounded site.
     """
 
