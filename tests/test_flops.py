@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hoplon.capture import capture
 from hoplon.errors import HoplonError
 from hoplon.flops import CONVENTIONS, Convention, count_flops
-from hoplon.harden import TMR, Ranger
+from hoplon.harden import TMR, Clamp, Detect, Policy, Ranger, ToZero
 from hoplon.program import Program
 from hoplon.quiet import quiet_torch
 from hoplon.ranges import ACTIVATION_KINDS, Bound, Ranges
@@ -136,17 +136,50 @@ def test_attention_is_two_products_and_a_softmax() -> None:
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_fusing_a_bound_with_its_relu_costs_one_comparison(name: str) -> None:
+def test_bounds_cost_what_their_convention_says(name: str) -> None:
     program = capture(NETS[name].model(), NETS[name].batch(2))
     ranger = bounded(program, without=())
+    sites = {site.name: site for site in program.value_sites}
+    effects = ranger.values(program)
+    from_zero = sum(sites[site].numel for site, effect in effects.items() if effect.low >= 0)
+    below_zero = sum(sites[site].numel for site, effect in effects.items() if effect.low < 0)
+    relus = sum(site.numel for site in sites.values() if site.kind == "relu")
     separate, fused = (count_flops(program, [ranger], convention="fused", form=form) for form in ("separate", "fused"))
     assert separate.total == fused.total > 0
-    relus = sum(site.numel for site in program.value_sites if site.kind == "relu")
-    assert separate.protection - fused.protection == relus
-    if all(effect.low == 0 for effect in ranger.values(program).values()):  # a clamp of two comparisons in both
-        assert count_flops(program, [ranger]).protection == separate.protection
-    assert count_flops(program, [ranger]).protection > 0
+    assert separate.protection == 2 * from_zero + 5 * below_zero > 0
+    assert fused.protection == separate.protection - relus  # one comparison less at each
+    for form in ("separate", "fused"):
+        assert count_flops(program, [ranger], form=form).protection == 2 * (from_zero + below_zero)
     assert count_flops(program, [TMR()]).protection == 0
+
+
+def test_some_nets_have_bounds_below_zero_and_some_have_none() -> None:
+    lows = {
+        name: min(effect.low for effect in bounded(program, without=()).values(program).values())
+        for name, program in ((name, capture(net.model(), net.batch(2))) for name, net in NETS.items())
+    }
+    assert min(lows.values()) < 0 <= max(lows.values())
+
+
+# what each policy runs for one element of a bound below zero, beside selections, which compute nothing
+POLICIES: dict[str, tuple[Policy, int]] = {
+    "clamp": (Clamp(), 3 + 2),  # NaN, infinity, infinity; two ends
+    "zero": (ToZero(), 2 + 2 + 2),  # two ends, and, not; zero between two ends
+    "detect": (Detect(), 0 + 4),  # two ends, and, not
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_other_policies_are_counted_by_what_they_run(name: str) -> None:
+    class Gelu(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.gelu(x)
+
+    program = capture(Gelu().eval(), torch.zeros(2, 3, 5))
+    policy, per_element = POLICIES[name]
+    ranger = Ranger(Ranges({":gelu": Bound(-0.25, 2.0)}), policy=policy)
+    assert count_flops(program, [ranger], convention="fused").protection == 15 * per_element
+    assert count_flops(program, [ranger]).protection == 15 * 2
 
 
 def test_it_prints_convention_batch_and_what_it_left_out() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hoplon.errors import HoplonError
 from hoplon.harden.bound import BoundValue
@@ -33,8 +34,9 @@ CONVENTIONS: Mapping[Convention, str] = {
     "fused": (
         "fused, what runs: 2 per multiply-accumulate, a bias starts the sum and costs 0, 1 per element of any "
         "elementwise operator (ReLU: 1 comparison; clamp, ReLU6: 2), 2 per element of batch norm, k^2 per output of "
-        "average pooling, k^2 - 1 comparisons of max pooling, 5 per element of a softmax; a bound is 2 comparisons per "
-        "element (5 where it tests for NaN and infinities), and only 1 more than the ReLU that it is fused with"
+        "average pooling, k^2 - 1 comparisons of max pooling, 5 per element of a softmax; a bound is what its "
+        "operators come to: 2 comparisons per element where it begins at 0 or above (only 1 more than the ReLU that it "
+        "is fused with), 5 where it tests for NaN and infinities first"
     ),
 }
 """What each convention counts."""
@@ -141,11 +143,11 @@ def count_flops(
         if name in effects:
             bounded[step.index] = effects[name]
             fused = form == "fused" and kind == "relu"
-            extra = _elements(result) * _bound(effects[name], convention, fused=fused)
+            extra = _bound(effects[name], convention, result, fused=fused)
         elif is_passive(step.op) and step.reads and step.reads[0] in bounded:
             bounded[step.index] = bounded[step.reads[0]]
             if bound_reshapes and operator_name(step.op) in _RESHAPES:
-                extra = _elements(result) * _bound(bounded[step.index], convention, fused=False)
+                extra = _bound(bounded[step.index], convention, result, fused=False)
         if flops or extra or step.index in sites:
             operators.append(OperatorFlops(name, kind, flops or 0, extra))
     return Flops(program.name, convention, batch, tuple(operators), tuple(uncounted))
@@ -183,15 +185,37 @@ def _elements(result: Any) -> int:
     return first.numel() if isinstance(first, Tensor) else 0
 
 
-def _bound(effect: ValueProtection, convention: Convention, *, fused: bool) -> int:
-    """Operations per element of a protection."""
+def _bound(effect: ValueProtection, convention: Convention, result: Any, *, fused: bool) -> int:
+    """Operations of a protection of an operator's first output."""
     if isinstance(effect, Chain):
-        return sum(_bound(link, convention, fused=fused and link is effect.links[0]) for link in effect.links)
+        return sum(_bound(link, convention, result, fused=False) for link in effect.links)
     if convention == "tensorflow":
-        return 2
-    if isinstance(effect, BoundValue) and effect.low < 0:
-        return 5
-    return 1 if fused else 2
+        return 2 * _elements(result)
+    if fused and isinstance(effect, BoundValue) and effect.low == 0:
+        return _elements(result)
+    value = result[0] if isinstance(result, (tuple, list)) else result
+    with _Elementwise(value.numel()) as seen:
+        (effect.outside if effect.detects else effect)(value)
+    return int(seen.flops)
+
+
+class _Elementwise(TorchDispatchMode):
+    """Counts operations of elementwise operators over whole values, as the fused convention does."""
+
+    def __init__(self, elements: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._elements = elements
+        self.flops = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        kind = canonical_kind(func)
+        computes = torch.Tag.pointwise in func.tags and kind not in _MOVING and not is_passive(func)
+        if computes and _elements(result) >= self._elements:
+            self.flops += _FUSED.get(kind, 1) * _elements(result)
+        return result
 
 
 _RESHAPES = frozenset({"view", "reshape", "flatten", "unflatten", "_unsafe_view"})
@@ -212,7 +236,7 @@ _TENSORFLOW = {
     **dict.fromkeys(("rsqrt", "clamp"), 2),
 }
 # Elementwise operators of more than one operation, where each is counted.
-_FUSED = {"clamp": 2, "hardtanh": 2}
+_FUSED = {"clamp": 2, "hardtanh": 2, "nan_to_num": 3}
 _MATRIX = frozenset({"conv", "conv_transpose", "linear", "matmul", "baddbmm", "attention"})
 _REDUCING = frozenset({"mean", "sum", "amax", "amin", "max", "min", "argmax", "argmin", "prod"})
 _NORMALISING = {"batch_norm": 2, "layer_norm": 7, "group_norm": 7, "instance_norm": 7}

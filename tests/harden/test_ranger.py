@@ -220,6 +220,23 @@ def test_the_lower_end_of_a_one_sided_function_is_its_own() -> None:
     }
 
 
+def test_the_upper_end_of_a_one_sided_function_is_its_own_too() -> None:
+    class Logs(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.log_softmax(F.logsigmoid(x).amax(2), 1)
+
+    x = torch.randn(8, 3, 4, generator=torch.Generator().manual_seed(0))
+    program = capture(Logs().eval(), x)
+    found = bounds(program, {":log_sigmoid": Bound(-3.0, -0.5), ":log_softmax": Bound(-5.0, -0.25)})
+    assert found == {":log_sigmoid": Bound(-3.0, 0.0), ":amax": Bound(-3.0, 0.0), ":log_softmax": Bound(-5.0, 0.0)}
+    ranger = Ranger(profile_ranges(program, x, per_channel=True))
+    effect = ranger.values(program)[":log_softmax"]
+    lows = program(x).amin(0)
+    with torch.inference_mode():
+        assert effect(torch.full((1, 3), -1e9)).equal(lows[None])
+        assert effect(torch.full((1, 3), 1e9)).tolist() == [[0.0] * 3]
+
+
 def test_the_variants_bound_more_and_more(functions: Program) -> None:
     x = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
     ranges = profile_ranges(functions, x, sites=Values())

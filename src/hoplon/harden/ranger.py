@@ -15,7 +15,7 @@ from hoplon.harden.policy import Clamp, Policy
 from hoplon.layout import BatchLayout
 from hoplon.overlay import Protection, ValueProtection
 from hoplon.program import Program, Step
-from hoplon.ranges import ACTIVATION_KINDS, INHERENT, Bound, Ranges, inherent_range
+from hoplon.ranges import ACTIVATION_KINDS, INHERENT, Bound, ChannelBounds, Ranges, inherent_range
 from hoplon.sites import ValueSite
 
 Where = Literal["activations", "algorithm1", "all"]
@@ -43,11 +43,12 @@ class Coverage:
 class Ranger(Protection):
     """Bounds every activation, and the operators after it that cannot leave its bound.
 
-    An activation takes its range from ``ranges``; its lower end is that of the function where it has one and no upper
-    end (0 for ``relu``, -1 for ``elu``). From there the bound travels along the data flow: through views,
-    slices and copies (which are no sites, and are not bounded again), max, average and adaptive pooling, means,
-    rearrangements, interpolation, padding (hull with the constant) and concatenation (hull over its actual inputs,
-    all of which have to be bounded). It ends at everything else: convolution, normalisation, residual addition.
+    An activation takes its range from ``ranges``; where its function has an end on one side only, that end is the
+    function's (low: 0 for ``relu``, -1 for ``elu``; high: 0 for ``log_softmax``). From there the bound travels along
+    the data flow: through views, slices and copies (which are no sites, and are not bounded again), max, average and
+    adaptive pooling, means, rearrangements, interpolation, padding (hull with the constant) and concatenation (hull
+    over its actual inputs, all of which have to be bounded). It ends at everything else: convolution, normalisation,
+    residual addition.
 
     Args:
         ranges: of this model, from :func:`hoplon.profile_ranges`, or :func:`hoplon.inherent_ranges` without any data.
@@ -173,8 +174,8 @@ class _Walk:
         ranges, name = self._ranger.ranges, site.name
         if name in ranges:
             bound: AnyBound = ranges.channels.get(name, ranges[name])
-            one_sided = math.isfinite(low) and high == math.inf
-            return _Found(name, _from_floor(bound, low) if one_sided else bound, self._known)
+            one_sided = math.isfinite(low) != math.isfinite(high)
+            return _Found(name, _with_end(bound, low, high) if one_sided else bound, self._known)
         return _Found(name, None, f"{site.kind} was not profiled")
 
     def _follow(self, step: Step, site: ValueSite | None, known: Mapping[int, _Found]) -> _Found:
@@ -197,10 +198,15 @@ def last_linear(program: Program) -> tuple[str, ...]:
     return tuple(site.name for step, site in linear.items() if not program.descendants[step] & steps)
 
 
-def _from_floor(bound: AnyBound, low: float) -> AnyBound:
-    if isinstance(bound, Bound):
-        return Bound(low, max(bound.high, low))
-    return type(bound)(bound.axis, tuple(Bound(low, max(each.high, low)) for each in bound.channels))
+def _with_end(bound: AnyBound, low: float, high: float) -> AnyBound:
+    """A bound with the one finite end of a function in the place of what was seen on that side."""
+    if isinstance(bound, ChannelBounds):
+        return ChannelBounds(bound.axis, tuple(_one_end(channel, low, high) for channel in bound.channels))
+    return _one_end(bound, low, high)
+
+
+def _one_end(bound: Bound, low: float, high: float) -> Bound:
+    return Bound(low, max(bound.high, low)) if math.isfinite(low) else Bound(min(bound.low, high), high)
 
 
 def _placed(bound: AnyBound, program: Program, site: str) -> AnyBound:
