@@ -60,7 +60,8 @@ from hoplon.harden import (
 )
 from hoplon.importance import Scores
 from hoplon.inspection import FaultSpace, Inspection, inspect
-from hoplon.overlay import GuardReport, Protection
+from hoplon.memory_guard import Guard, GuardReport, StaleGuardError
+from hoplon.overlay import Protection
 from hoplon.program import Program
 from hoplon.ranges import Bound, Profile, Ranges, inherent_ranges, profile_activations, profile_ranges
 from hoplon.rerun import Rerun, replay_run
@@ -113,6 +114,7 @@ __all__ = [
     "Flops",
     "Forecast",
     "Function",
+    "Guard",
     "GuardReport",
     "HardenedModule",
     "HoplonError",
@@ -144,6 +146,7 @@ __all__ = [
     "Several",
     "Scores",
     "SiteError",
+    "StaleGuardError",
     "StoreError",
     "Stratified",
     "StuckAt",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hoplon.errors import HoplonError
+from hoplon.memory_guard import Guard
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,48 +42,6 @@ class ValueProtection(ABC):
         return 0
 
 
-@dataclass(frozen=True)
-class GuardReport:
-    """What one check of memory found.
-
-    ``checked``, ``detected``, ``corrected`` and ``uncorrectable`` count words of memory; a detected word is either
-    corrected or uncorrectable. ``where`` names the storages of the detected ones.
-    """
-
-    checked: int = 0
-    detected: int = 0
-    corrected: int = 0
-    uncorrectable: int = 0
-    where: tuple[str, ...] = ()
-
-    def __add__(self, other: GuardReport) -> GuardReport:
-        """The findings of two guards together."""
-        return GuardReport(
-            self.checked + other.checked,
-            self.detected + other.detected,
-            self.corrected + other.corrected,
-            self.uncorrectable + other.uncorrectable,
-            tuple(dict.fromkeys(self.where + other.where)),
-        )
-
-
-class Guard(ABC):
-    """A protection of memory, armed on live tensors, which it repairs in place."""
-
-    @property
-    @abstractmethod
-    def extra_bytes(self) -> int:
-        """Memory that the guard holds beside the model's, in bytes."""
-
-    @abstractmethod
-    def check(self) -> GuardReport:
-        """Compare the memory with what the guard knows; repair what it can."""
-
-    @abstractmethod
-    def refresh(self) -> None:
-        """Take the memory as it is now for correct, after a legitimate change."""
-
-
 class Protection(ABC):
     """A description of a protection: what it puts over which sites of a program. Subclasses are frozen dataclasses."""
 
@@ -95,6 +54,11 @@ class Protection(ABC):
     def made_for(self) -> str | None:
         """The fingerprint of the program that it was profiled or scored on; None: it fits any."""
         return None
+
+    @property
+    def guarantee(self) -> str:
+        """What it repairs for certain, what it only detects, and how probably it misses what lies beyond."""
+        return ""
 
     def values(self, program: Program) -> Mapping[str, ValueProtection]:
         """Value protections by site name; none by default."""

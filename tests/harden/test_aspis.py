@@ -11,7 +11,7 @@ from hoplon.formats import equal_bits, integer_view
 from hoplon.harden import Aspis
 from hoplon.harden.aspis import AspisGuard
 from hoplon.importance import Scores
-from hoplon.overlay import GuardReport
+from hoplon.memory_guard import GuardReport
 
 
 def memory() -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ from hoplon.harden import TMR, Aspis, BoundValue, Coverage, HardenedModule, Rang
 from hoplon.harden.aspis import AspisGuard
 from hoplon.harden.lower import Form, _is_fresh, _site_nodes
 from hoplon.importance import taylor
-from hoplon.overlay import GuardReport, Overlay, Protection, ValueProtection, overlay
+from hoplon.memory_guard import GuardReport
+from hoplon.overlay import Overlay, Protection, ValueProtection, overlay
 from hoplon.program import Program
 from hoplon.ranges import Bound, Ranges, profile_ranges
 from tests.harden.nets import CASES, sample, seeded

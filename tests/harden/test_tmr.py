@@ -7,7 +7,7 @@ from torch import Tensor
 from hoplon.errors import HoplonError
 from hoplon.formats import equal_bits, integer_view
 from hoplon.harden import TMR
-from hoplon.overlay import GuardReport
+from hoplon.memory_guard import GuardReport
 
 GENERATOR_SEED = 5
 

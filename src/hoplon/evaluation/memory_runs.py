@@ -15,7 +15,8 @@ from hoplon.evaluation.frames import RUN_ERRORS, blank, run_frame
 from hoplon.evaluation.reference import Reference, replay_of
 from hoplon.faults import FaultTable
 from hoplon.formats import format_named
-from hoplon.overlay import Guard, GuardReport, Overlay
+from hoplon.memory_guard import Guard, GuardReport, StaleGuardError
+from hoplon.overlay import Overlay
 from hoplon.replay import Golden, Placement
 from hoplon.working_memory import Words, WorkingMemory
 
@@ -64,9 +65,7 @@ class MemoryRuns:
         rows = self.table.frame.with_row_index("row").partition_by("fault", maintain_order=True)
         for words in rows:
             struck = [self._strike(word) for word in words.iter_rows(named=True)]
-            report = GuardReport()
-            for guard in self.guards:
-                report = report + guard.check()
+            report = self._check()
             touched = list(dict.fromkeys([*struck, *report.where]))
             changed = self.memory.changed(touched)
             yield _Residue(changed, report)
@@ -74,6 +73,16 @@ class MemoryRuns:
             if changed and report.detected:
                 for guard in self.guards:
                     guard.refresh()
+
+    def _check(self) -> GuardReport:
+        """What the guards find; so much wrong that they refuse to repair it is uncorrectable."""
+        report = GuardReport()
+        for guard in self.guards:
+            try:
+                report += guard.check()
+            except StaleGuardError:
+                report += GuardReport(detected=1, uncorrectable=1, where=tuple(self.memory.tensors))
+        return report
 
     def _strike(self, word: dict[str, Any]) -> str:
         site = self.sites[word["site"]]

@@ -13,7 +13,8 @@ from hoplon.errors import HoplonError
 from hoplon.formats import integer_view
 from hoplon.harden.vote import agree, copy_of, vote_
 from hoplon.importance.scores import Scores
-from hoplon.overlay import Guard, GuardReport, Protection
+from hoplon.memory_guard import Guard, GuardReport, of_turn, require_no_update, version_of
+from hoplon.overlay import Protection
 
 
 @final
@@ -88,18 +89,26 @@ class AspisGuard(Guard):
         }
 
     @property
-    def extra_bytes(self) -> int:
-        """Bytes of index and copies, and 24 per storage that guard the index."""
-        return sum(tensor.nbytes for tensor in self.copies.values())
+    def protected_bytes(self) -> int:
+        """The chosen weights."""
+        return sum(part.first.nbytes for part in self._parts.values())
 
-    def check(self) -> GuardReport:
-        """Compare and repair; counts weights, a corrupted copy or index entry counting as its weight."""
+    def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
+        """Compare and repair; counts weights, a corrupted copy or index entry counting as its weight.
+
+        Slices are of storages.
+        """
+        names = list(self._parts)
         report = GuardReport()
         with torch.inference_mode():
-            for name, part in self._parts.items():
-                detected, uncorrectable = part.check()
+            slice_ = [names[number] for number in of_turn(len(names), turn, turns)]
+            suspects = {name: self._parts[name] for name in slice_ if self._parts[name].is_suspect()}
+            for name, part in suspects.items():
+                part.require_no_update(name)
+            for name in slice_:
+                detected, uncorrectable = suspects[name].mend() if name in suspects else (0, 0)
                 where = (name,) if detected else ()
-                count = part.index.numel()
+                count = self._parts[name].index.numel()
                 report += GuardReport(count, detected, detected - uncorrectable, uncorrectable, where)
         return report
 
@@ -126,17 +135,29 @@ class _Part:
         self.index = copy_of(_places(tensor, indices.to(tensor.device)).to(torch.int32 if small else torch.int64))
         self.first, self.second = (copy_of(self.words[self.index]) for _ in range(2))
         self.sums = copy_of(_power_sums(self.index))
+        self.version = version_of(self.words)
 
     def refresh(self) -> None:
         live = self.words[self.index]
         self.first.copy_(live)
         self.second.copy_(live)
+        self.version = version_of(self.words)
 
-    def check(self) -> tuple[int, int]:
-        """Weights found wrong, and those among them that could not be repaired."""
-        if not self._index_is_suspect() and agree(self.words[self.index], self.first, self.second):
-            return 0, 0
-        # Something is amiss. The index comes first: nothing is ever written through a wrong one.
+    def is_suspect(self) -> bool:
+        """Whether anything is amiss: index, weights or copies."""
+        return self._index_is_suspect() or not agree(self.words[self.index], self.first, self.second)
+
+    def require_no_update(self, name: str) -> None:
+        """Refuse weights that were updated, which leaves index and copies as they were."""
+        if torch.equal(_power_sums(self.index), self.sums) and torch.equal(self.first, self.second):
+            differing, written = int((self.words[self.index] != self.first).sum()), version_of(self.words)
+            require_no_update(name, differing=differing, total=len(self.first), written=written != self.version)
+
+    def mend(self) -> tuple[int, int]:
+        """Weights found wrong, and those among them that could not be repaired.
+
+        The index comes first: nothing is ever written through a wrong one.
+        """
         mended = 0
         if not torch.equal(_power_sums(self.index), self.sums):
             if not _mend_index(self.index, self.sums, len(self.words)):
@@ -145,6 +166,7 @@ class _Part:
         live = self.words[self.index]
         detected, uncorrectable = vote_(live, self.first, self.second)
         self.words[self.index] = live
+        self.version = version_of(self.words)
         return detected + mended, uncorrectable
 
     def _index_is_suspect(self) -> bool:

@@ -16,7 +16,8 @@ from hoplon.errors import HoplonError
 from hoplon.harden.bound import BoundValue, clamp_words, clamp_words_
 from hoplon.harden.count import Count
 from hoplon.harden.watched import WatchedModel, watched_model
-from hoplon.overlay import GuardReport, Overlay, Protection, ValueProtection, overlay
+from hoplon.memory_guard import GuardReport
+from hoplon.overlay import Overlay, Protection, ValueProtection, overlay
 from hoplon.program import Program
 from hoplon.quiet import quiet_torch
 from hoplon.sites import Identity, canonical_kind, is_passive

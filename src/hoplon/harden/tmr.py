@@ -12,7 +12,8 @@ from torch import Tensor
 from hoplon.errors import HoplonError
 from hoplon.formats import integer_view
 from hoplon.harden.vote import agree, copy_of, distinct, vote_
-from hoplon.overlay import Guard, GuardReport, Protection
+from hoplon.memory_guard import Guard, GuardReport, of_turn, require_no_update, version_of
+from hoplon.overlay import Protection
 
 
 @final
@@ -48,32 +49,52 @@ class TMR(Protection):
 
 @final
 class TMRGuard(Guard):
-    """Two more copies of every storage.
-
-    Attributes:
-        copies: the guard's own memory by name, ``conv1.weight#1`` and ``conv1.weight#2``: it can be hit as well.
-    """
+    """Two more copies of every storage."""
 
     def __init__(self, storages: Mapping[str, Tensor], vote: Literal["element", "tensor"]) -> None:
         self._live = storages
         self._vote = vote_ if vote == "element" else _vote_tensors_
-        self.copies = {f"{name}#{n}": copy_of(live) for name, live in storages.items() for n in (1, 2)}
+        self._copies = {f"{name}#{n}": copy_of(live) for name, live in storages.items() for n in (1, 2)}
+        self._versions = {name: version_of(live) for name, live in storages.items()}
 
     @property
-    def extra_bytes(self) -> int:
-        """Bytes of the two copies."""
-        return sum(copy.nbytes for copy in self.copies.values())
+    def copies(self) -> Mapping[str, Tensor]:
+        """The guard's own memory by name, ``conv1.weight#1`` and ``conv1.weight#2``."""
+        return self._copies
 
-    def check(self) -> GuardReport:
-        """Compare and repair; counts words of memory, a corrupted copy counting as its word."""
+    @property
+    def protected_bytes(self) -> int:
+        """All of the memory it was armed on."""
+        return sum(live.nbytes for live in self._live.values())
+
+    def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
+        """Compare and repair; counts words of memory, a corrupted copy counting as its word. Slices are of storages."""
+        names = list(self._live)
         report = GuardReport()
         with torch.inference_mode():
-            for name, live in self._live.items():
-                copies = self.copies[f"{name}#1"], self.copies[f"{name}#2"]
-                detected, uncorrectable = (0, 0) if agree(live, *copies) else self._vote(live, *copies)
-                where = (name,) if detected else ()
-                report += GuardReport(live.numel(), detected, detected - uncorrectable, uncorrectable, where)
+            slice_ = [names[number] for number in of_turn(len(names), turn, turns)]
+            suspects = [name for name in slice_ if not agree(self._live[name], *self._copies_of(name))]
+            for name in suspects:
+                self._require_no_update(name)
+            for name in slice_:
+                report += self._mend(name) if name in suspects else GuardReport(self._live[name].numel())
         return report
+
+    def _copies_of(self, name: str) -> tuple[Tensor, Tensor]:
+        return self._copies[f"{name}#1"], self._copies[f"{name}#2"]
+
+    def _require_no_update(self, name: str) -> None:
+        live, (first, second) = self._live[name], self._copies_of(name)
+        if agree(first, second, second):
+            differing = int((integer_view(live) != integer_view(first)).sum())
+            written = version_of(live) != self._versions[name]
+            require_no_update(name, differing=differing, total=live.numel(), written=written)
+
+    def _mend(self, name: str) -> GuardReport:
+        live = self._live[name]
+        detected, uncorrectable = self._vote(live, *self._copies_of(name))
+        self._versions[name] = version_of(live)
+        return GuardReport(live.numel(), detected, detected - uncorrectable, uncorrectable, (name,))
 
     def refresh(self) -> None:
         """Copy the memory anew."""
@@ -81,6 +102,7 @@ class TMRGuard(Guard):
             for name, live in self._live.items():
                 for n in (1, 2):
                     integer_view(self.copies[f"{name}#{n}"]).copy_(integer_view(live))
+                self._versions[name] = version_of(live)
 
 
 def _vote_tensors_(live: Tensor, first: Tensor, second: Tensor) -> tuple[int, int]:

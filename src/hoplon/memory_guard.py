@@ -1,0 +1,127 @@
+"""Guards of memory: what they promise, what a check finds, and which changes they refuse to take for soft errors."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+from hoplon.errors import HoplonError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_BURST_WORDS = 1024  # a change of most of so many words, and no more, may still be one burst
+_FEW_WORDS = 16  # most of fewer words say nothing: a fault can hit them all
+
+
+@dataclass(frozen=True)
+class GuardReport:
+    """What one check of memory found.
+
+    All counts are of words of memory (of blocks, where a guard cannot tell words). A detected word is one of:
+    ``corrected``, restored bit for bit; ``mitigated``, made harmless but perhaps not what it was; ``uncorrectable``,
+    still wrong. ``where`` names the storages of the detected ones.
+    """
+
+    checked: int = 0
+    detected: int = 0
+    corrected: int = 0
+    uncorrectable: int = 0
+    where: tuple[str, ...] = ()
+    mitigated: int = 0
+
+    def __add__(self, other: GuardReport) -> GuardReport:
+        """The findings of two guards together."""
+        return GuardReport(
+            self.checked + other.checked,
+            self.detected + other.detected,
+            self.corrected + other.corrected,
+            self.uncorrectable + other.uncorrectable,
+            tuple(dict.fromkeys(self.where + other.where)),
+            self.mitigated + other.mitigated,
+        )
+
+
+class Guard(ABC):
+    """A protection of memory, armed on live tensors, which it repairs in place."""
+
+    @property
+    @abstractmethod
+    def copies(self) -> Mapping[str, Tensor]:
+        """The guard's own memory by name, live: copies, sums, indices. It can be hit as well."""
+
+    @property
+    def extra_bytes(self) -> int:
+        """Memory that the guard holds beside the model's, in bytes."""
+        return sum(tensor.nbytes for tensor in self.copies.values())
+
+    @property
+    @abstractmethod
+    def protected_bytes(self) -> int:
+        """Memory of the model that the guard watches, in bytes."""
+
+    @abstractmethod
+    def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
+        """Compare the memory with what the guard knows; repair what it can.
+
+        Args:
+            turn: which slice to check, in ``range(turns)``.
+            turns: into how many slices of about equal size the memory is cut; one is all of it. Checks of all turns
+                together find what one whole check finds.
+        Raises:
+            StaleGuardError: memory that looks updated, not hit; nothing was written.
+        """
+
+    @abstractmethod
+    def refresh(self) -> None:
+        """Take the memory as it is now for correct, after a legitimate change."""
+
+
+@final
+class StaleGuardError(HoplonError):
+    """Memory holds other values than its guard knows, and too many of them for soft errors."""
+
+    def __init__(self, name: str, differing: int, total: int) -> None:
+        super().__init__(
+            f"expected memory that only soft errors may have changed, got other values in {differing:,} of {total:,} "
+            f"words of {name}; call refresh() if it was updated on purpose, load the weights again if it was not"
+        )
+
+
+def require_no_update(name: str, *, differing: int, total: int, written: bool) -> None:
+    """Refuse a change that an update of the weights makes, and soft errors do not.
+
+    An update changes most words of a tensor. So does a burst that covers a small one: there, torch's version counter
+    decides, which moves when an operator writes; a change of fewer than 16 words never counts as an update. A guard
+    asks this of all its storages before it repairs any.
+
+    Args:
+        differing: words that are not what the guard knows.
+        total: words of the storage that the guard knows.
+        written: whether the version counter of the storage moved since the guard last looked.
+    Raises:
+        StaleGuardError: most words of a storage differ, and it was written to or is larger than bursts are.
+    """
+    if 2 * differing > total and total >= (_FEW_WORDS if written else _BURST_WORDS):
+        raise StaleGuardError(name, differing, total)
+
+
+def of_turn(count: int, turn: int, turns: int) -> range:
+    """Which of ``count`` consecutive pieces belong to a turn; sizes differ by one at most.
+
+    Raises:
+        HoplonError: a turn out of range.
+    Example:
+        >>> [list(of_turn(5, turn, 2)) for turn in range(2)]
+        [[0, 1], [2, 3, 4]]
+    """
+    if not 0 <= turn < turns:
+        raise HoplonError(f"expected a turn in [0, {turns}), got {turn}")
+    return range(count * turn // turns, count * (turn + 1) // turns)
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often operators wrote to the storage, as far as torch counts: tensors made in inference mode stay at 0."""
+    return 0 if tensor.is_inference() else tensor._version
