@@ -29,14 +29,16 @@ CONVENTIONS: Mapping[Convention, str] = {
     "tensorflow": (
         "TensorFlow 1.x profiler: 2 per multiply-accumulate, 1 per element of a bias or of plain arithmetic, k^2 per "
         "output of a pooling, 5 per element of a softmax, 2 per element of batch norm (its multiplication and "
-        "addition), 0 for ReLU and other activations; a bound is one minimum and one maximum, 2 per element"
+        "addition), 0 for ReLU and other activations; a bound is one minimum and one maximum, 2 per element; "
+        "an operator that runs twice counts once more, and 1 comparison per element"
     ),
     "fused": (
         "fused, what runs: 2 per multiply-accumulate, a bias starts the sum and costs 0, 1 per element of any "
         "elementwise operator (ReLU: 1 comparison; clamp, ReLU6: 2), 2 per element of batch norm, k^2 per output of "
         "average pooling, k^2 - 1 comparisons of max pooling, 5 per element of a softmax; a bound is what its "
         "operators come to: 2 comparisons per element where it begins at 0 or above (only 1 more than the ReLU that it "
-        "is fused with), 5 where it tests for NaN and infinities first"
+        "is fused with), 5 where it tests for NaN and infinities first; an operator that runs "
+        "twice counts once more, and 1 comparison per element"
     ),
 }
 """What each convention counts."""
@@ -144,6 +146,7 @@ def count_flops(
             bounded[step.index] = effects[name]
             fused = form == "fused" and kind == "relu"
             extra = _bound(effects[name], convention, result, fused=fused)
+            extra += (flops or 0) + _elements(result) if effects[name].repeats else 0  # once more, and compared
         elif is_passive(step.op) and step.reads and step.reads[0] in bounded:
             bounded[step.index] = bounded[step.reads[0]]
             if bound_reshapes and operator_name(step.op) in _RESHAPES:
@@ -189,6 +192,8 @@ def _bound(effect: ValueProtection, convention: Convention, result: Any, *, fuse
     """Operations of a protection of an operator's first output."""
     if isinstance(effect, Chain):
         return sum(_bound(link, convention, result, fused=False) for link in effect.links)
+    if effect.repeats:
+        return 0
     if convention == "tensorflow":
         return 2 * _elements(result)
     if fused and isinstance(effect, BoundValue) and effect.low == 0:

@@ -37,6 +37,11 @@ class ValueProtection(ABC):
         return False
 
     @property
+    def repeats(self) -> bool:
+        """Whether the operator itself runs once more, so that a fault in the result of one run is found and undone."""
+        return False
+
+    @property
     def extra_bytes(self) -> int:
         """Memory that the protection holds (bounds), in bytes; none unless overridden."""
         return 0
@@ -84,6 +89,11 @@ class Chain(ValueProtection):
     def detects(self) -> bool:
         """Whether a link does."""
         return any(link.detects for link in self.links)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a link does; the comparison comes before all other links, whatever their order."""
+        return any(link.repeats for link in self.links)
 
     def __call__(self, value: Tensor) -> Tensor:
         """Apply each link to the result of the one before."""

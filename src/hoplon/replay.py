@@ -73,6 +73,9 @@ class Replay:
 
     ``flagged``: bool, shape ``(batch,)``, the samples in which a detector found a wrong value during the last pass of
     value faults, at the struck sites or after them. Such a sample is run again and so gives its golden outputs.
+
+    ``outvoted``: bool, shape ``(batch,)``, the samples that met a fault in the result of an operator that runs twice
+    (``placement="before"``): its readers get what it computes from what it reads.
     """
 
     program: Program
@@ -81,6 +84,7 @@ class Replay:
     sites: Sequence[ValueSite] | Sequence[MemorySite]
     placement: Placement = "before"
     flagged: Tensor = field(init=False, repr=False)
+    outvoted: Tensor = field(init=False, repr=False)
     _protections: dict[int, Any] = field(init=False, repr=False)
     _kept: frozenset[int] = field(init=False, repr=False)
     _starts: frozenset[int] = field(init=False, repr=False)
@@ -89,7 +93,7 @@ class Replay:
         self._protections = {self.program.site_steps[name]: p for name, p in self.overlay.values.items()}
         self._starts = frozenset(step for site in self.sites for step in self._steps_of(site))
         self._kept = _kept_steps(self.program, self._starts)
-        self.flagged = self._no_flags()
+        self.flagged = self.outvoted = self._no_flags()
 
     def _steps_of(self, site: ValueSite | MemorySite) -> tuple[int, ...]:
         if isinstance(site, ValueSite):
@@ -133,7 +137,7 @@ class Replay:
         for step in by_step:
             dirty |= self.program.descendants[step]
         values = _Lazy(self.program, golden, self.program.memory())
-        self.flagged = self._no_flags()
+        self.flagged, self.outvoted = self._no_flags(), self._no_flags()
         struck: dict[str, Struck] = {}
         with torch.inference_mode():
             for index in range(min(by_step), len(self.program.steps)):
@@ -180,6 +184,11 @@ class Replay:
             self.flagged |= wrong.flatten(1).any(1)
         return protection.apply_(value)
 
+    def _repeats(self, index: int) -> bool:
+        """Whether the operator runs twice, so that a fault in one result is found and undone."""
+        protection = self._protections.get(index)
+        return protection is not None and protection.repeats
+
     def _no_flags(self) -> Tensor:
         return torch.zeros(self.batch, dtype=torch.bool, device=self.program.device)
 
@@ -211,6 +220,9 @@ class Replay:
         new = form.strike(old, hit.keep, hit.flip)
         view[(hit.rows, *inner)] = new
         if self.placement == "before":
+            if self._repeats(index):
+                view[(hit.rows, *inner)] = old
+                self.outvoted[hit.rows[form.words(old) != form.words(new)]] = True
             value = self._protect(index, value)
         bits = native(value.dtype)
         got = layout.samples_first(value)[(hit.rows, *inner)]
@@ -295,7 +307,7 @@ class EagerReplay(Replay):
         """One faulty forward."""
         by_step = {self.program.site_steps[name]: (name, hit) for name, hit in hits.items()}
         struck = {name: _unreached(hit) for name, hit in hits.items()}
-        self.flagged = self._no_flags()
+        self.flagged, self.outvoted = self._no_flags(), self._no_flags()
 
         def hook(step: int, value: Tensor) -> Tensor:
             if step not in by_step:
@@ -329,6 +341,9 @@ class EagerReplay(Replay):
         new = form.strike(old, hit.keep, hit.flip)
         result[where] = new
         if self.placement == "before":
+            if self._repeats(step):
+                result[where] = old
+                self.outvoted |= (form.words(old) != form.words(new)).any()
             result = self._protect(step, result)
         reached = bits.words(result[where]) != bits.words(fault_free[where])
         return result, Struck(form.words(old), form.words(new), reached)

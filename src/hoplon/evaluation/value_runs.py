@@ -118,11 +118,11 @@ class ValueRuns:
             words_here, faults_here = places[name]
             self.before[words_here], self.after[words_here] = met.before.cpu(), met.after.cpu()
             np.logical_or.at(self.reached, faults_here, met.reached.cpu().numpy())
-        self.detected[chunk] = self.replay.flagged.cpu().numpy()[rows]
+        self.detected[chunk] = (self.replay.flagged | self.replay.outvoted).cpu().numpy()[rows]
         return outputs
 
     def _frame(self) -> pl.DataFrame:
-        # what a detector flagged was run again, and so corrected
+        # what a detector flagged was run again, and what a second run outvoted was put right: both are corrected
         outcomes, flags = (self.outcomes, self.measures), (self.detected, self.detected, self.reached)
         return run_frame(self.faults, self.input, self.reference.criterion, *outcomes, *flags)
 

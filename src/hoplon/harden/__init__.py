@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hoplon.harden.aspis import Aspis
 from hoplon.harden.bound import BoundValue
+from hoplon.harden.duplicate import Duplicate
 from hoplon.harden.exceedance import Exceedances, exceedances
 from hoplon.harden.export import export_aoti, export_onnx, export_pt2, exported_program
 from hoplon.harden.lower import HardenedModule, UncorrectableMemory, harden, lower
@@ -18,6 +19,7 @@ __all__ = [
     "Clamp",
     "Coverage",
     "Detect",
+    "Duplicate",
     "Exceedances",
     "Policy",
     "RandomInRange",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hoplon.data import Inputs, as_inputs
 from hoplon.errors import HoplonError
+from hoplon.harden.duplicate import Repeated
 from hoplon.overlay import Protection, overlay
 from hoplon.program import Program
 from hoplon.stats import Interval, wilson
@@ -65,7 +66,8 @@ def exceedances(
     Raises:
         HoplonError: no protection that bounds a value.
     """
-    effects = {program.site_steps[name]: effect for name, effect in overlay(program, protections).values.items()}
+    resolved = overlay(program, protections).values
+    effects = {program.site_steps[name]: e for name, e in resolved.items() if not isinstance(e, Repeated)}
     if not effects:
         raise HoplonError("expected a protection that bounds values, got none; Ranger does")
     names = {program.site_steps[site.name]: site.name for site in program.value_sites}

@@ -37,7 +37,8 @@ def export_pt2(module: HardenedModule, path: str | os.PathLike[str], *, guards: 
     Args:
         guards: what to do with guards of memory, which a graph cannot carry: refuse, or drop them.
     Raises:
-        HoplonError: guards that are not to be dropped, or another word for ``guards``.
+        HoplonError: guards that are not to be dropped, another word for ``guards``, or what a file cannot hold: a
+            detector, an operator that runs twice.
         UncorrectableMemory: a guard found weights that it cannot repair, which would be wrong in the file for good.
     """
     exported = exported_program(module, guards=guards)
@@ -116,6 +117,11 @@ def exported_program(module: HardenedModule, *, guards: Guards = "refuse") -> Ex
         raise HoplonError(
             f"expected a module whose bounds act by themselves, got {module.overlay.label}: a graph cannot run itself "
             "once more; export another policy, such as Clamp()"
+        )
+    if any(effect.repeats for effect in module.overlay.values.values()):
+        raise HoplonError(
+            f"expected a module that runs each operator once, got {module.overlay.label}: what compiles or runs a file "
+            "merges equal computations, and the second run would be gone; export the other protections alone"
         )
     report = module.check()
     if report.uncorrectable:

@@ -15,9 +15,10 @@ from hoplon.eager_program import EagerProgram
 from hoplon.errors import HoplonError
 from hoplon.harden.bound import BoundValue, clamp_words, clamp_words_
 from hoplon.harden.count import Count
+from hoplon.harden.duplicate import RepeatedOperator, repeat_node
 from hoplon.harden.watched import WatchedModel, watched_model
 from hoplon.memory_guard import GuardReport
-from hoplon.overlay import Overlay, Protection, ValueProtection, overlay
+from hoplon.overlay import Chain, Overlay, Protection, ValueProtection, overlay
 from hoplon.program import Program
 from hoplon.quiet import quiet_torch
 from hoplon.sites import Identity, canonical_kind, is_passive
@@ -81,8 +82,8 @@ def lower(
         on_uncorrectable: called with the report where a check fails for good; the forward pass then goes on. By
             default :class:`UncorrectableMemory` is raised.
     Raises:
-        HoplonError: an overlay of another program, one that protects an input, an unknown form, or the fused form of
-            a program in the eager form.
+        HoplonError: an overlay of another program, one that protects an input, an unknown form, the fused form of a
+            program in the eager form, or an operator to run twice that writes over its input.
     Warns:
         HoplonWarning: a program in the eager form; says what watching costs.
     """
@@ -310,7 +311,7 @@ class Effect(nn.Module):
 def _counts_of(runner: fx.GraphModule | WatchedModel) -> dict[str, Count]:
     if isinstance(runner, WatchedModel):
         return runner.counts
-    effects = (child for child in runner.children() if isinstance(child, Effect))
+    effects = (child for child in runner.children() if isinstance(child, Effect | RepeatedOperator))
     return {effect.site: effect.count for effect in effects if effect.count is not None}
 
 
@@ -346,6 +347,12 @@ def _insert(
     graph_module: fx.GraphModule, node: fx.Node, name: str, effect: ValueProtection, count: Count | None, form: Form
 ) -> None:
     """Put an effect over the value of a node, for everybody who reads it. Its node has it in ``meta["effect"]``."""
+    if effect.repeats:
+        node = repeat_node(graph_module, node, name, count)
+        links = [link for link in (effect.links if isinstance(effect, Chain) else ()) if not link.repeats]
+        if not links:
+            return
+        effect = links[0] if len(links) == 1 else Chain(tuple(links))
     bounds_from_zero = isinstance(effect, BoundValue) and effect.low == 0
     if form == "fused" and bounds_from_zero and canonical_kind(node.target) == "relu":
         with graph_module.graph.inserting_before(node):

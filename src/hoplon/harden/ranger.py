@@ -55,7 +55,7 @@ class Ranger(Protection):
         where: "algorithm1" is the above. "activations" bounds them alone, the ablation of section III-C. "all" also
             bounds every other operator output that was profiled (profile with ``sites=Values()``).
         last_linear: also bound the last linear layer, which has to be profiled. The paper leaves it out since its
-            values are the output themselves, and bounding it does not help.
+            values are the output themselves, and bounding it does not help; :class:`hoplon.Duplicate` does.
         policy: what becomes of a value outside of its bound; :class:`Clamp` by default.
     Raises:
         HoplonError: an unknown ``where``.

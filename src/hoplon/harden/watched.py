@@ -16,6 +16,7 @@ from hoplon.eager import OperatorCall, OperatorWatch
 from hoplon.eager_program import EagerProgram
 from hoplon.errors import HoplonWarning
 from hoplon.harden.count import Count
+from hoplon.harden.duplicate import agreed
 from hoplon.overlay import ValueProtection
 from hoplon.sites import ValueSite
 
@@ -47,7 +48,10 @@ class WatchedModel(nn.Module):
         for identity, output in call.outputs():
             name = ValueSite(identity.owner, identity.kind, identity.call, identity.output).name
             if (effect := self.effects.get(name)) is not None:
-                if (count := self.counts.get(name)) is not None:
+                count = self.counts.get(name)
+                if effect.repeats:
+                    output.copy_(agreed(output, lambda: call.op(*call.args, **call.kwargs), count))
+                if count is not None:
                     count.add(effect.outside(output))
                 effect.apply_(output)
 
