@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from hoplon import Campaign, Program, Ranger, Values, capture, profile_ranges, zoo
+from hoplon import Campaign, Program, Ranger, Values, capture, compare, profile_ranges, zoo
 from hoplon.data import Inputs
 from hoplon.results import Rate
 
@@ -51,3 +51,19 @@ def test_ranger_leaves_less_than_one_failure_in_a_thousand(setting: tuple[Progra
     program, data, calibration = setting
     rate = _rate(program, data, protections=[Ranger(profile_ranges(program, calibration))])
     assert rate.failure.high < 0.001
+
+
+@pytest.mark.slow
+def test_ranger_fails_at_least_thirty_times_less_often_on_the_same_faults(
+    setting: tuple[Program, Inputs, Inputs],
+) -> None:
+    """204,800 single-bit flips of float32, seed 4; the lower end of the 95 % interval of the ratio is what counts."""
+    program, data, calibration = setting
+    faults = Campaign(program, data, sites=Values(kind="conv")).draw(count=204_800, seed=4)
+    arms = {"none": [], "ranger": [Ranger(profile_ranges(program, calibration))]}
+    found = compare(program, data, arms=arms, faults=faults, latency=False)["ranger", "values"]
+    assert found.rate.n_faults == found.rate.n_runs == 204_800
+    assert found.rate.n_inputs == 64
+    assert found.wrong_fault_free == 0
+    assert found.reduction is not None
+    assert found.reduction.low >= 30

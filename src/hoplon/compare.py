@@ -27,7 +27,7 @@ from hoplon.pairing import paired
 from hoplon.program import Program
 from hoplon.replay import Placement
 from hoplon.results import Rate, Results, rate_of
-from hoplon.stats import Interval
+from hoplon.stats import Interval, Ratio
 from hoplon.store import versions
 from hoplon.working_memory import WorkingMemory
 
@@ -54,7 +54,8 @@ class Arm:
     """One arm under one fault table.
 
     ``difference``: failure probability of this arm minus the unprotected one's, on the same faults; ``p_value``: exact
-    McNemar test (value faults only). ``wrong_fault_free``: eligible inputs that the arm gets wrong without a fault.
+    McNemar test (value faults only). ``reduction``: how many times more often the unprotected one fails (value faults
+    only). ``wrong_fault_free``: eligible inputs that the arm gets wrong without a fault.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Arm:
     detected: float
     corrected: float
     acts_on_target: bool
+    reduction: Ratio | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The arm as plain values; absent measurements are None."""
@@ -88,6 +90,9 @@ class Arm:
             "difference_low": None if self.difference is None else self.difference.low,
             "difference_high": None if self.difference is None else self.difference.high,
             "p_value": self.p_value,
+            "reduction": None if self.reduction is None else _finite(self.reduction.estimate),
+            "reduction_low": None if self.reduction is None else self.reduction.low,
+            "reduction_high": None if self.reduction is None else _finite(self.reduction.high),
             "accuracy": _plain(self.cost.accuracy),
             "wrong_fault_free": self.wrong_fault_free,
             "latency_ratio": None if latency is None else latency.ratio,
@@ -336,10 +341,10 @@ def _arm(
 ) -> Arm:
     criterion = results.criteria[0]
     rate = rate_of(results.lazy_runs, criterion, target=results.target, confidence=confidence)
-    difference, p_value = None, None
+    difference, p_value, reduction = None, None, None
     if base is not None:
         pair = paired(results.lazy_runs, base.lazy_runs, criterion, target=results.target, confidence=confidence)
-        difference, p_value = pair.difference, pair.p_value
+        difference, p_value, reduction = pair.difference, pair.p_value, pair.reduction
     runs = results.runs
     fault_free = golden_outputs(reference.program, over, reference.data, reference.criterion, batch=reference.batch)
     return Arm(
@@ -354,6 +359,7 @@ def _arm(
         detected=float(runs["detected"].cast(pl.Float64).mean() or 0.0),  # type: ignore[arg-type]
         corrected=float(runs["corrected"].cast(pl.Float64).mean() or 0.0),  # type: ignore[arg-type]
         acts_on_target=bool(over.values) if results.target == "values" else bool(over.protections),
+        reduction=reduction,
     )
 
 
@@ -389,6 +395,11 @@ def _caption(
 
 def _plain(value: float | int) -> float | int | None:
     return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def _finite(value: float) -> float | None:
+    """None for what JSON has no number for: a ratio to an arm that never failed is infinite or unknown."""
+    return value if np.isfinite(value) else None
 
 
 def _plain_rows(frame: pl.DataFrame) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import final
 import polars as pl
 
 from hoplon.faults import Target
-from hoplon.stats import Interval, mcnemar, paired_clustered, paired_difference
+from hoplon.stats import Interval, Ratio, mcnemar, paired_clustered, paired_difference, paired_ratio
 
 
 @final
@@ -18,7 +18,8 @@ class Paired:
 
     ``difference``: failure probability of the first minus that of the second. ``p_value``: exact McNemar test, for
     value faults only, since runs of one memory fault fail together. ``only_first``, ``only_second``: runs that fail on
-    one side alone. ``n_runs``: pairs of runs; ``n_faults``: faults in them.
+    one side alone. ``n_runs``: pairs of runs; ``n_faults``: faults in them. ``reduction``: how many times more often
+    the second fails than the first, for value faults only.
     """
 
     difference: Interval
@@ -27,6 +28,7 @@ class Paired:
     only_second: int
     n_runs: int
     n_faults: int
+    reduction: Ratio | None = None
 
 
 def paired(first: pl.LazyFrame, second: pl.LazyFrame, criterion: str, *, target: Target, confidence: float) -> Paired:
@@ -42,19 +44,25 @@ def paired(first: pl.LazyFrame, second: pl.LazyFrame, criterion: str, *, target:
         side.select("fault", "input", failed=pl.col(criterion).cast(pl.String).is_in(["sdc", "nonfinite"]))
         for side in (first, second)
     ]
-    only_first, only_second = pl.col("failed") & ~pl.col("failed_right"), ~pl.col("failed") & pl.col("failed_right")
+    here_failed, there_failed = pl.col("failed"), pl.col("failed_right")
     tally = (
         sides[0]
         .join(sides[1], on=["fault", "input"], how="inner")
         .group_by("fault")
-        .agg(only_first=only_first.sum(), only_second=only_second.sum(), runs=pl.len())
+        .agg(
+            only_first=(here_failed & ~there_failed).sum(),
+            only_second=(~here_failed & there_failed).sum(),
+            both=(here_failed & there_failed).sum(),
+            runs=pl.len(),
+        )
         .sort("fault")
         .collect(engine="streaming")
     )
     here, there, runs = (int(tally[name].sum()) for name in ("only_first", "only_second", "runs"))
     if target == "values":
         interval = paired_difference(here, there, runs, confidence=confidence)
-        return Paired(interval, mcnemar(here, there), here, there, runs, tally.height)
+        reduction = paired_ratio(int(tally["both"].sum()), there, here, confidence=confidence)
+        return Paired(interval, mcnemar(here, there), here, there, runs, tally.height, reduction)
     shares = (tally["only_first"].cast(pl.Int64) - tally["only_second"].cast(pl.Int64)).to_numpy() / tally[
         "runs"
     ].to_numpy()

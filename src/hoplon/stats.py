@@ -49,6 +49,34 @@ class Interval:
         return f"{100 * self.estimate:.{decimals}f} % [{low}, {high}]"
 
 
+@final
+@dataclass(frozen=True)
+class Ratio:
+    """An estimated ratio of two probabilities with its confidence limits.
+
+    Args:
+        estimate: at least 0; infinite where only the denominator's event was never seen, NaN where neither was.
+        low: lower limit, finite.
+        high: upper limit, may be infinite.
+        confidence: probability that the interval covers the truth, in (0, 1).
+        method: how the limits were found.
+    Example:
+        >>> print(Ratio(48.8, 39.342, 60.554, 0.95, "bonett-price"))
+        48.8 [39.3, 60.6]
+    """
+
+    estimate: float
+    low: float
+    high: float
+    confidence: float
+    method: str
+
+    def __str__(self) -> str:
+        """With three significant digits."""
+        estimate = "not measured" if math.isnan(self.estimate) else f"{self.estimate:.3g}"
+        return f"{estimate} [{self.low:.3g}, {self.high:.3g}]"
+
+
 def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> Interval:
     """Wilson score interval of a probability, for plain counts.
 
@@ -255,6 +283,42 @@ def paired_difference(only_a: int, only_b: int, n: int, *, confidence: float = 0
     reach = z * math.sqrt((share_a + share_b - centre**2) / (n + 2))
     low, high = max(-1.0, centre - reach), min(1.0, centre + reach)
     return Interval((only_a - only_b) / n, low, high, confidence, method)
+
+
+def paired_ratio(both: int, only_a: int, only_b: int, *, confidence: float = 0.95) -> Ratio:
+    """Interval of p_a / p_b, how many times more often the first arm fails than the second on the same runs.
+
+    Runs in which neither fails say nothing about a ratio, so their number is not asked for.
+
+    Args:
+        both: runs in which both arms failed.
+        only_a: runs in which the first arm failed and the second did not.
+        only_b: the opposite.
+        confidence: in (0, 1).
+    Raises:
+        HoplonError: a negative count.
+    Source:
+        The hybrid Wilson score interval of Bonett and Price, as given in chapter 8 (the paired 2 x 2 table) of the R
+        package contingencytables: Wilson intervals of both probabilities among the runs in which an arm failed, their
+        quantile shrunk so that the quotients of their ends cover as asked.
+    Example:
+        >>> print(paired_ratio(59, 6, 16))
+        0.867 [0.758, 0.991]
+    """
+    if min(both, only_a, only_b) < 0:
+        raise HoplonError(f"expected counts of at least 0, got {both}, {only_a} and {only_b}")
+    _check_confidence(confidence)
+    method = "bonett-price"
+    runs, failed_a, failed_b = both + only_a + only_b, both + only_a, both + only_b
+    if runs == 0:
+        return Ratio(math.nan, 0.0, math.inf, confidence, method)
+    spread = math.sqrt((only_a + only_b + 2) / ((failed_a + 1) * (failed_b + 1)))
+    parts = sum(math.sqrt((1 - (failed + 1) / (runs + 2)) / (failed + 1)) for failed in (failed_a, failed_b))
+    z = float(stats.norm.ppf(0.5 + confidence / 2)) * spread / parts
+    inner = float(stats.norm.cdf(z) - stats.norm.cdf(-z))
+    a, b = (_wilson_at(failed / runs, runs, inner, method) for failed in (failed_a, failed_b))
+    estimate = failed_a / failed_b if failed_b else math.inf
+    return Ratio(estimate, a.low / b.high, a.high / b.low if b.low else math.inf, confidence, method)
 
 
 def paired_clustered(differences: np.ndarray, *, confidence: float = 0.95) -> Interval:
