@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, final
+from typing import Any, Self, TypeAlias, final
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, Subset
 
 from hoplon.errors import DataError
 from hoplon.formats import integer_view
@@ -186,6 +186,41 @@ def as_inputs(data: Inputs | Dataset[Any] | Tensor | tuple[Any, ...]) -> Inputs:
     if hasattr(data, "__getitem__") and not isinstance(data, tuple | list | dict | str | np.ndarray):
         return Inputs.from_dataset(data)
     raise DataError(f"expected Inputs, a map-style data set, a tensor or a pair (x, y), got {type(data).__name__}")
+
+
+Stream: TypeAlias = Inputs | Dataset[Any] | Tensor | tuple[Any, ...] | Iterable[Any]
+"""What `stream` takes."""
+
+
+def is_sized(data: Stream) -> bool:
+    """Whether samples can be asked for by number: how many there are is known, and any can be read on its own."""
+    numbered = hasattr(data, "__getitem__") and not isinstance(data, tuple | list | IterableDataset)
+    return isinstance(data, Inputs | Tensor) or numbered
+
+
+def stream(data: Stream, *, batch: int, fixed: int | None = None) -> Iterator[Inputs]:
+    """The data in batches, as few samples in memory at a time as its form allows.
+
+    Args:
+        data: samples; a map-style data set, read a batch at a time; or any iterable of batches, each ``x`` or
+            ``(x, y)``, such as a data loader.
+        batch: samples per batch; an iterable's own batches stay as they are.
+        fixed: no batch has more samples than this, whatever the data.
+    Raises:
+        DataError: none of these, or samples that `Inputs` refuses.
+    """
+    size = fixed or batch
+    if isinstance(data, Inputs | Tensor) or (isinstance(data, tuple) and len(data) == 2):
+        yield from as_inputs(data).batches(size)
+    elif is_sized(data):
+        for start in range(0, len(data), size):  # type: ignore[arg-type]
+            yield Inputs.from_dataset(Subset(data, range(start, min(start + size, len(data)))))  # type: ignore[arg-type]
+    elif isinstance(data, Iterable):
+        for part in data:
+            inputs = as_inputs(tuple(part) if isinstance(part, list) else part)
+            yield from inputs.batches(fixed or len(inputs))
+    else:
+        raise DataError(f"expected samples or an iterable of batches, got {type(data).__name__}")
 
 
 def _check_x(tensors: tuple[Tensor, ...]) -> None:

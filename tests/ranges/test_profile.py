@@ -108,7 +108,7 @@ def test_any_iterable_of_batches_and_a_map_style_data_set_give_the_same(program:
     assert profile_ranges(program, (part for part in data().split(5))) == wanted
     with pytest.raises(DataError, match="expected at least one batch to profile, got none"):
         profile_ranges(program, [])
-    with pytest.raises(DataError, match="expected samples or an iterable of batches to profile, got int"):
+    with pytest.raises(DataError, match="expected samples or an iterable of batches, got int"):
         profile_ranges(program, 3)  # type: ignore[arg-type]
 
 

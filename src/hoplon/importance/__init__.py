@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from hoplon.importance.fisher import fisher
+from hoplon.importance.gradient import gradient
+from hoplon.importance.layerwise import layerwise
+from hoplon.importance.magnitude import magnitude
+from hoplon.importance.nisp import nisp
+from hoplon.importance.random import random
 from hoplon.importance.scores import Scores
 from hoplon.importance.taylor import taylor
 
-__all__ = ["Scores", "taylor"]
+__all__ = ["Scores", "fisher", "gradient", "layerwise", "magnitude", "nisp", "random", "taylor"]

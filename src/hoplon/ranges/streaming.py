@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from hoplon.data import Inputs, as_inputs
+from hoplon.data import Inputs, Stream, is_sized, stream
 from hoplon.errors import DataError, HoplonWarning, SiteError
 from hoplon.layout import BatchLayout
 from hoplon.program import Program
@@ -21,13 +20,12 @@ from hoplon.ranges.profile import Ends, Observed, Profile, QuantileOf, SiteProfi
 from hoplon.ranges.ranges import Ranges
 from hoplon.sites import Values, ValueSite
 
-Calibration = Inputs | Dataset[Any] | Tensor | tuple[Any, ...] | Iterable[Any]
 Progress = Callable[[int, int], None]
 
 
 def profile_ranges(
     program: Program,
-    calibration: Calibration,
+    calibration: Stream,
     *,
     sites: Values | None = None,
     quantile: float = 1.0,
@@ -58,7 +56,7 @@ def profile_ranges(
 
 def profile_activations(
     program: Program,
-    calibration: Calibration,
+    calibration: Stream,
     *,
     sites: Values | None = None,
     quantiles: bool = True,
@@ -92,9 +90,9 @@ def profile_activations(
     found: dict[str, SiteProfile] = {}
     history: dict[int, dict[str, Ends]] = {}
     started, done = time.perf_counter(), 0
-    total = len(calibration) if _is_sized(calibration) else None  # type: ignore[arg-type]
+    total = len(calibration) if is_sized(calibration) else None  # type: ignore[arg-type]
     with torch.inference_mode():
-        for part in _batches(calibration, program.signature.fixed_batch, batch):
+        for part in stream(calibration, batch=batch, fixed=program.signature.fixed_batch):
             looks = [count for count in _doubling(done + len(part)) if count > done]
 
             def observe(step: int, value: Any, done: int = done, part: Inputs = part, looks: Any = looks) -> Any:
@@ -168,26 +166,6 @@ def _warn(profile: Profile, tolerance: float) -> None:
             HoplonWarning,
             stacklevel=3,
         )
-
-
-def _is_sized(data: Any) -> bool:
-    return isinstance(data, Inputs | Tensor) or (hasattr(data, "__getitem__") and not isinstance(data, tuple | list))
-
-
-def _batches(data: Calibration, fixed: int | None, size: int) -> Iterator[Inputs]:
-    """Batches of no more samples than the program takes; a map-style data set is never held as a whole."""
-    size = fixed or size
-    if isinstance(data, Inputs | Tensor) or (isinstance(data, tuple) and len(data) == 2):
-        yield from as_inputs(data).batches(size)
-    elif _is_sized(data):
-        for start in range(0, len(data), size):  # type: ignore[arg-type]
-            yield Inputs.from_dataset(torch.utils.data.Subset(data, range(start, min(start + size, len(data)))))  # type: ignore[arg-type]
-    elif isinstance(data, Iterable):
-        for part in data:
-            inputs = as_inputs(tuple(part) if isinstance(part, list) else part)
-            yield from inputs.batches(fixed or len(inputs))
-    else:
-        raise DataError(f"expected samples or an iterable of batches to profile, got {type(data).__name__}")
 
 
 def _channel_axis(program: Program, step: int) -> int | None:

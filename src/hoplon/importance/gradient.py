@@ -1,0 +1,34 @@
+"""The gradient score: how fast the loss changes with a weight, whatever the weight is."""
+
+from __future__ import annotations
+
+from hoplon.data import Stream
+from hoplon.importance.scores import Scores
+from hoplon.importance.streaming import CONVOLUTIONS_AND_LINEAR, Loss, MeanLoss, Progress, described, summed
+from hoplon.program import Program
+from hoplon.sites import Memory
+
+
+def gradient(
+    program: Program,
+    data: Stream,
+    *,
+    loss: Loss,
+    sites: Memory = CONVOLUTIONS_AND_LINEAR,
+    batch: int = 64,
+    progress: Progress | None = None,
+) -> Scores:
+    """Score weights by the absolute gradient of a batch's mean loss, summed over batches.
+
+    Arguments, result and errors as :func:`hoplon.importance.taylor`. It depends on ``batch`` in the same way.
+    """
+    found, seen = summed(
+        program,
+        data,
+        sites=sites,
+        objective=MeanLoss(loss),
+        batch=batch,
+        term=lambda gradient, weight: gradient.abs(),
+        progress=progress,
+    )
+    return described(found, score="gradient", program=program, seen=seen, loss=loss)

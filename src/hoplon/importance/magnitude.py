@@ -1,0 +1,35 @@
+"""The magnitude score: how large a weight is."""
+
+from __future__ import annotations
+
+from hoplon.data import Stream
+from hoplon.importance.scores import Scores
+from hoplon.importance.streaming import CONVOLUTIONS_AND_LINEAR, Loss, Progress, described
+from hoplon.program import Program
+from hoplon.sites import Memory
+
+
+def magnitude(
+    program: Program,
+    data: Stream | None = None,
+    *,
+    loss: Loss | None = None,
+    sites: Memory = CONVOLUTIONS_AND_LINEAR,
+    batch: int = 64,
+    progress: Progress | None = None,
+) -> Scores:
+    """Score weights by their absolute value; data, loss, batch and progress are not used.
+
+    Returns:
+        Scores in float32, of the shapes of the storages.
+    Raises:
+        SiteError: no such storage.
+        HoplonError: a weight that is not finite.
+    Source:
+        Aspis (Schmedding et al.), section III-C.
+    """
+    memory = program.memory()
+    chosen = sites.select(program)
+    return described(
+        {site.name: memory[site.name].detach().float().abs() for site in chosen}, score="magnitude", program=program
+    )

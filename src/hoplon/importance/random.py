@@ -1,0 +1,34 @@
+"""The random score: what any other has to beat."""
+
+from __future__ import annotations
+
+import torch
+
+from hoplon.data import Stream
+from hoplon.importance.scores import Scores
+from hoplon.importance.streaming import CONVOLUTIONS_AND_LINEAR, Loss, Progress, described
+from hoplon.program import Program
+from hoplon.sites import Memory
+
+
+def random(
+    program: Program,
+    data: Stream | None = None,
+    *,
+    loss: Loss | None = None,
+    sites: Memory = CONVOLUTIONS_AND_LINEAR,
+    batch: int = 64,
+    progress: Progress | None = None,
+    seed: int = 0,
+) -> Scores:
+    """Score weights by numbers drawn uniformly from [0, 1); only ``sites`` and ``seed`` matter.
+
+    Returns:
+        Scores in float64, so that hardly two are equal, of the shapes of the storages.
+    Raises:
+        SiteError: no such storage.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = sites.select(program)
+    values = {site.name: torch.rand(site.shape, dtype=torch.float64, generator=generator) for site in chosen}
+    return described(values, score=f"random, seed {seed}", program=program)

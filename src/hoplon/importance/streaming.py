@@ -1,0 +1,199 @@
+"""What scores of weights share: batches of data, gradients of the weights on each, and what is said of a score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from hoplon.data import Inputs, Stream, is_sized, stream
+from hoplon.errors import DataError
+from hoplon.importance.scores import Scores
+from hoplon.program import Program
+from hoplon.sites import Memory, MemorySite
+
+CONVOLUTIONS_AND_LINEAR = Memory(kind=("conv", "linear"), buffers=False)
+"""The storages that are scored by default: parameters that convolutions and linear layers read."""
+
+Loss = Callable[[Any, Any], Tensor]
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Seen:
+    """What went by in a stream: the samples, those of the first batch, and the name of the data."""
+
+    name: str = ""
+    samples: int = 0
+    batch: int = 0
+
+
+def batches_of(
+    program: Program, data: Stream, *, batch: int, seen: Seen, progress: Progress | None = None
+) -> Iterator[Inputs]:
+    """The data in batches that the program takes whole; ``seen`` counts them as they go by.
+
+    Samples that do not fill a batch of a program of a fixed batch size are left out: filled up, they would count twice.
+
+    Raises:
+        DataError: no samples, or not as many as a fixed batch holds.
+    """
+    fixed, total = program.signature.fixed_batch, len(data) if is_sized(data) else None  # type: ignore[arg-type]
+    if fixed is not None and total is not None:
+        total = total // fixed * fixed
+    name = getattr(data, "name", "")
+    seen.name = name if isinstance(name, str) else ""
+    for part in stream(data, batch=batch, fixed=fixed):
+        if fixed is not None and len(part) < fixed:
+            continue
+        seen.batch = seen.batch or len(part)
+        yield part
+        seen.samples += len(part)
+        if progress is not None:
+            progress(seen.samples, total or seen.samples)
+    if not seen.samples:
+        raise DataError(f"expected at least {fixed or 1} samples, as many as a batch holds, got fewer")
+    if is_sized(data) and fixed is None:
+        seen.batch = batch
+
+
+@dataclass(frozen=True, eq=False)
+class Differentiated:
+    """One batch: its samples, the flat outputs of the program, and the gradient of every scored storage, in order.
+
+    A gradient is None where the objective does not depend on the storage.
+    """
+
+    part: Inputs
+    outputs: Sequence[Any]
+    gradients: Sequence[Tensor | None]
+
+
+Objective = Callable[[Program, Sequence[Any], Inputs], Tensor]
+
+
+@dataclass(frozen=True)
+class MeanLoss:
+    """The loss of a batch, as the caller's function gives it: called as ``loss(output, labels)``."""
+
+    loss: Loss
+
+    def __call__(self, program: Program, outputs: Sequence[Any], part: Inputs) -> Tensor:
+        """A finite scalar with a gradient.
+
+        Raises:
+            DataError: the loss does not take what it is given, or gives something else.
+        """
+        labels = part.y if part.y is None else part.y.to(program.device)
+        return checked(_called(self.loss, pytree.tree_unflatten(list(outputs), program.out_spec), labels))
+
+
+def differentiated(
+    program: Program,
+    data: Stream,
+    *,
+    sites: Sequence[MemorySite],
+    objective: Objective,
+    batch: int,
+    visit: Callable[[Differentiated, Sequence[Tensor]], None],
+    progress: Progress | None = None,
+) -> Seen:
+    """Run the program forward and backward on every batch; memory is only read, no ``.grad`` is written.
+
+    Args:
+        visit: called after each batch with what it gave and with the scored storages, outside of autograd.
+    Returns:
+        What went by.
+    Raises:
+        DataError: see `batches_of` and the objective.
+    """
+    memory = program.memory()
+    seen = Seen()
+    with torch.inference_mode(False), torch.enable_grad():
+        leaves = [memory[site.name].detach().requires_grad_() for site in sites]
+        for site, leaf in zip(sites, leaves, strict=True):
+            memory |= dict.fromkeys((site.name, *site.aliases), leaf)
+        for part in batches_of(program, data, batch=batch, seen=seen, progress=progress):
+            outputs = program.run(program.leaves(part), memory)
+            value = objective(program, outputs, part)
+            gradients = torch.autograd.grad(value, leaves, allow_unused=True)
+            with torch.no_grad():
+                visit(Differentiated(part, [_detached(leaf) for leaf in outputs], gradients), leaves)
+    return seen
+
+
+def summed(
+    program: Program,
+    data: Stream,
+    *,
+    sites: Memory,
+    objective: Objective,
+    batch: int,
+    term: Callable[[Tensor, Tensor], Tensor],
+    progress: Progress | None = None,
+) -> tuple[dict[str, Tensor], Seen]:
+    """The sum over batches of a term of gradient and weight, float32, by name of the storage.
+
+    Args:
+        term: called with gradient and weight of one storage as float32, which it may overwrite only in the gradient.
+    """
+    chosen = sites.select(program)
+    memory = program.memory()
+    with torch.inference_mode(False):
+        totals = {site.name: torch.zeros(site.shape, device=memory[site.name].device) for site in chosen}
+
+    def add(found: Differentiated, leaves: Sequence[Tensor]) -> None:
+        for total, gradient, leaf in zip(totals.values(), found.gradients, leaves, strict=True):
+            if gradient is not None:
+                total.add_(term(gradient.float(), leaf.detach().float()))
+
+    seen = differentiated(program, data, sites=chosen, objective=objective, batch=batch, visit=add, progress=progress)
+    return totals, seen
+
+
+def described(
+    values: Mapping[str, Tensor], *, score: str, program: Program, seen: Seen | None = None, loss: object = None
+) -> Scores:
+    """The scores with where they come from."""
+    seen = seen or Seen()
+    return Scores(
+        values=values,
+        score=score,
+        data=seen.name,
+        n_samples=seen.samples,
+        batch=seen.batch,
+        loss="" if loss is None else getattr(loss, "__name__", type(loss).__name__),
+        fingerprint=program.fingerprint(),
+    )
+
+
+def _called(loss: Loss, output: Any, labels: Tensor | None) -> object:
+    try:
+        return loss(output, labels)
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+        given = "data without labels" if labels is None else f"labels of shape {tuple(labels.shape)}"
+        raise DataError(
+            f"expected a loss(output, labels) that takes what the model and the data give, got {given} and {error}"
+        ) from error
+
+
+def checked(value: object) -> Tensor:
+    """The value, if it can be differentiated.
+
+    Raises:
+        DataError: not a finite scalar, or one without a gradient.
+    """
+    if not isinstance(value, Tensor) or value.dim() or not bool(value.isfinite()):
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) and value.dim() else repr(value)
+        raise DataError(f"expected a loss that gives one finite number per batch, got {got}; take the mean")
+    if not value.requires_grad:
+        raise DataError("expected a loss that depends on the weights, got one without a gradient; do not detach it")
+    return value
+
+
+def _detached(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, Tensor) else leaf

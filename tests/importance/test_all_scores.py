@@ -1,0 +1,122 @@
+"""What holds for every score."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+import hoplon.importance
+from hoplon.capture import capture
+from hoplon.data import Inputs
+from hoplon.errors import DataError, SiteError
+from hoplon.formats import equal_bits
+from hoplon.importance import Scores
+from hoplon.program import Program
+from hoplon.sites import Memory
+from tests.harden.nets import CASES, sample, seeded
+
+WITH_DATA = ("taylor", "gradient", "fisher", "nisp")
+ALL = (*WITH_DATA, "magnitude", "random")
+
+Score = Callable[..., Scores]
+
+
+def named(name: str) -> Score:
+    found: Score = getattr(hoplon.importance, name)
+    return found
+
+
+def labelled(case: str, count: int = 11) -> Inputs:
+    labels = torch.randint(0, 3, (count,), generator=torch.Generator().manual_seed(2))
+    return Inputs(sample(case, count), labels, name="train")
+
+
+@functools.cache
+def captured(case: str, count: int = 5) -> tuple[nn.Module, Program]:
+    model = seeded(CASES[case].make())
+    return model, capture(model, sample(case, count))
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("case", ["residual", "branches"])
+def test_every_weight_gets_one_finite_score_and_the_file_keeps_it(name: str, case: str, tmp_path: Path) -> None:
+    (model, program), data = captured(case), labelled(case)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    scores = named(name)(program, data, loss=F.cross_entropy, batch=4)
+    shapes = {key: tuple(p.shape) for key, p in model.named_parameters() if not key.startswith("bn")}
+    assert {key: tuple(score.shape) for key, score in scores.values.items()} == shapes
+    assert all(score.min() >= 0 and score.max() > 0 for key, score in scores.values.items() if "bias" not in key)
+    assert scores.fingerprint == program.fingerprint()
+    assert scores.score.startswith(name)
+    scores.save(tmp_path / "scores.safetensors")
+    loaded = Scores.load(tmp_path / "scores.safetensors")
+    assert all(equal_bits(loaded[key], scores[key]) for key in scores.values)
+    again = named(name)(program, data, loss=F.cross_entropy, batch=4)
+    assert all(equal_bits(again[key], scores[key]) for key in scores.values)
+    assert all(equal_bits(before[key], tensor) for key, tensor in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", WITH_DATA)
+def test_any_iterable_of_batches_gives_the_same_scores(name: str) -> None:
+    (_, program), data = captured("residual"), labelled("residual")
+
+    def once() -> Iterator[tuple[Tensor, Tensor | None]]:
+        yield from ((part.tensors[0], part.y) for part in data.batches(4))
+
+    seen: list[tuple[int, int]] = []
+    whole = named(name)(program, data, loss=F.cross_entropy, batch=4)
+    streamed = named(name)(program, once(), loss=F.cross_entropy, progress=lambda *done: seen.append(done))
+    loaded = named(name)(program, DataLoader(data, batch_size=4), loss=F.cross_entropy)
+    mapped = named(name)(program, torch.utils.data.Subset(data, range(11)), loss=F.cross_entropy, batch=4)
+    for other in (streamed, loaded, mapped):
+        assert all(equal_bits(whole[key], other[key]) for key in whole.values)
+        assert (other.n_samples, other.batch) == (11, 4) == (whole.n_samples, whole.batch)
+    assert seen == [(4, 4), (8, 8), (11, 11)]
+
+
+@pytest.mark.parametrize("name", WITH_DATA)
+def test_no_data_and_no_site_are_refused(name: str) -> None:
+    _, program = captured("residual")
+    with pytest.raises(DataError, match="expected at least 1 samples, as many as a batch holds, got fewer"):
+        named(name)(program, [], loss=F.cross_entropy)
+    with pytest.raises(DataError, match="expected samples or an iterable of batches, got int"):
+        named(name)(program, 3, loss=F.cross_entropy)
+    with pytest.raises(SiteError, match="no memory site matches 'conv9"):
+        named(name)(program, labelled("residual"), loss=F.cross_entropy, sites=Memory("conv9.*"))
+
+
+class FixedBatch(nn.Module):
+    """Takes four samples at a time, no more and no fewer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(x)
+        return y + torch.zeros(4, 3)
+
+
+@pytest.mark.filterwarnings("ignore::hoplon.errors.HoplonWarning")
+def test_a_fixed_batch_takes_full_batches_only() -> None:
+    x = torch.randn(11, 3, generator=torch.Generator().manual_seed(0))
+    data = Inputs(x, torch.arange(11) % 3)
+    program = capture(seeded(FixedBatch()), x[:4])
+    assert program.signature.fixed_batch == 4
+    for name in ("taylor", "gradient", "fisher"):
+        seen: list[tuple[int, int]] = []
+        scores = named(name)(program, data, loss=F.cross_entropy, progress=lambda *done, seen=seen: seen.append(done))
+        assert seen == [(4, 8), (8, 8)]
+        assert scores.n_samples == 8
+        first = named(name)(program, data.take(range(8)), loss=F.cross_entropy)
+        assert first["fc.weight"].equal(scores["fc.weight"])
+        with pytest.raises(DataError, match="expected at least 4 samples"):
+            named(name)(program, data.take([0]), loss=F.cross_entropy)
