@@ -39,3 +39,22 @@ def test_the_benchmark_of_ranger_writes_every_case(tmp_path: Path, capsys: pytes
         assert case["added_passes_elsewhere"] == 12
         assert case["added_bytes"] == 16 * case["bounded_ops"] == 16 * 38
     assert "squeezenet1_1" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_replay_writes_every_case_and_compares_outcomes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    benchmark = script("replay")
+    works = [benchmark.Work("torchvision:squeezenet1_1", target, 2, 4, 8, 64) for target in ("values", "memory")]
+    monkeypatch.setattr(benchmark, "QUICK", works)
+    path = tmp_path / "replay.json"
+    benchmark.main(["--quick", "--arms", "hooks", "--json", str(path)])
+    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    assert [case["target"] for case in cases] == ["values", "memory"]
+    for case in cases:
+        assert case["outcomes_equal"] is True
+        assert case["compared"] > 0
+        assert case["speedup_hooks"] == pytest.approx(case["hoplon_faults_per_s"] / case["hooks_faults_per_s"])
+        assert case["speedup_pytorchfi"] is case["mrfi_faults_per_s"] is None
