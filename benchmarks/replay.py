@@ -2,7 +2,7 @@
 
 The arms of a case alternate in one run. hoplon runs the whole table, golden runs of its batches included; the others
 run as many of the same faults as fit into the seconds given, full batches of value faults, or whole memory faults.
-Outcomes are compared fault by fault wherever another arm ran. A ratio is the median over rounds of the ratio within one.
+Outcomes are compared fault by fault wherever another arm ran. A ratio is the median of those of the rounds.
 """
 
 from __future__ import annotations
