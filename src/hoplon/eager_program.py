@@ -78,6 +78,10 @@ def _of_one_sample(site: ValueSite, axis: int | None) -> ValueSite:
     return replace(site, shape=(*site.shape[:axis], *site.shape[axis + 1 :]))
 
 
+def _dropped(whole: ValueSite, site: ValueSite, axis: int | None) -> int | None:
+    return axis if len(site.shape) < len(whole.shape) else None
+
+
 def _one_first(output: Tensor, axis: int | None) -> Tensor:
     if axis is None:
         return output.unsqueeze(0)
@@ -120,7 +124,7 @@ def capture_eager(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]
         output_steps=tuple(trace.ref(leaf) for leaf in outputs),
         signature=signature,
         out_spec=pytree.tree_structure(first),
-        layouts={step: WholeLayout() for step in sites},
+        layouts={step: WholeLayout(_dropped(trace.sites[step], site, axis)) for step, site in sites.items()},
         value_sites=tuple(sites.values()),
         input_sites=(),
         site_steps={site.name: step for step, site in sites.items()},

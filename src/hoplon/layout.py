@@ -74,7 +74,12 @@ class BatchLayout(Layout):
 @final
 @dataclass(frozen=True)
 class WholeLayout(Layout):
-    """The whole value is the one sample of the pass."""
+    """The whole value is the one sample of the pass.
+
+    ``dropped`` is an axis of size 1, the batch's, that the shape of its site leaves out; None where it leaves out none.
+    """
+
+    dropped: int | None = None
 
     def take(self, value: Tensor, rows: Tensor) -> Tensor:
         """A copy; the only sample there is has number 0."""

@@ -12,10 +12,9 @@ from typing import Literal, final
 from hoplon.errors import HoplonError
 from hoplon.harden.follow import AnyBound, hull, taken_over
 from hoplon.harden.policy import Clamp, Policy
-from hoplon.layout import BatchLayout
 from hoplon.overlay import Protection, ValueProtection
 from hoplon.program import Program, Step
-from hoplon.ranges import ACTIVATION_KINDS, INHERENT, Bound, ChannelBounds, Ranges, inherent_range
+from hoplon.ranges import ACTIVATION_KINDS, INHERENT, Bound, ChannelBounds, Ranges, axis_in_value, inherent_range
 from hoplon.sites import ValueSite
 
 Where = Literal["activations", "algorithm1", "all"]
@@ -213,7 +212,12 @@ def _placed(bound: AnyBound, program: Program, site: str) -> AnyBound:
     """A bound with its channel axis counted in a batch value; one for all channels where they have no axis there."""
     if isinstance(bound, Bound):
         return bound
-    layout = program.layouts[program.site_steps[site]]
-    if not isinstance(layout, BatchLayout) or (layout.fold, layout.outer) != (1, 1):
+    shape, axis = program.value_site(site).shape, axis_in_value(program, site, bound.axis)
+    if axis is None:
         return bound.hull
-    return replace(bound, axis=bound.axis + (layout.axis <= bound.axis))
+    if len(bound.channels) != shape[bound.axis]:
+        raise HoplonError(
+            f"expected bounds of {shape[bound.axis]} channels for axis {bound.axis} of {site}, got "
+            f"{len(bound.channels)}; profile this model with per_channel=True"
+        )
+    return replace(bound, axis=axis)

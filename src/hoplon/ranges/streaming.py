@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from hoplon.data import Inputs, Stream, is_sized, stream
-from hoplon.errors import DataError, HoplonWarning, SiteError
-from hoplon.layout import BatchLayout
+from hoplon.errors import DataError, HoplonError, HoplonWarning, SiteError
 from hoplon.program import Program
+from hoplon.ranges.channels import ChannelAxis, axis_in_samples, require_known
+from hoplon.ranges.channels import channel_axis as axis_of_channels
 from hoplon.ranges.inherent import ACTIVATION_KINDS
 from hoplon.ranges.profile import Ends, Observed, Profile, QuantileOf, SiteProfile, extremes
 from hoplon.ranges.ranges import Ranges
@@ -31,6 +32,7 @@ def profile_ranges(
     quantile: float = 1.0,
     quantile_of: QuantileOf = "values",
     per_channel: bool = False,
+    channel_axis: ChannelAxis | None = None,
     batch: int = 64,
     progress: Progress | None = None,
 ) -> Ranges:
@@ -48,6 +50,7 @@ def profile_ranges(
         sites=sites,
         quantiles=quantile != 1,
         per_channel=per_channel,
+        channel_axis=channel_axis,
         batch=batch,
         progress=progress,
     )
@@ -61,6 +64,7 @@ def profile_activations(
     sites: Values | None = None,
     quantiles: bool = True,
     per_channel: bool = False,
+    channel_axis: ChannelAxis | None = None,
     batch: int = 64,
     tolerance: float = 0.1,
     progress: Progress | None = None,
@@ -73,8 +77,10 @@ def profile_activations(
             a map-style data set, read a batch at a time, or any iterable of batches: ``x`` or ``(x, y)`` each.
         sites: which outputs to profile; all activations by default (:data:`ACTIVATION_KINDS`).
         quantiles: keep histograms too: of all values, of the largest and of the smallest value of each image.
-        per_channel: observe each channel as well. Channels are the first axis of a sample of three axes or more, the
-            last axis otherwise; a site whose batch axis is folded with another has none.
+        per_channel: observe each channel as well.
+        channel_axis: where the channels are among the axes of one sample: an axis for all sites, or axes by pattern on
+            names, ``{"head.*": -1}``. By default the first axis of three or more and the last of one or two, as in
+            PyTorch's own convention: a model that holds its pictures as (rows, columns, channels) needs -1 here.
         batch: samples per forward pass; an iterable's own batches stay as they are.
         tolerance: what :meth:`Profile.unconverged` may find before a warning says so.
         progress: called after each batch with the samples done and the samples in all (those done, where the data does
@@ -83,10 +89,11 @@ def profile_activations(
         HoplonWarning: the last half of the data widened a range by more than ``tolerance``.
     Raises:
         SiteError: the program has no such site.
+        HoplonError: channels on an axis that a site does not have, or that its operator folds with the batch.
         DataError: no samples, or a fault-free value that is NaN or infinite; names the site.
     """
     chosen = {program.site_steps[site.name]: site for site in _profiled(program, sites)}
-    axes = {step: _channel_axis(program, step) if per_channel else None for step in chosen}
+    axes = _channel_axes(program, tuple(chosen.values()), channel_axis, per_channel=per_channel)
     found: dict[str, SiteProfile] = {}
     history: dict[int, dict[str, Ends]] = {}
     started, done = time.perf_counter(), 0
@@ -101,7 +108,7 @@ def profile_activations(
                     ends = _looks(site.name, samples, found.get(site.name), [look - done for look in looks])
                     for look, pair in zip(looks, ends, strict=True):
                         history.setdefault(look, {})[site.name] = pair
-                    seen = _observe(samples, axes[step], quantiles=quantiles)
+                    seen = _observe(samples, *axes[site.name], quantiles=quantiles)
                     found[site.name] = found[site.name] + seen if site.name in found else seen
                 return value
 
@@ -147,11 +154,12 @@ def _looks(name: str, samples: Tensor, before: SiteProfile | None, counts: Seque
     return [(min(low, float(minima[:count].min())), max(high, float(maxima[:count].max()))) for count in counts]
 
 
-def _observe(samples: Tensor, axis: int | None, *, quantiles: bool) -> SiteProfile:
+def _observe(samples: Tensor, axis: int | None, placed: int | None, *, quantiles: bool) -> SiteProfile:
+    """What is seen of these samples; ``placed`` is the axis of channels in them, ``axis`` in one sample of the site."""
     whole = Observed.of(samples, quantiles=quantiles)
-    if axis is None:
+    if axis is None or placed is None:
         return SiteProfile(whole)
-    channels = samples.movedim(axis + 1, 1).unbind(1)
+    channels = samples.movedim(placed, 1).unbind(1)
     return SiteProfile(whole, axis, tuple(Observed.of(channel, quantiles=quantiles) for channel in channels))
 
 
@@ -168,14 +176,17 @@ def _warn(profile: Profile, tolerance: float) -> None:
         )
 
 
-def _channel_axis(program: Program, step: int) -> int | None:
-    layout = program.layouts[step]
-    if not isinstance(layout, BatchLayout) or (layout.fold, layout.outer) != (1, 1):
-        return None
-    axes = len(next(site for site in program.value_sites if program.site_steps[site.name] == step).shape)
-    if axes == 0:
-        return None
-    return 0 if axes > 2 else axes - 1
+def _channel_axes(
+    program: Program, sites: Sequence[ValueSite], wanted: ChannelAxis | None, *, per_channel: bool
+) -> dict[str, tuple[int | None, int | None]]:
+    """By site, the axis of its channels in one sample, and with the samples put first."""
+    if not per_channel:
+        if wanted is not None:
+            raise HoplonError(f"expected per_channel=True beside channel_axis, got channel_axis={wanted} alone")
+        return dict.fromkeys((site.name for site in sites), (None, None))
+    require_known(wanted, sites)
+    found = {site.name: axis_of_channels(program, site, wanted) for site in sites}
+    return {n: (axis, None if axis is None else axis_in_samples(program, n, axis)) for n, axis in found.items()}
 
 
 def _profiled(program: Program, sites: Values | None) -> tuple[ValueSite, ...]:
