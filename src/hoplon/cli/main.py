@@ -10,8 +10,11 @@ import typer
 from hoplon.cli.compare import compare
 from hoplon.cli.console import say
 from hoplon.cli.demo import demo
+from hoplon.cli.harden import harden
 from hoplon.cli.inject import inject
 from hoplon.cli.inspect import inspect
+from hoplon.cli.overhead import overhead
+from hoplon.cli.profile import profile
 from hoplon.cli.replay import replay
 from hoplon.cli.report import report
 from hoplon.errors import HoplonError
@@ -27,9 +30,12 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(inspect)
+app.command()(profile)
 app.command()(inject)
 app.command()(replay)
+app.command()(harden)
 app.command()(compare)
+app.command()(overhead)
 app.command()(report)
 
 

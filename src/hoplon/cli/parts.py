@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hoplon.cli.hardening import Bounded, PolicyName, ranger
 from hoplon.cli.recipes import FLAG, INTEGER, NUMBER, TABLE, TEXT, Kind, Recipe, made, one_of, several
 from hoplon.criteria import (
     Criterion,
@@ -33,7 +34,7 @@ from hoplon.faults import (
     Zero,
 )
 from hoplon.formats import format_named
-from hoplon.harden import TMR, Aspis, Ranger
+from hoplon.harden import TMR, Aspis, Duplicate, Ranger
 from hoplon.importance import Scores
 from hoplon.overlay import Protection
 from hoplon.ranges import Ranges
@@ -222,10 +223,22 @@ def _criterion(given: Any, *, where: str) -> Criterion:
     return found
 
 
+def _ranger(*, ranges: str, where: str = "algorithm1", policy: str = "clamp", seed: int = 0) -> Ranger:
+    return ranger(Ranges.load(Path(ranges).expanduser()), where=Bounded(where), policy=PolicyName(policy), seed=seed)
+
+
 PROTECTIONS: Mapping[str, Recipe] = {
     "ranger": Recipe(
-        lambda ranges: Ranger(Ranges.load(Path(ranges).expanduser())), {"ranges": TEXT}, required=("ranges",)
+        _ranger,
+        {
+            "ranges": TEXT,
+            "where": one_of(*Bounded),
+            "policy": one_of(*PolicyName),
+            "seed": INTEGER,
+        },
+        required=("ranges",),
     ),
+    "duplicate": Recipe(Duplicate, {"sites": several(TEXT)}),
     "aspis": Recipe(
         lambda scores, fraction: Aspis(Scores.load(Path(scores).expanduser()), fraction),
         {"scores": TEXT, "fraction": NUMBER},

@@ -1,0 +1,106 @@
+"""``hoplon harden MODEL``: the model with bounds, as a file that runs without hoplon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from hoplon.capture import capture
+from hoplon.cli.console import say, show, show_json
+from hoplon.cli.hardening import Bounded, FormName, PolicyName, coverage_table, listed, ranger, ranges_for
+from hoplon.errors import HoplonError, StoreError
+from hoplon.harden import HardenedModule, export_aoti, export_onnx, export_pt2
+from hoplon.harden import harden as hardened
+from hoplon.zoo import resolve_model
+
+EXPORTS: Mapping[str, Callable[[HardenedModule, Path], None]] = {
+    ".aoti.pt2": export_aoti,
+    ".pt2": export_pt2,
+    ".onnx": export_onnx,
+}
+"""By ending of the file, how it is written; the first that fits."""
+
+
+def harden(
+    model: Annotated[
+        str, typer.Argument(help="A zoo name, torchvision:NAME, package.module:factory or file.py:factory.")
+    ],
+    *,
+    ranges: Annotated[
+        Path | None,
+        typer.Option(help="ranges.json of hoplon profile; without, only functions with a range of their own."),
+    ] = None,
+    where: Annotated[Bounded, typer.Option(help="Which operators get a bound.")] = Bounded.ALGORITHM1,
+    policy: Annotated[
+        PolicyName, typer.Option(help="What becomes of a value outside; detect cannot be exported.")
+    ] = PolicyName.CLAMP,
+    form: Annotated[
+        FormName, typer.Option(help="A bound after each operator, or one integer clamp in the place of a ReLU.")
+    ] = FormName.SEPARATE,
+    out: Annotated[
+        Path, typer.Option(help="File to write: .pt2, .onnx, or .aoti.pt2 for a package compiled ahead of time.")
+    ] = Path("hardened.pt2"),
+    seed: Annotated[int, typer.Option(help="Of weights drawn or trained here, and of random replacements.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of a table.")] = False,
+) -> None:
+    """Bound a model's values and export it; list what is bounded, what is not, and why."""
+    write = _writer(out)
+    _require_writable(out)
+    chosen = resolve_model(model, seed=seed)
+    say(f"hoplon harden: {model}, seed {seed}")
+    program = capture(chosen.module, chosen.example, name=chosen.name)
+    protection = ranger(ranges_for(program, ranges), where=where, policy=policy, seed=seed)
+    module = hardened(program, [protection], form=form.form)
+    write(module, out)
+    rows = listed(protection.coverage(program))
+    document: dict[str, Any] = {
+        "format": 1,
+        "model": model,
+        "seed": seed,
+        "ranges": None if ranges is None else str(ranges),
+        "where": where.value,
+        "policy": policy.value,
+        "form": form.value,
+        "protection": protection.label,
+        "out": str(out),
+        "bytes": out.stat().st_size,
+        "bounded": sum(row["low"] is not None for row in rows),
+        "sites": rows,
+        "example_unchanged": _unchanged(module, chosen.module, chosen.example),
+    }
+    if as_json:
+        show_json(document)
+    else:
+        show([coverage_table(rows, f"{document['bounded']} of {len(rows)} operator outputs are bounded")], [])
+    if not document["example_unchanged"]:
+        say("the example batch gives other outputs than before: fault-free values exceed bounds; profile more data")
+    say(f"wrote {out}")
+
+
+def _writer(out: Path) -> Callable[[HardenedModule, Path], None]:
+    for ending, write in EXPORTS.items():
+        if out.name.endswith(ending):
+            return write
+    raise HoplonError(f"expected --out to end in {', '.join(EXPORTS)}, got {out}")
+
+
+def _require_writable(out: Path) -> None:
+    """Refuse before the work what could not be written after it."""
+    probe = out.with_name(f".{out.name}.probe")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StoreError(
+            f"expected a writable place, got {out} ({error.strerror or error}); choose another with --out"
+        ) from error
+
+
+def _unchanged(module: HardenedModule, model: torch.nn.Module, example: torch.Tensor) -> bool:
+    with torch.inference_mode():
+        return bool(torch.equal(torch.as_tensor(module(example)), torch.as_tensor(model(example))))

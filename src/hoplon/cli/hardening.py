@@ -1,0 +1,104 @@
+"""What ``profile``, ``harden`` and ``overhead`` share: bounds and what they do, as named on the command line."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.table import Table
+
+from hoplon.harden import Clamp, Coverage, Detect, Policy, RandomInRange, Ranger, ToZero
+from hoplon.program import Program
+from hoplon.ranges import Ranges, inherent_ranges
+
+_MOST_ROWS = 60
+
+
+class Bounded(enum.StrEnum):
+    """Which operators get a bound."""
+
+    ALGORITHM1 = "algorithm1"
+    ACTIVATIONS = "activations"
+    OPERATORS = "operators"
+    WITH_LAST_LINEAR = "with-last-linear"
+
+
+class PolicyName(enum.StrEnum):
+    """What becomes of a value outside of its bound."""
+
+    CLAMP = "clamp"
+    ZERO = "zero"
+    RANDOM = "random"
+    DETECT = "detect"
+
+
+class FormName(enum.StrEnum):
+    """How a bound enters the graph."""
+
+    SEPARATE = "separate"
+    FUSED = "fused"
+
+    @property
+    def form(self) -> Literal["separate", "fused"]:
+        """As :func:`hoplon.harden` takes it."""
+        return "fused" if self is FormName.FUSED else "separate"
+
+
+def ranger(
+    ranges: Ranges,
+    *,
+    where: Bounded = Bounded.ALGORITHM1,
+    policy: PolicyName = PolicyName.CLAMP,
+    seed: int = 0,
+) -> Ranger:
+    """The protection that these options describe.
+
+    Args:
+        seed: of random replacements.
+    """
+    policies: dict[PolicyName, Policy] = {
+        PolicyName.CLAMP: Clamp(),
+        PolicyName.ZERO: ToZero(),
+        PolicyName.RANDOM: RandomInRange(seed),
+        PolicyName.DETECT: Detect(),
+    }
+    return Ranger(
+        ranges,
+        where={Bounded.OPERATORS: "all", Bounded.ACTIVATIONS: "activations"}.get(where, "algorithm1"),  # type: ignore[arg-type]
+        last_linear=where is Bounded.WITH_LAST_LINEAR,
+        policy=policies[policy],
+    )
+
+
+def ranges_for(program: Program, path: Path | None) -> Ranges:
+    """The ranges of a file, or those of the functions themselves."""
+    return inherent_ranges(program) if path is None else Ranges.load(path.expanduser())
+
+
+def listed(coverage: Sequence[Coverage]) -> list[dict[str, Any]]:
+    """What is bounded to what, what is not, and why, as plain rows."""
+    return [
+        {
+            "site": entry.site,
+            "low": None if entry.bound is None else entry.bound.low,
+            "high": None if entry.bound is None else entry.bound.high,
+            "per_channel": entry.per_channel,
+            "why": entry.why,
+        }
+        for entry in coverage
+    ]
+
+
+def coverage_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+    """The listing as a table."""
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    for name in ("site", "low", "high", "per channel", "why"):
+        table.add_column(name, justify="right" if name in ("low", "high") else "left")
+    for row in rows[:_MOST_ROWS]:
+        ends = ["" if row[end] is None else f"{row[end]:.6g}" for end in ("low", "high")]
+        table.add_row(row["site"], *ends, "yes" if row["per_channel"] else "", row["why"])
+    if len(rows) > _MOST_ROWS:
+        table.caption = f"{len(rows) - _MOST_ROWS} more rows in the JSON"
+    return table

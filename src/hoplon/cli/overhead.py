@@ -1,0 +1,179 @@
+"""``hoplon overhead MODEL``: what bounds cost in time, memory and operations."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.table import Table
+from torch import Tensor, nn
+
+from hoplon.capture import capture
+from hoplon.cli.assessing import threads as computing_on
+from hoplon.cli.console import say, show, show_json
+from hoplon.cli.hardening import Bounded, PolicyName, ranger
+from hoplon.cli.output import OutputFolder
+from hoplon.errors import HoplonError
+from hoplon.flops import CONVENTIONS, count_flops
+from hoplon.harden import HardenedModule, Ranger, added_passes, lower
+from hoplon.overhead import Overheads, measure
+from hoplon.overlay import Overlay, overlay
+from hoplon.program import Program
+from hoplon.ranges import Ranges, profile_activations
+from hoplon.report import write_document
+from hoplon.sites import Values
+from hoplon.zoo import resolve_model
+
+BASELINE, ORIGINAL = "none", "original"
+
+
+def overhead(
+    model: Annotated[
+        str, typer.Argument(help="A zoo name, torchvision:NAME, package.module:factory or file.py:factory.")
+    ],
+    *,
+    ranges: Annotated[
+        Path | None, typer.Option(help="ranges.json of hoplon profile; by default those of the example batch.")
+    ] = None,
+    where: Annotated[Bounded, typer.Option(help="Which operators get a bound.")] = Bounded.ALGORITHM1,
+    policy: Annotated[PolicyName, typer.Option(help="What becomes of a value outside.")] = PolicyName.CLAMP,
+    batch: Annotated[int | None, typer.Option(help="Samples per call; those of the example by default.")] = None,
+    blocks: Annotated[int, typer.Option(help="Blocks in which every arm runs; at least 6.")] = 30,
+    calls: Annotated[int, typer.Option(help="Calls of each arm in a block.")] = 5,
+    threads: Annotated[int | None, typer.Option(help="Threads; torch's default by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for overhead.json; not written by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights drawn or trained here, and of the order of arms.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of tables.")] = False,
+) -> None:
+    """Time a model with its bounds in both forms, arms interleaved, beside no protection and the original."""
+    folder = None if out is None else OutputFolder.prepare(out)
+    with computing_on(threads):
+        chosen = resolve_model(model, seed=seed)
+        say(f"hoplon overhead: {model}, seed {seed}")
+        program = capture(chosen.module, chosen.example, name=chosen.name)
+        x = _batch_of(chosen.example, batch)
+        known = Ranges.load(ranges.expanduser()) if ranges is not None else _of_example(program, chosen.example)
+        protection = ranger(known, where=where, policy=policy, seed=seed)
+        arms = _arms(program, chosen.module, protection)
+        found = measure(arms, x, baseline=BASELINE, blocks=blocks, calls=calls, seed=seed)
+        document = {
+            "format": 1,
+            "model": model,
+            "seed": seed,
+            "protection": protection.label,
+            **_document(program, protection, arms, found),
+        }
+    if folder is not None:
+        say(f"wrote {write_document(folder.path / 'overhead.json', document)}")
+    if as_json:
+        show_json(document)
+    else:
+        show([_table(document)], _sentences(document))
+
+
+def _batch_of(example: Tensor, size: int | None) -> Tensor:
+    """The example batch, cut or repeated to a size."""
+    if size is not None and size < 1:
+        raise HoplonError(f"expected a batch of at least 1, got {size}")
+    return example if size is None else example[torch.arange(size) % len(example)]
+
+
+def _of_example(program: Program, example: Tensor) -> Ranges:
+    """Bounds that cost what any others do."""
+    return profile_activations(program, example, sites=Values(), quantiles=False, tolerance=math.inf).ranges()
+
+
+def _arms(program: Program, model: nn.Module, protection: Ranger) -> dict[str, nn.Module]:
+    bounds = overlay(program, [protection])
+    forms = ("separate",) if program.exported is None else ("separate", "fused")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what watching costs is what is measured here
+        return {
+            BASELINE: lower(program, Overlay(), copy=False),
+            ORIGINAL: model,
+            **{form: lower(program, bounds, copy=False, form=form) for form in forms},  # type: ignore[arg-type]
+        }
+
+
+def _document(program: Program, protection: Ranger, arms: Mapping[str, nn.Module], found: Overheads) -> dict[str, Any]:
+    to_original = found.versus(ORIGINAL)
+    effects = protection.values(program)
+    rows = []
+    for arm in found.arms:
+        module, other = arms[arm.name], to_original[arm.name]
+        rows.append(
+            {
+                "name": arm.name,
+                "median_ms": arm.median_ms,
+                "ratio": arm.ratio,
+                "ratio_low": arm.low,
+                "ratio_high": arm.high,
+                "ratio_original": other.ratio,
+                "ratio_original_low": other.low,
+                "ratio_original_high": other.high,
+                "added_passes": _passes(module) if program.exported is not None else None,
+                **_flops(program, protection, arm.name),
+            }
+        )
+    return {
+        "arms": rows,
+        "bounded": len(effects),
+        "extra_bytes": sum(effect.extra_bytes for effect in effects.values()),
+        "batch": found.batch_shape[0],
+        "blocks": found.arms[0].blocks,
+        "calls": found.calls,
+        "confidence": found.confidence,
+        "device": found.device,
+        "threads": found.threads,
+        "flops_conventions": dict(CONVENTIONS),
+        "versions": {"torch": found.torch_version},
+    }
+
+
+def _passes(module: nn.Module) -> int:
+    return sum(added_passes(module).values()) if isinstance(module, HardenedModule) else 0
+
+
+def _flops(program: Program, protection: Ranger, form: str) -> dict[str, Any]:
+    """Operations that an arm adds to those of the model, by convention; None where they cannot be counted."""
+    added = {}
+    for convention in CONVENTIONS:
+        share: float | None = 0.0
+        if program.exported is None:
+            share = None
+        elif form not in (BASELINE, ORIGINAL):
+            share = count_flops(program, [protection], convention=convention, form=form).overhead  # type: ignore[arg-type]
+        added[f"flops_{convention}"] = None if share is None or math.isnan(share) else share
+    return added
+
+
+def _table(document: dict[str, Any]) -> Table:
+    size, shape = document["bounded"], f"batch of {document['batch']}, {document['threads']} threads"
+    table = Table(title=f"{document['model']}, {size} bounded operators, {shape}", title_justify="left")
+    for name in ("arm", "median", "to none", "to original", "added passes", *(f"FLOPs, {c}" for c in CONVENTIONS)):
+        table.add_column(name, justify="left" if name == "arm" else "right")
+    for row in document["arms"]:
+        ratios = [
+            f"x {row[key]:.3f} [{row[f'{key}_low']:.3f}, {row[f'{key}_high']:.3f}]"
+            for key in ("ratio", "ratio_original")
+        ]
+        flops = ["" if row[f"flops_{c}"] is None else f"+ {100 * row[f'flops_{c}']:.3f} %" for c in CONVENTIONS]
+        passes = "" if row["added_passes"] is None else str(row["added_passes"])
+        table.add_row(row["name"], f"{row['median_ms']:.3g} ms", *ratios, passes, *flops)
+    return table
+
+
+def _sentences(document: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    conditions = (
+        f"medians over {document['blocks']} blocks of {document['calls']} calls, ratios within a block, "
+        f"{100 * document['confidence']:g} %; none is the same lowering without bounds"
+    )
+    return [
+        ("How", [conditions, f"bounds hold {document['extra_bytes']:,} bytes"]),
+        ("FLOPs", list(document["flops_conventions"].values())),
+    ]

@@ -1,0 +1,175 @@
+"""``hoplon profile MODEL DATA``: the fault-free range of every activation, and how much to trust it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from hoplon.capture import capture
+from hoplon.cli.assessing import threads as computing_on
+from hoplon.cli.console import duration, progress_bars, say, show, show_json
+from hoplon.cli.hardening import coverage_table, listed
+from hoplon.cli.output import OutputFolder
+from hoplon.data import Inputs
+from hoplon.errors import HoplonError
+from hoplon.harden import Exceedances, Ranger, exceedances
+from hoplon.harden.ranger import last_linear
+from hoplon.program import Program
+from hoplon.ranges import ACTIVATION_KINDS, Profile, Ranges, profile_activations
+from hoplon.report import write_document
+from hoplon.sites import Values
+from hoplon.zoo import resolve_data, resolve_model
+
+_Names = Annotated[list[str] | None, typer.Option(help="Pattern on names of sites to profile; repeatable.")]
+
+
+def profile(
+    model: Annotated[
+        str, typer.Argument(help="A zoo name, torchvision:NAME, package.module:factory or file.py:factory.")
+    ],
+    data: Annotated[str, typer.Argument(help="A zoo name, an .npz file with x and y, or a factory.")],
+    *,
+    out: Annotated[
+        Path, typer.Option(help="Folder for ranges.json (the bounds), profile.json (to merge) and results.json.")
+    ] = Path("hoplon-profile"),
+    seed: Annotated[int, typer.Option(help="Of weights drawn or trained here, and of the samples drawn.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of tables.")] = False,
+    samples: Annotated[int | None, typer.Option(help="So many calibration samples; all by default.")] = None,
+    quantile: Annotated[
+        float | None, typer.Option(help="Bounds that this share of all values does not exceed.")
+    ] = None,
+    image_quantile: Annotated[
+        float | None, typer.Option(help="Bounds that this share of images does not exceed with any value.")
+    ] = None,
+    per_channel: Annotated[bool, typer.Option("--per-channel", help="A bound for each channel as well.")] = False,
+    channel_axis: Annotated[
+        int | None, typer.Option(help="Axis of channels in a sample; -1 for models with channels last.")
+    ] = None,
+    sites: _Names = None,
+    all_operators: Annotated[
+        bool, typer.Option("--all", help="Profile every operator output, not activations alone.")
+    ] = False,
+    merge: Annotated[
+        list[Path] | None, typer.Option(help="A profile.json of another machine to add; repeatable.")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="Growth over the last half of the data that is called late.")] = 0.1,
+    batch: Annotated[int, typer.Option(help="Samples per pass.")] = 64,
+    threads: Annotated[int | None, typer.Option(help="Threads; torch's default by default.")] = None,
+) -> None:
+    """Observe fault-free values on calibration data and write bounds; tell convergence, exceedances and cost."""
+    share, of = _quantile(quantile, image_quantile)
+    folder = OutputFolder.prepare(out)
+    with computing_on(threads):
+        loaded, chosen = resolve_data(data), resolve_model(model, seed=seed)
+        say(f"hoplon profile: {model} on {data}, seed {seed}")
+        program = capture(chosen.module, chosen.example, name=chosen.name)
+        wanted = Values(tuple(sites)) if sites else Values() if all_operators else None
+        with progress_bars() as tell:
+            found = profile_activations(
+                program,
+                loaded.calibration.sample(samples, seed=seed),
+                sites=wanted,
+                quantiles=share != 1,
+                per_channel=per_channel,
+                channel_axis=channel_axis,
+                batch=batch,
+                tolerance=math.inf,
+                progress=lambda done, total: tell("samples", done, total),
+            )
+        for path in merge or ():
+            found = found.merge(Profile.load(path))
+        ranges = found.ranges(quantile=share, quantile_of=of, per_channel=per_channel)  # type: ignore[arg-type]
+        document = {
+            "format": 1,
+            "model": model,
+            "data": data,
+            "seed": seed,
+            "ranges": str(folder.path / "ranges.json"),
+            **_document(program, found, ranges, loaded.held_out, tolerance),
+        }
+    ranges.save(folder.path / "ranges.json")
+    found.save(folder.path / "profile.json")
+    write_document(folder.path / "results.json", document)
+    if as_json:
+        show_json(document)
+    else:
+        show([coverage_table(document["sites"], _title(document)), _convergence(document)], _sentences(document))
+    if document["unconverged"]:
+        say(f"ranges not converged: {len(document['unconverged'])} of {len(found.sites)} still grew; profile more data")
+    say(f"wrote {', '.join(str(folder.path / name) for name in ('ranges.json', 'profile.json', 'results.json'))}")
+
+
+def _quantile(of_values: float | None, of_images: float | None) -> tuple[float, str]:
+    if of_values is not None and of_images is not None:
+        raise HoplonError("expected --quantile (of values) or --image-quantile (of image maxima), got both")
+    if of_images is not None:
+        return of_images, "image-maxima"
+    return 1.0 if of_values is None else of_values, "values"
+
+
+def _document(program: Program, found: Profile, ranges: Ranges, held_out: Inputs, tolerance: float) -> dict[str, Any]:
+    everything = any(site.kind not in ACTIVATION_KINDS for site in map(program.value_site, ranges.bounds))
+    last = any(name in ranges for name in last_linear(program))
+    protection = Ranger(ranges, where="all" if everything else "algorithm1", last_linear=last)
+    exceeded = exceedances(program, [protection], held_out)
+    return {
+        "choice": ranges.choice,
+        "n_samples": found.n_samples,
+        "cost": {"seconds": found.seconds, "ms_per_sample": 1e3 * found.seconds / found.n_samples},
+        "bounds": {name: {"low": bound.low, "high": bound.high} for name, bound in ranges.bounds.items()},
+        "channels": {name: len(bounds.channels) for name, bounds in ranges.channels.items()},
+        "sites": listed(protection.coverage(program)),
+        "convergence": [
+            {"samples": count, "least": min(shares.values()), "median": median(shares.values())}
+            for count, shares in found.convergence()
+        ],
+        "unconverged": found.unconverged(tolerance=tolerance),
+        "held_out": _exceeded(exceeded),
+        "versions": dict(found.versions),
+    }
+
+
+def _exceeded(found: Exceedances) -> dict[str, Any]:
+    rate = found.image_rate
+    return {
+        "images": found.images,
+        "n_images": found.n_images,
+        "image_rate": rate.estimate,
+        "image_rate_low": rate.low,
+        "image_rate_high": rate.high,
+        "values": sum(site.values for site in found.sites.values()),
+        "n_values": sum(site.n_values for site in found.sites.values()),
+        "by_site": {name: site.values for name, site in found.sites.items() if site.values},
+    }
+
+
+def _title(document: dict[str, Any]) -> str:
+    return f"Bounds of {document['model']}: {document['choice']} over {document['n_samples']:,} samples"
+
+
+def _convergence(document: dict[str, Any]) -> Table:
+    table = Table(title="Convergence: share of its final range that a site had reached", title_justify="left")
+    for name in ("samples", "least site", "median site"):
+        table.add_column(name, justify="right")
+    for row in document["convergence"]:
+        table.add_row(f"{row['samples']:,}", f"{100 * row['least']:.1f} %", f"{100 * row['median']:.1f} %")
+    return table
+
+
+def _sentences(document: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    held, cost = document["held_out"], document["cost"]
+    interval = f"[{100 * held['image_rate_low']:.2f}, {100 * held['image_rate_high']:.2f}]"
+    lines = [
+        f"{held['images']:,} of {held['n_images']:,} images have a fault-free value outside of its bound: "
+        f"{100 * held['image_rate']:.2f} % {interval}, Wilson 95 %",
+        f"{held['values']:,} of {held['n_values']:,} values lie outside",
+    ]
+    return [
+        ("Held-out data", lines),
+        ("Cost", [f"{duration(cost['seconds'])}, {cost['ms_per_sample']:.2f} ms per sample, forward passes included"]),
+    ]

@@ -1,0 +1,191 @@
+"""``profile``, ``harden`` and ``overhead`` from the outside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.export import load
+
+from hoplon.capture import capture
+from hoplon.cli import main
+from hoplon.cli.parts import protections
+from hoplon.formats import equal_bits
+from hoplon.harden import Clamp, Duplicate, RandomInRange, Ranger, harden
+from hoplon.ranges import Profile, Ranges, profile_activations, profile_ranges
+from hoplon.sites import Values
+from tests.small import small_data, small_net
+
+Capsys = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def profiled(small_files: tuple[str, str], tmp_path: Path, capsys: Capsys) -> Path:
+    """A folder with the ranges of all operators."""
+    assert main(["profile", *small_files, "--all", "--out", str(tmp_path / "profile")]) == 0
+    capsys.readouterr()
+    return tmp_path / "profile"
+
+
+def printed(capsys: Capsys, *command: str) -> dict[str, Any]:
+    assert main([*command, "--json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert found["format"] == 1
+    return found
+
+
+def program() -> Any:
+    return capture(small_net(), torch.zeros(4, 1, 6, 6))
+
+
+def test_profile_writes_the_bounds_of_the_calibration_data(
+    capsys: Capsys, small_files: tuple[str, str], tmp_path: Path
+) -> None:
+    held_out, calibration = small_data()
+    found = printed(capsys, "profile", *small_files, "--out", str(tmp_path / "out"))
+    wanted = profile_ranges(program(), calibration)
+    ranges = Ranges.load(tmp_path / "out" / "ranges.json")
+    assert ranges.bounds == wanted.bounds
+    assert found["bounds"] == {name: {"low": b.low, "high": b.high} for name, b in wanted.bounds.items()}
+    assert (found["choice"], found["n_samples"]) == ("extremes", len(calibration))
+    assert [row["samples"] for row in found["convergence"]] == [1, 2, 4, 8, 16]
+    assert found["convergence"][-1]["least"] == 1.0
+    assert found["held_out"]["n_images"] == len(held_out)
+    assert found["cost"]["ms_per_sample"] == pytest.approx(1e3 * found["cost"]["seconds"] / len(calibration))
+    assert {row["site"] for row in found["sites"]} == {site.name for site in program().value_sites}
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == found
+    assert Profile.load(tmp_path / "out" / "profile.json").n_samples == len(calibration)
+
+
+def test_quantiles_channels_samples_and_merging(capsys: Capsys, small_files: tuple[str, str], tmp_path: Path) -> None:
+    _, calibration = small_data()
+    one, two, three = (str(tmp_path / name) for name in ("one", "two", "three"))
+    found = printed(capsys, "profile", *small_files, "--quantile", "0.9", "--per-channel", "--out", one)
+    whole = profile_activations(program(), calibration, per_channel=True)
+    wanted = whole.ranges(quantile=0.9, per_channel=True)
+    assert Ranges.load(Path(one) / "ranges.json").channels == wanted.channels
+    assert found["channels"] == {name: len(bounds.channels) for name, bounds in wanted.channels.items()} != {}
+    assert found["held_out"]["values"] > 0
+    images = printed(capsys, "profile", *small_files, "--image-quantile", "0.9", "--samples", "9", "--out", two)
+    assert (images["choice"], images["n_samples"]) == ("quantile 0.9 of image-maxima", 9)
+    merged = printed(
+        capsys, "profile", *small_files, "--image-quantile", "0.9", "--merge", f"{two}/profile.json", "--out", three
+    )
+    assert merged["n_samples"] == 9 + len(calibration)
+
+
+def test_profile_prints_tables(capsys: Capsys, small_files: tuple[str, str], tmp_path: Path) -> None:
+    assert main(["profile", *small_files, "--out", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    for words in ("extremes over", "Convergence", "images have a fault-free value outside of its bound", "per sample"):
+        assert words in " ".join(captured.out.split())
+    assert "ranges.json" in captured.err
+
+
+@pytest.mark.parametrize("form", ["separate", "fused"])
+def test_harden_exports_what_python_hardens(
+    capsys: Capsys, small_files: tuple[str, str], profiled: Path, tmp_path: Path, form: str
+) -> None:
+    out = tmp_path / "strong.pt2"
+    options = ["--ranges", str(profiled / "ranges.json"), "--form", form, "--out", str(out)]
+    found = printed(capsys, "harden", small_files[0], *options)
+    ranger = Ranger(Ranges.load(profiled / "ranges.json"))
+    module = harden(program(), [ranger], form=form)  # type: ignore[arg-type]
+    x = small_data()[0].x * 1e6
+    assert equal_bits(load(out).module()(x), module(x))
+    assert found["bounded"] == len(ranger.values(program()))
+    assert (found["protection"], found["form"], found["example_unchanged"]) == ("ranger", form, True)
+    assert {row["site"] for row in found["sites"] if row["low"] is None} == {
+        entry.site for entry in ranger.coverage(program()) if entry.bound is None
+    }
+
+
+@pytest.mark.parametrize(
+    ("where", "label"),
+    [("activations", "ranger-activations"), ("operators", "ranger-all"), ("with-last-linear", "ranger+last")],
+)
+def test_harden_takes_the_variants(
+    capsys: Capsys, small_files: tuple[str, str], profiled: Path, tmp_path: Path, where: str, label: str
+) -> None:
+    options = ["--ranges", str(profiled / "ranges.json"), "--where", where, "--out", str(tmp_path / "s.pt2")]
+    found = printed(capsys, "harden", small_files[0], *options, "--policy", "zero")
+    assert found["protection"] == f"{label}-zero"
+
+
+def test_harden_writes_onnx(capsys: Capsys, small_files: tuple[str, str], profiled: Path, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    out = tmp_path / "strong.onnx"
+    printed(capsys, "harden", small_files[0], "--ranges", str(profiled / "ranges.json"), "--out", str(out))
+    session, x = runtime.InferenceSession(str(out)), small_data()[0].x
+    wanted = harden(program(), [Ranger(Ranges.load(profiled / "ranges.json"))])(x)
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert torch.allclose(torch.from_numpy(found), wanted, atol=1e-5)
+
+
+def test_harden_refuses_before_the_work_and_by_name(
+    capsys: Capsys, small_files: tuple[str, str], profiled: Path, tmp_path: Path
+) -> None:
+    known = ["--ranges", str(profiled / "ranges.json")]
+    cases = {
+        "expected --out to end in .aoti.pt2, .pt2, .onnx, got strong.pth": [*known, "--out", "strong.pth"],
+        "expected a file of ranges, got": ["--ranges", "nowhere.json", "--out", str(tmp_path / "s.pt2")],
+        "expected an activation with a range of its own": ["--out", str(tmp_path / "s.pt2")],
+        "a graph cannot run itself": [*known, "--policy", "detect", "--out", str(tmp_path / "s.pt2")],
+        "expected a writable place": [*known, "--out", str(profiled / "ranges.json" / "s.pt2")],
+    }
+    for message, options in cases.items():
+        assert main(["harden", small_files[0], *options]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch about its own compiler
+def test_harden_compiles_ahead_of_time(
+    capsys: Capsys, small_files: tuple[str, str], profiled: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "strong.aoti.pt2"
+    printed(capsys, "harden", small_files[0], "--ranges", str(profiled / "ranges.json"), "--out", str(out))
+    x = small_data()[0].x
+    found = torch._inductor.aoti_load_package(str(out))(x)
+    assert torch.allclose(found, small_net()(x), atol=1e-5)
+
+
+def test_overhead_times_every_form(capsys: Capsys, small_files: tuple[str, str], tmp_path: Path) -> None:
+    options = ["--blocks", "6", "--calls", "1", "--batch", "3", "--threads", "1", "--out", str(tmp_path)]
+    found = printed(capsys, "overhead", small_files[0], *options)
+    arms = {row["name"]: row for row in found["arms"]}
+    assert list(arms) == ["none", "original", "separate", "fused"]
+    assert arms["none"]["ratio"] == arms["original"]["ratio_original"] == 1.0
+    assert all(row["ratio_low"] <= row["ratio"] <= row["ratio_high"] for row in arms.values())
+    assert arms["none"]["flops_tensorflow"] == 0 < arms["fused"]["flops_fused"] < arms["separate"]["flops_fused"]
+    assert arms["fused"]["added_passes"] < arms["separate"]["added_passes"]
+    assert (found["batch"], found["blocks"], found["threads"]) == (3, 6, 1)
+    assert json.loads((tmp_path / "overhead.json").read_text()) == found
+    assert main(["overhead", small_files[0], "--blocks", "6", "--calls", "1"]) == 0
+    assert "to original" in capsys.readouterr().out
+    assert main(["overhead", small_files[0], "--batch", "0"]) == 2
+    assert "expected a batch of at least 1, got 0" in capsys.readouterr().err
+
+
+def test_protections_of_a_campaign_file_take_the_same_names(profiled: Path) -> None:
+    path = str(profiled / "ranges.json")
+    known = Ranges.load(path)
+    given = [
+        {"name": "ranger", "ranges": path, "where": "operators", "policy": "random", "seed": 3},
+        {"name": "ranger", "ranges": path},
+        "duplicate",
+        {"name": "duplicate", "sites": ["fc:linear"]},
+    ]
+    assert protections(given) == (
+        Ranger(known, where="all", policy=RandomInRange(3)),
+        Ranger(known, policy=Clamp()),
+        Duplicate(),
+        Duplicate(("fc:linear",)),
+    )
+    assert len(Values().select(program())) == len(known)
