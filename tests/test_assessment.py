@@ -17,7 +17,7 @@ from hoplon.ranges import Ranges
 from hoplon.results import load_results
 from tests.small import small_data, small_net
 
-PLAN = Plan(value_faults=100, memory_faults=6, latency=False)
+PLAN = Plan(value_faults=100, memory_faults=6, guard_faults=4, latency=False)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_progress_names_the_stages_and_ends_complete(program: Program) -> None:
         "scores of weights": (16, 16),
         "costs without faults": (1, 1),
         "value faults": (600, 600),
-        "memory faults": (36, 36),
+        "memory faults": (60, 60),
     }
 
 

@@ -50,6 +50,7 @@ from hoplon.harden import (
     Policy,
     RandomInRange,
     Ranger,
+    SecDedMemory,
     ToZero,
     UncorrectableMemory,
     exceedances,
@@ -69,6 +70,7 @@ from hoplon.rerun import Rerun, replay_run
 from hoplon.results import Rate, Results, load_results
 from hoplon.sampling import (
     Among,
+    BitUniform,
     BottomScore,
     ElementUniform,
     Exhaustive,
@@ -79,7 +81,7 @@ from hoplon.sampling import (
     Stratified,
     TopScore,
 )
-from hoplon.sites import Memory, MemorySite, Values, ValueSite
+from hoplon.sites import GuardMemory, Memory, MemorySite, Values, ValueSite
 
 __all__ = [
     "OUTCOME_NAMES",
@@ -89,6 +91,7 @@ __all__ = [
     "Assessment",
     "BitFlip",
     "BitRate",
+    "BitUniform",
     "BottomScore",
     "Bound",
     "Burst",
@@ -117,6 +120,7 @@ __all__ = [
     "Forecast",
     "Function",
     "Guard",
+    "GuardMemory",
     "GuardReport",
     "HardenedModule",
     "HoplonError",
@@ -145,6 +149,7 @@ __all__ = [
     "Rerun",
     "Results",
     "Sampling",
+    "SecDedMemory",
     "Several",
     "Scores",
     "SiteError",

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 import torch
 
-from hoplon.evaluation import Evaluator, Reference
+from hoplon.evaluation import Arrival, Evaluator, Reference
 from hoplon.faults import FaultTable
 from hoplon.overlay import Overlay
 from hoplon.replay import Placement
@@ -50,9 +50,15 @@ class ArmRuns:
     """Runs one table in arm after arm; arms that do the same to this kind of fault share their runs."""
 
     def __init__(
-        self, reference: Reference, table: FaultTable, placement: Placement, confidence: float, shelf: Shelf | None
+        self,
+        reference: Reference,
+        table: FaultTable,
+        placement: Placement,
+        arrival: Arrival,
+        confidence: float,
+        shelf: Shelf | None,
     ) -> None:
-        self._reference, self._table, self._placement = reference, table, placement
+        self._reference, self._table, self._placement, self._arrival = reference, table, placement, arrival
         self._confidence, self._shelf = confidence, shelf
         self._seen: list[tuple[Overlay, pl.DataFrame, FaultTable]] = []
         self._shared = self._common()
@@ -90,6 +96,7 @@ class ArmRuns:
             "faults": {"count": len(self._table), "digest": self._table.plan().digest()},
             "kinds": site_kinds(self._sites()),
             "placement": self._placement,
+            "arrival": self._arrival,
             "program": {"name": program.name, "fingerprint": program.fingerprint()},
             "data": {"name": data.name, "digest": data.digest(), "inputs": len(data)},
             "eligible_inputs": len(reference.eligible),
@@ -110,7 +117,9 @@ class ArmRuns:
             if self._same_effect(over, other):
                 advance(len(self._table))
                 return runs, observed
-        runs, observed = Evaluator(self._reference, over, self._placement).runs(self._table, advance=advance)
+        runs, observed = Evaluator(self._reference, over, self._placement, self._arrival).runs(
+            self._table, advance=advance
+        )
         self._seen.append((over, runs, observed))
         return runs, observed
 

@@ -39,6 +39,7 @@ class Plan:
     Args:
         value_faults: faults in operator outputs, one input each; 0 leaves this kind out.
         memory_faults: faults in weights, each met by all inputs; 0 leaves this kind out.
+        guard_faults: single-bit flips in what the guards of an arm hold, met by all inputs as well; 0 leaves them out.
         inputs: how many held-out inputs faults meet, drawn by ``seed``; None for all. Accuracy is always that of all.
         calibration: how many calibration samples ranges and scores are computed on, drawn by ``seed``; None for all.
         criterion: what counts as harm.
@@ -52,6 +53,7 @@ class Plan:
 
     value_faults: int = 8192
     memory_faults: int = 512
+    guard_faults: int = 256
     inputs: int | None = None
     calibration: int | None = None
     criterion: Criterion = field(default_factory=TopK)
@@ -69,6 +71,8 @@ class Plan:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise HoplonError(f"expected {name} of at least 1, got {value}")
+        if self.guard_faults < 0:
+            raise HoplonError(f"expected guard_faults of at least 0, got {self.guard_faults}")
         if self.seed < 0:
             raise HoplonError(f"expected a seed of at least 0, got {self.seed}")
 
@@ -171,6 +175,8 @@ def assess(
         faults=tables,
         criterion=plan.criterion,
         placement=plan.placement,
+        guard_faults=plan.guard_faults,
+        seed=plan.seed,
         batch=plan.batch,
         latency=plan.latency,
         held_out=held_out,
@@ -210,7 +216,9 @@ def announcement(program: Program, held_out: Inputs, plan: Plan) -> str:
             f"{plan.memory_faults:,} memory faults in {_elements(memory):,} weights of {len(memory)} layers "
             f"(each met by up to {inputs:,} inputs: {plan.memory_faults * inputs:,} runs)"
         )
-    return f"{program.name}: {' and '.join(parts)}, in 6 arms of protection"
+        if plan.guard_faults:
+            parts.append(f"{plan.guard_faults:,} faults in what the guards of an arm hold")
+    return f"{program.name}: {', '.join(parts)}; in 6 arms of protection"
 
 
 def _draw(program: Program, inputs: Inputs, plan: Plan) -> list[FaultTable]:

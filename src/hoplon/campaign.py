@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 import torch
+from torch import Tensor
 
 from hoplon.criteria import Criterion, TopK, as_criterion
 from hoplon.data import Inputs, as_inputs
 from hoplon.errors import HoplonError
-from hoplon.evaluation import Evaluator, Reference
+from hoplon.evaluation import ArmedMemory, Arrival, Evaluator, Reference
 from hoplon.executors import Executor, Processes, Serial
 from hoplon.faults import BitFlip, FaultModel, FaultTable
 from hoplon.observation import Observer
-from hoplon.overlay import Protection, overlay
+from hoplon.overlay import Overlay, Protection, overlay
 from hoplon.program import Program
 from hoplon.replay import Placement
 from hoplon.results import Results, held_results, site_kinds, stored_results
 from hoplon.reweighting import reweighted
 from hoplon.sampling import ElementUniform, Population, Sampling, draw_faults, unit_generator
-from hoplon.sites import Memory, Values
+from hoplon.sites import GuardMemory, Memory, Site, Values
 from hoplon.stats import Interval, look_confidence
 from hoplon.store import RunDirectory, content_digest, versions
 
@@ -43,24 +44,28 @@ class Campaign:
     Args:
         program: from :func:`hoplon.capture`.
         data: :class:`hoplon.Inputs`, a map-style data set, a tensor or a pair (x, y).
-        sites: :class:`hoplon.Values` (one fault meets one input) or :class:`hoplon.Memory` (one fault meets all).
+        sites: :class:`hoplon.Values` (one fault meets one input), :class:`hoplon.Memory` (one fault meets all), or
+            :class:`hoplon.GuardMemory` (the same, in what the guards among the protections hold).
         fault_model: how a struck word changes.
         criterion: what counts as harm; of several, in a sequence, each gets its own columns.
         sampling: which faults are drawn; element-uniform by default.
         protections: what is in place while faults strike; nothing by default.
         placement: whether a fault strikes before or after the protection of its own site.
+        arrival: whether a memory fault strikes before the guards' check, or after it and meets one forward pass over
+            all inputs until the next: its rate is that of faults which come too late.
         batch: samples per replay pass; chosen from the model's size by default. Recorded: bitwise claims hold at
             equal batch and threads.
     """
 
     program: Program
     data: Any
-    sites: Values | Memory = field(kw_only=True)
+    sites: Values | Memory | GuardMemory = field(kw_only=True)
     fault_model: FaultModel = field(default_factory=BitFlip, kw_only=True)
     criterion: Criterion | Sequence[Criterion] = field(default_factory=TopK, kw_only=True)
     sampling: Sampling = field(default_factory=ElementUniform, kw_only=True)
     protections: tuple[Protection, ...] = field(default=(), kw_only=True)
     placement: Placement = field(default="before", kw_only=True)
+    arrival: Arrival = field(default="before", kw_only=True)
     batch: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -71,6 +76,8 @@ class Campaign:
             raise HoplonError(f"expected a batch of at least 1, got {self.batch}")
         if self.placement not in ("before", "after"):
             raise HoplonError(f"expected placement 'before' or 'after', got {self.placement!r}")
+        if self.arrival not in ("before", "after"):
+            raise HoplonError(f"expected arrival 'before' or 'after', got {self.arrival!r}")
 
     @property
     def target(self) -> str:
@@ -200,8 +207,17 @@ class Campaign:
         Raises:
             HoplonError: faults that were chosen, not drawn, or a sampling that reaches elements this one never draws.
         """
-        population = Population(self.sites.select(self.program), self.fault_model)
+        sites, _ = _sites_of(self, overlay(self.program, self.protections))
+        population = Population(sites, self.fault_model)
         return reweighted(results, population, drawn=self.sampling, to=to, criterion=criterion)
+
+
+def _sites_of(campaign: Campaign, over: Overlay) -> tuple[tuple[Site, ...], Mapping[str, Tensor]]:
+    """The selected sites; and, where they are guards' memory, what it holds."""
+    if not isinstance(campaign.sites, GuardMemory):
+        return campaign.sites.select(campaign.program), {}
+    armed = ArmedMemory(campaign.program, over)
+    return campaign.sites.select(armed), armed.copies
 
 
 @dataclass(frozen=True)
@@ -278,16 +294,16 @@ class _Work:
 
     def __init__(self, campaign: Campaign, seed: int) -> None:
         self.campaign, self.seed = campaign, seed
-        self.sites = campaign.sites.select(campaign.program)
+        over = overlay(campaign.program, campaign.protections)
+        self.sites, copies = _sites_of(campaign, over)
         data: Inputs = campaign.data
         self.reference = Reference.run(campaign.program, data, campaign.criterion, batch=campaign.batch)
-        over = overlay(campaign.program, campaign.protections)
-        self.evaluator = Evaluator(self.reference, over, campaign.placement)
+        self.evaluator = Evaluator(self.reference, over, campaign.placement, campaign.arrival)
         self.population = Population(
             self.sites,
             campaign.fault_model,
             self.reference.eligible if campaign.target == "values" else None,
-            Observer(self.evaluator, self.sites),
+            Observer(self.evaluator, self.sites, copies),
         )
 
     def goal(self, count: int | None, half_width: float | None) -> int | None:
@@ -343,6 +359,7 @@ class _Work:
             "fault_model": campaign.fault_model.name,
             "sampling": repr(campaign.sampling),
             "placement": campaign.placement,
+            "arrival": campaign.arrival,
             "protections": [protection.label for protection in campaign.protections],
             "protections_digest": content_digest(campaign.protections),
             "program": {"name": campaign.program.name, "fingerprint": campaign.program.fingerprint()},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from hoplon.arm_runs import ArmRuns, Shelf
 from hoplon.criteria import Criterion, Outcome, TopK, classify
 from hoplon.data import Inputs, as_inputs
 from hoplon.errors import HoplonError
-from hoplon.evaluation import Reference, accuracy, golden_outputs
+from hoplon.evaluation import Arrival, Evaluator, Reference, accuracy, golden_outputs
+from hoplon.exposure import Exposure, exposure_of
 from hoplon.faults import FaultTable
 from hoplon.harden import lower
 from hoplon.overhead import LatencyRatio, measure
@@ -55,7 +56,8 @@ class Arm:
 
     ``difference``: failure probability of this arm minus the unprotected one's, on the same faults; ``p_value``: exact
     McNemar test (value faults only). ``reduction``: how many times more often the unprotected one fails (value faults
-    only). ``wrong_fault_free``: eligible inputs that the arm gets wrong without a fault.
+    only). ``wrong_fault_free``: eligible inputs that the arm gets wrong without a fault. ``exposure``: bits at risk,
+    under memory faults only.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Arm:
     corrected: float
     acts_on_target: bool
     reduction: Ratio | None = None
+    exposure: Exposure | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The arm as plain values; absent measurements are None."""
@@ -100,6 +103,7 @@ class Arm:
             "latency_high": None if latency is None else latency.high,
             "latency_ms": None if latency is None else latency.median_ms,
             "extra_bytes": self.cost.extra_bytes,
+            **({} if self.exposure is None else self.exposure.to_dict()),
         }
 
 
@@ -166,10 +170,11 @@ class Comparison:
             f"{first.failure.method} {100 * self.caption['confidence']:g} %"
         )
         table = Table(title=title, title_justify="left", caption_justify="left")
-        for column, justify in _COLUMNS:
+        exposed = any(arm.exposure is not None for arm in arms)
+        for column, justify in _COLUMNS + (_EXPOSURE_COLUMNS if exposed else ()):
             table.add_column(column, justify=justify, no_wrap=True)
         for arm in arms:
-            table.add_row(*_cells(arm))
+            table.add_row(*_cells(arm), *(_exposure_cells(arm.exposure) if exposed else ()))
         if any(map(_idle, arms)):
             table.caption = (
                 "· no protection of this kind of fault in the arm: what it does not touch, it cannot improve"
@@ -194,6 +199,16 @@ _COLUMNS: tuple[tuple[str, Any], ...] = (
     ("latency", "right"),
     ("extra bytes", "right"),
 )
+
+_EXPOSURE_COLUMNS: tuple[tuple[str, Any], ...] = (("stopped", "right"), ("bits at risk", "right"), ("failing", "right"))
+
+
+def _exposure_cells(exposure: Exposure | None) -> list[str]:
+    """Runs that a guard stopped, bits at risk, and those of them whose flip fails the model, in expectation."""
+    if exposure is None:
+        return ["", "", ""]
+    failing = "not measured" if exposure.failing_bits is None else f"{exposure.failing_bits[0]:,.0f}"
+    return [f"{100 * exposure.uncorrectable:.2f} %", f"{exposure.bits_at_risk:,}", failing]
 
 
 def _cells(arm: Arm) -> list[str]:
@@ -235,6 +250,9 @@ def compare(
     faults: FaultTable | Sequence[FaultTable],
     criterion: Criterion | Sequence[Criterion] | None = None,
     placement: Placement = "before",
+    arrival: Arrival = "before",
+    guard_faults: int = 0,
+    seed: int = 0,
     batch: int | None = None,
     confidence: float = 0.95,
     latency: bool = True,
@@ -253,6 +271,11 @@ def compare(
         arms: protections by arm name.
         faults: one table, or one for values and one for memory.
         criterion: one or several; top-1 against the golden class by default. The first column is compared.
+        placement: whether a value fault strikes before or after the protection of its own site.
+        arrival: whether a memory fault strikes before the guards' check, or after it.
+        guard_faults: with a table of memory faults, how many more single-bit flips strike what an arm's guards hold:
+            copies are memory too. They make `Exposure.failing_bits` known.
+        seed: of these.
         latency: measure it (seconds per arm); False leaves it out, and so does a program in eager form, of which no
             module can be made.
         held_out: labelled inputs for the fault-free accuracy, where ``data`` is only a part of them.
@@ -272,18 +295,31 @@ def compare(
     overlays = {name: overlay(program, protections, label=name) for name, protections in arms.items()}
     whole = inputs if held_out is None else as_inputs(held_out)
     costs = _costs(reference, overlays, whole, latency=latency)
-    total = sum(len(table) for table in tables) * len(arms)
+    total = sum(len(table) + (guard_faults if table.target == "memory" else 0) for table in tables) * len(arms)
     tell = _Teller(progress, total)
     found: list[Arm] = []
     for table in tables:
         keep = None if store is None else Shelf(Path(store), resume)
-        runner = ArmRuns(reference, table, placement, confidence, keep)
+        runner = ArmRuns(reference, table, placement, arrival, confidence, keep)
         by_name = {name: runner.run(over, tell.arm(name)) for name, over in overlays.items()}
         baseline = next((name for name, over in overlays.items() if not over.protections), None)
         for name, results in by_name.items():
             base = by_name[baseline] if baseline not in (None, name) else None
-            found.append(_arm(name, results, base, overlays[name], costs[name], reference, confidence))
-    caption = _caption(reference, tables, placement, confidence)
+            arm = _arm(name, results, base, overlays[name], costs[name], reference, confidence)
+            if table.target == "memory":
+                evaluator = Evaluator(reference, overlays[name], placement, arrival)
+                exposure = exposure_of(
+                    evaluator,
+                    table,
+                    arm.rate,
+                    guard_faults=guard_faults,
+                    seed=seed,
+                    confidence=confidence,
+                    advance=tell.arm(name),
+                )
+                arm = replace(arm, exposure=exposure)
+            found.append(arm)
+    caption = {**_caption(reference, tables, placement, confidence), "arrival": arrival, "guard_faults": guard_faults}
     return Comparison(tuple(found), {**caption, "accuracy_inputs": len(whole)})
 
 
@@ -294,7 +330,8 @@ def _costs(
     if latency and reference.program.exported is not None:
         plain = "no protection"
         modules = {plain: lower(reference.program, Overlay())}
-        modules |= {name: lower(reference.program, over) for name, over in overlays.items()}
+        software = {name: over for name, over in overlays.items() if not over.is_hardware}
+        modules |= {name: lower(reference.program, over) for name, over in software.items()}
         rows = torch.arange(min(reference.batch, len(reference.data)))
         leaves = reference.program.leaves(reference.data, rows)
         args, kwargs = reference.program.signature.call(leaves)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +14,18 @@ from hoplon.sites import MemorySite, ValueSite
 
 
 class Observer:
-    """Fault-free words under an evaluator's overlay, by site, element and input; runs golden batches as needed."""
+    """Fault-free words under an evaluator's overlay, by site, element and input; runs golden batches as needed.
 
-    def __init__(self, evaluator: Evaluator, sites: Sequence[ValueSite | MemorySite]) -> None:
-        self._evaluator, self._sites = evaluator, sites
+    ``copies`` are the tensors that guards hold, by the names of their sites.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        sites: Sequence[ValueSite | MemorySite],
+        copies: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self._evaluator, self._sites, self._copies = evaluator, sites, copies or {}
 
     def __call__(self, number: Tensor, element: Tensor, given: Tensor | None) -> Tensor:
         """The word in its own dtype that each fault meets.
@@ -31,7 +39,7 @@ class Observer:
         """
         found = torch.zeros(len(number), dtype=torch.int64)
         if given is None:
-            memory = self._evaluator.reference.program.memory()
+            memory = {**self._evaluator.reference.program.memory(), **self._copies}
             for site in number.unique().tolist():
                 here = number == site
                 found[here] = _taken(

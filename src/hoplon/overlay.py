@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -59,6 +60,11 @@ class Protection(ABC):
     def made_for(self) -> str | None:
         """The fingerprint of the program that it was profiled or scored on; None: it fits any."""
         return None
+
+    @property
+    def is_hardware(self) -> bool:
+        """Whether it models what hardware does: there is nothing to lower into a module, and nothing to time."""
+        return False
 
     @property
     def guarantee(self) -> str:
@@ -125,9 +131,26 @@ class Overlay:
     values: Mapping[str, ValueProtection] = field(default_factory=dict)
     protections: tuple[Protection, ...] = ()
 
+    @property
+    def is_hardware(self) -> bool:
+        """Whether a protection in it is no software."""
+        return any(protection.is_hardware for protection in self.protections)
+
     def guards(self, memory: Mapping[str, Tensor]) -> list[Guard]:
         """The guards of all protections, armed on this memory."""
-        return [guard for protection in self.protections if (guard := protection.arm(memory)) is not None]
+        return list(self.labelled_guards(memory).values())
+
+    def labelled_guards(self, memory: Mapping[str, Tensor]) -> dict[str, Guard]:
+        """The same by the label of their protection; a second one of a label gets a number: "tmr", "tmr.1"."""
+        found: dict[str, Guard] = {}
+        seen: Counter[str] = Counter()
+        for protection in self.protections:
+            guard = protection.arm(memory)
+            if guard is not None:
+                number = seen[protection.label]
+                found[f"{protection.label}.{number}" if number else protection.label] = guard
+                seen[protection.label] += 1
+        return found
 
 
 def overlay(program: Program, protections: Iterable[Protection], *, label: str | None = None) -> Overlay:

@@ -145,7 +145,7 @@ def replay_run(
     size = program.signature.fixed_batch or batch or manifest["batch"]
     reference = Reference.run(program, inputs, chosen, batch=size)
     where = placement or manifest["placement"]
-    evaluator = Evaluator(reference, overlay(program, protections), where)
+    evaluator = Evaluator(reference, overlay(program, protections), where, manifest.get("arrival", "before"))
     level = confidence or original.confidence
     own = _manifest(original, reference, tuple(protections), where, level)
     directory = None if store is None else RunDirectory.create(store, own, resume=resume)

@@ -220,6 +220,14 @@ class HasSites(Protocol):
         """In the order of the model's state."""
 
 
+class HasGuardSites(Protocol):
+    """What a selection of guards' memory selects from."""
+
+    @property
+    def guard_sites(self) -> tuple[MemorySite, ...]:
+        """In the order of the guards."""
+
+
 def _as_patterns(value: str | Sequence[str] | None) -> tuple[str, ...] | None:
     if value is None:
         return None
@@ -328,3 +336,35 @@ class Memory:
         return _matching(
             "memory site", program.memory_sites, self.pattern, allowed, lambda s: (s.name, *s.aliases), limits
         )
+
+
+@dataclass(frozen=True)
+class GuardMemory:
+    """A selection of what guards hold beside the model: copies, sums, indices, a site class of its own.
+
+    Its sites belong to the protections of a campaign, not to the program: ``aspis-1%/conv1.weight#index``.
+
+    Example:
+        >>> GuardMemory("parity/*")
+        GuardMemory(pattern='parity/*', dtype=None)
+    """
+
+    pattern: str | tuple[str, ...] = "*"
+    dtype: torch.dtype | None = None
+
+    target = "memory"
+
+    def select(self, holder: HasGuardSites) -> tuple[MemorySite, ...]:
+        """The matching sites, guard by guard.
+
+        Raises:
+            SiteError: no guard is armed, or a pattern or dtype matches nothing.
+        """
+        if not holder.guard_sites:
+            raise SiteError("expected protections that guard memory, got none; add TMR, Aspis, Parity or another guard")
+
+        def allowed(site: MemorySite) -> bool:
+            return self.dtype in (None, site.dtype)
+
+        limits = f"dtype {self.dtype or 'any'}"
+        return _matching("guard site", holder.guard_sites, self.pattern, allowed, lambda s: (s.name,), limits)

@@ -38,14 +38,7 @@ class WorkingMemory:
 
     def strike(self, site: MemorySite, element: int, *, form: NumberFormat, keep: int, flip: int) -> tuple[int, int]:
         """Change one word; the words before and after come back."""
-        flat = self.tensors[site.name]
-        index = torch.tensor(element)
-        where = tuple(int(i) for i in torch.unravel_index(index, flat.shape))
-        form = form.at(index, flat.shape)
-        old = flat[where]
-        before = int(form.words(old))
-        flat[where] = form.strike(old, keep, flip)
-        return before, int(form.words(flat[where]))
+        return strike_word(self.tensors[site.name], element, form=form, keep=keep, flip=flip)
 
     def changed(self, names: Iterable[str]) -> dict[str, Words]:
         """The words of these tensors that differ from the model's in any bit: by name, where and what they are."""
@@ -78,6 +71,17 @@ class WorkingMemory:
     def golden(self) -> Mapping[str, Tensor]:
         """The model's own tensors."""
         return self._golden
+
+
+def strike_word(tensor: Tensor, element: int, *, form: NumberFormat, keep: int, flip: int) -> tuple[int, int]:
+    """Change one word of a tensor, given by its row-major index; the words before and after come back."""
+    index = torch.tensor(element)
+    where = tuple(int(i) for i in torch.unravel_index(index, tensor.shape))
+    form = form.at(index, tensor.shape)
+    old = tensor[where]
+    before = int(form.words(old))
+    tensor[where] = form.strike(old, keep, flip)
+    return before, int(form.words(tensor[where]))
 
 
 def _indexable(tensor: Tensor) -> Tensor:

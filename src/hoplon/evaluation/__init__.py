@@ -7,14 +7,24 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from hoplon.evaluation.memory_runs import MemoryRuns
+from hoplon.evaluation.armed_memory import ArmedMemory
+from hoplon.evaluation.memory_runs import Arrival, MemoryRuns
 from hoplon.evaluation.reference import Reference, accuracy, default_batch, golden_outputs
 from hoplon.evaluation.value_runs import GOLDEN_BUDGET_BYTES, ValueRuns
 from hoplon.faults import FaultTable
 from hoplon.overlay import Overlay
 from hoplon.replay import Placement
 
-__all__ = ["GOLDEN_BUDGET_BYTES", "Evaluator", "Reference", "accuracy", "default_batch", "golden_outputs"]
+__all__ = [
+    "GOLDEN_BUDGET_BYTES",
+    "ArmedMemory",
+    "Arrival",
+    "Evaluator",
+    "Reference",
+    "accuracy",
+    "default_batch",
+    "golden_outputs",
+]
 
 Advance = Callable[[int], None]
 
@@ -26,6 +36,7 @@ class Evaluator:
     reference: Reference
     overlay: Overlay
     placement: Placement = "before"
+    arrival: Arrival = "before"
 
     def runs(self, table: FaultTable, *, advance: Advance | None = None) -> tuple[pl.DataFrame, FaultTable]:
         """The outcome of every run, and the table with the words that this arm met.
@@ -42,5 +53,5 @@ class Evaluator:
         if table.target == "values":
             runs: ValueRuns | MemoryRuns = ValueRuns(self.reference, self.overlay, self.placement, table)
         else:
-            runs = MemoryRuns(self.reference, self.overlay, self.placement, table)
+            runs = MemoryRuns(self.reference, self.overlay, self.placement, self.arrival, table)
         return runs.run(advance or (lambda count: None))

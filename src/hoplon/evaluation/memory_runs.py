@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 import torch
 
 from hoplon.criteria import Outcome
+from hoplon.evaluation.armed_memory import ArmedMemory
 from hoplon.evaluation.frames import RUN_ERRORS, blank, run_frame
 from hoplon.evaluation.reference import Reference, replay_of
 from hoplon.faults import FaultTable
-from hoplon.formats import format_named
-from hoplon.memory_guard import Guard, GuardReport, StaleGuardError
+from hoplon.memory_guard import GuardReport
 from hoplon.overlay import Overlay
 from hoplon.replay import Golden, Placement
-from hoplon.working_memory import Words, WorkingMemory
+from hoplon.sites import MemorySite
+from hoplon.working_memory import Words
+
+Arrival = Literal["before", "after"]
+"""When a memory fault strikes: before the guards' check, or after it."""
 
 
 @dataclass
@@ -30,16 +34,20 @@ class _Residue:
 
 
 class MemoryRuns:
-    """Memory faults: one fault meets all eligible inputs; guards check once before the first batch."""
+    """Memory faults: one fault meets all eligible inputs; guards check once.
 
-    def __init__(self, reference: Reference, overlay: Overlay, placement: Placement, table: FaultTable) -> None:
-        self.reference, self.table = reference, table
+    Faults that arrive before the check are met as the guards leave them. Those that arrive after it are met as they
+    are, and found by the next check: `detected` and `corrected` then say what came too late.
+    """
+
+    def __init__(
+        self, reference: Reference, overlay: Overlay, placement: Placement, arrival: Arrival, table: FaultTable
+    ) -> None:
+        self.reference, self.table, self.arrival = reference, table, arrival
         program = self.reference.program
-        names = table.frame["site"].unique().cast(pl.String).to_list()
-        self.sites = {name: program.memory_site(name) for name in names}
-        self.memory = WorkingMemory(program)
-        self.guards: list[Guard] = overlay.guards(self.memory.tensors)
-        sites = tuple(self.sites.values())
+        self.armed = ArmedMemory(program, overlay)
+        self.memory = self.armed.working
+        sites = self._sites()
         self.replay = replay_of(program, overlay, self.reference.batch, sites, placement)
         self.faults = table.frame["fault"].unique(maintain_order=True).to_numpy()
         self.outcomes, self.measures = blank(self.reference.criterion, len(self.faults), len(self.reference.eligible))
@@ -61,40 +69,37 @@ class MemoryRuns:
                 finished = done
         return self._frame(residues), self.table.observed(before=self.before, after=self.after)
 
+    def _sites(self) -> tuple[MemorySite, ...]:
+        """What the faults can change: the struck storages, or all of them where guards are struck and may err."""
+        program = self.reference.program
+        names = self.table.frame["site"].unique().cast(pl.String).to_list()
+        if self.armed.guards:
+            guarded = {site.name for site in self.armed.guard_sites}
+            if guarded & set(names):
+                return program.memory_sites
+        return tuple(program.memory_site(name) for name in names)
+
     def _residues(self) -> Iterator[_Residue]:
         rows = self.table.frame.with_row_index("row").partition_by("fault", maintain_order=True)
         for words in rows:
-            struck = [self._strike(word) for word in words.iter_rows(named=True)]
-            report = self._check()
+            struck = [name for word in words.iter_rows(named=True) if (name := self._strike(word)) is not None]
+            late = self.memory.changed(dict.fromkeys(struck)) if self.arrival == "after" else None
+            report = self.armed.check()
             touched = list(dict.fromkeys([*struck, *report.where]))
-            changed = self.memory.changed(touched)
+            changed = self.memory.changed(touched) if late is None else late
             yield _Residue(changed, report)
-            self.memory.restore(touched)
-            if changed and report.detected:
-                for guard in self.guards:
-                    guard.refresh()
+            if report.detected or len(struck) < words.height:
+                self.armed.restore(touched)
+            else:
+                self.memory.restore(touched)
 
-    def _check(self) -> GuardReport:
-        """What the guards find; so much wrong that they refuse to repair it is uncorrectable."""
-        report = GuardReport()
-        for guard in self.guards:
-            try:
-                report += guard.check()
-            except StaleGuardError:
-                report += GuardReport(detected=1, uncorrectable=1, where=tuple(self.memory.tensors))
-        return report
-
-    def _strike(self, word: dict[str, Any]) -> str:
-        site = self.sites[word["site"]]
+    def _strike(self, word: dict[str, Any]) -> str | None:
         row = word["row"]
-        signed = [int(np.uint64(word[mask]).astype(np.int64)) for mask in ("keep", "flip")]
-        self.before[row], self.after[row] = self.memory.strike(
-            site, word["element"], form=format_named(word["format"]), keep=signed[0], flip=signed[1]
-        )
-        return site.name
+        name, self.before[row], self.after[row] = self.armed.strike(word)
+        return name
 
     def _judge(self, index: int, golden: Golden, residue: _Residue, columns: slice) -> None:
-        if residue.report.uncorrectable:
+        if residue.report.uncorrectable and self.arrival == "before":
             self.outcomes[index, columns] = int(Outcome.UNCORRECTABLE)
             return
         outputs: Sequence[Any] = golden.outputs

@@ -12,6 +12,7 @@ from hoplon.harden.passes import added_passes
 from hoplon.harden.policy import Clamp, Detect, Policy, RandomInRange, ToZero
 from hoplon.harden.ranger import Coverage, Ranger
 from hoplon.harden.saturating import with_tanh
+from hoplon.harden.secded import SecDedMemory
 from hoplon.harden.tmr import TMR
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Policy",
     "RandomInRange",
     "Ranger",
+    "SecDedMemory",
     "ToZero",
     "TMR",
     "Aspis",

@@ -89,6 +89,8 @@ def lower(
     """
     if form not in ("separate", "fused"):
         raise HoplonError(f"expected form 'separate' or 'fused', got {form!r}")
+    if overlay.is_hardware:
+        raise HoplonError(f"expected protections in software, got {overlay.label}, a model of hardware for campaigns")
     outputs = {site.name for site in program.value_sites}
     foreign = [name for name in overlay.values if name not in outputs]
     if foreign:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from hoplon.sampling.base import Drawn, Measure, Population, Sampling, draw_faults, unit_generator
-from hoplon.sampling.measures import Among, BottomScore, ElementUniform, LayerUniform, OpUniform, TopScore
+from hoplon.sampling.measures import Among, BitUniform, BottomScore, ElementUniform, LayerUniform, OpUniform, TopScore
 from hoplon.sampling.plans import Exhaustive, Explicit, Stratified
 
 __all__ = [
     "Among",
+    "BitUniform",
     "BottomScore",
     "Drawn",
     "ElementUniform",

@@ -114,6 +114,20 @@ class OpUniform(_SiteFirst):
 
 @final
 @dataclass(frozen=True)
+class BitUniform(_SiteFirst):
+    """Every bit that the selected sites hold in their own dtypes is equally likely to be in the struck word.
+
+    What a particle does to a memory of words of several widths. The same as element-uniform where all have one width.
+    """
+
+    def shares(self, sites: Sites) -> Tensor:
+        """By bits."""
+        bits = torch.tensor([site.numel * site.dtype.itemsize for site in sites], dtype=torch.float64)
+        return bits / bits.sum()
+
+
+@final
+@dataclass(frozen=True)
 class LayerUniform(_SiteFirst):
     """Every layer (the module that owns the sites) is equally likely, then every element of its selected sites."""
 

@@ -1,0 +1,84 @@
+"""All that a memory fault can strike: the working memory, and what the guards that watch it hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from hoplon.formats import equal_bits, format_named, integer_view
+from hoplon.memory_guard import GuardReport, StaleGuardError
+from hoplon.overlay import Overlay
+from hoplon.program import Program
+from hoplon.sites import MemorySite
+from hoplon.working_memory import WorkingMemory, strike_word
+
+
+class ArmedMemory:
+    """The memory of a program with the guards of an overlay on it.
+
+    Attributes:
+        working: parameters and buffers, to be struck.
+        guards: by label.
+    """
+
+    def __init__(self, program: Program, overlay: Overlay) -> None:
+        self.working = WorkingMemory(program)
+        self.guards = overlay.labelled_guards(self.working.tensors)
+        self._program = program
+        self._pristine = {name: tensor.detach().clone() for name, tensor in self.copies.items()}
+
+    @property
+    def copies(self) -> dict[str, Tensor]:
+        """What the guards hold, by the name of its site."""
+        return {
+            f"{label}/{name}": tensor
+            for label, guard in self.guards.items()
+            for name, tensor in guard.copies.items()
+            if tensor.numel()
+        }
+
+    @property
+    def guard_sites(self) -> tuple[MemorySite, ...]:
+        """A site for each tensor that a guard holds."""
+        kinds = frozenset(["guard"])
+        return tuple(
+            MemorySite(name, kinds=kinds, is_buffer=True, shape=tuple(tensor.shape), dtype=tensor.dtype)
+            for name, tensor in self.copies.items()
+        )
+
+    def strike(self, word: dict[str, Any]) -> tuple[str | None, int, int]:
+        """Change the word of one row of a fault table.
+
+        Returns:
+            The name of the struck parameter or buffer, None for a guard's own memory; the words before and after.
+        Raises:
+            SiteError: neither a memory site of the program nor one of its guards.
+        """
+        keep, flip = (int(np.uint64(word[mask]).astype(np.int64)) for mask in ("keep", "flip"))
+        form, copies = format_named(word["format"]), self.copies
+        if word["site"] in copies:
+            found = strike_word(copies[word["site"]], word["element"], form=form, keep=keep, flip=flip)
+            return None, *found
+        site = self._program.memory_site(word["site"])
+        found = self.working.strike(site, word["element"], form=form, keep=keep, flip=flip)
+        return site.name, *found
+
+    def check(self) -> GuardReport:
+        """What the guards find; so much wrong that they refuse to repair it is uncorrectable."""
+        report = GuardReport()
+        for guard in self.guards.values():
+            try:
+                report += guard.check()
+            except StaleGuardError:
+                report += GuardReport(detected=1, uncorrectable=1, where=tuple(self.working.tensors))
+        return report
+
+    def restore(self, names: Iterable[str]) -> None:
+        """Put the model's bits back into these tensors, and the guards' into all that they hold."""
+        self.working.restore(names)
+        for name, tensor in self.copies.items():
+            if not equal_bits(tensor, self._pristine[name]):
+                integer_view(tensor).copy_(integer_view(self._pristine[name]))

@@ -1,0 +1,123 @@
+"""Bits at risk: a guard's copies are memory too, so an arm is judged by failures per bit flip rate, not per fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from hoplon.evaluation import ArmedMemory, Evaluator
+from hoplon.faults import BitFlip, FaultTable
+from hoplon.results import Rate, rate_of
+from hoplon.sampling import BitUniform, Population, draw_faults, unit_generator
+from hoplon.sites import MemorySite
+from hoplon.stats import Interval
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What of an arm's memory can be hit, and how much of it makes the model fail.
+
+    Were every bit to flip at a rate of q per hour, the arm would fail at ``q * failing_bits`` per hour, as long as
+    flips are rare. ``guard_faults`` single-bit flips, bit-uniform over ``guard_bits``, gave ``guard_failure``; None
+    where an arm has no guard, or none were struck. ``failing_bits``: estimate, lower and upper limit.
+
+    ``model_bits`` are those that the fault table was drawn from; ``hardware_bits`` check bits that are never struck;
+    ``uncorrectable``: of runs under faults in the model's memory, the share that a guard stopped.
+    """
+
+    model_bits: int
+    guard_bits: int
+    hardware_bits: int
+    guard_faults: int
+    guard_failure: Interval | None
+    failing_bits: tuple[float, float, float] | None
+    uncorrectable: float
+
+    @property
+    def bits_at_risk(self) -> int:
+        """Of the model and of its guards."""
+        return self.model_bits + self.guard_bits
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; None for what was not measured."""
+        failing, guard = self.failing_bits, self.guard_failure
+        return {
+            "bits_at_risk": self.bits_at_risk,
+            "model_bits": self.model_bits,
+            "guard_bits": self.guard_bits,
+            "hardware_bits": self.hardware_bits,
+            "guard_faults": self.guard_faults,
+            "guard_failure": None if guard is None else guard.estimate,
+            "guard_failure_low": None if guard is None else guard.low,
+            "guard_failure_high": None if guard is None else guard.high,
+            "failing_bits": None if failing is None else failing[0],
+            "failing_bits_low": None if failing is None else failing[1],
+            "failing_bits_high": None if failing is None else failing[2],
+            "uncorrectable": self.uncorrectable,
+        }
+
+
+def exposure_of(
+    evaluator: Evaluator,
+    table: FaultTable,
+    rate: Rate,
+    *,
+    guard_faults: int,
+    seed: int,
+    confidence: float,
+    advance: Callable[[int], None],
+) -> Exposure:
+    """The exposure of an arm under memory faults.
+
+    Args:
+        table: of the memory faults; its sites are all that they were drawn from.
+        rate: failures of the arm under them.
+        guard_faults: how many single-bit flips strike what the arm's guards hold.
+        seed: of these.
+    """
+    program = evaluator.reference.program
+    armed = ArmedMemory(program, evaluator.overlay)
+    model_bits = sum(_bits(program.memory_site(name)) for name in _drawn_from(table))
+    guard_bits = sum(map(_bits, armed.guard_sites))
+    hardware = sum(8 * guard.extra_bytes for guard in armed.guards.values()) - guard_bits
+    struck = guard_faults if guard_bits else 0
+    advance(guard_faults - struck)
+    failure: Interval | None = None
+    if struck:
+        population = Population(armed.guard_sites, BitFlip())
+        drawn = draw_faults(population, struck, sampling=BitUniform(), generator=unit_generator(seed, 0))
+        runs, _ = evaluator.runs(drawn, advance=advance)
+        failure = rate_of(runs.lazy(), rate.criterion, target="memory", confidence=confidence).failure
+    parts = [(model_bits, rate.failure)] + ([(guard_bits, failure)] if failure is not None else [])
+    return Exposure(
+        model_bits=model_bits,
+        guard_bits=guard_bits,
+        hardware_bits=hardware,
+        guard_faults=struck,
+        guard_failure=failure,
+        failing_bits=None if guard_bits and failure is None else _summed(parts),
+        uncorrectable=rate.counts["uncorrectable"] / rate.n_runs,
+    )
+
+
+def _summed(parts: Sequence[tuple[int, Interval]]) -> tuple[float, float, float]:
+    """Bits times probability, added up; the limits too, which is wider than need be."""
+    return (
+        sum(bits * part.estimate for bits, part in parts),
+        sum(bits * part.low for bits, part in parts),
+        sum(bits * part.high for bits, part in parts),
+    )
+
+
+def _drawn_from(table: FaultTable) -> list[str]:
+    """The names of all sites that a table's faults may be in, also of those that none hit."""
+    names = table.frame["site"].dtype
+    assert isinstance(names, pl.Enum)
+    return names.categories.to_list()
+
+
+def _bits(site: MemorySite) -> int:
+    return 8 * site.numel * site.dtype.itemsize
