@@ -13,7 +13,8 @@ from hoplon.errors import HoplonError
 from hoplon.formats import equal_bits, integer_view
 from hoplon.harden import TMR, Aspis, BoundValue, Coverage, HardenedModule, Ranger, UncorrectableMemory, harden, lower
 from hoplon.harden.aspis import AspisGuard
-from hoplon.harden.lower import Form, _is_fresh, _site_nodes
+from hoplon.harden.graph import is_fresh, site_nodes
+from hoplon.harden.lower import Form
 from hoplon.importance import taylor
 from hoplon.memory_guard import GuardReport
 from hoplon.overlay import Overlay, Protection, ValueProtection, overlay
@@ -315,7 +316,7 @@ def test_where_the_untouched_form_calls_an_operator_once_more_the_functional_for
     with graph.inserting_before(first):
         extra = graph.call_function(torch.ops.aten.relu.default, (first.args[0],))  # nobody reads it
     extra.meta = dict(first.meta)
-    assert _site_nodes(program, graph).keys() == {site.name for site in program.value_sites if site.owner != "relu"}
+    assert site_nodes(program, graph).keys() == {site.name for site in program.value_sites if site.owner != "relu"}
     module = lower(program, over)
     assert not any("relu_" in str(node.target) for node in module.graph_module.graph.nodes)
     assert equal_bits(module(x), wanted)
@@ -332,7 +333,7 @@ class Aliases(nn.Module):
 def test_a_result_that_shares_memory_is_told_from_a_fresh_one() -> None:
     x = torch.randn(4, 4, 4, generator=torch.Generator().manual_seed(0))
     program = capture(Aliases().eval(), x)
-    fresh = {str(node.target): _is_fresh(node) for node in program.exported.graph.nodes if node.op == "call_function"}
+    fresh = {str(node.target): is_fresh(node) for node in program.exported.graph.nodes if node.op == "call_function"}
     assert fresh == {
         "aten.mul.Tensor": True,
         "aten.einsum.default": False,

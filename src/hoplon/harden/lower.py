@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy as copying
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NoReturn, Self, final
 
@@ -16,13 +15,14 @@ from hoplon.errors import HoplonError
 from hoplon.harden.bound import BoundValue, clamp_words, clamp_words_
 from hoplon.harden.count import Count
 from hoplon.harden.duplicate import RepeatedOperator, repeat_node
+from hoplon.harden.gradient import passing_gradients
+from hoplon.harden.graph import graph_with, hold_constants, is_fresh, own_memory, writes_in_place
 from hoplon.harden.watched import WatchedModel, watched_model
 from hoplon.memory_guard import GuardReport
 from hoplon.overlay import Chain, Overlay, Protection, ValueProtection, overlay
 from hoplon.program import Program
 from hoplon.quiet import quiet_torch
-from hoplon.sites import Identity, canonical_kind, is_passive
-from hoplon.tracing import identities
+from hoplon.sites import canonical_kind
 
 Form = Literal["separate", "fused"]
 
@@ -46,11 +46,20 @@ def harden(
     copy: bool = True,
     form: Form = "separate",
     telemetry: bool = False,
+    gradients: bool = False,
     on_uncorrectable: Callable[[GuardReport], None] | None = None,
 ) -> HardenedModule:
     """The program with these protections, as a module; see :func:`lower` for the options."""
     over = overlay(program, protections)
-    return lower(program, over, copy=copy, form=form, telemetry=telemetry, on_uncorrectable=on_uncorrectable)
+    return lower(
+        program,
+        over,
+        copy=copy,
+        form=form,
+        telemetry=telemetry,
+        gradients=gradients,
+        on_uncorrectable=on_uncorrectable,
+    )
 
 
 def lower(
@@ -60,6 +69,7 @@ def lower(
     copy: bool = True,
     form: Form = "separate",
     telemetry: bool = False,
+    gradients: bool = False,
     on_uncorrectable: Callable[[GuardReport], None] | None = None,
 ) -> HardenedModule:
     """The program with an overlay, as a module for inference.
@@ -79,6 +89,8 @@ def lower(
             bound: as fast as the ReLU alone, but a fault in its output comes after the bound.
         telemetry: count the values that each protection finds wrong, in ``corrected``. Off, nothing is added to what
             runs.
+        gradients: let gradients pass: through values inside of their bounds unchanged, through others not at all, as
+            ``torch.clamp`` does. Outputs are the same; nothing is computed in place, which takes longer.
         on_uncorrectable: called with the report where a check fails for good; the forward pass then goes on. By
             default :class:`UncorrectableMemory` is raised.
     Raises:
@@ -99,26 +111,28 @@ def lower(
     if isinstance(program, EagerProgram):
         if form == "fused":
             raise HoplonError(f"expected form 'separate' for {program.name} in the eager form, got 'fused'")
+        if gradients:
+            raise HoplonError(f"expected an exported program for gradients, got {program.name} in the eager form")
         watched = watched_model(program, overlay.values, counts, copy=copy)
         return HardenedModule(watched, overlay, on_uncorrectable=on_uncorrectable)
-    graph_module, nodes = _graph_with(program, overlay.values)
-    _hold_constants(graph_module)
+    graph_module, nodes = graph_with(program, overlay.values, functional=gradients)
+    hold_constants(graph_module)
     if copy:
-        _own_memory(graph_module)
+        own_memory(graph_module)
     for name, node in nodes.items():
         node.meta["site"] = name
     for name, effect in overlay.values.items():
-        _insert(graph_module, nodes[name], name, effect, counts.get(name), form)
+        _insert(graph_module, nodes[name], name, effect, counts.get(name), form, gradients=gradients)
     graph_module.recompile()
-    return HardenedModule(graph_module, overlay, on_uncorrectable=on_uncorrectable)
+    return HardenedModule(graph_module, overlay, gradients=gradients, on_uncorrectable=on_uncorrectable)
 
 
 @final
 class HardenedModule(nn.Module):
-    """A model with its protections, for inference only: called like the model, with the names of its state.
+    """A model with its protections, for inference: called like the model, with the names of its state.
 
     Before each forward pass the guards check and repair memory. ``to`` and ``load_state_dict`` arm them anew; after any
-    other change of the weights call :meth:`refresh`. The forward pass runs without gradients.
+    other change of the weights call :meth:`refresh`. The forward pass runs without gradients, unless lowered with them.
 
     Attributes:
         overlay: what was put over the program.
@@ -142,6 +156,7 @@ class HardenedModule(nn.Module):
         runner: fx.GraphModule | WatchedModel,
         overlay: Overlay,
         *,
+        gradients: bool = False,
         on_uncorrectable: Callable[[GuardReport], None] | None = None,
     ) -> None:
         super().__init__()
@@ -155,6 +170,7 @@ class HardenedModule(nn.Module):
         self.overlay = overlay
         self.report = GuardReport()
         self.on_uncorrectable = on_uncorrectable
+        self.gradients = gradients
         self.training = False
         self._arm()
 
@@ -239,7 +255,7 @@ class HardenedModule(nn.Module):
         return output
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.gradients and torch.is_grad_enabled()):
             return self._runner.forward(*args, **kwargs)
 
     def _flagged(self) -> int:
@@ -284,7 +300,7 @@ class HardenedModule(nn.Module):
         with quiet_torch():
             twin = copying.deepcopy(self._runner, memo)
         twin._non_persistent_buffers_set.update(self._non_persistent_buffers_set)  # which torch forgets
-        return HardenedModule(twin, self.overlay, on_uncorrectable=self.on_uncorrectable)
+        return HardenedModule(twin, self.overlay, gradients=self.gradients, on_uncorrectable=self.on_uncorrectable)
 
     def __reduce__(self) -> NoReturn:
         raise HoplonError("expected a hardened module to be built by harden(), got pickling; save its state_dict")
@@ -294,7 +310,14 @@ class Effect(nn.Module):
     """A value protection as a node of the graph; ``in_place`` where others have to see its effect, or nobody can."""
 
     def __init__(
-        self, name: str, effect: ValueProtection, count: Count | None, *, in_place: bool, is_relu: bool = False
+        self,
+        name: str,
+        effect: ValueProtection,
+        count: Count | None,
+        *,
+        in_place: bool,
+        is_relu: bool = False,
+        gradients: bool = False,
     ) -> None:
         super().__init__()
         self.site = name
@@ -302,11 +325,14 @@ class Effect(nn.Module):
         self.count = count
         self.is_relu = is_relu
         self.in_place = in_place
+        self.gradients = gradients
 
     def forward(self, value: Tensor) -> Tensor:
         """The value as its readers get it."""
         if self.count is not None:
             self.count.add(self.effect.outside(value.relu() if self.is_relu else value))
+        if self.gradients and torch.is_grad_enabled():
+            return passing_gradients(value.relu() if self.is_relu else value, self.effect)
         return self.effect.apply_(value) if self.in_place else self.effect(value)
 
 
@@ -317,36 +343,15 @@ def _counts_of(runner: fx.GraphModule | WatchedModel) -> dict[str, Count]:
     return {effect.site: effect.count for effect in effects if effect.count is not None}
 
 
-def _graph_with(program: Program, wanted: Iterable[str]) -> tuple[fx.GraphModule, dict[str, fx.Node]]:
-    """The untouched form as a graph, or the functional one where it lacks a wanted site; and the nodes of its sites."""
-    exported = program.exported
-    assert exported is not None, "a program in the eager form has no graph"
-    if not set(wanted) <= _site_nodes(program, exported.graph).keys():
-        with quiet_torch():
-            exported = exported.run_decompositions({})
-    graph_module = exported.module(check_guards=False)
-    return graph_module, _site_nodes(program, graph_module.graph)
-
-
-def _site_nodes(program: Program, graph: fx.Graph) -> dict[str, fx.Node]:
-    """The node of each value site that a graph surely has.
-
-    Call numbers mean the same calls in two forms only where both call an operator equally often in a module.
-    """
-    steps = [step for step in program.compute_steps() if step.carries and not is_passive(step.op)]
-    wanted = Counter((step.owner, canonical_kind(step.op)) for step in steps)
-    nodes = {identity: node for node, identity in identities(graph).items()}
-    found = Counter((owner, kind) for owner, kind, _ in {(i.owner, i.kind, i.call) for i in nodes})
-    return {
-        site.name: nodes[identity]
-        for site in program.value_sites
-        if (identity := Identity(site.owner, site.kind, site.call, site.output)) in nodes
-        and found[site.owner, site.kind] == wanted[site.owner, site.kind]
-    }
-
-
 def _insert(
-    graph_module: fx.GraphModule, node: fx.Node, name: str, effect: ValueProtection, count: Count | None, form: Form
+    graph_module: fx.GraphModule,
+    node: fx.Node,
+    name: str,
+    effect: ValueProtection,
+    count: Count | None,
+    form: Form,
+    *,
+    gradients: bool,
 ) -> None:
     """Put an effect over the value of a node, for everybody who reads it. Its node has it in ``meta["effect"]``."""
     if effect.repeats:
@@ -358,14 +363,15 @@ def _insert(
     bounds_from_zero = isinstance(effect, BoundValue) and effect.low == 0
     if form == "fused" and bounds_from_zero and canonical_kind(node.target) == "relu":
         with graph_module.graph.inserting_before(node):
-            made = Effect(name, effect, count, in_place=_writes_in_place(node), is_relu=True)
+            made = Effect(name, effect, count, in_place=writes_in_place(node), is_relu=True, gradients=gradients)
             replacement = _call(graph_module, made, node.args[0])
         replacement.meta = {**node.meta, "effect": effect}
         node.replace_all_uses_with(replacement)
         graph_module.graph.erase_node(node)
         return
     with graph_module.graph.inserting_after(node):
-        made = Effect(name, effect, count, in_place=_writes_in_place(node) or _is_fresh(node))
+        in_place = not gradients and (writes_in_place(node) or is_fresh(node))
+        made = Effect(name, effect, count, in_place=in_place, gradients=gradients)
         protected = _call(graph_module, made, node)
     own = {key: value for key, value in node.meta.items() if key != "site"}
     protected.meta = {**own, "effect": effect, "protects": name}
@@ -375,56 +381,9 @@ def _insert(
 def _call(graph_module: fx.GraphModule, made: Effect, value: Any) -> fx.Node:
     """A call of an effect: of a plain function where it has one, since each call of a module costs microseconds."""
     effect = made.effect
-    if isinstance(effect, BoundValue) and effect.low >= 0 and made.count is None:
+    if isinstance(effect, BoundValue) and effect.low >= 0 and made.count is None and not made.gradients:
         function = clamp_words_ if made.in_place else clamp_words
         return graph_module.graph.call_function(function, (value, effect.low, effect.high))
     place = f"_protection_{sum(child.startswith('_protection_') for child in graph_module._modules)}"
     graph_module.add_module(place, made)
     return graph_module.graph.call_module(place, (value,))
-
-
-def _writes_in_place(node: fx.Node) -> bool:
-    """Whether the operator writes over its input: whoever shares that memory has to see the effect as well."""
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and bool(schema.is_mutable)
-
-
-def _is_fresh(node: fx.Node) -> bool:
-    """Whether the operator allocated its result: nobody else can see a change of it."""
-    result = node.meta["val"].untyped_storage()._cdata
-    inputs = [source.meta.get("val") for source in node.all_input_nodes]
-    return all(value.untyped_storage()._cdata != result for value in inputs if isinstance(value, Tensor))
-
-
-def _own_memory(graph_module: fx.GraphModule) -> None:
-    """Give a graph copies of its parameters and buffers; names that share a storage share its copy."""
-    copies: dict[tuple[object, ...], Tensor] = {}
-    for module in graph_module.modules():
-        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-        for table in tables:
-            for name, tensor in table.items():
-                if tensor is None:
-                    continue
-                place = (tensor.data_ptr() or id(tensor), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-                if place not in copies:
-                    with torch.inference_mode(False):  # a tensor made there could not require a gradient
-                        twin = tensor.detach().clone()
-                        is_parameter = isinstance(tensor, nn.Parameter)
-                        copies[place] = nn.Parameter(twin, tensor.requires_grad) if is_parameter else twin
-                table[name] = copies[place]
-
-
-def _hold_constants(graph_module: fx.GraphModule) -> None:
-    """Register the constants of the graph as buffers outside the state, so that they move and are guarded with it."""
-    held = {name for name, _ in graph_module.named_parameters(remove_duplicate=False)}
-    held |= {name for name, _ in graph_module.named_buffers(remove_duplicate=False)}
-    for node in graph_module.graph.nodes:
-        if node.op != "get_attr" or node.target in held:
-            continue
-        path, _, leaf = str(node.target).rpartition(".")
-        owner = graph_module.get_submodule(path)
-        value = getattr(owner, leaf)
-        if isinstance(value, Tensor):
-            delattr(owner, leaf)
-            owner.register_buffer(leaf, value, persistent=False)
-            held.add(str(node.target))
