@@ -7,6 +7,7 @@ from hoplon.harden.bound import BoundValue
 from hoplon.harden.duplicate import Duplicate
 from hoplon.harden.exceedance import Exceedances, exceedances
 from hoplon.harden.export import export_aoti, export_onnx, export_pt2, exported_program
+from hoplon.harden.known_bits import KnownBits
 from hoplon.harden.lower import HardenedModule, UncorrectableMemory, harden, lower
 from hoplon.harden.passes import added_passes
 from hoplon.harden.policy import Clamp, Detect, Policy, RandomInRange, ToZero
@@ -30,6 +31,7 @@ __all__ = [
     "TMR",
     "Aspis",
     "HardenedModule",
+    "KnownBits",
     "UncorrectableMemory",
     "added_passes",
     "exceedances",

@@ -1,0 +1,50 @@
+"""Integers that a guard relies on, kept beside sums that find and repair a wrong one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def power_sums(entries: Tensor) -> Tensor:
+    """Sums of e, p e and p^2 e over entries e at positions p = 1, 2, ..., int64 modulo 2^64, shape ``(3,)``.
+
+    A single wrong entry, off by d, moves them by d, p d and p^2 d, which tells p and d; two wrong entries never look
+    like one; a single wrong sum is alone in being off. The entries have to have less than 64 bits.
+    """
+    wide = entries.to(torch.int64)
+    positions = torch.arange(1, len(wide) + 1, device=entries.device)
+    first = positions * wide
+    return torch.stack([wide.sum(), first.sum(), (positions * first).sum()])
+
+
+def mend_entry(entries: Tensor, sums: Tensor, low: int, high: int) -> int | None:
+    """Repair a single wrong entry, or a single wrong sum, in place.
+
+    Args:
+        entries: integers that lie in ``range(low, high)`` when they are right.
+        sums: of them, from :func:`power_sums`.
+    Returns:
+        The position of the mended entry from 0, or -1 for a sum; None if it is neither, and nothing was written.
+    """
+    off = [_signed(int(now) - int(then)) for now, then in zip(power_sums(entries), sums, strict=True)]
+    if sum(gap != 0 for gap in off) == 1:
+        if int(entries.min()) < low or int(entries.max()) >= high:
+            return None
+        sums.copy_(power_sums(entries))
+        return -1
+    if not off[0] or off[1] % off[0]:
+        return None
+    position = off[1] // off[0]
+    if not 1 <= position <= len(entries) or _signed(position * off[1]) != off[2]:
+        return None
+    entry = int(entries[position - 1]) - off[0]
+    if not low <= entry < high:
+        return None
+    entries[position - 1] = entry
+    return position - 1
+
+
+def _signed(value: int) -> int:
+    """An integer modulo 2^64, in the range of int64."""
+    return (value + 2**63) % 2**64 - 2**63
