@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, final
 
 from hoplon.errors import HoplonError
@@ -23,6 +23,9 @@ class GuardReport:
     All counts are of words of memory (of blocks, where a guard cannot tell words). A detected word is one of:
     ``corrected``, restored bit for bit; ``mitigated``, made harmless but perhaps not what it was; ``uncorrectable``,
     still wrong. ``where`` names the storages of the detected ones.
+
+    ``latency`` is how many forward passes may have run on a fault before this check came to it, where a schedule
+    makes the checks; None where nothing bounds it. It is no finding, and equality of reports leaves it out.
     """
 
     checked: int = 0
@@ -31,6 +34,7 @@ class GuardReport:
     uncorrectable: int = 0
     where: tuple[str, ...] = ()
     mitigated: int = 0
+    latency: int | None = field(default=None, compare=False)
 
     def __add__(self, other: GuardReport) -> GuardReport:
         """The findings of two guards together."""
@@ -41,6 +45,7 @@ class GuardReport:
             self.uncorrectable + other.uncorrectable,
             tuple(dict.fromkeys(self.where + other.where)),
             self.mitigated + other.mitigated,
+            max((bound for bound in (self.latency, other.latency) if bound is not None), default=None),
         )
 
 
@@ -88,6 +93,29 @@ class StaleGuardError(HoplonError):
             f"expected memory that only soft errors may have changed, got other values in {differing:,} of {total:,} "
             f"words of {name}; call refresh() if it was updated on purpose, load the weights again if it was not"
         )
+
+
+def check_all(guards: Sequence[Guard], *, turn: int = 0, turns: int = 1) -> list[GuardReport]:
+    """What each guard finds, in order.
+
+    What one guard cannot repair, another one of the same memory perhaps can. So guards that report uncorrectable words
+    look once more after all have had their turn; of what they found first, that which they find right or repair now
+    counts as corrected.
+
+    Args:
+        turn: as for :meth:`Guard.check`.
+        turns: likewise.
+    Raises:
+        StaleGuardError: memory that looks updated, not hit.
+    """
+    reports = [guard.check(turn=turn, turns=turns) for guard in guards]
+    if len(guards) > 1:
+        for number, first in enumerate(reports):
+            if first.uncorrectable:
+                left = min(guards[number].check(turn=turn, turns=turns).uncorrectable, first.uncorrectable)
+                mended = first.uncorrectable - left
+                reports[number] = replace(first, corrected=first.corrected + mended, uncorrectable=left)
+    return reports
 
 
 def require_no_update(name: str, *, differing: int, total: int, written: bool) -> None:

@@ -71,6 +71,18 @@ class Protection(ABC):
         """What it repairs for certain, what it only detects, and how probably it misses what lies beyond."""
         return ""
 
+    def require_made_for(self, memory: Mapping[str, Tensor]) -> None:
+        """Refuse live memory of another model than the one it was made for, where no program is there to compare with.
+
+        Raises:
+            HoplonError: says what differs, or that nothing but a program can tell.
+        """
+        if self.made_for is not None:
+            raise HoplonError(
+                f"expected a protection that fits any model, got {self.label}, made for one that only a program tells "
+                "from others; hp.harden(hp.capture(model, example), [...]) compares them"
+            )
+
     def values(self, program: Program) -> Mapping[str, ValueProtection]:
         """Value protections by site name; none by default."""
         return {}

@@ -13,7 +13,7 @@ from hoplon import BitFlip, Campaign, Inputs, Program, Values, capture, compare
 from hoplon.errors import HoplonError
 from hoplon.formats import equal_bits
 from hoplon.harden import Detect, HardenedModule, Ranger, added_passes, exceedances, harden
-from hoplon.harden.lower import Effect
+from hoplon.harden.effect import Effect
 from hoplon.ranges import Bound, Ranges, profile_ranges
 from tests.nets import NETS
 

@@ -7,14 +7,18 @@ from hoplon.harden.bound import BoundValue
 from hoplon.harden.duplicate import Duplicate
 from hoplon.harden.exceedance import Exceedances, exceedances
 from hoplon.harden.export import export_aoti, export_onnx, export_pt2, exported_program
+from hoplon.harden.guarding import Guarded, guard
 from hoplon.harden.known_bits import KnownBits
-from hoplon.harden.lower import HardenedModule, UncorrectableMemory, harden, lower
+from hoplon.harden.lower import harden, lower
+from hoplon.harden.module import HardenedModule
 from hoplon.harden.passes import added_passes
 from hoplon.harden.policy import Clamp, Detect, Policy, RandomInRange, ToZero
 from hoplon.harden.ranger import Coverage, Ranger
 from hoplon.harden.saturating import with_tanh
+from hoplon.harden.schedule import EveryForward, OnDemand, Rotating, When
 from hoplon.harden.secded import SecDedMemory
 from hoplon.harden.tmr import TMR
+from hoplon.harden.watch import GuardEvent, UncorrectableMemory
 
 __all__ = [
     "BoundValue",
@@ -30,8 +34,14 @@ __all__ = [
     "ToZero",
     "TMR",
     "Aspis",
+    "EveryForward",
+    "GuardEvent",
+    "Guarded",
     "HardenedModule",
     "KnownBits",
+    "OnDemand",
+    "Rotating",
+    "When",
     "UncorrectableMemory",
     "added_passes",
     "exceedances",
@@ -39,6 +49,7 @@ __all__ = [
     "export_onnx",
     "export_pt2",
     "exported_program",
+    "guard",
     "harden",
     "lower",
     "with_tanh",

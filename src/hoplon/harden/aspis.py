@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError
 from hoplon.formats import integer_view
+from hoplon.harden.scored import require_scored, require_shapes
 from hoplon.harden.vote import agree, copy_of, vote_
 from hoplon.importance.scores import Scores
 from hoplon.memory_guard import Guard, GuardReport, of_turn, require_no_update, version_of
@@ -53,22 +54,19 @@ class Aspis(Protection):
         """The model that was scored."""
         return self.scores.fingerprint
 
+    def require_made_for(self, memory: Mapping[str, Tensor]) -> None:
+        """Refuse memory without the scored storages, and other weights than the scored ones where scores know them."""
+        require_scored(self.scores, memory)
+
     def arm(self, memory: Mapping[str, Tensor]) -> AspisGuard:
         """A guard over the chosen weights of these tensors.
 
         Raises:
             HoplonError: a scored storage is missing or has another shape.
         """
-        parts = {}
-        for name, indices in self.scores.top(self.fraction).items():
-            shape = tuple(memory[name].shape) if name in memory else None
-            if shape != tuple(self.scores[name].shape):
-                raise HoplonError(
-                    f"expected a storage {name!r} of shape {tuple(self.scores[name].shape)}, as scored, got "
-                    f"{shape or 'none'}; score this model"
-                )
-            if indices.numel():
-                parts[name] = _Part(memory[name].detach(), indices)
+        require_shapes(self.scores, memory)
+        chosen = self.scores.top(self.fraction)
+        parts = {name: _Part(memory[name].detach(), indices) for name, indices in chosen.items() if indices.numel()}
         return AspisGuard(parts)
 
 

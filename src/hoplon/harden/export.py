@@ -20,7 +20,9 @@ from torch.utils import _pytree as pytree
 
 from hoplon.errors import HoplonError
 from hoplon.harden.bound import BoundValue, clamp_words_, rounded_outwards
-from hoplon.harden.lower import Effect, HardenedModule, UncorrectableMemory
+from hoplon.harden.effect import Effect
+from hoplon.harden.module import HardenedModule
+from hoplon.harden.watch import UncorrectableMemory
 from hoplon.overlay import Chain, ValueProtection
 from hoplon.quiet import quiet_torch
 from hoplon.ranges import Bound

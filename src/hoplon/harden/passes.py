@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hoplon.harden.lower import HardenedModule
+from hoplon.harden.module import HardenedModule
 from hoplon.sites import is_passive
 
 

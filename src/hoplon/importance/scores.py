@@ -24,7 +24,8 @@ class Scores:
     """A score for every weight of some memory sites, and where it comes from.
 
     ``values`` maps the name of a memory site to a floating-point tensor of the shape of its storage; higher means more
-    important. The rest is provenance: the score, the data it was computed on, its loss, the program's fingerprint.
+    important. The rest is provenance: the score, the data it was computed on, its loss, the program's fingerprint, and
+    the digest of the scored weights.
 
     Raises:
         HoplonError: no site, or a score that is not a finite number; names the site.
@@ -37,6 +38,7 @@ class Scores:
     batch: int = 0
     loss: str = ""
     fingerprint: str = ""
+    weights: str = ""
 
     def __post_init__(self) -> None:
         if not self.total:
@@ -111,4 +113,4 @@ class Scores:
             raise DataError(f"expected a file of scores in {path}, got {error}; Scores.save writes one") from error
 
 
-_PROVENANCE = ("score", "data", "n_samples", "batch", "loss", "fingerprint")
+_PROVENANCE = ("score", "data", "n_samples", "batch", "loss", "fingerprint", "weights")

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from hoplon.data import Inputs, Stream, is_sized, stream
 from hoplon.errors import DataError
 from hoplon.importance.scores import Scores
+from hoplon.memory_digest import digest_of
 from hoplon.program import Program
 from hoplon.sites import Memory, MemorySite
 
@@ -168,6 +169,7 @@ def described(
         batch=seen.batch,
         loss="" if loss is None else getattr(loss, "__name__", type(loss).__name__),
         fingerprint=program.fingerprint(),
+        weights=digest_of({name: tensor for name, tensor in program.memory().items() if name in values}),
     )
 
 
