@@ -23,7 +23,7 @@ from tests.nets import NETS
 
 def bounded(program: Program, *, without: tuple[str, ...] = ("softmax",)) -> Ranger:
     sites = [site for site in program.value_sites if site.kind in ACTIVATION_KINDS and site.kind not in without]
-    return Ranger(Ranges({site.name: Bound(0.0, 9.0) for site in sites}))
+    return Ranger(Ranges({site.name: Bound(0.0, 9.0) for site in sites}), unprofiled="leave")
 
 
 def millions(flops: float) -> float:

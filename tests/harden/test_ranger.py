@@ -16,7 +16,7 @@ from tests.harden.nets import CASES, sample, seeded
 
 
 def bounds(program: Program, ranges: dict[str, Bound]) -> dict[str, Bound]:
-    effects = Ranger(Ranges(ranges)).values(program)
+    effects = Ranger(Ranges(ranges), unprofiled="leave").values(program)
     return {site: Bound(effect.low, effect.high) for site, effect in effects.items()}
 
 
@@ -286,6 +286,23 @@ def test_channels_keep_their_bounds_through_pooling_and_lose_them_where_channels
         assert effect(torch.full_like(x, 1e9)).amax((0, 2, 3)).tolist() == x.amax((0, 2, 3)).tolist()
 
 
+def test_an_activation_whose_bound_is_unknown_is_refused_unless_its_function_has_one(functions: Program) -> None:
+    known = {":tanh": Bound(-0.5, 0.5)}
+    with pytest.raises(
+        HoplonError, match=r"every activation of Functions, got none of :leaky_relu \(1 in all\); .*unprofiled='leave'"
+    ):
+        Ranger(Ranges(known)).values(functions)
+    found = Ranger(Ranges({**known, ":leaky_relu": Bound(-1.0, 1.0)})).values(functions)
+    assert {name: (effect.low, effect.high) for name, effect in found.items()} == {
+        ":tanh": (-0.5, 0.5),
+        ":leaky_relu": (-1.0, 1.0),
+        ":hardtanh": (-2.0, 3.0),
+        ":hardtanh.1": (0.0, 6.0),
+        ":softmax": (0.0, 1.0),
+    }
+    assert set(Ranger(Ranges(known), unprofiled="leave").values(functions)) == {":tanh"}
+
+
 def test_nothing_to_bound_and_unknown_variants_are_refused(functions: Program) -> None:
     class Plain(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -294,6 +311,8 @@ def test_nothing_to_bound_and_unknown_variants_are_refused(functions: Program) -
     program = capture(Plain().eval(), torch.randn(3, 4))
     with pytest.raises(HoplonError, match=r"operator of Plain to bound, got none of 3: .*leaky_relu was not profiled"):
         Ranger(Ranges({})).values(program)
+    with pytest.raises(HoplonError, match="expected unprofiled to be one of refuse, leave, got 'guess'"):
+        Ranger(Ranges({}), unprofiled="guess")  # type: ignore[arg-type]
     with pytest.raises(SiteError, match="activation with a range of its own in Plain, got kinds leaky_relu, mul, sub"):
         inherent_ranges(program)
     with pytest.raises(HoplonError, match="expected where to be one of activations, algorithm1, all, got 'some'"):

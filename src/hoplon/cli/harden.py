@@ -38,6 +38,9 @@ def harden(
     policy: Annotated[
         PolicyName, typer.Option(help="What becomes of a value outside; detect cannot be exported.")
     ] = PolicyName.CLAMP,
+    leave_unprofiled: Annotated[
+        bool, typer.Option("--leave-unprofiled", help="Leave activations without a known bound as they are.")
+    ] = False,
     form: Annotated[
         FormName, typer.Option(help="A bound after each operator, or one integer clamp in the place of a ReLU.")
     ] = FormName.SEPARATE,
@@ -53,7 +56,9 @@ def harden(
     chosen = resolve_model(model, seed=seed)
     say(f"hoplon harden: {model}, seed {seed}")
     program = capture(chosen.module, chosen.example, name=chosen.name)
-    protection = ranger(ranges_for(program, ranges), where=where, policy=policy, seed=seed)
+    protection = ranger(
+        ranges_for(program, ranges), where=where, policy=policy, seed=seed, leave_unprofiled=leave_unprofiled
+    )
     module = hardened(program, [protection], form=form.form)
     write(module, out)
     rows = listed(protection.coverage(program))

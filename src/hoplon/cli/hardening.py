@@ -52,6 +52,7 @@ def ranger(
     where: Bounded = Bounded.ALGORITHM1,
     policy: PolicyName = PolicyName.CLAMP,
     seed: int = 0,
+    leave_unprofiled: bool = False,
 ) -> Ranger:
     """The protection that these options describe.
 
@@ -69,6 +70,7 @@ def ranger(
         where={Bounded.OPERATORS: "all", Bounded.ACTIVATIONS: "activations"}.get(where, "algorithm1"),  # type: ignore[arg-type]
         last_linear=where is Bounded.WITH_LAST_LINEAR,
         policy=policies[policy],
+        unprofiled="leave" if leave_unprofiled else "refuse",
     )
 
 

@@ -115,7 +115,7 @@ def _quantile(of_values: float | None, of_images: float | None) -> tuple[float, 
 def _document(program: Program, found: Profile, ranges: Ranges, held_out: Inputs, tolerance: float) -> dict[str, Any]:
     everything = any(site.kind not in ACTIVATION_KINDS for site in map(program.value_site, ranges.bounds))
     last = any(name in ranges for name in last_linear(program))
-    protection = Ranger(ranges, where="all" if everything else "algorithm1", last_linear=last)
+    protection = Ranger(ranges, where="all" if everything else "algorithm1", last_linear=last, unprofiled="leave")
     exceeded = exceedances(program, [protection], held_out)
     return {
         "choice": ranges.choice,

@@ -19,6 +19,8 @@ from hoplon.sites import ValueSite
 
 Where = Literal["activations", "algorithm1", "all"]
 WHERE: tuple[Where, ...] = ("activations", "algorithm1", "all")
+Unprofiled = Literal["refuse", "leave"]
+UNPROFILED: tuple[Unprofiled, ...] = ("refuse", "leave")
 
 _LINEAR = frozenset({"linear", "conv", "conv_transpose", "matmul", "addbmm", "baddbmm"})
 
@@ -56,8 +58,11 @@ class Ranger(Protection):
         last_linear: also bound the last linear layer, which has to be profiled. The paper leaves it out since its
             values are the output themselves, and bounding it does not help; :class:`hoplon.Duplicate` does.
         policy: what becomes of a value outside of its bound; :class:`Clamp` by default.
+        unprofiled: what to do about an activation that ``ranges`` have no bound for. "refuse" takes the range of its
+            function where that is bounded on both sides, and raises where it is not. "leave" leaves it unbounded.
+            Ranges of the functions alone (:func:`hoplon.inherent_ranges`) bound what they can.
     Raises:
-        HoplonError: an unknown ``where``.
+        HoplonError: an unknown ``where`` or ``unprofiled``.
     Source:
         Chen et al., DSN 2021 (Ranger), Algorithm 1. There the operator *listed* next is the one that follows, and a
         concatenation takes the last two bounds; the data flow gives the same for the paper's networks, and the right
@@ -69,10 +74,13 @@ class Ranger(Protection):
     where: Where = "algorithm1"
     last_linear: bool = False
     policy: Policy = field(default_factory=Clamp)
+    unprofiled: Unprofiled = "refuse"
 
     def __post_init__(self) -> None:
         if self.where not in WHERE:
             raise HoplonError(f"expected where to be one of {', '.join(WHERE)}, got {self.where!r}")
+        if self.unprofiled not in UNPROFILED:
+            raise HoplonError(f"expected unprofiled to be one of {', '.join(UNPROFILED)}, got {self.unprofiled!r}")
 
     @property
     def label(self) -> str:
@@ -91,7 +99,7 @@ class Ranger(Protection):
         """The bounds by site name, in execution order.
 
         Raises:
-            HoplonError: ranges of another model, or nothing to bound.
+            HoplonError: ranges of another model, nothing to bound, or an activation whose bound is unknown.
         """
         walk = _Walk(self, program)
         effects = {
@@ -104,6 +112,11 @@ class Ranger(Protection):
             raise HoplonError(
                 f"expected an operator of {program.name} to bound, got none of {len(walk.found)}: "
                 f"{', '.join(why for why, _ in reasons.most_common(3))}; profile its activations"
+            )
+        if walk.unknown and self.unprofiled == "refuse" and self.ranges.choice != INHERENT:
+            raise HoplonError(
+                f"expected a bound of every activation of {program.name}, got none of {', '.join(walk.unknown[:3])} "
+                f"({len(walk.unknown)} in all); profile all of them, or leave them unbounded with unprofiled='leave'"
             )
         return effects
 
@@ -142,6 +155,7 @@ class _Walk:
                 "got none; profile it too: sites=Values()"
             )
         self.found: dict[str, _Found] = {}
+        self.unknown: list[str] = []  # activations without a bound
         known: dict[int, _Found] = {}  # by step; a view goes by the name of what it views
         sites = {program.site_steps[site.name]: site for site in program.value_sites}
         for step in program.compute_steps():
@@ -175,6 +189,9 @@ class _Walk:
             bound: AnyBound = ranges.channels.get(name, ranges[name])
             one_sided = math.isfinite(low) != math.isfinite(high)
             return _Found(name, _with_end(bound, low, high) if one_sided else bound, self._known)
+        if self._ranger.unprofiled == "refuse" and math.isfinite(low) and math.isfinite(high):
+            return _Found(name, Bound(low, high), "known")
+        self.unknown.append(name)
         return _Found(name, None, f"{site.kind} was not profiled")
 
     def _follow(self, step: Step, site: ValueSite | None, known: Mapping[int, _Found]) -> _Found:
