@@ -22,7 +22,7 @@ from hoplon.program import Program
 from hoplon.sites import Memory
 from tests.harden.nets import CASES, sample, seeded
 
-WITH_DATA = ("taylor", "gradient", "fisher", "nisp")
+WITH_DATA = ("taylor", "gradient", "fisher", "nisp", "expected_damage")
 ALL = (*WITH_DATA, "magnitude", "random")
 
 Score = Callable[..., Scores]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hoplon.importance.expected_damage import expected_damage
 from hoplon.importance.fisher import fisher
 from hoplon.importance.gradient import gradient
 from hoplon.importance.layerwise import layerwise
@@ -11,4 +12,4 @@ from hoplon.importance.random import random
 from hoplon.importance.scores import Scores
 from hoplon.importance.taylor import taylor
 
-__all__ = ["Scores", "fisher", "gradient", "layerwise", "magnitude", "nisp", "random", "taylor"]
+__all__ = ["Scores", "expected_damage", "fisher", "gradient", "layerwise", "magnitude", "nisp", "random", "taylor"]

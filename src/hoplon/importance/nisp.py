@@ -11,17 +11,17 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from hoplon.data import Stream
-from hoplon.errors import HoplonError, SiteError
+from hoplon.errors import HoplonError
 from hoplon.importance.layerwise import layerwise
+from hoplon.importance.readers import readers_of
 from hoplon.importance.scores import Scores
 from hoplon.importance.streaming import CONVOLUTIONS_AND_LINEAR, Loss, Progress, Seen, batches_of, described
-from hoplon.program import Program, Ref, Step
+from hoplon.program import Program, Ref
 from hoplon.ranges import ACTIVATION_KINDS
-from hoplon.sites import Memory, MemorySite, canonical_kind
+from hoplon.sites import Memory, canonical_kind
 
 _MIX = 0.5  # of spread against unlikeness, in the ranking of the outputs
 _DAMPING = 0.9  # of long paths; below 1, so that their sum exists
-_KINDS = ("conv", "linear")
 
 
 def nisp(
@@ -54,12 +54,8 @@ def nisp(
         Yu et al., "NISP: Pruning Networks using Neuron Importance Score Propagation", CVPR 2018, sections 3.2 and 3.3;
         Roffo et al., "Infinite Feature Selection", ICCV 2015, with Spearman's correlation.
     """
-    if program.exported is None:
-        raise HoplonError(
-            f"expected a model with a graph for nisp, got {program.name} in eager form; use another score"
-        )
     chosen = sites.select(program)
-    readers = {site.name: _readers(program, site) for site in chosen}
+    readers = readers_of(program, chosen, "nisp")
     seen, responses, sample = Seen(), [], None
     with torch.inference_mode():
         for part in batches_of(program, data, batch=batch, seen=seen, progress=progress):
@@ -110,24 +106,6 @@ def output_importance(responses: np.ndarray) -> np.ndarray:
     damped = ties * (_DAMPING / np.abs(np.linalg.eigvalsh(ties)).max())
     energy = np.linalg.solve(np.eye(count) - damped, damped.sum(1))
     found: np.ndarray = energy / energy.sum()
-    return found
-
-
-def _readers(program: Program, site: MemorySite) -> list[Step]:
-    """The convolutions and linear layers that read a storage as their weight or bias.
-
-    Raises:
-        SiteError: another operator reads it.
-    """
-    held = {step for step, name in program.memory_steps.items() if name in (site.name, *site.aliases)}
-    found = [program.steps[reader] for step in held for reader in program.readers[step]]
-    for step in found:
-        places = [step.argument(name) for name in ("weight", "bias")]
-        if canonical_kind(step.op) not in _KINDS or not any(isinstance(a, Ref) and a.step in held for a in places):
-            raise SiteError(
-                f"expected weights and biases of convolutions and linear layers, got {site.name}, which {step.label} "
-                "reads; narrow the sites"
-            )
     return found
 
 

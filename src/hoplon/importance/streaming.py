@@ -14,7 +14,7 @@ from hoplon.data import Inputs, Stream, is_sized, stream
 from hoplon.errors import DataError
 from hoplon.importance.scores import Scores
 from hoplon.memory_digest import digest_of
-from hoplon.program import Program
+from hoplon.program import Hook, Program
 from hoplon.sites import Memory, MemorySite
 
 CONVOLUTIONS_AND_LINEAR = Memory(kind=("conv", "linear"), buffers=False)
@@ -101,12 +101,14 @@ def differentiated(
     objective: Objective,
     batch: int,
     visit: Callable[[Differentiated, Sequence[Tensor]], None],
+    hook: Hook | None = None,
     progress: Progress | None = None,
 ) -> Seen:
     """Run the program forward and backward on every batch; memory is only read, no ``.grad`` is written.
 
     Args:
         visit: called after each batch with what it gave and with the scored storages, outside of autograd.
+        hook: of the forward passes, see :meth:`Program.run`.
     Returns:
         What went by.
     Raises:
@@ -119,7 +121,7 @@ def differentiated(
         for site, leaf in zip(sites, leaves, strict=True):
             memory |= dict.fromkeys((site.name, *site.aliases), leaf)
         for part in batches_of(program, data, batch=batch, seen=seen, progress=progress):
-            outputs = program.run(program.leaves(part), memory)
+            outputs = program.run(program.leaves(part), memory, hook=hook)
             value = objective(program, outputs, part)
             gradients = torch.autograd.grad(value, leaves, allow_unused=True)
             with torch.no_grad():
