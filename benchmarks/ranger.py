@@ -36,8 +36,10 @@ MODES = ("eager", "compiled")
 FORMS = ("fused", "separate")
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 MIN_BLOCKS = 6  # fewer have no 95 % interval of a median
-QUICK = {"models": ("resnet50",), "batches": BATCHES, "modes": ("eager",)}
-QUICK_SECONDS = 20.0  # until the last case ends; importing, and an unlucky last block, come on top
+# On a busy machine too: time given to others is left out, and a large batch is made of small images.
+QUICK = {"models": ("resnet50",), "batches": BATCHES, "modes": ("eager",), "clock": "cpu"}
+QUICK_SECONDS = 20.0  # until the last case ends; importing, and the fewest blocks there can be, come on top
+QUICK_PIXELS = {8: 112}
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Case:
 
     model: str
     batch: int
+    pixels: int
     mode: str
     form: str
     ratio: float
@@ -101,8 +104,9 @@ def arms_of(model: nn.Module, program: hp.Program, calibration: Tensor) -> dict[
 def timed(arms: Mapping[str, nn.Module], x: Tensor, seconds: float, options: argparse.Namespace) -> Overheads:
     """As many blocks as fit into the seconds, after a first look at how long a call takes."""
     start = time.perf_counter()
-    with torch.inference_mode():
-        next(iter(arms.values()))(x)  # kernels are chosen and memory is taken once
+    with torch.inference_mode():  # kernels are chosen and memory is taken once
+        if not torch.allclose(arms["none"](x), arms["original"](x), rtol=1e-4, atol=1e-4):
+            raise RuntimeError(f"expected what the user's module gives at {tuple(x.shape)}, got other outputs")
         before = time.perf_counter()
         for arm in arms.values():
             arm(x)
@@ -142,7 +146,8 @@ def cases_of(name: str, options: argparse.Namespace) -> Iterator[Case]:
     arms = arms_of(model, program, torch.randn(4, *shape, generator=generator).to(options.device))
     for mode in options.modes:
         for number, batch in enumerate(options.batches):
-            x = torch.randn(batch, *shape, generator=generator).to(options.device)
+            pixels = QUICK_PIXELS.get(batch, options.pixels) if options.quick else options.pixels
+            x = torch.randn(batch, 3, pixels, pixels, generator=generator).to(options.device)
             running = arms if mode == "eager" else compiled(arms, x)
             seconds = options.seconds
             if options.quick:
@@ -150,17 +155,18 @@ def cases_of(name: str, options: argparse.Namespace) -> Iterator[Case]:
             found = timed(running, x, seconds, options)
             for form in options.forms:
                 module = arms[form]
-                yield case_of(name, batch, mode, form, found, module, passes_of(program, module))
+                yield case_of(name, x, mode, form, found, module, passes_of(program, module))
 
 
 def case_of(
-    name: str, batch: int, mode: str, form: str, found: Overheads, module: HardenedModule, passes: tuple[int, int]
+    name: str, x: Tensor, mode: str, form: str, found: Overheads, module: HardenedModule, passes: tuple[int, int]
 ) -> Case:
     own, original = found[form], found.versus("original")[form]
     effects = module.overlay.values.values()
     return Case(
         model=name,
-        batch=batch,
+        batch=x.shape[0],
+        pixels=x.shape[-1],
         mode=mode,
         form=form,
         ratio=own.ratio,
@@ -185,12 +191,25 @@ def shown(cases: Sequence[Case], title: str) -> Table:
         "ratio: to the same lowering without protection, median over blocks [95 %]; naive: the same for a clamp after "
         "each operator; passes: added over activations + over other bounded operators"
     )
-    for heading in ("model", "batch", "mode", "form", "ratio", "to original", "naive", "blocks", "passes", "bytes/op"):
+    for heading in (
+        "model",
+        "batch",
+        "pixels",
+        "mode",
+        "form",
+        "ratio",
+        "to original",
+        "naive",
+        "blocks",
+        "passes",
+        "bytes/op",
+    ):
         table.add_column(heading)
     for case in cases:
         table.add_row(
             case.model,
             str(case.batch),
+            str(case.pixels),
             case.mode,
             case.form,
             f"{case.ratio:.4f} [{case.ratio_low:.4f}, {case.ratio_high:.4f}]",
@@ -214,7 +233,6 @@ def conditions(options: argparse.Namespace) -> dict[str, Any]:
         "cpu": cpu or platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "clock": options.clock,
-        "pixels": options.pixels,
         "dtype": "float32",
         "seed": options.seed,
         "torch": torch.__version__,

@@ -30,7 +30,7 @@ def test_the_benchmark_of_ranger_writes_every_case(tmp_path: Path, capsys: pytes
     assert content["conditions"]["threads"] == 1
     cases = {(case["batch"], case["form"]): case for case in content["cases"]}
     assert set(cases) == {(batch, form) for batch in (1, 2) for form in ("fused", "separate")}
-    wanted = {"model", "batch", "mode", "form", "ratio", "ratio_high", "ratio_original", "ratio_naive"}
+    wanted = {"model", "batch", "pixels", "mode", "form", "ratio", "ratio_high", "ratio_original", "ratio_naive"}
     for (_, form), case in cases.items():
         assert wanted | {"added_passes", "added_bytes"} <= case.keys()
         assert 0 < case["ratio_low"] <= case["ratio"] <= case["ratio_high"]

@@ -119,6 +119,8 @@ _KINDS = {
     "selu": "elu",
     "celu": "elu",
     "_prelu_kernel": "prelu",
+    **dict.fromkeys(["rrelu_with_noise", "rrelu_with_noise_functional"], "rrelu"),
+    "clip": "clamp",
     "concat": "cat",
     "concatenate": "cat",
     "constant_pad_nd": "pad",

@@ -94,7 +94,7 @@ def test_a_concatenation_with_an_unbounded_input_is_not_bounded() -> None:
     assert listing[":cat"].bound is None
     assert listing[":cat"].why == "cat reads :relu.1, which is not bounded"
     assert listing[":relu.1"].why == "relu was not profiled"
-    assert listing["left:conv"].why == "conv can leave the range of what it reads"
+    assert listing["left:conv"].why == "conv is not known to keep the range of what it reads"
     assert listing[":relu"].why == "profiled"
 
 

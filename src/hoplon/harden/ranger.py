@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
 from hoplon.errors import HoplonError
-from hoplon.harden.follow import AnyBound, hull, taken_over
+from hoplon.harden.follow import AnyBound, filled_with, hull, taken_over, value_reads
 from hoplon.harden.policy import Clamp, Policy
 from hoplon.overlay import Protection, ValueProtection
 from hoplon.program import Program, Step
@@ -47,9 +47,9 @@ class Ranger(Protection):
     An activation takes its range from ``ranges``; where its function has an end on one side only, that end is the
     function's (low: 0 for ``relu``, -1 for ``elu``; high: 0 for ``log_softmax``). From there the bound travels along
     the data flow: through views, slices and copies (which are no sites, and are not bounded again), max, average and
-    adaptive pooling, means, rearrangements, interpolation, padding (hull with the constant) and concatenation (hull
-    over its actual inputs, all of which have to be bounded). It ends at everything else: convolution, normalisation,
-    residual addition.
+    adaptive pooling, means, rearrangements, selections, interpolation, padding (hull with the constant) and
+    concatenation (hull over its actual inputs, all of which have to be bounded). It ends at everything else:
+    convolution, normalisation, residual addition, and attention that is one operator, its softmax inside.
 
     Args:
         ranges: of this model, from :func:`hoplon.profile_ranges`, or :func:`hoplon.inherent_ranges` without any data.
@@ -196,15 +196,19 @@ class _Walk:
 
     def _follow(self, step: Step, site: ValueSite | None, known: Mapping[int, _Found]) -> _Found:
         """What a step takes over from the values it reads."""
-        reads = [self._program.steps[read] for read in step.reads if self._program.steps[read].carries]
+        reads = [self._program.steps[read] for read in value_reads(step) if self._program.steps[read].carries]
         sources = [known.get(read.index, _Found(read.label, None, "")) for read in reads]
         name = site.name if site is not None else sources[0].name if len(sources) == 1 else step.label
         taken = taken_over(step, reads, [source.bound for source in sources])
+        if site is None and (
+            filled_with(step) is not None or (isinstance(taken, str) and sources and sources[0].bound)
+        ):
+            name = step.label  # not what it reads has this bound, or lacks one
         if isinstance(taken, str):
             explained = sources[0].why if step.op is operator.getitem and sources[0].bound is None else ""
             unbounded = ", ".join(source.name for source in sources if source.bound is None) or "nothing"
             return _Found(name, None, explained or taken.format(unbounded=unbounded))
-        return _Found(name, taken, f"follows {', '.join(dict.fromkeys(source.name for source in sources))}")
+        return _Found(name, taken, f"follows {', '.join(dict.fromkeys(source.name for source in sources)) or name}")
 
 
 def last_linear(program: Program) -> tuple[str, ...]:

@@ -15,10 +15,12 @@ ACTIVATION_KINDS = frozenset(
         *("relu", "leaky_relu", "rrelu", "prelu", "elu", "gelu", "silu", "mish", "softplus", "softsign", "glu"),
         *("sigmoid", "log_sigmoid", "tanh", "tanhshrink", "softmax", "log_softmax", "atan"),
         *("hardtanh", "hardswish", "hardsigmoid", "hardshrink", "softshrink", "threshold"),
+        *("clamp", "clamp_min", "clamp_max"),
     }
 )
 """The operator kinds that count as activations; ``relu6`` is a ``hardtanh``, ``selu`` and ``celu`` are ``elu``.
 
+``clamp`` is one since many a ReLU or ReLU6 is written so; unlike them it lets NaN pass.
 The arc tangent is one since a network for steering ends in it (Ranger, section IV).
 """
 
@@ -86,4 +88,12 @@ def inherent_range(step: Step) -> tuple[float, float]:
         low = _SELU_LOW if operator_name(step.op) == "selu" else -float(step.argument("alpha"))
         low *= float(step.argument("scale") or 1.0)
         return low - abs(low) * _ROUNDING, _INF
+    if kind in ("clamp", "clamp_min", "clamp_max"):
+        low, high = step.argument("min"), step.argument("max")
+        return (float(low) if _is_number(low) else -_INF), (float(high) if _is_number(high) else _INF)
     return _RANGES.get(kind, (-_INF, _INF))
+
+
+def _is_number(end: object) -> bool:
+    """An end of a clamp may be a tensor, or left out."""
+    return isinstance(end, int | float) and math.isfinite(end)
