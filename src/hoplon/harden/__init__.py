@@ -11,6 +11,7 @@ from hoplon.harden.guarding import Guarded, guard
 from hoplon.harden.known_bits import KnownBits
 from hoplon.harden.lower import harden, lower
 from hoplon.harden.module import HardenedModule
+from hoplon.harden.parity import Parity
 from hoplon.harden.passes import added_passes
 from hoplon.harden.policy import Clamp, Detect, Policy, RandomInRange, ToZero
 from hoplon.harden.ranger import Coverage, Ranger
@@ -27,6 +28,7 @@ __all__ = [
     "Detect",
     "Duplicate",
     "Exceedances",
+    "Parity",
     "Policy",
     "RandomInRange",
     "Ranger",

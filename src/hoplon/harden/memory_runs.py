@@ -1,0 +1,107 @@
+"""Memory as consecutive bytes: which bytes a set of tensors occupies, each of them once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hoplon.errors import HoplonError
+from hoplon.harden.vote import distinct
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Consecutive bytes of one storage, or all elements of a tensor that has gaps.
+
+    Attributes:
+        name: of the storage.
+        tensor: live; uint8 of shape ``(bytes,)``, or, with gaps, of any shape, strides and dtype.
+        itemsize: bytes per element of the storage.
+        start: where the first byte is, counted from the storage's first.
+    """
+
+    name: str
+    tensor: Tensor
+    itemsize: int
+    start: int = 0
+    gaps: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory, gaps left out."""
+        return self.tensor.nbytes
+
+    def read(self) -> Tensor:
+        """The bytes: uint8, shape ``(bytes,)``; live memory itself unless there are gaps."""
+        return self.tensor.contiguous().reshape(-1).view(torch.uint8) if self.gaps else self.tensor
+
+    def write(self, start: int, data: Tensor) -> None:
+        """Put bytes (uint8) in place, the first one at ``start``."""
+        if not self.gaps:
+            self.tensor[start : start + len(data)] = data
+            return
+        whole = self.read()
+        whole[start : start + len(data)] = data
+        self.tensor.copy_(whole.view(self.tensor.dtype).reshape(self.tensor.shape))
+
+    def part(self, start: int, stop: int) -> Run:
+        """Some of the bytes of a run without gaps."""
+        return Run(self.name, self.tensor[start:stop], self.itemsize, self.start + start)
+
+
+def runs_of(memory: Mapping[str, Tensor]) -> list[Run]:
+    """What tensors occupy, a byte that several of them share once, under the name of the first.
+
+    Raises:
+        HoplonError: a tensor that is not plain memory: sparse, quantised, or without data.
+    """
+    dense: list[tuple[int, Run]] = []
+    found: list[Run] = []
+    for name, tensor in memory.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            got = "a quantised" if tensor.is_quantized else "a meta" if tensor.is_meta else f"a {tensor.layout}"
+            raise HoplonError(f"expected plain memory as {name}, got {got} tensor; guard the others alone")
+    for name, tensor in distinct(memory).items():
+        single = _without_repeats(tensor)
+        if _is_dense(single):
+            flat = single.as_strided((single.numel(),), (1,)).view(torch.uint8)
+            dense.append((flat.data_ptr(), Run(name, flat, tensor.itemsize)))
+        else:
+            found.append(Run(name, _bits(single), tensor.itemsize, gaps=True))
+    covered: dict[torch.device, int] = {}
+    for address, run in sorted(dense, key=lambda pair: (pair[0], -pair[1].nbytes)):
+        device = run.tensor.device
+        skip = max(0, covered.get(device, 0) - address)
+        if skip < run.nbytes:
+            found.append(run.part(skip, run.nbytes) if skip else run)
+            covered[device] = address + run.nbytes
+    return found
+
+
+def _without_repeats(tensor: Tensor) -> Tensor:
+    """One element of every axis along which all elements are the same memory, as ``expand`` makes them."""
+    for axis in reversed(range(tensor.dim())):
+        if tensor.stride(axis) == 0 and tensor.shape[axis] > 1:
+            tensor = tensor.select(axis, 0)
+    return tensor
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill memory without gaps, in whatever order of axes."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """A tensor with gaps in a dtype whose copies keep every bit."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    return tensor.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize])
