@@ -82,7 +82,7 @@ def harden(
     else:
         show([coverage_table(rows, f"{document['bounded']} of {len(rows)} operator outputs are bounded")], [])
     if not document["example_unchanged"]:
-        say("the example batch gives other outputs than before: fault-free values exceed bounds; profile more data")
+        say("the model's example batch has values beyond the bounds; hoplon profile tells how often held-out data has")
     say(f"wrote {out}")
 
 
