@@ -10,6 +10,7 @@ from hoplon.errors import HoplonError
 from hoplon.formats import equal_bits, integer_view
 from hoplon.harden import Aspis
 from hoplon.harden.aspis import AspisGuard
+from hoplon.harden.guarded import power_sums
 from hoplon.importance import Scores
 from hoplon.memory_guard import GuardReport
 
@@ -157,3 +158,70 @@ def test_refusals_and_labels() -> None:
     with pytest.raises(HoplonError, match=r"expected a storage 'conv' of shape \(4, 3, 3, 3\), as scored, got none"):
         Aspis(scores(), 0.5).arm({"fc": torch.zeros(5, 4)})
     assert (Aspis(scores(), 0.01).label, Aspis(scores(), 0.005).label) == ("aspis-1%", "aspis-0.5%")
+
+
+def large_memory() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    sizes = {"first": 30_000, "odd": 4_097, "small": 11, "wide": 9_000}
+    live = {name: torch.randn(size, generator=generator) for name, size in sizes.items()}
+    return live | {"wide": live["wide"].double(), "half": torch.randn(8_193, generator=generator).half()}
+
+
+def large_guard(live: dict[str, Tensor]) -> AspisGuard:
+    generator = torch.Generator().manual_seed(5)
+    return Aspis(Scores({name: torch.rand(t.shape, generator=generator) for name, t in live.items()}), 0.7).arm(live)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_many_faults_in_storages_of_many_pieces_are_all_repaired(threads: int) -> None:
+    live = large_memory()
+    guard = large_guard(live)
+    wanted, copies = snapshot(live), snapshot(guard.copies)
+    generator = torch.Generator().manual_seed(6)
+    hit = 0
+    for name in live:
+        index = guard.copies[f"{name}#index"]
+        chosen = torch.randperm(len(index), generator=generator)[:6].split(2)
+        for part, words in zip(chosen, (None, guard.copies[f"{name}#1"], guard.copies[f"{name}#2"]), strict=True):
+            if words is None:
+                integer_view(live[name])[index[part]] ^= 1 << 9
+            else:
+                words[part] ^= 1 << 9
+            hit += len(part)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        report = guard.check()
+    finally:
+        torch.set_num_threads(before)
+    assert (report.detected, report.corrected, report.uncorrectable) == (hit, hit, 0)
+    assert_same(live, wanted)
+    assert_same(guard.copies, copies)
+
+
+def test_slices_are_even_within_large_storages_and_find_what_one_check_finds() -> None:
+    live = large_memory()
+    guard = large_guard(live)
+    whole = guard.check().checked
+    checked = [guard.check(turn=turn, turns=5).checked for turn in range(5)]
+    assert sum(checked) == whole
+    assert max(checked) - min(checked) <= 2 * 4096
+    wanted = snapshot(live)
+    for name in live:
+        integer_view(live[name])[guard.copies[f"{name}#index"][[0, -1]].long()] ^= 1 << 3
+    assert sum(guard.check(turn=turn, turns=5).corrected for turn in range(5)) == 2 * len(live)
+    assert_same(live, wanted)
+
+
+def test_places_out_of_range_are_reported_though_their_sums_fit() -> None:
+    live = memory()
+    guard = armed(live)
+    wanted = snapshot(live)
+    index, sums = guard.copies["fc#index"], guard.copies["fc#sums"]
+    index[0] = 1 << 20
+    sums.copy_(power_sums(index))
+    report = guard.check()
+    assert report.uncorrectable == report.detected == len(index)
+    assert_same(live, wanted)
+    with pytest.raises(HoplonError, match="expected an index of the protected words of fc, got a damaged one; arm"):
+        guard.refresh()

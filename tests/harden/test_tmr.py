@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from hoplon.harden import TMR
 from hoplon.memory_guard import GuardReport
 
 GENERATOR_SEED = 5
+Vote = Literal["element", "tensor"]
 
 
 def memory() -> dict[str, Tensor]:
@@ -147,3 +150,20 @@ def test_unknown_votes_are_refused_and_labels_differ() -> None:
     with pytest.raises(HoplonError, match="expected vote 'element' or 'tensor', got 'word'"):
         TMR(vote="word")  # type: ignore[arg-type]
     assert (TMR().label, TMR(vote="tensor").label) == ("tmr", "tmr-tensor")
+
+
+@pytest.mark.parametrize("vote", ["element", "tensor"])
+def test_slices_are_even_within_large_storages_and_find_what_a_whole_check_finds(
+    vote: Literal["element", "tensor"],
+) -> None:
+    live = {"large": torch.randn(300_001), "small": torch.randn(7), "gaps": torch.randn(50, 4)[:, ::2]}
+    guard = TMR(vote=vote).arm(live)
+    wanted = snapshot(live)
+    checked = [guard.check(turn=turn, turns=3).checked for turn in range(3)]
+    assert sum(checked) == 300_001 + 7 + 100
+    assert max(checked) - min(checked) <= 2 * 65_536
+    for element in (0, 65_535, 65_536, 300_000):
+        live["large"][element] = 5.0
+    live["gaps"][49, 1] = 5.0
+    assert sum(guard.check(turn=turn, turns=3).corrected for turn in range(3)) == 5
+    assert_same(live, wanted)

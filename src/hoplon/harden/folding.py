@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from hoplon.harden.segments import Segment
-from hoplon.harden.words import shared
-from hoplon.memory_guard import of_turn
+from hoplon.harden.words import of_turn_by_size, shared
 
 _CACHED_BYTES = 1 << 18  # stays in a core's cache from the first fold to the second
 _LAUNCHED_BYTES = 1 << 26  # elsewhere, the launch of an operator is what costs
@@ -74,7 +73,7 @@ class Fold:
     def violating(self, masks: Tensor, values: Tensor, turn: int, turns: int) -> tuple[int, list[int]]:
         """How many words belong to a turn, and the numbers of the segments with one whose masked bits are wrong."""
         if (turn, turns) not in self._slices:
-            self._slices[turn, turns] = self._slice(of_turn(len(self._pieces), turn, turns))
+            self._slices[turn, turns] = self._slice(turn, turns)
         mine = self._slices[turn, turns]
         shared(_fold, mine.runs, mine.sizes)
         mask, value = masks.numpy()[mine.numbers], values.numpy()[mine.numbers]
@@ -89,8 +88,9 @@ class Fold:
         some = np.array([np.bitwise_or.reduce(row) for row in rows], dtype=rows[0].dtype)
         return torch.from_numpy(every), torch.from_numpy(some)
 
-    def _slice(self, numbers: range) -> _Slice:
-        pieces = [self._pieces[number] for number in numbers]
+    def _slice(self, turn: int, turns: int) -> _Slice:
+        sizes = [piece.stop - piece.start for piece in self._pieces]
+        pieces = [self._pieces[number] for number in of_turn_by_size(sizes, turn, turns)]
         runs = self._runs(pieces)
         cached = [run for run in runs if self._is_cached(run[0])]
         dtype = torch.empty(0, dtype=self._segments[0].dtype).numpy().dtype

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -12,8 +12,11 @@ from torch import Tensor
 from hoplon.errors import HoplonError
 from hoplon.formats import integer_view
 from hoplon.harden.vote import agree, copy_of, distinct, vote_
-from hoplon.memory_guard import Guard, GuardReport, of_turn, require_no_update, version_of
+from hoplon.harden.words import of_turn_by_size, row_of, shared, wide
+from hoplon.memory_guard import Guard, GuardReport, require_no_update, version_of
 from hoplon.overlay import Protection
+
+_PIECE_BYTES = 1 << 18  # read once from memory, and compared with both copies from a core's cache
 
 
 @final
@@ -42,6 +45,16 @@ class TMR(Protection):
         """What reports call it."""
         return "tmr" if self.vote == "element" else "tmr-tensor"
 
+    @property
+    def guarantee(self) -> str:
+        """What it repairs for certain, what it only detects, and how probably it misses what lies beyond."""
+        unit = "word" if self.vote == "element" else "tensor"
+        return (
+            f"repairs any corruption of one of the three copies of a {unit}, bit for bit; reports a {unit} whose "
+            "copies all differ; misses two that are wrong in the same way, which 1 in 32 of independent pairs of "
+            "single-bit faults in two copies of one float32 word are"
+        )
+
     def arm(self, memory: Mapping[str, Tensor]) -> TMRGuard:
         """A guard over these tensors; names that share a storage are guarded once."""
         return TMRGuard(distinct(memory), self.vote)
@@ -53,9 +66,13 @@ class TMRGuard(Guard):
 
     def __init__(self, storages: Mapping[str, Tensor], vote: Literal["element", "tensor"]) -> None:
         self._live = storages
-        self._vote = vote_ if vote == "element" else _vote_tensors_
+        self._by_tensor = vote == "tensor"
         self._copies = {f"{name}#{n}": copy_of(live) for name, live in storages.items() for n in (1, 2)}
         self._versions = {name: version_of(live) for name, live in storages.items()}
+        self._pieces = [
+            piece for name, live in storages.items() for piece in _pieces_of(name, live, *self._copies_of(name))
+        ]
+        self._sizes = [piece.live.nbytes for piece in self._pieces]
 
     @property
     def copies(self) -> Mapping[str, Tensor]:
@@ -68,16 +85,27 @@ class TMRGuard(Guard):
         return sum(live.nbytes for live in self._live.values())
 
     def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
-        """Compare and repair; counts words of memory, a corrupted copy counting as its word. Slices are of storages."""
-        names = list(self._live)
-        report = GuardReport()
+        """Compare and repair; counts words of memory, a corrupted copy counting as its word.
+
+        With ``vote="tensor"`` a tensor that differs in the words of a slice is voted on whole.
+        """
+        numbers = of_turn_by_size(self._sizes, turn, turns)
+        mine, sizes = self._pieces[numbers.start : numbers.stop], self._sizes[numbers.start : numbers.stop]
+        report = GuardReport(sum(piece.live.numel() for piece in mine))
+        if not mine:
+            return report
+        suspects = [piece for run in shared(_differing, mine, sizes) for piece in run]
+        names = tuple(dict.fromkeys(piece.name for piece in suspects))
         with torch.inference_mode():
-            slice_ = [names[number] for number in of_turn(len(names), turn, turns)]
-            suspects = [name for name in slice_ if not agree(self._live[name], *self._copies_of(name))]
-            for name in suspects:
+            for name in names:
                 self._require_no_update(name)
-            for name in slice_:
-                report += self._mend(name) if name in suspects else GuardReport(self._live[name].numel())
+            if self._by_tensor:
+                votes = [(name, *_vote_tensors_(self._live[name], *self._copies_of(name))) for name in names]
+            else:
+                votes = [(piece.name, *vote_(piece.live, piece.first, piece.second)) for piece in suspects]
+            for name, detected, uncorrectable in votes:
+                self._versions[name] = version_of(self._live[name])
+                report += GuardReport(0, detected, detected - uncorrectable, uncorrectable, (name,))
         return report
 
     def _copies_of(self, name: str) -> tuple[Tensor, Tensor]:
@@ -90,12 +118,6 @@ class TMRGuard(Guard):
             written = version_of(live) != self._versions[name]
             require_no_update(name, differing=differing, total=live.numel(), written=written)
 
-    def _mend(self, name: str) -> GuardReport:
-        live = self._live[name]
-        detected, uncorrectable = self._vote(live, *self._copies_of(name))
-        self._versions[name] = version_of(live)
-        return GuardReport(live.numel(), detected, detected - uncorrectable, uncorrectable, (name,))
-
     def refresh(self) -> None:
         """Copy the memory anew."""
         with torch.inference_mode():
@@ -103,6 +125,36 @@ class TMRGuard(Guard):
                 for n in (1, 2):
                     integer_view(self.copies[f"{name}#{n}"]).copy_(integer_view(live))
                 self._versions[name] = version_of(live)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some words of a storage and of both copies, and the same as wide words, to be compared."""
+
+    name: str
+    live: Tensor
+    first: Tensor
+    second: Tensor
+    wide: tuple[Tensor, Tensor, Tensor]
+
+
+def _pieces_of(name: str, *same: Tensor) -> list[_Piece]:
+    """A storage and its copies in pieces of the same words; in one where their memory is laid out differently."""
+    rows = [row_of(tensor) for tensor in same]
+    live, first, second = rows
+    if live is None or first is None or second is None or len({tensor.stride() for tensor in same}) > 1:
+        one, two, three = (integer_view(tensor) for tensor in same)
+        return [_Piece(name, one, two, three, (one, two, three))]
+    step = _PIECE_BYTES // live.itemsize if live.device.type == "cpu" else len(live)
+    return [
+        _Piece(name, *part, (wide(part[0]), wide(part[1]), wide(part[2])))
+        for part in zip(live.split(step), first.split(step), second.split(step), strict=True)
+    ]
+
+
+def _differing(pieces: Sequence[_Piece]) -> list[_Piece]:
+    with torch.inference_mode():
+        return [piece for piece in pieces if not agree(*piece.wide)]
 
 
 def _vote_tensors_(live: Tensor, first: Tensor, second: Tensor) -> tuple[int, int]:

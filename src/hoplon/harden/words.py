@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hoplon.formats import integer_view
+from hoplon.memory_guard import of_turn
 
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
@@ -64,3 +65,22 @@ def shared(work: Callable[[Sequence[_Item]], _Found], items: Sequence[_Item], si
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """Threads of this process: those of a parent do not live on in its children."""
     return ThreadPoolExecutor(threads, thread_name_prefix=f"hoplon-{process}")
+
+
+def of_turn_by_size(sizes: Sequence[int], turn: int, turns: int) -> range:
+    """Which of consecutive pieces belong to a turn, cut so that turns differ by one piece's size at most.
+
+    Raises:
+        HoplonError: a turn out of range.
+    Example:
+        >>> [list(of_turn_by_size([4, 1, 1, 2], turn, 2)) for turn in range(2)]
+        [[0], [1, 2, 3]]
+    """
+    of_turn(1, turn, turns)
+    total, before = sum(sizes), 0
+    mine = []
+    for number, size in enumerate(sizes):
+        if before * turns // total == turn:
+            mine.append(number)
+        before += size
+    return range(mine[0], mine[-1] + 1) if mine else range(0)
