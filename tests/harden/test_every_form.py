@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hoplon import capture
+from hoplon.errors import HoplonWarning
 from hoplon.formats import equal_bits
-from hoplon.harden import BoundValue, Clamp, HardenedModule, Policy, RandomInRange, Ranger, ToZero, harden
+from hoplon.harden import BoundValue, Clamp, HardenedModule, Policy, RandomInRange, Ranger, ToZero, export_onnx, harden
+from hoplon.harden.bound import rounded_outwards
 from hoplon.overlay import overlay
 from hoplon.program import Program
-from hoplon.ranges import Bound, Ranges
+from hoplon.ranges import ACTIVATION_KINDS, Bound, Ranges
 from tests.harden.test_bound import awkward
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -49,6 +53,13 @@ class Activated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool1d(self.function(x), 1)
+
+
+class All(nn.Module):
+    """Every activation side by side on one input, each with a pool behind it."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [F.max_pool1d(function(x), 1) for function in ACTIVATIONS.values()]
 
 
 def words() -> Tensor:
@@ -152,3 +163,71 @@ def test_the_compiled_module_does_the_same(name: str, form: str) -> None:
     assert inside(found, limits)
     finite = words().isfinite()
     assert torch.allclose(found[finite], wanted[finite], rtol=1e-5, atol=1e-5)
+
+
+def all_hardened(dtype: torch.dtype, form: str) -> tuple[HardenedModule, list[Bound]]:
+    """Every activation bounded in one module, and the bound of each output of it."""
+    eager = form == "eager"
+    example = torch.randn(1 if eager else 2, 4, 256).to(dtype)
+    program = capture(All().eval(), example, form="eager" if eager else "export")
+    given = {site.name: BOUND for site in program.value_sites if site.kind in ACTIVATION_KINDS}
+    assert len(given) == len(ACTIVATIONS)
+    ranger = Ranger(Ranges(given))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", HoplonWarning)
+        module = harden(program, [ranger], form="fused" if form == "fused" else "separate")
+    pools = [entry.bound for entry in ranger.coverage(program) if ":max_pool" in entry.site]
+    assert all(isinstance(bound, Bound) for bound in pools)
+    return module, [bound for bound in pools if bound is not None]
+
+
+def hostile(dtype: torch.dtype) -> Tensor:
+    """All 65,536 upper halves of a word, NaN of both signs among them: shape (64, 4, 256)."""
+    return awkward(dtype).view(64, 4, 256)
+
+
+@pytest.mark.parametrize("form", ["separate", "fused", "eager"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_every_activation_stays_inside_its_bound_in_every_dtype(dtype: torch.dtype, form: str) -> None:
+    module, bounds = all_hardened(dtype, form)
+    parts = hostile(dtype).split(1)[::8] if form == "eager" else (hostile(dtype),)
+    for part in parts:
+        for output, bound in zip(module(part), bounds, strict=True):
+            low, high = rounded_outwards(bound, dtype)
+            assert output.dtype == dtype
+            assert bool((output.isfinite() & (output >= low) & (output <= high)).all())
+
+
+@pytest.mark.parametrize("form", ["separate", "fused"])
+def test_every_activation_stays_inside_its_bound_in_onnx(form: str, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="needs the extra hoplon[onnx]")
+    module, bounds = all_hardened(torch.float32, form)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch, onnx and onnxscript about each other
+        export_onnx(module, tmp_path / "model.onnx")
+    session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    for x in (hostile(torch.float32), torch.randn(64, 4, 256, generator=torch.Generator().manual_seed(0))):
+        wanted = module(x)
+        for found, own, bound in zip(session.run(None, {given.name: x.numpy()}), wanted, bounds, strict=True):
+            low, high = rounded_outwards(bound, torch.float32)
+            assert bool(((found >= low) & (found <= high)).all())  # NaN is not
+            if x.isfinite().all():
+                assert torch.allclose(torch.from_numpy(found), own, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler for torch.compile")
+@pytest.mark.parametrize("form", ["separate", "fused"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_every_activation_stays_inside_its_bound_compiled(form: str) -> None:
+    module, bounds = all_hardened(torch.float32, form)
+    compiled = torch.compile(module.graph_module)
+    for x in (hostile(torch.float32), torch.randn(64, 4, 256, generator=torch.Generator().manual_seed(0))):
+        with torch.no_grad():
+            found = compiled(x)
+        for output, own, bound in zip(found, module(x), bounds, strict=True):
+            low, high = rounded_outwards(bound, torch.float32)
+            assert bool((output.isfinite() & (output >= low) & (output <= high)).all())
+            if x.isfinite().all():
+                assert torch.allclose(output, own, rtol=1e-4, atol=1e-5)
