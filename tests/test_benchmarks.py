@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -58,3 +59,28 @@ def test_the_benchmark_of_replay_writes_every_case_and_compares_outcomes(
         assert case["compared"] > 0
         assert case["speedup_hooks"] == pytest.approx(case["hoplon_faults_per_s"] / case["hooks_faults_per_s"])
         assert case["speedup_pytorchfi"] is case["mrfi_faults_per_s"] is None
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_scores_writes_every_case(tmp_path: Path) -> None:
+    path = tmp_path / "importance.json"
+    script("importance").main(
+        ["--models", "resnet20", "--samples", "16", "--batch", "8", "--rounds", "1", "--json", str(path)]
+    )
+    cases = {case["score"]: case for case in json.loads(path.read_text(encoding="utf-8"))["cases"]}
+    assert set(cases) == {"taylor", "gradient", "fisher", "magnitude", "random", "nisp", "expected_damage"}
+    assert all(0 < case["ratio_low"] <= case["ratio"] <= case["ratio_high"] for case in cases.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("HOPLON_DATA" not in os.environ, reason="needs the data in HOPLON_DATA")
+def test_the_benchmark_of_proxies_writes_every_row(tmp_path: Path) -> None:
+    path = tmp_path / "proxies.json"
+    script("proxies").main(["--quick", "--json", str(path)])
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert {row["faults"] for row in content["proxies"]} == {"bit 30", "1 of 32", "2 of 32", "3 of 32"}
+    assert len(content["proxies"]) == 4 * 8
+    assert len(content["figure13"]) == 4 * 4 * 5
+    for row in content["figure13"]:
+        assert row["share"] == row["critical"] / row["n_faults"]
+        assert row["share_low"] <= row["share"] <= row["share_high"]

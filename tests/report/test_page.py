@@ -13,7 +13,7 @@ import pytest
 
 from hoplon.errors import StoreError
 from hoplon.report import figures, read_document, render, write_document, write_page
-from hoplon.report.page import _plotly, _script_safe
+from hoplon.report.page import _script_safe, plotly_script
 from hoplon.report.wording import interval
 
 
@@ -63,8 +63,8 @@ def test_nothing_is_loaded_from_anywhere(page: str) -> None:
 
 
 def test_plotly_is_there_once(page: str) -> None:
-    assert page.count(_plotly()) == 1
-    assert len(page) < len(_plotly()) + 500_000
+    assert page.count(plotly_script()) == 1
+    assert len(page) < len(plotly_script()) + 500_000
 
 
 def test_the_verdict_comes_first_and_every_arm_has_its_numbers(page: str, document: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from hoplon.cli.inject import inject
 from hoplon.cli.inspect import inspect
 from hoplon.cli.overhead import overhead
 from hoplon.cli.profile import profile
+from hoplon.cli.rank import rank
 from hoplon.cli.replay import replay
 from hoplon.cli.report import report
 from hoplon.errors import HoplonError
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(inspect)
 app.command()(profile)
+app.command()(rank)
 app.command()(inject)
 app.command()(replay)
 app.command()(harden)

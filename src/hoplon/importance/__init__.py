@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hoplon.importance.analysis import by_layer, heat_map, magnitudes, overlap
 from hoplon.importance.expected_damage import expected_damage
 from hoplon.importance.fisher import fisher
 from hoplon.importance.gradient import gradient
@@ -12,4 +13,18 @@ from hoplon.importance.random import random
 from hoplon.importance.scores import Scores
 from hoplon.importance.taylor import taylor
 
-__all__ = ["Scores", "expected_damage", "fisher", "gradient", "layerwise", "magnitude", "nisp", "random", "taylor"]
+__all__ = [
+    "Scores",
+    "by_layer",
+    "expected_damage",
+    "fisher",
+    "gradient",
+    "heat_map",
+    "layerwise",
+    "magnitude",
+    "magnitudes",
+    "nisp",
+    "overlap",
+    "random",
+    "taylor",
+]

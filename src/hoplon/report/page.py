@@ -41,7 +41,7 @@ def render(document: Document) -> str:
         verdict=verdict(document),
         sections=sections,
         specs=Markup(_script_safe(specs)),
-        plotly=Markup(_plotly()),
+        plotly=Markup(plotly_script()),
         protections=_described(document),
         wording=wording,
         provenance=_provenance(document),
@@ -113,7 +113,8 @@ def _script_safe(value: Mapping[str, Any]) -> str:
 
 
 @cache
-def _plotly() -> str:
+def plotly_script() -> str:
+    """plotly.js, safe inside a script element."""
     from plotly.offline import get_plotlyjs
 
     script: str = get_plotlyjs()

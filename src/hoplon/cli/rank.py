@@ -1,0 +1,170 @@
+"""``hoplon rank MODEL DATA``: a score for every weight, and where the important ones are."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch.nn.functional as F
+import typer
+from rich.table import Table
+
+from hoplon import importance
+from hoplon.capture import capture
+from hoplon.cli.assessing import threads as computing_on
+from hoplon.cli.console import progress_bars, say, show, show_json
+from hoplon.cli.output import OutputFolder
+from hoplon.cli.tables import percent, rows
+from hoplon.data import Inputs
+from hoplon.errors import DataError
+from hoplon.faults import BitFlip
+from hoplon.importance import Scores, by_layer, heat_map, layerwise, magnitudes
+from hoplon.program import Program
+from hoplon.report import by_layer_figure, heat_map_figure, write_ranking
+from hoplon.sites import Memory
+from hoplon.zoo import resolve_data, resolve_model
+
+
+class Score(enum.StrEnum):
+    """Which score."""
+
+    TAYLOR = "taylor"
+    GRADIENT = "gradient"
+    FISHER = "fisher"
+    NISP = "nisp"
+    MAGNITUDE = "magnitude"
+    RANDOM = "random"
+    EXPECTED_DAMAGE = "expected-damage"
+
+
+_WITHOUT_DATA = (Score.MAGNITUDE, Score.RANDOM)
+_WITHOUT_LABELS = (*_WITHOUT_DATA, Score.NISP)
+_SEEDED = (Score.RANDOM, Score.FISHER, Score.EXPECTED_DAMAGE)
+
+
+def rank(
+    model: Annotated[
+        str, typer.Argument(help="A zoo name, torchvision:NAME, package.module:factory or file.py:factory.")
+    ],
+    data: Annotated[str, typer.Argument(help="A zoo name, an .npz file with x and y, or a factory.")],
+    *,
+    out: Annotated[Path, typer.Option(help="File for the scores, safetensors.")] = Path("scores.safetensors"),
+    seed: Annotated[int, typer.Option(help="Of weights drawn or trained here, of samples, and of the score.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of tables.")] = False,
+    score: Annotated[Score, typer.Option(help="What makes a weight important.")] = Score.TAYLOR,
+    fraction: Annotated[float, typer.Option(help="Of all weights: what counts as most and least important.")] = 0.01,
+    within_layers: Annotated[bool, typer.Option("--layerwise", help="Rank within each layer only.")] = False,
+    flips: Annotated[int, typer.Option(help="Of expected-damage: bits flipped per word.")] = 1,
+    samples: Annotated[int | None, typer.Option(help="So many calibration samples; all by default.")] = None,
+    sites: Annotated[
+        list[str] | None, typer.Option(help="Pattern on names of parameters; repeatable; by default all of their kind.")
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Operator that reads them; conv and linear by default.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Samples per gradient; Taylor and gradient depend on it.")] = 64,
+    page: Annotated[Path | None, typer.Option(help="HTML file for the figures; not written by default.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; torch's default by default.")] = None,
+) -> None:
+    """Score every weight on calibration data, and tell where the most and the least important ones are."""
+    for file in (out, page):
+        if file is not None:
+            OutputFolder.prepare(file.parent)
+    with computing_on(threads):
+        loaded, chosen = resolve_data(data), resolve_model(model, seed=seed)
+        say(f"hoplon rank: {model} on {data}, {score.value}, seed {seed}")
+        program = capture(chosen.module, chosen.example, name=chosen.name)
+        selected = Memory(tuple(sites or ("*",)), kind=tuple(kind or ("conv", "linear")), buffers=False)
+        with progress_bars() as tell:
+            found = scored(
+                program,
+                loaded.calibration.sample(samples, seed=seed),
+                score,
+                sites=selected,
+                batch=batch,
+                seed=seed,
+                flips=flips,
+                progress=lambda done, total: tell("scores of weights", done, total),
+            )
+    found = layerwise(found) if within_layers else found
+    document = described(program, found, fraction)
+    found.save(out)
+    if page is not None:
+        figures = [by_layer_figure(by_layer(found, fraction), fraction=fraction), heat_map_figure(heat_map(found))]
+        write_ranking(page, f"{found.score} of the weights of {program.name}", figures)
+    if as_json:
+        show_json(document | {"scores": str(out)})
+    else:
+        show(_tables(document), [])
+    say(f"wrote {out}" + (f" and {page}" if page else ""))
+
+
+def scored(
+    program: Program,
+    data: Inputs,
+    score: Score,
+    *,
+    sites: Memory,
+    batch: int,
+    seed: int,
+    flips: int,
+    progress: Callable[[int, int], None],
+) -> Scores:
+    """The scores that the options describe, with cross entropy for the loss.
+
+    Raises:
+        DataError: data without labels, for a score that needs a loss.
+    """
+    if data.y is None and score not in _WITHOUT_LABELS:
+        raise DataError(f"expected labels in the calibration data for {score.value}, got none; try --score magnitude")
+    more: dict[str, Any] = {"seed": seed} if score in _SEEDED else {}
+    if score is Score.EXPECTED_DAMAGE:
+        more["fault_model"] = BitFlip(flips)
+    function = getattr(importance, score.value.replace("-", "_"))
+    found: Scores = function(program, data, loss=F.cross_entropy, sites=sites, batch=batch, progress=progress, **more)
+    return found
+
+
+def described(program: Program, scores: Scores, fraction: float) -> dict[str, Any]:
+    """What was found, as plain values."""
+    layers = rows(by_layer(scores, fraction))
+    names = ("score", "data", "n_samples", "batch", "loss", "fingerprint")
+    return {
+        "format": 1,
+        "model": program.name,
+        **{name: getattr(scores, name) for name in names},
+        "fraction": fraction,
+        "weights": scores.total,
+        "important": scores.count(fraction),
+        "critical_share_of_first_layer": layers[0]["top_of_layer"],
+        "by_layer": layers,
+        "magnitudes": rows(magnitudes(program, scores, fraction=fraction)),
+    }
+
+
+def _tables(document: Mapping[str, Any]) -> list[Table]:
+    percent_sign = f"{100 * document['fraction']:g} %"
+    of = f"{document['data']}, {document['n_samples']:,} samples" if document["n_samples"] else "no data"
+    title = (
+        f"{document['model']}: {document['score']} ({of}); {document['important']:,} of {document['weights']:,} "
+        f"weights are the top {percent_sign}"
+    )
+    layers = Table(title=title, title_justify="left")
+    layers.add_column("layer")
+    for column in ("weights", f"top {percent_sign}", "of the layer", f"bottom {percent_sign}", "of the layer", "mean"):
+        layers.add_column(column, justify="right")
+    for row in document["by_layer"]:
+        cells = [f"{row['weights']:,}"]
+        for end in ("top", "bottom"):
+            cells += [f"{row[end]:,}", percent(row[f"{end}_of_layer"])]
+        layers.add_row(row["layer"], *cells, "" if row["score"] is None else f"{row['score']:.3g}")
+    sizes = Table(title="Magnitude of the weights; cutoffs of the 100 smallest and largest", title_justify="left")
+    sizes.add_column("weights")
+    columns = ("n", "min", "q25", "median", "q75", "max", "low_cutoff", "high_cutoff")
+    for column in columns:
+        sizes.add_column(column.replace("_", " "), justify="right")
+    for row in document["magnitudes"]:
+        sizes.add_row(row["weights"], *("" if row[c] is None else f"{row[c]:,.3g}" for c in columns))
+    return [layers, sizes]

@@ -1,0 +1,115 @@
+"""``hoplon rank``'s figures: important weights by layer, and a map of layer x weight."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from hoplon.report.figures import Figure, Spec
+from hoplon.report.page import plotly_script
+from hoplon.store import write_atomically
+
+_MARGIN = {"l": 150, "r": 20, "t": 10, "b": 48}
+
+
+def by_layer_figure(frame: pl.DataFrame, *, fraction: float) -> Figure:
+    """Bars by layer of the most and of the least important weights.
+
+    Args:
+        frame: from :func:`hoplon.importance.by_layer`.
+        fraction: for the legend.
+    Source:
+        Aspis, figures 8, 10 and 12.
+    """
+    layers = frame["layer"].to_list()
+    traces: list[Spec] = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "y": layers,
+            "x": [100 * share for share in frame[f"{end}_share"]],
+            "customdata": [100 * (share or 0) for share in frame[f"{end}_of_layer"]],
+            "hovertemplate": "%{y}: %{x:.2f} % of them, %{customdata:.2f} % of the layer<extra></extra>",
+            "name": f"{end} {100 * fraction:g} %",
+        }
+        for end in ("top", "bottom")
+    ]
+    layout = {
+        "barmode": "group",
+        "xaxis": {"title": {"text": "share of these weights, %"}},
+        "yaxis": {"type": "category", "autorange": "reversed"},
+        "margin": _MARGIN,
+    }
+    worst = frame.sort("top_share", descending=True).head(3)
+    alt = "Important weights by layer. Most: " + "; ".join(
+        f"{layer} {100 * share:.1f} %" for layer, share in zip(worst["layer"], worst["top_share"], strict=True)
+    )
+    return Figure(
+        f"Top and bottom {100 * fraction:g} % by layer", alt, {"data": traces, "layout": layout}, _height(frame)
+    )
+
+
+def heat_map_figure(frame: pl.DataFrame) -> Figure:
+    """The map of layer x weight, coloured by the rank of the highest score in a cell.
+
+    Args:
+        frame: from :func:`hoplon.importance.heat_map`.
+    Source:
+        Aspis, figures 7, 9 and 11, which colour by the score; ranks show more than the few highest.
+    """
+    layers = frame["layer"].unique(maintain_order=True).to_list()
+    rows = [frame.filter(pl.col("layer") == layer) for layer in layers]
+    width = max(part.height for part in rows)
+    ranks = [[100 * rank for rank in part["rank"]] + [None] * (width - part.height) for part in rows]
+    trace: Spec = {
+        "type": "heatmap",
+        "z": ranks,
+        "y": layers,
+        "zmin": 0,
+        "zmax": 100,
+        "colorscale": "Blues",
+        "colorbar": {"title": {"text": "rank, %"}},
+        "hovertemplate": "%{y}, stretch %{x}: no weight ranks above %{z:.1f} %<extra></extra>",
+    }
+    layout = {
+        "xaxis": {"title": {"text": "stretch of weights of the layer"}},
+        "yaxis": {"type": "category", "autorange": "reversed"},
+        "margin": _MARGIN,
+    }
+    alt = f"Map of the highest rank in each stretch of weights, {len(layers)} layers"
+    return Figure("Scores by layer and weight", alt, {"data": [trace], "layout": layout}, 80 + 20 * max(len(layers), 5))
+
+
+def write_ranking(path: str | os.PathLike[str], title: str, figures: Sequence[Figure]) -> Path:
+    """One page with these figures that opens offline, written whole or not at all.
+
+    Raises:
+        StoreError: the folder is not writable.
+    """
+    parts = []
+    for number, figure in enumerate(figures):
+        spec = json.dumps({**figure.spec, "config": {"responsive": True}}, allow_nan=False).replace("<", "\\u003c")
+        parts.append(
+            f"<h2>{html.escape(figure.title)}</h2>"
+            f'<div id="f{number}" role="img" aria-label="{html.escape(figure.alt)}" '
+            f'style="height:{figure.height}px"></div>'
+            f"<script>Plotly.newPlot('f{number}', {spec})</script>"
+        )
+    page = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<script>{plotly_script()}</script></head>"
+        f'<body style="font-family:sans-serif;max-width:70rem;margin:2rem auto"><h1>{html.escape(title)}</h1>'
+        f"{''.join(parts)}</body></html>\n"
+    )
+    target = Path(path)
+    write_atomically(target, page)
+    return target
+
+
+def _height(frame: pl.DataFrame) -> int:
+    return 80 + 26 * max(frame.height, 5)
