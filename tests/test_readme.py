@@ -16,7 +16,8 @@ README = Path(__file__).parents[1] / "README.md"
 PRECISION = "half_width=0.0025"
 
 
-def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     assert PRECISION in code
     held_out, calibration = small_data()
@@ -36,6 +37,9 @@ def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
         expected = names["model"](names["x"])
     assert torch.equal(names["strong"](names["x"]).argmax(1), expected.argmax(1))
     assert names["strong"].check().checked > 0
+    assert names["guarded"].report.checked == sum(parameter.numel() for parameter in names["model"].parameters())
+    loaded = names["hp"].load_bundle("strong")
+    assert torch.equal(loaded(names["x"]), names["strong"](names["x"]))
 
 
 def test_the_commands_it_names_exist() -> None:

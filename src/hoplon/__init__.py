@@ -66,7 +66,9 @@ from hoplon.harden import (
     export_pt2,
     guard,
     harden,
+    load_bundle,
     lower,
+    save_bundle,
 )
 from hoplon.importance import Scores
 from hoplon.inspection import FaultSpace, Inspection, inspect
@@ -195,9 +197,11 @@ __all__ = [
     "importance",
     "inherent_ranges",
     "inspect",
+    "load_bundle",
     "load_results",
     "lower",
     "profile_activations",
     "profile_ranges",
     "replay_run",
+    "save_bundle",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hoplon.harden.aspis import Aspis
 from hoplon.harden.bound import BoundValue
+from hoplon.harden.bundle import load_bundle, save_bundle
 from hoplon.harden.duplicate import Duplicate
 from hoplon.harden.exceedance import Exceedances, exceedances
 from hoplon.harden.export import export_aoti, export_onnx, export_pt2, exported_program
@@ -53,6 +54,8 @@ __all__ = [
     "exported_program",
     "guard",
     "harden",
+    "load_bundle",
     "lower",
+    "save_bundle",
     "with_tanh",
 ]

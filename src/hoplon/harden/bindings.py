@@ -17,6 +17,9 @@ _Item = TypeVar("_Item")
 def memory_of(module: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer by name, live and detached; names that share a storage are all there.
 
+    They come in the order of their names, whatever the order of the modules: guards that lay tensors out one after the
+    other do so in the same way in every module with these names.
+
     A tensor of complex128, whose words are wider than any integer, is given as the real numbers it is made of.
 
     Raises:
@@ -29,7 +32,7 @@ def memory_of(module: nn.Module) -> dict[str, Tensor]:
                 what = "on the meta device" if tensor.is_meta else f"{tensor.layout} of {tensor.dtype}"
                 raise HoplonError(f"expected dense tensors in memory to guard, got {name} ({what}); load or unpack it")
             found[name] = torch.view_as_real(tensor.detach()) if tensor.dtype == torch.complex128 else tensor.detach()
-    return found
+    return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True, eq=False)

@@ -55,6 +55,8 @@ class Run:
 def runs_of(memory: Mapping[str, Tensor]) -> list[Run]:
     """What tensors occupy, a byte that several of them share once, under the name of the first.
 
+    In the order of the tensors, wherever they lie: what a guard lays out by it fits the same tensors elsewhere.
+
     Raises:
         HoplonError: a tensor that is not plain memory: sparse, quantised, or without data.
     """
@@ -78,7 +80,8 @@ def runs_of(memory: Mapping[str, Tensor]) -> list[Run]:
         if skip < run.nbytes:
             found.append(run.part(skip, run.nbytes) if skip else run)
             covered[device] = address + run.nbytes
-    return found
+    order = {name: number for number, name in enumerate(memory)}
+    return sorted(found, key=lambda run: (order[run.name], run.start))
 
 
 def _without_repeats(tensor: Tensor) -> Tensor:
