@@ -15,7 +15,19 @@ from hoplon.capture import capture
 from hoplon.cli import main
 from hoplon.cli.parts import protections
 from hoplon.formats import equal_bits
-from hoplon.harden import Clamp, Duplicate, RandomInRange, Ranger, harden
+from hoplon.harden import (
+    Clamp,
+    Duplicate,
+    EveryForward,
+    KnownBits,
+    Parity,
+    RandomInRange,
+    Ranger,
+    Rotating,
+    harden,
+    load_bundle,
+)
+from hoplon.importance import magnitude
 from hoplon.ranges import Profile, Ranges, profile_activations, profile_ranges
 from hoplon.sites import Values
 from tests.small import small_data, small_net
@@ -143,6 +155,49 @@ def test_harden_refuses_before_the_work_and_by_name(
         assert message in capsys.readouterr().err
 
 
+def test_harden_with_guards_writes_a_bundle(
+    capsys: Capsys, small_files: tuple[str, str], profiled: Path, tmp_path: Path
+) -> None:
+    magnitude(program()).save(tmp_path / "scores.safetensors")
+    options = ["--guard", "parity", "--guard", "aspis:10%", "--guard", "known-bits", "--when", "rotating:4"]
+    files = ["--ranges", str(profiled / "ranges.json"), "--scores", str(tmp_path / "scores.safetensors")]
+    found = printed(capsys, "harden", small_files[0], *options, *files, "--out", str(tmp_path / "bundle"))
+    module, x = load_bundle(tmp_path / "bundle"), small_data()[0].x * 1e6
+    assert found["protection"] == module.overlay.label == "ranger+parity+aspis-10%+known-bits"
+    assert module.when == Rotating(4)
+    assert found["when"] == Rotating(4).text
+    assert equal_bits(module(x), harden(program(), [Ranger(Ranges.load(profiled / "ranges.json"))])(x))
+    assert sum(row["extra_bytes"] for row in found["guards"]) == module.extra_bytes
+    assert found["bytes"] == sum(path.stat().st_size for path in (tmp_path / "bundle").iterdir())
+    alone = ["--no-bounds", "--guard", "tmr:tensor", "--when", "every:2", "--out", str(tmp_path / "alone")]
+    assert main(["harden", small_files[0], *alone]) == 0
+    told = capsys.readouterr().out
+    assert "tmr-tensor, 2,400 bytes:" in told
+    assert load_bundle(tmp_path / "alone").when == EveryForward(2)
+
+
+def test_guards_that_cannot_be_are_refused_before_the_work(
+    capsys: Capsys, small_files: tuple[str, str], tmp_path: Path
+) -> None:
+    out = ["--out", str(tmp_path / "out")]
+    cases = {
+        "--guard pairity: no guard matches 'pairity'; near names: parity": ["--guard", "pairity", *out],
+        "--guard aspis:1%: expected a file of scores, got none; --scores FILE": ["--guard", "aspis:1%", *out],
+        "--guard parity:x: expected a whole number, got 'x'": ["--guard", "parity:x", *out],
+        "--guard tmr:half: expected vote 'element' or 'tensor', got 'half'": ["--guard", "tmr:half", *out],
+        "--when rotating:0: expected turns to be a whole number of at least 1": ["--when", "rotating:0", *out],
+        "--when demand:2: expected demand alone": ["--when", "demand:2", *out],
+        "--when seldom: no schedule matches 'seldom'": ["--when", "seldom", *out],
+        "expected bounds or guards, got --no-bounds and no --guard": ["--no-bounds", *out],
+        "expected a folder for bounds and guards, got --out a.pt2": ["--guard", "parity", "--out", "a.pt2"],
+        "expected --scores beside a guard that uses them": ["--guard", "parity", "--scores", "s", *out],
+    }
+    for message, options in cases.items():
+        assert main(["harden", small_files[0], *options]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch about its own compiler
@@ -189,3 +244,8 @@ def test_protections_of_a_campaign_file_take_the_same_names(profiled: Path) -> N
         Duplicate(("fc:linear",)),
     )
     assert len(Values().select(program())) == len(known)
+
+
+def test_campaign_files_take_guards_without_files() -> None:
+    found = protections([{"name": "parity", "group": 64}, "known-bits", {"name": "known-bits", "block": 32}])
+    assert found == (Parity(group=64), KnownBits(), KnownBits(block=32))

@@ -1,4 +1,4 @@
-"""``hoplon harden MODEL``: the model with bounds, as a file that runs without hoplon."""
+"""``hoplon harden MODEL``: the model with bounds as a file that runs without hoplon, or with guards as a bundle."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import typer
 
 from hoplon.capture import capture
 from hoplon.cli.console import say, show, show_json
+from hoplon.cli.guarding import GUARDS, SCHEDULES, guards, schedule
 from hoplon.cli.hardening import Bounded, FormName, PolicyName, coverage_table, listed, ranger, ranges_for
 from hoplon.errors import HoplonError, StoreError
-from hoplon.harden import HardenedModule, export_aoti, export_onnx, export_pt2
+from hoplon.harden import HardenedModule, Ranger, export_aoti, export_onnx, export_pt2, save_bundle
 from hoplon.harden import harden as hardened
 from hoplon.zoo import resolve_model
 
@@ -44,24 +45,41 @@ def harden(
     form: Annotated[
         FormName, typer.Option(help="A bound after each operator, or one integer clamp in the place of a ReLU.")
     ] = FormName.SEPARATE,
+    bounds: Annotated[bool, typer.Option(help="Put bounds into the graph; without, there are guards alone.")] = True,
+    guard: Annotated[
+        list[str] | None, typer.Option(help=f"A guard of the weights, as often as you like: {GUARDS}.")
+    ] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="Scores of the weights, from hoplon rank, for --guard aspis.")
+    ] = None,
+    when: Annotated[str, typer.Option(help=f"When guards check: {SCHEDULES}.")] = "every",
     out: Annotated[
-        Path, typer.Option(help="File to write: .pt2, .onnx, or .aoti.pt2 for a package compiled ahead of time.")
+        Path,
+        typer.Option(
+            help="File to write: .pt2, .onnx, or .aoti.pt2 for a package compiled ahead of time; or, with guards, "
+            "the folder of a bundle."
+        ),
     ] = Path("hardened.pt2"),
     seed: Annotated[int, typer.Option(help="Of weights drawn or trained here, and of random replacements.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of a table.")] = False,
 ) -> None:
-    """Bound a model's values and export it; list what is bounded, what is not, and why."""
-    write = _writer(out)
+    """Bound a model's values, guard its weights, and export it; list what is bounded, what is not, and why."""
+    write = _writer(out, guarded=bool(guard))
+    protections, due = guards(guard or [], scores=scores), schedule(when)
+    if not bounds and not protections:
+        raise HoplonError("expected bounds or guards, got --no-bounds and no --guard; --guard parity")
     _require_writable(out)
     chosen = resolve_model(model, seed=seed)
     say(f"hoplon harden: {model}, seed {seed}")
     program = capture(chosen.module, chosen.example, name=chosen.name)
-    protection = ranger(
-        ranges_for(program, ranges), where=where, policy=policy, seed=seed, leave_unprofiled=leave_unprofiled
-    )
-    module = hardened(program, [protection], form=form.form)
+    rows = []
+    if bounds:
+        bound = ranger(
+            ranges_for(program, ranges), where=where, policy=policy, seed=seed, leave_unprofiled=leave_unprofiled
+        )
+        protections, rows = [bound, *protections], listed(bound.coverage(program))
+    module = hardened(program, protections, form=form.form, when=due)
     write(module, out)
-    rows = listed(protection.coverage(program))
     document: dict[str, Any] = {
         "format": 1,
         "model": model,
@@ -70,9 +88,11 @@ def harden(
         "where": where.value,
         "policy": policy.value,
         "form": form.value,
-        "protection": protection.label,
+        "protection": module.overlay.label,
+        "guards": _guards_of(module),
+        "when": module.when.text if module.guards else None,
         "out": str(out),
-        "bytes": out.stat().st_size,
+        "bytes": sum(path.stat().st_size for path in ([out] if out.is_file() else out.iterdir())),
         "bounded": sum(row["low"] is not None for row in rows),
         "sites": rows,
         "example_unchanged": _unchanged(module, chosen.module, chosen.example),
@@ -80,17 +100,34 @@ def harden(
     if as_json:
         show_json(document)
     else:
-        show([coverage_table(rows, f"{document['bounded']} of {len(rows)} operator outputs are bounded")], [])
+        title = f"{document['bounded']} of {len(rows)} operator outputs are bounded"
+        told = [f"{row['label']}, {row['extra_bytes']:,} bytes: {row['guarantee']}" for row in document["guards"]]
+        show([coverage_table(rows, title)] if bounds else [], [("Guards", [*told, document["when"]])] if told else [])
     if not document["example_unchanged"]:
         say("the model's example batch has values beyond the bounds; hoplon profile tells how often held-out data has")
     say(f"wrote {out}")
 
 
-def _writer(out: Path) -> Callable[[HardenedModule, Path], None]:
+def _guards_of(module: HardenedModule) -> list[dict[str, Any]]:
+    """What each guard promises and holds."""
+    guarding = [protection for protection in module.protections if not isinstance(protection, Ranger)]
+    return [
+        {"label": protection.label, "guarantee": protection.guarantee, "extra_bytes": armed.extra_bytes}
+        for protection, armed in zip(guarding, module.guards, strict=True)
+    ]
+
+
+def _writer(out: Path, *, guarded: bool) -> Callable[[HardenedModule, Path], None]:
     for ending, write in EXPORTS.items():
         if out.name.endswith(ending):
+            if guarded:
+                raise HoplonError(
+                    f"expected a folder for bounds and guards, got --out {out}; a file holds bounds alone"
+                )
             return write
-    raise HoplonError(f"expected --out to end in {', '.join(EXPORTS)}, got {out}")
+    if out.suffix and not guarded:
+        raise HoplonError(f"expected --out to end in {', '.join(EXPORTS)}, got {out}; a folder becomes a bundle")
+    return save_bundle
 
 
 def _require_writable(out: Path) -> None:

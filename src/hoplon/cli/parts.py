@@ -34,7 +34,7 @@ from hoplon.faults import (
     Zero,
 )
 from hoplon.formats import format_named
-from hoplon.harden import TMR, Aspis, Duplicate, Ranger
+from hoplon.harden import TMR, Aspis, Duplicate, KnownBits, Parity, Ranger
 from hoplon.importance import Scores
 from hoplon.overlay import Protection
 from hoplon.ranges import Ranges
@@ -245,6 +245,8 @@ PROTECTIONS: Mapping[str, Recipe] = {
         required=("scores", "fraction"),
     ),
     "tmr": Recipe(TMR, {"vote": one_of("element", "tensor")}),
+    "parity": Recipe(Parity, {"group": INTEGER}),
+    "known-bits": Recipe(KnownBits, {"block": INTEGER}),
 }
 """Protections by name, and what each takes."""
 

@@ -1,0 +1,87 @@
+"""Guards of memory and their schedule as short texts on the command line: ``aspis:1%``, ``rotating:16``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from hoplon.errors import HoplonError, no_match
+from hoplon.harden import TMR, Aspis, EveryForward, KnownBits, OnDemand, Parity, Rotating, When
+from hoplon.importance import Scores
+from hoplon.overlay import Protection
+
+_Made = TypeVar("_Made")
+
+GUARDS = "parity, parity:GROUP, known-bits, known-bits:BLOCK, tmr, tmr:tensor, aspis:1%"
+SCHEDULES = "every, every:4, rotating:16, demand"
+
+
+def guards(texts: Sequence[str], *, scores: Path | None) -> list[Protection]:
+    """The guards that ``--guard`` options name, in their order.
+
+    Args:
+        scores: a file of scores, for guards of the most important weights.
+    Raises:
+        HoplonError: an unknown guard, an option that it does not take, or missing scores.
+    """
+    read: Mapping[str, Callable[[str], Protection]] = {
+        "parity": lambda text: Parity(**({"group": _integer(text)} if text else {})),
+        "known-bits": lambda text: KnownBits(_integer(text) if text else None),
+        "tmr": lambda text: TMR(text or "element"),  # type: ignore[arg-type]
+        "aspis": lambda text: Aspis(_scores(scores), _fraction(text)),
+    }
+    found = [_read(text, read, what="guard", known=GUARDS, option="--guard") for text in texts]
+    if scores is not None and not any(isinstance(guard, Aspis) for guard in found):
+        raise HoplonError(f"expected --scores beside a guard that uses them, got {scores} and none; --guard aspis:1%")
+    return found
+
+
+def schedule(text: str) -> When:
+    """The schedule that ``--when`` names.
+
+    Raises:
+        HoplonError: an unknown one, or a number that it does not take.
+    """
+    read: Mapping[str, Callable[[str], When]] = {
+        "every": lambda text: EveryForward(_integer(text)) if text else EveryForward(),
+        "rotating": lambda text: Rotating(_integer(text)) if text else Rotating(),
+        "demand": _nothing,
+    }
+    return _read(text, read, what="schedule", known=SCHEDULES, option="--when")
+
+
+def _read(text: str, read: Mapping[str, Callable[[str], _Made]], *, what: str, known: str, option: str) -> _Made:
+    name, _, rest = text.partition(":")
+    if name not in read:
+        raise HoplonError(f"{option} {text}: {no_match(what, name, [*read])}; one of {known}")
+    try:
+        return read[name](rest)
+    except HoplonError as error:
+        raise HoplonError(f"{option} {text}: {error}") from error
+
+
+def _nothing(text: str) -> OnDemand:
+    if text:
+        raise HoplonError(f"expected demand alone, got {text!r} after it")
+    return OnDemand()
+
+
+def _integer(text: str) -> int:
+    if not text.isdecimal():
+        raise HoplonError(f"expected a whole number, got {text!r}")
+    return int(text)
+
+
+def _fraction(text: str) -> float:
+    number, percent = text.removesuffix("%"), text.endswith("%")
+    try:
+        return float(number) / (100 if percent else 1)
+    except ValueError as error:
+        raise HoplonError(f"expected a share such as 1% or 0.01, got {text!r}") from error
+
+
+def _scores(path: Path | None) -> Scores:
+    if path is None:
+        raise HoplonError("expected a file of scores, got none; --scores FILE, from hoplon rank")
+    return Scores.load(path.expanduser())
