@@ -42,6 +42,8 @@ from hoplon.formats import FixedPoint, Native, NumberFormat, Quantized
 from hoplon.harden import (
     TMR,
     Aspis,
+    BlockAspis,
+    Checksum,
     Clamp,
     Detect,
     Duplicate,
@@ -58,6 +60,7 @@ from hoplon.harden import (
     Ranger,
     Rotating,
     SecDedMemory,
+    TMRSparse,
     ToZero,
     UncorrectableMemory,
     exceedances,
@@ -69,6 +72,8 @@ from hoplon.harden import (
     load_bundle,
     lower,
     save_bundle,
+    zero_space_decode,
+    zero_space_encode,
 )
 from hoplon.importance import Scores
 from hoplon.inspection import FaultSpace, Inspection, inspect
@@ -102,11 +107,13 @@ __all__ = [
     "BitFlip",
     "BitRate",
     "BitUniform",
+    "BlockAspis",
     "BottomScore",
     "Bound",
     "Burst",
     "Campaign",
     "CaptureError",
+    "Checksum",
     "Clamp",
     "Comparison",
     "Criterion",
@@ -175,6 +182,7 @@ __all__ = [
     "Stratified",
     "StuckAt",
     "TMR",
+    "TMRSparse",
     "ToZero",
     "TokenMatch",
     "TopK",
@@ -204,4 +212,6 @@ __all__ = [
     "profile_ranges",
     "replay_run",
     "save_bundle",
+    "zero_space_decode",
+    "zero_space_encode",
 ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from hoplon.harden.aspis import Aspis
+from hoplon.harden.block_aspis import BlockAspis
 from hoplon.harden.bound import BoundValue
 from hoplon.harden.bundle import load_bundle, save_bundle
+from hoplon.harden.checksum import Checksum
 from hoplon.harden.duplicate import Duplicate
 from hoplon.harden.exceedance import Exceedances, exceedances
 from hoplon.harden.export import export_aoti, export_onnx, export_pt2, exported_program
@@ -20,10 +22,15 @@ from hoplon.harden.saturating import with_tanh
 from hoplon.harden.schedule import EveryForward, OnDemand, Rotating, When
 from hoplon.harden.secded import SecDedMemory
 from hoplon.harden.tmr import TMR
+from hoplon.harden.tmr_sparse import TMRSparse
 from hoplon.harden.watch import GuardEvent, UncorrectableMemory
+from hoplon.harden.zero_space import Decoded, zero_space_decode, zero_space_encode
 
 __all__ = [
+    "BlockAspis",
     "BoundValue",
+    "Checksum",
+    "Decoded",
     "Clamp",
     "Coverage",
     "Detect",
@@ -36,6 +43,7 @@ __all__ = [
     "SecDedMemory",
     "ToZero",
     "TMR",
+    "TMRSparse",
     "Aspis",
     "EveryForward",
     "GuardEvent",
@@ -58,4 +66,6 @@ __all__ = [
     "lower",
     "save_bundle",
     "with_tanh",
+    "zero_space_decode",
+    "zero_space_encode",
 ]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.formats import integer_view
-from hoplon.harden.scattered import Bite, Piece, bites_of, differing, triplicated
+from hoplon.harden.scattered import Bite, Piece, bites_of, differing, kind_of, offsets, spanned, triplicated
 from hoplon.harden.scored import require_scored, require_shapes
 from hoplon.harden.words import of_turn_by_size, shared
 from hoplon.importance.scores import Scores
@@ -78,22 +77,35 @@ class Aspis(Protection):
         """
         require_shapes(self.scores, memory)
         chosen = self.scores.top(self.fraction)
-        return AspisGuard({name: (memory[name].detach(), at) for name, at in chosen.items() if at.numel()})
+        parts = {}
+        for name, indices in chosen.items():
+            if indices.numel():
+                live = memory[name].detach()
+                parts[name] = Part(live, spanned(live), offsets(live, indices.to(live.device)))
+        return AspisGuard(parts)
+
+
+class Part(NamedTuple):
+    """What is chosen of a storage: places in its words, which are one row, or cut into blocks."""
+
+    live: Tensor
+    words: Tensor
+    places: Tensor
 
 
 @final
 class AspisGuard(Guard):
     """The chosen weights: where they are, and two copies of them."""
 
-    def __init__(self, chosen: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        self._live = {name: tensor for name, (tensor, _) in chosen.items()}
+    def __init__(self, parts: Mapping[str, Part]) -> None:
+        self._live = {name: part.live for name, part in parts.items()}
         kinds: dict[tuple[object, ...], dict[str, tuple[Tensor, Tensor]]] = {}
-        for name, (tensor, places) in chosen.items():
-            kinds.setdefault((tensor.device, integer_view(tensor).dtype), {})[name] = (tensor, places)
+        for name, part in parts.items():
+            kinds.setdefault(kind_of(part.words), {})[name] = part.words, part.places
         self._copies: dict[str, Tensor] = {}
         self._pieces: list[Piece] = []
-        for some in kinds.values():
-            pieces, copies = triplicated(some)
+        for chosen in kinds.values():
+            pieces, copies = triplicated(chosen)
             self._pieces += pieces
             self._copies |= copies
         self._sizes = [len(piece) for piece in self._pieces]

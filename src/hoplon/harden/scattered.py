@@ -1,4 +1,4 @@
-"""Two copies of chosen words of memory, wherever they lie, and a guarded index of their places."""
+"""Two copies of chosen words or blocks of memory, wherever they lie, and a guarded index of their places."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _LAUNCHED_WORDS = 1 << 22  # elsewhere, the launch of an operator is what costs
 
 @final
 class Piece:
-    """Some chosen words of one storage.
+    """Some chosen words of one storage, or some chosen blocks.
 
     Attributes:
         name: of the storage.
-        words: the storage as one row of integers, whatever its strides.
+        words: the storage as one row of integers, whatever its strides; or cut into blocks, shape ``(blocks, words)``.
         index: int32 or int64, places in ``words``; guarded by ``sums`` (:func:`power_sums`).
-        first: a copy of the chosen words; ``second`` is another.
+        first: a copy of the chosen words or blocks; ``second`` is another.
     """
 
     def __init__(self, name: str, words: Tensor, index: Tensor, first: Tensor, second: Tensor, sums: Tensor) -> None:
@@ -39,7 +39,7 @@ class Piece:
         self.sums.copy_(power_sums(index))
 
     def __len__(self) -> int:
-        return len(self.index)
+        return self.first.numel()
 
     def refresh(self) -> None:
         """Copy the words anew."""
@@ -89,7 +89,7 @@ class Piece:
 @final
 @dataclass(frozen=True)
 class Bite:
-    """Consecutive pieces of one kind of word, compared at once.
+    """Consecutive pieces of one kind of word, and one size of block, compared at once.
 
     ``gathers`` holds a storage, the places to gather, and where in the bite they belong.
     """
@@ -102,12 +102,12 @@ class Bite:
     sums: Tensor
 
     def __len__(self) -> int:
-        return len(self.index)
+        return self.first.numel()
 
     @property
     def nbytes(self) -> int:
-        """What a check of it reads, counting whole cache lines of scattered words."""
-        return 64 * len(self)
+        """What a check of it reads of the storages, in whole cache lines."""
+        return max(64 * len(self.index), self.first.nbytes)
 
     def agrees(self) -> bool:
         """Whether words, copies and the plain sums of the index are as they should be; a wrong place is a no."""
@@ -126,8 +126,8 @@ class Bite:
                 torch.index_select(words, 0, places, out=live[where])
         except IndexError:
             return False
-        first = wide(self.first)
-        return agree(live.view(first.dtype), first, self.second.view(first.dtype))
+        first = wide(self.first.view(-1))
+        return agree(live.view(-1).view(first.dtype), first, self.second.view(-1).view(first.dtype))
 
 
 def bites_of(pieces: Sequence[Piece]) -> list[Bite]:
@@ -136,7 +136,7 @@ def bites_of(pieces: Sequence[Piece]) -> list[Bite]:
     for piece in pieces:
         limit = _BITE_WORDS if piece.words.device.type == "cpu" else _LAUNCHED_WORDS
         last = runs[-1] if runs else []
-        same = last and (last[0].words.dtype, last[0].words.device) == (piece.words.dtype, piece.words.device)
+        same = last and kind_of(last[0].words) == kind_of(piece.words)
         if not same or sum(map(len, last)) + len(piece) > limit:
             runs.append([])
         runs[-1].append(piece)
@@ -149,31 +149,49 @@ def differing(bites: Sequence[Bite]) -> list[Bite]:
         return [bite for bite in bites if not bite.agrees()]
 
 
+def kind_of(words: Tensor) -> tuple[object, ...]:
+    """What pieces that are compared at once have in common."""
+    return words.dtype, words.device, *words.shape[1:]
+
+
 def triplicated(chosen: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[list[Piece], dict[str, Tensor]]:
-    """Copy chosen words of storages of one device and width of word.
+    """Copy chosen words of storages of one kind (:func:`kind_of`).
 
     Args:
-        chosen: by name, the storage, and row-major logical indices into it, int64, ascending.
+        chosen: by name, the words of the storage (:class:`Piece`) and places in them, int64, ascending.
     Returns:
         The pieces, in order; and what holds them, by name: ``conv1.weight#1``, ``#2``, ``#index``, ``#sums``.
     """
-    rows = {name: _row(tensor) for name, (tensor, _) in chosen.items()}
-    small = all(len(row) <= torch.iinfo(torch.int32).max for row in rows.values())
-    places = {name: _places(tensor, at.to(tensor.device)) for name, (tensor, at) in chosen.items()}
-    counts = [len(at) for at in places.values()]
-    index = copy_of(torch.cat(list(places.values())).to(torch.int32 if small else torch.int64))
-    first = copy_of(torch.cat([row[places[name]] for name, row in rows.items()]))
+    small = all(len(words) <= torch.iinfo(torch.int32).max for words, _ in chosen.values())
+    counts = [len(places) for _, places in chosen.values()]
+    index = copy_of(torch.cat([at for _, at in chosen.values()]).to(torch.int32 if small else torch.int64))
+    first = copy_of(torch.cat([words[at] for words, at in chosen.values()]))
     second = copy_of(first)
     heights = [-(-count // _PIECE_WORDS) for count in counts]
     sums = copy_of(torch.zeros(3 * sum(heights), dtype=torch.int64, device=index.device))
     split = (index.split(counts), first.split(counts), second.split(counts), sums.split([3 * n for n in heights]))
     pieces: list[Piece] = []
     copies: dict[str, Tensor] = {}
-    for name, at, one, two, its_sums in zip(rows, *split, strict=True):
+    for name, at, one, two, its_sums in zip(chosen, *split, strict=True):
         copies |= {f"{name}#1": one, f"{name}#2": two, f"{name}#index": at, f"{name}#sums": its_sums}
         parts = (at.split(_PIECE_WORDS), one.split(_PIECE_WORDS), two.split(_PIECE_WORDS), its_sums.split(3))
-        pieces += [Piece(name, rows[name], *part) for part in zip(*parts, strict=True)]
+        pieces += [Piece(name, chosen[name][0], *part) for part in zip(*parts, strict=True)]
     return pieces, copies
+
+
+def spanned(tensor: Tensor) -> Tensor:
+    """The words of a tensor from its first to its last in memory as one row, gaps included."""
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return integer_view(tensor).as_strided((extent,), (1,))
+
+
+def offsets(tensor: Tensor, indices: Tensor) -> Tensor:
+    """Row-major logical indices as places in :func:`spanned`."""
+    coordinates = torch.unravel_index(indices, tensor.shape) if tensor.dim() else ()
+    offset = torch.zeros_like(indices)
+    for coordinate, stride in zip(coordinates, tensor.stride(), strict=True):
+        offset += coordinate * stride
+    return offset
 
 
 def _bite(run: Sequence[Piece]) -> Bite:
@@ -189,21 +207,6 @@ def _bite(run: Sequence[Piece]) -> Bite:
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Consecutive parts of one row as the row that they make up, in the same memory."""
-    size = sum(len(part) for part in parts)
-    return parts[0].as_strided((size,), (1,))
-
-
-def _row(tensor: Tensor) -> Tensor:
-    """The words of a tensor from its first to its last in memory, gaps included."""
-    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return integer_view(tensor).as_strided((extent,), (1,))
-
-
-def _places(tensor: Tensor, indices: Tensor) -> Tensor:
-    """Row-major logical indices as offsets from the first element, in elements of the storage."""
-    coordinates = torch.unravel_index(indices, tensor.shape) if tensor.dim() else ()
-    offset = torch.zeros_like(indices)
-    for coordinate, stride in zip(coordinates, tensor.stride(), strict=True):
-        offset += coordinate * stride
-    return offset
+    """Consecutive parts of one tensor as the part that they make up, in the same memory."""
+    count = sum(len(part) for part in parts)
+    return parts[0].as_strided((count, *parts[0].shape[1:]), parts[0].stride())
