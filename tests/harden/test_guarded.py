@@ -361,6 +361,14 @@ def test_scores_know_the_weights_they_are_of() -> None:
         hp.guard(seeded(CASES["residual"].make(), seed=9), [Aspis(scores, 0.1)])
 
 
+def test_a_module_with_bounds_alone_asks_nothing_of_its_memory() -> None:
+    program = hp.capture(net(), sample("residual"))
+    module = hp.harden(program, [hp.Ranger(hp.profile_ranges(program, sample("residual")))])
+    assert module.to("meta").check() == GuardReport()
+    with pytest.raises(HoplonError, match=r"expected dense tensors in memory to guard, got .* \(on the meta device\)"):
+        hp.harden(program, [TMR()]).to("meta")
+
+
 def test_what_cannot_be_guarded_is_refused() -> None:
     program = hp.capture(net(), sample("residual"))
     with pytest.raises(HoplonError, match="got ranger, which changes values and needs a graph: hp.harden"):

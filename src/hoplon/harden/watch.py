@@ -109,8 +109,9 @@ class Watch:
 
     def arm(self) -> None:
         """New guards on the memory as it is now, which is taken for correct."""
-        memory = memory_of(self.root) if self.protections else {}
-        armed = [(protection.label, protection.arm(memory)) for protection in self.protections]
+        guarding = [protection for protection in self.protections if type(protection).arm is not Protection.arm]
+        memory = memory_of(self.root) if guarding else {}
+        armed = [(protection.label, protection.arm(memory)) for protection in guarding]
         self.labels = [label for label, guard in armed if guard is not None]
         self.guards = [guard for _, guard in armed if guard is not None]
         self._bindings = Bindings(self.root)
