@@ -13,6 +13,7 @@ from torch.export import load
 
 from hoplon.capture import capture
 from hoplon.cli import main
+from hoplon.cli.guarding import guards
 from hoplon.cli.parts import protections
 from hoplon.formats import equal_bits
 from hoplon.harden import (
@@ -185,6 +186,8 @@ def test_guards_that_cannot_be_are_refused_before_the_work(
         "--guard aspis:1%: expected a file of scores, got none; --scores FILE": ["--guard", "aspis:1%", *out],
         "--guard parity:x: expected a whole number, got 'x'": ["--guard", "parity:x", *out],
         "--guard tmr:half: expected vote 'element' or 'tensor', got 'half'": ["--guard", "tmr:half", *out],
+        "--guard block-aspis:1: expected a file of scores, got none": ["--guard", "block-aspis:1", *out],
+        "--guard checksum:hope: expected": ["--guard", "checksum:hope", *out],
         "--when rotating:0: expected turns to be a whole number of at least 1": ["--when", "rotating:0", *out],
         "--when demand:2: expected demand alone": ["--when", "demand:2", *out],
         "--when seldom: no schedule matches 'seldom'": ["--when", "seldom", *out],
@@ -249,3 +252,11 @@ def test_protections_of_a_campaign_file_take_the_same_names(profiled: Path) -> N
 def test_campaign_files_take_guards_without_files() -> None:
     found = protections([{"name": "parity", "group": 64}, "known-bits", {"name": "known-bits", "block": 32}])
     assert found == (Parity(group=64), KnownBits(), KnownBits(block=32))
+
+
+def test_guards_are_read_in_their_order(tmp_path: Path) -> None:
+    scores = magnitude(program())
+    scores.save(tmp_path / "s")
+    texts = ["checksum:zero", "block-aspis:0.1", "tmr", "aspis:5%", "parity:16", "known-bits:8"]
+    labels = [guard.label for guard in guards(texts, scores=tmp_path / "s")]
+    assert labels == ["checksum-zero", "block-aspis-10%", "tmr", "aspis-5%", "parity", "known-bits/8"]

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from hoplon.errors import HoplonError, no_match
-from hoplon.harden import TMR, Aspis, EveryForward, KnownBits, OnDemand, Parity, Rotating, When
+from hoplon.harden import TMR, Aspis, BlockAspis, Checksum, EveryForward, KnownBits, OnDemand, Parity, Rotating, When
 from hoplon.importance import Scores
 from hoplon.overlay import Protection
 
 _Made = TypeVar("_Made")
 
-GUARDS = "parity, parity:GROUP, known-bits, known-bits:BLOCK, tmr, tmr:tensor, aspis:1%"
+GUARDS = "parity, parity:GROUP, known-bits, known-bits:BLOCK, tmr, tmr:tensor, aspis:1%, block-aspis:1%, checksum:zero"
 SCHEDULES = "every, every:4, rotating:16, demand"
 
 
@@ -30,9 +30,11 @@ def guards(texts: Sequence[str], *, scores: Path | None) -> list[Protection]:
         "known-bits": lambda text: KnownBits(_integer(text) if text else None),
         "tmr": lambda text: TMR(text or "element"),  # type: ignore[arg-type]
         "aspis": lambda text: Aspis(_scores(scores), _fraction(text)),
+        "block-aspis": lambda text: BlockAspis(_scores(scores), _fraction(text)),
+        "checksum": lambda text: Checksum(text or "flag"),  # type: ignore[arg-type]
     }
     found = [_read(text, read, what="guard", known=GUARDS, option="--guard") for text in texts]
-    if scores is not None and not any(isinstance(guard, Aspis) for guard in found):
+    if scores is not None and not any(isinstance(guard, Aspis | BlockAspis) for guard in found):
         raise HoplonError(f"expected --scores beside a guard that uses them, got {scores} and none; --guard aspis:1%")
     return found
 
