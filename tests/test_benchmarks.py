@@ -84,3 +84,23 @@ def test_the_benchmark_of_proxies_writes_every_row(tmp_path: Path) -> None:
     for row in content["figure13"]:
         assert row["share"] == row["critical"] / row["n_faults"]
         assert row["share_low"] <= row["share"] <= row["share_high"]
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_known_bits_writes_repairs_and_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark = script("known_bits")
+    monkeypatch.setattr(benchmark, "TIMED", ("torchvision:squeezenet1_1",))
+    path = tmp_path / "known_bits.json"
+    benchmark.main(["--quick", "--faults", "300", "--rounds", "2", "--json", str(path)])
+    content = json.loads(path.read_text(encoding="utf-8"))
+    rows = {(row["bits"], row["arm"]): row for row in content["repairs"]}
+    assert set(rows) == {(bits, arm) for bits in (1, 2) for arm in benchmark.ARMS}
+    for row in rows.values():
+        assert 0 <= row["repaired"] + row["refused"] <= row["failing"] <= row["faults"] == 300
+        assert row["interval"][0] <= row["repaired_share"] <= row["interval"][1]
+    for bits in (1, 2):
+        assert rows[bits, "parity"]["repaired"] == rows[bits, "parity"]["failing"] > 0
+        assert rows[bits, "known-bits"]["harm_removed"] > rows[bits, "ranger"]["harm_removed"] > 0
+    (price,) = content["costs"]
+    assert price["extra_bytes"] == 16 * 52 + 48  # one width of word
+    assert 0 < price["known_share"] < 1

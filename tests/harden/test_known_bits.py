@@ -264,3 +264,32 @@ def test_blocks_know_more_bits_than_tensors() -> None:
 def test_a_block_without_words_is_refused() -> None:
     with pytest.raises(hp.HoplonError, match="expected a block of at least one word, got 0; None is a whole tensor"):
         hp.KnownBits(block=0)
+
+
+@pytest.mark.parametrize("block", [None, 50])
+def test_random_faults_are_restored_mitigated_or_left_as_stated_and_never_called_corrected_otherwise(
+    block: int | None,
+) -> None:
+    live = {name: tensor for name, tensor in memory().items() if name in ("conv", "last", "gaps", "bias")}
+    guard = hp.KnownBits(block=block).arm(live)
+    wanted = snapshot(live)
+    known = {name: set(bits) for name, bits in hp.KnownBits().arm(live).known_bits.items()}
+    generator = torch.Generator().manual_seed(9)
+    seen = {"corrected": 0, "mitigated": 0}
+    for _ in range(600):
+        name = list(live)[int(torch.randint(4, (), generator=generator))]
+        count = int(torch.randint(1, 4, (), generator=generator))
+        elements = torch.randint(live[name].numel(), (count,), generator=generator).tolist()
+        for element in elements:
+            flip(live[name].data, element, int(torch.randint(32, (), generator=generator)))
+        report = guard.check()
+        wrong = (integer_view(live[name]) ^ integer_view(wanted[name])).flatten().tolist()
+        assert not any(word >> bit & 1 for word in wrong for bit in known[name])
+        assert report.uncorrectable == 0
+        assert report.detected == report.corrected + report.mitigated
+        if report.corrected and block is None:
+            assert not any(wrong)
+        seen["corrected"] += report.corrected
+        seen["mitigated"] += report.mitigated
+        live[name].data.copy_(wanted[name])
+    assert min(seen.values()) > 10

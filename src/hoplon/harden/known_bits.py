@@ -35,7 +35,7 @@ class KnownBits(Protection):
     Repaired for certain: every flip of known bits, however many and wherever, as long as no other bits are wrong;
     ``corrected``, bit for bit. Mitigated: words that also have other wrong bits; the known ones are restored, the
     others stay. Not looked for: flips of other bits alone; they go by unreported. Words are claimed as corrected
-    although other bits are wrong with a probability of 2^-32, and where those are opposite flips in one bit lane.
+    although other bits are wrong with a probability of 2^-32.
     The guard's own words are kept beside sums, which repair one wrong entry of them and report two.
 
     An update of the weights is refused (:class:`hoplon.StaleGuardError`) as soon as it moves a word out of the known
@@ -67,9 +67,9 @@ class KnownBits(Protection):
         """What it repairs for certain, what it only mitigates, and what it does not see."""
         where = "tensor" if self.block is None else f"block of {self.block:,} words"
         return (
-            f"repairs any number of flips in the bits that are equal in all words of a {where}; where words have other "
-            "wrong bits as well, those stay (mitigated); does not look for flips of other bits alone; calls a word "
-            "corrected that is not with probability 2^-32, or after opposite flips of other bits in one lane"
+            f"repairs any number of flips in the bits that are equal in all words of a {where}; where words have "
+            "other wrong bits as well, those stay (mitigated); does not look for flips of other bits alone; calls "
+            "a word corrected that is not with probability 2^-32"
         )
 
     def arm(self, memory: Mapping[str, Tensor]) -> KnownBitsGuard:
