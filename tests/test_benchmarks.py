@@ -104,3 +104,21 @@ def test_the_benchmark_of_known_bits_writes_repairs_and_costs(tmp_path: Path, mo
     (price,) = content["costs"]
     assert price["extra_bytes"] == 16 * 52 + 48  # one width of word
     assert 0 < price["known_share"] < 1
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_guards_writes_every_guard(tmp_path: Path) -> None:
+    path = tmp_path / "guards.json"
+    script("guards").main(["--models", "squeezenet1_1", "--batches", "1", "--seconds", "0", "--json", str(path)])
+    (case,) = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    assert {"model", "batch", "forward_ms", "guards"} <= case.keys()
+    guards = {guard["name"]: guard for guard in case["guards"]}
+    assert {"tmr", "tmr-tensor", "tmr-sparse", "aspis-1%", "parity", "known-bits", "checksum"} < guards.keys()
+    for guard in guards.values():
+        assert 0 < guard["check_over_forward_low"] <= guard["check_over_forward"] <= guard["check_over_forward_high"]
+        assert 0 < guard["ratio_low"] <= guard["ratio"]
+        assert guard["memory_fraction"] == guard["extra_bytes"] / case["weight_bytes"]
+    assert guards["tmr"]["memory_fraction"] == 2
+    assert guards["parity"]["protected_fraction"] == 1
+    assert guards["tmr"]["repair_ms"] > 0 < guards["aspis-1%"]["repair_ms"]
+    assert guards["checksum"]["repair_ms"] is None  # it only flags

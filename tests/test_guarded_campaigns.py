@@ -106,6 +106,14 @@ def test_more_wrong_than_a_guard_repairs_is_uncorrectable(program: hp.Program, d
     assert results.summary()[0].counts["uncorrectable"] == results.summary()[0].n_runs
 
 
+def test_what_one_guard_cannot_repair_another_does(program: hp.Program, data: hp.Inputs) -> None:
+    together = hp.Campaign(program, data, sites=hp.Memory("*.weight"), protections=(hp.Checksum(), hp.TMR()))
+    alone = hp.Campaign(program, data, sites=hp.Memory("*.weight"), protections=(hp.Checksum(),))
+    assert alone.run(count=64).summary()[0].counts["uncorrectable"] > 0
+    counts = together.run(count=64).summary()[0].counts
+    assert counts["identical"] == sum(counts.values())
+
+
 class TestBitUniform:
     def test_wide_words_are_hit_more_often(self) -> None:
         sites = [

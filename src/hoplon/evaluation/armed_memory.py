@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from hoplon.formats import equal_bits, format_named, integer_view
-from hoplon.memory_guard import GuardReport, StaleGuardError
+from hoplon.memory_guard import GuardReport, StaleGuardError, check_all
 from hoplon.overlay import Overlay
 from hoplon.program import Program
 from hoplon.sites import MemorySite
@@ -68,13 +68,10 @@ class ArmedMemory:
 
     def check(self) -> GuardReport:
         """What the guards find; so much wrong that they refuse to repair it is uncorrectable."""
-        report = GuardReport()
-        for guard in self.guards.values():
-            try:
-                report += guard.check()
-            except StaleGuardError:
-                report += GuardReport(detected=1, uncorrectable=1, where=tuple(self.working.tensors))
-        return report
+        try:
+            return sum(check_all(list(self.guards.values())), GuardReport())
+        except StaleGuardError:
+            return GuardReport(detected=1, uncorrectable=1, where=tuple(self.working.tensors))
 
     def restore(self, names: Iterable[str]) -> None:
         """Put the model's bits back into these tensors, and the guards' into all that they hold."""
