@@ -48,12 +48,12 @@ def flat_words(words: int, seed: int = 0) -> Tensor:
 
 def only_matrix(guard: ParityGuard) -> tuple[int, int, int]:
     """Rows, groups and columns of the one matrix that a guard has."""
-    (group, *_) = guard._parts[0].groups
-    assert len(guard._parts[0].matrices) == 1
+    (group, *_) = guard.parts[0].groups
+    assert len(guard.parts[0].matrices) == 1
     return group.matrix.rows, group.matrix.groups, group.matrix.columns
 
 
-def one_matrix(words: int = 135 * 8 * 68, *, group: int = 135) -> tuple[Tensor, ParityGuard]:
+def one_matrix(words: int = 133 * 8 * 67, *, group: int = 133) -> tuple[Tensor, ParityGuard]:
     """A tensor that is one matrix without rest, and its guard."""
     memory = flat_words(words)
     guard = hp.Parity(group=group).arm({"w": memory})
@@ -69,8 +69,8 @@ def test_every_parameter_and_buffer_is_guarded_once_and_all_its_own_memory_is_co
     assert guard.protected_bytes == sum(tensor.nbytes for tensor in once.values())
     assert guard.check() == hp.GuardReport(checked=sum(tensor.numel() for tensor in once.values()))
     assert guard.extra_bytes == sum(copy.nbytes for copy in guard.copies.values())
-    kept = [value for part in guard._parts for value in vars(part).values() if isinstance(value, Tensor)]
-    assert [id(tensor) for tensor in kept] == [id(part.parity) for part in guard._parts]
+    kept = [value for part in guard.parts for value in vars(part).values() if isinstance(value, Tensor)]
+    assert [id(tensor) for tensor in kept] == [id(part.parity) for part in guard.parts]
     assert guard.check(turn=1, turns=3).checked in range(guard.check().checked // 3, guard.check().checked // 3 + 2)
 
 
@@ -154,7 +154,7 @@ def test_a_burst_over_a_whole_block_or_the_edge_of_two_is_repaired() -> None:
 
 
 def test_blocks_that_follow_each_other_are_in_different_groups() -> None:
-    memory, guard = one_matrix(135 * 2 * 2840)
+    memory, guard = one_matrix(133 * 2 * 8 * 355)
     _, groups, columns = only_matrix(guard)
     assert groups >= 2
     wanted = {"w": bytes_of(memory).copy()}
@@ -196,7 +196,6 @@ def test_what_cancels_in_every_column_is_the_class_that_is_missed() -> None:
     assert guard.check().detected == 0
     bits = 64 * len(memory)
     assert guard.miss_probability == pytest.approx((rows - 1) / (bits - 1) * 65 / 128)
-    assert guard.miss_probability < hp.Parity(group=rows).group / (2 * bits) * 1.02
 
 
 @pytest.mark.parametrize("key", ["parity", "sums#1", "sums#2"])

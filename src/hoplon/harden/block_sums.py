@@ -10,6 +10,7 @@ from torch import Tensor
 _HALF = 0xFFFFFFFF  # words are summed as two unsigned halves: no flip can leave the sum by overflow
 _MOST_ASSIGNMENTS = 4096  # ways to share out wrong columns among wrong blocks that are tried
 _PLACE_BITS = 16
+_AT_ONCE = 8  # blocks: intermediate results stay in the cache
 
 
 def weights(columns: int, device: torch.device) -> Tensor:
@@ -27,13 +28,19 @@ def weights(columns: int, device: torch.device) -> Tensor:
 
 
 def block_sums(blocks: Tensor) -> Tensor:
-    """Both sums of each block: int64 blocks of shape ``(..., columns)`` to ``(..., 2)``.
+    """Both sums of each block: int64, shape ``(blocks, columns)`` to ``(blocks, 2)``.
 
     The first is the exact sum of the unsigned 32-bit halves, the second that of half times factor (:func:`weights`),
     modulo 2^64. Any one or two flipped bits change them: two that leave the first are the same bit of two halves, in
     opposite directions, and move the second by 2^bit times a difference that 2^16 does not divide.
     """
-    return _terms(blocks, weights(blocks.shape[-1], blocks.device)).sum(-2)
+    factors = weights(blocks.shape[-1], blocks.device).T.contiguous()
+    found = []
+    for some in blocks.split(_AT_ONCE):
+        low, high = some & _HALF, (some >> 32) & _HALF
+        second = (low * factors[0]).sum(-1) + (high * factors[1]).sum(-1)
+        found.append(torch.stack([low.sum(-1) + high.sum(-1), second], -1))
+    return torch.cat(found)
 
 
 def _terms(words: Tensor, factors: Tensor) -> Tensor:
@@ -49,11 +56,13 @@ class Diagnosis:
     Attributes:
         blocks: the group as it should be, int64, shape ``(rows + 1, columns)``, the parity row last; None if it cannot
             be known.
+        sums: of these blocks, shape ``(rows + 1, 2)``; of the blocks as they are if they cannot be repaired.
         wrong: rows whose sums do not fit.
         gap: int64, shape ``(columns,)``: how far the blocks are from adding up to the parity row.
     """
 
     blocks: Tensor | None
+    sums: Tensor
     wrong: list[int]
     gap: Tensor
 
@@ -83,7 +92,8 @@ def diagnose(blocks: Tensor, known: Tensor) -> Diagnosis:
         if owners is not None:
             rebuilt = blocks.clone()
             rebuilt[wrong[owners], columns] += change.gather(0, owners[None])[0]
-    return Diagnosis(rebuilt, wrong.tolist(), gap)
+            sums[wrong] = block_sums(rebuilt[wrong])
+    return Diagnosis(rebuilt, sums, wrong.tolist(), gap)
 
 
 def _fit(sums: Tensor, known: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Parity(Protection):
     - Repaired or reported: changes of several blocks of a group. They are repaired if there is one single way to share
       out the wrong columns among the wrong blocks: few columns, or a burst over the edge of two blocks.
     - Missed: changes of two or more blocks of a group that cancel in every column. Two random flips in memory do so
-      with a probability below ``group / (2 x bits of memory)``: :attr:`ParityGuard.miss_probability`.
+      with a probability of at most about ``group / (2 x bits of memory)``: :attr:`ParityGuard.miss_probability`.
     - An update of the weights is refused (:class:`hoplon.StaleGuardError`); so is a fault that changes most words of a
       storage of 1,024 words or more, which looks the same.
 
@@ -70,8 +70,8 @@ class Parity(Protection):
             f"any change of one block (up to 32 KiB) in each group of up to {self.group} is detected for certain, and "
             "repaired bit for bit if it moves the block's two sums: always for one or two flipped bits, otherwise with "
             "probability above 1 - 2^-60 for random words; several wrong blocks in a group are repaired where the "
-            "repair is unique, else reported; two random flipped bits are missed with probability below "
-            f"{self.group} / (2 x bits of memory)"
+            "repair is unique, else reported; two random flipped bits are missed with "
+            f"probability at most about {self.group} / (2 x bits of memory)"
         )
 
     def arm(self, memory: Mapping[str, Tensor]) -> ParityGuard:
@@ -109,16 +109,17 @@ class _Findings:
         sums: list[int] = []
         if diagnosis.blocks is None:
             self.uncorrectable += max(1, len(diagnosis.wrong))
-            changed, target, rows = _bytes(diagnosis.gap).expand(len(blocks), -1), self.suspected, diagnosis.wrong
+            rows, target = diagnosis.wrong, self.suspected
+            changed = diagnosis.gap.expand(len(rows), -1)
         else:
             self.repairs.append((part, group, blocks, diagnosis))
-            changed, target = _bytes(blocks ^ diagnosis.blocks), self.elements
-            rows = changed.any(1).nonzero()[:, 0].tolist()
+            rows, target = (blocks != diagnosis.blocks).any(1).nonzero()[:, 0].tolist(), self.elements
+            changed = blocks[rows] ^ diagnosis.blocks[rows]
             sums = part.wrong_sums(group, diagnosis)
             self.own += int((blocks[last] != diagnosis.blocks[last]).sum()) + len(sums)
-        for row in rows:
+        for row, words in zip(rows, changed, strict=True):
             if row != last:
-                for name, numbers in matrix.elements(group.number, row, changed[row]):
+                for name, numbers in matrix.elements(group.number, row, words.contiguous().view(torch.uint8) != 0):
                     target[name].append(numbers)
                     self.names[name] = None
         if not set(rows) - {last}:  # parity and sums belong to whole blocks
@@ -128,7 +129,11 @@ class _Findings:
 
 @final
 class ParityGuard(Guard):
-    """Parity rows and block sums of every storage, those of each device beside it."""
+    """Parity rows and block sums of every storage, those of each device beside it.
+
+    Attributes:
+        parts: what is kept, by device, and how memory is cut into groups of blocks.
+    """
 
     def __init__(self, memory: Mapping[str, Tensor], *, group: int) -> None:
         runs = runs_of(memory)
@@ -138,7 +143,7 @@ class ParityGuard(Guard):
         self._live = {name: tensor for name, tensor in distinct(memory).items() if name in self._counts}
         self._bytes = sum(run.nbytes for run in runs)
         devices = dict.fromkeys(run.tensor.device for run in runs)
-        self._parts = [
+        self.parts = [
             ParityRows(matrices_of([run for run in runs if run.tensor.device == device], group)) for device in devices
         ]
         self._versions = {name: version_of(live) for name, live in self._live.items()}
@@ -148,7 +153,7 @@ class ParityGuard(Guard):
         """The guard's own memory by name: ``parity@cpu``, ``sums#1@cpu`` and ``sums#2@cpu``; int64."""
         return {
             f"{key}@{part.parity.device}": tensor
-            for part in self._parts
+            for part in self.parts
             for key, tensor in (("parity", part.parity), ("sums#1", part.sums[0]), ("sums#2", part.sums[1]))
         }
 
@@ -165,7 +170,7 @@ class ParityGuard(Guard):
         cases, if words do not depend on each other), or both in bit 63, where direction does not matter modulo 2^64.
         """
         bits = 8 * self._bytes
-        matrices = [matrix for part in self._parts for matrix in part.matrices]
+        matrices = [matrix for part in self.parts for matrix in part.matrices]
         pairs = sum(64 * matrix.width * matrix.rows * (matrix.rows - 1) for matrix in matrices)
         return pairs / bits / (bits - 1) * (63 / 64 / 2 + 1 / 64) if pairs else 0.0
 
@@ -181,7 +186,7 @@ class ParityGuard(Guard):
         words = sum(self._counts.values())
         slice_ = of_turn(words, turn, turns)
         with torch.inference_mode():
-            if all(part.is_intact(turn, turns) for part in self._parts):
+            if all(part.is_intact(turn, turns) for part in self.parts):
                 return GuardReport(len(slice_))
             findings = self._examine()
             self._require_no_update(findings)
@@ -195,13 +200,13 @@ class ParityGuard(Guard):
 
     def refresh(self) -> None:
         """Sum up the memory anew."""
-        for part in self._parts:
+        for part in self.parts:
             part.learn()
         self._versions = {name: version_of(live) for name, live in self._live.items()}
 
     def _examine(self) -> _Findings:
         findings = _Findings()
-        for part in self._parts:
+        for part in self.parts:
             for group, blocks in part.suspects():
                 findings.add(part, group, blocks, diagnose(blocks, part.known(group)))
         return findings
@@ -212,11 +217,6 @@ class ParityGuard(Guard):
             if found:
                 written = version_of(live) != self._versions[name]
                 require_no_update(name, differing=_distinct(found), total=self._counts[name], written=written)
-
-
-def _bytes(words: Tensor) -> Tensor:
-    """Which bytes of int64 words are not zero: bool, the last axis 8 times as long."""
-    return words.view(torch.uint8) != 0
 
 
 def _distinct(found: Sequence[Tensor]) -> int:

@@ -87,7 +87,7 @@ class ParityRows:
                 if matrix.packed:
                     packed.append((matrix, columns))  # always the last one
                 else:
-                    live.append(matrix.words()[:, columns])
+                    live.append(matrix.strips(matrix.words()[:, columns]))
             begin += WORD * matrix.rows * matrix.width
             offset += matrix.width
         parity = self.parity[first or 0 : last]
@@ -95,7 +95,7 @@ class ParityRows:
         one, other = (sums[entries.start : entries.stop] for sums in self.sums)
 
         def intact() -> bool:
-            totals = [words.sum(0) for words in live]
+            totals = [strips.sum(1).sum(0) for strips in live]
             totals += [matrix.words()[:, columns].sum(0) for matrix, columns in packed]
             added_up = not totals or torch.equal(torch.cat(totals), parity)
             return added_up and torch.equal(one, other)
@@ -121,8 +121,7 @@ class ParityRows:
 
     def wrong_sums(self, group: Group, diagnosis: Diagnosis) -> list[int]:
         """Rows whose kept sums are not those of the repaired blocks, in either copy."""
-        assert diagnosis.blocks is not None
-        off = (self.known(group) != block_sums(diagnosis.blocks)).any(-1).any(0)
+        off = (self.known(group) != diagnosis.sums).any(-1).any(0)
         return [int(row) for row in off.nonzero()[:, 0]]
 
     def repair(self, group: Group, blocks: Tensor, diagnosis: Diagnosis) -> None:
@@ -131,7 +130,7 @@ class ParityRows:
         for row in (blocks != diagnosis.blocks)[:-1].any(1).nonzero()[:, 0].tolist():
             group.matrix.write(group.number, row, diagnosis.blocks[row])
         self.parity[group.columns] = diagnosis.blocks[-1]
-        self._set_sums(group, block_sums(diagnosis.blocks))
+        self._set_sums(group, diagnosis.sums)
 
     def _set_sums(self, group: Group, sums: Tensor) -> None:
         for copy in self.sums:

@@ -17,6 +17,7 @@ WORD = 8  # bytes
 _MOST_COLUMNS = 4096  # of a block: 32 KiB
 _IN_PLACE = 65_536  # bytes: runs from here on are checked where they lie, smaller ones are packed for each check
 _LANES = 8  # columns come in multiples of so many: 64 bytes
+_STRIP = range(13, 38)  # rows added up in one go: more are slower, as each lies on a page of its own
 
 
 @final
@@ -54,6 +55,10 @@ class WordMatrix:
         filled = [*pieces, torch.zeros(missing, dtype=torch.uint8, device=pieces[0].device)]
         return torch.cat(filled).view(torch.int64).view(self.rows, self.width)
 
+    def strips(self, words: Tensor) -> Tensor:
+        """Some columns of the :meth:`words`, shape ``(rows, n)``, as they are added up: ``(strips, rows, n)``."""
+        return words.view(-1, _strip(self.rows), words.shape[1])
+
     def group(self, words: Tensor, group: int) -> Tensor:
         """The blocks of one group of the :meth:`words`, shape ``(rows, columns)``."""
         return words[:, group * self.columns : (group + 1) * self.columns]
@@ -61,7 +66,7 @@ class WordMatrix:
     def write(self, group: int, row: int, block: Tensor) -> None:
         """Put a block (int64, shape ``(columns,)``) in place."""
         data = block.contiguous().view(torch.uint8)
-        for run, start, stop, offset in self._covered(group, row):
+        for run, start, stop, offset in self.covered(group, row):
             run.write(start, data[offset : offset + stop - start])
 
     def elements(self, group: int, row: int, changed: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -74,17 +79,17 @@ class WordMatrix:
         Returns:
             By storage: its name, and numbers of elements (int64, sorted, each once).
         """
-        for run, start, stop, offset in self._covered(group, row):
+        for run, start, stop, offset in self.covered(group, row):
             hit = changed[offset : offset + stop - start].nonzero()[:, 0]
             if len(hit):
                 yield run.name, torch.unique((hit + run.start + start) // run.itemsize)
 
     def names_of(self, group: int, row: int) -> tuple[str, ...]:
         """Storages that a block holds parts of."""
-        return tuple(dict.fromkeys(run.name for run, *_ in self._covered(group, row)))
+        return tuple(dict.fromkeys(run.name for run, *_ in self.covered(group, row)))
 
-    def _covered(self, group: int, row: int) -> Iterator[tuple[Run, int, int, int]]:
-        """Runs that meet a block: with first and last byte within the run, and first byte within the block."""
+    def covered(self, group: int, row: int) -> Iterator[tuple[Run, int, int, int]]:
+        """Runs that meet a block, each with first and last byte that does, and the first one's place in the block."""
         first = (row * self.width + group * self.columns) * WORD
         last = first + self.columns * WORD
         number = bisect_right(self._starts, first) - 1
@@ -98,8 +103,9 @@ class WordMatrix:
 def matrices_of(runs: Sequence[Run], most_rows: int) -> list[WordMatrix]:
     """Cut the memory of one device into matrices of at most ``most_rows`` rows; what is small is packed into the last.
 
-    Rows are odd in number, so that the same element of consecutive rows or channels of a weight, which lie a power of
-    two apart as a rule, comes to lie in different columns.
+    Rows are odd in number, and columns a multiple of 8 by a number without factors 2 and 3: so the same element of all
+    rows or channels of a weight, which lie a power of two apart as a rule, or 9 times one, is spread over many columns,
+    where faults in all of them do not cancel.
     """
     found: list[WordMatrix] = []
     small: list[Run] = []
@@ -115,24 +121,19 @@ def matrices_of(runs: Sequence[Run], most_rows: int) -> list[WordMatrix]:
         small += [part for part in (run.part(0, lead), run.part(stop, run.nbytes)) if part.nbytes]
     if small:
         words = -(-sum(run.nbytes for run in small) // WORD)
-        rows = _odd(min(most_rows, isqrt(words // 4)))
+        rows = _heights(words, most_rows)[0]
         groups = -(-words // (rows * _MOST_COLUMNS))
-        columns = -(-words // (rows * groups * _LANES)) * _LANES
+        columns = _LANES * _coprime(-(-words // (rows * groups * _LANES)), 1)
         found.append(WordMatrix(small, rows, groups, columns, packed=True))
     return found
 
 
 def _shape_within(words: int, most_rows: int) -> tuple[int, int, int]:
-    """Rows, groups and columns of a matrix that leaves few of these words over.
-
-    Parity and sums of a single group of ``rows`` blocks take ``8 words / rows + 32 rows`` bytes, least at
-    ``rows = sqrt(words / 4)``; somewhat fewer rows are tried for the smallest rest.
-    """
-    target = _odd(min(most_rows, isqrt(words // 4)))
+    """Rows, groups and columns of a matrix that leaves few of these words over."""
 
     def shape(rows: int) -> tuple[int, int, int]:
         groups = -(-words // (rows * _MOST_COLUMNS))
-        return rows, groups, words // (_LANES * groups * rows) * _LANES
+        return rows, groups, _LANES * _coprime(words // (_LANES * groups * rows), -1)
 
     def price(rows: int) -> float:
         """Guard memory in bytes, and a 20th of what has to be packed."""
@@ -140,8 +141,27 @@ def _shape_within(words: int, most_rows: int) -> tuple[int, int, int]:
         rest = words - rows * groups * columns
         return WORD * groups * columns + 32 * (rows + 1) * groups + WORD * rest / 20
 
-    return shape(min(range(target, max(1, target * 4 // 5) - 1, -2), key=price))
+    return shape(min(_heights(words, most_rows), key=price))
 
 
-def _odd(rows: int) -> int:
-    return max(1, rows - 1 + rows % 2)
+def _heights(words: int, most_rows: int) -> list[int]:
+    """Numbers of rows that suit a matrix of so many words, most first.
+
+    Parity and sums of a single group of ``rows`` blocks take ``8 words / rows + 32 rows`` bytes, least at
+    ``rows = sqrt(words / 4)``; somewhat fewer leave a choice.
+    """
+    most = max(1, min(most_rows, isqrt(words // 4)))
+    odd = range(most - 1 + most % 2, max(1, most * 4 // 5) - 1, -2)
+    return [rows for rows in odd if rows < _STRIP.stop or _strip(rows) in _STRIP] or [odd[0]]
+
+
+def _strip(rows: int) -> int:
+    """The largest divisor that is not too large."""
+    return max(divisor for divisor in range(1, _STRIP.stop) if rows % divisor == 0)
+
+
+def _coprime(number: int, step: int) -> int:
+    """The next number, going by ``step``, that neither 2 nor 3 divides."""
+    while number % 2 == 0 or number % 3 == 0:
+        number += step
+    return number
