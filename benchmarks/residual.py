@@ -1,6 +1,6 @@
 """What guards leave of memory faults: the same faults over every guard, and failure against the protected fraction.
 
-Two attacks meet ResNet-20: faults in random convolution weights, and in important ones (the top 5 % by Taylor on other
+Two attacks meet a network: faults in random convolution weights, and in important ones (the top 5 % by Taylor on other
 data than the guards' scores come from). A curve says what remains when the top fraction of each score is protected: a
 fault in a protected weight is repaired, whatever its bits, so it follows from one unprotected campaign.
 
@@ -31,6 +31,7 @@ from hoplon.stats import clustered
 CONVOLUTIONS = hp.Memory("*.weight", kind="conv")
 FRACTIONS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 ATTACKED = 0.05
+DATA = {"resnet20-cifar10": "cifar10", "resnet56-cifar10": "cifar10", "lenet-digits": "digits"}
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,14 @@ class Setting:
 
 
 def setting(name: str, options: argparse.Namespace) -> Setting:
-    model, data = zoo.model(name), zoo.data("cifar10")
+    model, data = zoo.model(name), zoo.data(DATA[name])
     program = hp.capture(model.module, model.example, name=model.name)
     known = data.calibration.sample(2 * options.calibration, seed=options.seed)
     own, other = known.take(range(options.calibration)), known.take(range(options.calibration, len(known)))
     shared = {"loss": F.cross_entropy, "sites": CONVOLUTIONS}
     scores = {
         "taylor": importance.taylor(program, own, **shared),
+        "expected damage": importance.expected_damage(program, own, **shared),
         "magnitude": importance.magnitude(program, sites=CONVOLUTIONS),
         "fisher": importance.fisher(program, own, **shared),
         "random": importance.random(program, sites=CONVOLUTIONS, seed=options.seed),
@@ -193,8 +195,10 @@ def shown(cases: Sequence[Case], points: Sequence[Point]) -> Iterator[Table]:
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write cases and points there")
-    parser.add_argument("--quick", action="store_true", help="few faults and inputs, under 50 seconds")
-    parser.add_argument("--models", nargs="+", default=["resnet20-cifar10"])
+    parser.add_argument(
+        "--quick", action="store_true", help="LeNet, which needs no files, few faults; under 50 seconds"
+    )
+    parser.add_argument("--models", nargs="+", choices=tuple(DATA), default=["resnet20-cifar10"])
     parser.add_argument("--bits", nargs="+", type=int, default=[2, 3], help="flips in one word")
     parser.add_argument("--faults", type=int, default=400)
     parser.add_argument("--guard-faults", type=int, default=100)
@@ -204,7 +208,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if options.quick:
-        options.bits, options.faults, options.guard_faults, options.inputs, options.calibration = [2], 20, 0, 16, 64
+        options.models, options.bits = ["lenet-digits"], [2]
+        options.faults, options.guard_faults, options.inputs, options.calibration = 50, 20, 32, 128
     return options
 
 
