@@ -90,14 +90,19 @@ class Armed:
 def protections(
     memory: Mapping[str, Tensor], convolutions: Sequence[str], options: argparse.Namespace
 ) -> dict[str, hp.Protection]:
-    """The guards asked for, by name. The paper's sparse copies hold convolution weights only."""
+    """The guards asked for, by name: those of important weights by magnitude, and by chance, which scatters them most.
+
+    The paper's sparse copies hold convolution weights only.
+    """
     generator = torch.Generator().manual_seed(options.seed)
-    scores = hp.Scores({name: torch.rand(memory[name].shape, generator=generator) for name in convolutions})
+    scores = hp.Scores({name: memory[name].abs() for name in convolutions})
+    scattered = hp.Scores({name: torch.rand(memory[name].shape, generator=generator) for name in convolutions})
     known: dict[str, Callable[[], hp.Protection]] = {
         "tmr": hp.TMR,
         "tmr-tensor": lambda: hp.TMR(vote="tensor"),
         "tmr-sparse": lambda: hp.TMRSparse(scores, 1.0),
         "aspis-1%": lambda: hp.Aspis(scores, 0.01),
+        "aspis-1%, scattered": lambda: hp.Aspis(scattered, 0.01),
         "aspis-10%": lambda: hp.Aspis(scores, 0.1),
         "block-aspis-1%": lambda: hp.BlockAspis(scores, 0.01),
         "parity": lambda: hp.Parity(),
