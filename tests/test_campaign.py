@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 import pytest
@@ -138,13 +139,15 @@ def test_the_model_is_bit_identical_after_a_campaign(sites: Values | Memory, sto
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
 
 
-def test_half_width_is_reached_and_the_level_pays_for_looking() -> None:
+@pytest.mark.parametrize("design", ["stratified", "uniform"])
+def test_half_width_is_reached_and_the_level_pays_for_looking(design: Literal["stratified", "uniform"]) -> None:
     _, _, program, data = _setting("mlp")
-    results = Campaign(program, data, sites=Values()).run(half_width=0.02, seed=0)
+    results = Campaign(program, data, sites=Values()).run(half_width=0.02, seed=0, design=design)
     rate = results.summary()[0]
     assert rate.failure.half_width <= 0.02
     assert results.level > results.confidence == 0.95
-    assert rate.n_runs in (1024 * 2**k for k in range(8))
+    assert results.level < 0.97  # one look was enough
+    assert (results.design is None) == (design == "uniform")
 
 
 def test_progress_counts_up_to_the_total() -> None:

@@ -81,8 +81,9 @@ from hoplon.memory_guard import Guard, GuardReport, StaleGuardError
 from hoplon.overlay import Protection
 from hoplon.program import Program
 from hoplon.ranges import Bound, Profile, Ranges, inherent_ranges, profile_activations, profile_ranges
+from hoplon.rates import Rate
 from hoplon.rerun import Rerun, replay_run
-from hoplon.results import Rate, Results, load_results
+from hoplon.results import Results, load_results
 from hoplon.sampling import (
     Among,
     BitUniform,
@@ -97,6 +98,7 @@ from hoplon.sampling import (
     TopScore,
 )
 from hoplon.sites import GuardMemory, Memory, MemorySite, Values, ValueSite
+from hoplon.strata import ByBit, ByDeviation, ByFirstOrder, ByFunction, ByLayer, Strata
 
 __all__ = [
     "OUTCOME_NAMES",
@@ -111,6 +113,11 @@ __all__ = [
     "BottomScore",
     "Bound",
     "Burst",
+    "ByBit",
+    "ByDeviation",
+    "ByFirstOrder",
+    "ByFunction",
+    "ByLayer",
     "Campaign",
     "CaptureError",
     "Checksum",
@@ -179,6 +186,7 @@ __all__ = [
     "SiteError",
     "StaleGuardError",
     "StoreError",
+    "Strata",
     "Stratified",
     "StuckAt",
     "TMR",

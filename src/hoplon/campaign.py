@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import polars as pl
 import torch
 from torch import Tensor
 
+from hoplon.course import Course
 from hoplon.criteria import Criterion, TopK, as_criterion
 from hoplon.data import Inputs, as_inputs
+from hoplon.design import Design
 from hoplon.errors import HoplonError
 from hoplon.evaluation import ArmedMemory, Arrival, Evaluator, Reference
 from hoplon.executors import Executor, Processes, Serial
@@ -23,18 +25,19 @@ from hoplon.observation import Observer
 from hoplon.overlay import Overlay, Protection, overlay
 from hoplon.program import Program
 from hoplon.replay import Placement
-from hoplon.results import Results, held_results, site_kinds, stored_results
+from hoplon.results import Results, site_kinds
 from hoplon.reweighting import reweighted
-from hoplon.sampling import ElementUniform, Population, Sampling, draw_faults, unit_generator
+from hoplon.sampling import ElementUniform, Exhaustive, Population, Sampling, draw_faults, unit_generator
 from hoplon.sites import GuardMemory, Memory, Site, Values
-from hoplon.stats import Interval, look_confidence
+from hoplon.stages import Advance, Keeper, Progress, Unit, looks, run_uniform
+from hoplon.stats import Interval
 from hoplon.store import RunDirectory, content_digest, versions
-
-Progress = Callable[[int, int | None], None]
-Unit = tuple[FaultTable, pl.DataFrame]
+from hoplon.strata import Strata
+from hoplon.two_phase import TwoPhase, default_strata, strike
 
 _UNIT_FAULTS = {"values": 1024, "memory": 64}
-_MOST_FAULTS = 10_000_000
+
+Way = Literal["uniform", "stratified"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +93,8 @@ class Campaign:
         count: int | None = None,
         half_width: float | None = None,
         confidence: float = 0.95,
+        design: Way | None = None,
+        strata: Sequence[Strata] | Strata | None = None,
         seed: int = 0,
         store: str | os.PathLike[str] | None = None,
         resume: bool = False,
@@ -104,8 +109,13 @@ class Campaign:
         Args:
             count: how many faults; None with a sampling that lists its faults: all of them; or
             half_width: run until the failure probability is known to this half-width (of the first column of the
-                criterion). Checked after 1, 2, 4, ... units, each at a confidence that keeps the whole valid.
-            confidence: of all intervals.
+                criterion). A first stage decides how many faults that takes, then one look is nearly always enough.
+            confidence: of all intervals, whenever the campaign stops.
+            design: how a half-width is reached. "stratified" (the default): very many faults are drawn and looked at
+                before they propagate, few are run, most where the outcome is uncertain; see docs/statistics.md. The
+                faults then have weights. "uniform": all faults that are drawn are run and count alike.
+            strata: what tells faults apart in "stratified"; by deviation, and by first-order change of the logit gap
+                where the model allows, by default.
             seed: decides the faults.
             store: a folder for the run directory; in memory by default.
             resume: go on with the run that is in ``store``.
@@ -116,38 +126,55 @@ class Campaign:
             HoplonError: neither or both of ``count`` and ``half_width``, or out of range.
             DataError, SiteError, StoreError: see the parts.
         """
+        if confidence <= 0 or confidence >= 1:
+            raise HoplonError(f"expected confidence in (0, 1), got {confidence}")
         with torch_threads(threads, workers=workers) as held:
             work = _Work(self, seed)
             count = work.goal(count, half_width)
+            way = _way(design, strata, half_width)
+            chosen = work.strata(strata) if way == "stratified" else ()
             manifest = work.manifest(count=count, half_width=half_width, confidence=confidence)
+            manifest |= {"design": way, "strata": [repr(part) for part in chosen]}
             work.table(0, 1)  # refuses a fault model that does not fit before there is a run directory
             directory = None if store is None else RunDirectory.create(store, manifest, resume=resume)
-            keep = _Keeper(directory, manifest)
-            done = set() if directory is None else directory.finished()
-            advance = _Advance(progress, count, done=sum(work.size(unit, count) for unit in done))
+            keep = Keeper(directory, manifest)
+            done = set() if directory is None or way == "stratified" else directory.finished()
+            advance = Advance(progress, count, done=sum(work.size(unit, count) for unit in done))
+            unit = _Units(work, count)
             if workers == 1:
-                executor: Executor = Serial(lambda unit: work.unit(unit, count=count, advance=advance))
+                executor: Executor = Serial(lambda item: unit(item, advance=advance))
             else:
-                executor = Processes(_RemoteUnits(work, count), workers=workers, threads=held)
+                executor = Processes(unit, workers=workers, threads=held)
+            tell = advance if workers > 1 else None
             with executor, directory.writing() if directory else nullcontext():
-                return self._run(keep, executor, advance if workers > 1 else None, count, half_width, confidence)
+                if half_width is None:
+                    keep.run(executor, {unit: unit for unit in range(next(looks(count, work.unit_size)))}, tell)
+                    return keep.results(next(looks(count, work.unit_size)), Design((), (), (), 0, confidence))
+                if way == "stratified":
+                    return self._stratified(work, keep, executor, tell, chosen, Course(half_width, confidence))
+                return run_uniform(keep, executor, tell, Course(half_width, confidence), work.unit_size)
 
-    def _run(
+    def _stratified(
         self,
-        keep: _Keeper,
+        work: _Work,
+        keep: Keeper,
         executor: Executor,
-        advance: _Advance | None,
-        count: int | None,
-        half_width: float | None,
-        confidence: float,
+        tell: Advance | None,
+        strata: Sequence[Strata],
+        course: Course,
     ) -> Results:
-        for look, units in enumerate(looks(count, _UNIT_FAULTS[self.target])):
-            keep.run(executor, units, advance)
-            level = confidence if count is not None else look_confidence(look, confidence=confidence)
-            results = keep.results(units, level)
-            if half_width is not None and results.summary()[0].failure.half_width <= half_width:
-                break
-        return results
+        phases = TwoPhase(
+            work.evaluator,
+            work.population,
+            self.sampling,
+            strata,
+            course,
+            work.seed,
+            run=lambda planned: keep.run(executor, planned, tell),
+            keep=keep.add,
+            results=keep.results,
+        )
+        return keep.results(*phases.finish())
 
     def draw(self, *, count: int | None = None, seed: int = 0) -> FaultTable:
         """The faults that ``run(count=count, seed=seed)`` strikes, without striking them: nothing observed yet.
@@ -184,7 +211,7 @@ class Campaign:
             started = time.perf_counter()
             stopwatch = _Stopwatch(started + seconds)
             with suppress(_TimeIsUp):
-                work.unit(0, count=total, advance=_Advance(stopwatch, None))
+                work.unit(0, count=total, advance=Advance(stopwatch, None))
             reference = work.reference
             return Pilot(
                 set_up_seconds=started - begun,
@@ -264,31 +291,6 @@ def _check_goal(count: int | None, half_width: float | None) -> None:
         raise HoplonError(f"expected a half-width in (0, 0.5), as a probability, got {half_width}")
 
 
-def looks(count: int | None, size: int) -> Iterator[int]:
-    """After how many units the results are looked at: once for a count, after 1, 2, 4, ... for a precision."""
-    if count is not None:
-        yield -(-count // size)
-        return
-    units = 1
-    while units * size <= _MOST_FAULTS:
-        yield units
-        units *= 2
-
-
-class _Advance:
-    """Counts finished faults for the caller's progress display; ``done`` were before."""
-
-    def __init__(self, progress: Progress | None, total: int | None, *, done: int = 0) -> None:
-        self._progress, self._total, self._done = progress, total, done
-        if done:
-            self(0)
-
-    def __call__(self, faults: int) -> None:
-        self._done += faults
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-
-
 class _Work:
     """Runs units: everything they need, made once."""
 
@@ -306,6 +308,17 @@ class _Work:
             Observer(self.evaluator, self.sites, copies),
         )
 
+    @property
+    def unit_size(self) -> int:
+        """Faults of a unit of uniform faults."""
+        return _UNIT_FAULTS[self.campaign.target]
+
+    def strata(self, given: Sequence[Strata] | Strata | None) -> tuple[Strata, ...]:
+        """What tells faults apart: as asked for, or what the model allows."""
+        if given is None:
+            return default_strata(self.evaluator, self.population)
+        return (given,) if isinstance(given, Strata) else tuple(given)
+
     def goal(self, count: int | None, half_width: float | None) -> int | None:
         """The count to reach, checked; all faults there are where the sampling lists them and nothing was asked for."""
         size = self.campaign.sampling.size(self.population)
@@ -320,7 +333,7 @@ class _Work:
             raise HoplonError(f"expected a count of at most {size}, all the faults there are, got {count}")
         return count
 
-    def unit(self, unit: int, *, count: int | None, advance: _Advance | None = None) -> Unit:
+    def unit(self, unit: int, *, count: int | None, advance: Advance | None = None) -> Unit:
         """Draw and run one unit; a function of seed and number alone."""
         size = _UNIT_FAULTS[self.campaign.target]
         table = self.table(unit, self.size(unit, count))
@@ -346,6 +359,11 @@ class _Work:
         )
         return FaultTable(table.target, table.frame.filter(pl.col("fault") < count))
 
+    def _population_size(self) -> int | None:
+        """How many faults there are, where a sampling lists them all."""
+        sampling = self.campaign.sampling
+        return sampling.size(self.population) if isinstance(sampling, Exhaustive) else None
+
     def manifest(self, *, count: int | None, half_width: float | None, confidence: float) -> dict[str, Any]:
         """What decides the records, for the run directory."""
         campaign, data = self.campaign, self.reference.data
@@ -370,6 +388,9 @@ class _Work:
             "device": str(campaign.program.device),
             "unit_faults": _UNIT_FAULTS[campaign.target],
             "count": count,
+            "population": campaign.sampling.size(self.population)
+            if isinstance(campaign.sampling, Exhaustive)
+            else None,
             "half_width": half_width,
             "confidence": confidence,
             "seed": self.seed,
@@ -378,15 +399,31 @@ class _Work:
 
 
 @dataclass(frozen=True)
-class _RemoteUnits:
-    """The units of a campaign as another process runs them."""
+class _Units:
+    """The units of a campaign, here or in another process: by number, or with the faults that were chosen for them."""
 
     work: _Work
     count: int | None
 
-    def __call__(self, unit: int) -> Unit:
-        """One unit; its progress is not seen until it is done."""
-        return self.work.unit(unit, count=self.count)
+    def __call__(self, item: int | tuple[FaultTable, pl.DataFrame], *, advance: Advance | None = None) -> Unit:
+        """One unit; from another process its progress is not seen until it is done."""
+        if isinstance(item, int):
+            return self.work.unit(item, count=self.count, advance=advance)
+        return strike(self.work.evaluator, *item, advance=advance)
+
+
+def _way(design: Way | None, strata: object, half_width: float | None) -> Way:
+    """The design that was asked for, or that fits."""
+    if design is not None and design not in get_args(Way):
+        raise HoplonError(f"expected design 'uniform' or 'stratified', got {design!r}")
+    if half_width is None and (design == "stratified" or strata is not None):
+        raise HoplonError(
+            "expected a half-width for strata, which decides how many runs each gets, got a count; "
+            "give half_width, or the sampling Stratified"
+        )
+    if design == "uniform" and strata is not None:
+        raise HoplonError("expected no strata for design='uniform', got some; leave them out")
+    return design or ("uniform" if half_width is None else "stratified")
 
 
 @contextmanager
@@ -401,27 +438,3 @@ def torch_threads(threads: int | None, *, workers: int = 1) -> Iterator[int]:
         yield wanted
     finally:
         torch.set_num_threads(before)
-
-
-class _Keeper:
-    """Holds finished units, on disk or in memory, and runs only those that are missing."""
-
-    def __init__(self, directory: RunDirectory | None, manifest: dict[str, Any]) -> None:
-        self._directory, self._manifest = directory, manifest
-        self._held: dict[int, Unit] = {}
-
-    def run(self, executor: Executor, units: int, advance: _Advance | None) -> None:
-        """Run what is missing of the first units; ``advance`` is told of each, where the units cannot tell."""
-        done = set(self._held) if self._directory is None else self._directory.finished()
-        for unit, (faults, runs) in executor.run([unit for unit in range(units) if unit not in done]):
-            if advance is not None:
-                advance(len(faults))
-            if self._directory is None:
-                self._held[unit] = (faults, runs)
-            else:
-                self._directory.write(unit, faults, runs)
-
-    def results(self, units: int, level: float) -> Results:
-        if self._directory is not None:
-            return stored_results(self._directory, self._manifest, units, level=level)
-        return held_results(self._manifest, [self._held[unit] for unit in range(units)], level=level)

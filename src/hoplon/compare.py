@@ -26,8 +26,9 @@ from hoplon.overhead import LatencyRatio, measure
 from hoplon.overlay import Overlay, Protection, overlay
 from hoplon.pairing import paired
 from hoplon.program import Program
+from hoplon.rates import Rate, rate_of
 from hoplon.replay import Placement
-from hoplon.results import Rate, Results, rate_of
+from hoplon.results import Results
 from hoplon.stats import Interval, Ratio
 from hoplon.store import versions
 from hoplon.working_memory import WorkingMemory

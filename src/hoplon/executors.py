@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -20,15 +20,19 @@ from joblib.externals.loky import ProcessPoolExecutor, as_completed
 
 from hoplon.errors import HoplonError
 
-Work = Callable[[int], Any]
+Work = Callable[[Any], Any]
 
 
 class Executor(ABC):
     """Runs work units and gives their results as they finish; a context that frees what it holds."""
 
     @abstractmethod
-    def run(self, units: Iterable[int]) -> Iterator[tuple[int, Any]]:
-        """Pairs of unit number and result, in any order."""
+    def run(self, units: Iterable[int] | Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
+        """Pairs of unit number and result, in any order.
+
+        Args:
+            units: numbers, each its own task; or by number what the work is called with.
+        """
 
     def __enter__(self) -> Self:
         return self
@@ -49,10 +53,10 @@ class Serial(Executor):
     def __init__(self, work: Work) -> None:
         self._work = work
 
-    def run(self, units: Iterable[int]) -> Iterator[tuple[int, Any]]:
+    def run(self, units: Iterable[int] | Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
         """In the order of ``units``."""
-        for unit in units:
-            yield unit, self._work(unit)
+        for unit, task in _tasks(units):
+            yield unit, self._work(task)
 
     def __exit__(self, *error: object) -> None:
         """Nothing runs any more."""
@@ -81,10 +85,10 @@ class Processes(Executor):
         environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._pool = ProcessPoolExecutor(max_workers=workers, env=environment)
 
-    def run(self, units: Iterable[int]) -> Iterator[tuple[int, Any]]:
+    def run(self, units: Iterable[int] | Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
         """As they finish."""
         place = str(self._path), self._threads, os.getpid()
-        futures = {self._pool.submit(_run_unit, *place, unit): unit for unit in units}
+        futures = {self._pool.submit(_run_unit, *place, task): unit for unit, task in _tasks(units)}
         for future in as_completed(futures):
             yield futures[future], future.result()
 
@@ -94,8 +98,12 @@ class Processes(Executor):
         self._folder.cleanup()
 
 
-def _run_unit(path: str, threads: int, parent: int, unit: int) -> Any:
-    return _load_work(path, threads, parent, os.getpid())(unit)
+def _tasks(units: Iterable[int] | Mapping[int, Any]) -> Iterable[tuple[int, Any]]:
+    return units.items() if isinstance(units, Mapping) else ((unit, unit) for unit in units)
+
+
+def _run_unit(path: str, threads: int, parent: int, task: Any) -> Any:
+    return _load_work(path, threads, parent, os.getpid())(task)
 
 
 @functools.lru_cache(maxsize=1)

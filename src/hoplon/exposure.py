@@ -10,7 +10,7 @@ import polars as pl
 
 from hoplon.evaluation import ArmedMemory, Evaluator
 from hoplon.faults import BitFlip, FaultTable
-from hoplon.results import Rate, rate_of
+from hoplon.rates import Rate, rate_of
 from hoplon.sampling import BitUniform, Population, draw_faults, unit_generator
 from hoplon.sites import MemorySite
 from hoplon.stats import Interval

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
-from hoplon.campaign import Campaign, Pilot, looks
+from hoplon.campaign import Campaign, Pilot
+from hoplon.course import Course
 from hoplon.errors import HoplonError
 from hoplon.evaluation import GOLDEN_BUDGET_BYTES
-from hoplon.stats import look_confidence, wilson
+from hoplon.stages import MOST_FAULTS
+from hoplon.stats import wilson
 
 _PROBABILITIES = (0.001, 0.01, 0.1, 0.5)
 
@@ -73,8 +76,7 @@ def forecast(
     at = {}
     if half_width is not None:
         at = {p: _faults_for(half_width, p, confidence=confidence, unit=unit) for p in _PROBABILITIES}
-    most = list(looks(None, unit))[-1] * unit
-    faults = pilot.total if pilot.total is not None else at[0.5] or most
+    faults = pilot.total if pilot.total is not None else at[0.5] or MOST_FAULTS
     busy = min(workers, -(-faults // unit))
     work = faults * pilot.seconds / max(pilot.faults, 1)
     return Forecast(
@@ -89,13 +91,21 @@ def forecast(
 
 
 def _faults_for(half_width: float, probability: float, *, confidence: float, unit: int) -> int | None:
-    """How many faults a campaign stops after, if this share of them fails."""
-    for look, units in enumerate(looks(None, unit)):
+    """How many uniform faults it takes, in whole units, if this share of them fails."""
+    level = 1 - sum(Course(half_width, confidence).tails(0))
+
+    def reached(units: int) -> bool:
         n = units * unit
-        level = look_confidence(look, confidence=confidence)
-        if wilson(round(probability * n), n, confidence=level).half_width <= half_width:
-            return n
-    return None
+        return wilson(round(probability * n), n, confidence=level).half_width <= half_width
+
+    low, high = 0, MOST_FAULTS // unit
+    if not reached(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    # the pilot may make it seem more than it is
+    return min(math.ceil(1.25 * high), MOST_FAULTS // unit) * unit
 
 
 def _memory(campaign: Campaign, pilot: Pilot, workers: int) -> int | None:

@@ -1,4 +1,4 @@
-"""The words that faults will meet: what a campaign can see of them before it strikes."""
+"""What a campaign can see of faults before it strikes: the words that they will meet, and what values lead to."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hoplon.errors import HoplonError
 from hoplon.evaluation import Evaluator
 from hoplon.formats import native
 from hoplon.sites import MemorySite, ValueSite
@@ -73,6 +74,71 @@ class Observer:
         leaves, _ = evaluator.reference.leaves(batch)
         with torch.inference_mode():
             program.run(leaves, hook=look)
+        return found
+
+
+class Slopes:
+    """How the gap between the two largest outputs changes with a value, relative to the gap.
+
+    First order, of the unprotected model: one backward pass per batch of inputs.
+
+    Raises:
+        HoplonError: a model without a graph, memory sites, or no single judged output of shape ``(runs, classes)``.
+    """
+
+    def __init__(self, evaluator: Evaluator, sites: Sequence[ValueSite | MemorySite]) -> None:
+        reference = evaluator.reference
+        judged = reference.criterion.judged(reference.golden)
+        logits = isinstance(judged, Tensor) and judged.ndim == 2 and judged.shape[1] > 1
+        if not logits or reference.program.exported is None or isinstance(sites[0], MemorySite):
+            raise HoplonError(
+                "expected value faults, a model that can be exported and one judged output of shape (runs, classes) "
+                "for strata by first order, got others; use ByDeviation alone"
+            )
+        self._reference = reference
+
+    def __call__(self, step: Tensor, element: Tensor, given: Tensor) -> Tensor:
+        """Float64, shape ``(n,)``, by step of the program, element and input: int64, shape ``(n,)``."""
+        reference = self._reference
+        found = torch.zeros(len(step), dtype=torch.float64)
+        position = torch.searchsorted(reference.eligible, given)
+        for batch in (position // reference.batch).unique().tolist():
+            here = position // reference.batch == batch
+            found[here] = self._batch(batch, step[here], position[here] % reference.batch, element[here])
+        return found
+
+    def _batch(self, batch: int, step: Tensor, row: Tensor, element: Tensor) -> Tensor:
+        program, reference = self._reference.program, self._reference
+        wanted = set(step.unique().tolist())
+        values: dict[int, Tensor] = {}
+
+        def watch(number: int, value: Any) -> Any:
+            if number in wanted:
+                value = value if value.requires_grad else value.detach().requires_grad_()
+                values[number] = value
+            return value
+
+        with torch.inference_mode(False), torch.enable_grad():
+            leaves, _ = reference.leaves(batch)
+            memory = {name: tensor.detach() for name, tensor in program.memory().items()}
+            outputs = program.samples_first(program.run(leaves, memory, hook=watch))
+            judged = reference.criterion.judged(outputs)
+            assert isinstance(judged, Tensor)
+            first, second = judged.double().topk(2, 1).values.unbind(1)
+            gap = (first - second).clamp(min=torch.finfo(judged.dtype).tiny)
+            gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
+                gap.log().sum(), list(values.values()), allow_unused=True
+            )
+        found = torch.zeros(len(step), dtype=torch.float64)
+        for number, gradient in zip(values, gradients, strict=True):
+            if gradient is None:
+                continue
+            here = step == number
+            layout = program.layouts.get(number)
+            samples = gradient.unsqueeze(0) if layout is None else layout.samples_first(gradient)
+            flat = samples.reshape(len(samples), -1)
+            there = element[here].clamp(max=flat.shape[1] - 1).to(flat.device)
+            found[here] = flat[row[here].to(flat.device), there].double().cpu()
         return found
 
 

@@ -7,6 +7,7 @@ from typing import final
 
 import polars as pl
 
+from hoplon.estimation import paired_weighted
 from hoplon.faults import Target
 from hoplon.stats import Interval, Ratio, mcnemar, paired_clustered, paired_difference, paired_ratio
 
@@ -17,9 +18,9 @@ class Paired:
     """Two sides on the same runs.
 
     ``difference``: failure probability of the first minus that of the second. ``p_value``: exact McNemar test, for
-    value faults only, since runs of one memory fault fail together. ``only_first``, ``only_second``: runs that fail on
-    one side alone. ``n_runs``: pairs of runs; ``n_faults``: faults in them. ``reduction``: how many times more often
-    the second fails than the first, for value faults only.
+    value faults that count alike, since runs of one memory fault fail together. ``only_first``, ``only_second``: runs
+    that fail on one side alone. ``n_runs``: pairs of runs; ``n_faults``: faults in them. ``reduction``: how many times
+    more often the second fails than the first, likewise.
     """
 
     difference: Interval
@@ -40,8 +41,10 @@ def paired(first: pl.LazyFrame, second: pl.LazyFrame, criterion: str, *, target:
         criterion: the outcome column.
         confidence: of the interval.
     """
+    weights = "weight" in first.collect_schema().names() and "weight" in second.collect_schema().names()
+    weight = [pl.col("weight")] if weights else []
     sides = [
-        side.select("fault", "input", failed=pl.col(criterion).cast(pl.String).is_in(["sdc", "nonfinite"]))
+        side.select("fault", "input", *weight, failed=pl.col(criterion).cast(pl.String).is_in(["sdc", "nonfinite"]))
         for side in (first, second)
     ]
     here_failed, there_failed = pl.col("failed"), pl.col("failed_right")
@@ -50,6 +53,7 @@ def paired(first: pl.LazyFrame, second: pl.LazyFrame, criterion: str, *, target:
         .join(sides[1], on=["fault", "input"], how="inner")
         .group_by("fault")
         .agg(
+            *[column.first() for column in weight],
             only_first=(here_failed & ~there_failed).sum(),
             only_second=(~here_failed & there_failed).sum(),
             both=(here_failed & there_failed).sum(),
@@ -59,6 +63,10 @@ def paired(first: pl.LazyFrame, second: pl.LazyFrame, criterion: str, *, target:
         .collect(engine="streaming")
     )
     here, there, runs = (int(tally[name].sum()) for name in ("only_first", "only_second", "runs"))
+    if weights:
+        one, other = (tally[name].to_numpy() / tally["runs"].to_numpy() for name in ("only_first", "only_second"))
+        interval = paired_weighted(one, other, tally["weight"].to_numpy(), confidence=confidence)
+        return Paired(interval, None, here, there, runs, tally.height)
     if target == "values":
         interval = paired_difference(here, there, runs, confidence=confidence)
         reduction = paired_ratio(int(tally["both"].sum()), there, here, confidence=confidence)

@@ -22,8 +22,9 @@ from hoplon.formats import Native, format_named
 from hoplon.overlay import Protection, overlay
 from hoplon.pairing import Paired, paired
 from hoplon.program import Program
+from hoplon.rates import Rate, rate_of
 from hoplon.replay import Placement
-from hoplon.results import Rate, Results, held_results, load_results, rate_of, stored_results
+from hoplon.results import Results, held_results, load_results, stored_results
 from hoplon.sites import MemorySite, Site
 from hoplon.store import RunDirectory, content_digest, versions
 

@@ -12,105 +12,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from hoplon.criteria import OUTCOME_NAMES
+from hoplon.design import Design
 from hoplon.errors import HoplonError, StoreError
 from hoplon.faults import FaultTable, Target
 from hoplon.formats import Field, format_named
+from hoplon.rates import FAILURES, Rate, rate_of, rates_by
 from hoplon.sites import Site, ValueSite
-from hoplon.stats import Interval, clustered, look_confidence, wilson
+from hoplon.stats import wilson
 from hoplon.store import RunDirectory, readable
 
 _KEYS = ("layer", "kind", "bit", "field", "direction", "input")
 _FIELDS: tuple[Field, ...] = ("sign", "exponent", "mantissa")
-_FAILURES = ("sdc", "nonfinite")
 _DIGEST_FAULTS = {"values": 2**18, "memory": 2**12}
-
-
-@dataclass(frozen=True)
-class Rate:
-    """How often runs fail, under one criterion.
-
-    ``failure`` = ``sdc`` + ``nonfinite``; each a probability with its interval. ``counts``: runs by outcome.
-    """
-
-    criterion: str
-    failure: Interval
-    sdc: Interval
-    nonfinite: Interval
-    counts: Mapping[str, int]
-    n_faults: int
-    n_inputs: int
-    n_runs: int
-
-    def __str__(self) -> str:
-        failures = sum(self.counts[name] for name in _FAILURES)
-        return (
-            f"P(failure | fault), {self.criterion}: {self.failure} ({failures} of {self.n_runs} runs, {self.n_faults} "
-            f"faults, {self.n_inputs} inputs; {self.failure.method} {100 * self.failure.confidence:g} %); "
-            f"sdc {self.sdc}, nonfinite {self.nonfinite}"
-        )
-
-    def as_row(self) -> dict[str, float | int]:
-        """One row of a table."""
-        return {
-            "failure": self.failure.estimate,
-            "failure_low": self.failure.low,
-            "failure_high": self.failure.high,
-            "sdc": self.sdc.estimate,
-            "nonfinite": self.nonfinite.estimate,
-            "n_faults": self.n_faults,
-            "n_inputs": self.n_inputs,
-            "n_runs": self.n_runs,
-        }
-
-
-def rate_of(runs: pl.LazyFrame, criterion: str, *, target: Target, confidence: float) -> Rate:
-    """Estimate the failure probability from runs.
-
-    Value faults: plain counts, Wilson intervals. Memory faults: the mean over faults of the share of inputs that
-    fail, intervals clustered by fault.
-
-    Args:
-        runs: one row per run, with the columns ``fault``, ``input`` and the criterion's.
-    """
-    rates = _rates(runs.with_columns(pl.lit(0).alias("all")), ("all",), criterion, target=target, confidence=confidence)
-    return next((rate for _, rate in rates), _rate(criterion, _NO_RUNS, 0, target=target, confidence=confidence))
-
-
-_NO_RUNS = pl.DataFrame({name: pl.Series([], dtype=pl.Int64) for name in ("runs", *OUTCOME_NAMES)})
-
-
-def _rates(
-    runs: pl.LazyFrame, keys: Sequence[str], criterion: str, *, target: Target, confidence: float
-) -> list[tuple[tuple[Any, ...], Rate]]:
-    """The rate in every group of runs that agree in ``keys``, in the order of the keys, null last."""
-    outcome = pl.col(criterion).cast(pl.String)
-    tally = [pl.len().alias("runs"), *((outcome == name).sum().alias(name) for name in OUTCOME_NAMES)]
-    clusters = keys if target == "values" else (*keys, "fault")
-    counted = runs.group_by(clusters).agg(tally).sort(clusters, nulls_last=True).collect(engine="streaming")
-    inputs = runs.group_by(keys).agg(n_inputs=pl.col("input").n_unique()).sort(keys, nulls_last=True)
-    sizes = inputs.collect(engine="streaming")["n_inputs"].to_list()
-    groups = zip(counted.group_by(keys, maintain_order=True), sizes, strict=True)
-    return [
-        (group, _rate(criterion, part, n_inputs, target=target, confidence=confidence))
-        for (group, part), n_inputs in groups
-    ]
-
-
-def _rate(criterion: str, tally: pl.DataFrame, n_inputs: int, *, target: Target, confidence: float) -> Rate:
-    """The rate from counts of runs by outcome: all in one row for value faults, a row per fault for memory faults."""
-    counts = {name: int(tally[name].sum()) for name in OUTCOME_NAMES}
-    n_runs = int(tally["runs"].sum())
-    if target == "values":
-        intervals = {name: wilson(counts[name], n_runs, confidence=confidence) for name in _FAILURES}
-        failure = wilson(sum(counts[name] for name in _FAILURES), n_runs, confidence=confidence)
-        return Rate(criterion, failure, intervals["sdc"], intervals["nonfinite"], counts, n_runs, n_inputs, n_runs)
-    sizes = tally["runs"].to_numpy()
-    shares = {name: tally[name].to_numpy() / sizes for name in _FAILURES}
-    intervals = {name: clustered(share, sizes, confidence=confidence) for name, share in shares.items()}
-    failed = (tally["sdc"] + tally["nonfinite"]).to_numpy()
-    failure = clustered(failed / sizes, sizes, confidence=confidence)
-    return Rate(criterion, failure, intervals["sdc"], intervals["nonfinite"], counts, tally.height, n_inputs, n_runs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +31,9 @@ class Results:
     """What a campaign found: columnar, read lazily from disk where a run directory holds it.
 
     ``confidence`` is what the intervals carry; ``level`` is what each is computed at (higher after sequential
-    stopping, so that they cover at ``confidence`` whenever the campaign stopped).
+    stopping, so that they cover at ``confidence`` whenever the campaign stopped). ``design``: of a campaign in two
+    phases, whose faults do not count alike; its runs have the columns ``cell``, ``weight`` and
+    ``proven`` (the fault is known to be masked, and no run was spent on it).
     """
 
     target: Target
@@ -129,12 +44,17 @@ class Results:
     lazy_faults: pl.LazyFrame = field(repr=False)
     manifest: Mapping[str, Any] = field(default_factory=dict, repr=False)
     path: Path | None = None
+    design: Design | None = None
 
     @property
     def faults(self) -> FaultTable:
-        """The fault table, with the words that the faults met."""
+        """The fault table, with the words that the faults met; of a campaign in two phases, with weights."""
         with readable(self.path):
-            return FaultTable(self.target, self.lazy_faults.collect())
+            frame = self.lazy_faults.collect()
+            if self.design is not None:
+                weights = self.lazy_runs.select("fault", "weight").unique("fault").collect()
+                frame = frame.join(weights, on="fault", how="left", maintain_order="left")
+            return FaultTable(self.target, frame)
 
     @property
     def runs(self) -> pl.DataFrame:
@@ -166,7 +86,15 @@ class Results:
         """The rate under each criterion, over all runs."""
         with readable(self.path):
             return tuple(
-                rate_of(self.lazy_runs, name, target=self.target, confidence=self.level) for name in self.criteria
+                rate_of(
+                    self.lazy_runs,
+                    name,
+                    target=self.target,
+                    confidence=self.level,
+                    candidates=None if self.design is None else self.design.candidates,
+                    complete=self._complete,
+                )
+                for name in self.criteria
             )
 
     def by(self, *keys: str, criterion: str | None = None) -> pl.DataFrame:
@@ -191,7 +119,7 @@ class Results:
         if keys != ("input",):
             runs = runs.join(self._groups().lazy(), on="fault", how="left")
         with readable(self.path):
-            rates = _rates(runs, keys, "outcome", target=self.target, confidence=self.level)
+            rates = rates_by(runs, keys, "outcome", target=self.target, confidence=self.level, complete=self._complete)
         rows = [{**dict(zip(keys, group, strict=True)), **rate.as_row()} for group, rate in rates]
         return pl.DataFrame(rows, infer_schema_length=None)
 
@@ -207,8 +135,8 @@ class Results:
         if self.target != "memory":
             raise HoplonError("expected memory faults, which meet many inputs, got value faults; use by() or runs")
         outcome = pl.col("outcome").cast(pl.String)
-        shares = [(outcome == name).sum().alias(name) / pl.len() for name in _FAILURES]
-        failed = outcome.is_in(_FAILURES).sum() / pl.len()
+        shares = [(outcome == name).sum().alias(name) / pl.len() for name in FAILURES]
+        failed = outcome.is_in(FAILURES).sum() / pl.len()
         counted = self._outcomes(criterion).group_by("fault").agg(failed.alias("failure"), *shares, n_inputs=pl.len())
         with readable(self.path):
             found = counted.collect(engine="streaming")
@@ -279,7 +207,13 @@ class Results:
         chosen = self.criteria[0] if criterion is None else criterion
         if chosen not in self.criteria:
             raise HoplonError(f"expected a criterion of {', '.join(self.criteria)}, got {chosen!r}")
-        return self.lazy_runs.select("fault", "input", pl.col(chosen).alias("outcome"))
+        weight = [] if self.design is None else ["weight", "proven"]
+        return self.lazy_runs.select("fault", "input", pl.col(chosen).alias("outcome"), *weight)
+
+    @property
+    def _complete(self) -> bool:
+        """Whether all the faults there are have been run, so that nothing is left to chance."""
+        return self.manifest.get("population") is not None and self.manifest["population"] == self.manifest["count"]
 
     def _groups(self) -> pl.DataFrame:
         """What `by` groups faults on: one row per fault."""
@@ -313,37 +247,49 @@ def load_results(path: str | os.PathLike[str]) -> Results:
     if not units:
         raise StoreError(f"expected at least one finished unit in {path}, got none; resume the run")
     level = float(manifest["confidence"])
-    if manifest.get("half_width") is not None:  # looked at after 1, 2, 4, ... units
-        level = look_confidence((units - 1).bit_length(), confidence=level)
-    return stored_results(directory, manifest, units, level=level)
+    design = directory.design()
+    if design is not None:
+        level = design.level
+        design = design if design.shares else None
+    return stored_results(directory, manifest, units, level=level, design=design)
 
 
-def stored_results(directory: RunDirectory, manifest: Mapping[str, Any], units: int, *, level: float) -> Results:
+def stored_results(
+    directory: RunDirectory, manifest: Mapping[str, Any], units: int, *, level: float, design: Design | None = None
+) -> Results:
     """Results over the first units of a run directory."""
+    runs = directory.read("runs", units)
     return Results(
         target=manifest["target"],
         criteria=tuple(manifest["criteria"]),
         confidence=float(manifest["confidence"]),
         level=level,
-        lazy_runs=directory.read("runs", units),
+        lazy_runs=runs if design is None else design.weighted(runs),
         lazy_faults=directory.read("faults", units),
         manifest=manifest,
         path=directory.path,
+        design=design,
     )
 
 
 def held_results(
-    manifest: Mapping[str, Any], units: Sequence[tuple[FaultTable, pl.DataFrame]], *, level: float
+    manifest: Mapping[str, Any],
+    units: Sequence[tuple[FaultTable, pl.DataFrame]],
+    *,
+    level: float,
+    design: Design | None = None,
 ) -> Results:
     """Results over units held in memory."""
+    runs = pl.concat([runs for _, runs in units]).lazy()
     return Results(
         target=manifest["target"],
         criteria=tuple(manifest["criteria"]),
         confidence=float(manifest["confidence"]),
         level=level,
-        lazy_runs=pl.concat([runs for _, runs in units]).lazy(),
+        lazy_runs=runs if design is None else design.weighted(runs).collect().lazy(),
         lazy_faults=pl.concat([faults.frame for faults, _ in units]).lazy(),
         manifest=manifest,
+        design=design,
     )
 
 

@@ -21,13 +21,15 @@ from typing import Any
 import polars as pl
 import torch
 
+from hoplon.design import Design
 from hoplon.errors import StoreError
 from hoplon.faults import FaultTable, Target
 
 _MANIFEST = "manifest.json"
+_DESIGN = "design.json"
 _FOLDERS = ("faults", "runs")
 _SHARD = re.compile(r"unit-(\d{8})\.parquet")
-_LEFTOVER = re.compile(r"\.(manifest\.json|unit-\d{8}\.parquet)\.[0-9a-f]{32}")
+_LEFTOVER = re.compile(r"\.(manifest\.json|design\.json|unit-\d{8}\.parquet)\.[0-9a-f]{32}")
 
 
 def versions() -> dict[str, str]:
@@ -162,6 +164,27 @@ class RunDirectory:
         if not isinstance(loaded, dict):
             raise StoreError(f"expected a JSON object in {file}, got {type(loaded).__name__}")
         return loaded
+
+    def keep_design(self, design: Design) -> None:
+        """Write how the runs stand for all faults.
+
+        Raises:
+            StoreError: the disk is full or the folder is not writable.
+        """
+        write_atomically(self.path / _DESIGN, design.to_json())
+
+    def design(self) -> Design | None:
+        """What `keep_design` wrote last; None where all faults count alike.
+
+        Raises:
+            StoreError: a damaged file.
+        """
+        try:
+            return Design.from_json((self.path / _DESIGN).read_text())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"expected to read {self.path / _DESIGN}, got {error}") from error
 
     def finished(self) -> set[int]:
         """Numbers of the finished units."""

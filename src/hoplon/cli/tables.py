@@ -9,7 +9,8 @@ from typing import Any
 import polars as pl
 from rich.table import Table
 
-from hoplon.results import Rate, Results
+from hoplon.rates import Rate
+from hoplon.results import Results
 
 _MOST_ROWS = 40
 

@@ -46,7 +46,7 @@ class Evaluator:
         Returns:
             One row per run: ``fault``, ``input``, one column per name of the criterion (Enum of outcomes),
             one per measure (Float32, NaN where an output is not finite), ``detected``, ``corrected`` (by a guard),
-            ``reached`` (a reader got a changed value).
+            ``reached`` (a reader got a changed value); ``weight`` where the table has it.
         Raises:
             DataError: a fault on an input that is not eligible, or on a site that the program lacks.
         """
@@ -54,4 +54,8 @@ class Evaluator:
             runs: ValueRuns | MemoryRuns = ValueRuns(self.reference, self.overlay, self.placement, table)
         else:
             runs = MemoryRuns(self.reference, self.overlay, self.placement, self.arrival, table)
-        return runs.run(advance or (lambda count: None))
+        found, observed = runs.run(advance or (lambda count: None))
+        if table.weighted:
+            weight = table.frame.select("fault", "weight").unique("fault")
+            found = found.join(weight, on="fault", how="left", maintain_order="left")
+        return found, observed

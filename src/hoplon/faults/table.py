@@ -22,6 +22,7 @@ Target = Literal["values", "memory"]
 
 _NAMES = ("site", "format")
 _OBSERVED = ("before", "after")
+_WEIGHT = "weight"
 _DTYPES: dict[str, type[pl.DataType]] = {
     "fault": pl.Int64,
     "site": pl.Enum,
@@ -66,7 +67,9 @@ class FaultTable:
     `element` (Int64, row-major index without the batch axis) · `input` (Int64, value faults only) · `format`
     (Enum) · `keep`, `flip` (UInt64, ``after = (before & keep) ^ flip``) · `before`, `after` (UInt64, null
     until observed) · `probability` (Float64, of drawing this fault, the same in all its rows; NaN where it was chosen,
-    not drawn, or where it has a density). The first row of a fault is its anchor, the place that was drawn.
+    not drawn, or where it has a density). The first row of a fault is its anchor, the place that was drawn. A table of
+    faults that do not count alike has one more: `weight` (Float64, at least 0, the same in all rows of a fault), the
+    share of the population that the fault stands for; it travels with the faults into every estimate made of them.
 
     Raises:
         DataError: a column is missing, unknown, of another dtype, null or out of range; or one fault strikes
@@ -79,7 +82,8 @@ class FaultTable:
     def __post_init__(self) -> None:
         if self.target not in get_args(Target):
             raise DataError(f"expected target 'values' or 'memory', got {self.target!r}")
-        frame = _typed(self.frame, columns_of(self.target))
+        optional = [_WEIGHT] if _WEIGHT in self.frame.columns else []
+        frame = _typed(self.frame, [*columns_of(self.target), *optional])
         _check_rows(frame)
         object.__setattr__(self, "frame", frame.sort("fault", maintain_order=True))
 
@@ -103,17 +107,24 @@ class FaultTable:
         """The faults of all tables, in order, numbered from 0.
 
         Raises:
-            DataError: no table, or tables of two targets.
+            DataError: no table, tables of two targets, or only some with weights.
         """
         targets = {table.target for table in tables}
         if len(targets) != 1:
             raise DataError(f"expected tables of one target, got {sorted(targets) or 'no table'}")
+        if len({table.weighted for table in tables}) != 1:
+            raise DataError("expected tables that all have weights or all have none, got both")
         frames, first = [], 0
         for table in tables:
             number = table.frame["fault"].rank("dense").cast(pl.Int64) - 1 + first
             frames.append(table.frame.with_columns(number.alias("fault"), pl.col(_NAMES).cast(pl.String)))
             first += len(table)
         return cls(tables[0].target, pl.concat(frames))
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the faults do not count alike: there is a column `weight`."""
+        return _WEIGHT in self.frame.columns
 
     @property
     def bits(self) -> pl.Series:
@@ -145,7 +156,7 @@ class FaultTable:
     def digest(self) -> str:
         """SHA-256 of the content, 64 hexadecimal digits; the same on every machine and after a save."""
         digest = hashlib.sha256(f"{self.target} {self.frame.height}".encode())
-        for name in columns_of(self.target):
+        for name in self.frame.columns:
             digest.update(f"\n{name}\n".encode())
             column = self.frame[name]
             if name in _NAMES:
@@ -211,11 +222,13 @@ def _typed(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
     nothing = [pl.lit(None, dtype=pl.UInt64).alias(n) for n in _OBSERVED if n not in frame.columns]
     typed = []
     for column in frame.with_columns(nothing).select(columns):
-        name, wanted = column.name, _DTYPES[column.name].__name__
+        name = column.name
+        dtype = pl.Float64 if name == _WEIGHT else _DTYPES[name]
+        wanted = dtype.__name__
         if name not in _OBSERVED and column.null_count():
             raise DataError(f"expected a value in every row of {name!r}, got {column.null_count()} nulls")
         try:
-            typed.append(_as_enum(column) if name in _NAMES else _as_number(column, _DTYPES[name]()))
+            typed.append(_as_enum(column) if name in _NAMES else _as_number(column, dtype()))
         except pl.exceptions.PolarsError as error:
             raise DataError(f"expected column {name!r} as {wanted}, got {column.dtype}: {error}") from error
     return pl.DataFrame(typed)
@@ -245,6 +258,10 @@ def _check_rows(frame: pl.DataFrame) -> None:
     impossible = frame.filter(~pl.col("probability").is_nan() & ~pl.col("probability").is_between(0, 1))
     if impossible.height:
         raise DataError(f"expected 'probability' in [0, 1] or NaN, got {impossible['probability'][0]}")
+    if _WEIGHT in frame.columns:
+        bad = frame.filter(~pl.col(_WEIGHT).is_finite() | (pl.col(_WEIGHT) < 0))
+        if bad.height:
+            raise DataError(f"expected 'weight' of at least 0 and finite, got {bad[_WEIGHT][0]}")
     for name in frame["format"].cast(pl.String).unique():
         bits = format_named(name).bits
         rows = frame.filter(pl.col("format") == name)

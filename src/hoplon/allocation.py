@@ -1,0 +1,79 @@
+"""How many runs each stratum gets, so that the estimate is as precise as asked for at the least cost."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hoplon.estimation import CERTAIN, Floats, limits
+
+Ints = NDArray[np.int64]
+
+_FLOORS = np.geomspace(0.3, 30.0, 24)
+_STEPS = 18
+
+
+def allocate(
+    shares: Floats,
+    guesses: Floats,
+    *,
+    half_width: float,
+    candidates: float | None,
+    low_tail: float,
+    high_tail: float,
+    known: NDArray[np.bool_] | None = None,
+    unseen: float = 0.5,
+    least: int = 8,
+    most: int = 10**9,
+) -> Ints:
+    """The cheapest runs per stratum whose interval is expected to have this half-width.
+
+    Two needs are weighed against each other. Strata with failures get runs by Neyman's rule, in proportion to
+    ``share x sqrt(p (1 - p))``. Every stratum gets at least a number in proportion to its share, since the upper limit
+    pays for the run that counts most (see `hoplon.estimation.limits`): a heavy stratum without failures has to be ruled
+    out by runs. Both constants are found by search, with the interval itself as the measure.
+
+    Args:
+        shares: shape ``(strata,)``, sum 1.
+        guesses: shape ``(strata,)``, the failure probability to expect; 0 where none was seen.
+        known: strata whose probability is `guesses` for certain; they get no runs.
+        unseen: failures to expect in all strata of guess 0 together, so that one of them does not upset the plan.
+        least: runs in every stratum with a share.
+        most: runs in all, beyond which the precision is not reached.
+    Returns:
+        int64, shape ``(strata,)``.
+    Source:
+        Neyman, Journal of the Royal Statistical Society 97 (1934) 558-625; Cochran 1977, section 5.5.
+    """
+    sure = np.zeros(len(shares), dtype=bool) if known is None else known
+    spread = np.where(sure, 0.0, np.sqrt(guesses * (1 - guesses)))
+    neyman = shares * spread
+    neyman = neyman / neyman.sum() if neyman.any() else shares
+    floors = _FLOORS / half_width
+
+    def runs(total: Floats, floor: Floats) -> Floats:
+        found = np.maximum(np.maximum(neyman * total[:, None], shares * floor[:, None]), least)
+        return np.where((shares > 0) & ~sure, np.ceil(found), 0.0)
+
+    def reached(planned: Floats) -> NDArray[np.bool_]:
+        silent = (guesses == 0) & (shares > 0) & ~sure
+        planned = np.where(sure, CERTAIN, planned)
+        met = planned * guesses
+        idle = np.where(silent, planned, 0.0)
+        met = met + unseen * idle / np.maximum(idle.sum(-1, keepdims=True), 1.0)
+        _, low, high = limits(shares, met, planned, candidates=candidates, low_tail=low_tail, high_tail=high_tail)
+        found: NDArray[np.bool_] = (high - low) / 2 <= half_width
+        return found
+
+    low, high = np.zeros(len(floors)), np.full(len(floors), math.log(most))
+    for _ in range(_STEPS):  # bisection of log(total), for all floors at once
+        middle = (low + high) / 2
+        good = reached(runs(np.exp(middle), floors))
+        low, high = np.where(good, low, middle), np.where(good, middle, high)
+    plans = runs(np.exp(high), floors)
+    costs = np.where(reached(plans), plans.sum(1), np.inf)
+    best = int(costs.argmin())
+    chosen: Ints = plans[best].astype(np.int64)
+    return chosen

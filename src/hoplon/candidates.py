@@ -1,0 +1,235 @@
+"""The first phase: very many candidate faults, drawn and looked at, none of them run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hoplon.faults import FaultTable, Places, Strikes, series_to_words
+from hoplon.formats import NumberFormat, format_named, native
+from hoplon.local_reach import Reached
+from hoplon.sampling import Population, Sampling, draw_faults, unit_generator
+from hoplon.strata import Seen, Strata, joint_keys, joint_label
+
+Slope = Callable[[Tensor, Tensor, Tensor], Tensor]
+Arrive = Callable[[Tensor, Tensor, Tensor, Tensor], Reached]
+
+BLOCK = 2**16
+_SMALLEST = 1e-4  # a stratum with a smaller share is joined with the others of its kind
+_REST, _MASKED, _SPOILT = "rare kinds", "masked, proven", "masked, wrong without a fault"
+_SPOILT_KEY = 2**62
+
+
+class Candidates:
+    """Draws candidates block by block and tells their strata; a block is a function of seed and number alone.
+
+    Args:
+        population: what faults are drawn from; it observes the fault-free words.
+        strata: how candidates are told apart.
+        arrive: follows value faults of one word, see `hoplon.local_reach.LocalReach`; None: what is struck is
+            all that is seen.
+        slope: gives `Seen.slope` by step, element and input; needed by strata that read it.
+        wrong: inputs that fail without a fault, int64; there a masked fault is a failure all the same.
+    """
+
+    def __init__(
+        self,
+        population: Population,
+        sampling: Sampling,
+        strata: Sequence[Strata],
+        *,
+        seed: int,
+        arrive: Arrive | None = None,
+        slope: Slope | None = None,
+        wrong: Tensor | None = None,
+    ) -> None:
+        self._population, self._sampling, self._strata, self._seed = population, sampling, tuple(strata), seed
+        self._arrive, self._slope = arrive, slope
+        self._wrong = torch.zeros(0, dtype=torch.int64) if wrong is None else wrong
+        self._scale = torch.ones(0, dtype=torch.float64)
+        self._known: Tensor = torch.zeros(0, dtype=torch.int64)
+        self._formats: list[str] = []
+        self.labels: tuple[str, ...] = ()
+        self.stratum: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self.stratum)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Candidates per stratum."""
+        return np.bincount(self.stratum, minlength=len(self.labels))
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """The share of candidates in each stratum."""
+        return self.counts / max(len(self), 1)
+
+    @property
+    def known(self) -> NDArray[np.float64]:
+        """The failure probability of strata that need no run; NaN for the others."""
+        found = np.full(len(self.labels), np.nan)
+        found[-1] = 0.0
+        return found
+
+    def extend(self, count: int) -> None:
+        """Draw and look at candidates until there are at least `count`; the first ones decide what strata there are."""
+        blocks = range(len(self) // BLOCK, -(-count // BLOCK))
+        if not blocks:
+            return
+        parts = [self._draw(block) for block in blocks]
+        first = not len(self)
+        seen = self._look(Strikes.joined(_numbered(parts), parts[0].places), fix_scale=first)
+        keys = joint_keys(self._strata, seen)
+        keys = torch.where(seen.masked & self._spoilt(seen), _SPOILT_KEY, keys)
+        proven = seen.masked & ~self._spoilt(seen)
+        if first:
+            self._formats = list(dict.fromkeys(form.name for part in parts for form in part.formats))
+            known, found = keys[~proven].unique(return_counts=True)
+            self._known = known[found >= _SMALLEST * len(keys)]
+            names = [
+                _SPOILT if key == _SPOILT_KEY else joint_label(self._strata, key, seen) for key in self._known.tolist()
+            ]
+            self.labels = (*names, _REST, _MASKED)
+        slot = torch.searchsorted(self._known, keys).clamp(max=max(len(self._known) - 1, 0))
+        same = self._known[slot] == keys if len(self._known) else torch.zeros_like(keys, dtype=torch.bool)
+        found = torch.where(same, slot, len(self._known))
+        found = torch.where(proven, len(self._known) + 1, found)
+        self.stratum = np.concatenate([self.stratum, found.to(torch.int32).numpy()])
+
+    def table(self, chosen: NDArray[np.int64]) -> FaultTable:
+        """The faults of these candidates, in this order, numbered from 0."""
+        frames = []
+        for block in np.unique(chosen // BLOCK).tolist():
+            mine = np.flatnonzero(chosen // BLOCK == block)
+            drawn = draw_faults(
+                self._population, BLOCK, sampling=self._sampling, generator=unit_generator(self._seed, block)
+            ).frame
+            place = pl.DataFrame({"fault": chosen[mine] - block * BLOCK, "place": mine})
+            named = drawn.with_columns(pl.col("site", "format").cast(pl.String))
+            frames.append(place.join(named, on="fault", how="inner"))
+        frame = pl.concat(frames).sort("place", maintain_order=True).drop("fault").rename({"place": "fault"})
+        names = pl.Enum([site.name for site in self._population.sites])
+        frame = frame.with_columns(pl.col("site").cast(names), pl.col("format").cast(pl.Enum(self._formats)))
+        return FaultTable("memory" if self._population.inputs is None else "values", frame)
+
+    def observed(self, table: FaultTable) -> FaultTable:
+        """The table with the words that its faults meet and leave, as a run would find them."""
+        names = {site.name: index for index, site in enumerate(self._population.sites)}
+        frame = table.frame
+        number = frame["site"].cast(pl.String).replace_strict(names, return_dtype=pl.Int64).to_numpy()
+        given = None if table.target == "memory" else torch.from_numpy(frame["input"].to_numpy().copy())
+        element = torch.from_numpy(frame["element"].to_numpy().copy())
+        places = self._population.places(torch.from_numpy(number.copy()), element, torch.zeros_like(element))
+        places = dataclasses.replace(places, input=given)
+        kinds = list(frame["format"].cast(pl.String).unique())
+        form = frame["format"].cast(pl.String).replace_strict(kinds, list(range(len(kinds))), return_dtype=pl.Int64)
+        words, keep, flip = places.words(), series_to_words(frame["keep"]), series_to_words(frame["flip"])
+        before, after = torch.zeros_like(words), torch.zeros_like(words)
+        for mine, number_format in _alike(
+            places, torch.from_numpy(form.to_numpy().copy()), [format_named(kind) for kind in kinds]
+        ):
+            values = _values(words[mine], places.sites[int(places.number[mine[0]])].dtype)
+            before[mine] = number_format.words(values)
+            after[mine] = number_format.words(number_format.strike(values, keep[mine], flip[mine]))
+        return table.observed(before=before, after=after)
+
+    def _spoilt(self, seen: Seen) -> Tensor:
+        """Where the fault meets an input that fails anyway."""
+        if seen.input is None:
+            return torch.full_like(seen.masked, bool(len(self._wrong)))
+        return torch.isin(seen.input, self._wrong)
+
+    def _draw(self, block: int) -> Strikes:
+        generator = unit_generator(self._seed, block)
+        return self._sampling.draw(self._population, BLOCK, first=block * BLOCK, generator=generator).strikes
+
+    def _look(self, strikes: Strikes, *, fix_scale: bool) -> Seen:
+        """What can be seen of each fault at its anchor, the first of its words."""
+        fault = strikes.fault
+        anchor = torch.cat([torch.ones(1, dtype=torch.bool), fault[1:] != fault[:-1]]).nonzero()[:, 0]
+        places = strikes.places.take(anchor)
+        form, keep, flip = strikes.format[anchor], strikes.keep[anchor], strikes.flip[anchor]
+        words = places.words()
+        struck = torch.zeros_like(words)
+        before, after = (torch.zeros(len(anchor), dtype=torch.float64) for _ in range(2))
+        bit = torch.full_like(words, -1)
+        several = torch.bincount(fault, minlength=len(anchor)) > 1
+        for mine, number_format in _alike(places, form, strikes.formats):
+            dtype = places.sites[int(places.number[mine[0]])].dtype
+            values = _values(words[mine], dtype)
+            hit = number_format.strike(values, keep[mine], flip[mine])
+            struck[mine] = native(dtype).words(hit)
+            before[mine], after[mine] = values.double(), hit.double()
+            bit[mine] = _single(keep[mine], flip[mine], number_format)
+        bit[several] = -1
+        masked, step = (struck == words) & ~several, places.number
+        if self._arrive is not None and places.input is not None and not several.any():
+            arrived = self._arrive(places.number, places.element, places.input, struck)
+            before, after, step, masked = arrived.before, arrived.after, arrived.step, arrived.masked
+        if fix_scale:
+            self._scale = _scale(before, step)
+        slope = None
+        if any(part.needs_slope for part in self._strata):
+            assert self._slope is not None
+            assert places.input is not None
+            slope = self._slope(step, places.element, places.input)
+        scale = torch.ones(max(int(step.max()) + 1, len(self._scale)), dtype=torch.float64)
+        scale[: len(self._scale)] = self._scale
+        given = places.number, places.element, places.input
+        return Seen(places.sites, *given, before, after, masked, bit, scale[step], slope)  # type: ignore[arg-type]
+
+
+def _numbered(parts: Sequence[Strikes]) -> list[tuple[Strikes, Tensor]]:
+    """The parts with the numbers of their faults in the whole."""
+    return [(part, torch.arange(BLOCK) + index * BLOCK) for index, part in enumerate(parts)]
+
+
+def _alike(places: Places, form: Tensor, formats: Sequence[NumberFormat]) -> list[tuple[Tensor, NumberFormat]]:
+    """Rows of one dtype and one format; of one site where a format varies within it."""
+    dtypes = [site.dtype for site in places.sites]
+    known = list(dict.fromkeys(dtypes))
+    dtype = torch.tensor([known.index(d) for d in dtypes])[places.number]
+    found = []
+    for index, number_format in enumerate(formats):
+        key = torch.where(form == index, places.number if number_format.varies else dtype, -1)
+        for value in key.unique().tolist():
+            if value < 0:
+                continue
+            mine = (key == value).nonzero()[:, 0]
+            placed = number_format
+            if number_format.varies:
+                placed = number_format.at(places.element[mine], places.sites[value].shape)
+            found.append((mine, placed))
+    return found
+
+
+def _values(words: Tensor, dtype: torch.dtype) -> Tensor:
+    """Words of a dtype as its values: undoes ``native(dtype).words``."""
+    zero = torch.zeros(len(words), dtype=dtype)
+    return native(dtype).strike(zero, torch.zeros_like(words), words) if len(words) else zero
+
+
+def _single(keep: Tensor, flip: Tensor, number_format: NumberFormat) -> Tensor:
+    """The one bit that each change can touch; -1 for none or several."""
+    touched = (~keep | flip) & number_format.all_ones
+    single = (touched != 0) & ((touched & (touched - 1)) == 0)
+    position = torch.zeros_like(touched)
+    for bit in range(number_format.bits):
+        position = torch.where((touched >> bit & 1) == 1, bit, position)
+    return torch.where(single, position, -1)
+
+
+def _scale(before: Tensor, step: Tensor) -> Tensor:
+    """Root mean square of finite values by step; 1 where that is 0 or unknown."""
+    good = before.isfinite()
+    size = int(step.max()) + 1
+    squares = torch.zeros(size, dtype=torch.float64).index_add_(0, step[good], before[good] ** 2)
+    scale = (squares / torch.bincount(step[good], minlength=size).clamp(min=1)).sqrt()
+    return torch.where((scale > 0) & scale.isfinite(), scale, 1.0)

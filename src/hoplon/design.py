@@ -1,0 +1,68 @@
+"""How the runs of a two-phase campaign stand for all faults: strata, their shares, and which runs count."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Self, final
+
+import numpy as np
+import polars as pl
+
+from hoplon.errors import StoreError
+
+
+@final
+@dataclass(frozen=True)
+class Design:
+    """Strata of a campaign in two phases, and the look after which it stopped.
+
+    ``labels``, ``shares``: of the strata; shares are those of ``candidates`` drawn and looked at, not run. Every
+    stratum has two halves: see `hoplon.course.Course`. ``known``: the failure probability of strata that needed no run,
+    None for the others. A campaign of uniform faults has no strata. ``level``: confidence of the intervals then.
+    """
+
+    labels: tuple[str, ...]
+    shares: tuple[float, ...]
+    known: tuple[float | None, ...]
+    candidates: int
+    level: float
+
+    def to_json(self) -> str:
+        """For a run directory."""
+        return json.dumps({name: getattr(self, name) for name in self.__dataclass_fields__}, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """What `to_json` wrote.
+
+        Raises:
+            StoreError: something else.
+        """
+        try:
+            found: dict[str, Any] = json.loads(text)
+            found |= {name: tuple(found[name]) for name in ("labels", "shares", "known")}
+            return cls(**found)
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(f"expected a design as hoplon writes it, got {error}; resume the run") from error
+
+    def weighted(self, runs: pl.LazyFrame) -> pl.LazyFrame:
+        """The runs with a column ``weight``: the share of all faults that the fault of a run stands for.
+
+        Half the share of its stratum is parted equally among the faults of each half. Of a run that was stopped before
+        every half had one, what is missing is parted among the others.
+        """
+        if not self.shares:
+            return runs
+        counted = runs.group_by("cell").agg(faults=pl.col("fault").n_unique()).collect(engine="streaming")
+        faults = np.zeros(2 * len(self.shares))
+        faults[counted["cell"].to_numpy()] = counted["faults"].to_numpy()
+        shares = np.repeat(np.array(self.shares) / 2, 2)
+        open_ = np.repeat(np.array([value is None for value in self.known]), 2)
+        weights = np.divide(shares, faults, out=np.zeros_like(shares), where=faults > 0)
+        reached = float(shares[open_ & (faults > 0)].sum())
+        if reached > 0:
+            weights[open_] *= float(shares[open_].sum()) / reached
+        cells = list(range(len(weights)))
+        weight = pl.col("cell").replace_strict(cells, weights.tolist(), return_dtype=pl.Float64)
+        return runs.with_columns(weight.alias("weight"))

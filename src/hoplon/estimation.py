@@ -1,0 +1,187 @@
+"""Estimates from runs that do not all count alike: strata, weights, and what the first of two phases leaves open."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hoplon.errors import HoplonError
+from hoplon.stats import Interval, gamma_quantile
+
+Floats = NDArray[np.float64]
+
+_METHOD = "stratified"
+
+# So many runs stand for knowledge: a stratum with them adds nothing to any limit.
+CERTAIN = 1e15
+# Of the probability to miss, campaigns spend so much on the upper limit: it is the dear one where failures are rare.
+ABOVE = 0.8
+
+
+def stratified(
+    shares: ArrayLike,
+    failures: ArrayLike,
+    runs: ArrayLike,
+    *,
+    candidates: float | None = None,
+    confidence: float = 0.95,
+    above: float = 0.5,
+) -> Interval:
+    """Interval of the failure probability from runs in strata: ``sum(share x failures / runs)``.
+
+    Args:
+        shares: shape ``(strata,)``, the probability of each stratum; they sum to 1.
+        failures: shape ``(strata,)``, in [0, runs]; fractions are allowed (effective counts).
+        runs: shape ``(strata,)``, at least 1 where the share is above 0.
+        candidates: how many first-phase draws the shares are counted from; None: they are known.
+        confidence: in (0, 1).
+        above: the part of the probability to miss that is spent on the upper limit, in (0, 1).
+    Raises:
+        HoplonError: numbers out of range, or a stratum with a share and no run: nothing would be known of it.
+    Source:
+        Estimator and variance: Cochran, Sampling Techniques, 3rd ed. 1977, sections 5.3 and 12.2 (double sampling).
+        Limits: see `limits`.
+    Example:
+        >>> print(stratified([0.9, 0.1], [0, 30], [1000, 100]))
+        3.00 % [2.12, 4.02]
+    """
+    parts = [np.asarray(part, dtype=np.float64) for part in (shares, failures, runs)]
+    share, failed, run = parts
+    if share.ndim != 1 or len({part.shape for part in parts}) != 1 or not len(share):
+        raise HoplonError(f"expected one share, failures and runs per stratum, got {[part.shape for part in parts]}")
+    if not ((share >= 0).all() and abs(share.sum() - 1) < 1e-6):
+        raise HoplonError(f"expected shares of at least 0 that sum to 1, got a sum of {share.sum():g}")
+    if not ((failed >= 0) & (failed <= run)).all():
+        worst = int(((failed < 0) | (failed > run)).argmax())
+        raise HoplonError(f"expected failures in [0, runs={run[worst]:g}], got {failed[worst]:g}")
+    if ((share > 0) & (run < 1)).any():
+        worst = int(((share > 0) & (run < 1)).argmax())
+        raise HoplonError(f"expected at least one run in every stratum, got none in stratum {worst}; run some there")
+    for name, value in (("confidence", confidence), ("above", above)):
+        if not 0 < value < 1:
+            raise HoplonError(f"expected {name} in (0, 1), got {value}")
+    tails = {"low_tail": (1 - confidence) * (1 - above), "high_tail": (1 - confidence) * above}
+    mean, low, high = limits(share, failed, run, candidates=candidates, **tails)
+    return Interval(float(mean), float(low), float(high), confidence, _METHOD)
+
+
+def effective(shares: Floats, sizes: NDArray[np.int64]) -> tuple[float, float]:
+    """Clusters as so many independent runs, and the failures among them.
+
+    Args:
+        shares: shape ``(clusters,)``, the share of each cluster's runs that fail; at least one cluster.
+        sizes: shape ``(clusters,)``, runs of each cluster.
+    Returns:
+        Failures and runs, fractions among them; at least as many runs as clusters.
+    Source:
+        See `hoplon.stats.clustered`: the runs that would have this variance, held down by one more whole cluster.
+    """
+    clusters, mean = len(shares), float(np.mean(shares))
+    between, whole = float(((shares - mean) ** 2).sum()), clusters * mean * (1 - mean)
+    runs = min(clusters * (whole + 1) / (between + 1), float(sizes.sum()))
+    return mean * runs, runs
+
+
+def limits(
+    shares: Floats, failures: Floats, runs: Floats, *, candidates: float | None, low_tail: float, high_tail: float
+) -> tuple[Floats, Floats, Floats]:
+    """Estimate and limits of ``sum(share x p)`` for many sets of strata at once; the last axis is that of the strata.
+
+    Each stratum is known up to a Beta distribution, as in the interval of Clopper and Pearson: of p for the lower
+    limit Beta(x, n - x + 1). For the upper limit that interval takes Beta(x + 1, n - x), one more failure, in every
+    stratum; together those would add one failure per stratum. In the limit of rare failures they are counts of
+    Poisson processes, and of all processes together just one event is the next: so one failure is added, in the
+    stratum in which a failure counts most, ``max(share / runs)``. It is what keeps the limit honest where a heavy
+    stratum has shown no failure: the rule of three. A stratum in which most runs fail is looked at from its other side.
+    The sum of the distributions is taken to be the gamma distribution, shifted, of the same first three cumulants.
+
+    With one stratum this is the interval of Clopper and Pearson up to rounding; with strata that count alike, that of
+    Garwood for their total; with many failures everywhere, the normal one.
+
+    Args:
+        shares, failures, runs: shape ``(..., strata)``.
+        candidates: shares are counted from so many multinomial draws: the spread between the strata over their number
+            is added to the variance, and one draw to the upper limit for a stratum that no draw has shown.
+        low_tail, high_tail: probability that the truth is below, above the limits.
+    Returns:
+        Estimate, lower and upper limit, each of shape ``(...)``.
+    Source:
+        Clopper and Pearson, Biometrika 26 (1934); Fay and Feuer, Statistics in Medicine 16 (1997) 791-801, for the
+        one added event of the largest weight. The distributions are convolved here, not replaced by one gamma of two
+        moments, which is too short where one stratum is heavy and the others are well known. Phase one: Cochran
+        1977, equation 12.3 with the second term's variance between strata.
+    """
+    share, failed, run = (np.asarray(part, dtype=np.float64) for part in (shares, failures, runs))
+    run = np.where(share > 0, run, 1.0)
+    failed = np.where(share > 0, failed, 0.0)
+    mostly = 2 * failed > run
+    lower = _beta(failed, run - failed + 1, certain=failed == 0, at=0.0)
+    upper = _beta(
+        np.where(mostly, failed + 1, failed),
+        np.where(mostly, run - failed, run - failed + 1),
+        certain=(failed == 0) | (mostly & (failed == run)),
+        at=np.where(mostly, 1.0, 0.0),
+    )
+    probability = failed / run
+    mean = (share * probability).sum(-1)
+    low = [(share**power * part).sum(-1) for power, part in enumerate(lower, 1)]
+    high = [(share**power * part).sum(-1) for power, part in enumerate(upper, 1)]
+    for power, part in enumerate(_next_failure(share, run, mostly)):
+        high[power] = high[power] + part
+    if candidates is not None:
+        between = (share * (probability - mean[..., None]) ** 2).sum(-1) / candidates
+        skew = (share * (probability - mean[..., None]) ** 3).sum(-1) / candidates**2
+        low = [low[0], low[1] + between, low[2] + skew]
+        high = [high[0] + 1 / candidates, high[1] + between + candidates**-2, high[2] + skew + 2 * candidates**-3]
+    bottom = np.where(mean > 0, np.clip(gamma_quantile(low, low_tail), 0, None), 0.0)
+    top = np.clip(gamma_quantile(high, 1 - high_tail), None, 1.0)
+    return mean, np.minimum(bottom, mean), np.maximum(top, mean)
+
+
+def paired_weighted(only_a: Floats, only_b: Floats, weights: Floats, *, confidence: float = 0.95) -> Interval:
+    """Interval of the difference in failure probability of two arms on faults that do not count alike.
+
+    Args:
+        only_a: shape ``(clusters,)``, for each fault the share of inputs that fail in the first arm alone, in [0, 1].
+        only_b: in the second alone.
+        weights: shape ``(clusters,)``, the share of all faults that each stands for; they sum to 1 at most.
+        confidence: in (0, 1).
+    Source:
+        As `hoplon.stats.weighted`, with failures of the second arm as events that count negative: one of the largest weight is added
+        on either side. The total weight is taken as known.
+    """
+    if not 0 < confidence < 1:
+        raise HoplonError(f"expected confidence in (0, 1), got {confidence}")
+    method = "gamma, weighted"
+    if not len(weights):
+        return Interval(math.nan, -1.0, 1.0, confidence, method)
+    difference, heaviest = weights * (only_a - only_b), float(np.max(weights))
+    mean, variance, third = (float((difference**power).sum()) * max(1, power - 1) for power in (1, 2, 3))
+    above = (mean + heaviest, variance + heaviest**2, third + 2 * heaviest**3)
+    below = (mean - heaviest, variance + heaviest**2, third - 2 * heaviest**3)
+    tail = (1 - confidence) / 2
+    low, high = max(-1.0, float(gamma_quantile(below, tail))), min(1.0, float(gamma_quantile(above, 1 - tail)))
+    return Interval(mean, min(low, mean), max(high, mean), confidence, method)
+
+
+def _beta(a: Floats, b: Floats, *, certain: NDArray[np.bool_], at: ArrayLike) -> list[Floats]:
+    """The first three cumulants of Beta(a, b); of a constant `at` where it is certain."""
+    a, b = np.where(certain, 1.0, a), np.where(certain, 1.0, b)
+    total = a + b
+    mean = a / total
+    variance = mean * (b / total) / (total + 1)
+    third = 2 * variance * (b - a) / (total * (total + 2))
+    return [np.where(certain, at, mean), np.where(certain, 0.0, variance), np.where(certain, 0.0, third)]
+
+
+def _next_failure(share: Floats, run: Floats, mostly: NDArray[np.bool_]) -> list[Floats]:
+    """The cumulants of one more failure, where it counts most."""
+    weight = np.where(mostly, 0.0, share / run)
+    heaviest = weight.argmax(-1, keepdims=True)
+    there = np.take_along_axis(np.broadcast_to(share, weight.shape), heaviest, -1)[..., 0]
+    runs = np.take_along_axis(np.broadcast_to(run, weight.shape), heaviest, -1)[..., 0]
+    none = weight.max(-1) == 0
+    parts = _beta(np.ones_like(runs), runs, certain=none, at=0.0)
+    return [there**power * part for power, part in enumerate(parts, 1)]

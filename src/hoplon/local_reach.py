@@ -1,0 +1,248 @@
+"""What is left of a faulty value where it leaves its own place, found without a run.
+
+Between an operator and the next one that mixes elements lie operators that treat each element by itself: batch norm,
+addition, activation, a protection. There a fault changes one element at most, so thousands of faults can be followed in
+one tensor at once, at the cost of those few operators. What arrives tells harmful faults from harmless ones far better
+than the struck value does; and where what arrives is the fault-free value, bit for bit, the fault is masked, proven.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hoplon.eager_program import EagerProgram
+from hoplon.evaluation import Evaluator
+from hoplon.formats import native, same_bits
+from hoplon.overlay import ValueProtection
+from hoplon.program import Program, Ref
+from hoplon.sites import ValueSite, operator_name
+
+Ints = NDArray[np.int64]
+
+# fmt: off
+_POINTWISE = frozenset({
+    "relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "sigmoid", "tanh", "silu", "gelu", "elu", "selu",
+    "celu", "leaky_relu", "_prelu_kernel", "hardswish", "hardsigmoid", "mish", "softplus", "neg", "abs", "exp", "sqrt",
+    "rsqrt", "square", "add", "sub", "mul", "div", "maximum", "minimum", "clone", "detach", "dropout",
+    "_native_batch_norm_legit_no_training",
+})
+# fmt: on
+
+
+@dataclass(frozen=True, eq=False)
+class Reached:
+    """What is left of faults where they leave their places, one row each.
+
+    ``before``, ``after``: the fault-free and the faulty value, float64, shape ``(n,)``; where a value goes several
+    ways, those that differ most. ``step``: of the program, whose value it is, int64, shape ``(n,)``. ``masked``: bool,
+    shape ``(n,)``, nothing that is read later differs by a bit.
+    """
+
+    before: Tensor
+    after: Tensor
+    step: Tensor
+    masked: Tensor
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The steps that treat an element of a site by itself, and those of them whose values leave the place."""
+
+    start: int
+    inner: tuple[int, ...]
+    ends: tuple[int, ...]
+
+
+class LocalReach:
+    """Follows struck values of an evaluator's arm to where they leave their places."""
+
+    def __init__(self, evaluator: Evaluator, sites: Sequence[ValueSite]) -> None:
+        self._evaluator, program = evaluator, evaluator.reference.program
+        self._sites = sites
+        self._protections = {program.site_steps[name]: p for name, p in evaluator.overlay.values.items()}
+        self._places = [_place(program, program.site_steps[site.name], self._protections) for site in sites]
+        inner = {step for place in self._places for step in (place.start, *place.inner)}
+        self._kept = {read for step in inner for read in program.steps[step].reads} | {p.start for p in self._places}
+
+    def __call__(self, number: Tensor, element: Tensor, given: Tensor, after: Tensor) -> Reached:
+        """Follow faults of one word.
+
+        Args:
+            number, element, given: of the site, in the site, of the eligible input; int64, shape ``(n,)``.
+            after: the struck word in the site's own dtype, int64, shape ``(n,)``.
+        """
+        count = len(number)
+        zero = torch.zeros(count, dtype=torch.float64)
+        found = Reached(zero, zero.clone(), torch.zeros_like(number), torch.zeros(count, dtype=torch.bool))
+        reference = self._evaluator.reference
+        position = torch.searchsorted(reference.eligible, given)
+        for batch in (position // reference.batch).unique().tolist():
+            values = self._golden(batch)
+            for site in number[position // reference.batch == batch].unique().tolist():
+                here = ((position // reference.batch == batch) & (number == site)).nonzero()[:, 0]
+                part = self._follow(site, values, position[here] % reference.batch, element[here], after[here])
+                for name in ("before", "after", "step", "masked"):
+                    getattr(found, name)[here] = getattr(part, name)
+        return found
+
+    def _golden(self, batch: int) -> dict[int, Any]:
+        """Fault-free values of a batch, as readers get them; those of struck sites as the fault meets them."""
+        evaluator, program = self._evaluator, self._evaluator.reference.program
+        starts = {place.start for place in self._places}
+        values: dict[int, Any] = {}
+
+        def keep(step: int, value: Any) -> Any:
+            delivered = self._protections[step](value) if step in self._protections else value
+            if step in self._kept:
+                values[step] = delivered
+            if step in starts:
+                values[~step] = value if evaluator.placement == "before" else delivered
+            return delivered
+
+        leaves, _ = evaluator.reference.leaves(batch)
+        memory = program.memory()
+        with torch.inference_mode():
+            values |= {step: memory[name] for step, name in program.memory_steps.items() if step in self._kept}
+            values |= {step: value for step, value in program.constants.items() if step in self._kept}
+            values |= {s: leaf for s, leaf in zip(program.input_steps, leaves, strict=True) if s in self._kept}
+            program.run(leaves, hook=keep)
+        return values
+
+    def _follow(self, site: int, values: dict[int, Any], row: Tensor, element: Tensor, after: Tensor) -> Reached:
+        place, layouts = self._places[site], self._evaluator.reference.program.layouts
+        met = values[~place.start]
+        layout = layouts.get(place.start)
+        samples = met.unsqueeze(0) if layout is None else layout.samples_first(met)
+        numel = samples[0].numel()
+        there = element < numel  # a pass may give a site fewer elements
+        index = (row * numel + element.clamp(max=numel - 1)).numpy()
+        kinds, which = np.unique(np.stack([index, after.numpy()]), axis=1, return_inverse=True)
+        parts = [self._pass(site, values, torch.from_numpy(turn)) for turn in _turns(kinds)]
+        order = np.concatenate([np.flatnonzero(_turn_of(kinds) == turn) for turn in range(len(parts))])
+        back = torch.from_numpy(np.argsort(order)[which.reshape(-1)])
+        columns = {n: torch.cat([getattr(p, n) for p in parts])[back] for n in ("before", "after", "step", "masked")}
+        columns["masked"] &= there
+        return Reached(**columns)
+
+    def _pass(self, site: int, values: dict[int, Any], faults: Tensor) -> Reached:
+        """Faults at different positions of one tensor: positions and words, int64, shape ``(2, n)``."""
+        place = self._places[site]
+        golden, struck = dict(values), dict(values)
+        met = values[~place.start]
+        golden[place.start] = met
+        struck[place.start] = self._struck(place, met, faults)
+        with torch.inference_mode():
+            for found in (golden, struck):
+                if self._evaluator.placement == "before":
+                    found[place.start] = self._protected(place.start, found[place.start])
+                for step in place.inner:
+                    value = self._evaluator.reference.program.steps[step].run(found)  # type: ignore[arg-type]
+                    found[step] = self._protected(step, value)
+        best: Reached | None = None
+        for step in place.ends:
+            before, after = (self._taken(step, side[step], faults[0]) for side in (golden, struck))
+            best = _larger(best, before, after, step)
+        assert best is not None
+        return best
+
+    def _struck(self, place: _Place, met: Tensor, faults: Tensor) -> Tensor:
+        layout = self._evaluator.reference.program.layouts.get(place.start)
+        value = met.clone()
+        samples = value.unsqueeze(0) if layout is None else layout.samples_first(value)
+        flat = samples.reshape(-1)
+        words = faults[1].to(flat.device)
+        zero = torch.zeros(len(words), dtype=flat.dtype, device=flat.device)
+        flat[faults[0].to(flat.device)] = native(flat.dtype).strike(zero, torch.zeros_like(words), words)
+        if flat.data_ptr() != samples.data_ptr():  # reshape made a copy
+            samples.copy_(flat.view(samples.shape))
+        return value
+
+    def _protected(self, step: int, value: Any) -> Any:
+        protection = self._protections.get(step)
+        return value if protection is None else protection(value)
+
+    def _taken(self, step: int, value: Tensor, index: Tensor) -> Tensor:
+        layout = self._evaluator.reference.program.layouts.get(step)
+        samples = value.unsqueeze(0) if layout is None else layout.samples_first(value)
+        return samples.reshape(-1)[index.to(samples.device)].cpu()
+
+
+def _turn_of(kinds: Ints) -> Ints:
+    """How many earlier columns have the same position; columns are sorted by position."""
+    first: Ints = np.searchsorted(kinds[0], kinds[0])
+    return np.arange(kinds.shape[1]) - first
+
+
+def _turns(kinds: Ints) -> list[Ints]:
+    """The columns parted so that no position occurs twice in a part."""
+    turn = _turn_of(kinds)
+    return [kinds[:, turn == number] for number in range(int(turn.max()) + 1)]
+
+
+def _larger(best: Reached | None, golden: Tensor, struck: Tensor, step: int) -> Reached:
+    """Of two ends of a place, for each fault the one that differs more; masked only if both are equal."""
+    before, after = golden.double(), struck.double()
+    new = Reached(before, after, torch.full((len(before),), step), same_bits(golden, struck))
+    if best is None:
+        return new
+    size = [(side.after - side.before).abs().nan_to_num(nan=torch.inf) for side in (best, new)]
+    pick = size[1] > size[0]
+    return Reached(
+        torch.where(pick, new.before, best.before),
+        torch.where(pick, new.after, best.after),
+        torch.where(pick, new.step, best.step),
+        best.masked & new.masked,
+    )
+
+
+def _place(program: Program, start: int, protections: Mapping[int, ValueProtection]) -> _Place:
+    """The steps around a site that treat each element by itself."""
+    alone = _Place(start, (), (start,))
+    if isinstance(program, EagerProgram) or (start in protections and protections[start].detects):
+        return alone
+    inner: list[int] = []
+    reached = program.descendants[start] | 1 << start
+    for step in range(start + 1, len(program.steps)):
+        if reached >> step & 1 and _pointwise(program, step, {start, *inner}, reached, protections):
+            inner.append(step)
+    outputs = {leaf.step for leaf in program.output_steps if isinstance(leaf, Ref)}
+    members = [start, *inner]
+    ends = [s for s in members if s in outputs or not set(program.readers[s]) <= set(inner)]
+    if any(operator_name(program.steps[s].op) == _NORM for s in ends):
+        return alone
+    return _Place(start, tuple(inner), tuple(ends))
+
+
+_NORM = "_native_batch_norm_legit_no_training"
+
+
+def _pointwise(
+    program: Program, step: int, members: set[int], reached: int, protections: Mapping[int, ValueProtection]
+) -> bool:
+    """Whether a step treats each element of the members it reads by itself, and nothing else of it is changed."""
+    found = program.steps[step]
+    changed = [read for read in found.reads if reached >> read & 1]
+    if not changed or not set(changed) <= members or (step in protections and protections[step].detects):
+        return False
+    if found.op is operator.getitem:
+        return operator_name(program.steps[found.reads[0]].op) == _NORM and found.args[1] == 0
+    if operator_name(found.op) not in _POINTWISE:
+        return False
+    if operator_name(found.op) == _NORM:
+        return found.args[0] == Ref(changed[0]) and len(changed) == 1
+    shapes = {_shape(program, read) for read in changed} | {_shape(program, step)}
+    return len(shapes) == 1 and None not in shapes
+
+
+def _shape(program: Program, step: int) -> tuple[int, ...] | None:
+    """The shape of one sample of a step's value, where it is a site; None: not known."""
+    name = next((name for name, at in program.site_steps.items() if at == step), None)
+    return None if name is None else program.value_site(name).shape

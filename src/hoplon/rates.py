@@ -1,0 +1,230 @@
+"""Failure probabilities of runs: counted, clustered by fault, or weighted, over all runs or in groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from hoplon.criteria import OUTCOME_NAMES
+from hoplon.estimation import ABOVE, CERTAIN, Floats, effective, stratified
+from hoplon.faults import Target
+from hoplon.stats import Interval, clustered, weighted, wilson
+
+FAILURES = ("sdc", "nonfinite")
+
+_WEIGHT = "weight"
+_ROUNDING = 1e-9
+
+Counts = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How often runs fail, under one criterion.
+
+    ``failure`` = ``sdc`` + ``nonfinite``; each a probability with its interval. ``counts``: runs by outcome. Where
+    faults do not count alike (``failure.method`` says so), the probabilities are no ratios of counts.
+    """
+
+    criterion: str
+    failure: Interval
+    sdc: Interval
+    nonfinite: Interval
+    counts: Mapping[str, int]
+    n_faults: int
+    n_inputs: int
+    n_runs: int
+
+    def __str__(self) -> str:
+        failures = sum(self.counts[name] for name in FAILURES)
+        return (
+            f"P(failure | fault), {self.criterion}: {self.failure} ({failures} of {self.n_runs} runs, {self.n_faults} "
+            f"faults, {self.n_inputs} inputs; {self.failure.method} {100 * self.failure.confidence:g} %); "
+            f"sdc {self.sdc}, nonfinite {self.nonfinite}"
+        )
+
+    def as_row(self) -> dict[str, float | int]:
+        """One row of a table."""
+        return {
+            "failure": self.failure.estimate,
+            "failure_low": self.failure.low,
+            "failure_high": self.failure.high,
+            "sdc": self.sdc.estimate,
+            "nonfinite": self.nonfinite.estimate,
+            "n_faults": self.n_faults,
+            "n_inputs": self.n_inputs,
+            "n_runs": self.n_runs,
+        }
+
+
+def rate_of(
+    runs: pl.LazyFrame,
+    criterion: str,
+    *,
+    target: Target,
+    confidence: float,
+    candidates: float | None = None,
+    complete: bool = False,
+) -> Rate:
+    """Estimate the failure probability from runs.
+
+    Value faults: plain counts, Wilson intervals. Memory faults: the mean over faults of the share of inputs that
+    fail, intervals clustered by fault. Runs with a column ``weight``: the stratified estimate, strata being faults of
+    equal weight. Rows with ``proven`` set are faults that are known to be masked: no run was spent on them.
+
+    Args:
+        runs: one row per run, with the columns ``fault``, ``input`` and the criterion's.
+        candidates: how many first-phase draws the weights are counted from; None: they are known.
+        complete: these are all the faults there are, so nothing is left open.
+    """
+    interval: _Limits = partial(_plain, target=target, confidence=confidence, complete=complete)
+    weights = _WEIGHT in runs.collect_schema().names()
+    if weights:
+        interval = partial(_of_strata, target=target, confidence=confidence, candidates=candidates)
+    groups = _tallies(runs.with_columns(pl.lit(0).alias("all")), ("all",), criterion, target, weights=weights)
+    for _, tally, n_inputs in groups:
+        return _rate(criterion, tally, n_inputs, interval)
+    return _rate(criterion, _NO_RUNS, 0, partial(_plain, target=target, confidence=confidence, complete=False))
+
+
+def rates_by(
+    runs: pl.LazyFrame,
+    keys: Sequence[str],
+    criterion: str,
+    *,
+    target: Target,
+    confidence: float,
+    complete: bool = False,
+) -> list[tuple[tuple[Any, ...], Rate]]:
+    """The rate in every group of runs that agree in ``keys``, in the order of the keys, null last.
+
+    With a column ``weight``, a group is a domain whose own size is estimated along: see `hoplon.stats.weighted`. The
+    largest weight of all runs is that of a failure not yet seen in the group.
+    """
+    interval: _Limits = partial(_plain, target=target, confidence=confidence, complete=complete)
+    weights = _WEIGHT in runs.collect_schema().names()
+    if weights:
+        run = _proven(runs).not_()
+        heaviest = runs.filter(run).select(pl.col(_WEIGHT).max()).collect().item()
+        interval = partial(_of_domain, target=target, confidence=confidence, heaviest=heaviest)
+    groups = _tallies(runs, keys, criterion, target, weights=weights)
+    return [(group, _rate(criterion, tally, n_inputs, interval)) for group, tally, n_inputs in groups]
+
+
+def _tallies(
+    runs: pl.LazyFrame, keys: Sequence[str], criterion: str, target: Target, *, weights: bool
+) -> list[tuple[tuple[Any, ...], pl.DataFrame, int]]:
+    """Group, runs by outcome of its clusters, and how many inputs it has.
+
+    A cluster (a row) is a memory fault; of value faults, all that count alike are one.
+    """
+    outcome = pl.col(criterion).cast(pl.String)
+    tally = [pl.len().alias("runs"), *((outcome == name).sum().alias(name) for name in OUTCOME_NAMES)]
+    within = [*([_WEIGHT, "proven"] if weights else []), *([] if target == "values" else ["fault"])]
+    if weights:
+        runs = runs.with_columns(proven=_proven(runs))
+    counted = runs.group_by(*keys, *within).agg(*tally, faults=pl.col("fault").n_unique())
+    counted = counted.sort(*keys, *within, nulls_last=True)
+    inputs = runs.group_by(keys).agg(n_inputs=pl.col("input").n_unique()).sort(keys, nulls_last=True)
+    sizes = inputs.collect(engine="streaming")["n_inputs"].to_list()
+    groups = zip(counted.collect(engine="streaming").group_by(keys, maintain_order=True), sizes, strict=True)
+    return [(group, part, n_inputs) for (group, part), n_inputs in groups]
+
+
+_NO_RUNS = pl.DataFrame({name: pl.Series([], dtype=pl.Int64) for name in ("runs", "faults", *OUTCOME_NAMES)})
+
+# Failures, runs, and (or None) weights of the clusters of a group, which are proven -> the interval.
+_Limits = Callable[[Counts, Counts, Floats | None, Flags | None], Interval]
+
+
+def _proven(runs: pl.LazyFrame) -> pl.Expr:
+    return pl.col("proven") if "proven" in runs.collect_schema().names() else pl.lit(False)
+
+
+def _rate(criterion: str, tally: pl.DataFrame, n_inputs: int, interval: _Limits) -> Rate:
+    runs = tally["runs"].cast(pl.Int64).to_numpy()
+    weighted_runs = _WEIGHT in tally.columns
+    weights = tally[_WEIGHT].to_numpy() if weighted_runs else None
+    proven = tally["proven"].to_numpy() if weighted_runs else None
+    found = {name: interval(tally[name].cast(pl.Int64).to_numpy(), runs, weights, proven) for name in FAILURES}
+    failed = (tally["sdc"].cast(pl.Int64) + tally["nonfinite"].cast(pl.Int64)).to_numpy()
+    failure = interval(failed, runs, weights, proven)
+    spent = tally.filter(~pl.col("proven")) if weighted_runs else tally
+    counts = {name: int(spent[name].sum()) for name in OUTCOME_NAMES}
+    n_faults, n_runs = int(spent["faults"].sum()), int(spent["runs"].sum())
+    return Rate(criterion, failure, found["sdc"], found["nonfinite"], counts, n_faults, n_inputs, n_runs)
+
+
+def _plain(
+    failures: Counts,
+    runs: Counts,
+    weights: Floats | None,
+    proven: Flags | None,
+    *,
+    target: Target,
+    confidence: float,
+    complete: bool,
+) -> Interval:
+    if complete and len(runs):
+        mean = float((failures / runs).mean()) if target == "memory" else float(failures.sum() / runs.sum())
+        return Interval(mean, mean, mean, confidence, "all faults")
+    if target == "values":
+        return wilson(int(failures.sum()), int(runs.sum()), confidence=confidence)
+    return clustered(failures / runs, runs, confidence=confidence)
+
+
+def _of_strata(
+    failures: Counts,
+    runs: Counts,
+    weights: Floats | None,
+    proven: Flags | None,
+    *,
+    target: Target,
+    confidence: float,
+    candidates: float | None,
+) -> Interval:
+    """Runs or faults that count alike are a stratum; its share is what they stand for together.
+
+    What the weights leave of a sum of 1 was proven to be masked where the faults were drawn.
+    """
+    assert weights is not None
+    assert proven is not None
+    options = {"candidates": candidates, "confidence": confidence, "above": ABOVE}
+    if target == "values":
+        shares, failed, met = weights * runs, failures.astype(float), runs.astype(float)
+        met = np.where(proven, CERTAIN, met)
+    else:
+        kinds, which = np.unique(weights, return_inverse=True)
+        shares = np.bincount(which, weights=weights).astype(np.float64)
+        cells = [effective((failures / runs)[which == kind], runs[which == kind]) for kind in range(len(kinds))]
+        failed, met = (np.array(column) for column in zip(*cells, strict=True))
+    rest = 1 - float(shares.sum())
+    if rest > _ROUNDING:
+        shares, failed, met = np.append(shares, rest), np.append(failed, 0.0), np.append(met, CERTAIN)
+    return stratified(shares / shares.sum(), failed, met, **options)  # type: ignore[arg-type]
+
+
+def _of_domain(
+    failures: Counts,
+    runs: Counts,
+    weights: Floats | None,
+    proven: Flags | None,
+    *,
+    target: Target,
+    confidence: float,
+    heaviest: float,
+) -> Interval:
+    assert weights is not None
+    if target == "values":  # a row is many faults of one run each
+        shares = np.repeat([1.0, 0.0] * len(runs), np.stack([failures, runs - failures], 1).ravel())
+        weights = np.repeat(weights, runs)
+    else:
+        shares = failures / runs
+    return weighted(shares, weights, confidence=confidence, heaviest=heaviest)

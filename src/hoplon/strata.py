@@ -1,0 +1,242 @@
+"""Strata: groups of faults told apart by what can be seen of a fault before it propagates."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from hoplon.errors import HoplonError
+from hoplon.sampling.measures import layer_of
+from hoplon.sites import MemorySite, ValueSite
+
+_LAST = 2**15  # four of them fit in an int64
+_MOST_PARTS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Candidate faults before they propagate, one row each; of a fault of several words its first.
+
+    ``sites``: what ``number`` refers to. ``number``, ``element``: int64, shape ``(n,)``. ``input``: int64, shape
+    ``(n,)``; None for memory. ``before``, ``after``: the value, float64, shape ``(n,)``: of a value fault of one word,
+    where it leaves its place (see `hoplon.local_reach`); else as it is struck. ``masked``: bool, shape ``(n,)``, proven
+    to change nothing. ``bit``: the one bit that the change can touch, int64, shape ``(n,)``, -1 for others. ``scale``: the
+    root mean square of fault-free values there, float64, shape ``(n,)``. ``slope``: how the gap between the two largest
+    outputs changes with the value, over the gap itself, float64, shape ``(n,)``; None unless asked for.
+    """
+
+    sites: Sequence[ValueSite | MemorySite]
+    number: Tensor
+    element: Tensor
+    input: Tensor | None
+    before: Tensor
+    after: Tensor
+    masked: Tensor
+    bit: Tensor
+    scale: Tensor
+    slope: Tensor | None = None
+
+    @property
+    def deviation(self) -> Tensor:
+        """After minus before; infinite or NaN where the faulty value is."""
+        return self.after - self.before
+
+
+@dataclass(frozen=True)
+class Strata(ABC):
+    """How candidates are told apart. Any rule leaves the estimate unbiased; a good one saves runs."""
+
+    @property
+    def needs_slope(self) -> bool:
+        """Whether ``Seen.slope`` is read."""
+        return False
+
+    @abstractmethod
+    def keys(self, seen: Seen) -> Tensor:
+        """The stratum of each candidate: int64 of at least 0, shape ``(n,)``."""
+
+    @abstractmethod
+    def label(self, key: int, seen: Seen) -> str:
+        """What a key stands for."""
+
+
+@final
+@dataclass(frozen=True)
+class ByDeviation(Strata):
+    """The decade of \\|faulty - fault-free value\\| over the scale of values there, and its sign.
+
+    Values that are not finite are a stratum of their own.
+
+    Args:
+        decades: powers of ten that part the strata, ascending.
+        signs: part by the sign of the deviation too.
+    Source:
+        Ranger and Aspis find that large deviations do the harm; here that saves runs.
+    """
+
+    decades: tuple[float, ...] = (-1.0, 0.0, 1.0, 2.0, 3.0)
+    signs: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.decades or list(self.decades) != sorted(set(self.decades)):
+            raise HoplonError(f"expected decades in ascending order, at least one, got {self.decades}")
+
+    def keys(self, seen: Seen) -> Tensor:
+        """Decade, then sign; the last for what is not finite."""
+        relative = seen.deviation.abs() / seen.scale
+        edges = 10.0 ** torch.tensor(self.decades, dtype=torch.float64)
+        decade = torch.bucketize(relative, edges)
+        key = decade * 2 + (seen.deviation > 0).long() if self.signs else decade
+        return torch.where(seen.after.isfinite(), key, self._count)
+
+    def label(self, key: int, seen: Seen) -> str:
+        """Such as "deviation 1e+00 to 1e+01, positive"."""
+        if key == self._count:
+            return "not finite"
+        decade = key // 2 if self.signs else key
+        ends = [f"{10.0**power:.0e}" for power in self.decades]
+        if decade == 0:
+            size = f"up to {ends[0]}"
+        elif decade == len(ends):
+            size = f"above {ends[-1]}"
+        else:
+            size = f"{ends[decade - 1]} to {ends[decade]}"
+        return f"deviation {size}" + (f", {'positive' if key % 2 else 'negative'}" if self.signs else "")
+
+    @property
+    def _count(self) -> int:
+        return (len(self.decades) + 1) * (2 if self.signs else 1)
+
+
+@final
+@dataclass(frozen=True)
+class ByLayer(Strata):
+    """The module that owns the site."""
+
+    def keys(self, seen: Seen) -> Tensor:
+        """Numbered in the order of the sites."""
+        layers = self._layers(seen)
+        order = {layer: number for number, layer in enumerate(dict.fromkeys(layers))}
+        return torch.tensor([order[layer] for layer in layers])[seen.number]
+
+    def label(self, key: int, seen: Seen) -> str:
+        """The layer."""
+        return list(dict.fromkeys(self._layers(seen)))[key]
+
+    def _layers(self, seen: Seen) -> list[str]:
+        return [layer_of(site) for site in seen.sites]
+
+
+@final
+@dataclass(frozen=True)
+class ByBit(Strata):
+    """The bit that can change; changes of several bits are one stratum."""
+
+    def keys(self, seen: Seen) -> Tensor:
+        """The position plus one; 0 for several bits."""
+        return seen.bit + 1
+
+    def label(self, key: int, seen: Seen) -> str:
+        """Such as "bit 30"."""
+        return f"bit {key - 1}" if key else "several bits"
+
+
+@final
+@dataclass(frozen=True)
+class ByFirstOrder(Strata):
+    """The first-order change of the gap between the two largest outputs, over the gap: slope x deviation.
+
+    -1 predicts that the classes change places. It costs one backward pass per input, and it is blind where an
+    activation is dead, so it is no substitute for the deviation: give it beside `ByDeviation`. For one judged output of
+    shape ``(runs, classes)``.
+
+    Args:
+        edges: sizes that part the strata, ascending.
+    """
+
+    edges: tuple[float, ...] = (0.01, 0.05, 0.1, 0.3, 0.5, 1.0, 2.0)
+
+    @property
+    def needs_slope(self) -> bool:
+        """It does."""
+        return True
+
+    def keys(self, seen: Seen) -> Tensor:
+        """Falling gaps by size, after those that do not fall."""
+        assert seen.slope is not None
+        change = -(seen.slope * seen.deviation)
+        key = torch.bucketize(change, torch.tensor(self.edges, dtype=torch.float64))
+        return torch.where(change.isnan() | seen.after.isfinite().logical_not(), len(self.edges) + 1, key)
+
+    def label(self, key: int, seen: Seen) -> str:
+        """Such as "gap falls by 0.1 to 0.5"."""
+        if key > len(self.edges):
+            return "gap not predicted"
+        if key == 0:
+            return f"gap falls by less than {self.edges[0]:g}"
+        upper = f" to {self.edges[key]:g}" if key < len(self.edges) else " or more"
+        return f"gap falls by {self.edges[key - 1]:g}{upper}"
+
+
+@final
+@dataclass(frozen=True)
+class ByFunction(Strata):
+    """A rule of one's own.
+
+    Args:
+        rule: from `Seen` to int64 keys of at least 0, shape ``(n,)``.
+        name: what a manifest calls it.
+    """
+
+    rule: Callable[[Seen], Tensor] = field(repr=False)
+    name: str = "own"
+
+    def keys(self, seen: Seen) -> Tensor:
+        """What the rule says.
+
+        Raises:
+            HoplonError: not one integer of at least 0 per candidate.
+        """
+        keys = torch.as_tensor(self.rule(seen))
+        fits = keys.shape == seen.number.shape and not keys.is_floating_point() and not bool((keys < 0).any())
+        if not fits:
+            raise HoplonError(
+                f"expected one integer of at least 0 per candidate from {self.name!r}, got {keys.dtype} of shape "
+                f"{tuple(keys.shape)}"
+            )
+        return keys.to("cpu", torch.int64)
+
+    def label(self, key: int, seen: Seen) -> str:
+        """Name and key."""
+        return f"{self.name} {key}"
+
+
+def joint_keys(parts: Sequence[Strata], seen: Seen) -> Tensor:
+    """One key per combination of the parts' strata: int64, shape ``(n,)``.
+
+    Raises:
+        HoplonError: no part or too many, or keys too large to combine.
+    """
+    if not 1 <= len(parts) <= _MOST_PARTS:
+        raise HoplonError(f"expected 1 to {_MOST_PARTS} kinds of strata, got {len(parts)}")
+    joint = torch.zeros_like(seen.number)
+    for part in parts:
+        keys = part.keys(seen)
+        if len(keys) and int(keys.max()) >= _LAST:
+            raise HoplonError(f"expected keys below {_LAST}, got {int(keys.max())} from {part}")
+        joint = joint * _LAST + keys
+    return joint
+
+
+def joint_label(parts: Sequence[Strata], key: int, seen: Seen) -> str:
+    """What a joint key stands for."""
+    labels = []
+    for part in reversed(parts):
+        labels.append(part.label(key % _LAST, seen))
+        key //= _LAST
+    return "; ".join(reversed(labels))

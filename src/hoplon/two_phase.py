@@ -1,0 +1,238 @@
+"""A campaign in two phases: candidates by the million are looked at, few are run, as many as the precision takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from hoplon.allocation import Ints
+from hoplon.candidates import Candidates
+from hoplon.course import Course
+from hoplon.criteria import Outcome
+from hoplon.design import Design
+from hoplon.errors import HoplonError
+from hoplon.evaluation import Evaluator, Reference, golden_outputs
+from hoplon.evaluation.frames import blank, run_frame
+from hoplon.faults import FaultTable
+from hoplon.local_reach import LocalReach
+from hoplon.observation import Slopes
+from hoplon.rates import FAILURES
+from hoplon.results import Results
+from hoplon.sampling import Population, Sampling
+from hoplon.strata import ByDeviation, ByFirstOrder, Strata
+
+Unit = tuple[FaultTable, pl.DataFrame]
+# Number of a unit -> its faults and, for each, the half of the stratum that it belongs to.
+Planned = dict[int, tuple[FaultTable, pl.DataFrame]]
+
+_UNIT_FAULTS = {"values": 4096, "memory": 64}
+_MOST_RUNS = 10_000_000
+_MOST_PROVEN = 2**14
+_MOST_CANDIDATES = 2**25
+
+
+def default_strata(evaluator: Evaluator, population: Population) -> tuple[Strata, ...]:
+    """By deviation; and by the first-order change of the logit gap, where there are logits and gradients."""
+    try:
+        Slopes(evaluator, population.sites)
+    except HoplonError:
+        return (ByDeviation(),)
+    return ByDeviation(), ByFirstOrder()
+
+
+@dataclass
+class TwoPhase:
+    """The stages of one campaign.
+
+    Args:
+        run: runs planned units that are missing and keeps them.
+        keep: keeps a unit that needed no run.
+        results: what all units together give, under a design.
+    """
+
+    evaluator: Evaluator
+    population: Population
+    sampling: Sampling
+    strata: Sequence[Strata]
+    course: Course
+    seed: int
+    run: Callable[[Planned], None]
+    keep: Callable[[int, Unit], None]
+    results: Callable[[int, Design], Results]
+
+    def __post_init__(self) -> None:
+        values, slope, arrive = self.population.inputs is not None, None, None
+        if any(part.needs_slope for part in self.strata):
+            slope = Slopes(self.evaluator, self.population.sites)
+        if values:
+            arrive = LocalReach(self.evaluator, self.population.sites)  # type: ignore[arg-type]
+        self._candidates = Candidates(
+            self.population,
+            self.sampling,
+            self.strata,
+            seed=self.seed,
+            arrive=arrive,
+            slope=slope,
+            wrong=wrong_without_fault(self.evaluator),
+        )
+        self._units = self._faults = 0
+        self._planned = np.zeros((0, 2), dtype=np.int64)
+
+    def finish(self) -> tuple[int, Design]:
+        """Run until the precision is reached; gives the number of units and the design."""
+        course, drawn = self.course, self._candidates
+        drawn.extend(course.candidates)
+        known = drawn.known
+        self._planned = np.zeros((len(known), 2), dtype=np.int64)
+        self._stage(course.pilot(drawn.shares, ~np.isnan(known)))
+        for part in course.rounds:
+            failures = self._failures(course.confidence)
+            counts, wanted = course.main(drawn.shares, known, failures, self._planned, candidates=len(drawn), part=part)
+            drawn.extend(wanted)
+            self._stage(counts)
+        look = 0
+        while True:
+            design = self._design(1 - sum(course.tails(look)))
+            interval = self.results(self._units, design).summary()[0].failure
+            if interval.half_width <= course.half_width or self._planned.sum() >= _MOST_RUNS:
+                break
+            look += 1
+            failures = self._failures(course.confidence)
+            counts, wanted = course.more(drawn.shares, known, failures, self._planned, candidates=len(drawn), look=look)
+            drawn.extend(wanted)
+            self._stage(counts)
+        self._prove()
+        return self._units, design
+
+    def _design(self, level: float) -> Design:
+        drawn = self._candidates
+        known = tuple(None if np.isnan(value) else float(value) for value in drawn.known)
+        return Design(drawn.labels, tuple(drawn.shares.tolist()), known, len(drawn), level)
+
+    def _failures(self, level: float) -> Ints:
+        """Failures so far in each half of each stratum; of a memory fault, the share of its inputs."""
+        results = self.results(self._units, self._design(level))
+        failed = pl.col(results.criteria[0]).cast(pl.String).is_in(FAILURES).mean()
+        shares = results.lazy_runs.group_by("cell", "fault").agg(failed=failed)
+        tally = shares.group_by("cell").agg(pl.col("failed").sum()).collect()
+        found = np.zeros(2 * len(self._candidates.labels))
+        found[tally["cell"].to_numpy()] = tally["failed"].to_numpy()
+        return found.reshape(-1, 2)  # type: ignore[return-value]
+
+    def _stage(self, counts: Ints) -> None:
+        """Run so many faults of each half, less those that were run before."""
+        rows, cells = [], []
+        while len(self._candidates) < _MOST_CANDIDATES and (self._candidates.counts // 2 < counts.max(1)).any():
+            self._candidates.extend(2 * len(self._candidates))
+        for stratum in np.flatnonzero((counts > self._planned).any(1)).tolist():
+            members = np.flatnonzero(self._candidates.stratum == stratum)
+            for half in (0, 1):
+                mine = members[half::2][self._planned[stratum, half] : counts[stratum, half]]
+                self._planned[stratum, half] += len(mine)
+                rows.append(mine)
+                cells.append(np.full(len(mine), 2 * stratum + half, dtype=np.int32))
+        if sum(map(len, rows)):
+            self._spend(np.concatenate(rows), np.concatenate(cells))
+
+    def _spend(self, rows: Ints, cells: Ints) -> None:
+        table = self._candidates.table(rows)
+        order = _even_order(table)
+        size, planned = _UNIT_FAULTS[table.target], {}
+        for start in range(0, len(order), size):
+            mine = order[start : start + size]
+            part, cell = self._numbered(table, mine, cells[mine])
+            planned[self._units] = part, cell
+            self._units, self._faults = self._units + 1, self._faults + len(mine)
+        self.run(planned)
+
+    def _numbered(self, table: FaultTable, mine: Ints, cells: Ints) -> tuple[FaultTable, pl.DataFrame]:
+        """Some faults of a table, numbered on from those of earlier units, and the cell of each."""
+        number = np.arange(len(mine)) + self._faults
+        place = pl.DataFrame({"fault": mine, "number": number})
+        frame = table.frame.join(place, on="fault", how="inner").drop("fault").rename({"number": "fault"})
+        return FaultTable(table.target, frame), pl.DataFrame({"fault": number, "cell": cells.astype(np.int32)})
+
+    def _prove(self) -> None:
+        """Records of faults that are proven to be masked: they stand for their share in groups and in other arms."""
+        drawn, spent = self._candidates, self._planned.sum()
+        for stratum in np.flatnonzero(drawn.known == 0).tolist():
+            share = float(drawn.shares[stratum])
+            members = np.flatnonzero(drawn.stratum == stratum)
+            count = int(min(len(members), max(2.0, spent * share / max(1 - share, share / _MOST_PROVEN)), _MOST_PROVEN))
+            rows = members[: count // 2 * 2]
+            if not len(rows):
+                continue
+            table, cell = self._numbered(
+                drawn.table(rows), np.arange(len(rows)), 2 * stratum + np.arange(len(rows)) % 2
+            )
+            table = drawn.observed(table)
+            self.keep(self._units, (table, _placed(_recorded(self.evaluator.reference, table), cell, proven=True)))
+            self._units, self._faults = self._units + 1, self._faults + len(rows)
+
+
+def strike(
+    evaluator: Evaluator, table: FaultTable, cells: pl.DataFrame, *, advance: Callable[[int], None] | None = None
+) -> Unit:
+    """Run the faults of one unit; their rows say to which half of which stratum they belong."""
+    runs, observed = evaluator.runs(table, advance=advance)
+    return observed, _placed(runs, cells, proven=False)
+
+
+def wrong_without_fault(evaluator: Evaluator) -> Tensor:
+    """The eligible inputs that fail in this arm without any fault: int64."""
+    reference = evaluator.reference
+    if not evaluator.overlay.values:
+        return torch.zeros(0, dtype=torch.int64)
+    outputs = golden_outputs(
+        reference.program,
+        evaluator.overlay,
+        reference.data,
+        reference.criterion,
+        batch=reference.batch,
+        rows=reference.eligible,
+    )
+    every = slice(len(reference.eligible))
+    outcomes, _ = reference.judge(torch.arange(len(reference.eligible)), every, golden=outputs, faulty=outputs)
+    failed = np.isin(outcomes, [int(Outcome.SDC), int(Outcome.NONFINITE)]).any(1)
+    return reference.eligible[torch.from_numpy(failed)]
+
+
+def _placed(runs: pl.DataFrame, cells: pl.DataFrame, *, proven: bool) -> pl.DataFrame:
+    columns = cells.with_columns(proven=pl.lit(proven))
+    return runs.join(columns, on="fault", how="left", maintain_order="left")
+
+
+def _recorded(reference: Reference, table: FaultTable) -> pl.DataFrame:
+    """The rows of runs that need not be made: nothing changes."""
+    faults = table.frame["fault"].unique(maintain_order=True).to_numpy()
+    if table.target == "values":
+        inputs = table.frame.unique("fault", maintain_order=True)["input"].to_numpy()
+    else:
+        inputs = np.tile(reference.eligible.numpy(), len(faults))
+        faults = np.repeat(faults, len(reference.eligible))
+    outcomes, measures = blank(reference.criterion, len(faults))
+    outcomes[:] = int(Outcome.IDENTICAL)
+    measures[:] = 0.0
+    before, after = table.frame["before"], table.frame["after"]
+    changed = table.frame.with_columns(changed=(before != after)).group_by("fault").agg(pl.col("changed").any())
+    reached = changed.sort("fault")["changed"].fill_null(False).to_numpy()
+    none = np.zeros(len(faults), dtype=bool)
+    reached = reached if table.target == "values" else none
+    return run_frame(faults, inputs, reference.criterion, outcomes, measures, none, none, reached)
+
+
+def _even_order(table: FaultTable) -> Ints:
+    """Fault numbers so that any stretch meets the inputs evenly, as a pass takes one fault of each."""
+    if table.target == "memory":
+        return np.arange(len(table))
+    given = table.frame.unique("fault", maintain_order=True)["input"].to_numpy()
+    order = np.argsort(given, kind="stable")
+    first = np.searchsorted(given[order], given[order])
+    turn = np.empty_like(given)
+    turn[order] = np.arange(len(given)) - first
+    return np.lexsort((given, turn))

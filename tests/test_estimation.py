@@ -1,0 +1,156 @@
+"""Stratified estimates: against published special cases, against enumerated outcomes, and the course of stages."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hoplon.course import Course
+from hoplon.errors import HoplonError
+from hoplon.estimation import effective, limits, paired_weighted, stratified
+from hoplon.stats import clopper_pearson, gamma_quantile, weighted
+
+
+@pytest.mark.parametrize(("failures", "runs"), [(0, 100), (15, 148), (81, 263), (5, 10_000), (140, 148), (263, 263)])
+def test_one_stratum_is_clopper_pearson(failures: int, runs: int) -> None:
+    found, exact = stratified([1.0], [failures], [runs]), clopper_pearson(failures, runs)
+    assert (found.low, found.high) == pytest.approx((exact.low, exact.high), rel=0.01, abs=2e-4)
+    assert found.estimate == exact.estimate
+
+
+@pytest.mark.parametrize("above", [0.5, 0.8])
+@pytest.mark.parametrize("ratio", [1.0, 0.5, 0.1, 0.01])
+@pytest.mark.parametrize("heavy", [0.1, 0.6, 1.5, 3.0, 3.6, 6.0, 15.0])
+def test_limits_cover_where_one_stratum_counts_more(heavy: float, ratio: float, above: float) -> None:
+    """Coverage summed over all outcomes of two rare strata, no simulation; 0.0005 for the sums cut off."""
+    low_tail, high_tail = 0.05 * (1 - above), 0.05 * above
+    runs = 1e7
+    for light in (0.0, 0.5, 3.0, 30.0, 1000.0):
+        reach = [np.arange(max(0, int(m - 6 * m**0.5 - 12)), int(m + 6 * m**0.5 + 14)) for m in (heavy, light)]
+        one, two = np.meshgrid(*reach, indexing="ij")
+        probability = stats.poisson.pmf(one, heavy) * stats.poisson.pmf(two, light)
+        shares, failures = np.array([1.0, ratio]), np.stack([one, two], -1).astype(float)
+        _, low, high = limits(
+            shares, failures, np.full(failures.shape, runs), candidates=None, low_tail=low_tail, high_tail=high_tail
+        )
+        truth = (heavy + ratio * light) / runs
+        below, over = probability[high < truth].sum(), probability[low > truth].sum()
+        assert below < high_tail + 0.0005
+        assert below + over < 0.0505
+
+
+def test_a_stratum_without_failures_has_to_be_ruled_out_by_runs() -> None:
+    few, many = (stratified([0.9, 0.1], [0, 30], [runs, 100]) for runs in (100, 10_000))
+    assert few.high - few.estimate > 0.9 * 0.02
+    assert many.high < few.high
+    certain = stratified([0.9, 0.1], [0, 30], [1e15, 100])
+    assert certain.high == pytest.approx(0.1 * clopper_pearson(30, 100).high, rel=0.01)
+
+
+def test_the_first_phase_counts() -> None:
+    known, drawn = (stratified([0.5, 0.5], [0, 1000], [1000, 1000], candidates=n) for n in (None, 400))
+    assert known.half_width < 0.01
+    assert drawn.half_width == pytest.approx(1.96 * 0.5 / 20, rel=0.05)  # all that is left is a plain count of 400
+
+
+@pytest.mark.parametrize("expected", [0.05, 0.13, 1.0, 10.0])
+def test_weighted_intervals_cover_the_rarest_failures(expected: float) -> None:
+    """400 intervals at 95 %: one that covers exactly falls below 0.915 with probability 0.002."""
+    generator, covered, faults = np.random.default_rng(5), 0, 400
+    for _ in range(400):
+        weights = np.array([1.0, 20.0])[generator.integers(0, 2, faults)]
+        failed = (generator.random(faults) < expected / faults).astype(float)
+        interval = weighted(failed, weights)
+        covered += interval.low <= expected / faults <= interval.high
+    assert covered / 400 >= 0.915
+
+
+def test_a_failure_of_a_kind_not_met_yet_widens() -> None:
+    plain = weighted(np.zeros(50), np.ones(50))
+    assert weighted(np.zeros(50), np.ones(50), heaviest=10.0).high > 3 * plain.high
+
+
+def test_clusters_as_runs() -> None:
+    assert effective(np.array([1.0, 0.0, 0.0, 0.0]), np.full(4, 50)) == pytest.approx((1.0, 4.0))
+    alike = effective(np.full(100, 0.2), np.full(100, 50))
+    assert alike[0] == pytest.approx(0.2 * alike[1])
+    assert 100 < alike[1] <= 5000
+
+
+def test_paired_weights() -> None:
+    both = paired_weighted(np.array([1.0, 0, 0, 0]), np.array([0, 1.0, 0, 0]), np.full(4, 0.25))
+    assert both.estimate == 0
+    assert both.low == pytest.approx(-both.high)
+    assert gamma_quantile([0.0, 1.0, 0.0], 0.975) == pytest.approx(stats.norm.ppf(0.975))
+
+
+def _finish(course: Course, shares: np.ndarray, truth: np.ndarray, generator: np.random.Generator) -> tuple[float, ...]:
+    """One campaign without a model: estimate at the first look, final limits, runs and looks."""
+    known = np.full(len(shares), np.nan)
+    drawn = course.candidates
+    counts = generator.multinomial(drawn, shares)
+    runs = course.pilot(counts / drawn, np.zeros(len(shares), dtype=bool))
+    failures = generator.binomial(runs, truth[:, None])
+
+    def grow(wanted: np.ndarray, candidates: int) -> None:
+        nonlocal counts, drawn, runs, failures
+        counts, drawn = counts + generator.multinomial(candidates - drawn, shares), candidates
+        failures = failures + generator.binomial(np.maximum(wanted - runs, 0), truth[:, None])
+        runs = np.maximum(wanted, runs)
+
+    for part in course.rounds:
+        grow(*course.main(counts / drawn, known, failures, runs, candidates=drawn, part=part))
+    look, first = 0, None
+    while True:
+        mean, low, high = course.look(counts / drawn, known, failures, runs, candidates=drawn, look=look)
+        first = mean if first is None else first
+        if (high - low) / 2 <= course.half_width:
+            return first, low, high, float(runs.sum()), float(look)
+        look += 1
+        grow(*course.more(counts / drawn, known, failures, runs, candidates=drawn, look=look))
+
+
+SHARES = np.array([0.60, 0.30, 0.05, 0.03, 0.02])
+
+
+@pytest.mark.parametrize(
+    ("truth", "repeats"),
+    [
+        pytest.param(truth, repeats, marks=[] if repeats < 100 else pytest.mark.slow)
+        for truth in ((0.0, 1e-4, 0.01, 0.5, 0.99), (0.004, 0.0, 0.01, 0.3, 1.0), (0.0, 0.0, 0.0, 0.0, 0.02))
+        for repeats in (40, 1000)
+    ],
+)
+def test_the_course_covers_and_is_unbiased(truth: tuple[float, ...], repeats: int) -> None:
+    """Rare failures hide in the heaviest stratum of the second case.
+
+    Coverage of 95 % is refused by a one-sided binomial test at 0.001, a bias by a two-sided t-test at 0.0005.
+    """
+    course, generator = Course(0.005), np.random.default_rng(1)
+    probabilities = np.array(truth)
+    found = np.array([_finish(course, SHARES, probabilities, generator) for _ in range(repeats)])
+    target = float(SHARES @ probabilities)
+    covered = int(((found[:, 1] <= target) & (target <= found[:, 2])).sum())
+    assert stats.binomtest(covered, repeats, 0.95, alternative="less").pvalue > 0.001
+    assert ((found[:, 2] - found[:, 1]) / 2 <= 0.005).all()
+    assert stats.ttest_1samp(found[:, 0], target).pvalue > 0.0005
+
+
+def test_looks_spend_no_more_than_there_is() -> None:
+    course = Course(0.01, 0.9)
+    assert sum(sum(course.tails(look)) for look in range(60)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0.5, 0.4], [0, 0], [1, 1]), "expected shares of at least 0 that sum to 1, got a sum of 0.9"),
+        (([1.0], [2], [1]), r"expected failures in \[0, runs=1\], got 2"),
+        (([0.5, 0.5], [0, 0], [1, 0]), "expected at least one run in every stratum, got none in stratum 1"),
+        (([1.0], [0, 0], [1]), "expected one share, failures and runs per stratum"),
+    ],
+)
+def test_bad_strata_are_named(arguments: tuple[list[float], ...], message: str) -> None:
+    with pytest.raises(HoplonError, match=message):
+        stratified(*arguments)

@@ -1,0 +1,193 @@
+"""Campaigns in two phases: against enumerated truths, the same for any number of workers, and proofs that hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from torch import nn
+
+from hoplon import (
+    BitFlip,
+    Campaign,
+    Exhaustive,
+    HoplonError,
+    Inputs,
+    Memory,
+    Ranger,
+    Values,
+    capture,
+    compare,
+    load_results,
+    profile_ranges,
+)
+from hoplon.evaluation import Evaluator, Reference
+from hoplon.faults import FaultTable
+from hoplon.overlay import Overlay
+from hoplon.strata import ByBit, ByDeviation, ByFirstOrder, ByFunction, ByLayer, Seen
+
+HALF_WIDTH = 0.02
+
+
+def _net() -> nn.Module:
+    """Convolution, batch norm and ReLU, then logits: takes ``(n, 1, 5, 5)``, gives ``(n, 3)``."""
+    generator = torch.Generator().manual_seed(3)
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 3)).eval()
+    with torch.no_grad():
+        for tensor in net.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) - 0.4)
+        net[1].running_var.fill_(1.0)  # type: ignore[union-attr, operator]
+    return net
+
+
+@pytest.fixture(scope="module")
+def campaign() -> Campaign:
+    x = torch.randn(8, 1, 5, 5, generator=torch.Generator().manual_seed(1))
+    return Campaign(capture(_net(), x[:2]), Inputs(x), sites=Values(kind="conv"), batch=4)
+
+
+@pytest.fixture(scope="module")
+def truth(campaign: Campaign) -> pl.DataFrame:
+    """Every fault there is: 8 inputs x 27 elements x 32 bits."""
+    whole = Campaign(campaign.program, campaign.data, sites=campaign.sites, sampling=Exhaustive(), batch=4).run()
+    assert whole.runs.height == 8 * 27 * 32
+    rate = whole.summary()[0].failure
+    assert (rate.method, rate.low, rate.high) == ("all faults", rate.estimate, rate.estimate)
+    table = whole.faults.frame.with_columns(whole.faults.bits)
+    failed = whole.runs.select("fault", failed=pl.col("top-1").cast(pl.String).is_in(["sdc", "nonfinite"]))
+    return table.join(failed, on="fault")
+
+
+def test_the_estimate_is_that_of_all_faults(campaign: Campaign, truth: pl.DataFrame) -> None:
+    """Three seeds: an honest 95 % interval misses in one of them at least twice with probability 0.007."""
+    probability = float(truth["failed"].mean())  # type: ignore[arg-type]
+    covered = 0
+    for seed in range(3):
+        rate = campaign.run(half_width=HALF_WIDTH, seed=seed).summary()[0]
+        assert rate.failure.half_width <= HALF_WIDTH
+        covered += rate.failure.low <= probability <= rate.failure.high
+    assert covered >= 2
+
+
+def test_groups_are_estimated_from_the_same_runs(campaign: Campaign, truth: pl.DataFrame) -> None:
+    """32 intervals at 95 %: nine misses or more have probability below 1e-4, were they independent."""
+    found = campaign.run(half_width=HALF_WIDTH, seed=5).by("bit")
+    real = truth.group_by("bit").agg(truth=pl.col("failed").mean())
+    both = found.join(real, on="bit")
+    assert both.height == 32
+    covered = both.filter(
+        (pl.col("failure_low") <= pl.col("truth") + 1e-9) & (pl.col("truth") <= pl.col("failure_high"))
+    )
+    assert covered.height >= 24
+    worst = both.with_columns(error=(pl.col("failure") - pl.col("truth")).abs())["error"].max()
+    assert isinstance(worst, float)
+    assert worst < 0.35
+
+
+def test_what_is_proven_to_be_masked_is_masked(campaign: Campaign) -> None:
+    results = campaign.run(half_width=HALF_WIDTH, seed=0)
+    proven = results.runs.filter(pl.col("proven"))
+    assert proven.height > 50
+    assert results.summary()[0].n_runs == results.runs.height - proven.height
+    table = FaultTable("values", results.faults.frame.filter(pl.col("fault").is_in(proven["fault"].implode())))
+    reference = Reference.run(campaign.program, campaign.data, campaign.criterion, batch=4)  # type: ignore[arg-type]
+    runs, observed = Evaluator(reference, Overlay()).runs(table.plan())
+    assert (runs["top-1"] == "identical").all()
+    assert observed.frame["before"].equals(table.frame["before"])
+    assert observed.frame["after"].equals(table.frame["after"])
+    assert runs["reached"].equals(proven["reached"])
+
+
+def test_weights_sum_to_one_and_travel_into_a_comparison(campaign: Campaign) -> None:
+    results = campaign.run(half_width=HALF_WIDTH, seed=0)
+    weights = results.faults.frame.unique("fault")["weight"]
+    assert weights.sum() == pytest.approx(1)
+    ranges = profile_ranges(campaign.program, campaign.data)
+    arms = compare(
+        campaign.program,
+        campaign.data,
+        arms={"none": [], "ranger": [Ranger(ranges)]},
+        faults=results.faults,
+        latency=False,
+        batch=4,
+    ).arms
+    assert arms[0].rate.failure.estimate == pytest.approx(results.summary()[0].failure.estimate)
+    unweighted = results.runs.filter(~pl.col("proven"))["top-1"].cast(pl.String).is_in(["sdc", "nonfinite"]).mean()
+    assert abs(arms[0].rate.failure.estimate - float(unweighted)) > 0.02  # type: ignore[arg-type]
+    assert arms[1].difference is not None
+    expected = arms[1].rate.failure.estimate - arms[0].rate.failure.estimate
+    assert arms[1].difference.estimate == pytest.approx(expected)
+    assert arms[1].difference.low <= expected <= arms[1].difference.high
+
+
+@pytest.mark.parametrize("sites", [Values(kind="conv"), Memory(kind="linear")])
+def test_one_seed_is_one_table_for_any_number_of_workers_and_after_a_stop(
+    campaign: Campaign, sites: Values | Memory, tmp_path: Path
+) -> None:
+    plan = Campaign(campaign.program, campaign.data, sites=sites, batch=4)
+    alone = plan.run(half_width=0.05, seed=2)
+    shared = plan.run(half_width=0.05, seed=2, workers=2, store=tmp_path / "run")
+    assert alone.digest() == shared.digest()
+    assert [r.as_row() for r in alone.summary()] == [r.as_row() for r in load_results(tmp_path / "run").summary()]
+    for folder in ("faults", "runs"):  # as if killed before the second unit was there
+        shards = sorted((tmp_path / "run" / folder).glob("unit-*.parquet"))
+        assert len(shards) >= 2
+        for shard in shards[1:]:
+            shard.unlink()
+    part = load_results(tmp_path / "run")
+    assert 0 <= part.summary()[0].failure.estimate <= 1
+    again = plan.run(half_width=0.05, seed=2, store=tmp_path / "run", resume=True)
+    assert again.digest() == alone.digest()
+
+
+@pytest.mark.parametrize(
+    "strata",
+    [
+        ByDeviation(signs=False),
+        [ByDeviation(), ByLayer()],
+        ByBit(),
+        ByFirstOrder(),
+        ByFunction(lambda seen: (seen.after.abs() > 1).long(), name="large"),
+    ],
+)
+def test_any_strata_reach_the_precision(campaign: Campaign, truth: pl.DataFrame, strata: object) -> None:
+    results = campaign.run(half_width=0.04, seed=1, strata=strata)  # type: ignore[arg-type]
+    rate = results.summary()[0].failure
+    assert rate.half_width <= 0.04
+    # 95 %, and three times the reach: missed with a probability far below 1e-4
+    probability = float(truth["failed"].mean())  # type: ignore[arg-type]
+    assert abs(rate.estimate - probability) < 0.12
+    assert results.design is not None
+    assert len(set(results.design.labels)) == len(results.design.labels)
+    assert np.isclose(sum(results.design.shares), 1)
+
+
+def _negative(seen: Seen) -> torch.Tensor:
+    return torch.full_like(seen.number, -1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"count": 10, "design": "stratified"}, "expected a half-width for strata"),
+        ({"count": 10, "strata": ByBit()}, "expected a half-width for strata"),
+        ({"half_width": 0.1, "design": "random"}, "expected design 'uniform' or 'stratified', got 'random'"),
+        ({"half_width": 0.1, "design": "uniform", "strata": ByBit()}, "expected no strata for design='uniform'"),
+        ({"half_width": 0.1, "strata": []}, "expected 1 to 4 kinds of strata, got 0"),
+        ({"half_width": 0.1, "strata": ByFunction(_negative)}, "expected one integer of at least 0 per candidate"),
+        ({"half_width": 0.1, "confidence": 1.0}, r"expected confidence in \(0, 1\), got 1.0"),
+    ],
+)
+def test_bad_options_are_named(campaign: Campaign, options: dict[str, object], message: str) -> None:
+    with pytest.raises(HoplonError, match=message):
+        campaign.run(**options)  # type: ignore[arg-type]
+
+
+def test_first_order_needs_value_faults(campaign: Campaign) -> None:
+    plan = Campaign(campaign.program, campaign.data, sites=Memory(kind="linear"), fault_model=BitFlip(), batch=4)
+    with pytest.raises(HoplonError, match="expected value faults, a model that can be exported and one judged output"):
+        plan.run(half_width=0.1, strata=ByFirstOrder())
