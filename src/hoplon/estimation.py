@@ -149,8 +149,8 @@ def paired_weighted(only_a: Floats, only_b: Floats, weights: Floats, *, confiden
         weights: shape ``(clusters,)``, the share of all faults that each stands for; they sum to 1 at most.
         confidence: in (0, 1).
     Source:
-        As `hoplon.stats.weighted`, with failures of the second arm as events that count negative: one of the largest weight is added
-        on either side. The total weight is taken as known.
+        As `hoplon.stats.weighted`, with failures of the second arm as events that count negative: one of the largest
+        weight is added on either side. The total weight is taken as known.
     """
     if not 0 < confidence < 1:
         raise HoplonError(f"expected confidence in (0, 1), got {confidence}")

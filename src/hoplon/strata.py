@@ -25,9 +25,9 @@ class Seen:
     ``sites``: what ``number`` refers to. ``number``, ``element``: int64, shape ``(n,)``. ``input``: int64, shape
     ``(n,)``; None for memory. ``before``, ``after``: the value, float64, shape ``(n,)``: of a value fault of one word,
     where it leaves its place (see `hoplon.local_reach`); else as it is struck. ``masked``: bool, shape ``(n,)``, proven
-    to change nothing. ``bit``: the one bit that the change can touch, int64, shape ``(n,)``, -1 for others. ``scale``: the
-    root mean square of fault-free values there, float64, shape ``(n,)``. ``slope``: how the gap between the two largest
-    outputs changes with the value, over the gap itself, float64, shape ``(n,)``; None unless asked for.
+    to change nothing. ``bit``: the one bit that the change can touch, int64, shape ``(n,)``, -1 for others. ``scale``:
+    the root mean square of fault-free values there, float64, shape ``(n,)``. ``slope``: how the gap between the two
+    largest outputs changes with the value, over the gap itself, float64, shape ``(n,)``; None unless asked for.
     """
 
     sites: Sequence[ValueSite | MemorySite]
