@@ -15,7 +15,7 @@ from hoplon.compare import Comparison, compare
 from hoplon.criteria import Criterion, TopK
 from hoplon.data import Inputs
 from hoplon.errors import DataError, HoplonError
-from hoplon.evaluation import default_batch, golden_outputs
+from hoplon.evaluation import Arrival, default_batch, golden_outputs
 from hoplon.faults import BitFlip, FaultModel, FaultTable
 from hoplon.harden import TMR, Aspis, Ranger
 from hoplon.importance import Scores, taylor
@@ -44,6 +44,7 @@ class Plan:
         calibration: how many calibration samples ranges and scores are computed on, drawn by ``seed``; None for all.
         criterion: what counts as harm.
         placement: whether a fault strikes before or after the protection of its own site.
+        arrival: whether a memory fault strikes before the guards' check or after it.
         batch: samples per replay pass; chosen from the model's size by default.
         latency: measure what the arms cost in time; seconds per arm.
         seed: decides faults and samples.
@@ -58,6 +59,7 @@ class Plan:
     calibration: int | None = None
     criterion: Criterion = field(default_factory=TopK)
     placement: Placement = "before"
+    arrival: Arrival = "before"
     batch: int | None = None
     latency: bool = True
     seed: int = 0
@@ -82,6 +84,7 @@ class Assessment:
     """The comparison, and all that its figures rest on.
 
     ``population``: by target, what faults were drawn from; ``protections``: by arm, the labels of what is in it;
+    ``guarantees``: by label, what a guard repairs for certain, detects and misses;
     ``model_bytes``: of all parameters and buffers, what extra bytes compare with.
     """
 
@@ -89,6 +92,7 @@ class Assessment:
     plan: Plan
     population: Mapping[str, Mapping[str, Any]]
     protections: Mapping[str, tuple[str, ...]]
+    guarantees: Mapping[str, str]
     calibration: Mapping[str, Any]
     model_bytes: int
 
@@ -102,12 +106,14 @@ class Assessment:
             "sampling": "element-uniform",
             "population": {target: dict(found) for target, found in self.population.items()},
             "protections": {name: list(labels) for name, labels in self.protections.items()},
+            "guarantees": dict(self.guarantees),
             "calibration": dict(self.calibration),
             "model_bytes": self.model_bytes,
         }
 
 
 FAULT_MODEL: FaultModel = BitFlip()
+MakeArm = Callable[[Ranges, Scores], tuple[Protection, ...]]
 
 
 def standard_arms(ranges: Ranges, scores: Scores) -> dict[str, tuple[Protection, ...]]:
@@ -128,6 +134,7 @@ def assess(
     calibration: Inputs,
     held_out: Inputs,
     plan: Plan,
+    more_arms: Mapping[str, MakeArm] | None = None,
     store: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: Progress | None = None,
@@ -140,6 +147,7 @@ def assess(
     Args:
         calibration: labelled, what protections learn from; best of the training data.
         held_out: labelled, what faults meet and accuracy is measured on.
+        more_arms: further arms by name, each made from the ranges and the scores.
         store: a folder for the ranges, the scores and one run directory per target and arm.
         resume: take the arms that are finished in ``store``; ranges, scores and costs are computed again.
         progress: told what is at work.
@@ -157,7 +165,7 @@ def assess(
     scores = taylor(
         program, known, loss=F.cross_entropy, progress=lambda done, total: tell("scores of weights", done, total)
     )
-    arms = standard_arms(ranges, scores)
+    arms = standard_arms(ranges, scores) | {name: make(ranges, scores) for name, make in (more_arms or {}).items()}
     values_total = plan.value_faults * len(arms)
 
     def faults_run(arm: str, done: int, total: int) -> None:
@@ -175,6 +183,7 @@ def assess(
         faults=tables,
         criterion=plan.criterion,
         placement=plan.placement,
+        arrival=plan.arrival,
         guard_faults=plan.guard_faults,
         seed=plan.seed,
         batch=plan.batch,
@@ -192,12 +201,13 @@ def assess(
         plan=plan,
         population={table.target: _population(program, table) for table in tables},
         protections={name: tuple(protection.label for protection in arm) for name, arm in arms.items()},
+        guarantees={one.label: one.guarantee for arm in arms.values() for one in arm if one.guarantee},
         calibration={"data": known.name, "inputs": len(known), "score": scores.score, "score_batch": scores.batch},
         model_bytes=sum(tensor.nbytes for tensor in program.memory().values()),
     )
 
 
-def announcement(program: Program, held_out: Inputs, plan: Plan) -> str:
+def announcement(program: Program, held_out: Inputs, plan: Plan, *, more_arms: int = 0) -> str:
     """What :func:`assess` is going to run, in one paragraph.
 
     Raises:
@@ -218,7 +228,7 @@ def announcement(program: Program, held_out: Inputs, plan: Plan) -> str:
         )
         if plan.guard_faults:
             parts.append(f"{plan.guard_faults:,} faults in what the guards of an arm hold")
-    return f"{program.name}: {', '.join(parts)}; in 6 arms of protection"
+    return f"{program.name}: {', '.join(parts)}; in {6 + more_arms} arms of protection"
 
 
 def _draw(program: Program, inputs: Inputs, plan: Plan) -> list[FaultTable]:

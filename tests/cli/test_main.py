@@ -105,6 +105,45 @@ def test_tables_and_verdict_go_to_stdout_and_messages_to_stderr(
     assert (tmp_path / "again" / "report.html").is_file()
 
 
+def test_further_arms_and_faults_in_guards(
+    capsys: pytest.CaptureFixture[str], small_files: tuple[str, str], tmp_path: Path
+) -> None:
+    options = ["--value-faults", "20", "--memory-faults", "8", "--guard-faults", "16", "--out", str(tmp_path / "out")]
+    arms = ["parity", "ranger+known-bits+parity", "sec-ded-memory"]
+    given = [part for arm in arms for part in ("--arm", arm)]
+    assert main(["compare", *small_files, *options, *given, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert "16 faults in what the guards of an arm hold; in 9 arms of protection" in captured.err
+    found = json.loads(captured.out)
+    rows = {row["name"]: row for row in found["arms"] if row["target"] == "memory"}
+    assert set(arms) < rows.keys()
+    assert found["protections"]["ranger+known-bits+parity"] == ["ranger", "known-bits", "parity"]
+    for name in ("parity", "ranger+known-bits+parity"):
+        assert rows[name]["failure"] == rows[name]["guard_failure"] == 0
+        assert (rows[name]["guard_faults"], rows[name]["guard_bits"] > 0) == (16, True)
+    assert rows["none"]["failing_bits"] == pytest.approx(rows["none"]["failure"] * rows["none"]["bits_at_risk"])
+    assert rows["sec-ded-memory"]["latency_ratio"] is None
+    assert "detected for certain" in found["guarantees"]["parity"]
+    assert "--arm ranger+known-bits+parity" in found["command"]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Failing bits<br>of those at risk" in page
+    assert f"Its class: {found['guarantees']['sec-ded-memory']}." in page
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ("rangr", "--arm rangr: no protection matches 'rangr'; near names: ranger"),
+        ("aspis:2", "expected a fraction in"),
+    ],
+)
+def test_an_unknown_arm_is_refused_before_any_work(
+    arm: str, message: str, capsys: pytest.CaptureFixture[str], small_files: tuple[str, str], tmp_path: Path
+) -> None:
+    assert message in failing(capsys, "compare", *small_files, "--arm", arm, "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_compare_goes_on_with_what_an_interrupted_run_left(
     capsys: pytest.CaptureFixture[str], small_files: tuple[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

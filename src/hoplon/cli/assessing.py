@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 
-from hoplon.assessment import Plan, announcement, assess
+from hoplon.assessment import MakeArm, Plan, announcement, assess
 from hoplon.capture import capture
 from hoplon.cli.console import progress_bars, say, show, show_json
 from hoplon.cli.output import OutputFolder
@@ -26,11 +26,13 @@ def run_assessment(
     command: Sequence[str],
     as_json: bool,
     resume: bool = False,
+    more_arms: Mapping[str, MakeArm] | None = None,
 ) -> None:
     """Assess a model on data; leave page, document and runs in the folder; print tables and verdict, or the document.
 
     Args:
         resume: take the finished arms of an earlier run in the folder.
+        more_arms: beside the standard ones.
     Raises:
         HoplonError: bad input of any kind, with one clear message.
         KeyboardInterrupt: after saying what is kept.
@@ -38,7 +40,7 @@ def run_assessment(
     page = out.path / "report.html"
     try:
         program = capture(model.module, model.example, name=model.name)
-        say(announcement(program, data.held_out, plan))
+        say(announcement(program, data.held_out, plan, more_arms=len(more_arms or {})))
         with out.runs(resume=resume) as runs:
             with progress_bars() as tell:
                 found = assess(
@@ -46,6 +48,7 @@ def run_assessment(
                     calibration=data.calibration,
                     held_out=data.held_out,
                     plan=plan,
+                    more_arms=more_arms,
                     store=runs,
                     resume=resume,
                     progress=tell,

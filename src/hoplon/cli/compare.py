@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from hoplon.assessment import Plan
+from hoplon.cli import guarding
 from hoplon.cli.assessing import run_assessment, threads
 from hoplon.cli.console import say
 from hoplon.cli.output import OutputFolder
@@ -19,7 +20,7 @@ from hoplon.zoo import resolve_data, resolve_model
 
 
 class Place(enum.StrEnum):
-    """Where a fault strikes, seen from the protection of its own site."""
+    """When a fault strikes, seen from the protection of its own site, or from the guards' check."""
 
     BEFORE = "before"
     AFTER = "after"
@@ -36,12 +37,18 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of tables.")] = False,
     value_faults: Annotated[int, typer.Option(help="Faults in operator outputs; 0 for none.")] = 8192,
     memory_faults: Annotated[int, typer.Option(help="Faults in weights, each met by all inputs; 0 for none.")] = 400,
+    guard_faults: Annotated[int, typer.Option(help="Faults in what the guards of an arm hold; 0 for none.")] = 256,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="A further arm, such as parity, or ranger+known-bits+parity, aspis:5%; may be repeated."),
+    ] = None,
     inputs: Annotated[int, typer.Option(help="Held-out inputs that faults meet; accuracy is that of all.")] = 256,
     calibration: Annotated[int, typer.Option(help="Calibration samples for ranges and scores.")] = 2000,
     criterion: Annotated[str, typer.Option(help="What counts as harm: top-1, top-5, ...")] = "top-1",
     placement: Annotated[
         Place, typer.Option(help="Faults before or after the protection of their site.")
     ] = Place.BEFORE,
+    arrival: Annotated[Place, typer.Option(help="Memory faults before or after the guards' check.")] = Place.BEFORE,
     batch: Annotated[int | None, typer.Option(help="Samples per pass; chosen from the model by default.")] = None,
     thread_count: Annotated[int | None, typer.Option("--threads", help="Threads; torch's default by default.")] = None,
     resume: Annotated[
@@ -49,6 +56,7 @@ def compare(
     ] = False,
 ) -> None:
     """Inject the same faults into a model under each protection and report failures, accuracy, time and memory."""
+    more_arms = {text: guarding.arm(text) for text in arm or ()}
     folder = OutputFolder.prepare(out)
     plan = Plan(
         value_faults=value_faults,
@@ -56,7 +64,9 @@ def compare(
         inputs=inputs,
         calibration=calibration,
         criterion=parsed_criterion(criterion),
+        guard_faults=guard_faults,
         placement="before" if placement is Place.BEFORE else "after",
+        arrival="before" if arrival is Place.BEFORE else "after",
         batch=batch,
         seed=seed,
     )
@@ -67,16 +77,21 @@ def compare(
         "--inputs": inputs,
         "--calibration": calibration,
         "--criterion": criterion,
+        "--guard-faults": guard_faults,
         "--placement": placement.value,
+        "--arrival": arrival.value,
         **({} if batch is None else {"--batch": batch}),
         **({} if thread_count is None else {"--threads": thread_count}),
     }
     command = ["hoplon", "compare", model, data, *(str(part) for pair in options.items() for part in pair)]
+    command += [part for text in more_arms for part in ("--arm", text)]
     with threads(thread_count):
         loaded = resolve_data(data)
         say(f"hoplon compare: {model} on {data}, seed {seed}")
         chosen = resolve_model(model, seed=seed)
-        run_assessment(chosen, loaded, plan, out=folder, command=command, as_json=as_json, resume=resume)
+        run_assessment(
+            chosen, loaded, plan, out=folder, command=command, as_json=as_json, resume=resume, more_arms=more_arms
+        )
 
 
 def parsed_criterion(text: str) -> TopK:

@@ -6,10 +6,26 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from hoplon.errors import HoplonError, no_match
-from hoplon.harden import TMR, Aspis, BlockAspis, Checksum, EveryForward, KnownBits, OnDemand, Parity, Rotating, When
+from hoplon.harden import (
+    TMR,
+    Aspis,
+    BlockAspis,
+    Checksum,
+    EveryForward,
+    KnownBits,
+    OnDemand,
+    Parity,
+    Ranger,
+    Rotating,
+    SecDedMemory,
+    When,
+)
 from hoplon.importance import Scores
 from hoplon.overlay import Protection
+from hoplon.ranges import Bound, Ranges
 
 _Made = TypeVar("_Made")
 
@@ -25,18 +41,28 @@ def guards(texts: Sequence[str], *, scores: Path | None) -> list[Protection]:
     Raises:
         HoplonError: an unknown guard, an option that it does not take, or missing scores.
     """
-    read: Mapping[str, Callable[[str], Protection]] = {
-        "parity": lambda text: Parity(**({"group": _integer(text)} if text else {})),
-        "known-bits": lambda text: KnownBits(_integer(text) if text else None),
-        "tmr": lambda text: TMR(text or "element"),  # type: ignore[arg-type]
-        "aspis": lambda text: Aspis(_scores(scores), _fraction(text)),
-        "block-aspis": lambda text: BlockAspis(_scores(scores), _fraction(text)),
-        "checksum": lambda text: Checksum(text or "flag"),  # type: ignore[arg-type]
-    }
+    read = _guards_with(lambda: _scores(scores))
     found = [_read(text, read, what="guard", known=GUARDS, option="--guard") for text in texts]
     if scores is not None and not any(isinstance(guard, Aspis | BlockAspis) for guard in found):
         raise HoplonError(f"expected --scores beside a guard that uses them, got {scores} and none; --guard aspis:1%")
     return found
+
+
+def arm(text: str) -> Callable[[Ranges, Scores], tuple[Protection, ...]]:
+    """The protections that ``--arm`` names, joined by "+", once there are ranges and scores.
+
+    Raises:
+        HoplonError: an unknown protection, or an option that it does not take.
+    """
+
+    def made(ranges: Ranges, scores: Scores) -> tuple[Protection, ...]:
+        read = {"ranger": lambda text: Ranger(ranges), "sec-ded-memory": lambda text: SecDedMemory()}
+        read |= _guards_with(lambda: scores)
+        return tuple(_read(part, read, what="protection", known=f"ranger, {GUARDS}", option="--arm") for part in parts)
+
+    parts = text.split("+")
+    made(Ranges({"any": Bound(0.0, 1.0)}), Scores({"any": torch.ones(1)}))  # what is wrong is said before hours of work
+    return made
 
 
 def schedule(text: str) -> When:
@@ -51,6 +77,18 @@ def schedule(text: str) -> When:
         "demand": _nothing,
     }
     return _read(text, read, what="schedule", known=SCHEDULES, option="--when")
+
+
+def _guards_with(scores: Callable[[], Scores]) -> dict[str, Callable[[str], Protection]]:
+    """How each guard is read from what follows its name."""
+    return {
+        "parity": lambda text: Parity(**({"group": _integer(text)} if text else {})),
+        "known-bits": lambda text: KnownBits(_integer(text) if text else None),
+        "tmr": lambda text: TMR(text or "element"),
+        "aspis": lambda text: Aspis(scores(), _fraction(text)),
+        "block-aspis": lambda text: BlockAspis(scores(), _fraction(text)),
+        "checksum": lambda text: Checksum(text or "flag"),
+    }
 
 
 def _read(text: str, read: Mapping[str, Callable[[str], _Made]], *, what: str, known: str, option: str) -> _Made:

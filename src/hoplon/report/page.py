@@ -79,6 +79,8 @@ def _described(document: Document) -> list[tuple[str, str, list[str]]]:
     for arm, labels in document["protections"].items():
         for label in labels:
             name, text = wording.protection(label)
+            if label in document.get("guarantees", {}):
+                text = f"{text} Its class: {document['guarantees'][label]}."
             found.setdefault(name, (text, []))[1].append(arm)
     return [(name, text, arms) for name, (text, arms) in found.items()]
 

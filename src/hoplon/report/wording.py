@@ -30,6 +30,20 @@ _PROTECTIONS = {
         "keeps two more copies of every parameter and buffer and repairs them by majority before each batch. Meant for "
         "corrupted weights in memory.",
     ),
+    "parity": (
+        "Parity",
+        "keeps sums across blocks of all parameters and buffers, compares them before each batch and rebuilds wrong "
+        "blocks. Meant for corrupted weights in memory.",
+    ),
+    "known": (
+        "KnownBits",
+        "restores the bits that all words of a tensor share, before each batch. Meant for corrupted weights in memory; "
+        "it leaves other bits alone, which do little harm.",
+    ),
+    "sec": (
+        "SEC-DED memory",
+        "is memory with an error-correcting code in hardware, modelled. Meant for corrupted weights in memory.",
+    ),
 }
 
 
@@ -109,6 +123,19 @@ def amount(count: int) -> str:
     exponent = min(3, int(math.log10(count) // 3))
     scaled = count / 1000**exponent
     return f"{scaled:.{max(0, 2 - int(math.log10(scaled)))}f} {('', 'kB', 'MB', 'GB')[exponent]}"
+
+
+def failing_bits(row: Mapping[str, Any]) -> str:
+    """Bits that fail the model when they flip, with limits, of all bits at risk.
+
+    Example:
+        >>> failing_bits({"failing_bits": 12.4, "failing_bits_low": 9, "failing_bits_high": 16, "bits_at_risk": 9900})
+        '12 [9, 16] of 9,900'
+    """
+    if row.get("failing_bits") is None:
+        return "not measured"
+    middle, low, high = (f"{row[key]:,.0f}" for key in ("failing_bits", "failing_bits_low", "failing_bits_high"))
+    return f"{middle} [{low}, {high}] of {row['bits_at_risk']:,}"
 
 
 def listed(names: Sequence[str]) -> str:
