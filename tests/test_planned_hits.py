@@ -71,7 +71,7 @@ _LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "v
 @pytest.mark.parametrize("name", ["lenet", "residual", "tied", "in-place", *_LARGE])
 def test_every_planned_value_fault_hits_its_word_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     program, x = _program(name)
-    monkeypatch.setattr(hoplon.evaluation.reference, "Replay", _Verifying)
+    monkeypatch.setattr(hoplon.evaluation.reference, "RegionReplay", _Verifying)
     monkeypatch.setattr(_Verifying, "verified", 0)
     results = Campaign(program, Inputs(x), sites=Values(), fault_model=BitFlip()).run(count=FAULTS, seed=0)
     assert _Verifying.verified == FAULTS

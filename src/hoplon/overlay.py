@@ -43,6 +43,14 @@ class ValueProtection(ABC):
         return False
 
     @property
+    def local(self) -> bool:
+        """Whether what becomes of an element depends on its value and its channel alone, not on where it lies.
+
+        Only then can a part of a value be protected by itself; replay is slower without.
+        """
+        return False
+
+    @property
     def extra_bytes(self) -> int:
         """Memory that the protection holds (bounds), in bytes; none unless overridden."""
         return 0
@@ -112,6 +120,11 @@ class Chain(ValueProtection):
     def repeats(self) -> bool:
         """Whether a link does; the comparison comes before all other links, whatever their order."""
         return any(link.repeats for link in self.links)
+
+    @property
+    def local(self) -> bool:
+        """Whether all links are."""
+        return all(link.local for link in self.links)
 
     def __call__(self, value: Tensor) -> Tensor:
         """Apply each link to the result of the one before."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
 from hoplon.evaluation.armed_memory import ArmedMemory
 from hoplon.evaluation.memory_runs import Arrival, MemoryRuns
 from hoplon.evaluation.reference import Reference, accuracy, default_batch, golden_outputs
-from hoplon.evaluation.value_runs import GOLDEN_BUDGET_BYTES, ValueRuns
+from hoplon.evaluation.shared import GOLDEN_BUDGET_BYTES, SharedReplay
+from hoplon.evaluation.value_runs import ValueRuns
 from hoplon.faults import FaultTable
 from hoplon.overlay import Overlay
 from hoplon.replay import Placement
@@ -37,6 +38,10 @@ class Evaluator:
     overlay: Overlay
     placement: Placement = "before"
     arrival: Arrival = "before"
+    _values: SharedReplay = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_values", SharedReplay(self.reference, self.overlay, self.placement))
 
     def runs(self, table: FaultTable, *, advance: Advance | None = None) -> tuple[pl.DataFrame, FaultTable]:
         """The outcome of every run, and the table with the words that this arm met.
@@ -51,7 +56,7 @@ class Evaluator:
             DataError: a fault on an input that is not eligible, or on a site that the program lacks.
         """
         if table.target == "values":
-            runs: ValueRuns | MemoryRuns = ValueRuns(self.reference, self.overlay, self.placement, table)
+            runs: ValueRuns | MemoryRuns = ValueRuns(self._values, table)
         else:
             runs = MemoryRuns(self.reference, self.overlay, self.placement, self.arrival, table)
         found, observed = runs.run(advance or (lambda count: None))

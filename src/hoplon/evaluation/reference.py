@@ -17,7 +17,7 @@ from hoplon.eager_program import EagerProgram
 from hoplon.errors import DataError
 from hoplon.overlay import Overlay
 from hoplon.program import Program
-from hoplon.replay import EagerReplay, Placement, Replay
+from hoplon.replay import EagerReplay, Placement, RegionReplay, Replay, fits
 from hoplon.sites import MemorySite, ValueSite
 
 Sites = Sequence[ValueSite] | Sequence[MemorySite]
@@ -39,8 +39,10 @@ def default_batch(program: Program) -> int:
 
 def replay_of(program: Program, overlay: Overlay, batch: int, sites: Sites, placement: Placement = "before") -> Replay:
     """The replay that fits the form of the program."""
-    form = EagerReplay if isinstance(program, EagerProgram) else Replay
-    return form(program, overlay, batch, sites, placement)
+    if isinstance(program, EagerProgram):
+        return EagerReplay(program, overlay, batch, sites, placement)
+    regional = bool(sites) and isinstance(sites[0], ValueSite) and fits(overlay)
+    return (RegionReplay if regional else Replay)(program, overlay, batch, sites, placement)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,44 +2,45 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hoplon.criteria import Outcome
 from hoplon.errors import DataError
 from hoplon.evaluation.frames import RUN_ERRORS, blank, run_frame
-from hoplon.evaluation.reference import Reference, replay_of
+from hoplon.evaluation.shared import SharedReplay
 from hoplon.faults import FaultTable, series_to_words
 from hoplon.formats import one_per_word
-from hoplon.overlay import Overlay
-from hoplon.replay import Golden, Hits, Placement, Replay
+from hoplon.replay import Golden, Hits, RegionReplay, Struck
 
 Ints = NDArray[np.int64]
 
-GOLDEN_BUDGET_BYTES = 2 * 2**30
+# For the windows of the runs that are under way at once.
+WINDOW_BUDGET_BYTES = 2**30
+_LARGEST_WAVE = 4096
 
 
 class ValueRuns:
     """Value faults: one fault meets one input.
 
-    A pass holds at most one fault per input, in that input's row; the faults of an input are taken in the order of
-    their sites, so that the faults of one pass strike at similar depths.
+    Faults of one word in a feature map go as regions, any number at once. A pass of others holds at most one fault per
+    input, in that input's row; the faults of an input are taken in the order of their sites, so that the faults of one
+    pass strike at similar depths.
     """
 
-    def __init__(self, reference: Reference, overlay: Overlay, placement: Placement, table: FaultTable) -> None:
-        self.reference, program = reference, reference.program
+    def __init__(self, shared: SharedReplay, table: FaultTable) -> None:
+        self.reference, program = shared.reference, shared.reference.program
         frame = table.frame
         self.table = table
         names = frame["site"].unique().cast(pl.String).to_list()
         self.sites = [program.value_site(name) for name in names]
-        self.replay = replay_of(program, overlay, self.reference.batch, self.sites, placement)
-        self.golden = _GoldenCache(self.reference, self.replay)
+        self.replay, self.golden = shared.of(self.sites)
         number = {name: index for index, name in enumerate(names)}
         self.site = frame["site"].cast(pl.String).replace_strict(number, return_dtype=pl.Int64).to_numpy()
         self.element = torch.from_numpy(frame["element"].to_numpy().copy())
@@ -67,18 +68,63 @@ class ValueRuns:
         return position
 
     def run(self, advance: Callable[[int], None]) -> tuple[pl.DataFrame, FaultTable]:
-        """All faults, batch by batch."""
+        """All faults, batch by batch: those that can go as regions many at a time, the others row by row."""
         if len(self.faults):
             steps = np.array([self.reference.program.site_steps[site.name] for site in self.sites])
             first_step = np.minimum.reduceat(steps[self.site], self.first_row)
             group = self.position // self.reference.batch
-            turn = _turns(self.position, first_step)
-            order = np.lexsort((turn, group))
-            bounds = np.flatnonzero(np.diff(group[order]) | np.diff(turn[order])) + 1
-            for chunk in np.split(order, bounds):
-                self._attempt(int(group[chunk[0]]), chunk)
-                advance(len(chunk))
+            for number in np.unique(group):
+                mine = np.flatnonzero(group == number)
+                mine = mine[np.argsort(first_step[mine], kind="stable")]
+                many = self._together(int(number), mine)
+                for chunk in np.split(mine[many], np.arange(self.wave, many.sum(), self.wave)):
+                    self._attempt_many(int(number), chunk, advance)
+                self._one_by_one(int(number), mine[~many], advance)
         return self._frame(), self.table.observed(before=self.before, after=self.after)
+
+    def _together(self, number: int, faults: Ints) -> NDArray[np.bool_]:
+        """Which faults of an input batch can go as regions: one word each, in a feature map."""
+        if not isinstance(self.replay, RegionReplay):
+            return np.zeros(len(faults), dtype=bool)
+        golden = self.golden[number]
+        covered = np.array([self.replay.covers(golden, site.name) for site in self.sites])
+        together: NDArray[np.bool_] = (self.row_count[faults] == 1) & covered[self.site[self.first_row[faults]]]
+        return together
+
+    @property
+    def wave(self) -> int:
+        """How many runs are under way at once: windows are mostly far smaller than the largest map."""
+        largest = max(site.numel * site.dtype.itemsize for site in self.sites)
+        return max(self.reference.batch, min(_LARGEST_WAVE, 4 * WINDOW_BUDGET_BYTES // largest))
+
+    def _one_by_one(self, number: int, faults: Ints, advance: Callable[[int], None]) -> None:
+        """Passes with at most one fault in a row; ``faults`` are in the order of their sites."""
+        turn = _turns(self.position[faults])
+        for which in range(turn.max(initial=-1) + 1):
+            chunk = faults[turn == which]
+            self._attempt(number, chunk)
+            advance(len(chunk))
+
+    def _attempt_many(self, number: int, chunk: Ints, advance: Callable[[int], None]) -> None:
+        """One sweep; if an operator raises, passes that find out which fault is the cause."""
+        if not len(chunk):
+            return
+        golden, rows = self.golden[number], self.position[chunk] - number * self.reference.batch
+        assert isinstance(self.replay, RegionReplay), "only its runs go together"
+        hits, places = self._hits(rows, chunk)
+        runs = {name: torch.from_numpy(faults) for name, (_, faults) in places.items()}
+        try:
+            outputs, struck = self.replay.strike_many(golden, hits, runs, len(chunk))
+        except RUN_ERRORS:
+            self._one_by_one(number, chunk, advance)
+            return
+        self._note(struck, places, chunk)
+        where = torch.from_numpy(rows)
+        fault_free = [out[where.to(out.device)] if isinstance(out, Tensor) else out for out in golden.outputs]
+        self.outcomes[chunk], self.measures[chunk] = self.reference.judge(
+            torch.from_numpy(self.position[chunk]), slice(None), golden=fault_free, faulty=outputs
+        )
+        advance(len(chunk))
 
     def _attempt(self, number: int, chunk: Ints) -> None:
         """One pass; if an operator raises, halves of it, down to the one fault that is the cause."""
@@ -98,6 +144,14 @@ class ValueRuns:
         )
 
     def _pass(self, golden: Golden, rows: Ints, chunk: Ints) -> list[Any]:
+        hits, places = self._hits(rows, chunk)
+        outputs, struck = self.replay.strike_values(golden, hits)
+        self._note(struck, places, chunk)
+        self.detected[chunk] = (self.replay.flagged | self.replay.outvoted).cpu().numpy()[rows]
+        return outputs
+
+    def _hits(self, rows: Ints, chunk: Ints) -> tuple[dict[str, Hits], dict[str, tuple[Tensor, Ints]]]:
+        """What faults strike by site, and for each hit its words in the table and its faults in ``chunk``."""
         device = self.reference.program.device
         words = np.concatenate([np.arange(self.first_row[f], self.first_row[f] + self.row_count[f]) for f in chunk])
         fault_of_word = np.repeat(np.arange(len(chunk)), self.row_count[chunk])
@@ -105,7 +159,7 @@ class ValueRuns:
         for site in np.unique(self.site[words]):
             here = self.site[words] == site
             mine, name = words[here], self.sites[site].name
-            places[name] = torch.from_numpy(mine), chunk[fault_of_word[here]]
+            places[name] = torch.from_numpy(mine), fault_of_word[here]
             hits[name] = Hits(
                 rows=torch.from_numpy(rows[fault_of_word[here]]).to(device),
                 elements=self.element[mine].to(device),
@@ -113,13 +167,14 @@ class ValueRuns:
                 flip=self.flip[mine].to(device),
                 format=one_per_word(self.formats[mine].tolist()),
             )
-        outputs, struck = self.replay.strike_values(golden, hits)
+        return hits, places
+
+    def _note(self, struck: Mapping[str, Struck], places: Mapping[str, tuple[Tensor, Ints]], chunk: Ints) -> None:
+        """Keep what the words met."""
         for name, met in struck.items():
-            words_here, faults_here = places[name]
-            self.before[words_here], self.after[words_here] = met.before.cpu(), met.after.cpu()
-            np.logical_or.at(self.reached, faults_here, met.reached.cpu().numpy())
-        self.detected[chunk] = (self.replay.flagged | self.replay.outvoted).cpu().numpy()[rows]
-        return outputs
+            words, faults = places[name]
+            self.before[words], self.after[words] = met.before.cpu(), met.after.cpu()
+            np.logical_or.at(self.reached, chunk[faults], met.reached.cpu().numpy())
 
     def _frame(self) -> pl.DataFrame:
         # what a detector flagged was run again, and what a second run outvoted was put right: both are corrected
@@ -127,28 +182,10 @@ class ValueRuns:
         return run_frame(self.faults, self.input, self.reference.criterion, *outcomes, *flags)
 
 
-class _GoldenCache:
-    """Golden values by input batch; the oldest go when the budget is spent."""
-
-    def __init__(self, reference: Reference, replay: Replay) -> None:
-        self._reference, self._replay = reference, replay
-        self._held: OrderedDict[int, Golden] = OrderedDict()
-
-    def __getitem__(self, number: int) -> Golden:
-        if number not in self._held:
-            leaves, _ = self._reference.leaves(number)
-            golden = self._replay.golden(leaves)
-            while self._held and sum(g.bytes for g in self._held.values()) + golden.bytes > GOLDEN_BUDGET_BYTES:
-                self._held.popitem(last=False)
-            self._held[number] = golden
-        return self._held[number]
-
-
-def _turns(position: Ints, first_step: Ints) -> Ints:
-    """For each fault, how many faults of the same input come before it in the order of their sites."""
-    order = np.lexsort((first_step, position))
+def _turns(position: Ints) -> Ints:
+    """For each fault, how many faults of the same input come before it."""
+    order = np.argsort(position, kind="stable")
     ordered = position[order]
-    first = np.searchsorted(ordered, ordered)
     turns = np.empty_like(position)
-    turns[order] = np.arange(len(position)) - first
+    turns[order] = np.arange(len(position)) - np.searchsorted(ordered, ordered)
     return turns

@@ -52,6 +52,11 @@ class BoundValue(ValueProtection):
         object.__setattr__(self, "high", bound.high)
 
     @property
+    def local(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
     def extra_bytes(self) -> int:
         """Two float64 numbers."""
         return 16

@@ -79,6 +79,11 @@ class Repeated(ValueProtection):
         """Yes."""
         return True
 
+    @property
+    def local(self) -> bool:
+        """Yes."""
+        return True
+
     def __call__(self, value: Tensor) -> Tensor:
         """The value, as a new tensor."""
         return value.clone()

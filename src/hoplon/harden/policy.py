@@ -133,6 +133,11 @@ class _Bounded(ValueProtection):
     bound: Bound | ChannelBounds
 
     @property
+    def local(self) -> bool:
+        """Yes, unless the channels lie elsewhere than along the second axis."""
+        return isinstance(self.bound, Bound) or self.bound.axis == 1
+
+    @property
     def extra_bytes(self) -> int:
         """Two float64 numbers per bound."""
         return 16 * (1 if isinstance(self.bound, Bound) else len(self.bound.channels))

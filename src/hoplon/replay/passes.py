@@ -4,61 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hoplon.formats import NumberFormat, equal_bits, native
+from hoplon.formats import equal_bits, native
 from hoplon.overlay import Overlay
 from hoplon.program import Program, Ref
+from hoplon.replay.golden import Golden, Hits, Placement, Struck
 from hoplon.sites import MemorySite, ValueSite
-
-Placement = Literal["before", "after"]
-
-
-@dataclass(frozen=True)
-class Hits:
-    """Words struck at one value site in one pass.
-
-    ``rows``: shape ``(n,)``, int64, the sample of the batch; ``elements``: shape ``(n,)``, int64, row-major within the
-    sample; ``keep``, ``flip``: shape ``(n,)``, int64 words, after = (before & keep) ^ flip.
-    """
-
-    rows: Tensor
-    elements: Tensor
-    keep: Tensor
-    flip: Tensor
-    format: NumberFormat | None = None
-
-
-@dataclass(frozen=True)
-class Struck:
-    """What :class:`Hits` met: words before and after the fault, and whether readers got a value that differs."""
-
-    before: Tensor
-    after: Tensor
-    reached: Tensor
-
-
-@dataclass(frozen=True)
-class Golden:
-    """The fault-free values of one input batch that replay needs.
-
-    ``delivered``: by step, as readers get them (after the step's protection); ``produced``: by step, as the operator
-    made them, where the protection changed something; ``outputs``: the flat outputs.
-    """
-
-    leaves: Sequence[Any]
-    delivered: Mapping[int, Any]
-    produced: Mapping[int, Tensor]
-    outputs: Sequence[Any]
-
-    @property
-    def bytes(self) -> int:
-        """Memory held, counted once per tensor."""
-        tensors = {id(v): v for v in (*self.delivered.values(), *self.produced.values()) if isinstance(v, Tensor)}
-        return sum(t.numel() * t.element_size() for t in tensors.values())
 
 
 @dataclass
@@ -136,7 +91,7 @@ class Replay:
         dirty = 0
         for step in by_step:
             dirty |= self.program.descendants[step]
-        values = _Lazy(self.program, golden, self.program.memory())
+        values = Lazy(self.program, golden, self.program.memory())
         self.flagged, self.outvoted = self._no_flags(), self._no_flags()
         struck: dict[str, Struck] = {}
         with torch.inference_mode():
@@ -164,7 +119,7 @@ class Replay:
         dirty = 0
         for step in starts:
             dirty |= self.program.descendants[step]
-        values = _Lazy(self.program, golden, memory)
+        values = Lazy(self.program, golden, memory)
         with torch.inference_mode():
             for index in range(min(starts, default=len(self.program.steps)), len(self.program.steps)):
                 if dirty >> index & 1:
@@ -172,7 +127,7 @@ class Replay:
                 values.forget(self.program.last_reads[index])
             return self._outputs(values)
 
-    def _run(self, index: int, values: _Lazy) -> Any:
+    def _run(self, index: int, values: Lazy) -> Any:
         return self.program.steps[index].run(values)
 
     def _protect(self, index: int, value: Any) -> Any:
@@ -198,7 +153,7 @@ class Replay:
             return outputs
         return [_mixed(self.flagged, *pair) for pair in zip(golden.outputs, outputs, strict=True)]
 
-    def _computed(self, index: int, values: _Lazy) -> Any:
+    def _computed(self, index: int, values: Lazy) -> Any:
         """The value that the fault meets, recomputed because an earlier fault can have changed it."""
         value = self._run(index, values)
         return self._protect(index, value) if self.placement == "after" else value
@@ -230,7 +185,7 @@ class Replay:
         reached = bits.words(got) != bits.words(fault_free)
         return value, Struck(form.words(old), form.words(new), reached)
 
-    def _outputs(self, values: _Lazy) -> list[Any]:
+    def _outputs(self, values: Lazy) -> list[Any]:
         return self.program.samples_first(self.program.outputs_from(values))
 
 
@@ -243,7 +198,7 @@ def _mixed(rows: Tensor, golden: Any, faulty: Any) -> Any:
     return torch.where(rows.view(-1, *[1] * (faulty.dim() - 1)), golden, faulty)
 
 
-class _Lazy(Sequence[Any]):
+class Lazy(Sequence[Any]):
     """The values that a pass sees: its own where the fault reaches, golden ones elsewhere."""
 
     def __init__(self, program: Program, golden: Golden, memory: Mapping[str, Tensor]) -> None:
@@ -284,76 +239,3 @@ def _kept_steps(program: Program, starts: Iterable[int]) -> frozenset[int]:
             if reach >> step.index & 1:
                 kept.update(read for read in step.reads if read != start and not reach >> read & 1)
     return frozenset(kept)
-
-
-class EagerReplay(Replay):
-    """The same for a program in eager form: every pass is a forward of the user's model on one sample.
-
-    A word of the table that its input does not reach is reported with equal words before and after, not reached.
-    """
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        sites = (site for site in self.sites if isinstance(site, ValueSite))
-        self._shapes = {self.program.site_steps[site.name]: site.shape for site in sites}
-
-    def golden(self, leaves: Sequence[Any]) -> Golden:
-        """Run fault-free; nothing but the outputs is kept."""
-        with torch.inference_mode():
-            outputs = self.program.run(leaves, hook=self._protect)
-        return Golden(leaves, {}, {}, self.program.samples_first(outputs))
-
-    def strike_values(self, golden: Golden, hits: Mapping[str, Hits]) -> tuple[list[Any], dict[str, Struck]]:
-        """One faulty forward."""
-        by_step = {self.program.site_steps[name]: (name, hit) for name, hit in hits.items()}
-        struck = {name: _unreached(hit) for name, hit in hits.items()}
-        self.flagged, self.outvoted = self._no_flags(), self._no_flags()
-
-        def hook(step: int, value: Tensor) -> Tensor:
-            if step not in by_step:
-                return self._protect(step, value)  # type: ignore[no-any-return]
-            name, hit = by_step[step]
-            result, met = self._strike_here(step, value, hit)
-            if met is not None:
-                struck[name] = met
-            return result
-
-        with torch.inference_mode():
-            outputs = self.program.run(golden.leaves, hook=hook)
-        return self._run_again(golden, self.program.samples_first(outputs)), struck
-
-    def strike_memory(self, golden: Golden, memory: Mapping[str, Tensor], changed: Iterable[str]) -> list[Any]:
-        """One forward with changed memory."""
-        with torch.inference_mode():
-            outputs = self.program.run(golden.leaves, memory, hook=self._protect)
-        return self.program.samples_first(outputs)
-
-    def _strike_here(self, step: int, value: Tensor, hit: Hits) -> tuple[Tensor, Struck | None]:
-        """The value struck and protected, and what was met; untouched where it is too small for the element."""
-        if int(hit.elements.max()) >= value.numel():
-            return self._protect(step, value), None
-        fault_free = self._fault_free(step, value)
-        shape = self._shapes.get(step, tuple(value.shape))
-        form, bits = (hit.format or native(value.dtype)).at(hit.elements, shape), native(value.dtype)
-        result = (value if self.placement == "before" else fault_free).clone()
-        where = torch.unravel_index(hit.elements, result.shape) if result.dim() else ()
-        old = result[where]
-        new = form.strike(old, hit.keep, hit.flip)
-        result[where] = new
-        if self.placement == "before":
-            if self._repeats(step):
-                result[where] = old
-                self.outvoted |= (form.words(old) != form.words(new)).any()
-            result = self._protect(step, result)
-        reached = bits.words(result[where]) != bits.words(fault_free[where])
-        return result, Struck(form.words(old), form.words(new), reached)
-
-    def _fault_free(self, step: int, value: Tensor) -> Tensor:
-        """A copy as its readers would get it without the fault; raises no alarm."""
-        protection = self._protections.get(step)
-        return value.clone() if protection is None else protection(value)
-
-
-def _unreached(hit: Hits) -> Struck:
-    nothing = torch.zeros_like(hit.elements)
-    return Struck(nothing, nothing, nothing.bool())

@@ -1,0 +1,56 @@
+"""Golden values that the tables of a campaign have in common."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hoplon.evaluation.reference import Reference, replay_of
+from hoplon.overlay import Overlay
+from hoplon.replay import Golden, Placement, Replay
+from hoplon.sites import ValueSite
+
+GOLDEN_BUDGET_BYTES = 2 * 2**30
+
+
+class GoldenCache:
+    """Golden values by input batch; the oldest go when the budget is spent."""
+
+    def __init__(self, reference: Reference, replay: Replay) -> None:
+        self._reference, self._replay = reference, replay
+        self._held: OrderedDict[int, Golden] = OrderedDict()
+
+    def __getitem__(self, number: int) -> Golden:
+        if number not in self._held:
+            leaves, _ = self._reference.leaves(number)
+            golden = self._replay.golden(leaves)
+            while self._held and sum(g.bytes for g in self._held.values()) + golden.bytes > GOLDEN_BUDGET_BYTES:
+                self._held.popitem(last=False)
+            self._held[number] = golden
+        return self._held[number]
+
+
+@dataclass(eq=False)
+class SharedReplay:
+    """One replay, and its golden values, for tables of value faults on much the same sites. Pickled without them."""
+
+    reference: Reference
+    overlay: Overlay
+    placement: Placement
+    _sites: dict[str, ValueSite] = field(default_factory=dict, init=False, repr=False)
+    _made: tuple[Replay, GoldenCache] | None = field(default=None, init=False, repr=False)
+
+    def of(self, sites: Sequence[ValueSite]) -> tuple[Replay, GoldenCache]:
+        """The replay; a new one, for all sites so far, when there are new ones."""
+        new = {site.name: site for site in sites if site.name not in self._sites}
+        self._sites |= new
+        if new or self._made is None:
+            chosen = tuple(self._sites.values())
+            replay = replay_of(self.reference.program, self.overlay, self.reference.batch, chosen, self.placement)
+            self._made = replay, GoldenCache(self.reference, replay)
+        return self._made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_made": None}

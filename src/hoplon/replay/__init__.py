@@ -1,0 +1,10 @@
+"""Faulty outputs from the golden run, without redoing what the fault cannot touch."""
+
+from __future__ import annotations
+
+from hoplon.replay.eager import EagerReplay
+from hoplon.replay.golden import Golden, Hits, Placement, Struck
+from hoplon.replay.passes import Replay
+from hoplon.replay.regions import RegionReplay, fits
+
+__all__ = ["EagerReplay", "Golden", "Hits", "Placement", "RegionReplay", "Replay", "Struck", "fits"]

@@ -1,0 +1,62 @@
+"""What a pass strikes, what it met, and the fault-free values that it starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from hoplon.formats import NumberFormat
+from hoplon.replay.windows import Pixels
+
+Placement = Literal["before", "after"]
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Words struck at one value site in one pass.
+
+    ``rows``: shape ``(n,)``, int64, the sample of the batch; ``elements``: shape ``(n,)``, int64, row-major within the
+    sample; ``keep``, ``flip``: shape ``(n,)``, int64 words, after = (before & keep) ^ flip.
+    """
+
+    rows: Tensor
+    elements: Tensor
+    keep: Tensor
+    flip: Tensor
+    format: NumberFormat | None = None
+
+
+@dataclass(frozen=True)
+class Struck:
+    """What :class:`Hits` met: words before and after the fault, and whether readers got a value that differs."""
+
+    before: Tensor
+    after: Tensor
+    reached: Tensor
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The fault-free values of one input batch that replay needs.
+
+    ``delivered``: by step, as readers get them (after the step's protection); ``produced``: by step, as the operator
+    made them, where the protection changed something; ``outputs``: the flat outputs; ``pixels``: by step, feature maps
+    that are kept in this form, and from which ``delivered`` makes the plain one when it is asked for.
+    """
+
+    leaves: Sequence[Any]
+    delivered: Mapping[int, Any]
+    produced: Mapping[int, Tensor]
+    outputs: Sequence[Any]
+    pixels: Mapping[int, Pixels] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """Memory held, counted once per tensor."""
+        maps = (pixels.flat for pixels in self.pixels.values())
+        held = (*self.delivered.values(), *self.produced.values(), *maps)
+        tensors = {id(value): value for value in held if isinstance(value, Tensor)}
+        return sum(t.numel() * t.element_size() for t in tensors.values())

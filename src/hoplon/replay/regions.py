@@ -1,0 +1,143 @@
+"""Replay that recomputes only the region of each feature map that a fault can have reached."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hoplon.formats import equal_bits, native
+from hoplon.overlay import Overlay
+from hoplon.replay.agreement import Agreement, protected
+from hoplon.replay.golden import Golden, Hits, Struck
+from hoplon.replay.passes import Lazy, Replay
+from hoplon.replay.plan import Plan
+from hoplon.replay.recalled import Recalled
+from hoplon.replay.rest import Rest
+from hoplon.replay.sweep import Left, Sweep
+from hoplon.replay.windows import Ints, Pixels, Windows
+
+
+def fits(overlay: Overlay) -> bool:
+    """Whether every protection treats a value by the value and its channel alone, and none asks for a second run."""
+    return all(effect.local and not effect.detects for effect in overlay.values.values())
+
+
+@dataclass
+class RegionReplay(Replay):
+    """Many runs at once, each with one struck word in a feature map, none in a row of its own.
+
+    A sweep takes the runs through the steps as windows: cut out of the golden operands, with what the fault has changed
+    put in, through the operator, compared with golden bit by bit; a run without a difference has ended. Runs whose
+    window is no longer small go on with whole values, ``batch`` runs to a pass. The outputs are those of a forward of
+    the batch with the fault in its row, bit for bit: a form of an operator is used for a shape of windows only if it
+    reproduces golden bits (:class:`Agreement`), and a sample leaves its row only at steps that do not mind.
+    """
+
+    _plan: Plan | None = field(default=None, init=False, repr=False)
+    _agreement: Agreement = field(default_factory=Agreement, init=False, repr=False)
+
+    def golden(self, leaves: Sequence[Any]) -> Golden:
+        """Run a batch fault-free and keep what replays of ``sites`` will need, feature maps as pixels."""
+        plan = self._planned(leaves)
+        held: dict[int, Any] = dict(zip(self.program.input_steps, leaves, strict=True))
+        produced: dict[int, Tensor] = {}
+        pixels: dict[int, Pixels] = {step: Pixels.of(value) for step, value in held.items() if step in plan.kept}
+
+        def keep(step: int, value: Any) -> Any:
+            result = value
+            if (protection := self._protections.get(step)) is not None:
+                result = protection(value)
+                if equal_bits(result, value):
+                    result = value
+                elif step in self._starts:
+                    produced[step] = value
+            if step in plan.kept:
+                pixels[step] = Pixels.of(result)
+            elif step in self._kept or not self.program.steps[step].carries:
+                held[step] = result
+            return result
+
+        with torch.inference_mode():
+            outputs = self.program.run(leaves, hook=keep)
+        recalled = Recalled(self.program, self._protections, held, pixels)
+        return Golden(leaves, recalled, produced, self.program.samples_first(outputs), pixels)
+
+    def _planned(self, leaves: Sequence[Any]) -> Plan:
+        if self._plan is None:
+            self._plan = Plan.of(self.program, self._protections, leaves, self._starts)
+        return self._plan
+
+    def covers(self, golden: Golden, site: str) -> bool:
+        """Whether runs with a word struck at this site can be taken by :meth:`strike_many`."""
+        step = self.program.site_steps[site]
+        return step in golden.pixels and not self._repeats(step)
+
+    def strike_many(
+        self, golden: Golden, hits: Mapping[str, Hits], runs: Mapping[str, Tensor], count: int
+    ) -> tuple[list[Any], dict[str, Struck]]:
+        """Runs of one word each, any number in one row.
+
+        Args:
+            hits: by site name, sites that :meth:`covers`.
+            runs: by site name, shape ``(n,)``, int64: the runs that the words belong to, each of ``count`` once.
+        Returns:
+            The flat outputs, one entry per run, and what each hit met.
+        """
+        assert self._plan is not None, "golden values come from a plan"
+        rows = np.zeros(count, dtype=np.int64)
+        struck: dict[str, Struck] = {}
+        strikes: dict[int, Windows] = {}
+        with torch.inference_mode():
+            for name, hit in hits.items():
+                mine = runs[name].cpu().numpy()
+                rows[mine] = hit.rows.cpu().numpy()
+                step = self.program.site_steps[name]
+                strikes[step], struck[name] = self._windows(step, hit, mine, golden)
+            left = Left(np.full(count, -1))
+            maps = _Maps(golden)
+            operands = Lazy(self.program, golden, self.program.memory())
+            Sweep(self._plan, self._agreement, maps, operands, left).run(strikes)
+            return Rest(self._plan, golden, rows, self.batch).outputs(left), struck
+
+    def _windows(self, step: int, hit: Hits, runs: Ints, golden: Golden) -> tuple[Windows, Struck]:
+        """The struck pixels, as readers get them, without those that nobody can tell from golden."""
+        pixels = golden.pixels[step]
+        shape = (pixels.channels, pixels.height, pixels.width)
+        rows = hit.rows.cpu().numpy()
+        channel, top, left = (part.cpu().numpy() for part in torch.unravel_index(hit.elements, shape))
+        fault_free = pixels.cut(rows, top, left, 1, 1)
+        data = fault_free.clone()
+        if self.placement == "before" and step in golden.produced:
+            made = golden.produced[step].permute(0, 2, 3, 1)
+            data = made[tuple(torch.from_numpy(part).to(made.device) for part in (rows, top, left))][:, None, None]
+            data = data.contiguous()
+        where = (torch.arange(len(rows), device=data.device), 0, 0, torch.from_numpy(channel).to(data.device))
+        form = (hit.format or native(data.dtype)).at(hit.elements, shape)
+        old = data[where]
+        new = form.strike(old, hit.keep, hit.flip)
+        data[where] = new
+        if self.placement == "before":
+            data = protected(data, self._protections.get(step))
+        bits = native(data.dtype)
+        reached = bits.words(data[where]) != bits.words(fault_free[where])
+        box = np.stack([top, top, left, left], axis=1)
+        windows = Windows(runs, rows, top, left, box, data).differing(pixels)
+        return windows, Struck(form.words(old), form.words(new), reached)
+
+
+class _Maps:
+    """Golden feature maps as pixels, also of steps that are not kept so."""
+
+    def __init__(self, golden: Golden) -> None:
+        self._golden = golden
+
+    def __call__(self, step: int) -> Pixels:
+        if step in self._golden.pixels:
+            return self._golden.pixels[step]
+        value = self._golden.delivered[step]
+        return Pixels.of(value[0] if isinstance(value, tuple) else value)

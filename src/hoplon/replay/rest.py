@@ -1,0 +1,188 @@
+"""What is left after a sweep: whole values of the runs that are still alive, many runs to a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hoplon.program import Ref
+from hoplon.replay.golden import Golden
+from hoplon.replay.plan import Plan
+from hoplon.replay.sweep import Left
+from hoplon.replay.windows import Ints, Wholes, Windows
+
+
+@dataclass(frozen=True)
+class Rest:
+    """Passes over the steps that the sweep did not take.
+
+    Up to the first tied step, a pass holds any ``batch`` runs, those that left at about the same step; from there on,
+    each run lies in the row of its input, so that a pass holds at most one run of each input.
+    """
+
+    plan: Plan
+    golden: Golden
+    rows: Ints
+    batch: int
+
+    def outputs(self, left: Left) -> list[Any]:
+        """The flat outputs of all runs, samples first: golden ones for the runs that ended."""
+        golden = self.golden.outputs
+        index = torch.from_numpy(self.rows)
+        found = [out.index_select(0, index.to(out.device)) if isinstance(out, Tensor) else out for out in golden]
+        for tied, members in self._by_next_tied(left.start):
+            later = Left(np.where(np.isin(np.arange(len(left.start)), members), tied, -1))
+            for chunk in _chunks(members[np.argsort(left.start[members], kind="stable")], self.batch):
+                if (begin := int(left.start[chunk].min())) < tied:
+                    row = np.pad(self.rows[chunk], (0, self.batch - len(chunk)), mode="edge")
+                    values = _Pass(self.plan, self.golden, row, moved=True)
+                    self._walk(values, left, chunk, np.arange(len(chunk)), begin, tied)
+                    self._keep(values, later, chunk, tied)
+                else:
+                    _hand_over(left, later, chunk)
+            for chunk in self._turns(members):
+                values = _Pass(self.plan, self.golden, np.arange(self.batch), moved=False)
+                self._walk(values, later, chunk, self.rows[chunk], tied, len(self.plan.program.steps))
+                self._collect(values, chunk, found)
+        return found
+
+    def _by_next_tied(self, start: Ints) -> Iterator[tuple[int, Ints]]:
+        """Runs that are alive, by the first tied step that they meet."""
+        alive = np.flatnonzero(start >= 0)
+        tied = np.array([self.plan.next_tied(int(step)) for step in start[alive]], dtype=np.int64)
+        for step in np.unique(tied):
+            yield int(step), alive[tied == step]
+
+    def _turns(self, members: Ints) -> list[Ints]:
+        """Runs side by side, no two of one row."""
+        order = members[np.argsort(self.rows[members], kind="stable")]
+        rows = self.rows[order]
+        turn = np.arange(len(order)) - np.searchsorted(rows, rows)
+        return [order[turn == number] for number in range(turn.max(initial=-1) + 1)]
+
+    def _walk(self, values: _Pass, left: Left, runs: Ints, places: Ints, begin: int, end: int) -> None:
+        """Run the steps from ``begin`` to before ``end``, with what the runs have joining at its step."""
+        program = self.plan.program
+        joins = _joins(left, runs, places)
+        dirty = 0
+        for step in joins:
+            dirty |= program.descendants[step]
+            if step < begin:
+                values.join(step, joins[step])
+        for index in range(begin, end):
+            if dirty >> index & 1 and index in self.plan.useful:
+                values.compute(index)
+            if index in joins:
+                values.join(index, joins[index])
+            values.forget(program.last_reads[index])
+
+    def _keep(self, values: _Pass, later: Left, chunk: Ints, end: int) -> None:
+        """What steps from ``end`` on read of a pass."""
+        for step, value in values.own.items():
+            layout = self.plan.program.layouts.get(step)
+            if layout is not None and isinstance(value, Tensor):
+                data = layout.samples_first(value)[: len(chunk)]
+                later.add(step, Wholes(chunk, self.rows[chunk], data.clone()))
+
+    def _collect(self, values: _Pass, chunk: Ints, found: list[Any]) -> None:
+        program = self.plan.program
+        leaves = program.output_steps
+        plain = program.samples_first([values[leaf.step] if isinstance(leaf, Ref) else leaf for leaf in leaves])
+        for mine, output in zip(found, plain, strict=True):
+            if isinstance(mine, Tensor):
+                rows, runs = (torch.from_numpy(part).to(mine.device) for part in (self.rows[chunk], chunk))
+                mine[runs] = output[rows]
+
+
+def _hand_over(left: Left, later: Left, chunk: Ints) -> None:
+    for step, pieces in left.pieces.items():
+        for piece in pieces:
+            chosen = np.isin(piece.runs, chunk)
+            if chosen.any():
+                later.add(step, piece.pick(chosen))
+
+
+def _chunks(runs: Ints, size: int) -> Iterator[Ints]:
+    for begin in range(0, len(runs), size):
+        yield runs[begin : begin + size]
+
+
+_Join = list[tuple["Windows | Wholes", Ints, Ints]]
+
+
+def _joins(left: Left, runs: Ints, places: Ints) -> dict[int, _Join]:
+    """By step: pieces, the rows of the pass that their windows go to, and which windows."""
+    place = np.full(len(left.start), -1)
+    place[runs] = places
+    joins: dict[int, _Join] = {}
+    for step, pieces in left.pieces.items():
+        for piece in pieces:
+            rows = place[piece.runs]
+            chosen = np.flatnonzero(rows >= 0)
+            if len(chosen):
+                joins.setdefault(step, []).append((piece, rows[chosen], chosen))
+    return joins
+
+
+class _Pass(Sequence[Any]):
+    """The values that a pass sees; golden ones of the inputs ``rows``, in this order, where it has none of its own."""
+
+    def __init__(self, plan: Plan, golden: Golden, rows: Ints, *, moved: bool) -> None:
+        self._plan, self._golden, self._moved = plan, golden, moved
+        self._rows = torch.from_numpy(rows).to(plan.program.device)
+        self._memory = plan.program.memory()
+        self._read: dict[int, Any] = {}
+        self.own: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._plan.program.steps)
+
+    def __getitem__(self, step: Any) -> Any:
+        program = self._plan.program
+        if step in self.own:
+            return self.own[step]
+        if (name := program.memory_steps.get(step)) is not None:
+            return self._memory[name]
+        if step in program.constants:
+            return program.constants[step]
+        if step not in self._read:
+            self._read[step] = self._fault_free(step)
+        return self._read[step]
+
+    def _fault_free(self, step: int) -> Any:
+        layout = self._plan.program.layouts.get(step)
+        if self._moved and layout is not None:
+            if step in self._golden.pixels:
+                maps = self._golden.pixels[step].map.index_select(0, self._rows)
+                return maps.permute(0, 3, 1, 2).contiguous()
+            value = self._golden.delivered[step]
+            return layout.take(value, self._rows) if isinstance(value, Tensor) else value
+        return self._golden.delivered[step]
+
+    def compute(self, index: int) -> None:
+        """Run a step."""
+        value = self._plan.program.steps[index].run(self)
+        protection = self._plan.protections.get(index)
+        self.own[index] = value if protection is None else protection.apply_(value)
+
+    def join(self, step: int, pieces: _Join) -> None:
+        """Put what runs have at a step into their rows."""
+        if step not in self.own:
+            shared = self[step]
+            self.own[step] = shared if self._moved else shared.clone()
+            self._read.pop(step, None)
+        value = self.own[step]
+        view = self._plan.program.layouts[step].samples_first(value)
+        for piece, rows, chosen in pieces:
+            piece.into(view, rows, chosen)
+
+    def forget(self, steps: Sequence[int]) -> None:
+        """Free values that nobody reads any more."""
+        for step in steps:
+            self.own.pop(step, None)
+            self._read.pop(step, None)

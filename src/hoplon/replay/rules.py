@@ -1,0 +1,305 @@
+"""How a change travels through an operator on feature maps: which inputs an output pixel is made of."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hoplon.program import Program, Ref, Step
+
+Ints = NDArray[np.int64]
+Shapes = Mapping[int, tuple[int, ...]]
+Local = Callable[[list[Tensor], Sequence[Any]], Tensor]
+_aten: Any = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One spatial axis: output position o is made of the ``extent`` input positions from ``o * stride - pad`` on."""
+
+    extent: int = 1
+    stride: int = 1
+    pad: int = 0
+
+    def first(self, outputs: Ints) -> Ints:
+        """The first input position of each output position."""
+        return outputs * self.stride - self.pad
+
+    def size(self, outputs: int) -> int:
+        """How many input positions lie under so many neighbouring output positions."""
+        return (outputs - 1) * self.stride + self.extent
+
+    def reached(self, first: Ints, last: Ints, size: int) -> tuple[Ints, Ints]:
+        """The first and last of ``size`` output positions made of inputs in a range; the last below the first: none."""
+        low = -((self.extent - 1 - self.pad - first) // self.stride)  # rounded up
+        return np.maximum(low, 0), np.minimum((last + self.pad) // self.stride, size - 1)
+
+
+def _unknown(windows: list[Tensor], values: Sequence[Any]) -> Tensor:
+    raise AssertionError("the bits of this operator do not depend on shapes")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A step that makes each pixel of a feature map from nearby pixels of others.
+
+    ``operands``: the steps whose maps it reads, one window of each in that order; ``axes``: lines and columns;
+    ``fill``: what counts as the value outside of a map; ``run``: the operator on windows without padding; ``rounds``:
+    how the bits of a result can depend on the shape of the windows: "never", "by step" (on the kernel, settled by one
+    look) or "by shape". ``settles``: whether the result is worth a comparison with golden. ``pointwise``: a pixel is
+    made of the same pixel alone, by products with weights (a 1 x 1 convolution). ``likeness``: steps of one likeness
+    run the same kernels on windows of one shape. ``whole``: the operator on whole maps, unless ``rounds`` is "never".
+    """
+
+    operands: tuple[int, ...]
+    run: Local
+    axes: tuple[Axis, Axis] = (Axis(), Axis())
+    fill: float = 0.0
+    rounds: str = "never"
+    settles: bool = False
+    pointwise: bool = False
+    likeness: tuple[Any, ...] = ()
+    whole: Local = _unknown
+
+    @property
+    def grows(self) -> bool:
+        """Whether pixels move or spread."""
+        return self.axes != (Axis(), Axis())
+
+
+def rules_of(program: Program, shapes: Shapes) -> dict[int, Rule]:
+    """The rules of a program's steps; steps without one need whole values.
+
+    Args:
+        shapes: of the values of all steps that are contiguous feature maps with the samples along the first axis.
+    """
+    maker = _Maker(program, shapes)
+    rules: dict[int, Rule] = {}
+    for step in program.compute_steps():
+        if step.op is operator.getitem:
+            # the windows of an operator with several results are those of the first
+            source = step.args[0].step
+            if source in rules and step.args[1] == 0 and step.index in shapes:
+                rules[step.index] = Rule((source,), lambda windows, values: windows[0])
+        elif (make := _MAKERS.get(step.op)) is not None and (rule := make(maker, step)) is not None:
+            rules[step.index] = rule
+    return rules
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes rules of steps, where it can."""
+
+    program: Program
+    shapes: Shapes
+
+    def _maps(self, *steps: int) -> tuple[tuple[int, ...], ...]:
+        return tuple(self.shapes[step] for step in steps)
+
+    def pointwise(self, step: Step) -> Rule | None:
+        """An operator that treats every element alike, by operations that IEEE 754 rounds correctly."""
+        operands = tuple(dict.fromkeys(read for read in step.reads if read in self.shapes))
+        given = (*step.args, *step.kwargs.values())
+        if step.index not in self.shapes or not operands or step.argument("alpha") not in (None, 1):
+            return None
+        if any(self.shapes[operand] != self.shapes[step.index] for operand in operands):
+            return None
+        if any(isinstance(argument, Ref) and argument.step not in self.shapes for argument in given):
+            return None
+        return Rule(operands, _with_windows(step, operands))
+
+    def settling(self, step: Step) -> Rule | None:
+        """The same, where different inputs may give one output."""
+        rule = self.pointwise(step)
+        return None if rule is None else replace(rule, settles=True)
+
+    def batch_norm(self, step: Step) -> Rule | None:
+        """One product and one sum per element."""
+        operand = step.args[0].step
+        if operand not in self.shapes:
+            return None
+        whole = _with_windows(step, (operand,))
+        like = ("batch_norm", self._maps(operand))
+
+        def run(windows: list[Tensor], values: Sequence[Any]) -> Tensor:
+            return whole(windows, values)[0]
+
+        return Rule((operand,), run, rounds="by step", likeness=like, whole=run)
+
+    def conv(self, step: Step) -> Rule | None:
+        """A convolution that is not transposed, its padding given in numbers."""
+        given, weight, bias = step.args[0].step, step.args[1], step.argument("bias")
+        stride, padding, dilation = (_pair(step.argument(name)) for name in ("stride", "padding", "dilation"))
+        known = given in self.shapes and step.index in self.shapes and isinstance(weight, Ref)
+        if not known or stride is None or padding is None or dilation is None or step.argument("transposed"):
+            return None
+        if weight.step not in self.program.memory_steps:
+            return None
+        shape = self.program.memory()[self.program.memory_steps[weight.step]].shape
+        groups = step.argument("groups")
+
+        def run(windows: list[Tensor], values: Sequence[Any]) -> Tensor:
+            offset = values[bias.step] if isinstance(bias, Ref) else bias
+            return torch.conv2d(windows[0], values[weight.step], offset, stride, (0, 0), dilation, groups)
+
+        lines, columns = (
+            Axis((shape[2 + axis] - 1) * dilation[axis] + 1, stride[axis], padding[axis]) for axis in (0, 1)
+        )
+        alone = lines == columns == Axis()
+        like = ("conv", tuple(shape), stride, dilation, groups, bias is None, self._maps(given, step.index))
+        rule = Rule((given,), run, (lines, columns), rounds="by shape", settles=True, pointwise=alone, likeness=like)
+        return replace(rule, whole=_with_windows(step, (given,)))
+
+    def max_pool(self, step: Step) -> Rule | None:
+        """The largest of each neighbourhood."""
+        axes = self._pooling(step)
+        if axes is None:
+            return None
+        kernel, stride, dilation = (_pair(step.argument(name)) for name in ("kernel_size", "stride", "dilation"))
+
+        def run(windows: list[Tensor], values: Sequence[Any]) -> Tensor:
+            return F.max_pool2d(windows[0], kernel, stride or kernel, 0, dilation)  # type: ignore[arg-type]
+
+        return Rule((step.args[0].step,), run, axes, fill=float("-inf"), settles=True)
+
+    def avg_pool(self, step: Step) -> Rule | None:
+        """The mean of each neighbourhood, where all have one size."""
+        axes = self._pooling(step)
+        if axes is None or step.argument("ceil_mode"):
+            return None
+        padded = any(axis.pad for axis in axes)
+        if padded and not step.argument("count_include_pad"):
+            return None
+        kernel, stride = (_pair(step.argument(name)) for name in ("kernel_size", "stride"))
+        divisor = step.argument("divisor_override")
+
+        def run(windows: list[Tensor], values: Sequence[Any]) -> Tensor:
+            size: Any = kernel
+            return F.avg_pool2d(windows[0], size, stride or size, 0, divisor_override=divisor)
+
+        like = ("avg_pool", kernel, stride, divisor, self._maps(step.args[0].step, step.index))
+        given = (step.args[0].step,)
+        whole = _with_windows(step, given)
+        return Rule(given, run, axes, rounds="by shape", settles=True, likeness=like, whole=whole)
+
+    def _pooling(self, step: Step) -> tuple[Axis, Axis] | None:
+        kernel, stride, padding = (_pair(step.argument(name)) for name in ("kernel_size", "stride", "padding"))
+        dilation = _pair(step.argument("dilation")) or (1, 1)
+        if step.args[0].step not in self.shapes or step.index not in self.shapes or kernel is None or padding is None:
+            return None
+        moves = stride or kernel
+        lines, columns = (Axis((kernel[axis] - 1) * dilation[axis] + 1, moves[axis], padding[axis]) for axis in (0, 1))
+        return lines, columns
+
+    def cat(self, step: Step) -> Rule | None:
+        """Channels side by side."""
+        tensors, axis = step.args[0], step.argument("dim")
+        operands = tuple(part.step for part in tensors if isinstance(part, Ref))
+        whole = len(operands) == len(tensors) and len(set(operands)) == len(operands)
+        if axis not in (1, -3) or not whole or any(operand not in self.shapes for operand in operands):
+            return None
+        return Rule(operands, lambda windows, values: torch.cat(windows, 1)) if step.index in self.shapes else None
+
+    def cut(self, step: Step) -> Rule | None:
+        """Every n-th line or column, or some channels."""
+        given, axis, start, pace = (step.argument(name) for name in ("self", "dim", "start", "step"))
+        if given.step not in self.shapes or step.index not in self.shapes or not isinstance(start or 0, int):
+            return None
+        axis, size = axis % 4, self.shapes[given.step][axis]
+        begin = min((start or 0) if (start or 0) >= 0 else max(0, size + start), size)
+        if axis == 1:
+            end = begin + (self.shapes[step.index][1] - 1) * pace + 1
+            return Rule((given.step,), lambda windows, values: windows[0][:, begin:end:pace])
+        if axis == 0:
+            return None
+        moved = Axis(1, pace, -begin)
+        axes = (moved, Axis()) if axis == 2 else (Axis(), moved)
+        paces = [axes[0].stride, axes[1].stride]
+        return Rule((given.step,), lambda windows, values: windows[0][:, :, :: paces[0], :: paces[1]], axes)
+
+    def pad(self, step: Step) -> Rule | None:
+        """Zeros around the map, or channels of zeros."""
+        given, amounts = step.args[0], step.argument("pad")
+        constant = step.argument("mode") in (None, "constant") and not step.argument("value")
+        if given.step not in self.shapes or step.index not in self.shapes or not constant:
+            return None
+        if not all(isinstance(amount, int) for amount in amounts) or len(amounts) > 6:
+            return None
+        left, right, top, bottom, before, after = (*amounts, 0, 0, 0, 0, 0, 0)[:6]
+        if min(right, bottom, before, after) < 0:
+            return None
+        axes = (Axis(1, 1, top), Axis(1, 1, left))
+        return Rule((given.step,), lambda windows, values: F.pad(windows[0], (0, 0, 0, 0, before, after)), axes)
+
+
+def _pair(value: Any) -> tuple[int, int] | None:
+    """One number per spatial axis; None where there are none, or they are not numbers."""
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, list | tuple) and value and all(isinstance(part, int) for part in value):
+        return (value[0], value[-1]) if len(value) in (1, 2) else None
+    return None
+
+
+def _with_windows(step: Step, operands: Sequence[int]) -> Local:
+    """The operator itself, with windows in the place of maps."""
+
+    def run(windows: list[Tensor], values: Sequence[Any]) -> Tensor:
+        return step.run(_Replaced(values, dict(zip(operands, windows, strict=True))))  # type: ignore[no-any-return]
+
+    return run
+
+
+class _Replaced(Sequence[Any]):
+    """Values of steps, some of them replaced."""
+
+    def __init__(self, values: Sequence[Any], own: Mapping[int, Tensor]) -> None:
+        self._values, self._own = values, own
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, step: Any) -> Any:
+        return self._own[step] if step in self._own else self._values[step]
+
+
+_PLAIN = (
+    _aten.add.Tensor,
+    _aten.sub.Tensor,
+    _aten.mul.Tensor,
+    _aten.neg.default,
+    _aten.abs.default,
+    _aten.clone.default,
+    _aten.leaky_relu.default,
+)
+_SETTLING = (
+    _aten.relu.default,
+    _aten.relu6.default,
+    _aten.hardtanh.default,
+    _aten.clamp.default,
+    _aten.clamp_min.default,
+    _aten.clamp_max.default,
+    _aten.maximum.default,
+    _aten.minimum.default,
+)
+_MAKERS: Mapping[Any, Callable[[_Maker, Step], Rule | None]] = {
+    _aten._native_batch_norm_legit_no_training.default: _Maker.batch_norm,
+    _aten.conv2d.default: _Maker.conv,
+    _aten.convolution.default: _Maker.conv,
+    _aten.max_pool2d.default: _Maker.max_pool,
+    _aten.avg_pool2d.default: _Maker.avg_pool,
+    _aten.cat.default: _Maker.cat,
+    _aten.slice.Tensor: _Maker.cut,
+    _aten.pad.default: _Maker.pad,
+    _aten.constant_pad_nd.default: _Maker.pad,
+    **dict.fromkeys(_PLAIN, _Maker.pointwise),
+    **dict.fromkeys(_SETTLING, _Maker.settling),
+}

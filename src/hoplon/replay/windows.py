@@ -1,0 +1,192 @@
+"""Windows of feature maps: pixels side by side, cut out of golden values, with what a fault has changed put in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hoplon.formats import integer_view
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A golden feature map, ``(batch, channels, height, width)``, kept pixel by pixel.
+
+    ``flat``: shape ``(batch * height * width + 1, channels)``: the pixels row by row, then one of zeros, which stands
+    for whatever lies outside of the map.
+    """
+
+    flat: Tensor
+    batch: int
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, value: Tensor) -> Pixels:
+        """A copy of a feature map."""
+        batch, channels, height, width = value.shape
+        flat = value.new_empty(batch * height * width + 1, channels)
+        flat[:-1].view(batch, height, width, channels).copy_(value.permute(0, 2, 3, 1))
+        flat[-1] = 0
+        return cls(flat, batch, height, width)
+
+    @property
+    def channels(self) -> int:
+        """How many values a pixel has."""
+        return self.flat.shape[1]
+
+    @property
+    def map(self) -> Tensor:
+        """A view of shape ``(batch, height, width, channels)``."""
+        return self.flat[:-1].view(self.batch, self.height, self.width, -1)
+
+    def value(self) -> Tensor:
+        """The feature map once more, contiguous."""
+        return self.map.permute(0, 3, 1, 2).contiguous()
+
+    def cut(self, rows: Ints, top: Ints, left: Ints, height: int, width: int, *, fill: float = 0.0) -> Tensor:
+        """Windows of shape ``(n, height, width, channels)``; ``fill`` outside of the map."""
+        ys, xs = top[:, None] + np.arange(height), left[:, None] + np.arange(width)
+        lines = rows[:, None] * (self.height * self.width) + ys * self.width
+        index = lines[:, :, None] + xs[:, None, :]
+        if top.min() < 0 or left.min() < 0 or ys.max() >= self.height or xs.max() >= self.width:
+            outside = ((ys < 0) | (ys >= self.height))[:, :, None] | ((xs < 0) | (xs >= self.width))[:, None, :]
+            index[outside] = len(self.flat) - 1
+        else:
+            outside = None
+        found = self.flat.index_select(0, _index(index.reshape(-1), self.flat)).view(len(rows), height, width, -1)
+        if fill and outside is not None:
+            found[torch.from_numpy(outside).to(found.device)] = fill
+        return found
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where windows lie; see :class:`Windows`."""
+
+    runs: Ints
+    rows: Ints
+    top: Ints
+    left: Ints
+    box: Ints
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def at(self, where: Ints) -> Places:
+        """Some of them."""
+        return Places(self.runs[where], self.rows[where], self.top[where], self.left[where], self.box[where])
+
+    def holding(self, data: Tensor) -> Windows:
+        """Windows there."""
+        return Windows(self.runs, self.rows, self.top, self.left, self.box, data)
+
+
+@dataclass(frozen=True)
+class Windows(Places):
+    """What faults have made of one step's value: for each run, a window of its map, and the box in it that differs.
+
+    ``runs``, ``rows``, ``top``, ``left``: shape ``(n,)``; ``box``: shape ``(n, 4)``, first and last line, first and
+    last column that can differ from golden, counted in the map; ``data``: shape ``(n, height, width, channels)``, as
+    readers get it.
+    """
+
+    data: Tensor
+
+    def pick(self, chosen: NDArray[np.bool_]) -> Windows:
+        """Some of the runs."""
+        if chosen.all():
+            return self
+        where = np.flatnonzero(chosen)
+        return self.at(where).holding(self.data.index_select(0, _index(where, self.data)))
+
+    def paste(self, position: Ints, target: Tensor, top: Ints, left: Ints) -> None:
+        """Put the windows of some runs into larger or smaller ones of the same map.
+
+        Args:
+            position: shape ``(m,)``, for each target its window here, -1 for none.
+            target: shape ``(m, height, width, channels)``, contiguous, written to; ``top``, ``left``: where it lies.
+        """
+        mine = np.flatnonzero(position >= 0)
+        if not len(mine):
+            return
+        source = position[mine]
+        height, width = target.shape[1:3]
+        ys = top[mine, None] + np.arange(height) - self.top[source, None]
+        xs = left[mine, None] + np.arange(width) - self.left[source, None]
+        size = self.data.shape[1:3]
+        inside = ((ys >= 0) & (ys < size[0]))[:, :, None] & ((xs >= 0) & (xs < size[1]))[:, None, :]
+        takes = ((source * size[0])[:, None] + ys)[:, :, None] * size[1] + xs[:, None, :]
+        puts = ((mine * height)[:, None] + np.arange(height))[:, :, None] * width + np.arange(width)
+        found = self.data.reshape(-1, target.shape[3]).index_select(0, _index(takes[inside], target))
+        target.view(-1, target.shape[3]).index_copy_(0, _index(puts[inside], target), found)
+
+    def into(self, value: Tensor, rows: Ints, chosen: Ints) -> None:
+        """Put the windows of some runs into rows of a whole value ``(n, channels, height, width)``, in place."""
+        ys = self.top[chosen, None] + np.arange(self.data.shape[1])
+        xs = self.left[chosen, None] + np.arange(self.data.shape[2])
+        where = (rows[:, None, None], ys[:, :, None], xs[:, None, :])
+        data = self.data.index_select(0, _index(chosen, self.data))
+        value.permute(0, 2, 3, 1)[tuple(_index(part, value) for part in where)] = data
+
+    def differing(self, golden: Pixels) -> Windows:
+        """Without the runs that are bit-identical to golden, and with boxes around what differs in the others."""
+        fault_free = golden.cut(self.rows, self.top, self.left, *self.data.shape[1:3])
+        differs: NDArray[np.bool_] = (integer_view(self.data) != integer_view(fault_free)).any(-1).cpu().numpy()
+        lines, columns = np.any(differs, axis=2), np.any(differs, axis=1)
+        box = np.stack(
+            [
+                self.top + lines.argmax(1),
+                self.top + lines.shape[1] - 1 - lines[:, ::-1].argmax(1),
+                self.left + columns.argmax(1),
+                self.left + columns.shape[1] - 1 - columns[:, ::-1].argmax(1),
+            ],
+            axis=1,
+        )
+        return replace(self, box=box).pick(np.any(lines, axis=1))
+
+
+@dataclass(frozen=True)
+class Wholes:
+    """Whole values of runs: ``data`` of shape ``(n, *sample shape)``, samples first."""
+
+    runs: Ints
+    rows: Ints
+    data: Tensor
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def pick(self, chosen: NDArray[np.bool_]) -> Wholes:
+        """Some of the runs."""
+        where = np.flatnonzero(chosen)
+        return Wholes(self.runs[where], self.rows[where], self.data.index_select(0, _index(where, self.data)))
+
+    def into(self, value: Tensor, rows: Ints, chosen: Ints) -> None:
+        """Put some of them into rows of a value with its samples first, in place."""
+        value[_index(rows, value)] = self.data.index_select(0, _index(chosen, self.data))
+
+
+def _index(places: Ints, like: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(places)).to(like.device)
+
+
+def joined(parts: Sequence[Windows]) -> Windows:
+    """Windows of one size, one after another."""
+    if len(parts) == 1:
+        return parts[0]
+    places = Places(
+        np.concatenate([part.runs for part in parts]),
+        np.concatenate([part.rows for part in parts]),
+        np.concatenate([part.top for part in parts]),
+        np.concatenate([part.left for part in parts]),
+        np.concatenate([part.box for part in parts]),
+    )
+    return places.holding(torch.cat([part.data for part in parts]))

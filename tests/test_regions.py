@@ -1,0 +1,198 @@
+"""Replay by regions against forwards with hooks: random networks, faults of every size, many at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from hoplon import capture
+from hoplon.formats import equal_bits
+from hoplon.harden.bound import BoundValue
+from hoplon.overlay import Overlay, ValueProtection
+from hoplon.replay import Hits, RegionReplay
+from hoplon.sites import ValueSite
+
+BATCH = 3
+ALL = (1 << 32) - 1
+# Sign, every part of the exponent, the first and the last bits of the mantissa; and words that are NaN or infinite.
+BITS = (31, 30, 29, 27, 24, 23, 22, 12, 3, 0)
+WORDS = (0x7FC00001, 0xFFC00000, 0x7F800000, 0xFF800000, 0x7F7FFFFF, 0x00000001, 0x80000000)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One step of a random network; ``numbers`` decide its details."""
+
+    kind: str
+    numbers: tuple[int, ...] = field(default=(0,) * 6)
+
+
+class Random(nn.Module):
+    """Layers one after another; some keep what came before and take it up again."""
+
+    def __init__(self, layers: tuple[Layer, ...], size: tuple[int, int]) -> None:
+        super().__init__()
+        self.layers, self.parts = layers, nn.ModuleDict()
+        channels, height, width = 4, *size
+        for number, layer in enumerate(layers):
+            made = self._made(layer, channels, height, width)
+            if made is not None:
+                self.parts[str(number)] = made
+            with torch.no_grad():
+                shape = self._step(number, torch.zeros(1, channels, height, width)).shape
+            channels, height, width = shape[1:]
+        self.head = nn.Linear(channels * height * width, 5)
+
+    def _made(self, layer: Layer, channels: int, height: int, width: int) -> nn.Module | None:
+        a, b, c, d, e, f = layer.numbers
+        if layer.kind in ("conv", "residual", "branches"):
+            kernel = (1 + a % 3, 1 + b % 3)
+            dilation = 1 + c % 2
+            padding = (d % 3, e % 3)
+            reach = [(k - 1) * dilation + 1 for k in kernel]
+            if reach[0] > height + 2 * padding[0] or reach[1] > width + 2 * padding[1]:
+                kernel, dilation = (1, 1), 1
+            stride = 1 + f % 2
+            if layer.kind != "conv":
+                kernel, stride, padding, dilation = (3, 3), 1, (1, 1), 1
+            groups = (1, 2, channels)[(a + f) % 3] if channels % 2 == 0 else 1
+            out = channels if groups != 1 or layer.kind != "conv" else 4 + 2 * (b % 3)
+            return nn.Conv2d(channels, out, kernel, stride, padding, dilation, groups, bias=bool(c % 2))
+        if layer.kind == "norm":
+            norm = nn.BatchNorm2d(channels)
+            norm.running_mean.uniform_(-0.5, 0.5)
+            norm.running_var.uniform_(0.5, 2)
+            return norm
+        return None
+
+    def _step(self, number: int, x: Tensor) -> Tensor:
+        layer = self.layers[number]
+        a, b, c, d, _, _ = layer.numbers
+        module = dict(self.parts).get(str(number))
+        if module is not None:
+            y = module(x)
+            if layer.kind == "residual":
+                return F.relu(y) + x
+            return torch.cat([y, x[:, ::2], y.clamp(-1, 1)], 1) if layer.kind == "branches" else y
+        if layer.kind == "relu":
+            return F.relu(x) if a % 2 else F.leaky_relu(x, 0.1)
+        if layer.kind == "thin":
+            return F.pad(x[:, :, a % 2 :: 2, ::2], (b % 2, 0, c % 2, 1, 1, d % 2))
+        if min(x.shape[2:]) < 3:
+            return x * 2
+        if layer.kind == "max":
+            return F.max_pool2d(x, (2 + a % 2, 2), stride=1 + b % 2, padding=c % 2, ceil_mode=bool(d % 2))
+        return F.avg_pool2d(x, 2 + a % 2, stride=1 + b % 2, padding=c % 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for number in range(len(self.layers)):
+            x = self._step(number, x)
+        return self.head(x.flatten(1))
+
+
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # every try captures a model: no shrinking
+KINDS = ("conv", "conv", "conv", "norm", "relu", "relu", "residual", "branches", "thin", "max", "avg")
+LAYERS = st.lists(
+    st.builds(Layer, st.sampled_from(KINDS), st.tuples(*[st.integers(0, 5)] * 6)), min_size=2, max_size=8
+).map(tuple)
+SIZES = st.tuples(st.integers(5, 14), st.integers(5, 14))
+
+
+@dataclass(frozen=True)
+class Faults:
+    sites: list[ValueSite]
+    site: Tensor
+    row: Tensor
+    element: Tensor
+    keep: Tensor
+    flip: Tensor
+
+    @classmethod
+    def drawn(cls, sites: list[ValueSite], count: int, seed: int) -> Faults:
+        generator = torch.Generator().manual_seed(seed)
+        site = torch.randint(len(sites), (count,), generator=generator)
+        sizes = torch.tensor([s.numel for s in sites])[site]
+        element = (torch.rand(count, generator=generator, dtype=torch.float64) * sizes).long()
+        row = torch.randint(BATCH, (count,), generator=generator)
+        bits = 1 << torch.tensor(BITS)[torch.randint(len(BITS), (count,), generator=generator)]
+        words = torch.tensor(WORDS)[torch.randint(len(WORDS), (count,), generator=generator)]
+        flips = torch.rand(count, generator=generator) < 0.7
+        return cls(sites, site, row, element, torch.where(flips, ALL, 0), torch.where(flips, bits, words))
+
+    def hits(self) -> tuple[dict[str, Hits], dict[str, Tensor]]:
+        hits, runs = {}, {}
+        for number in self.site.unique().tolist():
+            mine = (self.site == number).nonzero().flatten()
+            name = self.sites[number].name
+            hits[name] = Hits(self.row[mine], self.element[mine], self.keep[mine], self.flip[mine])
+            runs[name] = mine
+        return hits, runs
+
+
+def naive(program: object, x: Tensor, faults: Faults, run: int, bounds: dict[int, ValueProtection]) -> Tensor:
+    """A whole forward of the batch, every operator run, the fault put in where it belongs."""
+    site = faults.sites[int(faults.site[run])]
+    struck = program.site_steps[site.name]  # type: ignore[attr-defined]
+
+    def hook(step: int, value: object) -> object:
+        if step == struck:
+            value = value.clone()  # type: ignore[attr-defined]
+            flat = value[int(faults.row[run])].view(torch.int32).reshape(-1)
+            word = (int(flat[faults.element[run]]) & ALL & int(faults.keep[run])) ^ int(faults.flip[run])
+            where = torch.unravel_index(faults.element[run], value.shape[1:])
+            as_int = torch.tensor(word - (1 << 32) if word >> 31 else word, dtype=torch.int32)
+            value.view(torch.int32)[(int(faults.row[run]), *where)] = as_int
+        return bounds[step](value) if step in bounds else value
+
+    with torch.inference_mode():
+        return program.run([x], hook=hook)[0][int(faults.row[run])]  # type: ignore[attr-defined,no-any-return]
+
+
+def compared(model: nn.Module, x: Tensor, count: int, seed: int, *, bounded: bool = False) -> int:
+    """Runs that equal the naive forward in all bits; every run is asserted to."""
+    program = capture(model, x)
+    limits = {s.name: BoundValue(0.0, 1.5) for s in program.value_sites if bounded and s.kind == "relu"}
+    over = Overlay("bounds", limits)
+    sites = [site for site in program.value_sites if len(site.shape) == 3]
+    replay = RegionReplay(program, over, BATCH, sites)
+    golden = replay.golden([x])
+    covered = [site for site in sites if replay.covers(golden, site.name)]
+    faults = Faults.drawn(covered, count, seed)
+    outputs, struck = replay.strike_many(golden, *faults.hits(), count)
+    steps = {program.site_steps[name]: limit for name, limit in limits.items()}
+    for run in range(count):
+        wanted = naive(program, x, faults, run, steps)
+        assert equal_bits(outputs[0][run], wanted), (run, faults.sites[int(faults.site[run])])
+    assert sum(len(met.before) for met in struck.values()) == count
+    return len(covered)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
+@given(LAYERS, SIZES, st.integers(0, 2**16), st.booleans())
+def test_regions_of_random_networks_equal_whole_forwards(
+    layers: tuple[Layer, ...], size: tuple[int, int], seed: int, bounded: bool
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Random(layers, size).eval()
+        x = torch.randn(BATCH, 4, *size)
+    compared(model, x, 24, seed, bounded=bounded)
+
+
+@pytest.mark.slow
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
+@given(LAYERS, SIZES, st.integers(0, 2**16), st.booleans())
+def test_regions_of_many_random_networks_equal_whole_forwards(
+    layers: tuple[Layer, ...], size: tuple[int, int], seed: int, bounded: bool
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Random(layers, size).eval()
+        x = torch.randn(BATCH, 4, *size)
+    compared(model, x, 60, seed, bounded=bounded)
