@@ -99,14 +99,14 @@ class _Looks:
         count, height, width = self.size
         numbers = np.arange(count) + turn * count
         top, left = _places(numbers, result.height - height + 1, result.width - width + 1)
-        rows = numbers % result.batch
+        rows = numbers // 3 % result.batch
         (window,) = cut_under(self.rule, [given], rows, top, left, height, width)
         return window, result.cut(rows, top, left, height, width)
 
     def _packed(self, turn: int, given: Pixels, result: Pixels) -> tuple[Tensor, Tensor]:
         """Pixels from anywhere side by side, since they are run so."""
         count, height, width = self.size
-        numbers = np.arange(count * height * width) + turn * 5
+        numbers = np.arange(count * height * width) + turn * 97
         top, left = _places(numbers, result.height, result.width)
         rows = numbers * 13 // 7 % result.batch
         window, wanted = (maps.cut(rows, top, left, 1, 1).view(*self.size, -1) for maps in (given, result))
@@ -114,10 +114,12 @@ class _Looks:
 
 
 def _places(numbers: Ints, lines: int, columns: int) -> tuple[Ints, Ints]:
-    """Places in a map by number: its corners, then places all over it."""
-    top, left = numbers * 7919 // 3 % lines, numbers * 104729 // 5 % columns
-    top[:4] = np.array([0, lines - 1, lines - 1, 0])[: len(top)]
-    left[:4] = np.array([0, columns - 1, 0, columns - 1])[: len(left)]
+    """Places in a map by number: 0 to 3 are its corners, the others lie all over it."""
+    mixed = numbers * 2654435761 % 2**32 >> 7
+    top, left = mixed % lines, mixed // lines % columns
+    corners = numbers < 4
+    top[corners] = numbers[corners] % 2 * (lines - 1)
+    left[corners] = numbers[corners] // 2 * (columns - 1)
     return top, left
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,8 +51,28 @@ class Plan:
         return cls(program, protections, found.maps, rules, *sets)
 
     def next_tied(self, step: int) -> int:
-        """The first step from this one on at which a sample has to be in its own row; the number of steps if none."""
-        return min((tied for tied in self.tied if tied >= step), default=len(self.program.steps))
+        """The first step from this one on at which a sample has to be in its own row; the number of steps if none.
+
+        Where an operator gives several results, they are taken apart in the same rows in which it ran.
+        """
+        found = min((tied for tied in self.tied if tied >= step), default=len(self.program.steps))
+        while (source := self._parted(step, found)) is not None:
+            found = source
+        return found
+
+    def _parted(self, first: int, step: int) -> int | None:
+        """An operator with several results, from ``first`` on, that runs before a step but is read there or later."""
+        program = self.program
+        return next(
+            (
+                index
+                for index in range(first, min(step, len(program.steps)))
+                if index not in program.layouts and program.steps[index].op is not None
+                if any(program.steps[reader].op is operator.getitem for reader in program.readers[index])
+                if program.readers[index][-1] >= step
+            ),
+            None,
+        )
 
 
 def _passes_on(program: Program, rules: Mapping[int, Rule], step: int) -> bool:

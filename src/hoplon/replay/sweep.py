@@ -19,7 +19,7 @@ from hoplon.replay.windows import Ints, Pixels, Places, Wholes, Windows, joined
 _COUNTS = (256, 64, 32, 16, 8, 4, 2)
 _MOST_BYTES = 4 * 2**20
 # A window that covers more of a map than this costs as much as the map.
-_LARGEST_SHARE = 0.6
+_LARGEST_SHARE = 0.5
 _SIDES = np.array([*range(1, 13), 14, 16, 18, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256])
 
 
