@@ -49,16 +49,16 @@ class Work:
 
 
 WORKS = (
-    Work("resnet20-cifar10", "values", 64, 256, 8192),
-    Work("torchvision:vgg16", "values", 4, 4, 1024, 224),
-    Work("torchvision:resnet50", "values", 8, 8, 1024, 224),
+    Work("resnet20-cifar10", "values", 64, 256, 32768),
+    Work("torchvision:vgg16", "values", 4, 4, 2048, 224),
+    Work("torchvision:resnet50", "values", 8, 8, 2048, 224),
     Work("resnet20-cifar10", "memory", 64, 256, 128),
 )
 QUICK = (
-    Work("resnet20-cifar10", "values", 64, 64, 2048),
-    Work("torchvision:vgg16", "values", 2, 2, 256, 224),
-    Work("torchvision:resnet50", "values", 4, 4, 256, 224),
-    Work("resnet20-cifar10", "memory", 64, 256, 32),
+    Work("resnet20-cifar10", "values", 64, 64, 8192),
+    Work("torchvision:vgg16", "values", 4, 4, 512, 224),
+    Work("torchvision:resnet50", "values", 4, 4, 512, 224),
+    Work("resnet20-cifar10", "memory", 64, 256, 16),
 )
 
 
