@@ -122,3 +122,28 @@ def test_the_benchmark_of_guards_writes_every_guard(tmp_path: Path) -> None:
     assert guards["parity"]["protected_fraction"] == 1
     assert guards["tmr"]["repair_ms"] > 0 < guards["aspis-1%"]["repair_ms"]
     assert guards["checksum"]["repair_ms"] is None  # it only flags
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_statistics_writes_every_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOPLON_DATA", raising=False)
+    path = tmp_path / "statistics.json"
+    given = [
+        "--quick",
+        "--faults",
+        "2048",
+        "--repeats",
+        "5",
+        "--pool",
+        str(tmp_path),
+        "--pytorchfi-faults-per-s",
+        "100",
+    ]
+    script("statistics").main([*given, "--json", str(path)])
+    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    assert {case["arm"] for case in cases} == {"none", "ranger"}
+    for case in cases:
+        assert {"model", "half_width", "repeats", "coverage", "runs_uniform", "runs_hoplon", "ratio"} <= case.keys()
+        assert case["half_width_mean"] <= case["half_width"]
+        assert case["ratio"] == pytest.approx(case["runs_uniform"] / case["runs_hoplon"])
+        assert case["time_to_answer_ratio_pytorchfi"] > 0

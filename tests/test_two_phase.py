@@ -73,6 +73,16 @@ def test_the_estimate_is_that_of_all_faults(campaign: Campaign, truth: pl.DataFr
     assert covered >= 2
 
 
+def test_the_pilot_says_what_to_expect_and_the_end_what_it_came_to(campaign: Campaign) -> None:
+    results = campaign.run(half_width=HALF_WIDTH, seed=0)
+    assert results.design is not None
+    expected, spent = results.design.expected, results.design.spent
+    assert spent["runs"] == results.summary()[0].n_runs
+    assert 0.3 < expected["runs"] / spent["runs"] < 3
+    assert expected["seconds"] > 0
+    assert spent["seconds"] > 0
+
+
 def test_groups_are_estimated_from_the_same_runs(campaign: Campaign, truth: pl.DataFrame) -> None:
     """32 intervals at 95 %: nine misses or more have probability below 1e-4, were they independent."""
     found = campaign.run(half_width=HALF_WIDTH, seed=5).by("bit")

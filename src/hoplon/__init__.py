@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hoplon import importance
 from hoplon.assessment import Assessment, Plan, assess
+from hoplon.bit_search import BitBoundary, bit_boundary
 from hoplon.campaign import Campaign
 from hoplon.capture import capture
 from hoplon.compare import Comparison, compare
@@ -106,6 +107,7 @@ __all__ = [
     "Among",
     "Aspis",
     "Assessment",
+    "BitBoundary",
     "BitFlip",
     "BitRate",
     "BitUniform",
@@ -200,6 +202,7 @@ __all__ = [
     "Values",
     "Zero",
     "assess",
+    "bit_boundary",
     "capture",
     "compare",
     "forecast",

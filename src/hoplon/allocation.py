@@ -11,7 +11,7 @@ from hoplon.estimation import CERTAIN, Floats, limits
 
 Ints = NDArray[np.int64]
 
-_FLOORS = np.geomspace(0.3, 30.0, 24)
+_FLOORS = np.geomspace(0.5, 24.0, 14)
 _STEPS = 18
 
 

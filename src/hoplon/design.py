@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Self, final
 
 import numpy as np
@@ -20,6 +21,8 @@ class Design:
     ``labels``, ``shares``: of the strata; shares are those of ``candidates`` drawn and looked at, not run. Every
     stratum has two halves: see `hoplon.course.Course`. ``known``: the failure probability of strata that needed no run,
     None for the others. A campaign of uniform faults has no strata. ``level``: confidence of the intervals then.
+    ``expected``: the "runs" and "seconds" that the pilot led to expect; ``spent``: what it came to. Times are no
+    records.
     """
 
     labels: tuple[str, ...]
@@ -27,6 +30,8 @@ class Design:
     known: tuple[float | None, ...]
     candidates: int
     level: float
+    expected: Mapping[str, float] = field(default_factory=dict)
+    spent: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """For a run directory."""

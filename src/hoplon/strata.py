@@ -49,7 +49,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Strata(ABC):
-    """How candidates are told apart. Any rule leaves the estimate unbiased; a good one saves runs."""
+    """How candidates are told apart. A good rule saves runs; none can make the interval dishonest."""
 
     @property
     def needs_slope(self) -> bool:

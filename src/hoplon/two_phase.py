@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -81,18 +83,24 @@ class TwoPhase:
             wrong=wrong_without_fault(self.evaluator),
         )
         self._units = self._faults = 0
+        self._expected: dict[str, float] = {}
         self._planned = np.zeros((0, 2), dtype=np.int64)
 
     def finish(self) -> tuple[int, Design]:
         """Run until the precision is reached; gives the number of units and the design."""
-        course, drawn = self.course, self._candidates
+        course, drawn, begun = self.course, self._candidates, time.perf_counter()
         drawn.extend(course.candidates)
         known = drawn.known
         self._planned = np.zeros((len(known), 2), dtype=np.int64)
+        looked = time.perf_counter()
         self._stage(course.pilot(drawn.shares, ~np.isnan(known)))
+        pilot, pilot_s = int(self._planned.sum()), time.perf_counter() - looked
         for part in course.rounds:
             failures = self._failures(course.confidence)
             counts, wanted = course.main(drawn.shares, known, failures, self._planned, candidates=len(drawn), part=part)
+            if not self._expected:
+                runs = max(float(counts.sum()) / part, pilot)
+                self._expected = {"runs": runs, "seconds": looked - begun + runs * pilot_s / max(pilot, 1)}
             drawn.extend(wanted)
             self._stage(counts)
         look = 0
@@ -107,7 +115,8 @@ class TwoPhase:
             drawn.extend(wanted)
             self._stage(counts)
         self._prove()
-        return self._units, design
+        spent = {"runs": float(self._planned.sum()), "seconds": time.perf_counter() - begun}
+        return self._units, dataclasses.replace(design, expected=self._expected, spent=spent)
 
     def _design(self, level: float) -> Design:
         drawn = self._candidates
