@@ -6,6 +6,11 @@ what the guard holds itself; after one check every byte is compared with what it
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    sys.path.append(sys.path.pop(0))  # statistics.py beside this file is no module of the standard library
+
 import argparse
 import json
 from collections import Counter

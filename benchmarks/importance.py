@@ -6,6 +6,11 @@ the ratio within a round, with the least and the greatest beside it. Weights are
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    sys.path.append(sys.path.pop(0))  # statistics.py beside this file is no module of the standard library
+
 import argparse
 import json
 import platform

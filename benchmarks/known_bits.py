@@ -8,6 +8,11 @@ as int64, the fastest read that torch has, and with a forward pass of batch 1.
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    sys.path.append(sys.path.pop(0))  # statistics.py beside this file is no module of the standard library
+
 import argparse
 import json
 import platform

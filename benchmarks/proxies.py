@@ -15,6 +15,11 @@ with the highest scores; Wilson 95 %. Needs the data in HOPLON_DATA.
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    sys.path.append(sys.path.pop(0))  # statistics.py beside this file is no module of the standard library
+
 import argparse
 import json
 import platform

@@ -7,6 +7,11 @@ Outcomes are compared fault by fault wherever another arm ran. A ratio is the me
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    sys.path.append(sys.path.pop(0))  # statistics.py beside this file is no module of the standard library
+
 import argparse
 import json
 import platform

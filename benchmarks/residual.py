@@ -9,6 +9,11 @@ Source: Schmedding et al. (Aspis), section V-B, figures 15 and 16.
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    sys.path.append(sys.path.pop(0))  # statistics.py beside this file is no module of the standard library
+
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
