@@ -162,8 +162,7 @@ def campaign_on(
         wanted = np.maximum(np.where(known[:, None], 0, wanted), runs)
         failures, runs = failures + generator.binomial(wanted - runs, truth[:, None]), wanted
 
-    for part in course.rounds:
-        grow(*course.main(counts / drawn, sure, failures, runs, candidates=drawn, part=part))
+    grow(*course.main(counts / drawn, sure, failures, runs, candidates=drawn))
     look, first = 0, None
     while True:
         mean, low, high = course.look(counts / drawn, sure, failures, runs, candidates=drawn, look=look)

@@ -99,8 +99,7 @@ def _finish(course: Course, shares: np.ndarray, truth: np.ndarray, generator: np
         failures = failures + generator.binomial(np.maximum(wanted - runs, 0), truth[:, None])
         runs = np.maximum(wanted, runs)
 
-    for part in course.rounds:
-        grow(*course.main(counts / drawn, known, failures, runs, candidates=drawn, part=part))
+    grow(*course.main(counts / drawn, known, failures, runs, candidates=drawn))
     look, first = 0, None
     while True:
         mean, low, high = course.look(counts / drawn, known, failures, runs, candidates=drawn, look=look)
@@ -122,11 +121,11 @@ SHARES = np.array([0.60, 0.30, 0.05, 0.03, 0.02])
         for repeats in (40, 1000)
     ],
 )
-def test_the_course_covers_without_a_plain_bias(truth: tuple[float, ...], repeats: int) -> None:
+def test_the_course_covers_without_a_bias(truth: tuple[float, ...], repeats: int) -> None:
     """Rare failures hide in the heaviest stratum of the second case.
 
-    Coverage of 95 % is refused by a one-sided binomial test at 0.001. A bias towards 0 is left by the rounds: its mean
-    has to stay below an eighth of the half-width, four standard errors of the mean allowed for.
+    Coverage of 95 % is refused by a one-sided binomial test at 0.001, no bias at the first look by four standard errors
+    of the mean (false alarm: 6 in 100,000).
     """
     course, generator = Course(0.005), np.random.default_rng(1)
     probabilities = np.array(truth)
@@ -136,7 +135,7 @@ def test_the_course_covers_without_a_plain_bias(truth: tuple[float, ...], repeat
     assert stats.binomtest(covered, repeats, 0.95, alternative="less").pvalue > 0.001
     assert ((found[:, 2] - found[:, 1]) / 2 <= 0.005).all()
     error = found[:, 0].std() / repeats**0.5
-    assert abs(found[:, 0].mean() - target) < 0.005 / 8 + 4 * error
+    assert abs(found[:, 0].mean() - target) <= 4 * error
 
 
 def test_looks_spend_no_more_than_there_is() -> None:

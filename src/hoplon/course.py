@@ -19,7 +19,6 @@ from hoplon.estimation import ABOVE, CERTAIN, Floats, limits
 # Spent at the first look, which is planned to be the last one; what is left is halved at every later look.
 _FIRST_LOOK = 0.8
 _PILOT_RUNS = (64, 4096)
-_ROUNDS = (0.4, 0.7, 0.9, 1.0)
 _LEAST = 4  # runs of each half of a stratum
 _CANDIDATES = (2**16, 2**24)
 _CANDIDATES_PER_RUN = 400  # what a run costs, in candidates
@@ -30,10 +29,9 @@ _CANDIDATES_PER_RUN = 400  # what a run costs, in candidates
 class Course:
     """How many runs each half of each stratum gets, stage by stage.
 
-    The runs of a stratum come in two halves. How long one half becomes is planned from the pilot of the other half. So
-    the pilot's runs count like all others, and no half's number of runs depends on its own outcomes directly. Planned
-    from the pilot alone, that would be unbiased. The later rounds let a half's outcomes come back to it by way of the
-    other half, so a bias towards 0 is left: docs/statistics.md says how large it was measured to be.
+    The runs of a stratum come in two halves. How long one half becomes is planned, once, from the pilot of the other.
+    So the pilot's runs count like all others, and no half's number of runs depends on its own outcomes: the estimate at
+    the first look is unbiased. Only a campaign that a look found too wide goes on for reasons that its outcomes gave.
 
     Args:
         half_width: to reach.
@@ -65,29 +63,19 @@ class Course:
         half = np.where(open_, np.maximum(np.ceil(runs * parts / 2), _LEAST), 0)
         return np.repeat(half.astype(np.int64)[:, None], 2, axis=1)
 
-    @property
-    def rounds(self) -> tuple[float, ...]:
-        """The parts of a plan that are run before it is made anew; at the end of the last comes the first look."""
-        return _ROUNDS
-
-    def main(
-        self, shares: Floats, known: Floats, failures: Ints, runs: Ints, *, candidates: int, part: float
-    ) -> tuple[Ints, int]:
+    def main(self, shares: Floats, known: Floats, failures: Ints, runs: Ints, *, candidates: int) -> tuple[Ints, int]:
         """Runs that each half is to have in all, and how many candidates to draw.
 
         Args:
             known: failure probability of strata that need no run; NaN for the others.
             failures, runs: so far, shape ``(strata, 2)``.
-            part: of the plan, one of `rounds`.
         """
-        drawn = candidates
-        if part == _ROUNDS[0]:
-            _, drawn = self._plan(shares, known, failures.sum(1), runs.sum(1), candidates, look=0)
+        _, drawn = self._plan(shares, known, failures.sum(1), runs.sum(1), candidates, look=0)
         planned = [
             self._plan(shares, known, failures[:, other], runs[:, other], drawn, look=0, fixed=True)[0]
             for other in (1, 0)
         ]
-        halves = np.stack([np.ceil(part * plan / 2).astype(np.int64) for plan in planned], axis=1)
+        halves = np.stack([np.ceil(plan / 2).astype(np.int64) for plan in planned], axis=1)
         return np.maximum(halves, runs), drawn
 
     def more(

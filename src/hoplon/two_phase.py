@@ -95,14 +95,12 @@ class TwoPhase:
         looked = time.perf_counter()
         self._stage(course.pilot(drawn.shares, ~np.isnan(known)))
         pilot, pilot_s = int(self._planned.sum()), time.perf_counter() - looked
-        for part in course.rounds:
-            failures = self._failures(course.confidence)
-            counts, wanted = course.main(drawn.shares, known, failures, self._planned, candidates=len(drawn), part=part)
-            if not self._expected:
-                runs = max(float(counts.sum()) / part, pilot)
-                self._expected = {"runs": runs, "seconds": looked - begun + runs * pilot_s / max(pilot, 1)}
-            drawn.extend(wanted)
-            self._stage(counts)
+        failures = self._failures(course.confidence)
+        counts, wanted = course.main(drawn.shares, known, failures, self._planned, candidates=len(drawn))
+        runs = max(float(counts.sum()), pilot)
+        self._expected = {"runs": runs, "seconds": looked - begun + runs * pilot_s / max(pilot, 1)}
+        drawn.extend(wanted)
+        self._stage(counts)
         look = 0
         while True:
             design = self._design(1 - sum(course.tails(look)))
