@@ -19,7 +19,7 @@ from hoplon.criteria import Criterion, Outcome, TopK, classify
 from hoplon.data import Inputs, as_inputs
 from hoplon.errors import HoplonError
 from hoplon.evaluation import Arrival, Evaluator, Reference, accuracy, golden_outputs
-from hoplon.exposure import Exposure, exposure_of
+from hoplon.exposure import Exposure, exposure_of, exposure_table
 from hoplon.faults import FaultTable
 from hoplon.harden import lower
 from hoplon.overhead import LatencyRatio, measure
@@ -159,8 +159,9 @@ class Comparison:
         return found
 
     def tables(self) -> list[Table]:
-        """One table per target, for a terminal."""
-        return [self._table(target) for target in self.targets]
+        """For a terminal: one table per target, and one of the bits at risk where memory faults were run."""
+        exposed = {arm.name: arm.exposure for arm in self.arms if arm.exposure is not None}
+        return [*(self._table(target) for target in self.targets), *([exposure_table(exposed)] if exposed else [])]
 
     def _table(self, target: str) -> Table:
         arms = [arm for arm in self.arms if arm.target == target]
@@ -171,11 +172,10 @@ class Comparison:
             f"{first.failure.method} {100 * self.caption['confidence']:g} %"
         )
         table = Table(title=title, title_justify="left", caption_justify="left")
-        exposed = any(arm.exposure is not None for arm in arms)
-        for column, justify in _COLUMNS + (_EXPOSURE_COLUMNS if exposed else ()):
+        for column, justify in _COLUMNS:
             table.add_column(column, justify=justify, no_wrap=True)
         for arm in arms:
-            table.add_row(*_cells(arm), *(_exposure_cells(arm.exposure) if exposed else ()))
+            table.add_row(*_cells(arm))
         if any(map(_idle, arms)):
             table.caption = (
                 "· no protection of this kind of fault in the arm: what it does not touch, it cannot improve"
@@ -200,16 +200,6 @@ _COLUMNS: tuple[tuple[str, Any], ...] = (
     ("latency", "right"),
     ("extra bytes", "right"),
 )
-
-_EXPOSURE_COLUMNS: tuple[tuple[str, Any], ...] = (("stopped", "right"), ("bits at risk", "right"), ("failing", "right"))
-
-
-def _exposure_cells(exposure: Exposure | None) -> list[str]:
-    """Runs that a guard stopped, bits at risk, and those of them whose flip fails the model, in expectation."""
-    if exposure is None:
-        return ["", "", ""]
-    failing = "not measured" if exposure.failing_bits is None else f"{exposure.failing_bits[0]:,.0f}"
-    return [f"{100 * exposure.uncorrectable:.2f} %", f"{exposure.bits_at_risk:,}", failing]
 
 
 def _cells(arm: Arm) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+from rich.table import Table
 
 from hoplon.evaluation import ArmedMemory, Evaluator
 from hoplon.faults import BitFlip, FaultTable
@@ -101,6 +102,23 @@ def exposure_of(
         failing_bits=None if guard_bits and failure is None else _summed(parts),
         uncorrectable=rate.counts["uncorrectable"] / rate.n_runs,
     )
+
+
+def exposure_table(arms: Mapping[str, Exposure]) -> Table:
+    """For a terminal: by arm, runs that a guard stopped, bits at risk, and how many of them fail the model."""
+    title = "Memory at risk: struck layers, and what the guards of an arm hold"
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.caption = "failing: bits of the model and of the guards, each times their failure rate"
+    for column in ("arm", "stopped", "bits at risk", "of guards", "failing bits"):
+        table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
+    for name, found in arms.items():
+        failing = "not measured"
+        if found.failing_bits is not None:
+            middle, low, high = (f"{bits:,.0f}" for bits in found.failing_bits)
+            failing = f"{middle} [{low}, {high}]"
+        stopped = f"{100 * found.uncorrectable:.2f} %"
+        table.add_row(name, stopped, f"{found.bits_at_risk:,}", f"{found.guard_bits:,}", failing)
+    return table
 
 
 def _summed(parts: Sequence[tuple[int, Interval]]) -> tuple[float, float, float]:
