@@ -231,7 +231,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for table in shown(cases, points):
         console.print(table)
     if options.json is not None:
-        about = {"seed": options.seed, "threads": options.threads, "torch": torch.__version__, "command": vars(options)}
+        about = {"seed": options.seed, "threads": options.threads, "torch": torch.__version__}
+        about |= {"options": {name: value for name, value in vars(options).items() if name != "json"}}
         content = {"conditions": about, "cases": [*map(asdict, cases)], "points": [*map(asdict, points)]}
         options.json.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
 

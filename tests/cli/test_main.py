@@ -126,7 +126,7 @@ def test_further_arms_and_faults_in_guards(
     assert "detected for certain" in found["guarantees"]["parity"]
     assert "--arm ranger+known-bits+parity" in found["command"]
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "Failing bits<br>of those at risk" in page
+    assert "Failing bits of those at risk</th>" in page
     assert f"Its class: {found['guarantees']['sec-ded-memory']}." in page
 
 
