@@ -303,7 +303,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of the full counts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true", help="LeNet, which needs no files, and few faults")
     given = parser.parse_args(arguments)
+    if given.quick:
+        given.model, given.share = "lenet-digits", 0.001
     torch.set_num_threads(1)
     module = resolve_model(given.model).module
     memory = {**dict(module.named_parameters()), **dict(module.named_buffers())}

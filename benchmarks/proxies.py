@@ -22,6 +22,7 @@ if __name__ == "__main__":
 
 import argparse
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -237,6 +238,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parsed(arguments)
+    if options.quick and not os.environ.get("HOPLON_DATA"):
+        print("skipped: needs the data in HOPLON_DATA", file=sys.stderr)
+        return
     torch.set_num_threads(options.threads)
     started = time.perf_counter()
     setting = Setting(options)
