@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
 import argparse
 import json
-import platform
 import random
 import resource
 import time
@@ -33,7 +32,7 @@ from torch import Tensor, nn
 import hoplon as hp
 from hoplon.formats import integer_view
 from hoplon.memory_guard import Guard
-from hoplon.overhead import median_interval
+from hoplon.overhead import conditions, median_interval
 from hoplon.zoo import resolve_model
 
 MODELS = ("resnet50", "vgg19", "inception_v3")
@@ -317,19 +316,11 @@ def shown(case: Case, title: str) -> Table:
     return table
 
 
-def conditions(options: argparse.Namespace) -> dict[str, Any]:
+def conditions_of(options: argparse.Namespace) -> dict[str, Any]:
     """What the figures depend on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    device = torch.device(options.device)
     return {
-        "device": torch.get_device_module(device).get_device_name() if device.type != "cpu" else "cpu",
-        "cpu": cpu or platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
+        **conditions(torch.device(options.device)),
         "seed": options.seed,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
     }
 
 
@@ -355,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parsed(arguments)
     torch.set_num_threads(options.threads)
     console, progress = Console(width=150), Console(stderr=True)
-    about = conditions(options)
+    about = conditions_of(options)
     cases: list[Case] = []
     for name in options.models:
         with progress.status(name):

@@ -15,7 +15,6 @@ if __name__ == "__main__":
 import argparse
 import json
 import math
-import platform
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 
 import hoplon as hp
 from hoplon.harden import HardenedModule, added_passes
-from hoplon.overhead import Overheads, measure
+from hoplon.overhead import Overheads, conditions, measure
 from hoplon.overlay import Overlay, ValueProtection, overlay
 from hoplon.ranges import ACTIVATION_KINDS
 from hoplon.zoo import resolve_model
@@ -227,21 +226,13 @@ def shown(cases: Sequence[Case], title: str) -> Table:
     return table
 
 
-def conditions(options: argparse.Namespace) -> dict[str, Any]:
+def conditions_of(options: argparse.Namespace) -> dict[str, Any]:
     """What the figures depend on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    device = torch.device(options.device)
     return {
-        "device": torch.get_device_module(device).get_device_name() if device.type != "cpu" else "cpu",
-        "cpu": cpu or platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
+        **conditions(torch.device(options.device)),
         "clock": options.clock,
         "dtype": "float32",
         "seed": options.seed,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
     }
 
 
@@ -277,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             warnings.filterwarnings("ignore", module="torch")  # torch about its own compiler
             warnings.filterwarnings("ignore", message="ranges not converged")  # any bounds cost the same time
             cases.extend(cases_of(name, options))
-    found = conditions(options)
+    found = conditions_of(options)
     console.print(shown(cases, ", ".join(f"{key} {value}" for key, value in found.items())))
     if options.json is not None:
         content = {"conditions": found, "cases": [asdict(case) for case in cases]}

@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
 import argparse
 import json
-import platform
 import statistics
 import struct
 import time
@@ -34,6 +33,7 @@ from torch import Tensor
 
 import hoplon as hp
 from hoplon.evaluation import Evaluator, Reference
+from hoplon.overhead import conditions
 from hoplon.overlay import Overlay
 from hoplon.zoo import resolve_data, resolve_model
 
@@ -260,22 +260,14 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def conditions(options: argparse.Namespace) -> dict[str, Any]:
+def conditions_of(options: argparse.Namespace) -> dict[str, Any]:
     """What the figures depend on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    device = torch.device(options.device)
     return {
-        "device": torch.get_device_module(device).get_device_name() if device.type != "cpu" else "cpu",
-        "cpu": cpu or platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
+        **conditions(torch.device(options.device)),
         "clock": options.clock,
         "seed": options.seed,
         "rounds": options.rounds,
         "seconds": options.seconds,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
     }
 
 
@@ -316,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with progress.status(f"{work.model}, {work.target}"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="torch")  # torch about its own exporter
             cases.append(case_of(work, options, injectors))
-    found = conditions(options)
+    found = conditions_of(options)
     console.print(shown(cases, ", ".join(f"{key} {value}" for key, value in found.items())))
     if options.json is not None:
         content = {"conditions": found, "missing": missing, "cases": [asdict(case) for case in cases]}

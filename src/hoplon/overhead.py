@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 from typing import final
 
@@ -135,6 +137,20 @@ def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> tup
         raise HoplonError(f"expected more values for a {confidence:.0%} interval of a median, got {len(values)}")
     ordered = sorted(values)
     return ordered[rank], ordered[-1 - rank]
+
+
+def conditions(device: torch.device) -> dict[str, str | int]:
+    """What times depend on: the device and the processor by name, threads, and versions."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return {
+        "device": torch.get_device_module(device).get_device_name() if device.type != "cpu" else "cpu",
+        "cpu": cpu or platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def _rank_of_median(count: int, confidence: float) -> int | None:

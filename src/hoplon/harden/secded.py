@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from hoplon.formats import integer_view
+from hoplon.harden.scattered import spanned
 from hoplon.harden.vote import copy_of, distinct
 from hoplon.memory_guard import Guard, GuardReport, of_turn
 from hoplon.overlay import Protection
@@ -59,7 +59,7 @@ class SecDedGuard(Guard):
     """What was last written to each storage, to tell which bits are flipped: a device of the model, not of hardware."""
 
     def __init__(self, storages: Mapping[str, Tensor]) -> None:
-        self._live = {name: _in_memory_order(tensor) for name, tensor in storages.items()}
+        self._live = {name: spanned(tensor) for name, tensor in storages.items()}
         self._written = {name: copy_of(words) for name, words in self._live.items()}
 
     @property
@@ -110,12 +110,6 @@ class SecDedGuard(Guard):
         detected = int((wrong & ~missed).sum())
         failed = int(uncorrectable.sum())
         return GuardReport(words, detected, detected - failed, failed, (name,))
-
-
-def _in_memory_order(tensor: Tensor) -> Tensor:
-    """The storage as one row of integers, whatever the strides."""
-    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return integer_view(tensor).as_strided((extent,), (1,))
 
 
 def _bits(words: Tensor) -> Tensor:
