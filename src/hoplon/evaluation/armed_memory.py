@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from hoplon.formats import equal_bits, format_named, integer_view
 from hoplon.memory_guard import GuardReport, StaleGuardError, check_all
@@ -22,23 +21,20 @@ class ArmedMemory:
     Attributes:
         working: parameters and buffers, to be struck.
         guards: by label.
+        copies: what the guards hold, live, by the name of its site.
     """
 
     def __init__(self, program: Program, overlay: Overlay) -> None:
         self.working = WorkingMemory(program)
         self.guards = overlay.labelled_guards(self.working.tensors)
         self._program = program
-        self._pristine = {name: tensor.detach().clone() for name, tensor in self.copies.items()}
-
-    @property
-    def copies(self) -> dict[str, Tensor]:
-        """What the guards hold, by the name of its site."""
-        return {
+        self.copies = {
             f"{label}/{name}": tensor
             for label, guard in self.guards.items()
             for name, tensor in guard.copies.items()
             if tensor.numel()
         }
+        self._pristine = {name: tensor.detach().clone() for name, tensor in self.copies.items()}
 
     @property
     def guard_sites(self) -> tuple[MemorySite, ...]:
@@ -58,9 +54,9 @@ class ArmedMemory:
             SiteError: neither a memory site of the program nor one of its guards.
         """
         keep, flip = (int(np.uint64(word[mask]).astype(np.int64)) for mask in ("keep", "flip"))
-        form, copies = format_named(word["format"]), self.copies
-        if word["site"] in copies:
-            found = strike_word(copies[word["site"]], word["element"], form=form, keep=keep, flip=flip)
+        form = format_named(word["format"])
+        if word["site"] in self.copies:
+            found = strike_word(self.copies[word["site"]], word["element"], form=form, keep=keep, flip=flip)
             return None, *found
         site = self._program.memory_site(word["site"])
         found = self.working.strike(site, word["element"], form=form, keep=keep, flip=flip)

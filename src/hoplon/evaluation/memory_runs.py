@@ -88,7 +88,8 @@ class MemoryRuns:
             touched = list(dict.fromkeys([*struck, *report.where]))
             changed = self.memory.changed(touched) if late is None else late
             yield _Residue(changed, report)
-            if report.detected or len(struck) < words.height:
+            left = report.uncorrectable or report.mitigated or (report.detected and changed and late is None)
+            if left or len(struck) < words.height:  # what guards hold may differ: looking costs a read of it all
                 self.armed.restore(touched)
             else:
                 self.memory.restore(touched)
