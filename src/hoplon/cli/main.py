@@ -18,6 +18,7 @@ from hoplon.cli.profile import profile
 from hoplon.cli.rank import rank
 from hoplon.cli.replay import replay
 from hoplon.cli.report import report
+from hoplon.cli.study import study
 from hoplon.errors import HoplonError
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -39,6 +40,7 @@ app.command()(harden)
 app.command()(compare)
 app.command()(overhead)
 app.command()(report)
+app.command()(study)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

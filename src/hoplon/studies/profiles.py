@@ -1,0 +1,141 @@
+"""How much a study runs: counts for continuous integration, for an hour, and the papers' own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+from hoplon.errors import no_match
+
+
+@final
+@dataclass(frozen=True)
+class AspisCounts:
+    """Counts of the study of Aspis.
+
+    Attributes:
+        faults: random weights struck, per model and number of flipped bits.
+        magnitude_faults: largest and smallest weights struck, each.
+        important: the most important weights, which are struck.
+        important_faults: how many of them.
+        compared_faults: faults that all arms of a comparison meet.
+        inputs: held-out inputs that a fault meets.
+        calibration: inputs that scores and ranges come from.
+        batch: inputs of a timed forward pass.
+        repeats: blocks of interleaved timing, and runs over a whole data set.
+        whole_inputs: inputs of a timed run over a data set.
+        architectures: torchvision's networks whose overheads are measured.
+        models: names of the zoo that faults are injected into.
+    """
+
+    faults: int
+    magnitude_faults: int
+    important: int
+    important_faults: int
+    compared_faults: int
+    inputs: int
+    calibration: int
+    batch: int
+    repeats: int
+    whole_inputs: int
+    architectures: tuple[str, ...] = ("vgg19", "resnet50", "inception_v3")
+    models: tuple[str, ...] = ("resnet20-cifar10", "resnet56-cifar10", "vgg11-cifar10")
+
+
+@final
+@dataclass(frozen=True)
+class RangerCounts:
+    """Counts of the study of Ranger."""
+
+    faults: int
+
+
+@final
+@dataclass(frozen=True)
+class DrivingCounts:
+    """Counts of the study of closed-loop driving."""
+
+    episodes: int
+
+
+@final
+@dataclass(frozen=True)
+class Profile:
+    """Counts of all studies under one name."""
+
+    name: str
+    aspis: AspisCounts
+    ranger: RangerCounts
+    driving: DrivingCounts
+
+
+QUICK = Profile(
+    name="quick",
+    aspis=AspisCounts(
+        faults=12,
+        magnitude_faults=6,
+        important=500,
+        important_faults=12,
+        compared_faults=12,
+        inputs=16,
+        calibration=64,
+        batch=1,
+        repeats=6,
+        whole_inputs=32,
+        architectures=("resnet50",),
+        models=("resnet20-cifar10",),
+    ),
+    ranger=RangerCounts(faults=64),
+    driving=DrivingCounts(episodes=2),
+)
+STANDARD = Profile(
+    name="standard",
+    aspis=AspisCounts(
+        faults=300,
+        magnitude_faults=100,
+        important=500,
+        important_faults=300,
+        compared_faults=300,
+        inputs=64,
+        calibration=1000,
+        batch=8,
+        repeats=8,
+        whole_inputs=1024,
+    ),
+    ranger=RangerCounts(faults=4000),
+    driving=DrivingCounts(episodes=100),
+)
+PAPER = Profile(
+    name="paper",
+    aspis=AspisCounts(
+        faults=1000,
+        magnitude_faults=100,
+        important=500,
+        important_faults=500,
+        compared_faults=1000,
+        inputs=10_000,
+        calibration=10_000,
+        batch=256,
+        repeats=50,
+        whole_inputs=10_000,
+    ),
+    ranger=RangerCounts(faults=50_000),
+    driving=DrivingCounts(episodes=500),
+)
+
+PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (QUICK, STANDARD, PAPER)}
+
+
+def profile_named(name: str) -> Profile:
+    """The profile of this name.
+
+    Raises:
+        SiteError: there is none; the message lists near names.
+    Example:
+        >>> profile_named("paper").aspis.faults
+        1000
+    """
+    if name not in PROFILES:
+        raise no_match("profile", name, tuple(PROFILES))
+    return PROFILES[name]

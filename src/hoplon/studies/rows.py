@@ -1,0 +1,109 @@
+"""One figure of a paper beside the figure found here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Self, final
+
+from hoplon.errors import HoplonError
+from hoplon.stats import Interval
+
+Figure = float | int | str | None
+
+KEYS = ("where", "model", "data", "paper", "here", "low", "high", "n", "seed", "note")
+
+
+@final
+@dataclass(frozen=True)
+class Row:
+    """What a paper gives, and what was found here.
+
+    Attributes:
+        where: the place in the paper and nothing else: "Table II", "Fig. 6".
+        model: the network it was found on; the paper's own, or what stands in for it.
+        data: what inputs met it; "-" where none take part.
+        what: what is counted, with the fault model and the threshold: a row is understood alone.
+        unit: of ``paper``, ``here``, ``low`` and ``high``: "%", "MB", "s"; empty for plain counts.
+        paper: the published value; None where the paper gives none.
+        here: the value found; None where the row could not run, and ``why`` says what is missing.
+        low: lower limit of ``here`` (95 %); None where nothing was estimated.
+        high: upper limit.
+        n: what the limits rest on: faults, runs or repeats.
+        seed: of the faults or the order of measurements; None where nothing is drawn.
+        why: why the two differ, or why there is nothing here.
+    Raises:
+        HoplonError: a row without a place or without what is counted, one with nothing here and no reason, limits that
+            do not enclose the value, or a number that JSON cannot hold.
+    Example:
+        >>> row = Row("Fig. 13", "ResNet-20", "CIFAR-10", "random weights: critical share", "%", paper=5.3)
+        >>> row.missing("no weights here").as_json()["note"]
+        'random weights: critical share, %; no weights here'
+    """
+
+    where: str
+    model: str
+    data: str
+    what: str
+    unit: str = ""
+    paper: Figure = None
+    here: Figure = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    seed: int | None = None
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        if not all((self.where, self.model, self.data, self.what)):
+            raise HoplonError(f"expected a row with where, model, data and what, got {self}")
+        for name in ("paper", "here", "low", "high"):
+            value = getattr(self, name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise HoplonError(
+                    f"expected a finite {name}, got {value} in {self.where}, {self.what}; None says unknown"
+                )
+        known = isinstance(self.here, (int, float)) and self.low is not None and self.high is not None
+        if known and not self.low <= self.here <= self.high:  # type: ignore[operator]
+            limits = (self.low, self.here, self.high)
+            raise HoplonError(f"expected limits around the value, got {limits} in {self.where}, {self.what}")
+
+    @property
+    def note(self) -> str:
+        """What is counted, in which unit, and why the two differ, as one line."""
+        counted = f"{self.what}, {self.unit}" if self.unit else self.what
+        return f"{counted}; {self.why}" if self.why else counted
+
+    def missing(self, why: str) -> Self:
+        """The same row with nothing found here, and why."""
+        if not why:
+            raise HoplonError(f"expected a reason why {self.where} ({self.what}) has no figure here, got none")
+        return replace(self, here=None, low=None, high=None, n=None, seed=None, why=why)
+
+    def found(self, interval: Interval, *, n: int, seed: int | None, scale: float = 100.0) -> Self:
+        """The same row with an estimate and its limits, times ``scale`` (per cent by default)."""
+        here, low, high = (scale * float(value) for value in (interval.estimate, interval.low, interval.high))
+        return replace(self, here=here, low=low, high=high, n=n, seed=seed)
+
+    def as_json(self) -> dict[str, Any]:
+        """The row as the page's JSON holds it: the keys of ``KEYS``."""
+        return {key: getattr(self, key) for key in KEYS}
+
+    def stored(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def restored(cls, stored: Mapping[str, Any]) -> Self:
+        """What `stored` gave.
+
+        Raises:
+            HoplonError: other fields than a row has.
+        """
+        names = {option.name for option in fields(cls)}
+        if set(stored) != names:
+            raise HoplonError(
+                f"expected the fields {', '.join(sorted(names))} of a row, got {', '.join(sorted(stored))}"
+            )
+        return cls(**stored)

@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+import hoplon as hp
+from hoplon.errors import HoplonError, SiteError, StoreError
+from hoplon.stats import wilson
+from hoplon.studies import Context, Findings, Part, Row, Source, Study, Table, profile_named, run_study, write_pages
+from hoplon.studies.figures import Series, bars, heatmap, lines, picture
+from hoplon.studies.page import as_document
+from hoplon.studies.rows import KEYS
+from hoplon.studies.study import Published
+from hoplon.studies.svg import Axis
+from hoplon.zoo import ZooData, ZooModel
+
+QUICK = profile_named("quick")
+ROW = Row("Fig. 6", "net", "data", "random weights: critical share", "%", paper=5.3)
+
+
+class Counter:
+    """Parts that count how often they run; the third fails until it is told not to."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.broken = True
+
+    def study(self, name: str = "aspis") -> Study:
+        parts = (Part("one", "First", self.one), Part("two", "Second", self.two), Part("three", "Third", self.three))
+        return Study(name, "A study", ("Of nothing.",), parts)
+
+    def one(self, context: Context) -> Findings:
+        self.calls.append("one")
+        figure = bars("shares", title="t", alt="a", groups=["x"], series=[Series("s", (1.0,))], y_title="%")
+        row = ROW.found(wilson(3, 10), n=10, seed=context.seed)
+        return Findings(rows=(row,), figures=(figure,), text=("Words.",), sources=(Source("it", "none"),))
+
+    def two(self, context: Context) -> Findings:
+        self.calls.append("two")
+        seconds = context.kept("seconds", lambda: len(self.calls) / 7)
+        table = Table("points", ("x", "y"), ((1, 0.5), ("a|b", None)))
+        row = dataclasses.replace(ROW, here=seconds, unit="s", where="Fig. 17", paper="2 to 4")
+        return Findings(rows=(row, ROW.missing("no weights here")), tables=(table,))
+
+    def three(self, context: Context) -> Findings:
+        context.kept("before", lambda: len(self.calls))
+        self.calls.append("three")
+        if self.broken:
+            raise HoplonError("stopped")
+        return Findings(text=(f"begun at call {context.kept('before', lambda: -1)}",))
+
+
+def pages(out: Path) -> dict[str, bytes]:
+    files = [*out.glob("*.md"), *out.glob("*.json"), *out.glob("aspis/*")]
+    return {file.name: file.read_bytes() for file in files}
+
+
+def test_a_resumed_study_skips_finished_parts_and_gives_the_same_page(tmp_path: Path) -> None:
+    counter = Counter()
+    with pytest.raises(HoplonError, match="stopped"):
+        run_study(counter.study(), out=tmp_path, profile=QUICK, command=["hoplon", "study", "aspis"])
+    counter.broken = False
+    write_pages(tmp_path, run_study(counter.study(), out=tmp_path, profile=QUICK, command=["another"]))
+    first = pages(tmp_path)
+    assert counter.calls == ["one", "two", "three", "three"]
+    assert b"begun at call 2" in first["aspis.md"]
+    write_pages(tmp_path, run_study(counter.study(), out=tmp_path, profile=QUICK))
+    assert counter.calls == ["one", "two", "three", "three"]
+    assert pages(tmp_path) == first
+    assert set(first) == {"aspis.md", "aspis.json", "one-shares.svg"}
+    assert json.loads(first["aspis.json"])["command"] == "hoplon study aspis"
+
+
+def test_an_interrupted_page_says_what_has_not_run(tmp_path: Path) -> None:
+    counter = Counter()
+    result = run_study(counter.study(), out=tmp_path, profile=QUICK, only=["two"])
+    assert (counter.calls, result.unfinished) == (["two"], ("one", "three"))
+    assert as_document(result)["unfinished"] == ["one", "three"]
+    write_pages(tmp_path, result)
+    assert "**Not run yet:** one, three." in (tmp_path / "aspis.md").read_text()
+
+
+def test_a_part_is_run_again_when_asked_for(tmp_path: Path) -> None:
+    counter = Counter()
+    before = run_study(counter.study(), out=tmp_path, profile=QUICK, only=["one", "two"])
+    after = run_study(counter.study(), out=tmp_path, profile=QUICK, only=["one", "two"], again=["two"])
+    assert counter.calls == ["one", "two", "two"]
+    assert before.findings["two"].rows[0].here == pytest.approx(2 / 7)
+    assert after.findings["two"].rows[0].here == pytest.approx(3 / 7)  # what was kept is forgotten too
+    assert after.findings["one"] == before.findings["one"]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"profile": profile_named("paper")}, r"profile: \"quick\" there, \"paper\" here"),
+        ({"seed": 3}, r"seed: 0 there, 3 here"),
+    ],
+)
+def test_a_folder_of_another_study_is_refused(tmp_path: Path, other: dict[str, Any], message: str) -> None:
+    counter = Counter()
+    run_study(counter.study(), out=tmp_path, profile=QUICK, only=["one"])
+    with pytest.raises(StoreError, match=message):
+        run_study(counter.study(), **{"out": tmp_path, "profile": QUICK, **other})
+    assert counter.calls == ["one"]
+
+
+def test_another_model_of_the_users_is_refused(tmp_path: Path) -> None:
+    def own(weight: float) -> tuple[ZooModel, ZooData]:
+        module = torch.nn.Linear(2, 2).eval()
+        torch.nn.init.constant_(module.weight, weight)
+        data = ZooData("points", hp.Inputs(torch.zeros(2, 2)), hp.Inputs(torch.zeros(2, 2)))
+        return ZooModel("mine", module, torch.zeros(2, 2)), data
+
+    torch.manual_seed(0)
+    first = own(1.0)
+    counter = Counter()
+    run_study(counter.study(), out=tmp_path, profile=QUICK, own=first, only=["one"])
+    run_study(counter.study(), out=tmp_path, profile=QUICK, own=first, only=["one"])
+    with pytest.raises(StoreError, match="weights: .* there, .* here"):
+        run_study(counter.study(), out=tmp_path, profile=QUICK, own=own(2.0), only=["one"])
+    with pytest.raises(StoreError, match='model: "mine" there, null here'):
+        run_study(counter.study(), out=tmp_path, profile=QUICK, only=["one"])
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "study-runs" / "aspis").mkdir(parents=True)
+    (tmp_path / "study-runs" / "aspis" / "letters.txt").write_text("dear")
+    with pytest.raises(StoreError, match="expected a study or nothing in .*, got other files"):
+        run_study(Counter().study(), out=tmp_path, profile=QUICK)
+    (tmp_path / "study-runs" / "aspis" / "study.json").write_text("[]")
+    with pytest.raises(StoreError, match="expected a JSON object in"):
+        run_study(Counter().study(), out=tmp_path, profile=QUICK)
+
+
+def test_damaged_findings_are_refused(tmp_path: Path) -> None:
+    run_study(Counter().study(), out=tmp_path, profile=QUICK, only=["one"])
+    file = tmp_path / "study-runs" / "aspis" / "parts" / "one.json"
+    file.write_text(file.read_text().replace('"where"', '"were"'))
+    with pytest.raises(StoreError, match="expected the findings of a part in .*; delete it and run the study again"):
+        run_study(Counter().study(), out=tmp_path, profile=QUICK, only=["one"])
+
+
+def test_unknown_parts_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(SiteError, match="no part of study aspis matches 'oen'; near names: one"):
+        run_study(Counter().study(), out=tmp_path, profile=QUICK, only=["oen"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_of_one_name_and_names_that_are_no_file_names_are_refused() -> None:
+    part = Part("one", "First", lambda context: Findings())
+    with pytest.raises(HoplonError, match="expected parts of different names"):
+        Study("x", "t", (), (part, part))
+    with pytest.raises(HoplonError, match="expected the name of a part of a-z"):
+        Part("../one", "First", lambda context: Findings())
+
+
+def test_rows_have_the_keys_of_the_page(tmp_path: Path) -> None:
+    counter = Counter()
+    result = run_study(counter.study(), out=tmp_path, profile=QUICK, only=["one", "two"])
+    rows = as_document(result)["rows"]
+    assert all(tuple(row) == KEYS for row in rows)
+    assert rows[0]["here"] == pytest.approx(30)
+    assert rows[0]["low"] < 30 < rows[0]["high"]
+    assert {key: rows[2][key] for key in ("here", "low", "high", "n", "seed")} == dict.fromkeys(
+        ("here", "low", "high", "n", "seed")
+    )
+    assert rows[2]["note"] == "random weights: critical share, %; no weights here"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"what": ""}, "expected a row with where"),
+        ({"paper": float("nan")}, "expected a finite paper"),
+        ({"here": 1.0, "low": 2.0, "high": 3.0}, "expected limits around the value"),
+    ],
+)
+def test_rows_that_say_nothing_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(HoplonError, match=message):
+        dataclasses.replace(ROW, **change)
+
+
+def test_a_row_without_a_figure_says_why() -> None:
+    with pytest.raises(HoplonError, match="expected a reason why Fig. 6"):
+        ROW.missing("")
+
+
+def test_findings_survive_a_file() -> None:
+    figure = picture("frame", title="t", alt="a", pixels=torch.zeros(2, 3, 3, dtype=torch.uint8))
+    findings = Counter().study().part("two").run(_Kept()) + Findings(  # type: ignore[arg-type]
+        figures=(figure,), sources=(Source("w", "f", 3, ("runs/a",), "c"),), text=("p",)
+    )
+    assert Findings.restored(json.loads(json.dumps(findings.stored()))) == findings
+
+
+class _Kept:
+    def kept(self, name: str, make: Any) -> Any:
+        return make()
+
+
+def test_a_table_has_cells_for_its_columns() -> None:
+    with pytest.raises(HoplonError, match="expected 2 cells"):
+        Table("t", ("a", "b"), ((1,),))
+
+
+def test_published_values_say_where_they_are_printed() -> None:
+    published = Published("aspis")
+    assert len(published) > 40
+    for key in published:
+        assert published[key] is not None
+        assert published.place(key)
+    with pytest.raises(SiteError, match="no published value of aspis matches 'fig99'"):
+        published["fig99"]
+
+
+def test_bars_stand_as_high_as_their_values() -> None:
+    series = [Series("a", (10.0, None), (5.0, None), (15.0, None)), Series("b", (20.0, 0.0))]
+    figure = bars("b", title="t", alt="a", groups=["one", "<two>"], series=series, y_title="%")
+    root = ElementTree.fromstring(figure.content)
+    rects = [mark for mark in root.iter("{http://www.w3.org/2000/svg}rect") if mark.get("width") not in ("100%", "10")]
+    heights = [float(mark.attrib["height"]) for mark in rects]
+    assert heights[1] == pytest.approx(2 * heights[0], abs=0.2)
+    assert heights[2] == 0
+    assert figure == bars("b", title="t", alt="a", groups=["one", "<two>"], series=series, y_title="%")
+
+
+def test_lines_and_maps_are_whole_documents() -> None:
+    line = lines(
+        "l", title="t", alt="a", x=[1, 10], series=[Series("s", (0.0, 5.0))], x_title="x", y_title="y", log_x=True
+    )
+    map_ = heatmap("h", title="t", alt="a", columns=[[0.0, 1.0], [0.5]], x_labels=["a", "b"], y_title="y")
+    assert ElementTree.fromstring(line.content).tag.endswith("svg")
+    cells = list(ElementTree.fromstring(map_.content).iter("{http://www.w3.org/2000/svg}rect"))[1:]
+    assert [cell.get("fill") for cell in cells] == ["#dbeafe", "#dc2626", "#fde68a"]
+
+
+def test_charts_of_nothing_are_refused() -> None:
+    with pytest.raises(HoplonError, match="expected something to draw"):
+        bars("b", title="t", alt="a", groups=[], series=[Series("s", ())], y_title="y")
+    with pytest.raises(HoplonError, match="expected 1 values in the series 's', got 2"):
+        bars("b", title="t", alt="a", groups=["g"], series=[Series("s", (1.0, 2.0))], y_title="y")
+    with pytest.raises(HoplonError, match="expected a figure name"):
+        picture("A b", title="t", alt="a", pixels=torch.zeros(1, 1, 3, dtype=torch.uint8))
+    with pytest.raises(HoplonError, match="expected uint8 pixels"):
+        picture("a", title="t", alt="a", pixels=torch.zeros(1, 1, 3))
+
+
+def test_a_picture_holds_its_pixels() -> None:
+    pixels = torch.arange(2 * 3 * 3, dtype=torch.uint8).reshape(2, 3, 3)
+    content = picture("p", title="t", alt="a", pixels=pixels).content
+    assert struct.unpack(">II", content[16:24]) == (3, 2)
+    length = struct.unpack(">I", content[33:37])[0]
+    rows = zlib.decompress(content[41 : 41 + length])
+    assert rows == b"".join(b"\0" + bytes(row.flatten().tolist()) for row in pixels)
+
+
+@pytest.mark.parametrize(
+    ("values", "log", "ticks"),
+    [
+        ([0.3], False, (0.0, 0.1, 0.2, 0.3)),
+        ([], False, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)),
+        ([0.05, 3], True, (0.01, 0.1, 1.0, 10.0)),
+    ],
+)
+def test_axes_hold_all_values(values: list[float], log: bool, ticks: tuple[float, ...]) -> None:
+    axis = Axis.over(values, from_zero=True, log=log)
+    assert axis.ticks == pytest.approx(ticks)
+    assert all(0 <= axis.share(value) <= 1 for value in values)
