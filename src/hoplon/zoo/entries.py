@@ -17,7 +17,8 @@ class ZooModel:
         name: what the model was asked for by.
         module: in eval mode; called with one batch it returns one row of outputs per sample.
         example: an input batch of at least two samples, batch first.
-        task: what the outputs mean; ``"classification"`` is one logit per class.
+        task: what the outputs mean; ``"classification"`` is one logit per class, ``"degrees"`` and ``"radians"`` are
+            one angle.
     """
 
     name: str
@@ -35,9 +36,11 @@ class ZooData:
         calibration: what a protection may learn from: activation ranges, importance scores.
         held_out: what faults are injected into and accuracy is measured on.
         classes: names of the classes, in the order of the logits; empty where unknown.
+        targets: for a regression, the true values of both parts, float32 of shape ``(n,)``; in place of labels.
     """
 
     name: str
     calibration: Inputs
     held_out: Inputs
     classes: tuple[str, ...] = ()
+    targets: tuple[Tensor, Tensor] | None = None

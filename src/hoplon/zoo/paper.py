@@ -1,74 +1,146 @@
-"""Networks of the Ranger paper, built as its published graphs are, so that what is counted on them can be compared."""
+"""Classifiers of the Ranger paper, built as its published graphs are, so that what is counted can be compared."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from hoplon.zoo.separate import Activation, Convolution, Product, Reshape, activation_module
+
 
 class MnistLeNet(nn.Module):
-    """The paper's LeNet for MNIST: input ``(n, 1, 28, 28)``, output ``(n, 10)`` probabilities.
+    """The paper's LeNet for MNIST: input ``(n, 1, 28, 28)``, output ``(n, 10)`` logits.
 
+    Args:
+        probabilities: end in a softmax, as the graph does whose operations the paper counts.
+        activation: of all layers.
     Source:
         Z. Chen, G. Li and K. Pattabiraman, "A Low-cost Fault Corrector for Deep Neural Networks through Range
         Restriction", DSN 2021, Table I; layer sizes read off its published artifact (TensorFlow's MNIST tutorial).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, probabilities: bool = False, activation: Activation = "relu") -> None:
         super().__init__()
-        self.conv1, self.relu1 = nn.Conv2d(1, 32, 5, padding=2), nn.ReLU()
+        self.conv1, self.act1 = Convolution(1, 32, 5, padding=2), activation_module(activation)
         self.pool1 = nn.MaxPool2d(2)  # (n, 32, 14, 14)
-        self.conv2, self.relu2 = nn.Conv2d(32, 64, 5, padding=2), nn.ReLU()
+        self.conv2, self.act2 = Convolution(32, 64, 5, padding=2), activation_module(activation)
         self.pool2 = nn.MaxPool2d(2)  # (n, 64, 7, 7)
-        self.flatten = nn.Flatten()
-        self.fc1, self.relu3 = nn.Linear(64 * 7 * 7, 512), nn.ReLU()
-        self.fc2, self.softmax = nn.Linear(512, 10), nn.Softmax(dim=1)
+        self.reshape = Reshape(64 * 7 * 7)
+        self.fc1, self.act3 = Product(64 * 7 * 7, 512), activation_module(activation)
+        self.dropout = nn.Dropout(0.5)
+        self.fc2 = Product(512, 10)
+        self.softmax = nn.Softmax(dim=1) if probabilities else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Probabilities of shape ``(n, 10)``."""
-        x = self.pool1(self.relu1(self.conv1(x)))
-        x = self.pool2(self.relu2(self.conv2(x)))
-        probabilities: Tensor = self.softmax(self.fc2(self.relu3(self.fc1(self.flatten(x)))))
-        return probabilities
+        """Logits, or probabilities, of shape ``(n, 10)``."""
+        x = self.pool1(self.act1(self.conv1(x)))
+        x = self.pool2(self.act2(self.conv2(x)))
+        logits: Tensor = self.fc2(self.dropout(self.act3(self.fc1(self.reshape(x)))))
+        return logits if self.softmax is None else self.softmax(logits)
 
 
-class Dave(nn.Module):
-    """NVIDIA's steering network in the paper's form: input ``(n, 3, 66, 200)``, output ``(n, 1)``, an angle in degrees.
+class AlexNet(nn.Module):
+    """The paper's AlexNet for CIFAR-10: input ``(n, 3, 32, 32)``, output ``(n, 10)`` logits.
+
+    It begins with a reshape, since its graph takes images as rows of numbers; here the reshape keeps their shape.
 
     Source:
-        M. Bojarski et al., "End to End Learning for Self-Driving Cars", arXiv:1604.07316, figure 4; the fully
-        connected layer of 1164 neurons and the output in degrees (section V of the Ranger paper) read off Ranger's
-        published artifact.
+        Ranger (see ``MnistLeNet``), Table I; layer sizes read off its published artifact. TensorFlow's "SAME" pooling
+        of 3 x 3 pads on the right and at the bottom, which is ``ceil_mode`` here.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, activation: Activation = "relu") -> None:
         super().__init__()
-        widths = (3, 24, 36, 48, 64, 64)
-        shapes = ((5, 2), (5, 2), (5, 2), (3, 1), (3, 1))  # kernel, stride
-        self.features = nn.Sequential()
-        for (channels, width), (kernel, stride) in zip(pairwise(widths), shapes, strict=True):
-            self.features.extend([nn.Conv2d(channels, width, kernel, stride=stride), nn.ReLU()])
-        self.flatten = nn.Flatten()  # (n, 64, 1, 18) to (n, 1152)
-        neurons = (64 * 18, 1164, 100, 50, 10)
-        self.head = nn.Sequential()
-        for count, width in pairwise(neurons):
-            self.head.extend([nn.Linear(count, width), nn.ReLU()])
-        self.output = nn.Linear(10, 1)
+        self.images = Reshape(3, 32, 32)
+        self.features = nn.Sequential(
+            *(Convolution(3, 32, 3, padding=1), activation_module(activation)),
+            nn.MaxPool2d(3, 2, ceil_mode=True),  # (n, 32, 16, 16)
+            *(Convolution(32, 64, 3, padding=1), activation_module(activation)),
+            nn.MaxPool2d(2),  # (n, 64, 8, 8)
+            *(Convolution(64, 128, 3, padding=1), activation_module(activation)),
+            *(Convolution(128, 128, 3, padding=1), activation_module(activation)),
+            *(Convolution(128, 128, 3, padding=1), activation_module(activation)),
+            nn.MaxPool2d(2),  # (n, 128, 4, 4)
+        )
+        self.reshape = Reshape(128 * 4 * 4)
+        self.fc1, self.act = Product(128 * 4 * 4, 1500), activation_module(activation)
+        self.dropout = nn.Dropout(0.5)
+        self.fc2 = Product(1500, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Steering angles of shape ``(n, 1)``."""
-        angle: Tensor = self.output(self.head(self.flatten(self.features(x))))
-        return angle
+        """Logits of shape ``(n, 10)``."""
+        x = self.reshape(self.features(self.images(x)))
+        logits: Tensor = self.fc2(self.dropout(self.act(self.fc1(x))))
+        return logits
+
+
+class Vgg(nn.Module):
+    """Convolutions of 3 x 3 in blocks, each ending in a pooling of 2 x 2, then fully connected layers; logits.
+
+    Args:
+        blocks: width and number of the convolutions of each block.
+        neurons: of the fully connected layers, the classes last.
+        pixels: height and width of the RGB images.
+        activation: of all layers but the last.
+        dropout: after each fully connected layer but the last, in training.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[tuple[int, int]],
+        neurons: Sequence[int],
+        *,
+        pixels: int,
+        activation: Activation = "relu",
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.features = nn.Sequential()
+        channels = 3
+        for width, count in blocks:
+            for _ in range(count):
+                self.features.extend([Convolution(channels, width, 3, padding=1), activation_module(activation)])
+                channels = width
+            self.features.append(nn.MaxPool2d(2))
+        width = channels * (pixels >> len(blocks)) ** 2
+        self.reshape = Reshape(width)
+        self.head = nn.Sequential()
+        for features, count in pairwise((width, *neurons[:-1])):
+            self.head.extend([Product(features, count), activation_module(activation), nn.Dropout(dropout)])
+        self.output = Product(neurons[-2], neurons[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of shape ``(n, neurons[-1])``."""
+        logits: Tensor = self.output(self.head(self.reshape(self.features(x))))
+        return logits
+
+
+class Vgg11(Vgg):
+    """The paper's VGG11 for traffic signs (GTSRB): input ``(n, 3, 32, 32)``, output ``(n, 43)`` logits.
+
+    Eight convolutions and three fully connected layers, narrower than Simonyan and Zisserman's.
+
+    Source:
+        Ranger (see ``MnistLeNet``), Table I; layer sizes read off its published artifact.
+    """
+
+    def __init__(self, *, classes: int = 43, activation: Activation = "relu") -> None:
+        blocks = ((32, 2), (64, 2), (128, 2), (128, 2))
+        super().__init__(blocks, (128, 128, classes), pixels=32, activation=activation, dropout=0.2)
 
 
 class Vgg16(nn.Module):
-    """The paper's VGG16 for ImageNet: input ``(n, 3, 224, 224)``, RGB in [0, 255], output ``(n, 1000)`` probabilities.
+    """The paper's VGG16 for ImageNet: input ``(n, 3, 224, 224)``, RGB in [0, 255], output ``(n, 1000)`` logits.
 
     Two operators that torchvision's has not: the mean of the training images is subtracted in the graph, and it ends
-    in a softmax. No adaptive pooling.
+    in a softmax if ``probabilities`` are asked for. No adaptive pooling.
 
+    Args:
+        probabilities: end in a softmax, as the graph does whose operations the paper counts.
+        classes, pixels, width: of a smaller stand-in; ``width`` multiplies the channels and the neurons.
     Source:
         K. Simonyan and A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015,
         Table 1, column D; the subtraction and the softmax as in Ranger's published artifact.
@@ -76,23 +148,18 @@ class Vgg16(nn.Module):
 
     mean: Tensor
 
-    def __init__(self) -> None:
+    def __init__(
+        self, *, probabilities: bool = False, classes: int = 1000, pixels: int = 224, width: float = 1.0
+    ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor([123.68, 116.779, 103.939]).view(1, 3, 1, 1), persistent=False)
-        self.features = nn.Sequential()
-        channels = 3
-        for width, count in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
-            for _ in range(count):
-                self.features.extend([nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)])
-                channels = width
-            self.features.append(nn.MaxPool2d(2))
-        self.flatten = nn.Flatten()  # (n, 512, 7, 7) to (n, 25088)
-        self.fc1, self.relu1 = nn.Linear(512 * 7 * 7, 4096), nn.ReLU(inplace=True)
-        self.fc2, self.relu2 = nn.Linear(4096, 4096), nn.ReLU(inplace=True)
-        self.fc3, self.softmax = nn.Linear(4096, 1000), nn.Softmax(dim=1)
+        blocks = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+        narrowed = [(int(channels * width), count) for channels, count in blocks]
+        neurons = int(4096 * width)
+        self.net = Vgg(narrowed, (neurons, neurons, classes), pixels=pixels)
+        self.softmax = nn.Softmax(dim=1) if probabilities else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Probabilities of shape ``(n, 1000)``."""
-        x = self.flatten(self.features(x - self.mean))
-        probabilities: Tensor = self.softmax(self.fc3(self.relu2(self.fc2(self.relu1(self.fc1(x))))))
-        return probabilities
+        """Logits, or probabilities, of shape ``(n, classes)``."""
+        logits: Tensor = self.net(x - self.mean)
+        return logits if self.softmax is None else self.softmax(logits)

@@ -22,14 +22,14 @@ from hoplon.zoo import registry
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.files import read_arrays
 from hoplon.zoo.torchvision_ops import import_torchvision
-from hoplon.zoo.training import seeded
+from hoplon.zoo.training import Progress, seeded
 
 _TORCHVISION = "torchvision:"
 _PIXELS = {"inception_v3": 299}
 _CALIBRATION_SHARE = 0.2
 
 
-def resolve_model(text: str, *, seed: int = 0) -> ZooModel:
+def resolve_model(text: str, *, seed: int = 0, progress: Progress | None = None) -> ZooModel:
     """The model that ``text`` names.
 
     Args:
@@ -37,6 +37,7 @@ def resolve_model(text: str, *, seed: int = 0) -> ZooModel:
             ``package.module:factory`` or ``file.py:factory``, a function without arguments that returns the
             module, in eval mode, and an example batch of at least two samples.
         seed: of the weights, where they are trained or drawn here.
+        progress: told after every epoch, where a network is trained first.
     Raises:
         HoplonError: ``text`` is none of these, or the factory returns something else. What the factory itself
             raises passes through.
@@ -45,7 +46,7 @@ def resolve_model(text: str, *, seed: int = 0) -> ZooModel:
         return _torchvision_model(text, seed=seed)
     if ":" not in text:
         _check_known("zoo model", text, registry.model_names(), others="torchvision:NAME")
-        return registry.model(text, seed=seed)
+        return registry.model(text, seed=seed, progress=progress)
     with _importable(text) as factory:
         made = factory()
     if not isinstance(made, tuple) or len(made) != 2:

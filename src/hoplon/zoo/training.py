@@ -35,7 +35,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """A scope in which torch computes on one thread, so that sums are added in one order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -72,7 +73,7 @@ def train_classifier(
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(module.parameters(), lr=learning_rate)
     module.train()
-    with seeded(seed), _one_thread(), torch.enable_grad():
+    with seeded(seed), one_thread(), torch.enable_grad():
         for epoch in range(epochs):
             total = 0.0
             for rows in torch.randperm(count, generator=generator).split(batch_size):

@@ -1,0 +1,70 @@
+"""Where trained weights are kept: a folder of the user, outside any repository."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hoplon.errors import DataError
+
+_VARIABLE = "HOPLON_CACHE"
+
+
+def cache_folder() -> Path:
+    """The folder for trained weights: ``HOPLON_CACHE``, or ``hoplon`` in the user's cache folder.
+
+    That is ``XDG_CACHE_HOME`` or ``~/.cache``, on macOS ``~/Library/Caches``, on Windows ``LOCALAPPDATA``. It need not
+    exist yet.
+
+    Raises:
+        DataError: there is something else than a folder.
+    """
+    setting = os.environ.get(_VARIABLE)
+    folder = Path(setting).expanduser() if setting else _user_cache() / "hoplon"
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"expected a folder for trained weights, got the file {folder}; set {_VARIABLE} to another")
+    return folder
+
+
+def _user_cache() -> Path:
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    named = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
+    return Path(named) if named else Path.home() / ".cache"
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors with notes beside them; a reader sees the whole file or none.
+
+    Raises:
+        DataError: the folder cannot be made or written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-") as folder:
+            new = Path(folder) / path.name
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new, dict(metadata))
+            new.replace(path)
+    except OSError as error:
+        raise DataError(f"expected to keep trained weights in {path.parent}, got {error}; set {_VARIABLE}") from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and notes of a file that :func:`save_tensors` wrote.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"expected whole trained weights in {path}, got {error}; remove the file") from error

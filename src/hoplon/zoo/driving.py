@@ -1,0 +1,113 @@
+"""Driving frames with steering angles, read from the file in ``HOPLON_DATA`` and split by time."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hoplon.data import Inputs
+from hoplon.errors import DataError, HoplonError
+from hoplon.zoo.entries import ZooData
+from hoplon.zoo.files import data_file, read_arrays
+
+_FILE = "driving-udacity.npz"
+_TRAIN_SHARE = 0.8
+_CALIBRATION_SHARE = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """One drive in the order of time.
+
+    Attributes:
+        pixels: uint8, shape ``(frames, 3, 66, 200)``, RGB.
+        degrees: steering angles, float32, shape ``(frames,)``; left is negative.
+        border: frames before it are for training, those from it on are held out.
+    """
+
+    pixels: Tensor
+    degrees: Tensor
+    border: int
+
+
+@dataclass(frozen=True)
+class TrivialErrors:
+    """Root mean square error, in degrees, of predictors that do not look at the frame, on the held-out part.
+
+    A regressor that is not better than both has learned nothing.
+    """
+
+    always_zero: float
+    training_mean: float
+
+    @property
+    def best(self) -> float:
+        """The smaller one."""
+        return min(self.always_zero, self.training_mean)
+
+
+@lru_cache(maxsize=1)
+def frames() -> Frames:
+    """The simulator's drive: the first 80 % of the time to train with, the last 20 % held out.
+
+    Neighbouring frames are nearly equal, so a random split would test on what was trained on.
+
+    Raises:
+        DataError: ``HOPLON_DATA`` or the file is missing or unreadable; HoplonError: Pillow is not installed.
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        raise HoplonError("expected Pillow to decode driving frames, got none; pip install 'hoplon[vision]'") from None
+    arrays = read_arrays(data_file(_FILE), ("jpeg", "offsets", "steering_deg"))
+    stream, offsets = arrays["jpeg"].tobytes(), arrays["offsets"].tolist()
+    degrees = torch.from_numpy(arrays["steering_deg"]).float()
+    if len(offsets) != len(degrees) + 1 or len(degrees) < 2:
+        raise DataError(f"expected one offset more than angles in {_FILE}, got {len(offsets)} and {len(degrees)}")
+    images = np.empty((len(degrees), 3, 66, 200), np.uint8)
+    for number, (start, end) in enumerate(pairwise(offsets)):
+        with Image.open(io.BytesIO(stream[start:end])) as image:
+            images[number] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    return Frames(torch.from_numpy(images), degrees, int(len(degrees) * _TRAIN_SHARE))
+
+
+def driving() -> ZooData:
+    """Frames of one drive: a random 20 % of the first 80 % to calibrate with, the last 20 % of the time held out.
+
+    Inputs are float32 of shape ``(n, 3, 66, 200)``, RGB / 255, without labels; the steering angles in degrees are the
+    ``targets`` of the data.
+
+    Raises:
+        DataError: ``HOPLON_DATA`` or the file is missing or unreadable; HoplonError: Pillow is not installed.
+    Source:
+        The log ``rslim087a/track``, recorded with Udacity's simulator (``udacity/self-driving-car-sim``).
+    """
+    drive = frames()
+    order = torch.randperm(drive.border, generator=torch.Generator().manual_seed(0))
+    chosen = order[: int(drive.border * _CALIBRATION_SHARE)].sort().values
+    seconds = slice(drive.border, None)
+    return ZooData(
+        name="driving",
+        calibration=Inputs(drive.pixels[chosen].float().div_(255), name="driving, 20 % of the first 80 %"),
+        held_out=Inputs(drive.pixels[seconds].float().div_(255), name="driving, last 20 %"),
+        targets=(drive.degrees[chosen], drive.degrees[seconds]),
+    )
+
+
+def trivial_errors() -> TrivialErrors:
+    """What the two predictors that never look come to on the last 20 %.
+
+    Raises:
+        DataError: as :func:`frames`.
+    """
+    drive = frames()
+    held_out = drive.degrees[drive.border :].double()
+    mean = drive.degrees[: drive.border].double().mean()
+    return TrivialErrors(math.sqrt(held_out.square().mean()), math.sqrt((held_out - mean).square().mean()))
