@@ -54,9 +54,21 @@ class RangerCounts:
 @final
 @dataclass(frozen=True)
 class DrivingCounts:
-    """Counts of the study of closed-loop driving."""
+    """Counts of the study of closed-loop driving.
 
-    episodes: int
+    Attributes:
+        students: training seeds of the students.
+        main: episodes of each student and each row in the main setting.
+        other: the same in the other settings.
+        range_tracks: lessons from which bounds are profiled, 200 frames each.
+        score_tracks: lessons on which weights are scored.
+    """
+
+    students: tuple[int, ...]
+    main: int
+    other: int
+    range_tracks: int
+    score_tracks: int
 
 
 @final
@@ -87,7 +99,7 @@ QUICK = Profile(
         models=("resnet20-cifar10",),
     ),
     ranger=RangerCounts(faults=64),
-    driving=DrivingCounts(episodes=2),
+    driving=DrivingCounts(students=(0,), main=8, other=3, range_tracks=6, score_tracks=3),
 )
 STANDARD = Profile(
     name="standard",
@@ -104,7 +116,7 @@ STANDARD = Profile(
         whole_inputs=1024,
     ),
     ranger=RangerCounts(faults=4000),
-    driving=DrivingCounts(episodes=100),
+    driving=DrivingCounts(students=(0, 1, 2), main=150, other=40, range_tracks=40, score_tracks=10),
 )
 PAPER = Profile(
     name="paper",
@@ -121,7 +133,7 @@ PAPER = Profile(
         whole_inputs=10_000,
     ),
     ranger=RangerCounts(faults=50_000),
-    driving=DrivingCounts(episodes=500),
+    driving=DrivingCounts(students=(0, 1, 2), main=370, other=120, range_tracks=80, score_tracks=20),
 )
 
 PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (QUICK, STANDARD, PAPER)}

@@ -1,0 +1,211 @@
+"""Episodes in the simulator: determinism, crashes, faults and guards, and the study as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hoplon.data import Inputs
+from hoplon.errors import HoplonError
+from hoplon.studies import Profile, profile_named, run_study, write_pages
+from hoplon.studies.driving import STUDY, episodes, parts, simulator
+from hoplon.studies.driving.camera import as_input
+from hoplon.studies.driving.control import STRAIGHT_ON
+from hoplon.studies.driving.episodes import Blind, Expert, drive
+from hoplon.studies.driving.lap import Classroom, Task
+from hoplon.studies.driving.lessons import lessons, mean_error, train, waypoint_error
+from hoplon.studies.driving.settings import ARMS, SETTINGS, Class
+from hoplon.studies.driving.simulator import Scenario
+from hoplon.studies.driving.student import as_output, trained
+from hoplon.studies.profiles import DrivingCounts
+from hoplon.zoo import ZooData, ZooModel
+
+pytestmark = pytest.mark.skipif(
+    find_spec("gymnasium") is None or find_spec("Box2D") is None,
+    reason="needs gymnasium and Box2D: pip install 'hoplon[driving]'",
+)
+
+MAIN, ONE, _, CONTROL, LATE = SETTINGS
+BEND = Scenario(track=5, place=0.3, lateral=0.0, slant=0.0)
+COUNTS = DrivingCounts(students=(0,), main=1, other=1, range_tracks=1, score_tracks=1)
+ARM = {arm.name: arm for arm in ARMS}
+
+
+@pytest.fixture(scope="module")
+def student() -> Class:
+    """The first student, with guards made of little data."""
+    return parts._prepared(0, COUNTS.range_tracks, COUNTS.score_tracks)
+
+
+@pytest.fixture(scope="module")
+def room(student: Class) -> Classroom:
+    return Classroom(student)
+
+
+class Says:
+    """A driver that says given things, one after the other, and the last one for ever."""
+
+    def __init__(self, *said: np.ndarray | None) -> None:
+        self.said, self.at = said, count()
+
+    def waypoints(self, picture: np.ndarray, world: object) -> np.ndarray | None:
+        return self.said[min(next(self.at), len(self.said) - 1)]
+
+
+def test_expert_stays_on_the_road_and_the_blind_do_not() -> None:
+    episode = drive(BEND, Expert())
+    assert episode == drive(BEND, Expert())  # bit for bit
+    assert (episode.ending, episode.seconds) == ("finished", 10.0)
+    assert episode.widest < 4
+    assert episode.progress == pytest.approx(250, abs=10)
+    assert drive(BEND, Blind()).ending == "crash"
+
+
+def test_waypoints_that_are_not_finite_leave_the_last_ones_in_place() -> None:
+    nothing, left = np.full((5, 2), np.nan), STRAIGHT_ON + np.array([0.0, 3.0])
+    blind, lost = drive(BEND, Blind(), decisions=10), drive(BEND, Says(nothing), decisions=10)
+    assert lost.nonfinite == 10
+    assert dataclasses.replace(lost, nonfinite=0) == blind
+    held, turning = drive(BEND, Says(left, nothing), decisions=10), drive(BEND, Says(left), decisions=10)
+    assert dataclasses.replace(held, nonfinite=0) == turning
+    assert turning.progress != blind.progress
+
+
+def test_a_stop_and_a_stall_are_no_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert drive(BEND, Says(STRAIGHT_ON, None), decisions=10).ending == "stopped"
+    monkeypatch.setattr(episodes, "SPEED", 3 * episodes.SPEED)  # a plan of which half is out of reach
+    assert drive(BEND, Expert(), decisions=10).ending == "stall"
+
+
+def test_student_is_worth_hitting(student: Class) -> None:
+    frames = lessons(9_000_000, tracks=2, decisions=60)
+    error = waypoint_error(trained(0), frames)
+    assert error < mean_error(frames, None) / 3
+    assert error < mean_error(frames, frames) / 3
+
+
+def test_words_of_a_fault(student: Class) -> None:
+    for setting in SETTINGS:
+        tables = {kind: student.table(setting, kind, seed=3, episode=7) for kind in ("random", "important")}
+        for table in tables.values():
+            assert len(table) == 1
+            assert table.frame.height == setting.weights
+            flips = table.frame["flip"].to_list()
+            assert {flip.bit_count() for flip in flips} == {setting.fault_model.count}  # type: ignore[attr-defined]
+            assert setting is not CONTROL or not any(flip & 1 << 30 for flip in flips)
+        again = student.table(setting, "important", seed=3, episode=7)
+        assert again == tables["important"]
+        assert again != student.table(setting, "important", seed=3, episode=8)
+        chosen = student.samplings["important"].chosen  # type: ignore[attr-defined]
+        for row in again.frame.iter_rows(named=True):
+            assert row["element"] in chosen[row["site"]]
+
+
+def test_attacked_weights_are_more_than_the_protected_ones(student: Class) -> None:
+    attacked = student.samplings["important"].chosen  # type: ignore[attr-defined]
+    protected = student.protections["aspis"].scores.top(0.01)  # type: ignore[attr-defined]
+    sizes = [sum(part.numel() for part in chosen.values()) for chosen in (attacked, protected)]
+    assert sizes[0] == pytest.approx(5 * sizes[1], rel=0.01)
+    kept = sum(int(torch.isin(part, attacked[name]).sum()) for name, part in protected.items())
+    assert 0.5 * sizes[1] < kept < sizes[1]  # other tracks give other scores, but not entirely others
+
+
+def test_strikes_the_live_weights_bit_for_bit_and_puts_them_back(student: Class, room: Classroom) -> None:
+    driver = room.driver(ARM["important"])
+    task = Task(MAIN, seed=3, first=0, count=1)
+    picture = np.full((64, 64), 3, dtype=np.uint8)
+    words = room.faults(task, 0)["important"]
+    twin = trained(0)
+    state = {name: tensor.numpy().view(np.uint32).reshape(-1) for name, tensor in twin.state_dict().items()}
+    golden = as_output(driver.waypoints(picture, None)[None])  # type: ignore[index, arg-type]
+    for word in words:
+        state[word["site"]][word["element"]] ^= np.uint32(word["flip"])
+    with torch.no_grad():
+        expected = twin(as_input(picture[None]))
+    with driver.under(words):
+        struck = driver.waypoints(picture, None)  # type: ignore[arg-type]
+    assert not np.allclose(as_output(struck[None]), golden)  # type: ignore[index]
+    assert np.array_equal(as_output(struck[None]), expected, equal_nan=True)  # type: ignore[index]
+    untouched = trained(0).state_dict()
+    assert all(torch.equal(tensor, untouched[name]) for name, tensor in driver.module.memory().items())
+
+
+def test_a_guard_repairs_before_the_first_look_or_after_it(room: Classroom) -> None:
+    driver, none = room.driver(ARM["parity"]), room.driver(ARM["none"])
+    picture = np.full((64, 64), 3, dtype=np.uint8)
+    words = room.faults(Task(ONE, seed=3, first=0, count=1), 0)["important"]
+    golden = none.waypoints(picture, None)  # type: ignore[arg-type]
+    with driver.under(words, "before") as same:
+        assert np.array_equal(driver.waypoints(picture, None), golden)  # type: ignore[arg-type]
+        assert driver.found.corrected == 1
+    with none.under([]) as unstruck:
+        assert same == unstruck  # so a campaign drives it once
+    with driver.under(words, "after") as same:
+        assert same is None
+        assert not np.array_equal(driver.waypoints(picture, None), golden)  # type: ignore[arg-type]
+        assert driver.found.corrected == 0
+        assert np.array_equal(driver.waypoints(picture, None), golden)  # type: ignore[arg-type]
+        assert driver.found.corrected == 1
+
+
+def test_a_guard_that_cannot_repair_stops_the_car(room: Classroom) -> None:
+    driver = room.driver(ARM["parity"])
+    with driver.under(room.faults(Task(MAIN, seed=3, first=0, count=1), 0)["important"]):
+        assert drive(BEND, driver, decisions=2).ending == "stopped"
+        assert driver.found.uncorrectable > 0
+
+
+@pytest.mark.parametrize("setting", [MAIN, LATE])
+def test_arms_driven_once_drive_as_each_would_alone(student: Class, setting: object) -> None:
+    chosen = [ARM[name] for name in ("important", "aspis", "parity")]
+    task = Task(setting, seed=4, first=0, count=1, decisions=8)  # type: ignore[arg-type]
+    together = Classroom(student, chosen)(task)
+    assert [record["arm"] for record in together] == ["important", "aspis", "parity"]
+    alone = [record for arm in chosen for record in Classroom(student, [arm])(task)]
+    assert together == alone
+
+
+def test_missing_simulator_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "gymnasium.envs.box2d", None)
+    simulator.racing.cache_clear()
+    with pytest.raises(HoplonError, match=r"expected gymnasium with Box2D .* pip install 'hoplon\[driving\]'"):
+        simulator.racing()
+
+
+def test_interrupted_study_gives_the_same_page(tmp_path: Path) -> None:
+    profile: Profile = dataclasses.replace(profile_named("quick"), driving=COUNTS)
+    first = run_study(STUDY, out=tmp_path, profile=profile, only=("drivers", "main"))
+    pages = [write_pages(tmp_path, first).document.read_bytes()]
+    folder = next(tmp_path.rglob("study.json")).parent
+    (folder / "parts" / "main.json").unlink()
+    again = run_study(STUDY, out=tmp_path, profile=profile, only=("drivers", "main"))
+    pages.append(write_pages(tmp_path, again).document.read_bytes())
+    assert pages[0] == pages[1]
+    rows = {row["note"].partition(" (")[0]: row for row in json.loads(pages[0])["rows"]}
+    assert rows["important weights"]["paper"] == 12
+    records = json.loads(next((folder / "runs" / "main").glob("*.json")).read_text())
+    crashes = sum(record["arm"] == "important" and record["ending"] == "crash" for record in records)
+    assert rows["important weights"]["here"] == 100 * crashes / COUNTS.main
+
+
+@pytest.mark.parametrize(
+    ("module", "got"), [(torch.nn.Flatten(), r"shape \(1, 12288\)"), (torch.nn.Linear(5, 1), "mat1")]
+)
+def test_a_model_that_is_no_student_is_refused(tmp_path: Path, module: torch.nn.Module, got: str) -> None:
+    x = torch.zeros(2, 3, 64, 64)
+    own = ZooModel("mine", module, x), ZooData("none", Inputs(x), Inputs(x))
+    with pytest.raises(HoplonError, match=rf"expected a student that makes five waypoints.*got {got}.*from mine"):
+        run_study(STUDY, out=tmp_path, profile=profile_named("quick"), own=own, only=("main",))
+
+
+@pytest.mark.slow
+def test_a_lesson_teaches() -> None:
+    frames = lessons(9_000_000, tracks=2, decisions=60)
+    assert waypoint_error(train(5, tracks=4, epochs=4), frames) < mean_error(frames, frames)
