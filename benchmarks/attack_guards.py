@@ -28,13 +28,13 @@ from rich.table import Table
 from torch import Tensor
 
 import hoplon as hp
+from hoplon.harden.arena import arena_around, end_to_end
 from hoplon.harden.parity import ParityGuard
 from hoplon.zoo import resolve_model
 
 OUTCOMES = ("repaired", "reported", "latent", "missed", "mis-repaired")
 Bytes = NDArray[np.uint8]
 Places = NDArray[np.int64]
-_GAP = 64  # bytes: tensors begin at multiples
 _BLOCK = 4096  # bytes, for guards that have no blocks
 
 
@@ -50,18 +50,17 @@ class Target:
     """A copy of a model's memory, a guard over it, and what both were.
 
     Attributes:
-        flat: all memory, one tensor behind the other.
+        flat: all memory, laid out end to end.
         places: of the bytes that the guard protects, in ``flat``.
         groups: blocks of which the guard can repair one per group, as places; stand-ins where a guard has none.
     """
 
     def __init__(self, memory: Mapping[str, Tensor], protection: hp.Protection) -> None:
-        self.offsets: dict[str, int] = {}
-        size = 0
-        for name, tensor in memory.items():
-            self.offsets[name], size = size, size + -(-tensor.nbytes // _GAP) * _GAP
-        self.flat: Bytes = np.zeros(size, dtype=np.uint8)
-        self.tensors = {name: self._copy(name, tensor) for name, tensor in memory.items()}
+        self.tensors = dict(zip(memory, end_to_end(list(memory.values())), strict=True))
+        arena = arena_around(next(iter(self.tensors.values())))
+        assert arena is not None
+        self.offsets = {name: tensor.data_ptr() - arena.data_ptr() for name, tensor in self.tensors.items()}
+        self.flat: Bytes = arena.numpy()
         self.label = protection.label
         armed = protection.arm(self.tensors)
         assert armed is not None
@@ -70,14 +69,9 @@ class Target:
         self.own_starts = np.cumsum([0, *(len(own) for own in self.own)])
         self.saved, self.own_saved = self.flat.copy(), [own.copy() for own in self.own]
         self.places = self._protected(protection)
-        self.is_protected = np.zeros(size, dtype=bool)
+        self.is_protected = np.zeros(len(self.flat), dtype=bool)
         self.is_protected[self.places] = True
         self.groups = self._groups()
-
-    def _copy(self, name: str, tensor: Tensor) -> Tensor:
-        part = self.flat[self.offsets[name] : self.offsets[name] + tensor.nbytes]
-        copy = torch.from_numpy(part).view(tensor.dtype).view(tensor.shape)
-        return copy.copy_(tensor.detach())
 
     def _protected(self, protection: hp.Protection) -> Places:
         chosen = []

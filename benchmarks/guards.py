@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 import hoplon as hp
 from hoplon.formats import integer_view
+from hoplon.harden.arena import lay_end_to_end
 from hoplon.memory_guard import Guard
 from hoplon.overhead import conditions, median_interval
 from hoplon.zoo import resolve_model
@@ -226,6 +227,8 @@ def per_layer_ms(protection: hp.Protection, memory: Mapping[str, Tensor], convol
 def cases_of(name: str, options: argparse.Namespace) -> Iterator[Case]:
     device = torch.device(options.device)
     model = resolve_model(f"torchvision:{name}", seed=options.seed).module.to(device).eval()
+    if options.layout == "end-to-end":
+        lay_end_to_end(model)
     memory = memory_of(model)
     convolutions = [f"{path}.weight" for path, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     chosen = protections(memory, convolutions, options)
@@ -320,6 +323,7 @@ def conditions_of(options: argparse.Namespace) -> dict[str, Any]:
     """What the figures depend on."""
     return {
         **conditions(torch.device(options.device)),
+        "layout": options.layout,
         "seed": options.seed,
     }
 
@@ -334,6 +338,12 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=120.0, help="of measuring, per model and batch")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--layout",
+        choices=("end-to-end", "as-is"),
+        default="end-to-end",
+        help="of memory: as harden() and guard(end_to_end=True) lay it out, or as torch did",
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if options.quick:

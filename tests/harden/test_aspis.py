@@ -114,9 +114,8 @@ def test_a_flip_in_the_sums_of_the_index_is_repaired() -> None:
     wanted = snapshot(live)
     for entry, bit in itertools.product(range(3), range(63)):
         guard.copies["conv#sums"][entry] ^= 1 << bit
-        live["conv"][0, 1, 0, 0] = 2.0  # the plain sum is looked at in every check, the others when something is amiss
         report = guard.check()
-        assert (report.detected, report.corrected) == (2, 2)
+        assert (report.detected, report.corrected) == (1, 1)
         assert_same(guard.copies, copies)
         assert_same(live, wanted)
     guard.copies["conv#sums"][0] += 1

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.harden.scattered import Bite, Piece, bites_of, differing, kind_of, offsets, spanned, triplicated
+from hoplon.harden.scattered import Bite, Piece, bites_of, joint_words, kind_of, offsets, triplicated
 from hoplon.harden.scored import require_scored, require_shapes
-from hoplon.harden.words import of_turn_by_size, shared
+from hoplon.harden.words import of_turn_by_size
 from hoplon.importance.scores import Scores
 from hoplon.memory_guard import Guard, GuardReport, version_of
 from hoplon.overlay import Protection
@@ -77,11 +77,11 @@ class Aspis(Protection):
         """
         require_shapes(self.scores, memory)
         chosen = self.scores.top(self.fraction)
+        live = {name: memory[name].detach() for name, indices in chosen.items() if indices.numel()}
         parts = {}
-        for name, indices in chosen.items():
-            if indices.numel():
-                live = memory[name].detach()
-                parts[name] = Part(live, spanned(live), offsets(live, indices.to(live.device)))
+        for name, tensor in live.items():
+            words, start = joint_words(tensor)
+            parts[name] = Part(tensor, words, start + offsets(tensor, chosen[name].to(tensor.device)))
         return AspisGuard(parts)
 
 
@@ -131,8 +131,8 @@ class AspisGuard(Guard):
         report = GuardReport(sum(len(bite) for bite in bites))
         if not bites:
             return report
-        suspects = [bite for run in shared(differing, bites, [bite.nbytes for bite in bites]) for bite in run]
         with torch.inference_mode():
+            suspects = [bite for bite in bites if not bite.is_intact()]
             pieces = [piece for bite in suspects for piece in bite.pieces if piece.is_suspect()]
             for piece in pieces:
                 piece.require_no_update(version_of(self._live[piece.name]) != self._versions[piece.name])
@@ -141,6 +141,8 @@ class AspisGuard(Guard):
                 self._versions[piece.name] = version_of(self._live[piece.name])
                 where = (piece.name,) if detected else ()
                 report += GuardReport(0, detected, detected - uncorrectable, uncorrectable, where)
+            for bite in suspects:
+                bite.take_for_right()
         return report
 
     def refresh(self) -> None:

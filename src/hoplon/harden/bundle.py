@@ -108,6 +108,7 @@ def load_bundle(
     protections = tuple(restored(entry, parts) for entry in index["protections"])
     runner = _read_graph(source / _MODEL, index)
     _tie(runner, index["tied"])
+    own_memory(runner)  # aligned, whatever the file's memory is, and laid out as it was
     module = HardenedModule(
         runner,
         Overlay(index["label"], {}, protections),
@@ -229,7 +230,6 @@ def _read_graph(path: Path, index: Mapping[str, Any]) -> fx.GraphModule:
         ) from error
     assert isinstance(runner, fx.GraphModule)
     hold_constants(runner)
-    own_memory(runner)  # aligned, whatever the file's memory is
     return runner
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from hoplon.harden.arena import end_to_end
 from hoplon.program import Program
 from hoplon.quiet import quiet_torch
 from hoplon.sites import Identity, canonical_kind, is_passive
@@ -59,21 +60,27 @@ def is_fresh(node: fx.Node) -> bool:
 
 
 def own_memory(graph_module: fx.GraphModule) -> None:
-    """Give a graph copies of its parameters and buffers; names that share a storage share its copy."""
-    copies: dict[tuple[object, ...], Tensor] = {}
-    for module in graph_module.modules():
+    """Give a graph copies of its parameters and buffers, end to end; names that share a tensor share its copy."""
+    held: dict[str, tuple[dict[str, Any], str, Tensor]] = {}
+    for path, module in graph_module.named_modules():
         tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for table in tables:
-            for name, tensor in table.items():
-                if tensor is None:
-                    continue
-                place = (tensor.data_ptr() or id(tensor), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-                if place not in copies:
-                    with torch.inference_mode(False):  # a tensor made there could not require a gradient
-                        twin = tensor.detach().clone()
-                        is_parameter = isinstance(tensor, nn.Parameter)
-                        copies[place] = nn.Parameter(twin, tensor.requires_grad) if is_parameter else twin
-                table[name] = copies[place]
+            held |= {f"{path}.{key}": (table, key, tensor) for key, tensor in table.items() if tensor is not None}
+    firsts: dict[tuple[object, ...], Tensor] = {}
+    for _, (_, _, tensor) in sorted(held.items()):  # laid out in one way, whatever the order of the modules
+        firsts.setdefault(_place(tensor), tensor)
+    copies = dict(zip(firsts, end_to_end(list(firsts.values())), strict=True))
+    with torch.inference_mode(False):  # a tensor made there could not require a gradient
+        for place, tensor in firsts.items():
+            if isinstance(tensor, nn.Parameter):
+                copies[place] = nn.Parameter(copies[place], tensor.requires_grad)
+    for table, key, tensor in held.values():
+        table[key] = copies[_place(tensor)]
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    """What tensors that are the same memory have in common."""
+    return (tensor.data_ptr() or id(tensor), tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
 
 def hold_constants(graph_module: fx.GraphModule) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
+from hoplon.harden.arena import arena_around
 from hoplon.harden.vote import distinct
 
 
@@ -82,6 +83,51 @@ def runs_of(memory: Mapping[str, Tensor]) -> list[Run]:
             covered[device] = address + run.nbytes
     order = {name: number for number, name in enumerate(memory)}
     return sorted(found, key=lambda run: (order[run.name], run.start))
+
+
+def spans_of(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs of one arena, each of which begins where the one before ends, together; the others alone.
+
+    Spans are in the order of their first runs.
+    """
+    inside = [run for run in runs if not run.gaps and arena_around(run.tensor) is not None]
+    begins = {run.tensor.data_ptr(): run for run in inside}
+    follower = {id(run): begins.get(run.tensor.data_ptr() + run.nbytes) for run in inside}
+    later = {id(run) for run in follower.values()}
+    spans = []
+    for run in runs:
+        if id(run) not in later:
+            span, following = [run], follower.get(id(run))
+            while following is not None:
+                span.append(following)
+                following = follower[id(following)]
+            spans.append(span)
+    return spans
+
+
+def cut(span: Sequence[Run], length: int) -> tuple[list[Run], list[Run]]:
+    """The first bytes of a span, and the others."""
+    before: list[Run] = []
+    after: list[Run] = []
+    for run in span:
+        here = min(length, run.nbytes)
+        if 0 < here < run.nbytes:
+            before.append(run.part(0, here))
+            after.append(run.part(here, run.nbytes))
+        else:
+            (before if here else after).append(run)
+        length -= here
+    return before, after
+
+
+def bytes_of(span: Sequence[Run]) -> Tensor:
+    """The memory of a span: uint8, live."""
+    first = span[0].tensor
+    arena = arena_around(first) if len(span) > 1 else None
+    if arena is None:
+        return first
+    start = first.data_ptr() - arena.data_ptr()
+    return arena[start : start + sum(run.nbytes for run in span)]
 
 
 def _without_repeats(tensor: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from hoplon.errors import HoplonError
+from hoplon.harden.arena import is_end_to_end, lay_end_to_end
 from hoplon.harden.count import Count
 from hoplon.harden.duplicate import RepeatedOperator
 from hoplon.harden.effect import Effect
@@ -199,7 +200,10 @@ class HardenedModule(nn.Module):
         return result
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        owned = is_end_to_end(self)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if owned:
+            lay_end_to_end(self)
         self._watch.arm()
         return self
 
@@ -207,6 +211,8 @@ class HardenedModule(nn.Module):
         with quiet_torch():
             twin = copying.deepcopy(self._runner, memo)
         twin._non_persistent_buffers_set.update(self._non_persistent_buffers_set)  # which torch forgets
+        if is_end_to_end(self):
+            lay_end_to_end(twin)
         return HardenedModule(
             twin, self.overlay, gradients=self.gradients, when=self.when, on_uncorrectable=self.on_uncorrectable
         )

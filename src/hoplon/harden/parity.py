@@ -142,6 +142,7 @@ class ParityGuard(Guard):
             self._counts[run.name] += run.nbytes // run.itemsize
         self._live = {name: tensor for name, tensor in distinct(memory).items() if name in self._counts}
         self._bytes = sum(run.nbytes for run in runs)
+        self._words = sum(self._counts.values())
         devices = dict.fromkeys(run.tensor.device for run in runs)
         self.parts = [
             ParityRows(matrices_of([run for run in runs if run.tensor.device == device], group)) for device in devices
@@ -183,11 +184,10 @@ class ParityGuard(Guard):
         Returns:
             In words of memory, and of parity and sums; where blocks cannot be repaired, these count instead.
         """
-        words = sum(self._counts.values())
-        slice_ = of_turn(words, turn, turns)
+        checked = len(of_turn(self._words, turn, turns))
         with torch.inference_mode():
             if all(part.is_intact(turn, turns) for part in self.parts):
-                return GuardReport(len(slice_))
+                return GuardReport(checked)
             findings = self._examine()
             self._require_no_update(findings)
             for part, group, blocks, diagnosis in findings.repairs:
@@ -196,7 +196,7 @@ class ParityGuard(Guard):
             self._versions[name] = version_of(self._live[name])
         corrected = findings.own + sum(_distinct(found) for found in findings.elements.values())
         detected = corrected + findings.uncorrectable
-        return GuardReport(words, detected, corrected, findings.uncorrectable, tuple(findings.names))
+        return GuardReport(self._words, detected, corrected, findings.uncorrectable, tuple(findings.names))
 
     def refresh(self) -> None:
         """Sum up the memory anew."""
@@ -212,11 +212,11 @@ class ParityGuard(Guard):
         return findings
 
     def _require_no_update(self, findings: _Findings) -> None:
-        for name, live in self._live.items():
+        written = {name: version_of(live) != self._versions[name] for name, live in self._live.items()}
+        for name in sorted(self._live, key=lambda name: not written[name]):  # what was written to is to be named
             found = findings.elements.get(name, []) + findings.suspected.get(name, [])
             if found:
-                written = version_of(live) != self._versions[name]
-                require_no_update(name, differing=_distinct(found), total=self._counts[name], written=written)
+                require_no_update(name, differing=_distinct(found), total=self._counts[name], written=written[name])
 
 
 def _distinct(found: Sequence[Tensor]) -> int:

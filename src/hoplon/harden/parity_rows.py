@@ -75,29 +75,29 @@ class ParityRows:
     def _plan(self, turn: int, turns: int) -> Callable[[], bool]:
         """The comparison of a slice, its views made once: a check takes little longer than reading the memory."""
         ends = of_turn(WORD * sum(matrix.rows * matrix.width for matrix in self.matrices), turn, turns)
-        begin, first, last = 0, None, 0
-        live: list[Tensor] = []
-        packed: list[tuple[WordMatrix, slice]] = []
-        offset = 0
+        live: list[tuple[Tensor, Tensor]] = []
+        packed: list[tuple[WordMatrix, range, Tensor]] = []
+        begin = offset = 0
         for matrix in self.matrices:
-            columns = slice(_column(matrix, ends.start - begin), _column(matrix, ends.stop - begin))
-            if columns.start < columns.stop:
-                first = offset + columns.start if first is None else first
-                last = offset + columns.stop
+            columns = range(_column(matrix, ends.start - begin), _column(matrix, ends.stop - begin))
+            if columns:
+                row = self.parity[offset + columns.start : offset + columns.stop]
                 if matrix.packed:
-                    packed.append((matrix, columns))  # always the last one
+                    packed.append((matrix, columns, row))
                 else:
-                    live.append(matrix.strips(matrix.words()[:, columns]))
+                    live += _strips_and_parity(matrix, columns, row)
             begin += WORD * matrix.rows * matrix.width
             offset += matrix.width
-        parity = self.parity[first or 0 : last]
         entries = of_turn(len(self.sums[0]), turn, turns)
         one, other = (sums[entries.start : entries.stop] for sums in self.sums)
 
         def intact() -> bool:
-            totals = [strips.sum(1).sum(0) for strips in live]
-            totals += [matrix.words()[:, columns].sum(0) for matrix, columns in packed]
-            added_up = not totals or torch.equal(torch.cat(totals), parity)
+            pairs = live + [pair for entry in packed for pair in _strips_and_parity(*entry)]
+            if one.device.type == "cpu":
+                added_up = all(torch.equal(strips.sum(2).sum(1).view(-1), row) for strips, row in pairs)
+            else:  # wait for the device once
+                totals = [strips.sum(2).sum(1).view(-1) for strips, _ in pairs]
+                added_up = not pairs or torch.equal(torch.cat(totals), torch.cat([row for _, row in pairs]))
             return added_up and torch.equal(one, other)
 
         return intact
@@ -143,6 +143,12 @@ class ParityRows:
             for group in groups:
                 if group.matrix is matrix:
                     yield group, matrix.group(words, group.number)
+
+
+def _strips_and_parity(matrix: WordMatrix, columns: range, parity: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Strips of some columns (:meth:`WordMatrix.strips`), each with what it is to add up to."""
+    strips = matrix.strips(matrix.words(), columns)
+    return list(zip(strips, parity.split([part.shape[0] * part.shape[3] for part in strips]), strict=True))
 
 
 def _column(matrix: WordMatrix, position: int) -> int:

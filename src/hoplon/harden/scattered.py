@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from itertools import groupby
 from typing import final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
 from hoplon.formats import integer_view
+from hoplon.harden.arena import arena_around, end_to_end
 from hoplon.harden.guarded import mend_entry, power_sums
 from hoplon.harden.vote import agree, copy_of, vote_
-from hoplon.harden.words import wide
 from hoplon.memory_guard import require_no_update
 
 _PIECE_WORDS = 1 << 12  # an index of so many entries has sums of its own
-_BITE_WORDS = 1 << 15  # gathered into a core's cache and compared there
+_BITE_WORDS = 1 << 18  # gathered into caches and compared there
 _LAUNCHED_WORDS = 1 << 22  # elsewhere, the launch of an operator is what costs
 
 
@@ -87,47 +87,108 @@ class Piece:
 
 
 @final
-@dataclass(frozen=True)
 class Bite:
     """Consecutive pieces of one kind of word, and one size of block, compared at once.
 
-    ``gathers`` holds a storage, the places to gather, and where in the bite they belong.
+    Attributes:
+        pieces: them.
     """
 
-    pieces: Sequence[Piece]
-    gathers: Sequence[tuple[Tensor, Tensor, slice]]
-    index: Tensor
-    first: Tensor
-    second: Tensor
-    sums: Tensor
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self.pieces = tuple(pieces)
+        self._index, self._first, self._second, self._sums = (
+            _joined([getattr(piece, key) for piece in pieces]) for key in ("index", "first", "second", "sums")
+        )
+        self._gathers: list[tuple[Tensor, slice]] = []  # words of a storage, and where its places are in the bite
+        done = 0
+        for _, same in groupby(pieces, key=lambda piece: (piece.words.data_ptr(), len(piece.words))):
+            some = list(same)
+            count = sum(len(piece.index) for piece in some)
+            self._gathers.append((some[0].words, slice(done, done + count)))
+            done += count
+        self._lead = self._first.data_ptr() % 8 // self._first.itemsize
+        self._copies = _in_wide(self._first.view(-1)), _in_wide(self._second.view(-1))
+        self._known: list[int] | None = None
 
     def __len__(self) -> int:
-        return self.first.numel()
+        return self._first.numel()
 
-    @property
-    def nbytes(self) -> int:
-        """What a check of it reads of the storages, in whole cache lines."""
-        return max(64 * len(self.index), self.first.nbytes)
-
-    def agrees(self) -> bool:
-        """Whether words, copies and the plain sums of the index are as they should be; a wrong place is a no."""
-        if self.index.device.type == "cpu":
-            intact = bool(self.index.numpy().sum(dtype=np.int64) == self.sums.numpy()[::3].sum())
-        else:  # a place out of range would end the process there
-            total = self.sums[::3].sum()
-            ranges = [(places.aminmax(), len(words)) for words, places, _ in self.gathers]
-            inside = [(low >= 0) & (high < count) for (low, high), count in ranges]
-            intact = bool(torch.stack([*inside, self.index.sum(dtype=torch.int64) == total]).all())
-        if not intact:
+    def is_intact(self) -> bool:
+        """Whether index, words and copies are as they were when each piece was last found right by itself."""
+        powers = self._sums.view(-1, 3).sum(0).tolist()
+        if powers != self._known:
             return False
-        live = torch.empty_like(self.first)
+        if not self._places_add_up(powers[0]):
+            return False
         try:
-            for words, places, where in self.gathers:
-                torch.index_select(words, 0, places, out=live[where])
-        except IndexError:
+            live = self._gathered()
+        except (IndexError, RuntimeError):
             return False
-        first = wide(self.first.view(-1))
-        return agree(live.view(-1).view(first.dtype), first, self.second.view(-1).view(first.dtype))
+        parts = _in_wide(live)
+        return all(torch.equal(now, then) for copy in self._copies for now, then in zip(parts, copy, strict=True))
+
+    def take_for_right(self) -> None:
+        """Note that each piece by itself has been found right, or mended."""
+        self._known = self._sums.view(-1, 3).sum(0).tolist()
+
+    def _places_add_up(self, total: int) -> bool:
+        """Whether no single place is wrong."""
+        if self._index.device.type == "cpu":
+            # In their own width: two wrong signs cancel, but are found as soon as words are gathered by them.
+            return (int(self._index.sum(dtype=self._index.dtype)) - total) % (1 << 8 * self._index.itemsize) == 0
+        checks = [self._index.sum(dtype=torch.int64) == total]
+        for words, where in self._gathers:  # a place out of range would end the process there
+            low, high = self._index[where].aminmax()
+            checks.append((low >= 0) & (high < len(words)))
+        return bool(torch.stack(checks).all())
+
+    def _gathered(self) -> Tensor:
+        """The words as they are now, as one row, aligned like their copies."""
+        row = torch.empty(self._lead + len(self), dtype=self._first.dtype, device=self._first.device)[self._lead :]
+        live = row.view(self._first.shape)
+        for words, where in self._gathers:
+            if words.dim() == 1:
+                _gather(words, self._index[where], live[where])
+            else:
+                torch.index_select(words, 0, self._index[where], out=live[where])
+        return row
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """Rows, with zeros behind them up to a multiple of 64 bytes."""
+    return torch.cat([rows, rows.new_zeros(-len(rows) % 64, *rows.shape[1:])])
+
+
+def _in_wide(row: Tensor) -> list[Tensor]:
+    """A row of words as int64, which is compared faster, and what is left over at its ends."""
+    per = 8 // row.itemsize
+    lead = -row.data_ptr() % 8 // row.itemsize
+    if per < 2 or len(row) < lead + per:
+        return [row]
+    stop = lead + (len(row) - lead) // per * per
+    return [part for part in (row[lead:stop].view(torch.int64), row[:lead], row[stop:]) if len(part)]
+
+
+def _gather(words: Tensor, places: Tensor, out: Tensor) -> None:
+    """Words at these places, on all threads: the rows of a matrix of places are shared out, a single row is not."""
+    if not _gathers_by_int32():
+        places = places.to(torch.int64)
+    threads = torch.get_num_threads() if words.device.type == "cpu" else 1
+    even = len(places) // threads * threads
+    rows = places[:even].view(threads, -1)
+    torch.gather(words.expand(threads, -1), 1, rows, out=out[:even].view(threads, -1))
+    if even < len(places):
+        torch.gather(words, 0, places[even:], out=out[even:])
+
+
+@functools.cache
+def _gathers_by_int32() -> bool:
+    """Whether this torch takes places as int32."""
+    try:
+        torch.gather(torch.zeros(1), 0, torch.zeros(1, dtype=torch.int32))
+    except RuntimeError:
+        return False
+    return True
 
 
 def bites_of(pieces: Sequence[Piece]) -> list[Bite]:
@@ -140,13 +201,7 @@ def bites_of(pieces: Sequence[Piece]) -> list[Bite]:
         if not same or sum(map(len, last)) + len(piece) > limit:
             runs.append([])
         runs[-1].append(piece)
-    return [_bite(run) for run in runs]
-
-
-def differing(bites: Sequence[Bite]) -> list[Bite]:
-    """The bites in which anything is amiss."""
-    with torch.inference_mode():
-        return [bite for bite in bites if not bite.agrees()]
+    return [Bite(run) for run in runs]
 
 
 def kind_of(words: Tensor) -> tuple[object, ...]:
@@ -164,9 +219,10 @@ def triplicated(chosen: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[list[Piece
     """
     small = all(len(words) <= torch.iinfo(torch.int32).max for words, _ in chosen.values())
     counts = [len(places) for _, places in chosen.values()]
-    index = copy_of(torch.cat([at for _, at in chosen.values()]).to(torch.int32 if small else torch.int64))
-    first = copy_of(torch.cat([words[at] for words, at in chosen.values()]))
-    second = copy_of(first)
+    index = torch.cat([at for _, at in chosen.values()]).to(torch.int32 if small else torch.int64)
+    words = torch.cat([words[at] for words, at in chosen.values()])
+    padded = end_to_end([_padded(part) for part in (index, words, words)])
+    index, first, second = (copy[: len(words)] for copy in padded)
     heights = [-(-count // _PIECE_WORDS) for count in counts]
     sums = copy_of(torch.zeros(3 * sum(heights), dtype=torch.int64, device=index.device))
     split = (index.split(counts), first.split(counts), second.split(counts), sums.split([3 * n for n in heights]))
@@ -177,6 +233,18 @@ def triplicated(chosen: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[list[Piece
         parts = (at.split(_PIECE_WORDS), one.split(_PIECE_WORDS), two.split(_PIECE_WORDS), its_sums.split(3))
         pieces += [Piece(name, chosen[name][0], *part) for part in zip(*parts, strict=True)]
     return pieces, copies
+
+
+def joint_words(tensor: Tensor) -> tuple[Tensor, int]:
+    """The words among which a tensor lies, as one row, and where its first one is.
+
+    In an arena these are all of its words, so that one operator reaches several tensors; else :func:`spanned`.
+    """
+    arena = arena_around(tensor)
+    if arena is None:
+        return spanned(tensor), 0
+    words = arena[: arena.nbytes // tensor.itemsize * tensor.itemsize].view(integer_view(tensor).dtype)
+    return words, (tensor.data_ptr() - arena.data_ptr()) // tensor.itemsize
 
 
 def spanned(tensor: Tensor) -> Tensor:
@@ -192,18 +260,6 @@ def offsets(tensor: Tensor, indices: Tensor) -> Tensor:
     for coordinate, stride in zip(coordinates, tensor.stride(), strict=True):
         offset += coordinate * stride
     return offset
-
-
-def _bite(run: Sequence[Piece]) -> Bite:
-    gathers: list[tuple[Tensor, Tensor, slice]] = []
-    done = 0
-    for name in dict.fromkeys(piece.name for piece in run):
-        same = [piece for piece in run if piece.name == name]
-        places = _joined([piece.index for piece in same])
-        gathers.append((same[0].words, places, slice(done, done + len(places))))
-        done += len(places)
-    parts = ([getattr(piece, key) for piece in run] for key in ("index", "first", "second", "sums"))
-    return Bite(run, gathers, *map(_joined, parts))
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -11,35 +11,45 @@ from typing import final
 import torch
 from torch import Tensor
 
-from hoplon.harden.memory_runs import Run
+from hoplon.harden.memory_runs import Run, bytes_of, cut, spans_of
 
 WORD = 8  # bytes
 _MOST_COLUMNS = 4096  # of a block: 32 KiB
+_ABREAST = 2  # groups side by side in large memory
 _IN_PLACE = 65_536  # bytes: runs from here on are checked where they lie, smaller ones are packed for each check
 _LANES = 8  # columns come in multiples of so many: 64 bytes
-_STRIP = range(13, 38)  # rows added up in one go: more are slower, as each lies on a page of its own
+_STRIP = range(19, 26)  # rows added up in one go: more are slower, as each lies on a page of its own
 
 
 @final
 class WordMatrix:
-    """Words of memory, ``groups`` side by side, each of ``rows`` blocks of ``columns`` words.
+    """Words of memory in units, one after the other; a unit is ``rows`` rows of blocks, ``abreast`` in each.
+
+    The blocks of one unit that stand in a column are a group.
 
     Attributes:
-        runs: the memory, end to end; one run that is checked where it lies, or many that are packed for each check.
+        runs: the memory, end to end; consecutive and checked where it lies, or packed for each check.
         rows: blocks per group.
-        groups: number of groups: blocks that follow each other in memory are in different ones.
+        abreast: groups side by side: with two or more, blocks that follow each other in memory are in different ones.
         columns: words per block, a multiple of 8.
+        units: of equal size.
+        groups: number of groups, those of a unit after those of the one before.
+        width: words of all groups' parity.
     """
 
-    def __init__(self, runs: Sequence[Run], rows: int, groups: int, columns: int, *, packed: bool) -> None:
-        self.runs = tuple(runs)
-        self.rows, self.groups, self.columns = rows, groups, columns
-        self.width = groups * columns
-        self.names = tuple(dict.fromkeys(run.name for run in runs))
-        self._starts = [0, *accumulate(run.nbytes for run in runs)]
-        self._live = None if packed else runs[0].tensor.view(torch.int64).view(rows, self.width)
-        self._gaps = any(run.gaps for run in runs)
-        self._bytes = [run.tensor for run in runs]
+    def __init__(
+        self, runs: Sequence[Run], rows: int, abreast: int, columns: int, *, units: int = 1, packed: bool = False
+    ) -> None:
+        spans = spans_of(runs)
+        self.runs = tuple(run for span in spans for run in span)
+        self.rows, self.abreast, self.columns, self.units = rows, abreast, columns, units
+        self.groups = units * abreast
+        self.width = self.groups * columns
+        self.names = tuple(dict.fromkeys(run.name for run in self.runs))
+        self._starts = [0, *accumulate(run.nbytes for run in self.runs)]
+        self._gaps = any(run.gaps for run in self.runs)
+        self._bytes = [bytes_of(span) for span in spans]
+        self._live = None if packed else self._shaped(bytes_of(self.runs))
 
     @property
     def packed(self) -> bool:
@@ -47,21 +57,39 @@ class WordMatrix:
         return self._live is None
 
     def words(self) -> Tensor:
-        """All words: int64, shape ``(rows, width)``; live memory unless :attr:`packed`, then zeros fill the end."""
+        """All words: int64, shape ``(units, rows, width / units)``.
+
+        Live memory unless :attr:`packed`; then zeros fill the end.
+        """
         if self._live is not None:
             return self._live
         pieces = [run.read() for run in self.runs] if self._gaps else self._bytes
         missing = self.rows * self.width * WORD - self._starts[-1]
         filled = [*pieces, torch.zeros(missing, dtype=torch.uint8, device=pieces[0].device)]
-        return torch.cat(filled).view(torch.int64).view(self.rows, self.width)
+        return self._shaped(torch.cat(filled))
 
-    def strips(self, words: Tensor) -> Tensor:
-        """Some columns of the :meth:`words`, shape ``(rows, n)``, as they are added up: ``(strips, rows, n)``."""
-        return words.view(-1, _strip(self.rows), words.shape[1])
+    def strips(self, words: Tensor, columns: range) -> list[Tensor]:
+        """Consecutive columns of the :meth:`words` as they are added up, over axis 2, then 1: views.
+
+        Returns:
+            Of shape ``(units, strips, rows, n)``; columns of part of a unit by themselves.
+        """
+        strip = words.view(self.units, -1, _strip(self.rows), words.shape[2])
+        wide = self.width // self.units
+        (first, start), (last, stop) = divmod(columns.start, wide), divmod(columns.stop, wide)
+        if first == last:
+            return [strip[first : first + 1, ..., start:stop]]
+        whole = first + (start > 0)
+        parts = [strip[first:whole, ..., start:], strip[whole:last], strip[last : last + 1, ..., :stop]]
+        return [part for part in parts if part.numel()]
 
     def group(self, words: Tensor, group: int) -> Tensor:
         """The blocks of one group of the :meth:`words`, shape ``(rows, columns)``."""
-        return words[:, group * self.columns : (group + 1) * self.columns]
+        unit, place = divmod(group, self.abreast)
+        return words[unit, :, place * self.columns : (place + 1) * self.columns]
+
+    def _shaped(self, data: Tensor) -> Tensor:
+        return data.view(torch.int64).view(self.units, self.rows, -1)
 
     def write(self, group: int, row: int, block: Tensor) -> None:
         """Put a block (int64, shape ``(columns,)``) in place."""
@@ -90,7 +118,8 @@ class WordMatrix:
 
     def covered(self, group: int, row: int) -> Iterator[tuple[Run, int, int, int]]:
         """Runs that meet a block, each with first and last byte that does, and the first one's place in the block."""
-        first = (row * self.width + group * self.columns) * WORD
+        unit, place = divmod(group, self.abreast)
+        first = ((unit * self.rows + row) * self.abreast + place) * self.columns * WORD
         last = first + self.columns * WORD
         number = bisect_right(self._starts, first) - 1
         while number < len(self.runs) and self._starts[number] < last:
@@ -109,18 +138,22 @@ def matrices_of(runs: Sequence[Run], most_rows: int) -> list[WordMatrix]:
     """
     found: list[WordMatrix] = []
     small: list[Run] = []
-    for run in runs:
-        lead = -run.tensor.storage_offset() % WORD if not run.gaps else 0
-        aligned = not run.gaps and (run.tensor.data_ptr() + lead) % WORD == 0
-        if run.nbytes < _IN_PLACE or not aligned:
-            small.append(run)
+    for span in spans_of(runs):
+        first = bytes_of(span)
+        lead = -first.data_ptr() % WORD
+        aligned = (first.storage_offset() + lead) % WORD == 0
+        if span[0].gaps or not aligned or _bytes_of(span) < _IN_PLACE:
+            small += span
             continue
-        rows, groups, columns = _shape_within((run.nbytes - lead) // WORD, most_rows)
-        stop = lead + rows * groups * columns * WORD
-        found.append(WordMatrix([run.part(lead, stop)], rows, groups, columns, packed=False))
-        small += [part for part in (run.part(0, lead), run.part(stop, run.nbytes)) if part.nbytes]
+        some, rest = cut(span, lead)
+        small += some
+        while (size := _bytes_of(rest)) >= _IN_PLACE:
+            rows, abreast, columns, units = _shape_within(size // WORD, most_rows)
+            some, rest = cut(rest, rows * abreast * columns * units * WORD)
+            found.append(WordMatrix(some, rows, abreast, columns, units=units))
+        small += rest
     if small:
-        words = -(-sum(run.nbytes for run in small) // WORD)
+        words = -(-_bytes_of(small) // WORD)
         rows = _heights(words, most_rows)[0]
         groups = -(-words // (rows * _MOST_COLUMNS))
         columns = _LANES * _coprime(-(-words // (rows * groups * _LANES)), 1)
@@ -128,16 +161,23 @@ def matrices_of(runs: Sequence[Run], most_rows: int) -> list[WordMatrix]:
     return found
 
 
-def _shape_within(words: int, most_rows: int) -> tuple[int, int, int]:
-    """Rows, groups and columns of a matrix that leaves few of these words over."""
+def _bytes_of(runs: Sequence[Run]) -> int:
+    return sum(run.nbytes for run in runs)
 
-    def shape(rows: int) -> tuple[int, int, int]:
+
+def _shape_within(words: int, most_rows: int) -> tuple[int, int, int, int]:
+    """Rows, groups abreast, columns and units of a matrix that leaves few of these words over."""
+
+    def shape(rows: int) -> tuple[int, int, int, int]:
         groups = -(-words // (rows * _MOST_COLUMNS))
-        return rows, groups, _LANES * _coprime(words // (_LANES * groups * rows), -1)
+        abreast = min(groups, _ABREAST)
+        units = -(-groups // abreast)
+        return rows, abreast, _LANES * _coprime(words // (_LANES * abreast * units * rows), -1), units
 
     def price(rows: int) -> float:
-        """Guard memory in bytes, and a 20th of what has to be packed."""
-        _, groups, columns = shape(rows)
+        """Guard memory in bytes, and a 20th of what is left over."""
+        _, abreast, columns, units = shape(rows)
+        groups = abreast * units
         rest = words - rows * groups * columns
         return WORD * groups * columns + 32 * (rows + 1) * groups + WORD * rest / 20
 
