@@ -46,9 +46,35 @@ class AspisCounts:
 @final
 @dataclass(frozen=True)
 class RangerCounts:
-    """Counts of the study of Ranger."""
+    """Counts of the study of Ranger.
+
+    Attributes:
+        faults: in fixed point, per network and arm.
+        float_faults: in float32, likewise.
+        inputs: that faults meet, per network; the paper takes 10.
+        accuracy_inputs: held-out inputs for accuracy, at most.
+        convergence_inputs: training images of the paper's figure 5.
+        converging: networks of that figure.
+        models: networks of the study.
+        architectures: of the paper, whose operations are counted.
+        train: train the networks that have no weights yet, which takes minutes each; otherwise their rows say so.
+    """
 
     faults: int
+    float_faults: int
+    inputs: int = 10
+    accuracy_inputs: int = 10_000
+    convergence_inputs: int = 10_000
+    converging: tuple[str, ...] = ("vgg16", "vgg11", "lenet")
+    models: tuple[str, ...] = (
+        *("lenet", "alexnet", "vgg11", "vgg16", "resnet18", "squeezenet", "resnet20", "resnet56"),
+        *("dave-radians", "comma", "dave-degrees"),
+    )
+    architectures: tuple[str, ...] = (
+        *("lenet", "alexnet", "vgg11", "vgg16", "resnet18", "squeezenet"),
+        *("dave-radians", "dave-degrees", "comma"),
+    )
+    train: bool = True
 
 
 @final
@@ -98,7 +124,16 @@ QUICK = Profile(
         architectures=("resnet50",),
         models=("resnet20-cifar10",),
     ),
-    ranger=RangerCounts(faults=64),
+    ranger=RangerCounts(
+        faults=200,
+        float_faults=200,
+        accuracy_inputs=200,
+        convergence_inputs=256,
+        converging=("lenet-quick",),
+        models=("lenet-quick", "resnet20"),
+        architectures=("lenet", "alexnet", "vgg11", "dave-radians", "comma"),
+        train=False,
+    ),
     driving=DrivingCounts(students=(0,), main=8, other=3, range_tracks=6, score_tracks=3),
 )
 STANDARD = Profile(
@@ -115,7 +150,7 @@ STANDARD = Profile(
         repeats=8,
         whole_inputs=1024,
     ),
-    ranger=RangerCounts(faults=4000),
+    ranger=RangerCounts(faults=20_000, float_faults=20_000, accuracy_inputs=4000, convergence_inputs=4000),
     driving=DrivingCounts(students=(0, 1, 2), main=150, other=40, range_tracks=40, score_tracks=10),
 )
 PAPER = Profile(
@@ -132,7 +167,7 @@ PAPER = Profile(
         repeats=50,
         whole_inputs=10_000,
     ),
-    ranger=RangerCounts(faults=50_000),
+    ranger=RangerCounts(faults=50_000, float_faults=50_000),
     driving=DrivingCounts(students=(0, 1, 2), main=370, other=120, range_tracks=80, score_tracks=20),
 )
 

@@ -7,7 +7,11 @@ from importlib import import_module
 from hoplon.errors import no_match
 from hoplon.studies.study import Study
 
-_MODULES = {"aspis": "hoplon.studies.aspis", "driving": "hoplon.studies.driving"}
+_MODULES = {
+    "ranger": "hoplon.studies.ranger",
+    "aspis": "hoplon.studies.aspis",
+    "driving": "hoplon.studies.driving",
+}
 
 
 def study_names() -> tuple[str, ...]:

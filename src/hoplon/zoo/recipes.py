@@ -151,19 +151,26 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         Recipe("lenet-mnist", MnistLeNet, "mnist", epochs=8, learning_rate=1e-3),
+        Recipe("lenet-mnist-quick", MnistLeNet, "mnist", epochs=1, learning_rate=1e-3),
         Recipe("lenet-mnist-tanh", partial(MnistLeNet, activation="tanh"), "mnist", epochs=8, learning_rate=5e-4),
-        _CIFAR("alexnet-cifar10", AlexNet),
-        _CIFAR("alexnet-cifar10-tanh", partial(AlexNet, activation="tanh"), learning_rate=5e-4),
+        _CIFAR("alexnet-cifar10", AlexNet, epochs=8),
+        _CIFAR("alexnet-cifar10-tanh", partial(AlexNet, activation="tanh"), epochs=8, learning_rate=5e-4),
         _CIFAR("vgg11-cifar10", partial(Vgg11, classes=10)),
-        _CIFAR("vgg11-cifar10-tanh", partial(Vgg11, classes=10, activation="tanh"), learning_rate=5e-4),
-        _CIFAR("vgg16-half-cifar10", partial(Vgg16, classes=10, pixels=32, width=0.5), data="cifar10-plain"),
-        _CIFAR("resnet18-cifar10", partial(ResNet18, classes=10)),
+        _CIFAR("vgg11-cifar10-tanh", partial(Vgg11, classes=10, activation="tanh"), epochs=8, learning_rate=5e-4),
+        _CIFAR(
+            "vgg16-half-cifar10",
+            partial(Vgg16, classes=10, pixels=32, width=0.5),
+            data="cifar10-plain",
+            epochs=8,
+            learning_rate=2e-4,
+        ),
+        _CIFAR("resnet18-cifar10", partial(ResNet18, classes=10), epochs=8),
         _CIFAR("squeezenet-cifar10", partial(SqueezeNet, classes=10)),
         _ANGLE("dave-degrees", Dave),
-        _ANGLE("dave-radians", partial(Dave, unit="radians"), task="radians"),
-        _ANGLE("dave-radians-tanh", partial(Dave, unit="radians", activation="tanh"), task="radians"),
-        _ANGLE("comma-driving", Comma),
-        _ANGLE("comma-driving-tanh", partial(Comma, tanh=True)),
+        _ANGLE("dave-radians", partial(Dave, unit="radians"), task="radians", epochs=10),
+        _ANGLE("dave-radians-tanh", partial(Dave, unit="radians", activation="tanh"), task="radians", epochs=10),
+        _ANGLE("comma-driving", Comma, epochs=12, shift=8),
+        _ANGLE("comma-driving-tanh", partial(Comma, tanh=True), epochs=12, shift=8),
     )
 }
 """Recipes by the name of what they train. Those on CIFAR-10 stand in for data that no file here holds."""

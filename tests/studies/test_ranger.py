@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+
+from hoplon.data import Inputs
+from hoplon.rates import Rate
+from hoplon.stats import wilson
+from hoplon.studies import PROFILES, Profile, StudyResult, run_study, study_named
+from hoplon.studies.ranger import networks, runs
+from hoplon.studies.rows import Row
+from hoplon.zoo import RECIPES, TrivialErrors, ZooData, weights_path
+from hoplon.zoo.cache import save_tensors
+from hoplon.zoo.training import seeded
+
+STUDY = study_named("ranger")
+COUNTS = replace(
+    PROFILES["quick"].ranger,
+    faults=60,
+    float_faults=60,
+    accuracy_inputs=40,
+    convergence_inputs=32,
+    converging=("lenet",),
+    models=("lenet",),
+    architectures=("lenet",),
+)
+
+
+def small(**options: object) -> Profile:
+    return replace(PROFILES["quick"], ranger=replace(COUNTS, **options))  # type: ignore[arg-type]
+
+
+def random_images(shape: tuple[int, ...], count: int = 60) -> torch.Tensor:
+    return torch.rand(count, *shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def little(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Networks with random weights in a cache of their own, random images that they get right, and random frames."""
+    monkeypatch.setenv("HOPLON_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(networks, "_NETWORKS", {})
+    nets = {}
+    for name in ("lenet-mnist", "lenet-mnist-tanh", "dave-degrees"):
+        with seeded(0):
+            nets[name] = RECIPES[name].build().eval()
+        save_tensors(weights_path(RECIPES[name]), nets[name].state_dict(), {})
+
+    def data(name: str) -> ZooData:
+        if name == "driving":
+            x = random_images((3, 66, 200), 24)
+            return ZooData("driving", Inputs(x), Inputs(x), targets=(torch.zeros(24), torch.zeros(24)))
+        x = random_images((1, 28, 28))
+        with torch.no_grad():
+            y = nets["lenet-mnist"](x).argmax(1)
+        return ZooData("mnist", Inputs(x, y), Inputs(x, y))
+
+    monkeypatch.setattr(networks, "_data", data)
+
+
+def run(out: Path, *parts: str, **options: object) -> StudyResult:
+    return run_study(STUDY, out=out, profile=small(**options), only=parts)
+
+
+def rows(result: StudyResult, part: str, what: str = "") -> list[Row]:
+    return [row for row in result.findings[part].rows if what in row.what]
+
+
+@pytest.mark.usefixtures("little")
+def test_classifiers_fail_less_with_ranger_and_every_row_rests_on_runs(tmp_path: Path) -> None:
+    result = run(tmp_path, "classifiers", "pictures")
+    without, bounded = (rows(result, "classifiers", f"{arm} Ranger")[0] for arm in ("without", "with"))
+    assert (without.where, without.model, without.data, without.paper) == ("Fig. 6", "LeNet", "MNIST-10k", "around 20")
+    assert without.here > 10 > bounded.here
+    for row in result.findings["classifiers"].rows:
+        assert row.low <= row.here <= row.high
+        assert (row.n, row.seed) == (60, 0)
+        assert "21.10 fixed point" in row.what
+    assert [figure.name for figure in result.findings["classifiers"].figures] == ["fig6"]
+    (table,) = result.findings["pictures"].tables
+    assert 1 <= len(table.rows) <= 4
+    assert all(golden == true != faulty for *_, golden, faulty, true in table.rows)
+    assert [figure.suffix for figure in result.findings["pictures"].figures] == ["png"]
+
+
+@pytest.mark.usefixtures("little")
+def test_a_stopped_study_goes_on_to_the_same_findings(tmp_path: Path) -> None:
+    def stop(stage: str, done: int, total: int | None) -> None:
+        if stage.endswith("ranger") and done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_study(STUDY, out=tmp_path / "a", profile=small(), only=("classifiers",), tell=stop)
+    resumed, whole = (run(tmp_path / name, "classifiers") for name in ("a", "b"))
+    assert resumed.findings["classifiers"].stored() == whole.findings["classifiers"].stored()
+
+
+@pytest.mark.usefixtures("little")
+def test_what_else_could_be_done(tmp_path: Path) -> None:
+    result = run(tmp_path, "tanh", "policies", "coverage")
+    reductions = rows(result, "tanh", "relative")
+    assert [row.model for row in reductions] == ["LeNet", "LeNet"]
+    assert reductions[1].here > 50  # Ranger
+    accuracies = [row.here for row in rows(result, "policies", "accuracy fault-free")]
+    assert len(accuracies) == 3
+    assert accuracies[0] == 100
+    rate = {row.what.partition(",")[0]: row.here for row in rows(result, "coverage") if row.where == "section III-C"}
+    assert rate["without Ranger"] > rate["activations alone bounded"]
+    assert rate["activations alone bounded"] >= rate["Algorithm 1: pooling"]
+    last = [row.here for row in rows(result, "coverage", "faults in the last layer alone")]
+    assert last[0] == last[1] > last[3] == 0  # no bound reaches these operators; running them twice does
+
+
+@pytest.mark.usefixtures("little")
+def test_steering_networks_have_to_beat_those_that_do_not_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "trivial_errors", lambda: TrivialErrors(1e-9, 2e-9))
+    found = run(tmp_path / "a", "steering", models=("dave-degrees",))
+    assert all(row.here is None for row in rows(found, "steering"))
+    assert "refused: its RMSE of" in rows(found, "steering")[0].why
+    monkeypatch.setattr(networks, "_NETWORKS", {})
+    monkeypatch.setattr(networks, "trivial_errors", lambda: TrivialErrors(1e9, 2e9))
+    found = run(tmp_path / "b", "steering", models=("dave-degrees",))
+    by_threshold = [row.here for row in rows(found, "steering", "without Ranger") if "deviation>" in row.what]
+    assert len(by_threshold) == 4
+    assert by_threshold == sorted(by_threshold, reverse=True)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("little")
+def test_tighter_bounds_on_dave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks, "trivial_errors", lambda: TrivialErrors(1e9, 2e9))
+    found = run(tmp_path, "percentiles", models=("dave-degrees",))
+    errors = [row for row in rows(found, "percentiles", "RMSE") if row.where == "Table IV"]
+    assert [row.paper for row in errors[:3]] == [6.069, 6.069, 8.5719]
+    assert errors[0].here == pytest.approx(errors[1].here)
+
+
+def test_without_weights_the_rows_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOPLON_CACHE", str(tmp_path / "cache"))
+    result = run(tmp_path, "classifiers", "tanh", "script", models=("vgg11",))
+    assert {(row.model, row.data) for row in rows(result, "classifiers")} == {
+        ("VGG11", "GTSRB"),
+        ("VGG11", "CIFAR-10 (stand-in)"),
+    }
+    assert all(row.here is None for row in rows(result, "classifiers"))
+    stand_in = next(row for row in rows(result, "classifiers") if row.data != "GTSRB")
+    assert stand_in.why.startswith("no weights here")
+    assert rows(result, "script")[0].here is None
+
+
+def test_operations_are_those_of_the_paper_and_where_not_it_is_said(tmp_path: Path) -> None:
+    result = run(tmp_path, "operations")
+    without, bounded, _ = [row for row in rows(result, "operations") if row.model == "LeNet"]
+    assert (without.paper, without.here, without.why) == (24.622, 24.622, "")
+    assert (bounded.paper, bounded.here) == (24.722, 24.723)
+    assert bounded.why == "the paper's count leaves out the bound of the last ReLU"
+    assert all(row.here is None for row in rows(result, "operations") if row.model == "VGG16")
+
+
+def rate(failures: int, runs: int) -> Rate:
+    interval = wilson(failures, runs)
+    return Rate("top-1", interval, interval, wilson(0, runs), {}, runs, 10, runs)
+
+
+def test_means_and_reductions_of_rates() -> None:
+    low, high = rate(10, 100), rate(30, 100)
+    apart, together = (runs.mean_of([low, high], independent=yes) for yes in (True, False))
+    assert apart.estimate == together.estimate == pytest.approx(0.2)
+    assert together.high - together.low == pytest.approx(
+        (low.failure.high - low.failure.low + high.failure.high - high.failure.low) / 2
+    )
+    assert apart.high - apart.low < 0.8 * (together.high - together.low)
+    gained = runs.relative_reduction(high.failure, low.failure)
+    assert gained.estimate == pytest.approx(2 / 3)
+    assert gained.low == pytest.approx(1 - low.failure.high / high.failure.low)
+    nothing = runs.relative_reduction(rate(0, 100).failure, low.failure)
+    assert nothing.estimate != nothing.estimate
+
+
+def test_published_values_have_their_places() -> None:
+    document = json.loads((files("hoplon.studies") / "published" / "ranger.json").read_text(encoding="utf-8"))
+    keys = [entry["key"] for entry in document["values"]]
+    assert len(set(keys)) == len(keys)
+    assert all(set(entry) == {"key", "value", "unit", "place"} and entry["place"] for entry in document["values"])
