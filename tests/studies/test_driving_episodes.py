@@ -41,12 +41,12 @@ ARM = {arm.name: arm for arm in ARMS}
 @pytest.fixture(scope="module")
 def student() -> Class:
     """The first student, with guards made of little data."""
-    return parts._prepared(0, COUNTS.range_tracks, COUNTS.score_tracks)
+    return parts._prepared(COUNTS.students, COUNTS.range_tracks, COUNTS.score_tracks).rooms[0].student
 
 
 @pytest.fixture(scope="module")
-def room(student: Class) -> Classroom:
-    return Classroom(student)
+def room() -> Classroom:
+    return parts._prepared(COUNTS.students, COUNTS.range_tracks, COUNTS.score_tracks).rooms[0]
 
 
 class Says:

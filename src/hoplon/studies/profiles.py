@@ -134,7 +134,7 @@ QUICK = Profile(
         architectures=("lenet", "alexnet", "vgg11", "dave-radians", "comma"),
         train=False,
     ),
-    driving=DrivingCounts(students=(0,), main=8, other=3, range_tracks=6, score_tracks=3),
+    driving=DrivingCounts(students=(0,), main=8, other=2, range_tracks=6, score_tracks=3),
 )
 STANDARD = Profile(
     name="standard",
@@ -151,7 +151,7 @@ STANDARD = Profile(
         whole_inputs=1024,
     ),
     ranger=RangerCounts(faults=20_000, float_faults=20_000, accuracy_inputs=4000, convergence_inputs=4000),
-    driving=DrivingCounts(students=(0, 1, 2), main=150, other=40, range_tracks=40, score_tracks=10),
+    driving=DrivingCounts(students=(0, 1, 2), main=100, other=30, range_tracks=40, score_tracks=10),
 )
 PAPER = Profile(
     name="paper",

@@ -31,14 +31,14 @@ class Task:
 
 
 class Classroom:
-    """Runs tasks with one student: called with a task, gives its records, in the order of episodes and arms.
+    """Runs tasks with one ``student``: called with a task, gives its records, in the order of episodes and arms.
 
     Where two arms leave the student computing the same thing in the same scenario, it is driven once: a parity that
     repaired every word drives as if nothing had struck.
     """
 
     def __init__(self, student: Class, arms: Sequence[Arm] = ARMS) -> None:
-        self._student, self._arms = student, tuple(arms)
+        self.student, self._arms = student, tuple(arms)
         self._drivers: dict[tuple[str, ...], StruckStudent] = {}
 
     def __call__(self, task: Task) -> list[Record]:
@@ -50,14 +50,14 @@ class Classroom:
     def driver(self, arm: Arm) -> StruckStudent:
         """The student as this arm protects it."""
         if arm.protections not in self._drivers:
-            chosen = [self._student.protections[name] for name in arm.protections]
-            self._drivers[arm.protections] = StruckStudent(self._student.program, chosen)
+            chosen = [self.student.protections[name] for name in arm.protections]
+            self._drivers[arm.protections] = StruckStudent(self.student.program, chosen)
         return self._drivers[arm.protections]
 
     def faults(self, task: Task, number: int) -> dict[str | None, list[Word]]:
         """What may strike at the start of an episode, by :attr:`Arm.struck`."""
         kinds = dict.fromkeys(arm.struck for arm in self._arms if arm.struck is not None)
-        tables = {kind: self._student.table(task.setting, kind, seed=task.seed, episode=number) for kind in kinds}
+        tables = {kind: self.student.table(task.setting, kind, seed=task.seed, episode=number) for kind in kinds}
         return {None: [], **{kind: list(table.frame.iter_rows(named=True)) for kind, table in tables.items()}}
 
     def film(self, task: Task, arm: Arm) -> Film:
@@ -86,3 +86,16 @@ class Classroom:
             counts = {"corrected": found.corrected, "mitigated": found.mitigated, "uncorrectable": found.uncorrectable}
             records.append({"episode": number, "arm": arm.name, **asdict(episode), **counts})
         return records
+
+
+@final
+class School:
+    """All students: called with a training seed and a task."""
+
+    def __init__(self, rooms: Mapping[int, Classroom]) -> None:
+        self.rooms = rooms
+
+    def __call__(self, work: tuple[int, Task]) -> list[Record]:
+        """The records of the task, by the student of that seed."""
+        seed, task = work
+        return self.rooms[seed](task)

@@ -16,9 +16,9 @@ from hoplon.executors import Executor, Processes, Serial
 from hoplon.studies.driving.camera import SIZE
 from hoplon.studies.driving.control import WAYPOINTS
 from hoplon.studies.driving.episodes import Blind, Driver, Expert, drive
-from hoplon.studies.driving.lap import Classroom, Record, Task
+from hoplon.studies.driving.lap import Classroom, Record, School, Task
 from hoplon.studies.driving.lessons import lessons, mean_error, waypoint_error
-from hoplon.studies.driving.settings import ARMS, SETTINGS, Class, Setting, prepare
+from hoplon.studies.driving.settings import ARMS, SETTINGS, Setting, prepare
 from hoplon.studies.driving.simulator import Scenario
 from hoplon.studies.driving.strip import film_strip
 from hoplon.studies.driving.student import Student, trained
@@ -66,17 +66,26 @@ def _model_name(context: Context) -> str:
     return f"student ({sum(weight.numel() for weight in Student().parameters()):,} weights)"
 
 
-def _class(context: Context, seed: int, student: nn.Module) -> Class:
-    """A student with its guards and its attacker."""
+def _school(context: Context) -> School:
+    """Students with their guards and their attackers."""
     counts = context.profile.driving
     if context.own is None:
-        return _prepared(seed, counts.range_tracks, counts.score_tracks)
-    return prepare(student, seed, range_tracks=counts.range_tracks, score_tracks=counts.score_tracks)
+        return _prepared(counts.students, counts.range_tracks, counts.score_tracks)
+    return _school_of(_students(context), counts.range_tracks, counts.score_tracks)
 
 
-@lru_cache(maxsize=3)
-def _prepared(seed: int, range_tracks: int, score_tracks: int) -> Class:
-    return prepare(trained(seed), seed, range_tracks=range_tracks, score_tracks=score_tracks)
+@lru_cache(maxsize=1)
+def _prepared(seeds: tuple[int, ...], range_tracks: int, score_tracks: int) -> School:
+    """Those that come with hoplon, kept from part to part."""
+    return _school_of({seed: trained(seed) for seed in seeds}, range_tracks, score_tracks)
+
+
+def _school_of(students: Mapping[int, nn.Module], range_tracks: int, score_tracks: int) -> School:
+    found = {
+        seed: Classroom(prepare(student, seed, range_tracks=range_tracks, score_tracks=score_tracks))
+        for seed, student in students.items()
+    }
+    return School(found)
 
 
 def _drivers(context: Context) -> Findings:
@@ -113,7 +122,8 @@ def _driven(context: Context, driver: Driver) -> tuple[int, int]:
 def _setting(setting: Setting, context: Context) -> Findings:
     """All arms under one setting, pooled over students."""
     main = setting.name == "main"
-    records = _records(context, setting, context.profile.driving.main if main else context.profile.driving.other)
+    count = context.profile.driving.main if main else context.profile.driving.other
+    records = _records(context, setting, count)
     together = [record for own in records.values() for record in own]
     tables = [endings(together), comparisons(together)]
     if len(records) > 1:
@@ -131,7 +141,7 @@ def _setting(setting: Setting, context: Context) -> Findings:
                 "all episodes, as records",
                 fault_model=f"{setting.text}; random ones uniform over all weights, important ones over the top 5 %",
                 seed=context.seed,
-                runs=[f"{_block_name(seed, 0)}.json" for seed in records],
+                runs=[f"{_block_name(seed, first)}.json" for seed in records for first in range(0, count, _BLOCK)],
             ),
         ),
     )
@@ -139,33 +149,30 @@ def _setting(setting: Setting, context: Context) -> Findings:
 
 def _records(context: Context, setting: Setting, count: int) -> dict[int, list[Record]]:
     """By training seed. Scenarios and faults of students differ, so that pooled episodes are independent."""
-    students = _students(context)
-    seeds, found = list(students), dict[int, list[Record]]()
-    for seed in seeds:
-        with ExitStack() as stack:
-            start = cache(partial(_started, context, seed, students[seed], stack))
-            found[seed] = []
+    found: dict[int, list[Record]] = {seed: [] for seed in _students(context)}
+    with ExitStack() as stack:
+        start = cache(partial(_started, context, stack))
+        for place, seed in enumerate(found):
             for first in range(0, count, _BLOCK):
                 task = Task(setting, _episode_seed(context.seed, seed), first, min(_BLOCK, count - first))
-                found[seed] += context.kept(_block_name(seed, first), partial(_run, start, task))
-                done = seeds.index(seed) * count + first + task.count
-                context.tell(f"{setting.name}: episodes", done, len(seeds) * count)
+                found[seed] += context.kept(_block_name(seed, first), partial(_run, start, seed, task))
+                done = place * count + first + task.count
+                context.tell(f"{setting.name}: episodes", done, len(found) * count)
     return found
 
 
-def _started(context: Context, seed: int, student: nn.Module, stack: ExitStack) -> Executor:
-    """The executor of a student's episodes."""
-    classroom = Classroom(_class(context, seed, student))
-    workers = torch.get_num_threads()
-    chosen = Serial(classroom) if workers == 1 else Processes(classroom, workers=workers, threads=1)
+def _started(context: Context, stack: ExitStack) -> Executor:
+    """Where episodes run; made once there is one to run."""
+    school, workers = _school(context), torch.get_num_threads()
+    chosen = Serial(school) if workers == 1 else Processes(school, workers=workers, threads=1)
     return stack.enter_context(chosen)
 
 
-def _run(start: Callable[[], Executor], task: Task) -> list[Record]:
+def _run(start: Callable[[], Executor], seed: int, task: Task) -> list[Record]:
     """A block, in pieces that processes share."""
     end = task.first + task.count
     starts = range(task.first, end, _PIECE)
-    pieces = {first: replace(task, first=first, count=min(_PIECE, end - first)) for first in starts}
+    pieces = {first: (seed, replace(task, first=first, count=min(_PIECE, end - first))) for first in starts}
     results = dict(start().run(pieces))
     return [record for first in starts for record in results[first]]
 
@@ -185,9 +192,9 @@ def _film(context: Context, setting: Setting, records: Mapping[int, Sequence[Rec
     found = [(seed, number) for seed in records for number in crashes_of_one(records[seed], "important", "ranger")]
     late = [(seed, number) for seed, number in found if seconds_of(records[seed], "important", number) >= _LONG_ENOUGH]
     for seed, number in (late or found)[:1]:
-        classroom = Classroom(_class(context, seed, _students(context)[seed]))
+        room = _school(context).rooms[seed]
         task = Task(setting, _episode_seed(context.seed, seed), number, 1)
-        films = [(arms[name].title, classroom.film(task, arms[name])) for name in ("important", "ranger")]
+        films = [(arms[name].title, room.film(task, arms[name])) for name in ("important", "ranger")]
         title = f"Episode {number} of training seed {seed}. Blue: where the car was. Red: the waypoints it follows."
         return film_strip("strip", title=title, films=films)
     return None

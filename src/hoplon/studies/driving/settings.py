@@ -67,23 +67,27 @@ SETTINGS = (
 @final
 @dataclass(frozen=True)
 class Arm:
-    """A row: which weights are struck, and the protections in place, by name in :attr:`Class.protections`."""
+    """A row: which weights are struck, and the protections in place, by name in :attr:`Class.protections`.
+
+    ``title``: on the page; ``short``: under a bar.
+    """
 
     name: str
     title: str
+    short: str
     struck: str | None
     protections: tuple[str, ...] = ()
 
 
 ARMS = (
-    Arm("none", "no faults", None),
-    Arm("random", "random faults", "random"),
-    Arm("important", "important weights", "important"),
-    Arm("ranger", "important weights + Ranger", "important", ("ranger",)),
-    Arm("aspis", "important weights + Aspis-1 %", "important", ("aspis",)),
-    Arm("ranger+aspis", "important weights + Ranger + Aspis-1 %", "important", ("ranger", "aspis")),
-    Arm("known-bits", "important weights + KnownBits", "important", ("known-bits",)),
-    Arm("parity", "important weights + Parity", "important", ("parity",)),
+    Arm("none", "no faults", "no faults", None),
+    Arm("random", "random faults", "random", "random"),
+    Arm("important", "important weights", "important", "important"),
+    Arm("ranger", "important weights + Ranger", "+ Ranger", "important", ("ranger",)),
+    Arm("aspis", "important weights + Aspis-1 %", "+ Aspis", "important", ("aspis",)),
+    Arm("ranger+aspis", "important weights + Ranger + Aspis-1 %", "+ both", "important", ("ranger", "aspis")),
+    Arm("known-bits", "important weights + KnownBits", "+ KnownBits", "important", ("known-bits",)),
+    Arm("parity", "important weights + Parity", "+ Parity", "important", ("parity",)),
 )
 
 

@@ -146,21 +146,25 @@ def per_student(records: Mapping[int, Sequence[Record]]) -> Table:
 
 def crash_figure(setting: Setting, records: Sequence[Record]) -> Figure:
     """Bars with their intervals."""
-    crash = [tally(records, arm.name).crash for arm in ARMS]
-    series = Series(
-        "crashes",
-        tuple(100 * one.estimate for one in crash),
-        tuple(100 * one.low for one in crash),
-        tuple(100 * one.high for one in crash),
-    )
+    tallies = [tally(records, arm.name) for arm in ARMS]
+    series = [_series("crashes", [one.crash for one in tallies])]
+    if any(one.stops for one in tallies):
+        series.append(_series("stopped by a guard", [one.stop for one in tallies]))
     return bars(
         "crashes",
-        title=f"Episodes that end in a crash: {setting.title}. Bars: 95 % (Wilson).",
-        alt="; ".join(f"{arm.title} {100 * one.estimate:.1f} %" for arm, one in zip(ARMS, crash, strict=True)),
-        groups=[arm.title for arm in ARMS],
-        series=[series],
-        y_title="crashes, %",
+        title=f"How episodes end: {setting.title}. Limits: 95 % (Wilson); “+” is important weights and a protection.",
+        alt="; ".join(f"{arm.title} {100 * one.crash.estimate:.1f} %" for arm, one in zip(ARMS, tallies, strict=True)),
+        groups=[arm.short for arm in ARMS],
+        series=series,
+        y_title="episodes, %",
     )
+
+
+def _series(name: str, shares: Sequence[Interval]) -> Series:
+    """Per cent."""
+    columns = [(100 * one.estimate, 100 * one.low, 100 * one.high) for one in shares]
+    values, low, high = zip(*columns, strict=True)
+    return Series(name, values, low, high)
 
 
 _CHANGE = {
