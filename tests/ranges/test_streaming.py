@@ -73,6 +73,7 @@ def test_a_file_gives_the_same_ranges_back(program: Program, tmp_path: Path) -> 
     ranges = profile_ranges(program, data())
     ranges.save(tmp_path / "ranges.json")
     assert Ranges.load(tmp_path / "ranges.json") == ranges
+    assert Ranges.load(tmp_path) == ranges, "a folder that holds them, as hoplon profile makes"
     odd = Ranges({"a": Bound(-5e-324, 0.1), "b": Bound(1 / 3, 1.7976931348623157e308)})
     odd.save(tmp_path / "ranges.json")
     assert Ranges.load(tmp_path / "ranges.json") == odd

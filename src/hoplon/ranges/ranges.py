@@ -70,11 +70,13 @@ class Ranges:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what :meth:`save` wrote.
+        """Read what :meth:`save` wrote: the file, or a folder with ``ranges.json`` in it, as ``hoplon profile`` makes.
 
         Raises:
             DataError: no such file, or not a file of ranges.
         """
+        if Path(path).is_dir():
+            path = Path(path) / "ranges.json"
 
         def read(content: dict[str, Any]) -> Self:
             content["bounds"] = {name: Bound(**bound) for name, bound in content["bounds"].items()}
