@@ -14,11 +14,10 @@ if __name__ == "__main__":
 
 import argparse
 import json
-import random
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -30,17 +29,15 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import hoplon as hp
-from hoplon.formats import integer_view
+from hoplon.guard_costs import Armed, CheckCost, armed, check_ms_per_layer, interleaved, repair_ms, timed
 from hoplon.harden.arena import lay_end_to_end
-from hoplon.memory_guard import Guard
-from hoplon.overhead import conditions, median_interval
+from hoplon.overhead import conditions
 from hoplon.zoo import resolve_model
 
 MODELS = ("resnet50", "vgg19", "inception_v3")
 PIXELS = {"inception_v3": 299}
 BATCHES = (1, 32)
 TURNS = 16
-MIN_BLOCKS = 6  # fewer have no 95 % interval of a median
 QUICK_SECONDS = 22.0
 
 
@@ -83,15 +80,6 @@ class Case:
     guards: tuple[GuardCase, ...]
 
 
-@dataclass(frozen=True)
-class Armed:
-    """A guard on the live model, how it is called before a forward pass, and what arming it took."""
-
-    guard: Guard
-    check: Callable[[], object]
-    set_up_ms: float
-
-
 def protections(
     memory: Mapping[str, Tensor], convolutions: Sequence[str], options: argparse.Namespace
 ) -> dict[str, hp.Protection]:
@@ -122,13 +110,6 @@ def memory_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach() for named in (parameters, buffers) for name, tensor in named}
 
 
-def armed(protection: hp.Protection, memory: Mapping[str, Tensor]) -> Armed:
-    start = time.perf_counter()
-    guard = protection.arm(memory)
-    assert guard is not None
-    return Armed(guard, guard.check, 1e3 * (time.perf_counter() - start))
-
-
 def rotating(whole: Armed) -> Armed:
     """The same guard, one slice per forward pass."""
     turn = 0
@@ -141,87 +122,11 @@ def rotating(whole: Armed) -> Armed:
     return Armed(whole.guard, check, whole.set_up_ms)
 
 
-def timed(call: Callable[[], object], device: torch.device) -> float:
-    finish(device)
-    start = time.perf_counter()
-    call()
-    finish(device)
-    return time.perf_counter() - start
-
-
-def finish(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
-def repair_ms(
-    guard: Guard, protection: hp.Protection, memory: Mapping[str, Tensor], name: str, device: torch.device
-) -> float | None:
-    """Median time of a check that finds one flipped exponent bit; None where the guard leaves it unrepaired."""
-    words = integer_view(memory[name]).view(-1)
-    places = torch.arange(0, len(words), 997)
-    if (scores := getattr(protection, "scores", None)) is not None:
-        places = scores.top(protection.fraction)[name]  # type: ignore[attr-defined]
-    times = []
-    for place in places[:5].tolist():
-        before = int(words[place])
-        words[place] ^= 1 << 30
-        report = hp.GuardReport()
-
-        def check() -> None:
-            nonlocal report
-            report = guard.check()
-
-        times.append(timed(check, device))
-        restored = int(words[place]) == before
-        words[place] = before
-        if not report.detected or not restored:
-            guard.refresh()
-            return None
-    return 1e3 * median(times)
-
-
 def bandwidth(device: torch.device) -> float:
     """Bytes per second that a plain sum reads."""
     words = torch.ones(2**25, dtype=torch.int64, device=device)
     words.sum()
     return words.nbytes / median(timed(words.sum, device) for _ in range(7))
-
-
-def blocks_of(
-    forward: Callable[[], object], guards: Mapping[str, Armed], seconds: float, options: argparse.Namespace
-) -> tuple[list[float], dict[str, list[tuple[float, float]]]]:
-    """Seconds of the plain forward pass by block, and by guard those of its check and of the forward pass after it."""
-    device = torch.device(options.device)
-    generator, order = random.Random(options.seed), list(guards)
-    plain: list[float] = []
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in guards}
-    forward()
-    for one in guards.values():
-        one.check()
-    end = time.perf_counter() + seconds
-    while len(plain) < MIN_BLOCKS or time.perf_counter() < end:
-        plain.append(timed(forward, device))
-        generator.shuffle(order)
-        for name in order:
-            check = timed(guards[name].check, device)
-            found[name].append((check, timed(forward, device)))
-    return plain, found
-
-
-def per_layer_ms(protection: hp.Protection, memory: Mapping[str, Tensor], convolutions: Sequence[str]) -> float:
-    """Mean time of a check that watches one convolution's weights alone."""
-    device = memory[convolutions[0]].device
-    total = 0.0
-    for name in convolutions:
-        alone: hp.Protection = protection
-        if (scores := getattr(protection, "scores", None)) is not None:
-            alone = replace(protection, scores=hp.Scores({name: scores[name]}))  # type: ignore[type-var]
-        guard = alone.arm({name: memory[name]})
-        assert guard is not None
-        guard.check()
-        total += median(timed(guard.check, device) for _ in range(3))
-    return 1e3 * total / len(convolutions)
 
 
 def cases_of(name: str, options: argparse.Namespace) -> Iterator[Case]:
@@ -236,10 +141,10 @@ def cases_of(name: str, options: argparse.Namespace) -> Iterator[Case]:
     if "parity" in guards:
         guards[f"parity, rotating {TURNS}"] = rotating(guards["parity"])
     weight_bytes = sum(tensor.nbytes for tensor in memory.values())
-    layers = {guard: 0.0 if options.quick else per_layer_ms(one, memory, convolutions) for guard, one in chosen.items()}
-    repairs = {
-        guard: repair_ms(guards[guard].guard, one, memory, convolutions[-1], device) for guard, one in chosen.items()
+    layers = {
+        guard: 0.0 if options.quick else check_ms_per_layer(one, memory, convolutions) for guard, one in chosen.items()
     }
+    repairs = {guard: repair_ms(guards[guard], one, memory, convolutions) for guard, one in chosen.items()}
     speed = bandwidth(device)
     for number, batch in enumerate(options.batches):
         pixels = PIXELS.get(name, 224)
@@ -249,15 +154,16 @@ def cases_of(name: str, options: argparse.Namespace) -> Iterator[Case]:
         if options.quick:
             seconds = (options.end - time.perf_counter()) / (len(options.batches) - number)
         forward = torch.inference_mode()(partial(model, x))
-        plain, found = blocks_of(forward, guards, seconds, options)
+        checks = {guard: one.check for guard, one in guards.items()}
+        found = interleaved(forward, checks, seconds=seconds, seed=options.seed, device=device)
         process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         yield Case(
             model=name,
             batch=batch,
-            forward_ms=1e3 * median(plain),
+            forward_ms=1e3 * median(found.forward),
             weight_bytes=weight_bytes,
             guards=tuple(
-                case_of(guard, one, plain, found[guard], weight_bytes, process, speed)(
+                case_of(guard, one, found.cost(guard), weight_bytes, process, speed)(
                     repair_ms=repairs.get(guard), check_ms_per_layer=layers.get(guard, 0.0)
                 )
                 for guard, one in guards.items()
@@ -266,36 +172,27 @@ def cases_of(name: str, options: argparse.Namespace) -> Iterator[Case]:
 
 
 def case_of(
-    name: str,
-    one: Armed,
-    plain: Sequence[float],
-    times: Sequence[tuple[float, float]],
-    weight_bytes: int,
-    process: int,
-    speed: float,
+    name: str, one: Armed, cost: CheckCost, weight_bytes: int, process: int, speed: float
 ) -> Callable[..., GuardCase]:
-    shares = [check / alone for (check, _), alone in zip(times, plain, strict=True)]
-    ratios = [(check + after) / alone for (check, after), alone in zip(times, plain, strict=True)]
-    (share_low, share_high), (ratio_low, ratio_high) = median_interval(shares), median_interval(ratios)
-    check = median(seconds for seconds, _ in times)
     read = one.guard.protected_bytes / (TURNS if "rotating" in name else 1)
+    share, ratio = cost.over_forward, cost.ratio
     return partial(
         GuardCase,
         name=name,
         protected_fraction=one.guard.protected_bytes / weight_bytes,
-        check_ms=1e3 * check,
-        check_over_forward=median(shares),
-        check_over_forward_low=share_low,
-        check_over_forward_high=share_high,
-        ratio=median(ratios),
-        ratio_low=ratio_low,
-        ratio_high=ratio_high,
+        check_ms=cost.check_ms,
+        check_over_forward=share[0],
+        check_over_forward_low=share[1],
+        check_over_forward_high=share[2],
+        ratio=ratio[0],
+        ratio_low=ratio[1],
+        ratio_high=ratio[2],
         memory_fraction=one.guard.extra_bytes / weight_bytes,
         process_fraction=one.guard.extra_bytes / process,
         extra_bytes=one.guard.extra_bytes,
         set_up_ms=one.set_up_ms,
-        bandwidth=read / check / speed,
-        blocks=len(plain),
+        bandwidth=1e3 * read / cost.check_ms / speed,
+        blocks=cost.blocks,
     )
 
 

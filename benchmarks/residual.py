@@ -21,8 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -30,8 +28,8 @@ from rich.table import Table
 
 import hoplon as hp
 from hoplon import importance, zoo
+from hoplon.residual import remaining
 from hoplon.results import Results
-from hoplon.stats import clustered
 
 CONVOLUTIONS = hp.Memory("*.weight", kind="conv")
 FRACTIONS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -153,24 +151,11 @@ def measured(found: Setting, options: argparse.Namespace, tell: Any) -> Iterator
 
 
 def curves(found: Setting, attack: str, fault_model: str, unprotected: Results) -> Iterator[Point]:
-    per_fault = unprotected.per_fault()
-    shares, sizes = per_fault["failure"].to_numpy(), per_fault["n_inputs"].to_numpy()
-    places = per_fault.select(pl.col("site").cast(pl.String), "element")
     for score, values in found.scores.items():
         for fraction in FRACTIONS:
-            kept = np.array(exposed(values, fraction, places))
-            rate = clustered(shares * kept, sizes, confidence=0.95)
-            yield Point(
-                found.name, attack, fault_model, score, fraction, rate.estimate, rate.low, rate.high, len(shares)
-            )
-
-
-def exposed(scores: hp.Scores, fraction: float, places: pl.DataFrame) -> list[bool]:
-    """Of each fault's place, whether it lies outside the protected top fraction."""
-    if not fraction:
-        return [True] * places.height
-    top = {name: set(indices.tolist()) for name, indices in scores.top(fraction).items()}
-    return [element not in top.get(site, ()) for site, element in places.iter_rows()]
+            rate = remaining(unprotected, values, fraction)
+            n_faults = unprotected.per_fault().height
+            yield Point(found.name, attack, fault_model, score, fraction, rate.estimate, rate.low, rate.high, n_faults)
 
 
 def shown(cases: Sequence[Case], points: Sequence[Point]) -> Iterator[Table]:

@@ -25,7 +25,8 @@ class AspisCounts:
         batch: inputs of a timed forward pass.
         repeats: blocks of interleaved timing, and runs over a whole data set.
         whole_inputs: inputs of a timed run over a data set.
-        architectures: torchvision's networks whose overheads are measured.
+        guards: protections whose overheads are measured, as `hoplon.studies.aspis.overheads.NAMES` has them.
+        architectures: torchvision's networks that they are measured on.
         models: names of the zoo that faults are injected into.
     """
 
@@ -39,6 +40,19 @@ class AspisCounts:
     batch: int
     repeats: int
     whole_inputs: int
+    guards: tuple[str, ...] = (
+        "tmr",
+        "tmr-sparse",
+        "published-10%",
+        "published-1%",
+        "aspis-100%",
+        "aspis-10%",
+        "aspis-1%",
+        "checksum",
+        "known-bits",
+        "parity",
+        "ranger",
+    )
     architectures: tuple[str, ...] = ("vgg19", "resnet50", "inception_v3")
     models: tuple[str, ...] = ("resnet20-cifar10", "resnet56-cifar10", "vgg11-cifar10")
 
@@ -111,16 +125,17 @@ class Profile:
 QUICK = Profile(
     name="quick",
     aspis=AspisCounts(
-        faults=12,
-        magnitude_faults=6,
+        faults=8,
+        magnitude_faults=4,
         important=500,
-        important_faults=12,
-        compared_faults=12,
+        important_faults=8,
+        compared_faults=6,
         inputs=16,
         calibration=64,
         batch=1,
         repeats=6,
         whole_inputs=32,
+        guards=("tmr", "published-1%", "aspis-1%", "checksum", "ranger"),
         architectures=("resnet50",),
         models=("resnet20-cifar10",),
     ),
@@ -143,11 +158,11 @@ STANDARD = Profile(
         magnitude_faults=100,
         important=500,
         important_faults=300,
-        compared_faults=300,
+        compared_faults=200,
         inputs=64,
         calibration=1000,
-        batch=8,
-        repeats=8,
+        batch=2,
+        repeats=6,
         whole_inputs=1024,
     ),
     ranger=RangerCounts(faults=20_000, float_faults=20_000, accuracy_inputs=4000, convergence_inputs=4000),

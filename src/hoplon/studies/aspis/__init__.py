@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from hoplon.studies.aspis.critical import critical_weights
+from hoplon.studies.aspis.maps import important_weights
+from hoplon.studies.aspis.overheads import time_and_memory
+from hoplon.studies.aspis.protection import same_faults
 from hoplon.studies.aspis.sizes import fault_space, magnitude
+from hoplon.studies.aspis.whole import whole_data
 from hoplon.studies.study import Part, Study
 
 STUDY = Study(
@@ -17,6 +22,11 @@ STUDY = Study(
     parts=(
         Part("fault-space", "Table II: networks and their fault sites", fault_space),
         Part("magnitude", "Table IV: magnitudes of weights", magnitude),
+        Part("critical", "Figs. 6 and 13: which weights are critical", critical_weights),
+        Part("important", "Figs. 7 to 12: where the important weights are", important_weights),
+        Part("same-faults", "Figs. 15 and 16: Aspis against Ranger on the same faults", same_faults),
+        Part("overheads", "Figs. 4, 5 and 17 to 19, Table V: time and memory", time_and_memory),
+        Part("whole-data", "Figs. 4 and 17: run time over whole data sets", whole_data),
     ),
 )
 

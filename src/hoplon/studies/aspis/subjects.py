@@ -16,8 +16,7 @@ from hoplon.importance import Scores, taylor
 from hoplon.program import Program
 from hoplon.sites import Memory
 from hoplon.studies.study import Context
-from hoplon.zoo import ZooData, ZooModel, resolve_data, resolve_model
-from hoplon.zoo.registry import model_names
+from hoplon.zoo import RECIPES, ZooData, ZooModel, resolve_data, resolve_model, trained
 
 CONVOLUTIONS = Memory("*.weight", kind="conv")
 NO_WEIGHTS = "no weights here"
@@ -83,7 +82,7 @@ def subjects(context: Context) -> Iterator[Subject | Absent]:
     for name in context.profile.aspis.models:
         label, stands_for = _STAND_INS[name]
         try:
-            model, data = _trained(name, context.seed), resolve_data("cifar10")
+            model, data = _loaded(name), resolve_data("cifar10")
         except DataError:
             yield Absent(label, "CIFAR-10", stands_for, NO_WEIGHTS)
             continue
@@ -93,10 +92,9 @@ def subjects(context: Context) -> Iterator[Subject | Absent]:
         yield _subject("own", model.name, data.name, "", model, data, context)
 
 
-def _trained(name: str, seed: int) -> ZooModel:
-    if name not in model_names():
-        raise DataError(f"the zoo has no {name}")
-    return resolve_model(name, seed=seed)
+def _loaded(name: str) -> ZooModel:
+    """A network with weights that are here already: none is trained in a study."""
+    return trained(name, make=False) if name in RECIPES else resolve_model(name)
 
 
 def _subject(

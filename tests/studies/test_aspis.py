@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hoplon.capture import capture
+from hoplon.errors import HoplonError
+from hoplon.program import Program
+from hoplon.studies import Profile, Row, StudyResult, profile_named, run_study, study_named, write_pages
+from hoplon.studies.aspis import overheads, sizes, subjects
+from hoplon.zoo import ZooData, ZooModel
+from tests.reference.study_figures import compared
+from tests.small import small_data, small_net
+
+COUNTS = replace(
+    profile_named("quick").aspis,
+    faults=24,
+    magnitude_faults=4,
+    important=20,
+    important_faults=8,
+    compared_faults=12,
+    guards=profile_named("standard").aspis.guards,
+    models=(),
+)
+
+
+def profile(**changes: Any) -> Profile:
+    return replace(profile_named("quick"), aspis=replace(COUNTS, **changes))
+
+
+@cache
+def captured() -> Program:
+    """The user's small network, captured once for all tests."""
+    return capture(small_net(), torch.zeros(4, 1, 6, 6), name="small")
+
+
+def own() -> tuple[ZooModel, ZooData]:
+    held_out, calibration = small_data()
+    model = ZooModel("small", small_net(), torch.zeros(4, 1, 6, 6))
+    return model, ZooData("points", calibration=calibration, held_out=held_out)
+
+
+class SmallResNet(nn.Module):
+    """Stands where torchvision's network would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.relu = nn.Conv2d(3, 8, 3, stride=16), nn.ReLU()
+        self.conv2, self.pool, self.fc = nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.fc(self.pool(self.relu(self.conv2(self.relu(self.conv1(x))))).flatten(1))
+        return found
+
+
+@pytest.fixture(autouse=True)
+def small_architectures(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(text: str, *, seed: int = 0) -> ZooModel:
+        return ZooModel(text, SmallResNet().eval(), torch.zeros(2, 3, 224, 224))
+
+    monkeypatch.setattr(subjects, "capture", lambda module, example, name: captured())
+    monkeypatch.setattr(overheads, "resolve_model", resolve)
+    monkeypatch.setattr(sizes, "resolve_model", resolve)
+    monkeypatch.delenv("HOPLON_DATA", raising=False)
+
+
+def rows_of(result: StudyResult) -> list[Row]:
+    return [row for findings in result.findings.values() for row in findings.rows]
+
+
+@pytest.mark.filterwarnings("ignore::hoplon.errors.HoplonWarning")
+def test_the_users_own_model_runs_every_part_and_its_figures_can_be_derived_from_the_runs(tmp_path: Path) -> None:
+    result = run_study(study_named("aspis"), out=tmp_path, profile=profile(), own=own())
+    pages = write_pages(tmp_path, result)
+    rows = rows_of(result)
+    wanted = {"Table II", "Table IV", "Table V", *(f"Fig. {n}" for n in (4, 5, 8, 9, 10, 13, 15, 16, 17, 18, 19))}
+    assert wanted <= {row.where for row in rows}
+    assert result.unfinished == ()
+    assert compared(tmp_path) >= 10
+    found = {(row.where, row.what): row for row in rows if row.model == "small"}
+    attack = "random weights, 3 bits of 32, {}: faults that misclassify any image"
+    assert found["Fig. 15", attack.format("none")].here > 0  # type: ignore[operator]
+    assert found["Fig. 15", attack.format("aspis-100%")].here == 0
+    assert all(row.n == COUNTS.compared_faults for (where, _), row in found.items() if where in ("Fig. 15", "Fig. 16"))
+    first = next(
+        row for (where, what), row in found.items() if where == "Fig. 8" and what.startswith("weights of the f")
+    )
+    assert first.here == pytest.approx(100 / 36)  # one of the 36 weights of the only convolution is the top 1 %
+    (tmr,) = [row for row in rows if row.where == "Fig. 5" and row.what.startswith("TMR of")]
+    assert tmr.here == pytest.approx(2 * 4 * (8 * 3 * 9 + 8 * 8 * 9) / 1e6)
+    assert all(figure.read_bytes().startswith(b"<svg") for figure in pages.figures)
+    markdown = pages.markdown.read_text()
+    assert all(f"aspis/{figure.name}" in markdown for figure in pages.figures)
+
+
+class _Stopped(Exception):  # noqa: N818 -- says what is the case
+    pass
+
+
+@pytest.mark.filterwarnings("ignore::hoplon.errors.HoplonWarning")
+@pytest.mark.parametrize(
+    ("part", "stage"),
+    [
+        ("critical", "own/3-bits/important"),
+        pytest.param("same-faults", "own/random/2-bits", marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupted_study_gives_the_page_of_one_that_was_not(tmp_path: Path, part: str, stage: str) -> None:
+    def run(name: str, tell: Any = None) -> dict[str, bytes]:
+        options: dict[str, Any] = {"only": ["important", part], "own": own(), "tell": tell}
+        write_pages(tmp_path / name, run_study(study_named("aspis"), out=tmp_path / name, profile=profile(), **options))
+        return {file.name: file.read_bytes() for file in (tmp_path / name).glob("aspis*") if file.is_file()}
+
+    def stop(at: str, done: int, total: int | None) -> None:
+        if at == stage and done:
+            raise _Stopped
+
+    with pytest.raises(_Stopped):
+        run("interrupted", stop)
+    assert run("interrupted") == run("whole")
+
+
+def test_what_has_no_weights_here_says_so(tmp_path: Path) -> None:
+    counts = profile(models=("resnet20-cifar10", "vgg11-cifar10"), architectures=())
+    result = run_study(study_named("aspis"), out=tmp_path, profile=counts)
+    rows = [row for row in rows_of(result) if row.model in ("ResNet-20", "VGG11")]
+    assert {row.where for row in rows} >= {"Table IV", "Fig. 13", "Fig. 12", "Fig. 15", "Fig. 16", "Fig. 17"}
+    assert all((row.here, row.why) == (None, "no weights here") for row in rows)
+    assert all(row.why for row in rows_of(result) if row.here is None)
+
+
+def test_data_without_labels_is_refused(tmp_path: Path) -> None:
+    model, data = own()
+    unlabelled = replace(data.held_out, y=None)
+    with pytest.raises(HoplonError, match="expected labelled data, got points without labels"):
+        run_study(
+            study_named("aspis"),
+            out=tmp_path,
+            profile=profile(),
+            own=(model, ZooData("points", data.calibration, unlabelled)),
+            only=["critical"],
+        )
+
+
+def test_profiles_grow() -> None:
+    quick, standard, paper = (profile_named(name).aspis for name in ("quick", "standard", "paper"))
+    for name in ("faults", "important_faults", "compared_faults", "inputs", "calibration", "batch", "whole_inputs"):
+        assert getattr(quick, name) < getattr(standard, name) <= getattr(paper, name)
+    assert (paper.faults, paper.important_faults, paper.repeats) == (1000, 500, 50)  # sections IV-A and V-C
