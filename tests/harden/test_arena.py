@@ -93,6 +93,15 @@ def test_a_laid_out_model_keeps_its_tensors_ties_views_and_outputs() -> None:
     assert model.get_buffer("turned").data_ptr() == model[4].weight.data_ptr()
 
 
+def test_tensors_made_in_inference_mode_stay_where_they_are() -> None:
+    with torch.inference_mode():
+        model = nn.Linear(4, 4)
+    guarded = hp.guard(model, [hp.Parity()], end_to_end=True)
+    flip(model.weight, 30)
+    assert guarded.check().where == ("weight",)
+    assert arena_around(model.weight) is None
+
+
 def test_guards_of_a_laid_out_model_repair_and_name_every_tensor() -> None:
     model = network()
     scores = hp.Scores({name: tensor.detach().abs() for name, tensor in model.named_parameters() if tensor.dim() > 1})
