@@ -1,11 +1,11 @@
-"""Runs to a precision: two phases against uniform sampling, and how often the intervals cover.
+"""Runs to a precision: two phases against uniform sampling, how often the intervals cover, and time to an answer.
 
-A pool of faults is run once, all of them, in each arm: of every fault its stratum and whether it failed. The pool is
-then taken for the whole population, and the sequential procedure is repeated on it, candidates and runs drawn with
-replacement, so its truth is known and coverage can be counted. Nothing is extrapolated in ``runs_hoplon``,
-``coverage`` and ``half_width_mean``. ``runs_uniform`` is computed: the runs after which plain sampling has the
-half-width, by the same limits with one stratum (Clopper and Pearson), at the pool's probability. The ratio of times is
-made of measured rates.
+A pool of faults is run once, all of them, in each arm (``--pool`` keeps it). It is then taken for the whole population,
+and the sequential procedure is repeated on it, candidates and runs drawn with replacement, so its truth is known and
+coverage is counted. Nothing is extrapolated in ``runs_hoplon``, ``coverage`` and ``half_width_mean``. ``runs_uniform``
+is computed: the runs after which plain sampling has the half-width, by the same limits with one stratum (Clopper and
+Pearson), at the pool's probability. ``time_to_answer``: one campaign of hoplon, first phase, pilot and runs, by the
+clock, against ``runs_uniform`` at the rate that PyTorchFI has in this run, which is extrapolated.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# This file is called like a module of the standard library, which others import.
-sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != Path(__file__).resolve().parent]
+# This file is called like a module of the standard library, which others import: its folder comes last.
+_HERE = str(Path(__file__).resolve().parent)
+sys.path[:] = [*(place for place in sys.path if str(Path(place or ".").resolve()) != _HERE), _HERE]
 
 import argparse
 import json
-import os
-import platform
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -27,45 +26,31 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
+from injectors import PyTorchFI, Shot, available
+from pools import Pool, campaign_of, names, recorded
 from rich.console import Console
 from rich.table import Table
+from scipy import stats
+from simulated import Found, Population, population_of, repeated, uniform_runs
 
-import hoplon as hp
 from hoplon import zoo
-from hoplon.campaign import Campaign, _Work
-from hoplon.candidates import Candidates
-from hoplon.course import Course
-from hoplon.errors import HoplonWarning
-from hoplon.estimation import limits
-from hoplon.local_reach import LocalReach
-from hoplon.observation import Slopes
-from hoplon.two_phase import default_strata, wrong_without_fault
+from hoplon.overhead import conditions
 
-HALF_WIDTHS = {"none": (0.0025, 0.0005), "ranger": (0.0005, 0.0001)}
+TARGETS = {"none": 0.0005, "ranger": 0.0001}
 # Failures that are planted in the heaviest stratum, as multiples of the half-width.
 PLANTED = (0.0, 0.25, 1.0)
-POOL_FAULTS, QUICK_FAULTS = 262_144, 4_096
-QUICK_SECONDS = 12.0
-
-
-@dataclass(frozen=True)
-class Pool:
-    """A population: the share and the failure probability of each stratum; ``known``: proven, never run."""
-
-    arm: str
-    faults: int
-    shares: np.ndarray
-    truth: np.ndarray
-    known: np.ndarray
-    faults_per_s: float
-    candidates_per_s: float
+POOL_FAULTS, QUICK_FAULTS, QUICK_REPEATS = 262_144, 4_096, 25
+DOMAINS: tuple[tuple[str, Any], ...] = (("bit", 30), ("bit", 26), ("bit", 31))
+REFUSED = 0.001  # one-sided binomial test of coverage
 
 
 @dataclass(frozen=True)
 class Case:
-    """One arm at one precision; ``planted``: failure probability added to the heaviest stratum's share, in all."""
+    """One arm at one precision; ``planted``: failure probability added to the heaviest stratum's share, in all.
+
+    ``covers``: 95 % is not refused by a one-sided binomial test at 0.001.
+    """
 
     model: str
     arm: str
@@ -73,6 +58,7 @@ class Case:
     planted: float
     repeats: int
     coverage: float
+    covers: bool
     missed_below: float
     missed_above: float
     half_width_mean: float
@@ -87,201 +73,207 @@ class Case:
     time_to_answer_ratio_pytorchfi: float | None
 
 
-def campaign_of(arm: str) -> tuple[str, Campaign]:
-    """ResNet-20 on CIFAR-10 where its files are, else LeNet on the embedded digits; faults in convolution outputs."""
-    name, data_name = ("resnet20-cifar10", "cifar10") if os.environ.get("HOPLON_DATA") else ("lenet-digits", "digits")
-    model, data = zoo.model(name), zoo.data(data_name)
-    program = hp.capture(model.module, model.example, name=name)
-    protections = []
-    if arm == "ranger":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", HoplonWarning)
-            calibration = data.calibration.take(range(min(2000, len(data.calibration))))
-            protections = [hp.Ranger(hp.profile_ranges(program, calibration))]
-    inputs = data.held_out.take(range(min(320, len(data.held_out))))
-    return name, Campaign(program, inputs, sites=hp.Values(kind="conv"), protections=protections)
-
-
-def recorded(arm: str, faults: int, folder: Path | None) -> tuple[str, Pool]:
-    """Run a pool, or read the one in the folder."""
-    if folder is not None and (folder / f"{arm}.json").exists():
-        meta = json.loads((folder / f"{arm}.json").read_text())
-        frame = pl.read_parquet(folder / f"{arm}.parquet")
-        return meta["model"], _pool(arm, frame, meta["faults_per_s"], meta["candidates_per_s"])
-    name, campaign = campaign_of(arm)
-    work = _Work(campaign, 0)
-    drawn = Candidates(
-        work.population,
-        campaign.sampling,
-        default_strata(work.evaluator, work.population),
-        seed=0,
-        arrive=LocalReach(work.evaluator, work.sites),
-        slope=Slopes(work.evaluator, work.sites),
-        wrong=wrong_without_fault(work.evaluator),
+def case_of(
+    model: str, pool: Pool, over: Population, planted: float, found: Sequence[Found], ratio: float | None
+) -> Case:
+    first, low, high, runs, looks, candidates = np.array(
+        [(f.first, f.low, f.high, f.runs, f.looks, f.candidates) for f in found]
+    ).T
+    target, half_width = over.target, over.course.half_width
+    plain, error = uniform_runs(target, half_width), first.std() / len(found) ** 0.5
+    covered = int(((low <= target) & (target <= high)).sum())
+    return Case(
+        model=model,
+        arm=pool.arm,
+        half_width=half_width,
+        planted=planted,
+        repeats=len(found),
+        coverage=covered / len(found),
+        covers=_covers(covered, len(found)),
+        missed_below=float((high < target).mean()),
+        missed_above=float((low > target).mean()),
+        half_width_mean=float((high - low).mean() / 2),
+        bias_in_standard_errors=float((first.mean() - target) / error) if error else 0.0,
+        truth=target,
+        runs_uniform=plain,
+        runs_hoplon=float(runs.mean()),
+        ratio=float(plain / runs.mean()),
+        looks_mean=float(looks.mean()),
+        candidates=float(candidates.mean()),
+        pool_faults=pool.faults,
+        time_to_answer_ratio_pytorchfi=ratio,
     )
+
+
+def _covers(covered: int, repeats: int) -> bool:
+    return bool(stats.binomtest(covered, repeats, 0.95, alternative="less").pvalue > REFUSED)
+
+
+def domains_of(arm: str, over: Population, found: Sequence[Found]) -> Iterator[dict[str, Any]]:
+    """How often the intervals of single bits cover, from the same runs."""
+    limits = np.array([f.domains for f in found if f.domains])
+    for number, name in enumerate(over.cells if len(limits) else ()):
+        truth = over.domain(name)
+        low, high = limits[:, number].T
+        covered = int(((low <= truth + 1e-12) & (truth <= high + 1e-12)).sum())
+        yield {
+            "arm": arm,
+            "domain": name,
+            "truth": truth,
+            "repeats": len(limits),
+            "coverage": covered / len(limits),
+            "covers": _covers(covered, len(limits)),
+            "half_width_mean": float((high - low).mean() / 2),
+        }
+
+
+def time_to_answer(options: argparse.Namespace) -> dict[str, Any]:
+    """One campaign by the clock, and PyTorchFI's rate right before and after it, with the same threads."""
+    half_width = TARGETS["none"] if not options.quick else 0.01
+    name, campaign = campaign_of("none")
+    before = pytorchfi_rate(options)
     begun = time.perf_counter()
-    drawn.extend(faults)
-    seen = time.perf_counter()
-    size, failed = 16_384, []
-    for start in range(0, faults, size):
-        table = drawn.table(np.arange(start, min(start + size, faults)))
-        runs, _ = work.evaluator.runs(table)
-        failed.append(runs[runs.columns[2]].cast(pl.String).is_in(["sdc", "nonfinite"]))
-    rates = {"faults_per_s": faults / (time.perf_counter() - seen), "candidates_per_s": len(drawn) / (seen - begun)}
-    known = ~np.isnan(drawn.known)
-    stratum = drawn.stratum[:faults]
-    frame = pl.DataFrame({"stratum": stratum, "known": known[stratum], "failed": pl.concat(failed)})
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        frame.write_parquet(folder / f"{arm}.parquet")
-        (folder / f"{arm}.json").write_text(json.dumps({"model": name, **rates}))
-    return name, _pool(arm, frame, **rates)
+    results = campaign.run(half_width=half_width, seed=options.seed, threads=options.threads)
+    seconds = time.perf_counter() - begun
+    rates = [before, pytorchfi_rate(options)]
+    rate, design = results.summary()[0], results.design
+    assert design is not None
+    plain = uniform_runs(rate.failure.estimate, half_width)
+    found: dict[str, Any] = {
+        "model": name,
+        "half_width": half_width,
+        "half_width_reached": rate.failure.half_width,
+        "hoplon_seconds": seconds,
+        "hoplon_first_phase_seconds": design.spent.get("first_phase_seconds"),
+        "hoplon_runs": rate.n_runs,
+        "candidates": design.candidates,
+        "runs_uniform": plain,
+        "pytorchfi_faults_per_s": None,
+        "pytorchfi_seconds_extrapolated": None,
+        "ratio": None,
+    }
+    if all(rates):
+        speed = float(np.mean(rates))
+        found |= {"pytorchfi_faults_per_s": speed, "pytorchfi_faults_per_s_each": rates}
+        found |= {"pytorchfi_seconds_extrapolated": plain / speed, "ratio": plain / speed / seconds}
+    return found
 
 
-def _pool(arm: str, frame: pl.DataFrame, faults_per_s: float, candidates_per_s: float) -> Pool:
-    strata = frame.group_by("stratum").agg(pl.len(), pl.col("known").first(), pl.col("failed").mean()).sort("stratum")
-    shares = strata["len"].to_numpy() / frame.height
-    known, truth = strata["known"].to_numpy(), strata["failed"].to_numpy().copy()
-    assert not truth[known].any(), "a fault that was proven to be masked failed"
-    return Pool(arm, frame.height, shares, truth, known, faults_per_s, candidates_per_s)
-
-
-def campaign_on(
-    course: Course, shares: np.ndarray, truth: np.ndarray, known: np.ndarray, generator: np.random.Generator
-) -> tuple[float, ...]:
-    """One whole campaign on a population: estimate at the first look, limits, runs, looks, candidates."""
-    sure = np.where(known, truth, np.nan)
-    drawn = course.candidates
-    counts = generator.multinomial(drawn, shares)
-    runs = course.pilot(counts / drawn, known)
-    failures = generator.binomial(runs, truth[:, None])
-
-    def grow(wanted: np.ndarray, candidates: int) -> None:
-        nonlocal counts, drawn, runs, failures
-        counts, drawn = counts + generator.multinomial(candidates - drawn, shares), candidates
-        wanted = np.maximum(np.where(known[:, None], 0, wanted), runs)
-        failures, runs = failures + generator.binomial(wanted - runs, truth[:, None]), wanted
-
-    grow(*course.main(counts / drawn, sure, failures, runs, candidates=drawn))
-    look, first = 0, None
-    while True:
-        mean, low, high = course.look(counts / drawn, sure, failures, runs, candidates=drawn, look=look)
-        first = mean if first is None else first
-        if (high - low) / 2 <= course.half_width:
-            return first, low, high, float(runs.sum()), look + 1.0, float(drawn)
-        look += 1
-        grow(*course.more(counts / drawn, sure, failures, runs, candidates=drawn, look=look))
-
-
-def uniform_runs(probability: float, half_width: float) -> int:
-    """After how many runs plain sampling is expected to have the half-width."""
-    low, high = 1, 10**9
-    while high - low > 1:
-        middle = (low + high) // 2
-        share, failed, runs = (np.array([value]) for value in (1.0, probability * middle, float(middle)))
-        _, below, above = limits(share, failed, runs, candidates=None, low_tail=0.025, high_tail=0.025)
-        low, high = (low, middle) if (above - below) / 2 <= half_width else (middle, high)
-    return high
-
-
-def cases_of(
-    model: str, pool: Pool, repeats: int, planted: Sequence[float], widths: Sequence[float], options: argparse.Namespace
-) -> Iterator[Case]:
-    for half_width in widths:
-        for multiple in planted:
-            truth = pool.truth.copy()
-            heaviest = int(np.where(pool.known, 0.0, pool.shares).argmax())
-            truth[heaviest] = min(1.0, truth[heaviest] + multiple * half_width / pool.shares[heaviest])
-            target, generator = float(pool.shares @ truth), np.random.default_rng(options.seed)
-            course, found = Course(half_width), []
-            end = time.perf_counter() + (QUICK_SECONDS / 4 if options.quick else float("inf"))
-            while len(found) < repeats and (time.perf_counter() < end or len(found) < 3):
-                found.append(campaign_on(course, pool.shares, truth, pool.known, generator))
-            first, low, high, runs, looks, candidates = np.array(found).T
-            plain = uniform_runs(target, half_width)
-            speed = None
-            if options.pytorchfi_faults_per_s:
-                hoplon_s = runs.mean() / (options.hoplon_faults_per_s or pool.faults_per_s)
-                hoplon_s += candidates.mean() / pool.candidates_per_s
-                speed = plain / options.pytorchfi_faults_per_s / hoplon_s
-            error = first.std() / len(first) ** 0.5
-            yield Case(
-                model=model,
-                arm=pool.arm,
-                half_width=half_width,
-                planted=multiple * half_width,
-                repeats=len(found),
-                coverage=float(((low <= target) & (target <= high)).mean()),
-                missed_below=float((high < target).mean()),
-                missed_above=float((low > target).mean()),
-                half_width_mean=float((high - low).mean() / 2),
-                bias_in_standard_errors=float((first.mean() - target) / error) if error else 0.0,
-                truth=target,
-                runs_uniform=plain,
-                runs_hoplon=float(runs.mean()),
-                ratio=float(plain / runs.mean()),
-                looks_mean=float(looks.mean()),
-                candidates=float(candidates.mean()),
-                pool_faults=pool.faults,
-                time_to_answer_ratio_pytorchfi=speed,
-            )
+def pytorchfi_rate(options: argparse.Namespace, *, batch: int = 64) -> float | None:
+    """Value faults per second of PyTorchFI 0.6.0, one in each row of a batch; None where it is not installed."""
+    kinds, _ = available(["pytorchfi"])
+    if not kinds:
+        return None
+    model, data = (kind(name) for kind, name in zip((zoo.model, zoo.data), names(), strict=True))
+    x = data.held_out.x[:batch]
+    injector = PyTorchFI(model.module, len(x), tuple(x.shape[1:]))
+    generator, done, spent = np.random.default_rng(options.seed), 0, 0.0
+    sizes = np.array([np.prod(shape) for shape in injector.output_shapes])
+    while spent < (1.0 if options.quick else 8.0):
+        layers = generator.choice(len(sizes), len(x), p=sizes / sizes.sum())
+        shots = [
+            Shot(layer, row, tuple(int(generator.integers(size)) for size in injector.output_shapes[layer]), 1, 10.0)
+            for row, layer in enumerate(layers.tolist())
+        ]
+        begun = time.perf_counter()
+        injector.values(x, shots)
+        spent, done = spent + time.perf_counter() - begun, done + len(x)
+    return done / spent
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
-    torch.set_num_threads(1)
-    faults = options.faults or (QUICK_FAULTS if options.quick else POOL_FAULTS)
-    cases: list[Case] = []
+    torch.set_num_threads(options.threads)
+    warnings.filterwarnings("ignore", module="torch")
+    content: dict[str, Any] = {"cases": [], "uniform": [], "domains": [], "time_to_answer": None}
+    content["extrapolated"] = "runs_uniform is computed; PyTorchFI's seconds are runs_uniform over its rate"
+    content["conditions"] = {**conditions(torch.device("cpu")), "seed": options.seed}
+    answer = None
+    if not options.no_time:
+        answer = content["time_to_answer"] = time_to_answer(options)
+        _write(options, content)
+    planted = PLANTED[:2] if options.quick else PLANTED
     for arm in options.arms:
-        model, pool = recorded(arm, faults, options.pool)
-        widths = options.half_widths or (HALF_WIDTHS[arm][:1] if options.quick else HALF_WIDTHS[arm])
-        planted = PLANTED[:2] if options.quick else PLANTED
-        for case in cases_of(model, pool, options.repeats, planted, widths, options):
-            cases.append(case)
-            if options.json is not None:
-                options.json.write_text(json.dumps(_document(cases), indent=2) + "\n", encoding="utf-8")
-    _show(cases)
+        model, pool = recorded(arm, options.faults, options.pool, seed=options.seed)
+        for half_width in options.half_widths or [TARGETS[arm] * (20 if options.quick else 1)]:
+            for multiple in planted:
+                over = population_of(pool, half_width, planted=multiple * half_width, domains=DOMAINS)
+                ways = {"seed": options.seed, "workers": options.workers}
+                found = repeated(over, "stratified", options.repeats, domains_in=200, **ways)
+                ratio = answer["ratio"] if answer and (arm, multiple, half_width) == _timed(answer) else None
+                content["cases"].append(asdict(case_of(model, pool, over, multiple * half_width, found, ratio)))
+                if not multiple:
+                    content["domains"].extend(domains_of(arm, over, found))
+                    plain = repeated(over, "uniform", options.repeats, domains_in=0, **ways)
+                    content["uniform"].append(asdict(case_of(model, pool, over, 0.0, plain, None)))
+                _write(options, content)
+    _show(content)
+
+
+def _write(options: argparse.Namespace, content: dict[str, Any]) -> None:
+    if options.json is not None:
+        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _timed(answer: dict[str, Any]) -> tuple[str, float, float]:
+    return "none", 0.0, float(answer["half_width"])
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the cases here")
-    parser.add_argument("--quick", action="store_true", help="under 50 seconds: a small pool, few repeats")
+    parser.add_argument(
+        "--quick", action="store_true", help="under 50 seconds: a small pool, wide intervals, few repeats"
+    )
     parser.add_argument("--pool", type=Path, help="keep the pools in this folder, and read them from there")
     parser.add_argument("--faults", type=int, help="of a pool")
-    parser.add_argument("--repeats", type=int, default=1000)
-    parser.add_argument("--arms", nargs="+", choices=tuple(HALF_WIDTHS), default=tuple(HALF_WIDTHS))
+    parser.add_argument("--repeats", type=int)
+    parser.add_argument("--arms", nargs="+", choices=tuple(TARGETS), default=tuple(TARGETS))
     parser.add_argument("--half-widths", nargs="+", type=float)
+    parser.add_argument("--no-time", action="store_true", help="leave out the time to an answer")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pytorchfi-faults-per-s", type=float, help="as benchmarks/replay.py measures it")
-    parser.add_argument("--hoplon-faults-per-s", type=float, help="likewise; the pool's own rate by default")
-    return parser.parse_args(arguments)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="processes for the repeats; they change no figure")
+    options = parser.parse_args(arguments)
+    options.faults = options.faults or (QUICK_FAULTS if options.quick else POOL_FAULTS)
+    options.repeats = options.repeats or (QUICK_REPEATS if options.quick else 1000)
+    return options
 
 
-def _document(cases: Sequence[Case]) -> dict[str, Any]:
-    return {
-        "cases": [asdict(case) for case in cases],
-        "extrapolated": "runs_uniform is computed; the ratio of times combines rates measured apart",
-        "conditions": {"threads": 1, "machine": platform.machine(), "torch": torch.__version__},
-    }
-
-
-def _show(cases: Sequence[Case]) -> None:
-    names = ("arm", "half-width", "planted", "repeats", "coverage", "mean half-width", "uniform", "hoplon", "ratio")
-    table = Table(*names)
-    for case in cases:
-        table.add_row(
-            case.arm,
-            f"{100 * case.half_width:g} pt",
-            f"{100 * case.planted:g} pt",
-            str(case.repeats),
-            f"{100 * case.coverage:.1f} %",
-            f"{100 * case.half_width_mean:.4f} pt",
-            f"{case.runs_uniform:,}",
-            f"{case.runs_hoplon:,.0f}",
-            f"{case.ratio:.1f}",
-        )
-    Console(width=120).print(table)
+def _show(content: dict[str, Any]) -> None:
+    headings = (
+        "arm",
+        "half-width",
+        "planted",
+        "repeats",
+        "coverage",
+        "mean half-width",
+        "uniform",
+        "runs",
+        "ratio",
+        "bias",
+    )
+    table = Table(*headings)
+    for title in ("cases", "uniform"):
+        for case in content[title]:
+            table.add_row(
+                case["arm"] + (", uniform" if title == "uniform" else ""),
+                f"{100 * case['half_width']:g} pt",
+                f"{100 * case['planted']:g} pt",
+                str(case["repeats"]),
+                f"{100 * case['coverage']:.1f} %" + ("" if case["covers"] else " NO"),
+                f"{100 * case['half_width_mean']:.4f} pt",
+                f"{case['runs_uniform']:,}",
+                f"{case['runs_hoplon']:,.0f}",
+                f"{case['ratio']:.1f}",
+                f"{case['bias_in_standard_errors']:.1f} SE",
+            )
+    console = Console(width=130)
+    console.print(table)
+    for row in content["domains"]:
+        console.print(f"{row['arm']}, {row['domain']}: covers {100 * row['coverage']:.1f} % of {row['repeats']}")
+    if content["time_to_answer"] is not None:
+        console.print(content["time_to_answer"])
 
 
 if __name__ == "__main__":

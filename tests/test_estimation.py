@@ -85,6 +85,14 @@ def test_paired_weights() -> None:
     assert gamma_quantile([0.0, 1.0, 0.0], 0.975) == pytest.approx(stats.norm.ppf(0.975))
 
 
+def test_a_difference_is_no_surer_than_its_candidates() -> None:
+    """Weights that are counted from 400 draws cannot say more than 400 plain runs would."""
+    one = np.repeat([1.0, 0.0], [50_000, 50_000])
+    known, drawn = (paired_weighted(one, 0 * one, np.full(len(one), 1 / len(one)), candidates=n) for n in (None, 400))
+    assert known.half_width < 0.005  # 1.96 sqrt(0.5 / 100,000), weights taken for those of Poisson counts
+    assert drawn.half_width == pytest.approx(1.96 * 0.5 / 20, rel=0.02)
+
+
 def _finish(course: Course, shares: np.ndarray, truth: np.ndarray, generator: np.random.Generator) -> tuple[float, ...]:
     """One campaign without a model: estimate at the first look, final limits, runs and looks."""
     known = np.full(len(shares), np.nan)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ from hoplon import (
 from hoplon.evaluation import Evaluator, Reference
 from hoplon.faults import FaultTable
 from hoplon.overlay import Overlay
-from hoplon.strata import ByBit, ByDeviation, ByFirstOrder, ByFunction, ByLayer, Seen
+from hoplon.strata import ByBit, ByDeviation, ByFirstOrder, ByFunction, ByLayer, BySensitivity, Seen
 
 HALF_WIDTH = 0.02
 
@@ -81,6 +83,23 @@ def test_the_pilot_says_what_to_expect_and_the_end_what_it_came_to(campaign: Cam
     assert 0.3 < expected["runs"] / spent["runs"] < 3
     assert expected["seconds"] > 0
     assert spent["seconds"] > 0
+    assert 0.5 < expected["memory_bytes"] / spent["memory_bytes"] <= 1
+    assert str(results).splitlines()[-1] == results.prediction
+    assert results.prediction == results.design.prediction
+    assert f"; it took {spent['runs']:,.0f} runs, " in results.prediction
+
+
+def test_a_prediction_is_there_for_uniform_faults_and_after_loading(campaign: Campaign, tmp_path: Path) -> None:
+    results = campaign.run(half_width=0.05, design="uniform", store=tmp_path / "run")
+    assert results.prediction is not None
+    assert re.fullmatch(
+        r"planned from the pilot: [\d,]+ runs, [\d.,]+ s, [\d.]+ GB; it took [\d,]+ runs, [\d.,]+ s, [\d.]+ GB",
+        results.prediction,
+    )
+    assert f"it took {results.summary()[0].n_runs:,} runs" in results.prediction
+    assert load_results(tmp_path / "run").prediction == results.prediction
+    assert load_results(tmp_path / "run").design is None
+    assert campaign.run(count=10).prediction is None
 
 
 def test_groups_are_estimated_from_the_same_runs(campaign: Campaign, truth: pl.DataFrame) -> None:
@@ -116,6 +135,8 @@ def test_weights_sum_to_one_and_travel_into_a_comparison(campaign: Campaign) -> 
     results = campaign.run(half_width=HALF_WIDTH, seed=0)
     weights = results.faults.frame.unique("fault")["weight"]
     assert weights.sum() == pytest.approx(1)
+    assert results.design is not None
+    assert results.faults.frame["candidates"].unique().to_list() == [results.design.candidates]
     ranges = profile_ranges(campaign.program, campaign.data)
     arms = compare(
         campaign.program,
@@ -126,6 +147,12 @@ def test_weights_sum_to_one_and_travel_into_a_comparison(campaign: Campaign) -> 
         batch=4,
     ).arms
     assert arms[0].rate.failure.estimate == pytest.approx(results.summary()[0].failure.estimate)
+    assert arms[0].results.candidates == results.design.candidates
+    frame = results.faults.frame.with_columns(candidates=pl.lit(300, dtype=pl.Int64))
+    coarse = compare(
+        campaign.program, campaign.data, arms={"none": []}, faults=FaultTable("values", frame), latency=False, batch=4
+    ).arms[0]
+    assert coarse.rate.failure.half_width > 1.5 * arms[0].rate.failure.half_width
     unweighted = results.runs.filter(~pl.col("proven"))["top-1"].cast(pl.String).is_in(["sdc", "nonfinite"]).mean()
     assert abs(arms[0].rate.failure.estimate - float(unweighted)) > 0.02  # type: ignore[arg-type]
     assert arms[1].difference is not None
@@ -161,6 +188,7 @@ def test_one_seed_is_one_table_for_any_number_of_workers_and_after_a_stop(
         [ByDeviation(), ByLayer()],
         ByBit(),
         ByFirstOrder(),
+        BySensitivity((0.5, 1.0)),
         ByFunction(lambda seen: (seen.after.abs() > 1).long(), name="large"),
     ],
 )
@@ -174,6 +202,24 @@ def test_any_strata_reach_the_precision(campaign: Campaign, truth: pl.DataFrame,
     assert results.design is not None
     assert len(set(results.design.labels)) == len(results.design.labels)
     assert np.isclose(sum(results.design.shares), 1)
+
+
+def test_sensitivity_sees_moves_of_either_direction() -> None:
+    """Two logits x and -x: gap 2 \\|x\\|, gradient of length sqrt(2)."""
+    seen = Seen((), *[torch.zeros(4).long()] * 3, *[torch.zeros(4)] * 4, torch.ones(4))  # type: ignore[call-arg]
+    seen = dataclasses.replace(
+        seen,
+        before=torch.tensor([1.0, 1.0, 1.0, 1.0]).double(),
+        after=torch.tensor([1.5, 0.5, 100.0, torch.inf]).double(),
+        sensitivity=torch.full((4,), 2**0.5 / 2).double(),
+    )
+    strata = BySensitivity((0.3, 0.4))
+    assert strata.keys(seen).tolist() == [1, 1, 2, 3]
+    labels = [strata.label(key, seen) for key in range(4)]
+    assert labels[0] == "outputs move by less than 0.3 gaps"
+    assert labels[3] == "not finite"
+    with pytest.raises(HoplonError, match=r"expected edges in ascending order, at least one, got \(2.0, 1.0\)"):
+        BySensitivity((2.0, 1.0))
 
 
 def _negative(seen: Seen) -> torch.Tensor:

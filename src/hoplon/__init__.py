@@ -99,7 +99,7 @@ from hoplon.sampling import (
     TopScore,
 )
 from hoplon.sites import GuardMemory, Memory, MemorySite, Values, ValueSite
-from hoplon.strata import ByBit, ByDeviation, ByFirstOrder, ByFunction, ByLayer, Strata
+from hoplon.strata import ByBit, ByDeviation, ByFirstOrder, ByFunction, ByLayer, BySensitivity, Strata
 
 __all__ = [
     "OUTCOME_NAMES",
@@ -120,6 +120,7 @@ __all__ = [
     "ByFirstOrder",
     "ByFunction",
     "ByLayer",
+    "BySensitivity",
     "Campaign",
     "CaptureError",
     "Checksum",

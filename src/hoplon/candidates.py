@@ -17,7 +17,7 @@ from hoplon.local_reach import Reached
 from hoplon.sampling import Population, Sampling, draw_faults, unit_generator
 from hoplon.strata import Seen, Strata, joint_keys, joint_label
 
-Slope = Callable[[Tensor, Tensor, Tensor], Tensor]
+Slope = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Arrive = Callable[[Tensor, Tensor, Tensor, Tensor], Reached]
 
 BLOCK = 2**16
@@ -34,7 +34,7 @@ class Candidates:
         strata: how candidates are told apart.
         arrive: follows value faults of one word, see `hoplon.local_reach.LocalReach`; None: what is struck is
             all that is seen.
-        slope: gives `Seen.slope` by step, element and input; needed by strata that read it.
+        slope: gives `Seen.slope` and `Seen.sensitivity` by step, element and input; needed by strata that read it.
         wrong: inputs that fail without a fault, int64; there a masked fault is a failure all the same.
     """
 
@@ -175,15 +175,15 @@ class Candidates:
             before, after, step, masked = arrived.before, arrived.after, arrived.step, arrived.masked
         if fix_scale:
             self._scale = _scale(before, step)
-        slope = None
+        slopes: tuple[Tensor, Tensor] | tuple[None, None] = None, None
         if any(part.needs_slope for part in self._strata):
             assert self._slope is not None
             assert places.input is not None
-            slope = self._slope(step, places.element, places.input)
+            slopes = self._slope(step, places.element, places.input)
         scale = torch.ones(max(int(step.max()) + 1, len(self._scale)), dtype=torch.float64)
         scale[: len(self._scale)] = self._scale
         given = places.number, places.element, places.input
-        return Seen(places.sites, *given, before, after, masked, bit, scale[step], slope)  # type: ignore[arg-type]
+        return Seen(places.sites, *given, before, after, masked, bit, scale[step], *slopes)  # type: ignore[arg-type]
 
 
 def _numbered(parts: Sequence[Strikes]) -> list[tuple[Strikes, Tensor]]:
@@ -199,9 +199,7 @@ def _alike(places: Places, form: Tensor, formats: Sequence[NumberFormat]) -> lis
     found = []
     for index, number_format in enumerate(formats):
         key = torch.where(form == index, places.number if number_format.varies else dtype, -1)
-        for value in key.unique().tolist():
-            if value < 0:
-                continue
+        for value in torch.bincount(key + 1)[1:].nonzero()[:, 0].tolist():
             mine = (key == value).nonzero()[:, 0]
             placed = number_format
             if number_format.varies:

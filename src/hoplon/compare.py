@@ -152,7 +152,13 @@ class Comparison:
                 if arm is not other:
                     runs = (arm.results.lazy_runs, other.results.lazy_runs)
                     confidence = self.caption["confidence"]
-                    found_here = paired(*runs, arm.rate.criterion, target=arm.results.target, confidence=confidence)
+                    found_here = paired(
+                        *runs,
+                        arm.rate.criterion,
+                        target=arm.results.target,
+                        confidence=confidence,
+                        candidates=arm.results.candidates,
+                    )
                     gap = found_here.difference
                     limits = {"difference_low": gap.low, "difference_high": gap.high}
                     found.append({"name": arm.name, "over": other.name, "difference": gap.estimate, **limits})
@@ -368,10 +374,11 @@ def _arm(
     confidence: float,
 ) -> Arm:
     criterion = results.criteria[0]
-    rate = rate_of(results.lazy_runs, criterion, target=results.target, confidence=confidence)
+    options: dict[str, Any] = {"target": results.target, "confidence": confidence, "candidates": results.candidates}
+    rate = rate_of(results.lazy_runs, criterion, **options)
     difference, p_value, reduction = None, None, None
     if base is not None:
-        pair = paired(results.lazy_runs, base.lazy_runs, criterion, target=results.target, confidence=confidence)
+        pair = paired(results.lazy_runs, base.lazy_runs, criterion, **options)
         difference, p_value, reduction = pair.difference, pair.p_value, pair.reduction
     runs = results.runs
     fault_free = golden_outputs(reference.program, over, reference.data, reference.criterion, batch=reference.batch)

@@ -21,8 +21,8 @@ class Design:
     ``labels``, ``shares``: of the strata; shares are those of ``candidates`` drawn and looked at, not run. Every
     stratum has two halves: see `hoplon.course.Course`. ``known``: the failure probability of strata that needed no run,
     None for the others. A campaign of uniform faults has no strata. ``level``: confidence of the intervals then.
-    ``expected``: the "runs" and "seconds" that the pilot led to expect; ``spent``: what it came to. Times are no
-    records.
+    ``expected``: the "runs", "seconds" and "memory_bytes" (of the process that plans, where the platform tells)
+    that the pilot led to expect; ``spent``: what it came to. Times and memory are no records.
     """
 
     labels: tuple[str, ...]
@@ -36,6 +36,13 @@ class Design:
     def to_json(self) -> str:
         """For a run directory."""
         return json.dumps({name: getattr(self, name) for name in self.__dataclass_fields__}, indent=2) + "\n"
+
+    @property
+    def prediction(self) -> str | None:
+        """What was expected and what it came to, in one line; None of a campaign that planned nothing."""
+        if not self.expected or not self.spent:
+            return None
+        return f"planned from the pilot: {_amounts(self.expected)}; it took {_amounts(self.spent)}"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -71,3 +78,11 @@ class Design:
         cells = list(range(len(weights)))
         weight = pl.col("cell").replace_strict(cells, weights.tolist(), return_dtype=pl.Float64)
         return runs.with_columns(weight.alias("weight"))
+
+
+def _amounts(found: Mapping[str, float]) -> str:
+    """Such as "8,306 runs, 15.1 s, 1.2 GB"."""
+    parts = [f"{found['runs']:,.0f} runs", f"{found['seconds']:,.1f} s"]
+    if "memory_bytes" in found:
+        parts.append(f"{found['memory_bytes'] / 1e9:.2f} GB")
+    return ", ".join(parts)

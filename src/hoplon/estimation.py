@@ -140,17 +140,22 @@ def limits(
     return mean, np.minimum(bottom, mean), np.maximum(top, mean)
 
 
-def paired_weighted(only_a: Floats, only_b: Floats, weights: Floats, *, confidence: float = 0.95) -> Interval:
+def paired_weighted(
+    only_a: Floats, only_b: Floats, weights: Floats, *, candidates: float | None = None, confidence: float = 0.95
+) -> Interval:
     """Interval of the difference in failure probability of two arms on faults that do not count alike.
 
     Args:
         only_a: shape ``(clusters,)``, for each fault the share of inputs that fail in the first arm alone, in [0, 1].
         only_b: in the second alone.
         weights: shape ``(clusters,)``, the share of all faults that each stands for; they sum to 1 at most.
+        candidates: how many first-phase draws the weights are counted from; None: they are known.
         confidence: in (0, 1).
     Source:
         As `hoplon.stats.weighted`, with failures of the second arm as events that count negative: one of the largest
-        weight is added on either side. The total weight is taken as known.
+        weight is added on either side. The total weight is taken as known. The first phase adds at most what as many
+        plain draws would leave open: the variance of a single fault's difference over the number of candidates
+        (Cochran 1977, section 12.2, whose between-strata variance it bounds).
     """
     if not 0 < confidence < 1:
         raise HoplonError(f"expected confidence in (0, 1), got {confidence}")
@@ -159,6 +164,8 @@ def paired_weighted(only_a: Floats, only_b: Floats, weights: Floats, *, confiden
         return Interval(math.nan, -1.0, 1.0, confidence, method)
     difference, heaviest = weights * (only_a - only_b), float(np.max(weights))
     mean, variance, third = (float((difference**power).sum()) * max(1, power - 1) for power in (1, 2, 3))
+    if candidates is not None:
+        variance += max(0.0, float((weights * (only_a - only_b) ** 2).sum()) - mean**2) / candidates
     above = (mean + heaviest, variance + heaviest**2, third + 2 * heaviest**3)
     below = (mean - heaviest, variance + heaviest**2, third - 2 * heaviest**3)
     tail = (1 - confidence) / 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, final
@@ -12,6 +11,7 @@ from hoplon.campaign import Campaign, Pilot
 from hoplon.course import Course
 from hoplon.errors import HoplonError
 from hoplon.evaluation import GOLDEN_BUDGET_BYTES
+from hoplon.peak_memory import peak_memory_bytes
 from hoplon.stages import MOST_FAULTS
 from hoplon.stats import wilson
 
@@ -109,11 +109,9 @@ def _faults_for(half_width: float, probability: float, *, confidence: float, uni
 
 
 def _memory(campaign: Campaign, pilot: Pilot, workers: int) -> int | None:
-    try:
-        import resource
-    except ImportError:  # Windows
+    peak = peak_memory_bytes()
+    if peak is None:
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     golden = 0
     if campaign.target == "values":  # those of all input batches are held, within a budget
         sites = campaign.program.value_sites

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hoplon.eager_program import EagerProgram
+from hoplon.elementwise import Elements
 from hoplon.evaluation import Evaluator
 from hoplon.formats import native, same_bits
 from hoplon.overlay import ValueProtection
@@ -70,7 +71,7 @@ class LocalReach:
         self._protections = {program.site_steps[name]: p for name, p in evaluator.overlay.values.items()}
         self._places = [_place(program, program.site_steps[site.name], self._protections) for site in sites]
         inner = {step for place in self._places for step in (place.start, *place.inner)}
-        self._kept = {read for step in inner for read in program.steps[step].reads} | {p.start for p in self._places}
+        self._kept = {read for step in inner for read in program.steps[step].reads} | inner
 
     def __call__(self, number: Tensor, element: Tensor, given: Tensor, after: Tensor) -> Reached:
         """Follow faults of one word.
@@ -84,13 +85,16 @@ class LocalReach:
         found = Reached(zero, zero.clone(), torch.zeros_like(number), torch.zeros(count, dtype=torch.bool))
         reference = self._evaluator.reference
         position = torch.searchsorted(reference.eligible, given)
-        for batch in (position // reference.batch).unique().tolist():
-            values = self._golden(batch)
-            for site in number[position // reference.batch == batch].unique().tolist():
-                here = ((position // reference.batch == batch) & (number == site)).nonzero()[:, 0]
-                part = self._follow(site, values, position[here] % reference.batch, element[here], after[here])
-                for name in ("before", "after", "step", "masked"):
-                    getattr(found, name)[here] = getattr(part, name)
+        row, kind = position % reference.batch, position // reference.batch * len(self._sites) + number
+        order = kind.argsort()
+        held, values = -1, {}
+        for key, here in zip(*_runs_of(kind[order], order), strict=True):
+            batch, site = divmod(key, len(self._sites))
+            if batch != held:
+                held, values = batch, self._golden(batch)
+            part = self._follow(site, values, row[here], element[here], after[here])
+            for name in ("before", "after", "step", "masked"):
+                getattr(found, name)[here] = getattr(part, name)
         return found
 
     def _golden(self, batch: int) -> dict[int, Any]:
@@ -123,13 +127,46 @@ class LocalReach:
         samples = met.unsqueeze(0) if layout is None else layout.samples_first(met)
         numel = samples[0].numel()
         there = element < numel  # a pass may give a site fewer elements
-        index = (row * numel + element.clamp(max=numel - 1)).numpy()
+        index = row * numel + element.clamp(max=numel - 1)
+        found = self._gathered(place, values, index, after)
+        if found is None:
+            found = self._on_maps(site, values, index.numpy(), after)
+        return replace(found, masked=found.masked & there)
+
+    def _gathered(self, place: _Place, values: dict[int, Any], index: Tensor, after: Tensor) -> Reached | None:
+        """Follow the struck elements alone, side by side by channel; None where this need not give the bits of maps.
+
+        The same is done to the fault-free values of these elements first: they have to come out as in the whole maps.
+        """
+        elements = Elements.of(self._evaluator.reference.program, place.start, place.inner, values, self._protections)
+        if elements is None:
+            return None
+        slots = elements.slots(index)
+        golden, struck = slots.taken(values[~place.start]), slots.taken(values[~place.start])
+        flat = struck.view(-1)
+        words = after.to(flat.device)
+        zero = torch.zeros(len(words), dtype=flat.dtype, device=flat.device)
+        flat[slots.place] = native(flat.dtype).strike(zero, torch.zeros_like(words), words)
+        best: Reached | None = None
+        with torch.inference_mode():
+            ways = []
+            for found in (golden, struck):
+                start = self._protected(place.start, found) if self._evaluator.placement == "before" else found
+                ways.append(elements.follow(slots, start))
+        for step in place.ends:
+            known = values[step].reshape(-1)[slots.index]
+            if not bool(same_bits(ways[0][step].reshape(-1)[slots.place], known).all()):
+                return None
+            best = _larger(best, known.cpu(), ways[1][step].reshape(-1)[slots.place].cpu(), step)
+        return best
+
+    def _on_maps(self, site: int, values: dict[int, Any], index: Ints, after: Tensor) -> Reached:
+        """Follow faults in whole maps, those of one element one after the other."""
         kinds, which = np.unique(np.stack([index, after.numpy()]), axis=1, return_inverse=True)
         parts = [self._pass(site, values, torch.from_numpy(turn)) for turn in _turns(kinds)]
         order = np.concatenate([np.flatnonzero(_turn_of(kinds) == turn) for turn in range(len(parts))])
         back = torch.from_numpy(np.argsort(order)[which.reshape(-1)])
         columns = {n: torch.cat([getattr(p, n) for p in parts])[back] for n in ("before", "after", "step", "masked")}
-        columns["masked"] &= there
         return Reached(**columns)
 
     def _pass(self, site: int, values: dict[int, Any], faults: Tensor) -> Reached:
@@ -173,6 +210,12 @@ class LocalReach:
         layout = self._evaluator.reference.program.layouts.get(step)
         samples = value.unsqueeze(0) if layout is None else layout.samples_first(value)
         return samples.reshape(-1)[index.to(samples.device)].cpu()
+
+
+def _runs_of(kind: Tensor, order: Tensor) -> tuple[list[int], Sequence[Tensor]]:
+    """Sorted kinds, and for each the rows that have it."""
+    kinds, counts = kind.unique_consecutive(return_counts=True)
+    return kinds.tolist(), order.split(counts.tolist())
 
 
 def _turn_of(kinds: Ints) -> Ints:

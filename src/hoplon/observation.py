@@ -11,6 +11,7 @@ from torch import Tensor
 from hoplon.errors import HoplonError
 from hoplon.evaluation import Evaluator
 from hoplon.formats import native
+from hoplon.program import Program
 from hoplon.sites import MemorySite, ValueSite
 
 
@@ -78,9 +79,9 @@ class Observer:
 
 
 class Slopes:
-    """How the gap between the two largest outputs changes with a value, relative to the gap.
+    """How the outputs that decide the class change with a value, relative to the gap between the two largest.
 
-    First order, of the unprotected model: one backward pass per batch of inputs.
+    First order, of the unprotected model: two backward passes per batch of inputs, one for each of those outputs.
 
     Raises:
         HoplonError: a model without a graph, memory sites, or no single judged output of shape ``(runs, classes)``.
@@ -97,17 +98,23 @@ class Slopes:
             )
         self._reference = reference
 
-    def __call__(self, step: Tensor, element: Tensor, given: Tensor) -> Tensor:
-        """Float64, shape ``(n,)``, by step of the program, element and input: int64, shape ``(n,)``."""
+    def __call__(self, step: Tensor, element: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+        """By step of the program, element and input, int64, shape ``(n,)``: slope and sensitivity, see `Seen`.
+
+        Returns:
+            Of the gap, and the length of the gradient of both outputs, each over the gap: float64, shape ``(n,)``.
+        """
         reference = self._reference
-        found = torch.zeros(len(step), dtype=torch.float64)
+        found = torch.zeros(2, len(step), dtype=torch.float64)
         position = torch.searchsorted(reference.eligible, given)
-        for batch in (position // reference.batch).unique().tolist():
-            here = position // reference.batch == batch
-            found[here] = self._batch(batch, step[here], position[here] % reference.batch, element[here])
-        return found
+        batches, order = (position // reference.batch).sort()
+        numbers, counts = batches.unique_consecutive(return_counts=True)
+        for batch, here in zip(numbers.tolist(), order.split(counts.tolist()), strict=True):
+            found[:, here] = self._batch(batch, step[here], position[here] % reference.batch, element[here])
+        return found[0], found[1]
 
     def _batch(self, batch: int, step: Tensor, row: Tensor, element: Tensor) -> Tensor:
+        """Both columns for one batch of inputs: float64, shape ``(2, n)``."""
         program, reference = self._reference.program, self._reference
         wanted = set(step.unique().tolist())
         values: dict[int, Tensor] = {}
@@ -124,22 +131,34 @@ class Slopes:
             outputs = program.samples_first(program.run(leaves, memory, hook=watch))
             judged = reference.criterion.judged(outputs)
             assert isinstance(judged, Tensor)
-            first, second = judged.double().topk(2, 1).values.unbind(1)
-            gap = (first - second).clamp(min=torch.finfo(judged.dtype).tiny)
-            gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
-                gap.log().sum(), list(values.values()), allow_unused=True
-            )
-        found = torch.zeros(len(step), dtype=torch.float64)
-        for number, gradient in zip(values, gradients, strict=True):
-            if gradient is None:
-                continue
-            here = step == number
-            layout = program.layouts.get(number)
-            samples = gradient.unsqueeze(0) if layout is None else layout.samples_first(gradient)
-            flat = samples.reshape(len(samples), -1)
-            there = element[here].clamp(max=flat.shape[1] - 1).to(flat.device)
-            found[here] = flat[row[here].to(flat.device), there].double().cpu()
-        return found
+            largest = judged.topk(2, 1).values.unbind(1)
+            gradients = [
+                torch.autograd.grad(
+                    output.sum(), list(values.values()), allow_unused=True, retain_graph=output is largest[0]
+                )
+                for output in largest
+            ]
+        gap = (largest[0].detach().double() - largest[1].detach().double()).clamp(min=torch.finfo(judged.dtype).tiny)
+        both = torch.zeros(2, len(step), dtype=torch.float64)
+        order = step.argsort()
+        numbers, counts = step[order].unique_consecutive(return_counts=True)
+        places = dict(zip(numbers.tolist(), order.split(counts.tolist()), strict=True))
+        for which, parts in enumerate(gradients):
+            for number, gradient in zip(values, parts, strict=True):
+                if gradient is not None:
+                    here = places[number]
+                    both[which, here] = _elements(program, number, gradient, row[here], element[here])
+        slope, length = both[0] - both[1], both.square().sum(0).sqrt()
+        return torch.stack([slope, length]) / gap.cpu()[row]
+
+
+def _elements(program: Program, number: int, value: Tensor, row: Tensor, element: Tensor) -> Tensor:
+    """Some elements of a step's value: float64, on the CPU."""
+    layout = program.layouts.get(number)
+    samples = value.unsqueeze(0) if layout is None else layout.samples_first(value)
+    flat = samples.reshape(len(samples), -1)
+    there = element.clamp(max=flat.shape[1] - 1).to(flat.device)
+    return flat[row.to(flat.device), there].double().cpu()
 
 
 def _taken(samples: Tensor, row: Tensor, element: Tensor) -> Tensor:

@@ -32,7 +32,15 @@ class Paired:
     reduction: Ratio | None = None
 
 
-def paired(first: pl.LazyFrame, second: pl.LazyFrame, criterion: str, *, target: Target, confidence: float) -> Paired:
+def paired(
+    first: pl.LazyFrame,
+    second: pl.LazyFrame,
+    criterion: str,
+    *,
+    target: Target,
+    confidence: float,
+    candidates: int | None = None,
+) -> Paired:
     """Compare two sides on the runs (fault and input) that both have.
 
     Args:
@@ -40,6 +48,7 @@ def paired(first: pl.LazyFrame, second: pl.LazyFrame, criterion: str, *, target:
         second: likewise.
         criterion: the outcome column.
         confidence: of the interval.
+        candidates: how many first-phase draws the weights are counted from; None: they are known.
     """
     weights = "weight" in first.collect_schema().names() and "weight" in second.collect_schema().names()
     weight = [pl.col("weight")] if weights else []
@@ -65,7 +74,7 @@ def paired(first: pl.LazyFrame, second: pl.LazyFrame, criterion: str, *, target:
     here, there, runs = (int(tally[name].sum()) for name in ("only_first", "only_second", "runs"))
     if weights:
         one, other = (tally[name].to_numpy() / tally["runs"].to_numpy() for name in ("only_first", "only_second"))
-        interval = paired_weighted(one, other, tally["weight"].to_numpy(), confidence=confidence)
+        interval = paired_weighted(one, other, tally["weight"].to_numpy(), candidates=candidates, confidence=confidence)
         return Paired(interval, None, here, there, runs, tally.height)
     if target == "values":
         interval = paired_difference(here, there, runs, confidence=confidence)

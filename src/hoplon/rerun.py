@@ -201,10 +201,12 @@ def _compared(original: Results, results: Results, *, same_inputs: bool) -> Reru
     sides = (original.lazy_runs, results.lazy_runs)
     common = [a.join(b, on=["fault", "input"], how="semi") for a, b in (sides, sides[::-1])]
     rates, pairs = {}, {}
+    options: dict[str, Any] = {"target": results.target, "confidence": results.confidence}
+    options["candidates"] = original.candidates
     for name in results.criteria:
-        before, after = (rate_of(runs, name, target=results.target, confidence=results.confidence) for runs in common)
+        before, after = (rate_of(runs, name, **options) for runs in common)
         rates[name] = (before, after)
-        pairs[name] = paired(sides[1], sides[0], name, target=results.target, confidence=results.confidence)
+        pairs[name] = paired(sides[1], sides[0], name, **options)
     n_runs = int(sides[0].select(pl.len()).collect().item())
     left_out = n_runs - next(iter(pairs.values())).n_runs
     return Rerun(original, results, rates, pairs, left_out, same_inputs)

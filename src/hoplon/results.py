@@ -33,7 +33,8 @@ class Results:
     ``confidence`` is what the intervals carry; ``level`` is what each is computed at (higher after sequential
     stopping, so that they cover at ``confidence`` whenever the campaign stopped). ``design``: of a campaign in two
     phases, whose faults do not count alike; its runs have the columns ``cell``, ``weight`` and
-    ``proven`` (the fault is known to be masked, and no run was spent on it).
+    ``proven`` (the fault is known to be masked, and no run was spent on it). ``prediction``: of a campaign that went on
+    to a precision, the runs, seconds and memory that its pilot led to expect, and what it came to.
     """
 
     target: Target
@@ -45,6 +46,7 @@ class Results:
     manifest: Mapping[str, Any] = field(default_factory=dict, repr=False)
     path: Path | None = None
     design: Design | None = None
+    prediction: str | None = None
 
     @property
     def faults(self) -> FaultTable:
@@ -54,6 +56,7 @@ class Results:
             if self.design is not None:
                 weights = self.lazy_runs.select("fault", "weight").unique("fault").collect()
                 frame = frame.join(weights, on="fault", how="left", maintain_order="left")
+                frame = frame.with_columns(candidates=pl.lit(self.design.candidates, dtype=pl.Int64))
             return FaultTable(self.target, frame)
 
     @property
@@ -61,6 +64,19 @@ class Results:
         """One row per run: fault, input, an outcome per criterion, its measures, detected, corrected, reached."""
         with readable(self.path):
             return self.lazy_runs.collect()
+
+    @property
+    def candidates(self) -> int | None:
+        """How many first-phase draws the weights of the faults are counted from; None: they are known, or all alike.
+
+        Faults of a campaign in two phases bring it along into other arms.
+        """
+        if self.design is not None:
+            return self.design.candidates
+        if "candidates" not in self.lazy_faults.collect_schema().names():
+            return None
+        found: int | None = self.lazy_faults.select(pl.col("candidates").first()).collect().item()
+        return found
 
     def digest(self) -> str:
         """SHA-256 of all records, faults and runs in their order, 64 hexadecimal digits.
@@ -91,7 +107,7 @@ class Results:
                     name,
                     target=self.target,
                     confidence=self.level,
-                    candidates=None if self.design is None else self.design.candidates,
+                    candidates=self.candidates,
                     complete=self._complete,
                 )
                 for name in self.criteria
@@ -230,7 +246,7 @@ class Results:
         )
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.summary()))
+        return "\n".join([*map(str, self.summary()), *([self.prediction] if self.prediction else [])])
 
 
 def load_results(path: str | os.PathLike[str]) -> Results:
@@ -248,27 +264,28 @@ def load_results(path: str | os.PathLike[str]) -> Results:
         raise StoreError(f"expected at least one finished unit in {path}, got none; resume the run")
     level = float(manifest["confidence"])
     design = directory.design()
-    if design is not None:
-        level = design.level
-        design = design if design.shares else None
-    return stored_results(directory, manifest, units, level=level, design=design)
+    if design is None:
+        return stored_results(directory, manifest, units, level=level)
+    return stored_results(directory, manifest, units, level=design.level, design=design)
 
 
 def stored_results(
     directory: RunDirectory, manifest: Mapping[str, Any], units: int, *, level: float, design: Design | None = None
 ) -> Results:
     """Results over the first units of a run directory."""
+    strata = design if design is not None and design.shares else None
     runs = directory.read("runs", units)
     return Results(
         target=manifest["target"],
         criteria=tuple(manifest["criteria"]),
         confidence=float(manifest["confidence"]),
         level=level,
-        lazy_runs=runs if design is None else design.weighted(runs),
+        lazy_runs=runs if strata is None else strata.weighted(runs),
         lazy_faults=directory.read("faults", units),
         manifest=manifest,
         path=directory.path,
-        design=design,
+        design=strata,
+        prediction=None if design is None else design.prediction,
     )
 
 
@@ -280,16 +297,18 @@ def held_results(
     design: Design | None = None,
 ) -> Results:
     """Results over units held in memory."""
+    strata = design if design is not None and design.shares else None
     runs = pl.concat([runs for _, runs in units]).lazy()
     return Results(
         target=manifest["target"],
         criteria=tuple(manifest["criteria"]),
         confidence=float(manifest["confidence"]),
         level=level,
-        lazy_runs=runs if design is None else design.weighted(runs).collect().lazy(),
+        lazy_runs=runs if strata is None else strata.weighted(runs).collect().lazy(),
         lazy_faults=pl.concat([faults.frame for faults, _ in units]).lazy(),
         manifest=manifest,
-        design=design,
+        design=strata,
+        prediction=None if design is None else design.prediction,
     )
 
 

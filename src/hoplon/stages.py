@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -12,6 +14,7 @@ from hoplon.course import Course
 from hoplon.design import Design
 from hoplon.executors import Executor
 from hoplon.faults import FaultTable
+from hoplon.peak_memory import peak_memory_bytes
 from hoplon.results import Results, held_results, stored_results
 from hoplon.store import RunDirectory
 
@@ -20,6 +23,7 @@ Unit = tuple[FaultTable, pl.DataFrame]
 
 MOST_FAULTS = 10_000_000
 _SLACK = 1.05  # more than a pilot makes it seem, so that the first look is nearly always the last one
+_PLANNED_PARTS = (0.2, 0.7, 0.9, 1.0)  # how far to go before the number of faults is planned again
 
 
 def looks(count: int | None, size: int) -> Iterator[int]:
@@ -73,26 +77,34 @@ class Keeper:
 
     def results(self, units: int, design: Design) -> Results:
         """What the first units give."""
-        strata = design if design.shares else None
         if self._directory is not None:
             self._directory.keep_design(design)
-            return stored_results(self._directory, self._manifest, units, level=design.level, design=strata)
+            return stored_results(self._directory, self._manifest, units, level=design.level, design=design)
         held = [self._held[unit] for unit in range(units)]
-        return held_results(self._manifest, held, level=design.level, design=strata)
+        return held_results(self._manifest, held, level=design.level, design=design)
 
 
 def run_uniform(keep: Keeper, executor: Executor, tell: Advance | None, course: Course, size: int) -> Results:
-    """All faults count alike: one unit tells how many it takes, and one look is nearly always enough."""
-    units, look, planned = 1, 0, False
+    """All faults count alike: a unit tells roughly how many it takes, a part of these tells it well, then one look."""
+    units, look, parts, begun = 1, 0, iter(_PLANNED_PARTS), time.perf_counter()
+    design = Design((), (), (), 0, course.confidence)
     while True:
         keep.run(executor, {unit: unit for unit in range(units)}, tell)
-        level = 1 - sum(course.tails(look))
-        results = keep.results(units, Design((), (), (), 0, level))
-        found = results.summary()[0].failure.half_width
-        wanted = math.ceil(_SLACK * units * (found / course.half_width) ** 2)
-        if wanted > units and not planned:  # the pilot; no look, however precise it is
-            units, planned = min(wanted, MOST_FAULTS // size), True
+        design = replace(design, level=1 - sum(course.tails(look)))
+        rate = keep.results(units, design).summary()[0]
+        wanted = math.ceil(_SLACK * units * (rate.failure.half_width / course.half_width) ** 2)
+        part = next(parts, None)
+        if part is not None:  # no look, however precise it is
+            design = replace(design, expected=amounts(rate.n_runs, begun, factor=max(wanted / units, 1.0)))
+            units = max(units, min(math.ceil(part * wanted), MOST_FAULTS // size))
             continue
-        if found <= course.half_width or units * size >= MOST_FAULTS:
-            return results
+        if rate.failure.half_width <= course.half_width or units * size >= MOST_FAULTS:
+            return keep.results(units, replace(design, spent=amounts(rate.n_runs, begun)))
         look, units = look + 1, min(max(wanted, units + 1), MOST_FAULTS // size)
+
+
+def amounts(runs: float, begun: float, *, factor: float = 1.0) -> dict[str, float]:
+    """So many runs took so long since a point of the clock, times a factor; and the memory of this process so far."""
+    found = {"runs": runs * factor, "seconds": (time.perf_counter() - begun) * factor}
+    memory = peak_memory_bytes()
+    return found if memory is None else {**found, "memory_bytes": float(memory)}

@@ -228,7 +228,7 @@ def gamma_quantile(cumulants: Sequence[ArrayLike], level: float) -> NDArray[np.f
     mean, variance, third = (np.asarray(part, dtype=np.float64) for part in cumulants)
     spread = np.sqrt(variance)
     skew = np.divide(third, variance * spread, out=np.zeros_like(third), where=variance > 0)
-    z = float(stats.norm.ppf(level))
+    z = float(special.ndtri(level))
     nearly_normal = np.abs(skew) < _NO_SKEW
     expanded = mean + spread * (z + (z * z - 1) * skew / 6)  # Cornish and Fisher
     shape = 4 / np.where(nearly_normal, 1.0, skew) ** 2

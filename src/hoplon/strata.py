@@ -28,6 +28,7 @@ class Seen:
     to change nothing. ``bit``: the one bit that the change can touch, int64, shape ``(n,)``, -1 for others. ``scale``:
     the root mean square of fault-free values there, float64, shape ``(n,)``. ``slope``: how the gap between the two
     largest outputs changes with the value, over the gap itself, float64, shape ``(n,)``; None unless asked for.
+    ``sensitivity``: how much these two outputs change, the length of their gradient over the gap, likewise.
     """
 
     sites: Sequence[ValueSite | MemorySite]
@@ -40,6 +41,7 @@ class Seen:
     bit: Tensor
     scale: Tensor
     slope: Tensor | None = None
+    sensitivity: Tensor | None = None
 
     @property
     def deviation(self) -> Tensor:
@@ -53,7 +55,7 @@ class Strata(ABC):
 
     @property
     def needs_slope(self) -> bool:
-        """Whether ``Seen.slope`` is read."""
+        """Whether ``Seen.slope`` or ``Seen.sensitivity`` is read."""
         return False
 
     @abstractmethod
@@ -181,6 +183,47 @@ class ByFirstOrder(Strata):
             return f"gap falls by less than {self.edges[0]:g}"
         upper = f" to {self.edges[key]:g}" if key < len(self.edges) else " or more"
         return f"gap falls by {self.edges[key - 1]:g}{upper}"
+
+
+@final
+@dataclass(frozen=True)
+class BySensitivity(Strata):
+    """How far the two largest outputs move, to first order, whatever their direction: \\|deviation\\| x sensitivity.
+
+    Around 1 the fault moves them as far as they are apart. Large deviations leave the range of a first order, so
+    the direction that it predicts says little (`ByFirstOrder` reads it); the size of the move tells nearly all that can
+    be told. Values that are not finite are a stratum of their own. For one judged output of shape ``(runs, classes)``.
+
+    Args:
+        edges: sizes that part the strata, ascending.
+    """
+
+    edges: tuple[float, ...] = (0.03, 0.1, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 10.0, 100.0)
+
+    def __post_init__(self) -> None:
+        if not self.edges or list(self.edges) != sorted(set(self.edges)):
+            raise HoplonError(f"expected edges in ascending order, at least one, got {self.edges}")
+
+    @property
+    def needs_slope(self) -> bool:
+        """It does."""
+        return True
+
+    def keys(self, seen: Seen) -> Tensor:
+        """By size; the last for what is not finite."""
+        assert seen.sensitivity is not None
+        move = (seen.deviation.abs() * seen.sensitivity).nan_to_num(nan=0.0)
+        key = torch.bucketize(move, torch.tensor(self.edges, dtype=torch.float64))
+        return torch.where(seen.after.isfinite(), key, len(self.edges) + 1)
+
+    def label(self, key: int, seen: Seen) -> str:
+        """Such as "outputs move by 0.1 to 0.3 gaps"."""
+        if key > len(self.edges):
+            return "not finite"
+        if key == len(self.edges):
+            return f"outputs move by {self.edges[-1]:g} gaps or more"
+        lower = f"{self.edges[key - 1]:g} to " if key else "less than "
+        return f"outputs move by {lower}{self.edges[key]:g} gaps"
 
 
 @final

@@ -23,10 +23,11 @@ from hoplon.evaluation.frames import blank, run_frame
 from hoplon.faults import FaultTable
 from hoplon.local_reach import LocalReach
 from hoplon.observation import Slopes
+from hoplon.peak_memory import peak_memory_bytes
 from hoplon.rates import FAILURES
 from hoplon.results import Results
 from hoplon.sampling import Population, Sampling
-from hoplon.strata import ByDeviation, ByFirstOrder, Strata
+from hoplon.strata import ByDeviation, BySensitivity, Strata
 
 Unit = tuple[FaultTable, pl.DataFrame]
 # Number of a unit -> its faults and, for each, the half of the stratum that it belongs to.
@@ -39,12 +40,14 @@ _MOST_CANDIDATES = 2**25
 
 
 def default_strata(evaluator: Evaluator, population: Population) -> tuple[Strata, ...]:
-    """By deviation; and by the first-order change of the logit gap, where there are logits and gradients."""
+    """By how far the two largest outputs move, where there are logits and gradients, and by large deviations, in case
+    a gradient is blind; else by deviation alone.
+    """
     try:
         Slopes(evaluator, population.sites)
     except HoplonError:
         return (ByDeviation(),)
-    return ByDeviation(), ByFirstOrder()
+    return BySensitivity(), ByDeviation((1.0, 3.0), signs=False)
 
 
 @dataclass
@@ -97,8 +100,8 @@ class TwoPhase:
         pilot, pilot_s = int(self._planned.sum()), time.perf_counter() - looked
         failures = self._failures(course.confidence)
         counts, wanted = course.main(drawn.shares, known, failures, self._planned, candidates=len(drawn))
-        runs = max(float(counts.sum()), pilot)
-        self._expected = {"runs": runs, "seconds": looked - begun + runs * pilot_s / max(pilot, 1)}
+        runs, first_s = max(float(counts.sum()), pilot), looked - begun
+        self._expected = self._amounts(runs, first_s * wanted / len(drawn) + runs * pilot_s / max(pilot, 1), first_s)
         drawn.extend(wanted)
         self._stage(counts)
         look = 0
@@ -113,8 +116,15 @@ class TwoPhase:
             drawn.extend(wanted)
             self._stage(counts)
         self._prove()
-        spent = {"runs": float(self._planned.sum()), "seconds": time.perf_counter() - begun}
+        spent = self._amounts(float(self._planned.sum()), time.perf_counter() - begun, first_s)
         return self._units, dataclasses.replace(design, expected=self._expected, spent=spent)
+
+    def _amounts(self, faults: float, seconds: float, first_phase: float) -> dict[str, float]:
+        """For a design; the pilot has met every batch of inputs, so memory is not going to rise much above its peak."""
+        inputs = 1 if self.population.inputs is not None else len(self.evaluator.reference.eligible)
+        found = {"runs": faults * inputs, "seconds": seconds, "first_phase_seconds": first_phase}
+        memory = peak_memory_bytes()
+        return found if memory is None else {**found, "memory_bytes": float(memory)}
 
     def _design(self, level: float) -> Design:
         drawn = self._candidates
@@ -148,7 +158,7 @@ class TwoPhase:
 
     def _spend(self, rows: Ints, cells: Ints) -> None:
         table = self._candidates.table(rows)
-        order = _even_order(table)
+        order = _even_order(table, self.evaluator.reference)
         size, planned = _UNIT_FAULTS[table.target], {}
         for start in range(0, len(order), size):
             mine = order[start : start + size]
@@ -233,13 +243,17 @@ def _recorded(reference: Reference, table: FaultTable) -> pl.DataFrame:
     return run_frame(faults, inputs, reference.criterion, outcomes, measures, none, none, reached)
 
 
-def _even_order(table: FaultTable) -> Ints:
-    """Fault numbers so that any stretch meets the inputs evenly, as a pass takes one fault of each."""
+def _even_order(table: FaultTable, reference: Reference) -> Ints:
+    """Fault numbers batch by batch of the inputs, so that a unit needs the fault-free values of few.
+
+    Within a batch any stretch meets the inputs evenly, as a pass takes one fault of each.
+    """
     if table.target == "memory":
         return np.arange(len(table))
     given = table.frame.unique("fault", maintain_order=True)["input"].to_numpy()
+    batch = np.searchsorted(reference.eligible.numpy(), given) // reference.batch
     order = np.argsort(given, kind="stable")
     first = np.searchsorted(given[order], given[order])
     turn = np.empty_like(given)
     turn[order] = np.arange(len(given)) - first
-    return np.lexsort((given, turn))
+    return np.lexsort((given, turn, batch))

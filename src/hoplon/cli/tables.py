@@ -23,6 +23,7 @@ def document(results: Results) -> dict[str, Any]:
         "confidence": results.confidence,
         "level": results.level,
         "summary": [_rate_row(rate) for rate in results.summary()],
+        "prediction": results.prediction,
         "by_layer": {name: rows(results.by("layer", criterion=name)) for name in results.criteria},
         "by_bit": {name: rows(results.by("bit", criterion=name)) for name in results.criteria},
     }
@@ -59,6 +60,7 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
         f"{first['method']} {100 * found['confidence']:g} %"
     )
     shown = [_table(title, ("criterion",), found["summary"])]
+    shown[0].caption = found.get("prediction")
     for name in found["by_layer"]:
         worst = sorted(found["by_layer"][name], key=lambda row: -(row["failure"] or 0))
         shown.append(_table(f"By layer, worst first; {name}", ("layer",), worst))

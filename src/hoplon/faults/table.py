@@ -35,6 +35,7 @@ _DTYPES: dict[str, type[pl.DataType]] = {
     "after": pl.UInt64,
     "probability": pl.Float64,
 }
+_OPTIONAL: dict[str, type[pl.DataType]] = {_WEIGHT: pl.Float64, "candidates": pl.Int64}
 
 
 def words_to_series(words: Tensor) -> pl.Series:
@@ -70,6 +71,8 @@ class FaultTable:
     not drawn, or where it has a density). The first row of a fault is its anchor, the place that was drawn. A table of
     faults that do not count alike has one more: `weight` (Float64, at least 0, the same in all rows of a fault), the
     share of the population that the fault stands for; it travels with the faults into every estimate made of them.
+    Where weights were counted from faults that were drawn and not all run, `candidates` (Int64, the same in all rows)
+    says how many these were.
 
     Raises:
         DataError: a column is missing, unknown, of another dtype, null or out of range; or one fault strikes
@@ -82,7 +85,7 @@ class FaultTable:
     def __post_init__(self) -> None:
         if self.target not in get_args(Target):
             raise DataError(f"expected target 'values' or 'memory', got {self.target!r}")
-        optional = [_WEIGHT] if _WEIGHT in self.frame.columns else []
+        optional = [name for name in _OPTIONAL if name in self.frame.columns]
         frame = _typed(self.frame, [*columns_of(self.target), *optional])
         _check_rows(frame)
         object.__setattr__(self, "frame", frame.sort("fault", maintain_order=True))
@@ -223,7 +226,7 @@ def _typed(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
     typed = []
     for column in frame.with_columns(nothing).select(columns):
         name = column.name
-        dtype = pl.Float64 if name == _WEIGHT else _DTYPES[name]
+        dtype = (_DTYPES | _OPTIONAL)[name]
         wanted = dtype.__name__
         if name not in _OBSERVED and column.null_count():
             raise DataError(f"expected a value in every row of {name!r}, got {column.null_count()} nulls")
@@ -258,10 +261,7 @@ def _check_rows(frame: pl.DataFrame) -> None:
     impossible = frame.filter(~pl.col("probability").is_nan() & ~pl.col("probability").is_between(0, 1))
     if impossible.height:
         raise DataError(f"expected 'probability' in [0, 1] or NaN, got {impossible['probability'][0]}")
-    if _WEIGHT in frame.columns:
-        bad = frame.filter(~pl.col(_WEIGHT).is_finite() | (pl.col(_WEIGHT) < 0))
-        if bad.height:
-            raise DataError(f"expected 'weight' of at least 0 and finite, got {bad[_WEIGHT][0]}")
+    _check_weights(frame)
     for name in frame["format"].cast(pl.String).unique():
         bits = format_named(name).bits
         rows = frame.filter(pl.col("format") == name)
@@ -279,3 +279,15 @@ def _check_rows(frame: pl.DataFrame) -> None:
         if several.height:
             first = several["fault"].sort()[0]
             raise DataError(f"expected one input per value fault, got several for fault {first}")
+
+
+def _check_weights(frame: pl.DataFrame) -> None:
+    """Refuse weights out of range, and several numbers of candidates."""
+    if _WEIGHT in frame.columns:
+        bad = frame.filter(~pl.col(_WEIGHT).is_finite() | (pl.col(_WEIGHT) < 0))
+        if bad.height:
+            raise DataError(f"expected 'weight' of at least 0 and finite, got {bad[_WEIGHT][0]}")
+    if "candidates" in frame.columns and (frame["candidates"].n_unique() > 1 or (frame["candidates"] < 1).any()):
+        raise DataError(
+            f"expected one number of 'candidates', at least 1, got {frame['candidates'].unique().to_list()}"
+        )

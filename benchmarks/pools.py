@@ -1,0 +1,110 @@
+"""Pools: faults that were all run once, taken by ``statistics.py`` for a whole population whose truth is known."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+import hoplon as hp
+from hoplon import zoo
+from hoplon.campaign import Campaign, _Work
+from hoplon.candidates import Candidates
+from hoplon.errors import HoplonWarning
+from hoplon.local_reach import LocalReach
+from hoplon.observation import Slopes
+from hoplon.two_phase import default_strata, wrong_without_fault
+
+PART = 16_384
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A population: the share and the failure probability of each stratum; ``known``: proven, never run.
+
+    ``frame``: one row per stratum and domain (``layer``, ``bit``), with ``faults`` and ``failed``.
+    """
+
+    arm: str
+    faults: int
+    shares: np.ndarray
+    truth: np.ndarray
+    known: np.ndarray
+    frame: pl.DataFrame
+
+
+def names() -> tuple[str, str]:
+    """ResNet-20 on CIFAR-10 where its files are, else LeNet on the embedded digits."""
+    return ("resnet20-cifar10", "cifar10") if os.environ.get("HOPLON_DATA") else ("lenet-digits", "digits")
+
+
+def campaign_of(arm: str) -> tuple[str, Campaign]:
+    """Faults in the convolution outputs of a model."""
+    name, data_name = names()
+    model, data = zoo.model(name), zoo.data(data_name)
+    program = hp.capture(model.module, model.example, name=name)
+    protections = []
+    if arm == "ranger":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", HoplonWarning)
+            calibration = data.calibration.take(range(min(2000, len(data.calibration))))
+            protections = [hp.Ranger(hp.profile_ranges(program, calibration))]
+    inputs = data.held_out.take(range(min(320, len(data.held_out))))
+    return name, Campaign(program, inputs, sites=hp.Values(kind="conv"), protections=protections)
+
+
+def recorded(arm: str, faults: int, folder: Path | None, *, seed: int) -> tuple[str, Pool]:
+    """Run a pool, or read the one in the folder."""
+    if folder is not None and (folder / f"{arm}.json").exists():
+        meta = json.loads((folder / f"{arm}.json").read_text(encoding="utf-8"))
+        return meta["model"], _pool(arm, pl.read_parquet(folder / f"{arm}.parquet"))
+    name, campaign = campaign_of(arm)
+    work = _Work(campaign, seed)
+    strata = default_strata(work.evaluator, work.population)
+    drawn = Candidates(
+        work.population,
+        campaign.sampling,
+        strata,
+        seed=seed,
+        arrive=LocalReach(work.evaluator, work.sites),
+        slope=Slopes(work.evaluator, work.sites) if any(part.needs_slope for part in strata) else None,
+        wrong=wrong_without_fault(work.evaluator),
+    )
+    begun = time.perf_counter()
+    drawn.extend(faults)
+    seen, parts = time.perf_counter(), []
+    for start in range(0, faults, PART):
+        table = drawn.table(np.arange(start, min(start + PART, faults)))
+        runs, _ = work.evaluator.runs(table)
+        failed = runs[campaign.criterion.names[0]].cast(pl.String).is_in(["sdc", "nonfinite"])
+        parts.append(table.frame.select(pl.col("site").cast(pl.String).alias("layer"), table.bits, failed=failed))
+    stratum = drawn.stratum[:faults]
+    known = (~np.isnan(drawn.known))[stratum]
+    frame = pl.concat(parts).with_columns(stratum=pl.Series(stratum), known=pl.Series(known))
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        frame.write_parquet(folder / f"{arm}.parquet")
+        rates = {"faults_per_s": faults / (time.perf_counter() - seen), "candidates_per_s": len(drawn) / (seen - begun)}
+        meta = {"model": name, "strata": drawn.labels, "seed": seed, **rates}
+        (folder / f"{arm}.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+    return name, _pool(arm, frame)
+
+
+def _pool(arm: str, frame: pl.DataFrame) -> Pool:
+    cells = frame.group_by("stratum", "layer", "bit").agg(
+        pl.col("known").first(), faults=pl.len(), failed=pl.col("failed").sum()
+    )
+    cells = cells.sort("stratum", "layer", "bit")
+    strata = cells.group_by("stratum", maintain_order=True).agg(
+        pl.col("known").first(), pl.col("faults").sum(), pl.col("failed").sum()
+    )
+    sizes, failed = strata["faults"].to_numpy(), strata["failed"].to_numpy()
+    known, truth = strata["known"].to_numpy(), failed / sizes
+    assert not truth[known].any(), "a fault that was proven to be masked failed"
+    return Pool(arm, frame.height, sizes / frame.height, truth, known, cells)
