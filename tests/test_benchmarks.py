@@ -128,22 +128,18 @@ def test_the_benchmark_of_guards_writes_every_guard(tmp_path: Path) -> None:
 def test_the_benchmark_of_statistics_writes_every_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOPLON_DATA", raising=False)
     path = tmp_path / "statistics.json"
-    given = [
-        "--quick",
-        "--faults",
-        "2048",
-        "--repeats",
-        "5",
-        "--pool",
-        str(tmp_path),
-        "--pytorchfi-faults-per-s",
-        "100",
-    ]
+    given = ["--quick", "--faults", "2048", "--repeats", "5", "--pool", str(tmp_path)]
     script("statistics").main([*given, "--json", str(path)])
-    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
-    assert {case["arm"] for case in cases} == {"none", "ranger"}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    cases = content["cases"]
+    assert {case["arm"] for case in cases} == {case["arm"] for case in content["uniform"]} == {"none", "ranger"}
     for case in cases:
         assert {"model", "half_width", "repeats", "coverage", "runs_uniform", "runs_hoplon", "ratio"} <= case.keys()
         assert case["half_width_mean"] <= case["half_width"]
         assert case["ratio"] == pytest.approx(case["runs_uniform"] / case["runs_hoplon"])
-        assert case["time_to_answer_ratio_pytorchfi"] > 0
+    assert {row["domain"] for row in content["domains"]} == {"bit 26", "bit 30", "bit 31"}
+    answer = content["time_to_answer"]
+    assert 0 < answer["half_width_reached"] <= answer["half_width"] == cases[0]["half_width"]
+    assert cases[0]["time_to_answer_ratio_pytorchfi"] == answer["ratio"]
+    if answer["ratio"] is not None:  # None where PyTorchFI is not installed
+        assert answer["ratio"] == pytest.approx(answer["pytorchfi_seconds_extrapolated"] / answer["hoplon_seconds"])
