@@ -23,7 +23,7 @@ Ints = NDArray[np.int64]
 
 # For the windows of the runs that are under way at once.
 WINDOW_BUDGET_BYTES = 2**30
-_LARGEST_WAVE = 4096
+_LARGEST_WAVE = 8192
 
 
 class ValueRuns:

@@ -33,6 +33,7 @@ class Agreement:
 
     def __init__(self) -> None:
         self._found: dict[tuple[Any, ...], Form | None] = {}
+        self._first: dict[tuple[Any, ...], tuple[Form, ...]] = {}
 
     def form(
         self,
@@ -50,12 +51,23 @@ class Agreement:
         """
         if rule.rounds == "never":
             return pixelwise
-        key = (*rule.likeness, *(size if rule.rounds == "by shape" else ()))
+        key = _key(rule, size)
         if key not in self._found:
             looks = _Looks(rule, size, _sources(rule, golden(rule.operands[0]), golden(step), values, after))
-            candidates = (pixelwise, mapwise) if rule.rounds == "by step" else (mapwise, pixelwise)
-            self._found[key] = next((form for form in candidates if looks.agree(form, values, after)), None)
+            candidates = self._first.get(rule.likeness, (pixelwise, mapwise))
+            found = next((form for form in candidates if looks.agree(form, values, after)), None)
+            self._found[key] = found
+            if found is mapwise:  # what failed for one shape of windows is tried last for the next
+                self._first[rule.likeness] = (mapwise, pixelwise)
         return self._found[key]
+
+    def knows(self, rule: Rule, size: tuple[int, int, int]) -> bool:
+        """Whether a form was found for these windows before, so that using it costs no look."""
+        return self._found.get(_key(rule, size)) is not None
+
+
+def _key(rule: Rule, size: tuple[int, int, int]) -> tuple[Any, ...]:
+    return (*rule.likeness, *(size if rule.rounds == "by shape" else ()))
 
 
 def _sources(
@@ -91,7 +103,7 @@ class _Looks:
             if not equal_bits(protected(form(self.rule, [window], values), after), wanted):
                 return False
             seen += int(wanted.count_nonzero())
-            if seen >= _ENOUGH_VALUES and turn >= len(self.sources):
+            if seen >= _ENOUGH_VALUES and turn + 1 >= len(self.sources):
                 return True
         return False
 

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from hoplon.formats import equal_bits, native
 from hoplon.overlay import Overlay
+from hoplon.program import Program
 from hoplon.replay.agreement import Agreement, protected
 from hoplon.replay.golden import Golden, Hits, Struck
 from hoplon.replay.passes import Lazy, Replay
 from hoplon.replay.plan import Plan
 from hoplon.replay.recalled import Recalled
 from hoplon.replay.rest import Rest
+from hoplon.replay.survey import Maps, Ties, maps_of_one
 from hoplon.replay.sweep import Left, Sweep
 from hoplon.replay.windows import Ints, Pixels, Windows
 
@@ -39,14 +41,30 @@ class RegionReplay(Replay):
     """
 
     _plan: Plan | None = field(default=None, init=False, repr=False)
+    _ties: Ties | None = field(default=None, init=False, repr=False)
     _agreement: Agreement = field(default_factory=Agreement, init=False, repr=False)
 
     def golden(self, leaves: Sequence[Any]) -> Golden:
         """Run a batch fault-free and keep what replays of ``sites`` will need, feature maps as pixels."""
-        plan = self._planned(leaves)
+        if self._plan is None:
+            self._settle_on(_shapes(self.program, leaves, self.batch))
+        golden, shapes = self._run_golden(leaves)
+        if self._plan is not None and shapes != self._plan.shapes:  # one sample alone goes another way than many
+            self._settle_on(shapes)
+            golden, _ = self._run_golden(leaves)
+        return golden
+
+    def _settle_on(self, shapes: Mapping[int, tuple[int, ...]]) -> None:
+        self._plan = Plan.of(self.program, self._protections, shapes, self._starts)
+        self._ties = Ties(self.program, self._protections, self._plan.rules)
+
+    def _run_golden(self, leaves: Sequence[Any]) -> tuple[Golden, Mapping[int, tuple[int, ...]]]:
+        """A golden run by the plan, and the shapes that it met."""
+        assert self._plan is not None, "golden values come from a plan"
+        plan, maps = self._plan, Maps(self.program, self.batch)
         held: dict[int, Any] = dict(zip(self.program.input_steps, leaves, strict=True))
         produced: dict[int, Tensor] = {}
-        pixels: dict[int, Pixels] = {step: Pixels.of(value) for step, value in held.items() if step in plan.kept}
+        pixels: dict[int, Pixels] = {}
 
         def keep(step: int, value: Any) -> Any:
             result = value
@@ -56,21 +74,21 @@ class RegionReplay(Replay):
                     result = value
                 elif step in self._starts:
                     produced[step] = value
-            if step in plan.kept:
+            maps.note(step, result)
+            if plan.shapes.get(step) == maps.shapes.get(step) and step in plan.kept:
                 pixels[step] = Pixels.of(result)
             elif step in self._kept or not self.program.steps[step].carries:
                 held[step] = result
             return result
 
+        for step, value in held.items():
+            maps.note(step, value)
+            if step in plan.kept and plan.shapes.get(step) == maps.shapes.get(step):
+                pixels[step] = Pixels.of(value)
         with torch.inference_mode():
             outputs = self.program.run(leaves, hook=keep)
         recalled = Recalled(self.program, self._protections, held, pixels)
-        return Golden(leaves, recalled, produced, self.program.samples_first(outputs), pixels)
-
-    def _planned(self, leaves: Sequence[Any]) -> Plan:
-        if self._plan is None:
-            self._plan = Plan.of(self.program, self._protections, leaves, self._starts)
-        return self._plan
+        return Golden(leaves, recalled, produced, self.program.samples_first(outputs), pixels), maps.shapes
 
     def covers(self, golden: Golden, site: str) -> bool:
         """Whether runs with a word struck at this site can be taken by :meth:`strike_many`."""
@@ -89,6 +107,7 @@ class RegionReplay(Replay):
             The flat outputs, one entry per run, and what each hit met.
         """
         assert self._plan is not None, "golden values come from a plan"
+        assert self._ties is not None, "they come with the plan"
         rows = np.zeros(count, dtype=np.int64)
         struck: dict[str, Struck] = {}
         strikes: dict[int, Windows] = {}
@@ -102,7 +121,7 @@ class RegionReplay(Replay):
             maps = _Maps(golden)
             operands = Lazy(self.program, golden, self.program.memory())
             Sweep(self._plan, self._agreement, maps, operands, left).run(strikes)
-            return Rest(self._plan, golden, rows, self.batch).outputs(left), struck
+            return Rest(self._plan, golden, rows, self.batch, self._ties).outputs(left), struck
 
     def _windows(self, step: int, hit: Hits, runs: Ints, golden: Golden) -> tuple[Windows, Struck]:
         """The struck pixels, as readers get them, without those that nobody can tell from golden."""
@@ -141,3 +160,11 @@ class _Maps:
             return self._golden.pixels[step]
         value = self._golden.delivered[step]
         return Pixels.of(value[0] if isinstance(value, tuple) else value)
+
+
+def _shapes(program: Program, leaves: Sequence[Any], batch: int) -> Mapping[int, tuple[int, ...]]:
+    """The shapes that a run of one sample shows; none where it fails, since some models take no single sample."""
+    try:
+        return maps_of_one(program, leaves, batch)
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return {}

@@ -13,6 +13,7 @@ from torch import Tensor
 from hoplon.program import Ref
 from hoplon.replay.golden import Golden
 from hoplon.replay.plan import Plan
+from hoplon.replay.survey import Ties
 from hoplon.replay.sweep import Left
 from hoplon.replay.windows import Ints, Wholes, Windows
 
@@ -29,6 +30,7 @@ class Rest:
     golden: Golden
     rows: Ints
     batch: int
+    ties: Ties
 
     def outputs(self, left: Left) -> list[Any]:
         """The flat outputs of all runs, samples first: golden ones for the runs that ended."""
@@ -54,7 +56,8 @@ class Rest:
     def _by_next_tied(self, start: Ints) -> Iterator[tuple[int, Ints]]:
         """Runs that are alive, by the first tied step that they meet."""
         alive = np.flatnonzero(start >= 0)
-        tied = np.array([self.plan.next_tied(int(step)) for step in start[alive]], dtype=np.int64)
+        found = {int(step): self.ties.next(int(step), self.golden) for step in np.unique(start[alive])}
+        tied = np.array([found[step] for step in start[alive].tolist()], dtype=np.int64)
         for step in np.unique(tied):
             yield int(step), alive[tied == step]
 

@@ -56,7 +56,8 @@ class Rule:
     how the bits of a result can depend on the shape of the windows: "never", "by step" (on the kernel, settled by one
     look) or "by shape". ``settles``: whether the result is worth a comparison with golden. ``pointwise``: a pixel is
     made of the same pixel alone, by products with weights (a 1 x 1 convolution). ``likeness``: steps of one likeness
-    run the same kernels on windows of one shape. ``whole``: the operator on whole maps, unless ``rounds`` is "never".
+    run the same kernels on windows of one shape. ``products``: that one pixel of the result takes. ``whole``: the
+    operator on whole maps, unless ``rounds`` is "never".
     """
 
     operands: tuple[int, ...]
@@ -67,6 +68,7 @@ class Rule:
     settles: bool = False
     pointwise: bool = False
     likeness: tuple[Any, ...] = ()
+    products: int = 0
     whole: Local = _unknown
 
     @property
@@ -156,7 +158,7 @@ class _Maker:
         alone = lines == columns == Axis()
         like = ("conv", tuple(shape), stride, dilation, groups, bias is None, self._maps(given, step.index))
         rule = Rule((given,), run, (lines, columns), rounds="by shape", settles=True, pointwise=alone, likeness=like)
-        return replace(rule, whole=_with_windows(step, (given,)))
+        return replace(rule, whole=_with_windows(step, (given,)), products=shape.numel())
 
     def max_pool(self, step: Step) -> Rule | None:
         """The largest of each neighbourhood."""

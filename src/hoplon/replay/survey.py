@@ -1,9 +1,9 @@
-"""What one fault-free run shows: shapes of values, and which steps compute a sample to other bits in another row."""
+"""What fault-free runs show: shapes of values, and which steps compute a sample to other bits in another row."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,55 +12,186 @@ from torch import Tensor
 from hoplon.formats import equal_bits
 from hoplon.layout import BatchLayout
 from hoplon.program import Program
+from hoplon.replay.golden import Golden
+from hoplon.replay.recalled import Recalled
+from hoplon.replay.rules import Rule
 
 # Of a sample, at least; with fewer, chance could hide that they are summed in another order.
 _FEW_VALUES = 256
 
+Protections = Mapping[int, Any]
+Shapes = dict[int, tuple[int, ...]]
 
-@dataclass(frozen=True)
-class Survey:
-    """Found by a run of a batch beside a run of the same batch with every sample one row further.
 
-    ``maps``: shapes of the feature maps ``(batch, channels, height, width)`` that lie channel by channel; ``tied``:
-    the steps whose results differ in some bit between the two rows of a sample. A kernel decides by shape and row, not
-    by value, how it sums; so a step that is not tied computes a sample to the same bits in every row. A step that makes
-    few values counts as tied.
+class Maps:
+    """Notes the shapes ``(batch, channels, height, width)`` of the feature maps that lie channel by channel, by step."""
+
+    def __init__(self, program: Program, batch: int) -> None:
+        self._program, self._batch = program, batch
+        self.shapes: Shapes = {}
+
+    def note(self, step: int, value: Any) -> None:
+        """A value of a run, with any number of samples."""
+        if isinstance(value, Tensor) and value.dim() == 4 and self._program.layouts.get(step) == BatchLayout(0):
+            strides = [stride for stride, size in zip(value.stride(), value.shape, strict=True) if size > 1]
+            if strides == sorted(strides, reverse=True):
+                self.shapes[step] = (self._batch, *value.shape[1:])
+
+
+def maps_of_one(program: Program, leaves: Sequence[Any], batch: int) -> Shapes:
+    """The shapes that one sample of a batch shows, or the whole batch where the program takes no other."""
+    maps = Maps(program, batch)
+    if program.signature.fixed_batch is None:
+        layouts = (program.layouts.get(step) for step in program.input_steps)
+        leaves = [_rows(layout, leaf, [0]) for layout, leaf in zip(layouts, leaves, strict=True)]
+
+    def hook(step: int, value: Any) -> Any:
+        maps.note(step, value)
+        return value
+
+    for step, leaf in zip(program.input_steps, leaves, strict=True):
+        maps.note(step, leaf)
+    with torch.inference_mode():
+        program.run(leaves, hook=hook)
+    return maps.shapes
+
+
+class Ties:
+    """The *tied* steps: those that compute a sample to other bits in another row of the batch.
+
+    A kernel decides by shape and row, not by value, how it sums; so a step that gives every sample its golden bits with
+    all of them one row further is not tied, nor are others of its likeness. A step that makes few values counts as
+    tied.
+    Steps are looked at when somebody asks, from the end on.
     """
 
-    maps: Mapping[int, tuple[int, ...]]
-    tied: frozenset[int]
+    def __init__(self, program: Program, protections: Protections, rules: Mapping[int, Rule]) -> None:
+        self._program, self._protections, self._rules = program, protections, rules
+        self._from = len(program.steps)
+        self._tied: set[int] = set()
+        self._like: dict[tuple[Any, ...], bool] = {}
+
+    def next(self, step: int, golden: Golden) -> int:
+        """The first step from this one on at which a sample has to be in its own row; the number of steps if none.
+
+        Where an operator gives several results, they are taken apart in the same rows in which it ran.
+        """
+        if step < self._from:
+            self._look(step, golden)
+        found = min((tied for tied in self._tied if tied >= step), default=len(self._program.steps))
+        while (source := self._parted(step, found)) is not None:
+            found = source
+        return found
+
+    def _look(self, first: int, golden: Golden) -> None:
+        values = _FaultFree(self._program, self._protections, golden)
+        with torch.inference_mode():
+            for step in self._program.steps[first : self._from]:
+                if step.op is not None and self._is_tied(step.index, values):
+                    self._tied.add(step.index)
+                values.forget(self._program.last_reads[step.index])
+        self._from = first
+
+    def _is_tied(self, index: int, values: _FaultFree) -> bool:
+        rule = self._rules.get(index)
+        if rule is None:
+            return self._differs(index, values)
+        if rule.rounds == "never":
+            return False
+        key = (*rule.likeness, rule.axes)
+        if key not in self._like:
+            self._like[key] = self._differs(index, values)
+        return self._like[key]
+
+    def _differs(self, index: int, values: _FaultFree) -> bool:
+        """Whether the step gives other bits with every sample one row further."""
+        layout, plain = self._program.layouts.get(index), values[index]
+        if isinstance(plain, tuple) and index in self._rules:
+            layout, plain = BatchLayout(0), plain[0]
+        if not isinstance(plain, Tensor):
+            return False
+        moved = _Moved(self._program, values).made(index)
+        moved = moved[0] if isinstance(moved, tuple) else moved
+        expected = _further(layout, plain)
+        few = layout is not None and plain.numel() < _FEW_VALUES * len(plain)
+        return few or not equal_bits(expected, moved)
+
+    def _parted(self, first: int, step: int) -> int | None:
+        """An operator with several results, from ``first`` on, that runs before a step but is read there or later."""
+        program = self._program
+        return next(
+            (
+                index
+                for index in range(first, min(step, len(program.steps)))
+                if index not in program.layouts and program.steps[index].op is not None
+                if any(program.steps[reader].op is operator.getitem for reader in program.readers[index])
+                if program.readers[index][-1] >= step
+            ),
+            None,
+        )
 
 
-def survey(program: Program, protections: Mapping[int, Any], leaves: Sequence[Any]) -> Survey:
-    """Run the batch twice, in step."""
-    memory = program.memory()
-    rows = {step: program.layouts.get(step) for step in range(len(program.steps))}
-    plain = program.initial_values(leaves, memory)
-    moved = program.initial_values(leaves, memory)
-    maps: dict[int, tuple[int, ...]] = {}
-    tied: set[int] = set()
-    for given in program.input_steps:
-        moved[given] = _moved(rows[given], plain[given])
-        _note(maps, program, given, plain[given])
-    with torch.inference_mode():
-        for step in program.compute_steps():
-            index = step.index
-            plain[index], moved[index] = step.run(plain), step.run(moved)
-            if (protection := protections.get(index)) is not None:
-                plain[index], moved[index] = protection(plain[index]), protection(moved[index])
-            expected = _moved(rows[index], plain[index])
-            if isinstance(expected, Tensor) and isinstance(moved[index], Tensor):
-                few = rows[index] is not None and plain[index].numel() < _FEW_VALUES * len(moved[index])
-                if few or not equal_bits(expected, moved[index]):
-                    tied.add(index)
-                moved[index] = expected if rows[index] is not None else moved[index]
-            _note(maps, program, index, plain[index])
-            for dead in program.last_reads[index]:
-                plain[dead] = moved[dead] = None
-    return Survey(maps, frozenset(tied))
+class _FaultFree(Mapping[int, Any]):
+    """Golden values by step, each computed at most once for as long as it is read."""
+
+    def __init__(self, program: Program, protections: Protections, golden: Golden) -> None:
+        self.protections = protections
+        self._program, self._golden = program, golden
+        self._recalled = golden.delivered
+        self._own: dict[int, Any] = {}
+
+    def __getitem__(self, step: int) -> Any:
+        if step in self._own:
+            return self._own[step]
+        program = self._program
+        if step in program.memory_steps or step in program.constants:
+            assert isinstance(self._recalled, Recalled), "golden values of replay by regions"
+            return self._recalled.operand(step)
+        if step in self._golden.pixels or step in iter(self._recalled):
+            value = self._recalled[step]
+        else:
+            value = program.steps[step].run(self)  # type: ignore[arg-type]
+            protection = self.protections.get(step)
+            value = value if protection is None else protection(value)
+        self._own[step] = value
+        return value
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self._program.steps)
+
+    def forget(self, steps: Sequence[int]) -> None:
+        """Free values that nobody reads any more."""
+        for step in steps:
+            self._own.pop(step, None)
 
 
-def _moved(layout: Any, value: Any) -> Any:
+class _Moved(Mapping[int, Any]):
+    """The same with every sample one row further."""
+
+    def __init__(self, program: Program, values: _FaultFree) -> None:
+        self._program, self._values = program, values
+
+    def __getitem__(self, step: int) -> Any:
+        value = self._values[step]
+        return self.made(step) if isinstance(value, tuple) else _further(self._program.layouts.get(step), value)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def made(self, step: int) -> Any:
+        """What the operator gives when it reads them."""
+        value = self._program.steps[step].run(self)  # type: ignore[arg-type]
+        protection = self._values.protections.get(step)
+        return value if protection is None else protection(value)
+
+
+def _further(layout: Any, value: Any) -> Any:
     """The value with every sample one row further."""
     if layout is None or not isinstance(value, Tensor):
         return value
@@ -68,9 +199,7 @@ def _moved(layout: Any, value: Any) -> Any:
     return layout.take(value, (torch.arange(count) - 1).to(value.device) % count)
 
 
-def _note(maps: dict[int, tuple[int, ...]], program: Program, step: int, value: Any) -> None:
-    if not isinstance(value, Tensor) or value.dim() != 4 or program.layouts.get(step) != BatchLayout(0):
-        return
-    strides = [stride for stride, size in zip(value.stride(), value.shape, strict=True) if size > 1]
-    if strides == sorted(strides, reverse=True):
-        maps[step] = tuple(value.shape)
+def _rows(layout: Any, value: Any, rows: Sequence[int]) -> Any:
+    if layout is None or not isinstance(value, Tensor):
+        return value
+    return layout.take(value, torch.tensor(rows, device=value.device))

@@ -17,7 +17,13 @@ from hoplon.replay.windows import Ints, Pixels, Places, Wholes, Windows, joined
 
 # Windows of one shape are run so many at a time, so that few shapes have to agree and their values stay in the cache.
 _COUNTS = (256, 64, 32, 16, 8, 4, 2)
-_MOST_BYTES = 4 * 2**20
+_MOST_BYTES = 8 * 2**20
+# What a call costs on top of its products, counted in products.
+_CALL = 20_000_000
+# Fewer windows than this are no reason for a size of their own.
+_FEW = 16
+# A difference in a window larger than this hardly ever ends: looking for its end would cost more than it saves.
+_LARGEST_COMPARED = 4
 # A window that covers more of a map than this costs as much as the map.
 _LARGEST_SHARE = 0.5
 _SIDES = np.array([*range(1, 13), 14, 16, 18, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256])
@@ -144,7 +150,8 @@ class Sweep:
         return next((shape for shape in agreeing if self._form(index, rule, shape) is not None), None)
 
     def _settled(self, index: int, piece: Windows) -> Windows:
-        return piece.differing(self.maps(index)) if index in self.plan.compared and len(piece) else piece
+        worth = index in self.plan.compared and piece.data.shape[1] <= _LARGEST_COMPARED
+        return piece.differing(self.maps(index)) if worth and len(piece) else piece
 
     def _together(self, index: int, rule: Rule, live: Sequence[int]) -> list[Windows]:
         """Several maps pixel by pixel: in the windows of one of them, where these hold all that can differ."""
@@ -186,6 +193,10 @@ class Sweep:
         side = _SIDES[np.minimum(np.searchsorted(_SIDES, extent), len(_SIDES) - 1)]
         large = (side < extent) | (side > min(height, width)) | (side**2 > _LARGEST_SHARE * height * width)
         self._leave(runs[large], index)
+        sizes, members = np.unique(side[~large], return_counts=True)
+        for size, larger, few in zip(sizes, sizes[1:], members < _FEW, strict=False):
+            if few:
+                side[(side == size) & ~large] = larger
         made = []
         for size in np.unique(side[~large]):
             chosen = np.flatnonzero((side == size) & ~large)
@@ -217,39 +228,41 @@ class Sweep:
     def _windows(self, index: int, rule: Rule, live: Sequence[int], places: Places, side: int) -> list[Windows]:
         """The step's result in windows of one size; runs of a size for which no form agrees leave."""
         made = []
-        channels = self.plan.shapes[rule.operands[0]][1]
         begin = 0
-        while begin < len(places):
-            count, shape = self._count(index, rule, len(places) - begin, channels, side)
-            part = np.arange(begin, begin + count)
+        for count in self._counts(index, rule, len(places), side):
+            part = np.arange(begin, min(begin + count, len(places)))
             begin += count
-            mine = places.at(part)
-            if not shape:
-                self._leave(mine.runs, index)
-                continue
-            filled = places.at(np.minimum(np.arange(part[0], part[0] + shape), part[-1]))
+            filled = places.at(np.minimum(np.arange(part[0], part[0] + count), part[-1]))
             inputs = self._inputs(rule, rule.operands, live, filled, (side, side))
             data = self._run(index, rule, inputs, (side, side))
             assert data is not None, "this shape agrees"
-            made.append(self._settled(index, mine.holding(data[:count])))
+            made.append(self._settled(index, places.at(part).holding(data[: len(part)])))
+        self._leave(places.runs[begin:], index)
         made = [piece for piece in made if len(piece)]
         return [joined(made)] if made else []
 
-    def _count(self, index: int, rule: Rule, left: int, channels: int, side: int) -> tuple[int, int]:
-        """How many windows to run next, and filled up to how many; 0 if no number agrees."""
+    def _counts(self, index: int, rule: Rule, total: int, side: int) -> list[int]:
+        """How many windows to run at a time; fewer in all than asked for where too few shapes agree."""
         lines, columns = rule.axes
+        channels = self.plan.shapes[rule.operands[0]][1]
         fitting = max(_COUNTS[-1], _MOST_BYTES // (4 * channels * lines.size(side) * columns.size(side)))
         allowed = [count for count in _COUNTS if count <= fitting]
-        count = min(left, allowed[0])
         if rule.rounds != "by shape":
-            return count, count
-        larger = sorted(size for size in allowed if size >= count)
-        if 4 * count < 3 * larger[0]:  # rather another call than a quarter of this one for nothing
-            larger = [size for size in allowed if size <= count][:1] + larger
-        for size in larger:
-            if self._form(index, rule, (size, side, side)) is not None:
-                return min(count, size), size
-        return count, 0
+            return [min(allowed[0], total - begin) for begin in range(0, total, allowed[0])]
+        products = rule.products * side**2
+        failed: set[int] = set()
+        while usable := [count for count in allowed if count not in failed]:
+
+            def price(count: int) -> float:
+                looks = 0 if self.agreement.knows(rule, (count, side, side)) else 1
+                return (1 + looks) * (_CALL + count * products)
+
+            chosen = cheapest(total, usable, price)
+            unfit = {count for count in chosen if self._form(index, rule, (count, side, side)) is None}
+            if not unfit:
+                return chosen
+            failed |= unfit
+        return []
 
     def _inputs(
         self, rule: Rule, operands: Sequence[int], live: Sequence[int], places: Places, size: Sequence[int]
@@ -286,3 +299,23 @@ class Sweep:
 
 def _nothing(piece: Windows) -> Windows:
     return piece.pick(np.zeros(len(piece), dtype=bool))
+
+
+def cheapest(total: int, counts: Sequence[int], price: Callable[[int], float]) -> list[int]:
+    """Numbers out of ``counts`` (falling) that add up to at least ``total``, at about the least price in all."""
+    prices = {count: price(count) for count in counts}
+
+    def best(left: int, first: int) -> tuple[float, list[int]]:
+        if not left:
+            return 0.0, []
+        plans = []
+        for position, count in enumerate(counts[first:], first):
+            whole, over = divmod(left, count)
+            filled = whole + bool(over)
+            plans.append((filled * prices[count], [count] * filled))
+            if whole and over and position + 1 < len(counts):
+                cost, chosen = best(over, position + 1)
+                plans.append((whole * prices[count] + cost, [count] * whole + chosen))
+        return min(plans, key=lambda plan: plan[0])
+
+    return best(total, 0)[1]
