@@ -107,13 +107,24 @@ class MemoryRuns:
         if residue.changed:
             try:
                 with self.memory.holding(residue.changed) as names:
-                    outputs = self.replay.strike_memory(golden, self.memory.readable, names)
+                    entries = self._entries(residue.changed, names)
+                    outputs = self.replay.strike_memory(golden, self.memory.readable, names, entries=entries)
             except RUN_ERRORS:
                 self.outcomes[index, columns] = int(Outcome.EXCEPTION)
                 return
         self.outcomes[index, columns], self.measures[index, columns] = self.reference.judge(
             columns, slice(columns.stop - columns.start), golden=golden.outputs, faulty=outputs
         )
+
+    def _entries(self, changed: dict[str, Words], names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Where along the first axis words changed, by all names of the tensors, for tensors with more than a word."""
+        storage = {name: self.memory.tensors[name].data_ptr() for name in names}
+        return {
+            name: where[0]
+            for struck, (where, _) in changed.items()
+            for name in names
+            if storage[name] == storage[struck] and self.memory.tensors[name].dim()
+        }
 
     def _frame(self, residues: Sequence[_Residue]) -> pl.DataFrame:
         n_inputs = len(self.reference.eligible)

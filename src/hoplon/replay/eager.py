@@ -50,7 +50,14 @@ class EagerReplay(Replay):
             outputs = self.program.run(golden.leaves, hook=hook)
         return self._run_again(golden, self.program.samples_first(outputs)), struck
 
-    def strike_memory(self, golden: Golden, memory: Mapping[str, Tensor], changed: Iterable[str]) -> list[Any]:
+    def strike_memory(
+        self,
+        golden: Golden,
+        memory: Mapping[str, Tensor],
+        changed: Iterable[str],
+        *,
+        entries: Mapping[str, Tensor] | None = None,
+    ) -> list[Any]:
         """One forward with changed memory."""
         with torch.inference_mode():
             outputs = self.program.run(golden.leaves, memory, hook=self._protect)

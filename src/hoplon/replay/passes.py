@@ -12,6 +12,7 @@ from torch import Tensor
 from hoplon.formats import equal_bits, native
 from hoplon.overlay import Overlay
 from hoplon.program import Program, Ref
+from hoplon.replay.channels import Chain, Channels, chains_of
 from hoplon.replay.golden import Golden, Hits, Placement, Struck
 from hoplon.sites import MemorySite, ValueSite
 
@@ -43,11 +44,16 @@ class Replay:
     _protections: dict[int, Any] = field(init=False, repr=False)
     _kept: frozenset[int] = field(init=False, repr=False)
     _starts: frozenset[int] = field(init=False, repr=False)
+    _chains: Mapping[str, Chain] = field(init=False, repr=False)
+    _channels: Channels = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._protections = {self.program.site_steps[name]: p for name, p in self.overlay.values.items()}
         self._starts = frozenset(step for site in self.sites for step in self._steps_of(site))
-        self._kept = _kept_steps(self.program, self._starts)
+        names = [name for site in self.sites if isinstance(site, MemorySite) for name in (site.name, *site.aliases)]
+        self._chains = chains_of(self.program, self._protections, names)
+        self._channels = Channels(self.program)
+        self._kept = _kept_steps(self.program, self._starts) | {chain.end for chain in self._chains.values()}
         self.flagged = self.outvoted = self._no_flags()
 
     def _steps_of(self, site: ValueSite | MemorySite) -> tuple[int, ...]:
@@ -107,25 +113,59 @@ class Replay:
                 values.forget(self.program.last_reads[index])
             return self._run_again(golden, self._outputs(values)), struck
 
-    def strike_memory(self, golden: Golden, memory: Mapping[str, Tensor], changed: Iterable[str]) -> list[Any]:
+    def strike_memory(
+        self,
+        golden: Golden,
+        memory: Mapping[str, Tensor],
+        changed: Iterable[str],
+        *,
+        entries: Mapping[str, Tensor] | None = None,
+    ) -> list[Any]:
         """One pass with changed memory: the flat outputs of the golden batch's samples.
 
         Args:
             memory: all tensors by name, the changed ones among them.
             changed: names of tensors that differ from the golden run's (all names of a storage).
+            entries: by name, shape ``(n,)``, int64, where along their first axis the changed words are; without it,
+                whatever reads the tensors is run as a whole.
         """
         names = set(changed)
         starts = [step for step, name in self.program.memory_steps.items() if name in names]
-        dirty = 0
-        for step in starts:
-            dirty |= self.program.descendants[step]
         values = Lazy(self.program, golden, memory)
         with torch.inference_mode():
+            if (ended := self._along_channels(golden, memory, starts, entries or {})) is not None:
+                end, value = ended
+                if value is None:
+                    return list(golden.outputs)
+                values.set(end, value)
+                starts = [end]
+            dirty = 0
+            for step in starts:
+                dirty |= self.program.descendants[step]
             for index in range(min(starts, default=len(self.program.steps)), len(self.program.steps)):
                 if dirty >> index & 1:
                     values.set(index, self._protect(index, self._run(index, values)))
                 values.forget(self.program.last_reads[index])
             return self._outputs(values)
+
+    def _along_channels(
+        self, golden: Golden, memory: Mapping[str, Tensor], starts: Sequence[int], entries: Mapping[str, Tensor]
+    ) -> tuple[int, Tensor | None] | None:
+        """The step up to which channels could be taken alone, and its value, None for the golden one."""
+        names = [self.program.memory_steps[step] for step in starts]
+        if len(names) != 1 or names[0] not in self._chains or names[0] not in entries:
+            return None
+        chain, channels = self._chains[names[0]], entries[names[0]].unique()
+        recall = Lazy(self.program, golden, memory).__getitem__
+        whole: Tensor = golden.delivered[chain.end]
+        found = self._channels.end(chain, recall, memory, channels, whole)
+        if found is None:
+            return None
+        if equal_bits(found, whole[:, channels].contiguous()):
+            return chain.end, None
+        value = whole.clone()
+        value[:, channels] = found
+        return chain.end, value
 
     def _run(self, index: int, values: Lazy) -> Any:
         return self.program.steps[index].run(values)

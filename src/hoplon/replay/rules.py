@@ -292,6 +292,8 @@ _SETTLING = (
     _aten.maximum.default,
     _aten.minimum.default,
 )
+ELEMENTWISE = frozenset((*_PLAIN, *_SETTLING))
+"""Operators on feature maps of one shape that treat every element alike, by operations that are rounded correctly."""
 _MAKERS: Mapping[Any, Callable[[_Maker, Step], Rule | None]] = {
     _aten._native_batch_norm_legit_no_training.default: _Maker.batch_norm,
     _aten.conv2d.default: _Maker.conv,

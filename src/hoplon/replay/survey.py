@@ -24,7 +24,7 @@ Shapes = dict[int, tuple[int, ...]]
 
 
 class Maps:
-    """Notes the shapes ``(batch, channels, height, width)`` of the feature maps that lie channel by channel, by step."""
+    """Notes shapes ``(batch, channels, height, width)`` of the feature maps that lie channel by channel, by step."""
 
     def __init__(self, program: Program, batch: int) -> None:
         self._program, self._batch = program, batch

@@ -1,0 +1,192 @@
+"""Faults in memory that feed few channels of one feature map: those channels alone, up to where others read them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hoplon.formats import equal_bits
+from hoplon.layout import BatchLayout
+from hoplon.program import Program, Ref, Step
+from hoplon.replay.rules import ELEMENTWISE
+
+_aten: Any = torch.ops.aten
+_CONVOLUTIONS = (_aten.conv2d.default, _aten.convolution.default)
+_BATCH_NORM = _aten._native_batch_norm_legit_no_training.default
+# So many output channels of a convolution are computed together: kernels work on blocks of them.
+_BLOCKS = (16, 32, 64)
+_ENOUGH_VALUES = 4096
+
+Recall = Callable[[int], Any]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A step that reads a changed tensor, and the steps after it that treat each channel alike and alone.
+
+    ``steps``: in order, each with one reader, the next; ``end``: the last one, whose value others read.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+
+    @property
+    def end(self) -> int:
+        """The step whose value is put together again."""
+        return self.steps[-1].index
+
+
+def chains_of(program: Program, protections: Mapping[int, Any], names: Sequence[str]) -> dict[str, Chain]:
+    """The chains of tensors that one convolution or batch norm reads, by the name under which it reads them."""
+    found: dict[str, Chain] = {}
+    for given, name in program.memory_steps.items():
+        if name in names and len(readers := program.readers[given]) == 1:
+            steps = _followed(program, protections, readers[0])
+            if steps:
+                found[name] = Chain(name, steps)
+    return found
+
+
+def _followed(program: Program, protections: Mapping[int, Any], first: int) -> tuple[Step, ...]:
+    step = program.steps[first]
+    plain = step.op in _CONVOLUTIONS and step.argument("groups") == 1 and not step.argument("transposed")
+    if not plain and step.op is not _BATCH_NORM:
+        return ()
+    steps = [step]
+    while step.index not in protections and len(program.readers[step.index]) == 1:
+        step = program.steps[program.readers[step.index][0]]
+        known = step.op in ELEMENTWISE or step.op is _BATCH_NORM or (step.op is operator.getitem and step.args[1] == 0)
+        own = [argument for argument in step.args if isinstance(argument, Ref) and argument.step == steps[-1].index]
+        reads_memory = step.op in ELEMENTWISE and any(read in program.memory_steps for read in step.reads)
+        if not known or reads_memory or step.index in protections or len(own) != 1:
+            break
+        steps.append(step)
+    while steps and (steps[-1].index in protections or program.layouts.get(steps[-1].index) != BatchLayout(0)):
+        steps.pop()
+    return tuple(steps)
+
+
+@dataclass
+class Channels:
+    """Computes changed channels of the ends of chains, where they come out as they do among all channels.
+
+    That is looked at on golden values: once for each shape of convolution and number of channels, once for each chain.
+    """
+
+    program: Program
+    _blocks: dict[tuple[Any, ...], int | None] = field(default_factory=dict)
+    _trusted: dict[int, bool] = field(default_factory=dict)
+
+    def end(
+        self, chain: Chain, recall: Recall, memory: Mapping[str, Tensor], channels: Tensor, golden_end: Tensor
+    ) -> Tensor | None:
+        """The channels of the value at the end of a chain, under changed memory; None if they cannot be had alone.
+
+        Args:
+            recall: golden values by step.
+            channels: shape ``(n,)``, int64, those that the changed words feed.
+            golden_end: the golden value there.
+        Returns:
+            Shape ``(batch, n, ...)``.
+        """
+        first = chain.steps[0]
+        block = None
+        if first.op in _CONVOLUTIONS:
+            block = self._block(first, recall)
+            if block is None:
+                return None
+        if chain.end not in self._trusted:
+            self._trusted[chain.end] = self._fits(chain, recall, golden_end) and equal_bits(
+                self._run(chain, recall, self.program.memory(), channels, block), golden_end[:, channels].contiguous()
+            )
+        return self._run(chain, recall, memory, channels, block) if self._trusted[chain.end] else None
+
+    def _fits(self, chain: Chain, recall: Recall, golden_end: Tensor) -> bool:
+        """Whether every other map that the chain reads has the channels of its end."""
+        inside = {step.index for step in chain.steps} | set(self.program.memory_steps)
+        first = chain.steps[0]
+        given = {first.args[0].step} if first.op in _CONVOLUTIONS else set()
+        outer = {read for step in chain.steps for read in step.reads} - inside - given
+        values = [recall(read) for read in outer]
+        like = golden_end.shape[1], golden_end.dim()
+        return all(isinstance(value, Tensor) and (*value.shape[1:2], value.dim()) == like for value in values)
+
+    def _run(
+        self, chain: Chain, recall: Recall, memory: Mapping[str, Tensor], channels: Tensor, block: int | None
+    ) -> Tensor:
+        first = chain.steps[0]
+        values = _Some(self.program, recall, memory, channels)
+        if block is not None:
+            values.own[first.index] = self._convolved(first, recall, memory, channels, block)
+        for step in chain.steps[block is not None :]:
+            values.own[step.index] = step.run(values)
+        result: Tensor = values.own[chain.end]
+        return result
+
+    def _convolved(
+        self, step: Step, recall: Recall, memory: Mapping[str, Tensor], channels: Tensor, block: int
+    ) -> Tensor:
+        """These channels of a convolution's result, each computed in its block."""
+        parts = []
+        for number in (channels // block).unique().tolist():
+            inside = channels[channels // block == number] - number * block
+            wanted = torch.arange(number * block, (number + 1) * block)
+            parts.append(_part(self.program, step, recall, memory, wanted)[:, inside])
+        return torch.cat(parts, 1)
+
+    def _block(self, step: Step, recall: Recall) -> int | None:
+        """How many channels to compute together; all of them where fewer give other bits; None for too few values."""
+        given: Tensor = recall(step.args[0].step)
+        memory = self.program.memory()
+        weight = memory[self.program.memory_steps[step.args[1].step]]
+        numbers = tuple(str(step.argument(name)) for name in ("stride", "padding", "dilation"))
+        key = (given.shape, given.stride(), weight.shape, weight.requires_grad, step.argument("bias") is None, *numbers)
+        if key not in self._blocks:
+            count = len(weight)
+            whole = _part(self.program, step, recall, memory, torch.arange(count))
+            self._blocks[key] = count if int(whole.count_nonzero()) >= _ENOUGH_VALUES else None
+            for block in _BLOCKS:
+                if 2 * block > count or count % block or self._blocks[key] is None:
+                    continue
+                parts = [
+                    _part(self.program, step, recall, memory, torch.arange(begin, begin + block))
+                    for begin in (0, count - block)
+                ]
+                if equal_bits(torch.cat(parts, 1), torch.cat([whole[:, :block], whole[:, -block:]], 1)):
+                    self._blocks[key] = block
+                    break
+        return self._blocks[key]
+
+
+def _part(program: Program, step: Step, recall: Recall, memory: Mapping[str, Tensor], channels: Tensor) -> Tensor:
+    """Some output channels of a convolution, in the order given."""
+    values = _Some(program, recall, memory, channels)
+    values.own[step.args[0].step] = recall(step.args[0].step)
+    result: Tensor = step.run(values)
+    return result
+
+
+class _Some(Sequence[Any]):
+    """Values of steps: some channels of feature maps, the entries of memory for these channels."""
+
+    def __init__(self, program: Program, recall: Recall, memory: Mapping[str, Tensor], channels: Tensor) -> None:
+        self._program, self._recall, self._memory, self._channels = program, recall, memory, channels
+        self.own: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._program.steps)
+
+    def __getitem__(self, step: Any) -> Any:
+        if step in self.own:
+            return self.own[step]
+        if (name := self._program.memory_steps.get(step)) is not None:
+            tensor = self._memory[name]
+            part = tensor.detach()[self._channels.to(tensor.device)]
+            return part.requires_grad_(tensor.requires_grad)
+        value = self._recall(step)
+        return value[:, self._channels.to(value.device)].contiguous()

@@ -1,0 +1,120 @@
+"""Memory faults along few channels against whole forwards with the same memory: random networks, all tensors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from hoplon import capture
+from hoplon.formats import equal_bits
+from hoplon.harden.bound import BoundValue
+from hoplon.overlay import Overlay
+from hoplon.program import Program
+from hoplon.replay import Golden, Replay
+from hoplon.sites import MemorySite
+from tests.test_regions import BATCH, BITS, LAYERS, PHASES, SIZES, Layer, Random
+
+CHANNELS = 64
+
+
+class Residual(nn.Module):
+    """Convolutions wide enough to be run by blocks of channels, batch norms, a sum that takes an older map up again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, CHANNELS, 3, padding=1)
+        self.second = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(CHANNELS) for _ in range(2))
+        self.head = nn.Linear(CHANNELS, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norms[0](self.first(x)).relu()
+        x = (self.norms[1](self.second(x)) + x).relu()
+        return self.head(x.mean((2, 3)))
+
+
+def struck(program: Program, site: MemorySite, element: int, bit: int) -> tuple[dict[str, Tensor], list[str]]:
+    """The memory with one bit flipped, and all names of the tensor."""
+    broken = program.memory()[site.name].detach().clone()
+    index = torch.unravel_index(torch.tensor(element), broken.shape)
+    broken.view(torch.int32)[index] ^= (1 << bit) - (1 << 32 if bit == 31 else 0)
+    names = [site.name, *site.aliases]
+    return {**program.memory(), **dict.fromkeys(names, broken)}, names
+
+
+def outputs(program: Program, replay: Replay, golden: Golden, site: MemorySite, element: int, bit: int) -> Tensor:
+    memory, names = struck(program, site, element, bit)
+    entry = torch.tensor([element // (site.numel // site.shape[0])])
+    found: Tensor = replay.strike_memory(golden, memory, names, entries=dict.fromkeys(names, entry))[0]
+    return found
+
+
+def naive(
+    program: Program, x: Tensor, site: MemorySite, element: int, bit: int, bounds: dict[int, BoundValue]
+) -> Tensor:
+    memory, _ = struck(program, site, element, bit)
+
+    def hook(step: int, value: object) -> object:
+        return bounds[step](value) if step in bounds and isinstance(value, Tensor) else value
+
+    with torch.inference_mode():
+        found: Tensor = program.run([x], memory, hook=hook)[0]
+    return found
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
+@given(LAYERS, SIZES, st.integers(0, 2**16), st.booleans())
+def test_memory_faults_in_random_networks_equal_whole_forwards(
+    layers: tuple[Layer, ...], size: tuple[int, int], seed: int, bounded: bool
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model, x = Random(layers, size).eval(), torch.randn(BATCH, 4, *size)
+    program = capture(model, x)
+    limits = {s.name: BoundValue(0.0, 1.5) for s in program.value_sites if bounded and s.kind == "relu"}
+    bounds = {program.site_steps[name]: limit for name, limit in limits.items()}
+    sites = [site for site in program.memory_sites if site.shape and site.dtype == torch.float32]
+    replay = Replay(program, Overlay("bounds", limits), BATCH, sites)
+    golden = replay.golden([x])
+    for number, site in enumerate(sites * 2):
+        element, bit = (seed * 31 + number * 7919) % site.numel, BITS[(seed + number) % len(BITS)]
+        wanted = naive(program, x, site, element, bit, bounds)
+        assert equal_bits(outputs(program, replay, golden, site, element, bit), wanted), (site.name, element, bit)
+
+
+@pytest.mark.parametrize(
+    "name", ["first.weight", "first.bias", "second.weight", "norms.0.weight", "norms.1.running_var"]
+)
+def test_a_wide_network_is_struck_channel_by_channel(name: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model, x = Residual().eval(), torch.randn(4, 4, 9, 9)
+    program = capture(model, x)
+    site = program.memory_site(name)
+    replay = Replay(program, Overlay(), 4, [site])
+    golden = replay.golden([x])
+    runs: list[int] = []
+    whole = replay._run
+    replay._run = lambda index, values: (runs.append(index), whole(index, values))[1]  # type: ignore[method-assign]
+    for element, bit in ((0, 30), (site.numel - 1, 22), (site.numel // 2, 0), (site.numel // 3, 31)):
+        wanted = naive(program, x, site, element, bit, {})
+        assert equal_bits(outputs(program, replay, golden, site, element, bit), wanted), (element, bit)
+    reader = min(program.readers[next(step for step, known in program.memory_steps.items() if known == name)])
+    assert reader not in runs
+
+
+def test_a_fault_that_no_channel_shows_runs_nothing() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model, x = Residual().eval(), torch.randn(4, 4, 9, 9)
+        with torch.no_grad():
+            model.norms[0].bias[5] = -1e6
+    program = capture(model, x)
+    site = program.memory_site("first.weight")
+    replay = Replay(program, Overlay(), 4, [site])
+    golden = replay.golden([x])
+    replay._run = None  # type: ignore[assignment,method-assign]
+    assert equal_bits(outputs(program, replay, golden, site, 5 * 4 * 9 + 2, 23), golden.outputs[0])
