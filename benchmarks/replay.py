@@ -27,6 +27,7 @@ import numpy as np
 import polars as pl
 import torch
 from injectors import Injector, Shot, available
+from limit import Needed, peak
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -71,7 +72,9 @@ QUICK = (
 class Case:
     """What came of one row; faults per second are medians over rounds.
 
-    ``outcomes_equal``: every outcome of another arm equals hoplon's; ``compared``: how many were.
+    ``outcomes_equal``: every outcome of another arm equals hoplon's; ``compared``: how many were. ``seconds``:
+    hoplon's, for all faults. ``needed_gflop``: what the faults really need (see ``limit.py``); ``peak_gflop_per_s``:
+    what matrix products reach here; ``share_of_limit``: needed over what the peak would do in hoplon's time.
     """
 
     model: str
@@ -90,6 +93,10 @@ class Case:
     speedup_pytorchfi_range: tuple[float, float] | None
     outcomes_equal: bool
     compared: int
+    seconds: float
+    needed_gflop: float
+    peak_gflop_per_s: float
+    share_of_limit: float
 
 
 class Bench:
@@ -128,6 +135,18 @@ class Bench:
         self.outcomes = dict(zip(keys, runs["top-1"].cast(pl.String).to_list(), strict=True))
         self.observed = observed
         return len(self.table) / spent
+
+    def needed(self) -> float:
+        """Floating-point operations of all runs that did not come out identical."""
+        need = Needed(self.program, self.reference.leaves(0)[0])
+        words = {word["fault"]: word for word in self.observed.frame.iter_rows(named=True)}
+        elements: dict[str, list[int]] = {}
+        for (fault, _), outcome in self.outcomes.items():
+            if outcome != "identical":
+                elements.setdefault(str(words[fault]["site"]), []).append(words[fault]["element"])
+        if self.work.target == "memory":
+            return sum(need.of_memory(site, len(runs)) for site, runs in elements.items())
+        return sum(need.of_values(site, runs) for site, runs in elements.items())
 
     def chunks(self) -> Iterator[list[dict[str, Any]]]:
         """Full batches of value faults, each in a row of its own; memory faults one by one."""
@@ -212,6 +231,7 @@ def case_of(work: Work, options: argparse.Namespace, injectors: Sequence[type[In
         bench.model(bench.batches()[0])  # kernels are chosen and memory is taken once
     rounds = [one_round(bench, arms, options.seconds) for _ in range(options.rounds)]
     rates = {name: statistics.median(found[name] for found in rounds) for name in rounds[0]}
+    seconds, needed, fastest = len(bench.table) / rates["hoplon"], bench.needed(), peak(options.device, bench.clock)
     ratios = {arm.name: [found["hoplon"] / found[arm.name] for found in rounds] for arm in arms}
     speedups = {name: statistics.median(values) for name, values in ratios.items()}
     spread = (min(ratios["pytorchfi"]), max(ratios["pytorchfi"])) if "pytorchfi" in ratios else None
@@ -232,13 +252,27 @@ def case_of(work: Work, options: argparse.Namespace, injectors: Sequence[type[In
         speedup_pytorchfi_range=spread,
         outcomes_equal=bench.equal,
         compared=bench.compared,
+        seconds=seconds,
+        needed_gflop=needed / 1e9,
+        peak_gflop_per_s=fastest / 1e9,
+        share_of_limit=needed / fastest / seconds,
     )
 
 
 def shown(cases: Sequence[Case], title: str) -> Table:
     table = Table(title=title, title_justify="left", caption_justify="left", expand=True)
-    table.caption = "faults per second; x: how many times faster hoplon is, median over rounds"
-    for heading in ("model", "target", "batch", "faults", "hoplon", *ARMS, *(f"x {arm}" for arm in ARMS), "outcomes"):
+    table.caption = "faults per second; x: how many times faster hoplon is, median over rounds; of limit: of peak work"
+    for heading in (
+        "model",
+        "target",
+        "batch",
+        "faults",
+        "hoplon",
+        *ARMS,
+        *(f"x {arm}" for arm in ARMS),
+        "of limit",
+        "outcomes",
+    ):
         table.add_column(heading)
     for case in cases:
         found = asdict(case)
@@ -251,6 +285,7 @@ def shown(cases: Sequence[Case], title: str) -> Table:
             f"{case.hoplon_faults_per_s:.4g}",
             *(_figure(found[f"{arm}_faults_per_s"]) for arm in ARMS),
             *(_figure(found[f"speedup_{arm}"]) for arm in ARMS),
+            f"{case.share_of_limit:.0%}",
             f"{equal} ({case.compared})",
         )
     return table

@@ -155,8 +155,17 @@ def naive(program: object, x: Tensor, faults: Faults, run: int, bounds: dict[int
         return program.run([x], hook=hook)[0][int(faults.row[run])]  # type: ignore[attr-defined,no-any-return]
 
 
-def compared(model: nn.Module, x: Tensor, count: int, seed: int, *, bounded: bool = False) -> int:
-    """Runs that equal the naive forward in all bits; every run is asserted to."""
+@dataclass(frozen=True)
+class Found:
+    """What replay by regions and naive forwards gave for the same runs."""
+
+    replayed: Tensor
+    wanted: Tensor
+    struck: int
+    covered: int
+
+
+def compared(model: nn.Module, x: Tensor, count: int, seed: int, *, bounded: bool = False) -> Found:
     program = capture(model, x)
     limits = {s.name: BoundValue(0.0, 1.5) for s in program.value_sites if bounded and s.kind == "relu"}
     over = Overlay("bounds", limits)
@@ -167,11 +176,8 @@ def compared(model: nn.Module, x: Tensor, count: int, seed: int, *, bounded: boo
     faults = Faults.drawn(covered, count, seed)
     outputs, struck = replay.strike_many(golden, *faults.hits(), count)
     steps = {program.site_steps[name]: limit for name, limit in limits.items()}
-    for run in range(count):
-        wanted = naive(program, x, faults, run, steps)
-        assert equal_bits(outputs[0][run], wanted), (run, faults.sites[int(faults.site[run])])
-    assert sum(len(met.before) for met in struck.values()) == count
-    return len(covered)
+    wanted = torch.stack([naive(program, x, faults, run, steps) for run in range(count)])
+    return Found(outputs[0], wanted, sum(len(met.before) for met in struck.values()), len(covered))
 
 
 FOUND = (
@@ -196,7 +202,10 @@ def test_networks_that_once_differed(found: tuple[Any, ...]) -> None:
         torch.manual_seed(seed)
         model = Random(tuple(Layer(*layer) for layer in layers), size).eval()
         x = torch.randn(BATCH, 4, *size)
-    assert compared(model, x, 60, seed) > 1
+    found = compared(model, x, 60, seed)
+    assert equal_bits(found.replayed, found.wanted)
+    assert found.struck == 60
+    assert found.covered > 1
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
@@ -208,7 +217,9 @@ def test_regions_of_random_networks_equal_whole_forwards(
         torch.manual_seed(seed)
         model = Random(layers, size).eval()
         x = torch.randn(BATCH, 4, *size)
-    compared(model, x, 24, seed, bounded=bounded)
+    found = compared(model, x, 24, seed, bounded=bounded)
+    assert equal_bits(found.replayed, found.wanted)
+    assert found.struck == 24
 
 
 @pytest.mark.slow
@@ -221,4 +232,6 @@ def test_regions_of_many_random_networks_equal_whole_forwards(
         torch.manual_seed(seed)
         model = Random(layers, size).eval()
         x = torch.randn(BATCH, 4, *size)
-    compared(model, x, 60, seed, bounded=bounded)
+    found = compared(model, x, 60, seed, bounded=bounded)
+    assert equal_bits(found.replayed, found.wanted)
+    assert found.struck == 60
