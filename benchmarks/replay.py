@@ -20,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,13 @@ from injectors import Injector, Shot, available
 from limit import Needed, peak
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 import hoplon as hp
 from hoplon.evaluation import Evaluator, Reference
 from hoplon.overhead import conditions
 from hoplon.overlay import Overlay
+from hoplon.program import Program
 from hoplon.zoo import resolve_data, resolve_model
 
 ARMS = ("pytorchfi", "mrfi", "hooks")
@@ -62,9 +64,9 @@ WORKS = (
 )
 QUICK = (
     Work("resnet20-cifar10", "values", 64, 64, 8192),
-    Work("torchvision:vgg16", "values", 4, 4, 512, 224),
-    Work("torchvision:resnet50", "values", 4, 4, 512, 224),
-    Work("resnet20-cifar10", "memory", 64, 256, 16),
+    Work("torchvision:vgg16", "values", 4, 4, 256, 224),
+    Work("torchvision:resnet50", "values", 4, 4, 256, 224),
+    Work("resnet20-cifar10", "memory", 64, 256, 32),
 )
 
 
@@ -99,19 +101,25 @@ class Case:
     share_of_limit: float
 
 
+@cache
+def captured(name: str, pixels: int, seed: int, device: str) -> tuple[nn.Module, Program]:
+    """A model and its program, for all rows that use it."""
+    model = resolve_model(name, seed=seed).module.to(device)
+    return model, hp.capture(model, torch.randn(2, 3, pixels, pixels, device=device))
+
+
 class Bench:
     """A model with its inputs, its faults, and all arms on them."""
 
     def __init__(self, work: Work, options: argparse.Namespace) -> None:
         self.work, self.clock = work, CLOCKS[options.clock]
-        generator = torch.Generator().manual_seed(options.seed)
-        self.model = resolve_model(work.model, seed=options.seed).module.to(options.device)
+        self.model, program = captured(work.model, work.pixels, options.seed, options.device)
         if work.model.startswith("torchvision"):
+            generator = torch.Generator().manual_seed(options.seed)
             x = torch.randn(work.inputs, 3, work.pixels, work.pixels, generator=generator)
         else:
             x = resolve_data("cifar10").held_out.x[: work.inputs]
         self.x = x
-        program = hp.capture(self.model, x[:2].to(options.device))
         data = hp.Inputs(x)
         self.reference = Reference.run(program, data, hp.TopK(1), batch=work.batch)
         sites: Any = hp.Values(kind="conv") if work.target == "values" else hp.Memory(kind="conv", buffers=False)
@@ -313,7 +321,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="rows whose model:target holds one of these")
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--rounds", type=int, help="3 by default, 1 with --quick")
-    parser.add_argument("--seconds", type=float, help="for each other arm in a round; 20 by default, 1 with --quick")
+    parser.add_argument("--seconds", type=float, help="for each other arm in a round; 20 by default, 0.5 with --quick")
     parser.add_argument("--faults", type=int, help="of every row, in place of its own number")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="cpu leaves out time given to others")
@@ -321,7 +329,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else 3)
-    options.seconds = options.seconds or (1.0 if options.quick else 20.0)
+    options.seconds = options.seconds or (0.5 if options.quick else 20.0)
     return options
 
 

@@ -16,7 +16,7 @@ from hoplon import capture
 from hoplon.formats import equal_bits
 from hoplon.harden.bound import BoundValue
 from hoplon.overlay import Overlay, ValueProtection
-from hoplon.replay import Hits, RegionReplay
+from hoplon.replay import Hits, RegionReplay, rest
 from hoplon.sites import ValueSite
 
 BATCH = 3
@@ -206,6 +206,25 @@ def test_networks_that_once_differed(found: tuple[Any, ...]) -> None:
     assert equal_bits(found.replayed, found.wanted)
     assert found.struck == 60
     assert found.covered > 1
+
+
+def test_runs_that_left_go_on_in_stacks_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        body = [nn.Conv2d(4, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()]
+        model = nn.Sequential(*body, nn.Conv2d(32, 32, 3, padding=1), nn.Flatten(), nn.Linear(32 * 64, 300)).eval()
+        x = torch.randn(BATCH, 4, 8, 8)
+    stacked: list[int] = []
+    made = rest._Pass.__init__
+
+    def counted(self: rest._Pass, plan: Any, golden: Any, rows: Any, **how: Any) -> None:
+        stacked.append(len(rows) // BATCH)
+        made(self, plan, golden, rows, **how)
+
+    monkeypatch.setattr(rest._Pass, "__init__", counted)
+    found = compared(model, x, 90, 5)
+    assert equal_bits(found.replayed, found.wanted)
+    assert max(stacked) > 1
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)

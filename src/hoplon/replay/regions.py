@@ -19,7 +19,7 @@ from hoplon.replay.passes import Lazy, Replay
 from hoplon.replay.plan import Plan
 from hoplon.replay.recalled import Recalled
 from hoplon.replay.rest import Rest
-from hoplon.replay.survey import Maps, Ties, maps_of_one
+from hoplon.replay.survey import SHAPE_ERRORS, Maps, Ties, maps_of_one
 from hoplon.replay.sweep import Left, Sweep
 from hoplon.replay.windows import Ints, Pixels, Windows
 
@@ -166,5 +166,5 @@ def _shapes(program: Program, leaves: Sequence[Any], batch: int) -> Mapping[int,
     """The shapes that a run of one sample shows; none where it fails, since some models take no single sample."""
     try:
         return maps_of_one(program, leaves, batch)
-    except (RuntimeError, ValueError, IndexError, TypeError):
+    except SHAPE_ERRORS:
         return {}

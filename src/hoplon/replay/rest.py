@@ -17,13 +17,18 @@ from hoplon.replay.survey import Ties
 from hoplon.replay.sweep import Left
 from hoplon.replay.windows import Ints, Wholes, Windows
 
+# A pass holds so many samples, or one batch where that is more.
+_MOST_ROWS = 32
+# With so few passes to come, looking whether batches can be stacked would cost more than it saves.
+_FEW_TURNS = 8
+
 
 @dataclass(frozen=True)
 class Rest:
     """Passes over the steps that the sweep did not take.
 
     Up to the first tied step, a pass holds any ``batch`` runs, those that left at about the same step; from there on,
-    each run lies in the row of its input, so that a pass holds at most one run of each input.
+    each run lies in the row of its input. Passes of several batches' size are made where they give the same bits.
     """
 
     plan: Plan
@@ -39,19 +44,37 @@ class Rest:
         found = [out.index_select(0, index.to(out.device)) if isinstance(out, Tensor) else out for out in golden]
         for tied, members in self._by_next_tied(left.start):
             later = Left(np.where(np.isin(np.arange(len(left.start)), members), tied, -1))
-            for chunk in _chunks(members[np.argsort(left.start[members], kind="stable")], self.batch):
+            times = self._times(int(left.start[members].min()), tied, _MOST_ROWS)
+            order = members[np.argsort(left.start[members], kind="stable")]
+            for chunk in _chunks(order, times[-1] * self.batch):
                 if (begin := int(left.start[chunk].min())) < tied:
-                    row = np.pad(self.rows[chunk], (0, self.batch - len(chunk)), mode="edge")
-                    values = _Pass(self.plan, self.golden, row, moved=True)
+                    size = next(count for count in times if count * self.batch >= len(chunk)) * self.batch
+                    row = np.pad(self.rows[chunk], (0, size - len(chunk)), mode="edge")
+                    values = _Pass(self.plan, self.golden, row, moved=True, wide=size > self.batch)
                     self._walk(values, left, chunk, np.arange(len(chunk)), begin, tied)
                     self._keep(values, later, chunk, tied)
                 else:
                     _hand_over(left, later, chunk)
-            for chunk in self._turns(members):
-                values = _Pass(self.plan, self.golden, np.arange(self.batch), moved=False)
-                self._walk(values, later, chunk, self.rows[chunk], tied, len(self.plan.program.steps))
-                self._collect(values, chunk, found)
+            self._in_rows(later, members, tied, found)
         return found
+
+    def _times(self, first: int, last: int, most_rows: int) -> list[int]:
+        return self.ties.times(first, last, self.golden, max(1, most_rows // self.batch))
+
+    def _in_rows(self, later: Left, members: Ints, tied: int, found: list[Any]) -> None:
+        """From the first tied step to the end: each run in the row of its input, some batches stacked."""
+        end = len(self.plan.program.steps)
+        turns = self._turns(members)
+        times = self._times(tied, end, _MOST_ROWS) if len(turns) > _FEW_TURNS else [1]
+        for begin in range(0, len(turns), times[-1]):
+            layers = turns[begin : begin + times[-1]]
+            chunk = np.concatenate(layers)
+            place = np.concatenate([self.rows[runs] + number * self.batch for number, runs in enumerate(layers)])
+            size = next(count for count in times if count >= len(layers))
+            row = np.tile(np.arange(self.batch), size)
+            values = _Pass(self.plan, self.golden, row, moved=size > 1, wide=size > 1)
+            self._walk(values, later, chunk, place, tied, end)
+            self._collect(values, chunk, place, found)
 
     def _by_next_tied(self, start: Ints) -> Iterator[tuple[int, Ints]]:
         """Runs that are alive, by the first tied step that they meet."""
@@ -92,13 +115,13 @@ class Rest:
                 data = layout.samples_first(value)[: len(chunk)]
                 later.add(step, Wholes(chunk, self.rows[chunk], data.clone()))
 
-    def _collect(self, values: _Pass, chunk: Ints, found: list[Any]) -> None:
+    def _collect(self, values: _Pass, chunk: Ints, place: Ints, found: list[Any]) -> None:
         program = self.plan.program
         leaves = program.output_steps
         plain = program.samples_first([values[leaf.step] if isinstance(leaf, Ref) else leaf for leaf in leaves])
         for mine, output in zip(found, plain, strict=True):
             if isinstance(mine, Tensor):
-                rows, runs = (torch.from_numpy(part).to(mine.device) for part in (self.rows[chunk], chunk))
+                rows, runs = (torch.from_numpy(part).to(mine.device) for part in (place, chunk))
                 mine[runs] = output[rows]
 
 
@@ -135,8 +158,8 @@ def _joins(left: Left, runs: Ints, places: Ints) -> dict[int, _Join]:
 class _Pass(Sequence[Any]):
     """The values that a pass sees; golden ones of the inputs ``rows``, in this order, where it has none of its own."""
 
-    def __init__(self, plan: Plan, golden: Golden, rows: Ints, *, moved: bool) -> None:
-        self._plan, self._golden, self._moved = plan, golden, moved
+    def __init__(self, plan: Plan, golden: Golden, rows: Ints, *, moved: bool, wide: bool) -> None:
+        self._plan, self._golden, self._moved, self._wide = plan, golden, moved, wide
         self._rows = torch.from_numpy(rows).to(plan.program.device)
         self._memory = plan.program.memory()
         self._read: dict[int, Any] = {}
@@ -158,6 +181,9 @@ class _Pass(Sequence[Any]):
         return self._read[step]
 
     def _fault_free(self, step: int) -> Any:
+        asked = self._plan.program.steps[step]
+        if self._wide and asked.op is not None and not asked.carries:
+            return asked.run(self)
         layout = self._plan.program.layouts.get(step)
         if self._moved and layout is not None:
             if step in self._golden.pixels:

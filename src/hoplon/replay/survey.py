@@ -18,6 +18,8 @@ from hoplon.replay.rules import Rule
 
 # Of a sample, at least; with fewer, chance could hide that they are summed in another order.
 _FEW_VALUES = 256
+# What an operator may raise for a number of samples that it does not take.
+SHAPE_ERRORS = (RuntimeError, IndexError, ValueError, TypeError)
 
 Protections = Mapping[int, Any]
 Shapes = dict[int, tuple[int, ...]]
@@ -70,6 +72,33 @@ class Ties:
         self._from = len(program.steps)
         self._tied: set[int] = set()
         self._like: dict[tuple[Any, ...], bool] = {}
+        self._repeats: dict[tuple[Any, ...], bool] = {}
+
+    def times(self, first: int, last: int, golden: Golden, most: int) -> list[int]:
+        """How many batches can be stacked in a pass over the steps from ``first`` to before ``last``: 1, and others.
+
+        Stacked, the golden batch has to give its bits in every layer of the stack.
+        """
+        with torch.inference_mode():
+            return [1, *(n for n in (2, 4, 8) if n <= most and self._can_repeat(first, last, golden, n))]
+
+    def _can_repeat(self, first: int, last: int, golden: Golden, times: int) -> bool:
+        values = _FaultFree(self._program, self._protections, golden)
+        stacked = _Stacked(self._program, values, times)
+        for step in self._program.steps[first:last]:
+            rule = self._rules.get(step.index)
+            if step.op is None or not step.carries or (rule is not None and rule.rounds == "never"):
+                continue
+            key = (times, *((*rule.likeness, rule.axes) if rule is not None else (step.index,)))
+            if key not in self._repeats:
+                try:
+                    self._repeats[key] = not self._differs(step.index, values, stacked)
+                except SHAPE_ERRORS:
+                    self._repeats[key] = False
+            if not self._repeats[key]:
+                return False
+            values.forget(self._program.last_reads[step.index])
+        return True
 
     def next(self, step: int, golden: Golden) -> int:
         """The first step from this one on at which a sample has to be in its own row; the number of steps if none.
@@ -95,26 +124,26 @@ class Ties:
     def _is_tied(self, index: int, values: _FaultFree) -> bool:
         rule = self._rules.get(index)
         if rule is None:
-            return self._differs(index, values)
+            return self._differs(index, values, _Moved(self._program, values))
         if rule.rounds == "never":
             return False
         key = (*rule.likeness, rule.axes)
         if key not in self._like:
-            self._like[key] = self._differs(index, values)
+            self._like[key] = self._differs(index, values, _Moved(self._program, values))
         return self._like[key]
 
-    def _differs(self, index: int, values: _FaultFree) -> bool:
-        """Whether the step gives other bits with every sample one row further."""
+    def _differs(self, index: int, values: _FaultFree, other: _Moved) -> bool:
+        """Whether the step gives other bits with its samples in other rows."""
         layout, plain = self._program.layouts.get(index), values[index]
         if isinstance(plain, tuple) and index in self._rules:
             layout, plain = BatchLayout(0), plain[0]
         if not isinstance(plain, Tensor):
             return False
-        moved = _Moved(self._program, values).made(index)
-        moved = moved[0] if isinstance(moved, tuple) else moved
-        expected = _further(layout, plain)
+        found = other.made(index)
+        found = found[0] if isinstance(found, tuple) else found
+        expected = other.arranged(layout, plain)
         few = layout is not None and plain.numel() < _FEW_VALUES * len(plain)
-        return few or not equal_bits(expected, moved)
+        return few or expected.shape != found.shape or not equal_bits(expected, found)
 
     def _parted(self, first: int, step: int) -> int | None:
         """An operator with several results, from ``first`` on, that runs before a step but is read there or later."""
@@ -176,7 +205,7 @@ class _Moved(Mapping[int, Any]):
 
     def __getitem__(self, step: int) -> Any:
         value = self._values[step]
-        return self.made(step) if isinstance(value, tuple) else _further(self._program.layouts.get(step), value)
+        return self.made(step) if isinstance(value, tuple) else self.arranged(self._program.layouts.get(step), value)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._values)
@@ -190,13 +219,30 @@ class _Moved(Mapping[int, Any]):
         protection = self._values.protections.get(step)
         return value if protection is None else protection(value)
 
+    def arranged(self, layout: Any, value: Any) -> Any:
+        """A value with its samples in the rows that they have here."""
+        if layout is None or not isinstance(value, Tensor):
+            return value
+        count = layout.samples_first(value).shape[0]
+        return layout.take(value, self._order(count).to(value.device))
 
-def _further(layout: Any, value: Any) -> Any:
-    """The value with every sample one row further."""
-    if layout is None or not isinstance(value, Tensor):
-        return value
-    count = layout.samples_first(value).shape[0]
-    return layout.take(value, (torch.arange(count) - 1).to(value.device) % count)
+    def _order(self, count: int) -> Tensor:
+        return (torch.arange(count) - 1) % count
+
+
+class _Stacked(_Moved):
+    """The same with the whole batch several times over."""
+
+    def __init__(self, program: Program, values: _FaultFree, times: int) -> None:
+        super().__init__(program, values)
+        self._times = times
+
+    def __getitem__(self, step: int) -> Any:
+        asked = self._program.steps[step]
+        return self.made(step) if asked.op is not None and not asked.carries else super().__getitem__(step)
+
+    def _order(self, count: int) -> Tensor:
+        return torch.arange(count).repeat(self._times)
 
 
 def _rows(layout: Any, value: Any, rows: Sequence[int]) -> Any:
