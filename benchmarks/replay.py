@@ -317,7 +317,7 @@ def conditions_of(options: argparse.Namespace) -> dict[str, Any]:
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write conditions and cases there")
-    parser.add_argument("--quick", action="store_true", help="fewer faults, under 50 seconds")
+    parser.add_argument("--quick", action="store_true", help="fewer faults, one round, about 70 seconds")
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="rows whose model:target holds one of these")
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--rounds", type=int, help="3 by default, 1 with --quick")

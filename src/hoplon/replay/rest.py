@@ -66,13 +66,14 @@ class Rest:
         end = len(self.plan.program.steps)
         turns = self._turns(members)
         times = self._times(tied, end, _MOST_ROWS) if len(turns) > _FEW_TURNS else [1]
+        golden: dict[int, Any] = {}
         for begin in range(0, len(turns), times[-1]):
             layers = turns[begin : begin + times[-1]]
             chunk = np.concatenate(layers)
             place = np.concatenate([self.rows[runs] + number * self.batch for number, runs in enumerate(layers)])
             size = next(count for count in times if count >= len(layers))
             row = np.tile(np.arange(self.batch), size)
-            values = _Pass(self.plan, self.golden, row, moved=size > 1, wide=size > 1)
+            values = _Pass(self.plan, self.golden, row, moved=size > 1, wide=size > 1, fault_free=golden)
             self._walk(values, later, chunk, place, tied, end)
             self._collect(values, chunk, place, found)
 
@@ -113,7 +114,7 @@ class Rest:
             layout = self.plan.program.layouts.get(step)
             if layout is not None and isinstance(value, Tensor):
                 data = layout.samples_first(value)[: len(chunk)]
-                later.add(step, Wholes(chunk, self.rows[chunk], data.clone()))
+                later.add(step, Wholes(chunk, self.rows[chunk], data))
 
     def _collect(self, values: _Pass, chunk: Ints, place: Ints, found: list[Any]) -> None:
         program = self.plan.program
@@ -156,12 +157,25 @@ def _joins(left: Left, runs: Ints, places: Ints) -> dict[int, _Join]:
 
 
 class _Pass(Sequence[Any]):
-    """The values that a pass sees; golden ones of the inputs ``rows``, in this order, where it has none of its own."""
+    """The values that a pass sees; golden ones of the inputs ``rows``, in this order, where it has none of its own.
 
-    def __init__(self, plan: Plan, golden: Golden, rows: Ints, *, moved: bool, wide: bool) -> None:
+    ``moved``: whether the rows are others than the batch's; ``wide``: whether there are more of them; ``fault_free``:
+    golden values that passes in the batch's own rows share.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        golden: Golden,
+        rows: Ints,
+        *,
+        moved: bool,
+        wide: bool,
+        fault_free: dict[int, Any] | None = None,
+    ) -> None:
         self._plan, self._golden, self._moved, self._wide = plan, golden, moved, wide
         self._rows = torch.from_numpy(rows).to(plan.program.device)
-        self._memory = plan.program.memory()
+        self._memory, self._shared = plan.program.memory(), fault_free
         self._read: dict[int, Any] = {}
         self.own: dict[int, Any] = {}
 
@@ -191,7 +205,11 @@ class _Pass(Sequence[Any]):
                 return maps.permute(0, 3, 1, 2).contiguous()
             value = self._golden.delivered[step]
             return layout.take(value, self._rows) if isinstance(value, Tensor) else value
-        return self._golden.delivered[step]
+        if self._shared is None or self._moved:
+            return self._golden.delivered[step]
+        if step not in self._shared:
+            self._shared[step] = self._golden.delivered[step]
+        return self._shared[step]
 
     def compute(self, index: int) -> None:
         """Run a step."""
