@@ -135,6 +135,19 @@ def test_what_has_no_weights_here_says_so(tmp_path: Path) -> None:
     assert all(row.why for row in rows_of(result) if row.here is None)
 
 
+@pytest.mark.filterwarnings("ignore::hoplon.errors.HoplonWarning")
+def test_a_part_found_anew_takes_its_finished_runs(tmp_path: Path) -> None:
+    def run(again: tuple[str, ...] = (), tell: Any = None) -> StudyResult:
+        options: dict[str, Any] = {"profile": profile(), "own": own(), "only": ["critical"]}
+        return run_study(study_named("aspis"), out=tmp_path, again=again, tell=tell, **options)
+
+    def never(stage: str, done: int, total: int | None) -> None:
+        assert done == total, f"{stage} runs again"
+
+    first = run()
+    assert run(("critical",), never).findings == first.findings
+
+
 def test_data_without_labels_is_refused(tmp_path: Path) -> None:
     model, data = own()
     unlabelled = replace(data.held_out, y=None)

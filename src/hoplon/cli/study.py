@@ -38,7 +38,9 @@ def study(
         typer.Option(metavar="MODEL DATA", help="Your own model and data, in the same study."),
     ] = None,
     part: Annotated[list[str] | None, typer.Option(help="Only this part; may be repeated.")] = None,
-    again: Annotated[list[str] | None, typer.Option(help="Run this part anew; may be repeated.")] = None,
+    again: Annotated[
+        list[str] | None, typer.Option(help="Find this part anew, with its finished runs; may be repeated.")
+    ] = None,
     thread_count: Annotated[int | None, typer.Option("--threads", help="Threads; torch's default by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The page's JSON on stdout instead of a table.")] = False,
 ) -> None:

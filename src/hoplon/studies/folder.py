@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,9 +84,16 @@ class StudyFolder:
         write_atomically(self._file(part), text, way_out=_WAY_OUT)
 
     def forget(self, part: str) -> None:
-        """Remove what a part found and all it ran."""
+        """Remove what a part found and what it kept, such as times.
+
+        Run directories stay: what their seeds give is the same again, and resuming them refuses where it is not.
+        """
         self._file(part).unlink(missing_ok=True)
-        shutil.rmtree(self.runs_of(part), ignore_errors=True)
+        folder = self.runs_of(part)
+        for file in folder.rglob("*.json"):
+            inside = file.relative_to(folder).parents
+            if not any((folder / parent / "manifest.json").exists() for parent in inside):
+                file.unlink()
 
     def _file(self, part: str) -> Path:
         return self.path / _PARTS / f"{part}.json"

@@ -223,7 +223,7 @@ def run_study(
         own: a model and data of the user's, run beside those of the study.
         command: as typed, for the page.
         only: names of the parts to run; all by default.
-        again: names of parts that are forgotten first.
+        again: names of parts that are found anew, from the run directories they left: after weights or data came.
         tell: told a stage, what is done of it, and all there is to do.
         say: told which part begins and how long it took.
     Raises:
