@@ -12,7 +12,7 @@ import typer
 from hoplon.assessment import Plan
 from hoplon.cli import guarding
 from hoplon.cli.assessing import run_assessment, threads
-from hoplon.cli.console import say
+from hoplon.cli.console import say, told_training
 from hoplon.cli.output import OutputFolder
 from hoplon.criteria import TopK
 from hoplon.errors import HoplonError
@@ -88,7 +88,7 @@ def compare(
     with threads(thread_count):
         loaded = resolve_data(data)
         say(f"hoplon compare: {model} on {data}, seed {seed}")
-        chosen = resolve_model(model, seed=seed)
+        chosen = resolve_model(model, seed=seed, progress=told_training)
         run_assessment(
             chosen, loaded, plan, out=folder, command=command, as_json=as_json, resume=resume, more_arms=more_arms
         )

@@ -25,6 +25,11 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
+def told_training(done: int, total: int, loss: float) -> None:
+    """Progress of a training that a command has to wait for; the weights are kept, so it is the first time only."""
+    say(f"training: epoch {done} of {total}, loss {loss:.3g}")
+
+
 def show_json(document: Mapping[str, Any]) -> None:
     """One JSON object on stdout."""
     sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")

@@ -10,7 +10,7 @@ import torch
 import typer
 
 from hoplon.capture import capture
-from hoplon.cli.console import say, show, show_json
+from hoplon.cli.console import say, show, show_json, told_training
 from hoplon.cli.guarding import GUARDS, SCHEDULES, guards, schedule
 from hoplon.cli.hardening import Bounded, FormName, PolicyName, coverage_table, listed, ranger, ranges_for
 from hoplon.errors import HoplonError, StoreError
@@ -69,7 +69,7 @@ def harden(
     if not bounds and not protections:
         raise HoplonError("expected bounds or guards, got --no-bounds and no --guard; --guard parity")
     _require_writable(out)
-    chosen = resolve_model(model, seed=seed)
+    chosen = resolve_model(model, seed=seed, progress=told_training)
     say(f"hoplon harden: {model}, seed {seed}")
     program = capture(chosen.module, chosen.example, name=chosen.name)
     rows = []

@@ -12,7 +12,7 @@ import typer
 from hoplon.campaign import Campaign
 from hoplon.capture import capture
 from hoplon.cli.assessing import threads
-from hoplon.cli.console import duration, progress_bars, say, show, show_json
+from hoplon.cli.console import duration, progress_bars, say, show, show_json, told_training
 from hoplon.cli.settings import SETTINGS, Settings, merged, read_raw
 from hoplon.cli.tables import document, tables
 from hoplon.errors import HoplonError, StoreError
@@ -94,7 +94,10 @@ def inject(
     if not dry_run:
         _require_free(folder, resume=resume)
     with _computing_on(settings.threads):
-        chosen, held_out = resolve_model(settings.model, seed=settings.seed), resolve_data(settings.data).held_out
+        chosen, held_out = (
+            resolve_model(settings.model, seed=settings.seed, progress=told_training),
+            resolve_data(settings.data).held_out,
+        )
         say(f"hoplon inject: {settings.model} on {settings.data}, seed {settings.seed}")
         campaign = settings.campaign(capture(chosen.module, chosen.example, name=chosen.name), held_out)
         if dry_run:

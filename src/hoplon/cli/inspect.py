@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from hoplon.capture import capture
-from hoplon.cli.console import say, show, show_json
+from hoplon.cli.console import say, show, show_json, told_training
 from hoplon.cli.output import OutputFolder
 from hoplon.inspection import FaultSpace, Inspection
 from hoplon.inspection import inspect as inspected
@@ -38,7 +38,7 @@ def inspect(
 ) -> None:
     """List what in a model can be hit (layers, operator outputs, parameters, buffers), and count possible faults."""
     folder = None if out is None else OutputFolder.prepare(out)
-    chosen = resolve_model(model, seed=seed)
+    chosen = resolve_model(model, seed=seed, progress=told_training)
     found = inspected(capture(chosen.module, chosen.example, name=chosen.name))
     document = found.to_dict()
     if folder is not None:

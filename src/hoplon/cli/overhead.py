@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hoplon.capture import capture
 from hoplon.cli.assessing import threads as computing_on
-from hoplon.cli.console import say, show, show_json
+from hoplon.cli.console import say, show, show_json, told_training
 from hoplon.cli.hardening import Bounded, PolicyName, ranger
 from hoplon.cli.output import OutputFolder
 from hoplon.errors import HoplonError
@@ -53,7 +53,7 @@ def overhead(
     """Time a model with its bounds in both forms, arms interleaved, beside no protection and the original."""
     folder = None if out is None else OutputFolder.prepare(out)
     with computing_on(threads):
-        chosen = resolve_model(model, seed=seed)
+        chosen = resolve_model(model, seed=seed, progress=told_training)
         say(f"hoplon overhead: {model}, seed {seed}")
         program = capture(chosen.module, chosen.example, name=chosen.name)
         x = _batch_of(chosen.example, batch)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from hoplon.capture import capture
 from hoplon.cli.assessing import threads as computing_on
-from hoplon.cli.console import duration, progress_bars, say, show, show_json
+from hoplon.cli.console import duration, progress_bars, say, show, show_json, told_training
 from hoplon.cli.hardening import coverage_table, listed
 from hoplon.cli.output import OutputFolder
 from hoplon.data import Inputs
@@ -65,7 +65,7 @@ def profile(
     share, of = _quantile(quantile, image_quantile)
     folder = OutputFolder.prepare(out)
     with computing_on(threads):
-        loaded, chosen = resolve_data(data), resolve_model(model, seed=seed)
+        loaded, chosen = resolve_data(data), resolve_model(model, seed=seed, progress=told_training)
         say(f"hoplon profile: {model} on {data}, seed {seed}")
         program = capture(chosen.module, chosen.example, name=chosen.name)
         wanted = Values(tuple(sites)) if sites else Values() if all_operators else None

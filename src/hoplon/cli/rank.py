@@ -14,7 +14,7 @@ from rich.table import Table
 from hoplon import importance
 from hoplon.capture import capture
 from hoplon.cli.assessing import threads as computing_on
-from hoplon.cli.console import progress_bars, say, show, show_json
+from hoplon.cli.console import progress_bars, say, show, show_json, told_training
 from hoplon.cli.output import OutputFolder
 from hoplon.cli.tables import percent, rows
 from hoplon.data import Inputs
@@ -73,7 +73,7 @@ def rank(
         if file is not None:
             OutputFolder.prepare(file.parent)
     with computing_on(threads):
-        loaded, chosen = resolve_data(data), resolve_model(model, seed=seed)
+        loaded, chosen = resolve_data(data), resolve_model(model, seed=seed, progress=told_training)
         say(f"hoplon rank: {model} on {data}, {score.value}, seed {seed}")
         program = capture(chosen.module, chosen.example, name=chosen.name)
         selected = Memory(tuple(sites or ("*",)), kind=tuple(kind or ("conv", "linear")), buffers=False)

@@ -12,7 +12,7 @@ from rich.table import Table
 from hoplon.capture import capture
 from hoplon.cli import parts
 from hoplon.cli.assessing import threads as computing_on
-from hoplon.cli.console import progress_bars, say, show, show_json
+from hoplon.cli.console import progress_bars, say, show, show_json, told_training
 from hoplon.cli.inject import one_or_several
 from hoplon.cli.settings import SETTINGS, read_raw
 from hoplon.cli.tables import interval, plain
@@ -50,7 +50,7 @@ def replay(
     protections = parts.protections(known.get("protection", []))
     with computing_on(threads or manifest["threads"]):
         samples = resolve_data(source).held_out.sample(inputs or known.get("inputs"), seed=start)
-        chosen = resolve_model(model, seed=start if seed is None else seed)
+        chosen = resolve_model(model, seed=start if seed is None else seed, progress=told_training)
         say(f"hoplon replay: the faults of {run} in {model}, on {source}")
         try:
             with progress_bars() as tell:

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from hoplon.cli.assessing import threads as computing_on
-from hoplon.cli.console import progress_bars, say, show, show_json
+from hoplon.cli.console import progress_bars, say, show, show_json, told_training
 from hoplon.cli.output import OutputFolder
 from hoplon.errors import HoplonError
 from hoplon.studies import StudyResult, profile_named, run_study, study_named, write_pages
@@ -48,7 +48,11 @@ def study(
     chosen, counts = study_named(name), profile_named(profile)
     folder = OutputFolder.prepare(out)
     with _data_in(data), computing_on(thread_count):
-        own = None if model is None else (resolve_model(model[0], seed=seed), resolve_data(model[1]))
+        own = (
+            None
+            if model is None
+            else (resolve_model(model[0], seed=seed, progress=told_training), resolve_data(model[1]))
+        )
         command = ["hoplon", "study", name, "--profile", profile, "--seed", str(seed), "--out", str(out)]
         command += ["--model", *model] if model is not None else []
         command += ["--threads", str(thread_count)] if thread_count is not None else []

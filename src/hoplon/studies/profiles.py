@@ -165,7 +165,7 @@ STANDARD = Profile(
         repeats=6,
         whole_inputs=1024,
     ),
-    ranger=RangerCounts(faults=20_000, float_faults=20_000, accuracy_inputs=4000, convergence_inputs=4000),
+    ranger=RangerCounts(faults=5000, float_faults=10_000, accuracy_inputs=4000, convergence_inputs=4000),
     driving=DrivingCounts(students=(0, 1, 2), main=100, other=30, range_tracks=40, score_tracks=10),
 )
 PAPER = Profile(

@@ -11,7 +11,7 @@ from hoplon.studies.figures import Figure, Series, bars, lines
 from hoplon.studies.findings import Findings
 from hoplon.studies.ranger.costs import MEASURES, angle_errors
 from hoplon.studies.ranger.networks import Absent, Network, network, networks, training_inputs
-from hoplon.studies.ranger.runs import FIXED32, rate_rows, row_of, run_name, strike
+from hoplon.studies.ranger.runs import FIXED32, mean_of, rate_rows, row_of, run_name, strike
 from hoplon.studies.rows import Row
 from hoplon.studies.study import Context
 
@@ -92,6 +92,10 @@ def percentiles(context: Context) -> Findings:
         }
         rates[label] = rate_rows(context, "Fig. 10", found, results, f"{label}, {FIXED32.words}", paper=paper)
         rows += rates[label]
+        mean = mean_of(results.summary(), independent=False)
+        given = context.published.get(f"fig10/{percent}/mean") if of != "image-maxima" else None
+        row = row_of("Fig. 10", found, f"{label}, {FIXED32.words}: mean over the thresholds", paper=given)
+        rows.append(row.found(mean, n=results.summary()[0].n_runs, seed=context.seed))
     names = [run_name(found, FIXED32, key) for key in arms]
     source = context.source("Fig. 10", fault_model=FIXED32.words, runs=names, seed=context.seed)
     text = (
