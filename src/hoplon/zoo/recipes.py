@@ -167,8 +167,10 @@ RECIPES: dict[str, Recipe] = {
         _CIFAR("resnet18-cifar10", partial(ResNet18, classes=10), epochs=8),
         _CIFAR("squeezenet-cifar10", partial(SqueezeNet, classes=10)),
         _ANGLE("dave-degrees", Dave),
-        _ANGLE("dave-radians", partial(Dave, unit="radians"), task="radians", epochs=10),
-        _ANGLE("dave-radians-tanh", partial(Dave, unit="radians", activation="tanh"), task="radians", epochs=10),
+        _ANGLE("dave-radians", partial(Dave, unit="radians"), task="radians", learning_rate=1e-4),
+        _ANGLE(
+            "dave-radians-tanh", partial(Dave, unit="radians", activation="tanh"), task="radians", learning_rate=1e-4
+        ),
         _ANGLE("comma-driving", Comma, epochs=12, shift=8),
         _ANGLE("comma-driving-tanh", partial(Comma, tanh=True), epochs=12, shift=8),
     )
