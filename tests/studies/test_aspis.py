@@ -79,7 +79,7 @@ def test_the_users_own_model_runs_every_part_and_its_figures_can_be_derived_from
     result = run_study(study_named("aspis"), out=tmp_path, profile=profile(), own=own())
     pages = write_pages(tmp_path, result)
     rows = rows_of(result)
-    wanted = {"Table II", "Table IV", "Table V", *(f"Fig. {n}" for n in (4, 5, 8, 9, 10, 13, 15, 16, 17, 18, 19))}
+    wanted = {"Table II", "Table IV", "Table V", *(f"Fig. {n}" for n in (4, 5, 6, 7, 8, 9, 10, 13, 15, 16, 17, 18, 19))}
     assert wanted <= {row.where for row in rows}
     assert result.unfinished == ()
     assert compared(tmp_path) >= 10
@@ -92,6 +92,8 @@ def test_the_users_own_model_runs_every_part_and_its_figures_can_be_derived_from
         row for (where, what), row in found.items() if where == "Fig. 8" and what.startswith("weights of the f")
     )
     assert first.here == pytest.approx(100 / 36)  # one of the 36 weights of the only convolution is the top 1 %
+    held = next(row for (where, _), row in found.items() if where == "Fig. 7")
+    assert 100 / 36 < held.here <= 100  # type: ignore[operator]
     (tmr,) = [row for row in rows if row.where == "Fig. 5" and row.what.startswith("TMR of")]
     assert tmr.here == pytest.approx(2 * 4 * (8 * 3 * 9 + 8 * 8 * 9) / 1e6)
     assert all(figure.read_bytes().startswith(b"<svg") for figure in pages.figures)

@@ -58,6 +58,17 @@ def _of(subject: Subject, context: Context) -> Findings:
             why=why,
         ),
         _agreement(subject, why),
+        Row(
+            map_,
+            subject.label,
+            subject.data,
+            "sum of all scores that the top 1 % of the weights hold",
+            "%",
+            context.published["fig7/importance"] if subject.stands_for else None,
+            100 * _held(scores),
+            n=scores.total,
+            why=why,
+        ),
     ]
     source = context.source(
         f"{subject.label} on {subject.data}",
@@ -71,6 +82,13 @@ def _of(subject: Subject, context: Context) -> Findings:
         figures=(_bars(subject, layers, where), _map(subject, scores, map_)),
         sources=(source,),
     )
+
+
+def _held(scores: Scores) -> float:
+    """The share of the sum of all scores that the most important weights hold."""
+    top = scores.top(_FRACTION)
+    held = sum(float(scores[name].reshape(-1)[chosen].double().sum()) for name, chosen in top.items())
+    return held / sum(float(score.double().sum()) for score in scores.values.values())
 
 
 def _agreement(subject: Subject, why: str) -> Row:
