@@ -187,3 +187,30 @@ def test_an_index_over_one_arena_is_repaired_and_never_followed_where_it_is_wron
     report = guard.check()
     assert report.uncorrectable == report.detected == len(index)
     assert same(memory, wanted)
+
+
+def test_arenas_that_lie_side_by_side_are_not_read_as_one() -> None:
+    layers = nn.ModuleList([nn.Linear(64, 64, bias=False) for _ in range(8)])  # of four pages each
+    for layer in layers:
+        lay_end_to_end(layer)
+    places = {layer.weight.data_ptr() for layer in layers}
+    if not any(place + 64 * 64 * 4 in places for place in places):
+        pytest.skip("the system left gaps between all of them")
+    wanted = snapshot(dict(layers.state_dict()))
+    guarded = hp.guard(layers, [hp.Parity()])
+    for layer in layers:
+        flip(layer.weight, 30)
+        assert guarded.check().corrected == 1
+    assert same(dict(layers.state_dict()), wanted)
+
+
+def test_memory_that_processes_share_stays_shared() -> None:
+    model = network().share_memory()
+    guarded = hp.guard(model, [hp.Parity()], end_to_end=True)
+    hardened = hp.harden(hp.capture(network(), torch.randn(2, 3, 8, 8)), [hp.Parity()])
+    hardened.share_memory()
+    for module in (model, hardened):
+        assert all(tensor.is_shared() for tensor in module.state_dict().values())
+    flip(model[0].weight, 30)
+    flip(hardened.memory()["0.weight"], 30)
+    assert guarded.check().corrected == hardened.check().corrected == 1

@@ -237,6 +237,10 @@ def test_what_a_bundle_cannot_hold_is_refused(tmp_path: Path) -> None:
         hp.save_bundle(hp.harden(program, [ranger], telemetry=True), tmp_path / "a")
     with pytest.raises(HoplonError, match="expected a module without gradients"):
         hp.save_bundle(hp.harden(program, [ranger], gradients=True), tmp_path / "a")
+    with pytest.raises(
+        HoplonError, match=r"in the dtypes it was captured in, got .* of torch.float64 where it was of "
+    ):
+        hp.save_bundle(hp.harden(program, [TMR()]).to(torch.float64), tmp_path / "a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "mine.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(StoreError, match="expected a new folder or a bundle to replace, got"):

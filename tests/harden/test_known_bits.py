@@ -209,6 +209,24 @@ def test_two_wrong_words_of_the_guard_are_reported_and_nothing_is_written_throug
     assert_same(live, wanted)
 
 
+@pytest.mark.parametrize("hidden", ["by another word", "by the sum"])
+def test_wrong_words_of_the_guard_that_cancel_in_one_sum_are_reported(hidden: str) -> None:
+    live = memory()
+    guard = hp.KnownBits().arm(live)
+    wanted = snapshot(live)
+    known, sums = guard.copies["int32#known"], guard.copies["int32#sums"]
+    values = known[len(known) // 2 :]
+    gone = int(values[0] & -values[0])  # a known bit that is 1 in all words of "conv"
+    values[0] -= gone
+    if hidden == "by the sum":
+        sums[0] -= gone
+    else:
+        values[1] += gone
+    report = guard.check()
+    assert report.uncorrectable == report.detected == 6
+    assert_same(live, wanted)
+
+
 @pytest.mark.parametrize("block", [None, 1000])
 def test_slices_are_even_and_find_together_what_one_check_finds(block: int | None) -> None:
     live = {"tiny": small_values(10), "large": small_values(600_000, seed=3), "half": small_values(9000).half()}

@@ -167,3 +167,20 @@ def test_slices_are_even_within_large_storages_and_find_what_a_whole_check_finds
     live["gaps"][49, 1] = 5.0
     assert sum(guard.check(turn=turn, turns=3).corrected for turn in range(3)) == 5
     assert_same(live, wanted)
+
+
+@pytest.mark.parametrize("vote", ["element", "tensor"])
+def test_words_that_an_expanded_tensor_repeats_are_repaired_once(vote: Vote) -> None:
+    row = torch.randn(8, generator=torch.Generator().manual_seed(GENERATOR_SEED))
+    gaps = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))[:, ::2]
+    columns = row.clone()[:, None]
+    given = {"rows": row.expand(4, 8), "columns": columns.expand(8, 5), "gaps": gaps[:, :, None].expand(4, 3, 2)}
+    guard = TMR(vote).arm(given)
+    assert guard.protected_bytes == (8 + 8 + 12) * 4
+    wanted = snapshot(given)
+    integer_view(row)[3] ^= 1 << 30
+    assert guard.check() == GuardReport(28, 1, 1, 0, ("rows",))
+    integer_view(given["columns"].select(1, 0))[7] ^= -(2**31)
+    integer_view(gaps)[3, 2] ^= 1
+    assert guard.check() == GuardReport(28, 2, 2, 0, ("columns", "gaps"))
+    assert_same(given, wanted)

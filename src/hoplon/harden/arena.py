@@ -47,12 +47,12 @@ def lay_end_to_end(module: nn.Module) -> None:
     """Move what a module's parameters and buffers hold to one piece of memory, in the order of their names.
 
     They stay the same tensors. Those that share a storage with another one stay where they are, and so do those made in
-    inference mode and what :func:`end_to_end` copies alone.
+    inference mode, those that processes share, and what :func:`end_to_end` copies alone.
     """
     by_storage: dict[int, dict[int, Tensor]] = {}
     named = [*module.named_parameters(), *module.named_buffers()]
     for _, tensor in sorted(named, key=lambda pair: pair[0]):
-        if _is_plain(tensor) and not tensor.is_inference():
+        if _is_plain(tensor) and not tensor.is_inference() and not tensor.is_shared():
             by_storage.setdefault(tensor.untyped_storage()._cdata, {})[id(tensor)] = tensor
     alone = [tensor for sharing in by_storage.values() if len(sharing) == 1 for tensor in sharing.values()]
     for tensor, copy in zip(alone, end_to_end(alone), strict=True):

@@ -62,7 +62,8 @@ class Aspis(Protection):
             "copies of a weight, bit for bit, and one wrong index entry of 4,096; reports weights whose copies "
             "all differ and two wrong entries, and writes through neither; misses two copies that are wrong in "
             "the same way, which 1 in 32 of independent pairs of single-bit faults in two copies of one float32 "
-            "weight are; does not look at other weights"
+            "weight are, and wrong entries that cancel in sum while they lead to the same words; does not look at "
+            "other weights"
         )
 
     def require_made_for(self, memory: Mapping[str, Tensor]) -> None:

@@ -23,7 +23,8 @@ def memory_of(module: nn.Module) -> dict[str, Tensor]:
     A tensor of complex128, whose words are wider than any integer, is given as the real numbers it is made of.
 
     Raises:
-        HoplonError: a tensor without words of its own to guard: on the meta device, sparse or quantised.
+        HoplonError: a tensor without words of its own to guard: on the meta device, sparse or quantised, or a view that
+            is conjugated or negated as it is read.
     """
     found = {}
     for table in (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)):
@@ -31,6 +32,9 @@ def memory_of(module: nn.Module) -> dict[str, Tensor]:
             if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
                 what = "on the meta device" if tensor.is_meta else f"{tensor.layout} of {tensor.dtype}"
                 raise HoplonError(f"expected dense tensors in memory to guard, got {name} ({what}); load or unpack it")
+            if tensor.is_conj() or tensor.is_neg():
+                fix = "give the model its resolve_conj().resolve_neg()"
+                raise HoplonError(f"expected tensors as they lie in memory, got {name}, a lazy conjugate; {fix}")
             found[name] = torch.view_as_real(tensor.detach()) if tensor.dtype == torch.complex128 else tensor.detach()
     return dict(sorted(found.items()))
 

@@ -40,7 +40,7 @@ def export_pt2(module: HardenedModule, path: str | os.PathLike[str], *, guards: 
         guards: what to do with guards of memory, which a graph cannot carry: refuse, or drop them.
     Raises:
         HoplonError: guards that are not to be dropped, another word for ``guards``, or what a file cannot hold: a
-            detector, an operator that runs twice.
+            detector, an operator that runs twice, a module that was cast.
         UncorrectableMemory: a guard found weights that it cannot repair, which would be wrong in the file for good.
     """
     exported = exported_program(module, guards=guards)
@@ -125,12 +125,25 @@ def exported_program(module: HardenedModule, *, guards: Guards = "refuse") -> Ex
             f"expected a module that runs each operator once, got {module.overlay.label}: what compiles or runs a file "
             "merges equal computations, and the second run would be gone; export the other protections alone"
         )
+    _require_dtypes(module)
     report = module.check()
     if report.uncorrectable:
         raise UncorrectableMemory(report)
     args, kwargs, free = _inputs(module)
     with torch.no_grad(), quiet_torch():
         return torch.export.export(module.graph_module, args, kwargs, dynamic_shapes=free, strict=False)
+
+
+def _require_dtypes(module: HardenedModule) -> None:
+    """Refuse a module that was cast: its graph and its inputs are those of the dtypes that were captured."""
+    memory = module.memory()
+    for node in module.graph_module.graph.nodes:
+        captured, held = node.meta.get("val"), memory.get(str(node.target))
+        if node.op == "get_attr" and held is not None and isinstance(captured, Tensor) and captured.dtype != held.dtype:
+            raise HoplonError(
+                f"expected a module in the dtypes it was captured in, got {node.target} of {held.dtype} where it was "
+                f"of {captured.dtype}; cast the model, then capture and harden it"
+            )
 
 
 def _inputs(module: HardenedModule) -> tuple[tuple[Any, ...], dict[str, Any], Any]:

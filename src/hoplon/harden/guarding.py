@@ -45,7 +45,7 @@ def guard(
         hook: check before each forward pass of the model.
         end_to_end: first move what parameters and buffers hold, which stay the same tensors, to one piece of memory:
             checks of all of it take less time. Views of it made before no longer follow, nor does anything that holds
-            its address, such as a captured CUDA graph; memory that processes share stays shared no longer. What
+            its address, such as a captured CUDA graph. Memory that processes share stays where it is. What
             :func:`hoplon.harden` copies lies like that anyway. On the CPU alone.
     Raises:
         HoplonError: no protections, one that guards no memory, a model without memory or with tensors that have no

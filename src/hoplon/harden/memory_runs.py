@@ -11,6 +11,7 @@ from torch import Tensor
 from hoplon.errors import HoplonError
 from hoplon.harden.arena import arena_around
 from hoplon.harden.vote import distinct
+from hoplon.harden.words import without_repeats
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,7 @@ def runs_of(memory: Mapping[str, Tensor]) -> list[Run]:
             got = "a quantised" if tensor.is_quantized else "a meta" if tensor.is_meta else f"a {tensor.layout}"
             raise HoplonError(f"expected plain memory as {name}, got {got} tensor; guard the others alone")
     for name, tensor in distinct(memory).items():
-        single = _without_repeats(tensor)
+        single = without_repeats(tensor)
         if _is_dense(single):
             flat = single.as_strided((single.numel(),), (1,)).view(torch.uint8)
             dense.append((flat.data_ptr(), Run(name, flat, tensor.itemsize)))
@@ -90,9 +91,10 @@ def spans_of(runs: Sequence[Run]) -> list[list[Run]]:
 
     Spans are in the order of their first runs.
     """
-    inside = [run for run in runs if not run.gaps and arena_around(run.tensor) is not None]
-    begins = {run.tensor.data_ptr(): run for run in inside}
-    follower = {id(run): begins.get(run.tensor.data_ptr() + run.nbytes) for run in inside}
+    arenas = {id(run): arena for run in runs if not run.gaps and (arena := arena_around(run.tensor)) is not None}
+    inside = [(arenas[id(run)].data_ptr(), run.tensor.data_ptr(), run) for run in runs if id(run) in arenas]
+    begins = {(arena, address): run for arena, address, run in inside}  # one arena may begin where another one ends
+    follower = {id(run): begins.get((arena, address + run.nbytes)) for arena, address, run in inside}
     later = {id(run) for run in follower.values()}
     spans = []
     for run in runs:
@@ -128,14 +130,6 @@ def bytes_of(span: Sequence[Run]) -> Tensor:
         return first
     start = first.data_ptr() - arena.data_ptr()
     return arena[start : start + sum(run.nbytes for run in span)]
-
-
-def _without_repeats(tensor: Tensor) -> Tensor:
-    """One element of every axis along which all elements are the same memory, as ``expand`` makes them."""
-    for axis in reversed(range(tensor.dim())):
-        if tensor.stride(axis) == 0 and tensor.shape[axis] > 1:
-            tensor = tensor.select(axis, 0)
-    return tensor
 
 
 def _is_dense(tensor: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from hoplon.errors import HoplonError
 from hoplon.formats import integer_view
 from hoplon.harden.vote import agree, copy_of, distinct, vote_
-from hoplon.harden.words import of_turn_by_size, row_of, shared, wide
+from hoplon.harden.words import of_turn_by_size, row_of, shared, wide, without_repeats
 from hoplon.memory_guard import Guard, GuardReport, require_no_update, version_of
 from hoplon.overlay import Protection
 
@@ -57,7 +57,7 @@ class TMR(Protection):
 
     def arm(self, memory: Mapping[str, Tensor]) -> TMRGuard:
         """A guard over these tensors; names that share a storage are guarded once."""
-        return TMRGuard(distinct(memory), self.vote)
+        return TMRGuard({name: without_repeats(tensor) for name, tensor in distinct(memory).items()}, self.vote)
 
 
 @final

@@ -33,6 +33,14 @@ def row_of(tensor: Tensor) -> Tensor | None:
     return integer_view(tensor).as_strided((extent,), (1,))
 
 
+def without_repeats(tensor: Tensor) -> Tensor:
+    """One element of every axis along which all elements are the same memory, as ``expand`` makes them."""
+    for axis in reversed(range(tensor.dim())):
+        if tensor.stride(axis) == 0 and tensor.shape[axis] > 1:
+            tensor = tensor.select(axis, 0)
+    return tensor
+
+
 def wide(row: Tensor) -> Tensor:
     """A row of words as int64 where it can be: what is compared as a whole is compared faster."""
     if row.dtype == torch.int64 or row.nbytes % 8 or row.data_ptr() % 8:
