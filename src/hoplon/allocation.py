@@ -24,6 +24,7 @@ def allocate(
     low_tail: float,
     high_tail: float,
     known: NDArray[np.bool_] | None = None,
+    effects: Floats | None = None,
     unseen: float = 0.5,
     least: int = 8,
     most: int = 10**9,
@@ -38,6 +39,8 @@ def allocate(
     Args:
         shares: shape ``(strata,)``, sum 1.
         guesses: shape ``(strata,)``, the failure probability to expect; 0 where none was seen.
+        effects: shape ``(strata,)``, of faults that meet several inputs: the variance of the share that fails over
+            ``p (1 - p)``, in (0, 1]; 1 by default.
         known: strata whose probability is `guesses` for certain; they get no runs.
         unseen: failures to expect in all strata of guess 0 together, so that one of them does not upset the plan.
         least: runs in every stratum with a share.
@@ -49,7 +52,7 @@ def allocate(
     """
     sure = np.zeros(len(shares), dtype=bool) if known is None else known
     spread = np.where(sure, 0.0, np.sqrt(guesses * (1 - guesses)))
-    neyman = shares * spread
+    neyman = shares * spread if effects is None else shares * spread * np.sqrt(effects)
     neyman = neyman / neyman.sum() if neyman.any() else shares
     floors = _FLOORS / half_width
 
@@ -59,6 +62,9 @@ def allocate(
 
     def reached(planned: Floats) -> NDArray[np.bool_]:
         silent = (guesses == 0) & (shares > 0) & ~sure
+        if effects is not None:  # independent runs of this variance, see `hoplon.estimation.effective`
+            whole = planned * spread**2
+            planned = planned * (whole + 1) / (whole * effects + 1)
         planned = np.where(sure, CERTAIN, planned)
         met = planned * guesses
         idle = np.where(silent, planned, 0.0)

@@ -33,7 +33,7 @@ from hoplon.stages import Advance, Keeper, Progress, Unit, looks, run_uniform
 from hoplon.stats import Interval
 from hoplon.store import RunDirectory, content_digest, versions
 from hoplon.strata import Strata
-from hoplon.two_phase import TwoPhase, default_strata, strike
+from hoplon.two_phase import Groups, TwoPhase, default_strata, strike
 
 _UNIT_FAULTS = {"values": 1024, "memory": 64}
 
@@ -47,8 +47,9 @@ class Campaign:
     Args:
         program: from :func:`hoplon.capture`.
         data: :class:`hoplon.Inputs`, a map-style data set, a tensor or a pair (x, y).
-        sites: :class:`hoplon.Values` (one fault meets one input), :class:`hoplon.Memory` (one fault meets all), or
-            :class:`hoplon.GuardMemory` (the same, in what the guards among the protections hold).
+        sites: :class:`hoplon.Values` (one fault meets one input), :class:`hoplon.Memory` (one fault meets all, or with
+            a half-width as many as pay), or :class:`hoplon.GuardMemory` (the same, in what the guards among the
+            protections hold).
         fault_model: how a struck word changes.
         criterion: what counts as harm; of several, in a sequence, each gets its own columns.
         sampling: which faults are drawn; element-uniform by default.
@@ -113,7 +114,9 @@ class Campaign:
             confidence: of all intervals, whenever the campaign stops.
             design: how a half-width is reached. "stratified" (the default): very many faults are drawn and looked at
                 before they propagate, few are run, most where the outcome is uncertain; see docs/statistics.md. The
-                faults then have weights. "uniform": all faults that are drawn are run and count alike.
+                faults then have weights, and memory faults meet random batches of the inputs, as many as a pilot finds
+                cheapest (``results.split``). "uniform": all faults that are drawn are run and count alike, memory
+                faults on all inputs.
             strata: what tells faults apart in "stratified"; by deviation, and by first-order change of the logit gap
                 where the model allows, by default.
             seed: decides the faults.
@@ -135,6 +138,8 @@ class Campaign:
             chosen = work.strata(strata) if way == "stratified" else ()
             manifest = work.manifest(count=count, half_width=half_width, confidence=confidence)
             manifest |= {"design": way, "strata": [repr(part) for part in chosen]}
+            if way == "stratified" and self.target == "memory":
+                manifest["inputs_per_fault"] = "random batches"  # so that one on all inputs is not gone on with
             work.table(0, 1)  # refuses a fault model that does not fit before there is a run directory
             directory = None if store is None else RunDirectory.create(store, manifest, resume=resume)
             keep = Keeper(directory, manifest)
@@ -173,6 +178,8 @@ class Campaign:
             run=lambda planned: keep.run(executor, planned, tell),
             keep=keep.add,
             results=keep.results,
+            recall=keep.split,
+            record=keep.keep_split,
         )
         return keep.results(*phases.finish())
 
@@ -405,7 +412,9 @@ class _Units:
     work: _Work
     count: int | None
 
-    def __call__(self, item: int | tuple[FaultTable, pl.DataFrame], *, advance: Advance | None = None) -> Unit:
+    def __call__(
+        self, item: int | tuple[FaultTable, pl.DataFrame, Groups | None], *, advance: Advance | None = None
+    ) -> Unit:
         """One unit; from another process its progress is not seen until it is done."""
         if isinstance(item, int):
             return self.work.unit(item, count=self.count, advance=advance)

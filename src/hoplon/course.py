@@ -63,26 +63,55 @@ class Course:
         half = np.where(open_, np.maximum(np.ceil(runs * parts / 2), _LEAST), 0)
         return np.repeat(half.astype(np.int64)[:, None], 2, axis=1)
 
-    def main(self, shares: Floats, known: Floats, failures: Ints, runs: Ints, *, candidates: int) -> tuple[Ints, int]:
+    def main(
+        self,
+        shares: Floats,
+        known: Floats,
+        failures: Ints,
+        runs: Ints,
+        *,
+        candidates: int,
+        effects: Floats | None = None,
+    ) -> tuple[Ints, int]:
         """Runs that each half is to have in all, and how many candidates to draw.
 
         Args:
             known: failure probability of strata that need no run; NaN for the others.
             failures, runs: so far, shape ``(strata, 2)``.
+            effects: of faults that meet several inputs, seen in each half, shape ``(strata, 2)``; see `allocate`.
         """
-        _, drawn = self._plan(shares, known, failures.sum(1), runs.sum(1), candidates, look=0)
+        joint = None if effects is None else effects.mean(1)
+        _, drawn = self._plan(shares, known, failures.sum(1), runs.sum(1), candidates, look=0, effects=joint)
         planned = [
-            self._plan(shares, known, failures[:, other], runs[:, other], drawn, look=0, fixed=True)[0]
+            self._plan(
+                shares,
+                known,
+                failures[:, other],
+                runs[:, other],
+                drawn,
+                look=0,
+                fixed=True,
+                effects=None if effects is None else effects[:, other],
+            )[0]
             for other in (1, 0)
         ]
         halves = np.stack([np.ceil(plan / 2).astype(np.int64) for plan in planned], axis=1)
         return np.maximum(halves, runs), drawn
 
     def more(
-        self, shares: Floats, known: Floats, failures: Ints, runs: Ints, *, candidates: int, look: int
+        self,
+        shares: Floats,
+        known: Floats,
+        failures: Ints,
+        runs: Ints,
+        *,
+        candidates: int,
+        look: int,
+        effects: Floats | None = None,
     ) -> tuple[Ints, int]:
         """As `main`, after a look that was not precise enough; ``look`` is the one to come."""
-        plan, drawn = self._plan(shares, known, failures.sum(1), runs.sum(1), candidates, look=look)
+        joint = None if effects is None else effects.mean(1)
+        plan, drawn = self._plan(shares, known, failures.sum(1), runs.sum(1), candidates, look=look, effects=joint)
         # at least a tenth more, so that the looks come to an end
         wanted = np.maximum(-(-plan[:, None] // 2), np.ceil(1.1 * runs).astype(np.int64))
         return np.where(runs > 0, wanted, wanted * (plan[:, None] > 0)), drawn
@@ -109,6 +138,7 @@ class Course:
         *,
         look: int,
         fixed: bool = False,
+        effects: Floats | None = None,
     ) -> tuple[Ints, int]:
         """The cheapest plan over numbers of candidates from `candidates` on."""
         sure = ~np.isnan(known)
@@ -127,6 +157,7 @@ class Course:
                 low_tail=low_tail,
                 high_tail=high_tail,
                 known=sure,
+                effects=effects,
                 unseen=_UNSEEN,
                 least=2 * _LEAST,
             )

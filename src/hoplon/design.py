@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self, final
 
 import numpy as np
 import polars as pl
 
 from hoplon.errors import StoreError
+from hoplon.split import Split
 
 
 @final
@@ -22,7 +23,8 @@ class Design:
     stratum has two halves: see `hoplon.course.Course`. ``known``: the failure probability of strata that needed no run,
     None for the others. A campaign of uniform faults has no strata. ``level``: confidence of the intervals then.
     ``expected``: the "runs", "seconds" and "memory_bytes" (of the process that plans, where the platform tells)
-    that the pilot led to expect; ``spent``: what it came to. Times and memory are no records.
+    that the pilot led to expect; ``spent``: what it came to. Times and memory are no records. ``split``: of memory
+    faults, how many batches of inputs each meets.
     """
 
     labels: tuple[str, ...]
@@ -32,10 +34,11 @@ class Design:
     level: float
     expected: Mapping[str, float] = field(default_factory=dict)
     spent: Mapping[str, float] = field(default_factory=dict)
+    split: Split | None = None
 
     def to_json(self) -> str:
         """For a run directory."""
-        return json.dumps({name: getattr(self, name) for name in self.__dataclass_fields__}, indent=2) + "\n"
+        return json.dumps(asdict(self), indent=2) + "\n"
 
     @property
     def prediction(self) -> str | None:
@@ -54,6 +57,7 @@ class Design:
         try:
             found: dict[str, Any] = json.loads(text)
             found |= {name: tuple(found[name]) for name in ("labels", "shares", "known")}
+            found["split"] = None if found.get("split") is None else Split.from_dict(found["split"])
             return cls(**found)
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(f"expected a design as hoplon writes it, got {error}; resume the run") from error

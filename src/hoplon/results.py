@@ -18,6 +18,7 @@ from hoplon.faults import FaultTable, Target
 from hoplon.formats import Field, format_named
 from hoplon.rates import FAILURES, Rate, rate_of, rates_by
 from hoplon.sites import Site, ValueSite
+from hoplon.split import Split
 from hoplon.stats import wilson
 from hoplon.store import RunDirectory, readable
 
@@ -47,6 +48,11 @@ class Results:
     path: Path | None = None
     design: Design | None = None
     prediction: str | None = None
+
+    @property
+    def split(self) -> Split | None:
+        """How many batches of inputs each memory fault met, and why; None where that was not chosen: all."""
+        return None if self.design is None else self.design.split
 
     @property
     def faults(self) -> FaultTable:
@@ -142,6 +148,8 @@ class Results:
     def per_fault(self, *, criterion: str | None = None) -> pl.DataFrame:
         """How much each memory fault does: the share of inputs that fail.
 
+        Where a fault met a part of the inputs only (``n_inputs``; see `split`), its share is an estimate.
+
         Returns:
             One row per fault: ``fault``; ``site`` and ``element`` of its first word, ``words`` (how many), ``bit`` (the
             one that can change, or null); ``failure``, ``sdc`` and ``nonfinite``, shares of its ``n_inputs`` inputs.
@@ -173,14 +181,14 @@ class Results:
             One row per bin: ``above``, ``up_to`` (the edges), ``count``, ``n_faults``, ``share`` of the faults with
             its Wilson limits ``share_low`` and ``share_high``.
         Raises:
-            HoplonError: bins that do not part 0 to 1; see `per_fault`.
+            HoplonError: bins that do not part 0 to 1; faults that met a part of the inputs; see `per_fault`.
         Source:
             Aspis, figures 6 and 13.
         """
         edges = np.arange(bins + 1) / bins if isinstance(bins, int) and bins > 0 else np.array(bins, dtype=np.float64)
         if edges.ndim != 1 or len(edges) < 2 or edges[0] != 0 or edges[-1] != 1 or not (np.diff(edges) > 0).all():
             raise HoplonError(f"expected a number of bins or edges that rise from 0 to 1, got {bins}")
-        shares = self.per_fault(criterion=criterion)["failure"].to_numpy()
+        shares = self._whole_shares(criterion)
         counts = np.bincount(np.searchsorted(edges, shares).clip(min=1) - 1, minlength=len(edges) - 1)
         rows = [
             {"above": float(low), "up_to": float(high), **self._share(int(count), len(shares))}
@@ -197,16 +205,25 @@ class Results:
             One row per threshold: ``threshold``, ``count``, ``n_faults``, ``share`` with its Wilson limits
             ``share_low`` and ``share_high``.
         Raises:
-            HoplonError: a threshold outside of [0, 1); see `per_fault`.
+            HoplonError: a threshold outside of [0, 1); faults that met a part of the inputs; see `per_fault`.
         Source:
             Aspis, section V, which counts critical weights and leaves the threshold open.
         """
         for threshold in thresholds:
             if not 0 <= threshold < 1:
                 raise HoplonError(f"expected thresholds in [0, 1), as shares of the inputs, got {threshold}")
-        shares = self.per_fault(criterion=criterion)["failure"].to_numpy()
+        shares = self._whole_shares(criterion)
         rows = [{"threshold": float(t), **self._share(int((shares > t).sum()), len(shares))} for t in thresholds]
         return pl.DataFrame(rows)
+
+    def _whole_shares(self, criterion: str | None) -> np.ndarray:
+        """By fault, the share of all inputs that fail; a part of them does not tell what is above a threshold."""
+        if self.split is not None and self.split.partial:
+            raise HoplonError(
+                f"expected faults that met all inputs, got a campaign in which {self.split}; "
+                "run(count=...), whose faults meet all of them"
+            )
+        return self.per_fault(criterion=criterion)["failure"].to_numpy()
 
     def _share(self, count: int, n_faults: int) -> dict[str, float | int]:
         interval = wilson(count, n_faults, confidence=self.level)
@@ -246,7 +263,8 @@ class Results:
         )
 
     def __str__(self) -> str:
-        return "\n".join([*map(str, self.summary()), *([self.prediction] if self.prediction else [])])
+        split = [] if self.split is None else [str(self.split)]
+        return "\n".join([*map(str, self.summary()), *split, *([self.prediction] if self.prediction else [])])
 
 
 def load_results(path: str | os.PathLike[str]) -> Results:

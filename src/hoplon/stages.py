@@ -16,6 +16,7 @@ from hoplon.executors import Executor
 from hoplon.faults import FaultTable
 from hoplon.peak_memory import peak_memory_bytes
 from hoplon.results import Results, held_results, stored_results
+from hoplon.split import Split
 from hoplon.store import RunDirectory
 
 Progress = Callable[[int, int | None], None]
@@ -74,6 +75,15 @@ class Keeper:
             self._held[unit] = found
         elif unit not in self._directory.finished():
             self._directory.write(unit, *found)
+
+    def split(self) -> Split | None:
+        """The split that was recorded; None where there is none."""
+        return None if self._directory is None else self._directory.split()
+
+    def keep_split(self, split: Split) -> None:
+        """Record a split, so that a resumed run goes on with it."""
+        if self._directory is not None and self._directory.split() is None:
+            self._directory.keep_split(split)
 
     def results(self, units: int, design: Design) -> Results:
         """What the first units give."""

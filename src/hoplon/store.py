@@ -24,12 +24,14 @@ import torch
 from hoplon.design import Design
 from hoplon.errors import StoreError
 from hoplon.faults import FaultTable, Target
+from hoplon.split import Split
 
 _MANIFEST = "manifest.json"
 _DESIGN = "design.json"
+_SPLIT = "split.json"
 _FOLDERS = ("faults", "runs")
 _SHARD = re.compile(r"unit-(\d{8})\.parquet")
-_LEFTOVER = re.compile(r"\.(manifest\.json|design\.json|unit-\d{8}\.parquet)\.[0-9a-f]{32}")
+_LEFTOVER = re.compile(r"\.(manifest\.json|design\.json|split\.json|unit-\d{8}\.parquet)\.[0-9a-f]{32}")
 
 
 def versions() -> dict[str, str]:
@@ -185,6 +187,27 @@ class RunDirectory:
             return None
         except OSError as error:
             raise StoreError(f"expected to read {self.path / _DESIGN}, got {error}") from error
+
+    def keep_split(self, split: Split) -> None:
+        """Write how many inputs memory faults meet, once the pilot has decided it.
+
+        Raises:
+            StoreError: the disk is full or the folder is not writable.
+        """
+        write_atomically(self.path / _SPLIT, split.to_json())
+
+    def split(self) -> Split | None:
+        """What `keep_split` wrote; None before.
+
+        Raises:
+            StoreError: a damaged file.
+        """
+        try:
+            return Split.from_json((self.path / _SPLIT).read_text())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"expected to read {self.path / _SPLIT}, got {error}") from error
 
     def finished(self) -> set[int]:
         """Numbers of the finished units."""

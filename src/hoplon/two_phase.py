@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hoplon.allocation import Ints
@@ -18,22 +19,28 @@ from hoplon.course import Course
 from hoplon.criteria import Outcome
 from hoplon.design import Design
 from hoplon.errors import HoplonError
+from hoplon.estimation import Floats
 from hoplon.evaluation import Evaluator, Reference, golden_outputs
 from hoplon.evaluation.frames import blank, run_frame
 from hoplon.faults import FaultTable
+from hoplon.levels import Levels
 from hoplon.local_reach import LocalReach
 from hoplon.observation import Slopes
 from hoplon.peak_memory import peak_memory_bytes
 from hoplon.rates import FAILURES
 from hoplon.results import Results
 from hoplon.sampling import Population, Sampling
+from hoplon.split import Split
 from hoplon.strata import ByDeviation, BySensitivity, Strata
 
 Unit = tuple[FaultTable, pl.DataFrame]
-# Number of a unit -> its faults and, for each, the half of the stratum that it belongs to.
-Planned = dict[int, tuple[FaultTable, pl.DataFrame]]
+Groups = NDArray[np.bool_]
+# Number of a unit -> its faults; for each, the half of the stratum that it belongs to; the batches of inputs that each
+# memory fault meets.
+Planned = dict[int, tuple[FaultTable, pl.DataFrame, Groups | None]]
 
 _UNIT_FAULTS = {"values": 4096, "memory": 64}
+_MOST_UNIT_FAULTS = 4096
 _MOST_RUNS = 10_000_000
 _MOST_PROVEN = 2**14
 _MOST_CANDIDATES = 2**25
@@ -58,6 +65,8 @@ class TwoPhase:
         run: runs planned units that are missing and keeps them.
         keep: keeps a unit that needed no run.
         results: what all units together give, under a design.
+        recall: the split of a run that is resumed; None where none was recorded.
+        record: keeps the split.
     """
 
     evaluator: Evaluator
@@ -69,6 +78,8 @@ class TwoPhase:
     run: Callable[[Planned], None]
     keep: Callable[[int, Unit], None]
     results: Callable[[int, Design], Results]
+    recall: Callable[[], Split | None]
+    record: Callable[[Split], None]
 
     def __post_init__(self) -> None:
         values, slope, arrive = self.population.inputs is not None, None, None
@@ -85,7 +96,8 @@ class TwoPhase:
             slope=slope,
             wrong=wrong_without_fault(self.evaluator),
         )
-        self._units = self._faults = 0
+        self._units = self._faults = self._runs = 0
+        self._levels = None if values else Levels(self.evaluator, self.seed)
         self._expected: dict[str, float] = {}
         self._planned = np.zeros((0, 2), dtype=np.int64)
 
@@ -97,10 +109,12 @@ class TwoPhase:
         self._planned = np.zeros((len(known), 2), dtype=np.int64)
         looked = time.perf_counter()
         self._stage(course.pilot(drawn.shares, ~np.isnan(known)))
-        pilot, pilot_s = int(self._planned.sum()), time.perf_counter() - looked
-        failures = self._failures(course.confidence)
-        counts, wanted = course.main(drawn.shares, known, failures, self._planned, candidates=len(drawn))
-        runs, first_s = max(float(counts.sum()), pilot), looked - begun
+        pilot, pilot_s = self._runs, time.perf_counter() - looked
+        failures, effects = self._failures(course.confidence), self._choose()
+        counts, wanted = course.main(
+            drawn.shares, known, failures, self._planned, candidates=len(drawn), effects=effects
+        )
+        runs, first_s = max(float(pilot + self._to_come(counts)), float(pilot)), looked - begun
         self._expected = self._amounts(runs, first_s * wanted / len(drawn) + runs * pilot_s / max(pilot, 1), first_s)
         drawn.extend(wanted)
         self._stage(counts)
@@ -112,24 +126,32 @@ class TwoPhase:
                 break
             look += 1
             failures = self._failures(course.confidence)
-            counts, wanted = course.more(drawn.shares, known, failures, self._planned, candidates=len(drawn), look=look)
+            counts, wanted = course.more(
+                drawn.shares,
+                known,
+                failures,
+                self._planned,
+                candidates=len(drawn),
+                look=look,
+                effects=self._effects(),
+            )
             drawn.extend(wanted)
             self._stage(counts)
         self._prove()
-        spent = self._amounts(float(self._planned.sum()), time.perf_counter() - begun, first_s)
+        spent = self._amounts(float(self._runs), time.perf_counter() - begun, first_s)
         return self._units, dataclasses.replace(design, expected=self._expected, spent=spent)
 
-    def _amounts(self, faults: float, seconds: float, first_phase: float) -> dict[str, float]:
+    def _amounts(self, runs: float, seconds: float, first_phase: float) -> dict[str, float]:
         """For a design; the pilot has met every batch of inputs, so memory is not going to rise much above its peak."""
-        inputs = 1 if self.population.inputs is not None else len(self.evaluator.reference.eligible)
-        found = {"runs": faults * inputs, "seconds": seconds, "first_phase_seconds": first_phase}
+        found = {"runs": runs, "seconds": seconds, "first_phase_seconds": first_phase}
         memory = peak_memory_bytes()
         return found if memory is None else {**found, "memory_bytes": float(memory)}
 
     def _design(self, level: float) -> Design:
         drawn = self._candidates
         known = tuple(None if np.isnan(value) else float(value) for value in drawn.known)
-        return Design(drawn.labels, tuple(drawn.shares.tolist()), known, len(drawn), level)
+        split = None if self._levels is None else self._levels.split
+        return Design(drawn.labels, tuple(drawn.shares.tolist()), known, len(drawn), level, split=split)
 
     def _failures(self, level: float) -> Ints:
         """Failures so far in each half of each stratum; of a memory fault, the share of its inputs."""
@@ -140,6 +162,29 @@ class TwoPhase:
         found = np.zeros(2 * len(self._candidates.labels))
         found[tally["cell"].to_numpy()] = tally["failed"].to_numpy()
         return found.reshape(-1, 2)  # type: ignore[return-value]
+
+    def _choose(self) -> Floats | None:
+        """After the pilot: how many inputs memory faults meet from here on; what that means for the plan."""
+        if self._levels is None:
+            return None
+        results = self.results(self._units, self._design(self.course.confidence))
+        shares = self._candidates.shares
+        self._levels.choose(self._levels.tally(results, len(shares)), shares, recorded=self.recall())
+        assert self._levels.split is not None
+        self.record(self._levels.split)
+        return self._effects()
+
+    def _effects(self) -> Floats | None:
+        """See `hoplon.course.Course.main`; None of value faults."""
+        if self._levels is None:
+            return None
+        results = self.results(self._units, self._design(self.course.confidence))
+        return self._levels.effects(self._levels.tally(results, len(self._candidates.labels)))
+
+    def _to_come(self, counts: Ints) -> float:
+        """Runs of the faults that are planned and not yet run."""
+        left = (counts - self._planned).clip(0).sum(0)
+        return float(left.sum()) if self._levels is None else float((left * self._levels.inputs_each).sum())
 
     def _stage(self, counts: Ints) -> None:
         """Run so many faults of each half, less those that were run before."""
@@ -160,10 +205,14 @@ class TwoPhase:
         table = self._candidates.table(rows)
         order = _even_order(table, self.evaluator.reference)
         size, planned = _UNIT_FAULTS[table.target], {}
+        if self._levels is not None:  # units of as many passes: each needs the fault-free values of all batches
+            size = min(max(size, _MOST_UNIT_FAULTS), size * self._levels.parts)
         for start in range(0, len(order), size):
             mine = order[start : start + size]
             part, cell = self._numbered(table, mine, cells[mine])
-            planned[self._units] = part, cell
+            groups = None if self._levels is None else self._levels.groups(part, cell, self._units)
+            planned[self._units] = part, cell, groups
+            self._runs += len(mine) if self._levels is None or groups is None else self._levels.runs(groups)
             self._units, self._faults = self._units + 1, self._faults + len(mine)
         self.run(planned)
 
@@ -193,10 +242,15 @@ class TwoPhase:
 
 
 def strike(
-    evaluator: Evaluator, table: FaultTable, cells: pl.DataFrame, *, advance: Callable[[int], None] | None = None
+    evaluator: Evaluator,
+    table: FaultTable,
+    cells: pl.DataFrame,
+    groups: Groups | None = None,
+    *,
+    advance: Callable[[int], None] | None = None,
 ) -> Unit:
     """Run the faults of one unit; their rows say to which half of which stratum they belong."""
-    runs, observed = evaluator.runs(table, advance=advance)
+    runs, observed = evaluator.runs(table, advance=advance, groups=groups)
     return observed, _placed(runs, cells, proven=False)
 
 

@@ -24,10 +24,11 @@ def document(results: Results) -> dict[str, Any]:
         "level": results.level,
         "summary": [_rate_row(rate) for rate in results.summary()],
         "prediction": results.prediction,
+        "split": None if results.split is None else str(results.split),
         "by_layer": {name: rows(results.by("layer", criterion=name)) for name in results.criteria},
         "by_bit": {name: rows(results.by("bit", criterion=name)) for name in results.criteria},
     }
-    if results.target == "memory":
+    if results.target == "memory" and not (results.split is not None and results.split.partial):
         found["critical_share"] = {name: rows(results.critical_share(criterion=name)) for name in results.criteria}
         found["distribution"] = {name: rows(results.distribution(criterion=name)) for name in results.criteria}
     return {**found, "digest": results.digest(), "manifest": dict(results.manifest)}
@@ -60,7 +61,10 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
         f"{first['method']} {100 * found['confidence']:g} %"
     )
     shown = [_table(title, ("criterion",), found["summary"])]
-    shown[0].caption = found.get("prediction")
+    told = [found[key] for key in ("split", "prediction") if found.get(key)]
+    if found.get("split") and "critical_share" not in found:
+        told.insert(1, "critical faults are not counted: that takes all inputs of each fault, as with --count")
+    shown[0].caption = "\n".join(told) or None
     for name in found["by_layer"]:
         worst = sorted(found["by_layer"][name], key=lambda row: -(row["failure"] or 0))
         shown.append(_table(f"By layer, worst first; {name}", ("layer",), worst))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from hoplon.evaluation.armed_memory import ArmedMemory
 from hoplon.evaluation.memory_runs import Arrival, MemoryRuns
@@ -43,11 +45,15 @@ class Evaluator:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_values", SharedReplay(self.reference, self.overlay, self.placement))
 
-    def runs(self, table: FaultTable, *, advance: Advance | None = None) -> tuple[pl.DataFrame, FaultTable]:
+    def runs(
+        self, table: FaultTable, *, advance: Advance | None = None, groups: NDArray[np.bool_] | None = None
+    ) -> tuple[pl.DataFrame, FaultTable]:
         """The outcome of every run, and the table with the words that this arm met.
 
         Args:
             advance: told the number of faults just finished.
+            groups: of memory faults, shape ``(faults, reference.input_batches)``: the batches of inputs that each
+                meets; all by default.
         Returns:
             One row per run: ``fault``, ``input``, one column per name of the criterion (Enum of outcomes),
             one per measure (Float32, NaN where an output is not finite), ``detected``, ``corrected`` (by a guard),
@@ -58,7 +64,7 @@ class Evaluator:
         if table.target == "values":
             runs: ValueRuns | MemoryRuns = ValueRuns(self._values, table)
         else:
-            runs = MemoryRuns(self.reference, self.overlay, self.placement, self.arrival, table)
+            runs = MemoryRuns(self.reference, self.overlay, self.placement, self.arrival, table, groups)
         found, observed = runs.run(advance or (lambda count: None))
         if table.weighted:
             weight = table.frame.select("fault", "weight").unique("fault")

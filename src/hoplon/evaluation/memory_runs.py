@@ -9,8 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
 from hoplon.criteria import Outcome
+from hoplon.errors import HoplonError
 from hoplon.evaluation.armed_memory import ArmedMemory
 from hoplon.evaluation.frames import RUN_ERRORS, blank, run_frame
 from hoplon.evaluation.reference import Reference, replay_of
@@ -34,14 +36,20 @@ class _Residue:
 
 
 class MemoryRuns:
-    """Memory faults: one fault meets all eligible inputs; guards check once.
+    """Memory faults: one fault meets all eligible inputs, or the batches of them in its group; guards check once.
 
     Faults that arrive before the check are met as the guards leave them. Those that arrive after it are met as they
     are, and found by the next check: `detected` and `corrected` then say what came too late.
     """
 
     def __init__(
-        self, reference: Reference, overlay: Overlay, placement: Placement, arrival: Arrival, table: FaultTable
+        self,
+        reference: Reference,
+        overlay: Overlay,
+        placement: Placement,
+        arrival: Arrival,
+        table: FaultTable,
+        groups: NDArray[np.bool_] | None = None,
     ) -> None:
         self.reference, self.table, self.arrival = reference, table, arrival
         program = self.reference.program
@@ -50,6 +58,10 @@ class MemoryRuns:
         sites = self._sites()
         self.replay = replay_of(program, overlay, self.reference.batch, sites, placement)
         self.faults = table.frame["fault"].unique(maintain_order=True).to_numpy()
+        shape = len(self.faults), reference.input_batches
+        self.groups = np.ones(shape, dtype=np.bool_) if groups is None else groups
+        if self.groups.shape != shape:
+            raise HoplonError(f"expected groups of shape {shape}, faults by input batches, got {self.groups.shape}")
         self.outcomes, self.measures = blank(self.reference.criterion, len(self.faults), len(self.reference.eligible))
         height = table.frame.height
         self.before, self.after = torch.zeros(height, dtype=torch.int64), torch.zeros(height, dtype=torch.int64)
@@ -59,11 +71,13 @@ class MemoryRuns:
         residues = list(self._residues())
         finished = 0
         for number in range(self.reference.input_batches):
+            met = self.groups[:, number]
             leaves, real = self.reference.leaves(number)
-            golden = self.replay.golden(leaves)
+            golden = self.replay.golden(leaves) if met.any() else None
             columns = slice(number * self.reference.batch, number * self.reference.batch + real)
             for index, residue in enumerate(residues):
-                self._judge(index, golden, residue, columns)
+                if golden is not None and met[index]:
+                    self._judge(index, golden, residue, columns)
                 done = ((number * len(residues)) + index + 1) // self.reference.input_batches
                 advance(done - finished)
                 finished = done
@@ -128,8 +142,9 @@ class MemoryRuns:
 
     def _frame(self, residues: Sequence[_Residue]) -> pl.DataFrame:
         n_inputs = len(self.reference.eligible)
+        met = self.groups[:, np.arange(n_inputs) // self.reference.batch].reshape(-1)
         flags = [
-            np.repeat(np.array(flag, dtype=bool), n_inputs)
+            np.repeat(np.array(flag, dtype=bool), n_inputs)[met]
             for flag in (
                 [r.report.detected > 0 for r in residues],
                 [r.report.corrected > 0 for r in residues],
@@ -137,10 +152,10 @@ class MemoryRuns:
             )
         ]
         return run_frame(
-            np.repeat(self.faults, n_inputs),
-            np.tile(self.reference.eligible.numpy(), len(self.faults)),
+            np.repeat(self.faults, n_inputs)[met],
+            np.tile(self.reference.eligible.numpy(), len(self.faults))[met],
             self.reference.criterion,
-            self.outcomes.reshape(-1, self.outcomes.shape[-1]),
-            self.measures.reshape(len(self.faults) * n_inputs, self.measures.shape[-1]),
+            self.outcomes.reshape(-1, self.outcomes.shape[-1])[met],
+            self.measures.reshape(len(self.faults) * n_inputs, self.measures.shape[-1])[met],
             *flags,
         )

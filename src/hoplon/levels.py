@@ -1,0 +1,142 @@
+"""The two levels of a campaign of memory faults: which inputs each fault meets, decided by a pilot."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from hoplon.errors import StoreError
+from hoplon.evaluation import ArmedMemory, Evaluator, Reference
+from hoplon.faults import FaultTable
+from hoplon.rates import FAILURES
+from hoplon.results import Results
+from hoplon.split import Floats, Ints, Split, cheapest, draw_groups, effects, pilot_batches, spread_of
+
+
+class Levels:
+    """Draws the inputs of memory faults, batch by batch, and chooses how many from the outcomes of a pilot.
+
+    What one half of the faults meets is chosen from the other half, as their number is: see `hoplon.course.Course`.
+    """
+
+    def __init__(self, evaluator: Evaluator, seed: int) -> None:
+        self._evaluator, self._seed = evaluator, seed
+        reference = evaluator.reference
+        self.sizes: Ints = np.full(reference.input_batches, reference.batch, dtype=np.int64)
+        self.sizes[-1] = len(reference.eligible) - reference.batch * (reference.input_batches - 1)
+        self._pilot = pilot_batches(len(self.sizes))
+        self.split: Split | None = None
+
+    @property
+    def batches(self) -> tuple[int, int]:
+        """How many batches the next faults of either half meet."""
+        return (self._pilot, self._pilot) if self.split is None else self.split.batches
+
+    @property
+    def inputs_each(self) -> Floats:
+        """How many inputs a fault of either half meets, on average."""
+        found: Floats = np.array(self.batches) * self.sizes.mean()
+        return found
+
+    @property
+    def parts(self) -> int:
+        """How many groups of batches the inputs make: the smaller the groups, the more faults go into a unit."""
+        return len(self.sizes) // max(self.batches)
+
+    def groups(self, table: FaultTable, cells: pl.DataFrame, unit: int) -> NDArray[np.bool_]:
+        """The batches that each fault of a unit meets, in the order of its table; ``cells`` says the half of each."""
+        faults = table.frame.select(pl.col("fault").unique(maintain_order=True))
+        half = faults.join(cells, on="fault", how="left", maintain_order="left")["cell"].to_numpy() % 2
+        return draw_groups(np.array(self.batches, dtype=np.int64)[half], self.sizes, seed=self._seed, unit=unit)
+
+    def runs(self, groups: NDArray[np.bool_]) -> int:
+        """How many inputs these groups have together."""
+        return int((groups @ self.sizes).sum())
+
+    def tally(self, results: Results, strata: int) -> list[tuple[Floats, list[Floats]]]:
+        """For each half of each stratum (cell by cell): shares by fault; and of pilot faults, shares by batch.
+
+        Shares of inputs that fail under the first criterion; those by batch have shape ``(batches,)`` for a fault.
+        """
+        reference = self._evaluator.reference
+        failed = pl.col(results.criteria[0]).cast(pl.String).is_in(FAILURES)
+        runs = results.lazy_runs.filter(~pl.col("proven")).select("cell", "fault", "input", failed=failed)
+        batch = _batch_of(reference)
+        runs = runs.join(batch.lazy(), on="input", how="left")
+        whole = runs.group_by("cell", "fault").agg(pl.col("failed").mean()).sort("cell", "fault").collect()
+        parts = runs.group_by("cell", "fault", "batch").agg(pl.col("failed").mean()).sort("cell", "fault", "batch")
+        by_cell = dict(_by_cell(whole))
+        by_batch = dict(_by_cell(parts.group_by("cell", "fault", maintain_order=True).agg("failed").collect()))
+        none: list[float] = []
+        return [
+            (
+                np.array(by_cell.get(cell, none), dtype=np.float64),
+                [np.array(fault, dtype=np.float64) for fault in by_batch.get(cell, [])],
+            )
+            for cell in range(2 * strata)
+        ]
+
+    def choose(self, tally: list[tuple[Floats, list[Floats]]], shares: Floats, *, recorded: Split | None) -> None:
+        """The split that the pilot's outcomes make cheapest, or the one that a stopped run recorded.
+
+        Args:
+            tally: of the pilot.
+            shares: of the strata.
+        Raises:
+            StoreError: a record that is of another campaign.
+        """
+        of = len(self.sizes)
+        if recorded is not None:
+            if (recorded.of, recorded.pilot) != (of, self._pilot) or not all(1 <= b <= of for b in recorded.batches):
+                raise StoreError(f"expected a split of {of} input batches, got {recorded}; delete split.json")
+            self.split = recorded
+            return
+        fault_cost, batch_cost = _costs(self._evaluator)
+        spreads = tuple(
+            spread_of(shares.tolist(), [np.array(one).reshape(-1, self._pilot) for _, one in tally[other::2]], of=of)
+            for other in (1, 0)
+        )
+        batches = tuple(cheapest(one, of=of, fault_cost=fault_cost, batch_cost=batch_cost) for one in spreads)
+        self.split = Split(batches, of, self._pilot, spreads, fault_cost, batch_cost)  # type: ignore[arg-type]
+
+    def effects(self, tally: list[tuple[Floats, list[Floats]]]) -> Floats:
+        """See `hoplon.course.Course.main`: shape ``(strata, 2)``, of each half for faults of the *other* half's split.
+
+        The plan of one half is made of what the other half shows, and for the inputs that its own faults meet.
+        """
+        assert self.split is not None
+        found = []
+        for half in (0, 1):
+            chosen, spread = self.split.batches[1 - half], self.split.spreads[1 - half]
+            shares = [share for share, _ in tally[half::2]]
+            pilot = all(len(one) == self._pilot for _, faults in tally[half::2] for one in faults)
+            found.append(
+                effects(shares, pilot=spread if pilot else None, met=self._pilot, batches=chosen, of=self.split.of)
+            )
+        return np.stack(found, axis=1)
+
+
+def _by_cell(frame: pl.DataFrame) -> list[tuple[int, list[object]]]:
+    found = frame.group_by("cell", maintain_order=True).agg("failed")
+    return list(zip(found["cell"].to_list(), found["failed"].to_list(), strict=True))
+
+
+def _batch_of(reference: Reference) -> pl.DataFrame:
+    """The input batch of each eligible input."""
+    eligible = reference.eligible.numpy()
+    return pl.DataFrame({"input": eligible, "batch": np.arange(len(eligible)) // reference.batch})
+
+
+def _costs(evaluator: Evaluator) -> tuple[float, float]:
+    """Of a fault, of a pass over one batch of inputs: the bytes that each has to touch.
+
+    Counted and not timed, so that one seed gives the same split on any machine and after any stop. A fault makes the
+    guards look once at all that they protect and hold; a pass reads the memory and writes the value of every operator.
+    """
+    program, batch = evaluator.reference.program, evaluator.reference.batch
+    guards = ArmedMemory(program, evaluator.overlay).guards.values() if evaluator.overlay.protections else ()
+    check = sum(guard.protected_bytes + guard.extra_bytes for guard in guards)
+    values = batch * sum(site.numel * site.dtype.itemsize for site in program.value_sites)
+    memory = sum(site.numel * site.dtype.itemsize for site in program.memory_sites)
+    return float(check), float(max(values + memory, 1))
