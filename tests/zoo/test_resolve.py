@@ -121,7 +121,7 @@ def test_unusable_model_factory_is_refused(factories, factory, message):
 
 
 def test_text_that_names_nothing_is_refused(tmp_path):
-    with pytest.raises(HoplonError, match=r"no zoo model matches 'lenet'; near names: lenet-digits.*torchvision:NAME"):
+    with pytest.raises(HoplonError, match=r"no zoo model matches 'lenet'; near names: paper:lenet.*torchvision:NAME"):
         resolve_model("lenet")
     with pytest.raises(HoplonError, match=r"no zoo data matches 'digit'; near names: digits.*an \.npz file"):
         resolve_data("digit")
