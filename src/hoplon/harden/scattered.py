@@ -15,6 +15,7 @@ from hoplon.formats import integer_view
 from hoplon.harden.arena import arena_around, end_to_end
 from hoplon.harden.guarded import mend_entry, power_sums
 from hoplon.harden.vote import agree, copy_of, vote_
+from hoplon.harden.words import in_wide
 from hoplon.memory_guard import require_no_update
 
 _PIECE_WORDS = 1 << 12  # an index of so many entries has sums of its own
@@ -107,7 +108,7 @@ class Bite:
             self._gathers.append((some[0].words, slice(done, done + count)))
             done += count
         self._lead = self._first.data_ptr() % 8 // self._first.itemsize
-        self._copies = _in_wide(self._first.view(-1)), _in_wide(self._second.view(-1))
+        self._copies = in_wide(self._first.view(-1)), in_wide(self._second.view(-1))
         self._known: list[int] | None = None
 
     def __len__(self) -> int:
@@ -124,7 +125,7 @@ class Bite:
             live = self._gathered()
         except (IndexError, RuntimeError):
             return False
-        parts = _in_wide(live)
+        parts = in_wide(live)
         return all(torch.equal(now, then) for copy in self._copies for now, then in zip(parts, copy, strict=True))
 
     def take_for_right(self) -> None:
@@ -157,16 +158,6 @@ class Bite:
 def _padded(rows: Tensor) -> Tensor:
     """Rows, with zeros behind them up to a multiple of 64 bytes."""
     return torch.cat([rows, rows.new_zeros(-len(rows) % 64, *rows.shape[1:])])
-
-
-def _in_wide(row: Tensor) -> list[Tensor]:
-    """A row of words as int64, which is compared faster, and what is left over at its ends."""
-    per = 8 // row.itemsize
-    lead = -row.data_ptr() % 8 // row.itemsize
-    if per < 2 or len(row) < lead + per:
-        return [row]
-    stop = lead + (len(row) - lead) // per * per
-    return [part for part in (row[lead:stop].view(torch.int64), row[:lead], row[stop:]) if len(part)]
 
 
 def _gather(words: Tensor, places: Tensor, out: Tensor) -> None:

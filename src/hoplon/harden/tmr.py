@@ -12,7 +12,7 @@ from torch import Tensor
 from hoplon.errors import HoplonError
 from hoplon.formats import integer_view
 from hoplon.harden.vote import agree, copy_of, distinct, vote_
-from hoplon.harden.words import of_turn_by_size, row_of, shared, wide, without_repeats
+from hoplon.harden.words import in_wide, of_turn_by_size, row_of, shared, without_repeats
 from hoplon.memory_guard import Guard, GuardReport, require_no_update, version_of
 from hoplon.overlay import Protection
 
@@ -129,13 +129,13 @@ class TMRGuard(Guard):
 
 @dataclass(frozen=True)
 class _Piece:
-    """Some words of a storage and of both copies, and the same as wide words, to be compared."""
+    """Some words of a storage and of both copies, and the same in wide words, part by part, to be compared."""
 
     name: str
     live: Tensor
     first: Tensor
     second: Tensor
-    wide: tuple[Tensor, Tensor, Tensor]
+    wide: tuple[tuple[Tensor, Tensor, Tensor], ...]
 
 
 def _pieces_of(name: str, *same: Tensor) -> list[_Piece]:
@@ -144,17 +144,24 @@ def _pieces_of(name: str, *same: Tensor) -> list[_Piece]:
     live, first, second = rows
     if live is None or first is None or second is None or len({tensor.stride() for tensor in same}) > 1:
         one, two, three = (integer_view(tensor) for tensor in same)
-        return [_Piece(name, one, two, three, (one, two, three))]
+        return [_Piece(name, one, two, three, ((one, two, three),))]
     step = _PIECE_BYTES // live.itemsize if live.device.type == "cpu" else len(live)
     return [
-        _Piece(name, *part, (wide(part[0]), wide(part[1]), wide(part[2])))
+        _Piece(name, *part, _in_wide(*part))
         for part in zip(live.split(step), first.split(step), second.split(step), strict=True)
     ]
 
 
+def _in_wide(*rows: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
+    """Three rows of words in parts that are compared fast, if memory is aligned in the same way in all."""
+    parts = [in_wide(row) for row in rows]
+    alike = len({tuple((part.dtype, len(part)) for part in row) for row in parts}) == 1
+    return tuple(zip(*(parts if alike else [[row] for row in rows]), strict=True))
+
+
 def _differing(pieces: Sequence[_Piece]) -> list[_Piece]:
     with torch.inference_mode():
-        return [piece for piece in pieces if not agree(*piece.wide)]
+        return [piece for piece in pieces if not all(agree(*part) for part in piece.wide)]
 
 
 def _vote_tensors_(live: Tensor, first: Tensor, second: Tensor) -> tuple[int, int]:

@@ -41,11 +41,15 @@ def without_repeats(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def wide(row: Tensor) -> Tensor:
-    """A row of words as int64 where it can be: what is compared as a whole is compared faster."""
-    if row.dtype == torch.int64 or row.nbytes % 8 or row.data_ptr() % 8:
-        return row
-    return row.view(torch.int64)
+def in_wide(row: Tensor) -> list[Tensor]:
+    """A row of words as int64, which is compared faster, and what is left over at its ends."""
+    per = 8 // row.itemsize
+    lead = -row.storage_offset() % per
+    misaligned = (row.data_ptr() + lead * row.itemsize) % 8
+    if per < 2 or misaligned or len(row) < lead + per:
+        return [row]
+    stop = lead + (len(row) - lead) // per * per
+    return [part for part in (row[lead:stop].view(torch.int64), row[:lead], row[stop:]) if len(part)]
 
 
 def shared(work: Callable[[Sequence[_Item]], _Found], items: Sequence[_Item], sizes: Sequence[int]) -> list[_Found]:
