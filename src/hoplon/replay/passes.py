@@ -68,13 +68,7 @@ class Replay:
         produced: dict[int, Tensor] = {}
 
         def keep(step: int, value: Any) -> Any:
-            result = value
-            if (protection := self._protections.get(step)) is not None:
-                result = protection(value)
-                if equal_bits(result, value):
-                    result = value
-                elif step in self._starts:
-                    produced[step] = value
+            result = self._under_protection(step, value, produced)
             if step in self._kept or not self.program.steps[step].carries:
                 delivered[step] = result
             return result
@@ -82,6 +76,17 @@ class Replay:
         with torch.inference_mode():
             outputs = self.program.run(leaves, hook=keep)
         return Golden(leaves, delivered, produced, self.program.samples_first(outputs))
+
+    def _under_protection(self, step: int, value: Any, produced: dict[int, Tensor]) -> Any:
+        """What readers get of a fault-free value; one that a fault may strike and its protection changes is kept."""
+        if (protection := self._protections.get(step)) is None:
+            return value
+        result = protection(value)
+        if equal_bits(result, value):
+            return value
+        if step in self._starts:
+            produced[step] = value
+        return result
 
     def strike_values(self, golden: Golden, hits: Mapping[str, Hits]) -> tuple[list[Any], dict[str, Struck]]:
         """One faulty pass: the golden batch, each sample with the hits that strike it.

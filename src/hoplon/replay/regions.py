@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hoplon.formats import equal_bits, native
+from hoplon.formats import native
 from hoplon.overlay import Overlay
 from hoplon.program import Program
 from hoplon.replay.agreement import Agreement, protected
@@ -67,13 +67,7 @@ class RegionReplay(Replay):
         pixels: dict[int, Pixels] = {}
 
         def keep(step: int, value: Any) -> Any:
-            result = value
-            if (protection := self._protections.get(step)) is not None:
-                result = protection(value)
-                if equal_bits(result, value):
-                    result = value
-                elif step in self._starts:
-                    produced[step] = value
+            result = self._under_protection(step, value, produced)
             maps.note(step, result)
             if plan.shapes.get(step) == maps.shapes.get(step) and step in plan.kept:
                 pixels[step] = Pixels.of(result)
