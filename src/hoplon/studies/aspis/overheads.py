@@ -270,14 +270,8 @@ def _time_figure(found: Mapping[str, Mapping[str, Any]]) -> Figure:
         times = [one["costs"][key]["time"] for one in found.values()]
         parts = (tuple(100 * max(time[at], 0.0) for time in times) for at in range(3))
         series.append(Series(key, *parts))
-    return bars(
-        "time",
-        title="Time added to a forward pass (Figs. 4 and 17)",
-        alt="; ".join(f"{one.name}: {', '.join(f'{value:.3g} %' for value in one.values)}" for one in series),
-        groups=[LABELS[name] for name in found],
-        series=series,
-        y_title="% of a forward pass",
-        log_y=True,
+    return _bars(
+        "time", "Time added to a forward pass (Figs. 4 and 17)", found, series, unit="%", of="of a forward pass"
     )
 
 
@@ -285,13 +279,19 @@ def _memory_figure(found: Mapping[str, Mapping[str, Any]]) -> Figure:
     series = [
         Series(key, tuple(one["costs"][key]["extra_bytes"] / 1e6 for one in found.values())) for key in _measured(found)
     ]
+    return _bars("memory", "Additional memory (Figs. 5 and 19)", found, series, unit="MB")
+
+
+def _bars(
+    name: str, title: str, found: Mapping[str, Mapping[str, Any]], series: Sequence[Series], *, unit: str, of: str = ""
+) -> Figure:
     return bars(
-        "memory",
-        title="Additional memory (Figs. 5 and 19)",
-        alt="; ".join(f"{one.name}: {', '.join(f'{value:.3g} MB' for value in one.values)}" for one in series),
-        groups=[LABELS[name] for name in found],
+        name,
+        title=title,
+        alt="; ".join(f"{one.name}: {', '.join(f'{value:.3g} {unit}' for value in one.values)}" for one in series),
+        groups=[LABELS[model] for model in found],
         series=series,
-        y_title="MB",
+        y_title=f"{unit} {of}".strip(),
         log_y=True,
     )
 
