@@ -43,6 +43,7 @@ def random_images(shape: tuple[int, ...], count: int = 60) -> torch.Tensor:
 def little(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Networks with random weights in a cache of their own, random images that they get right, and random frames."""
     monkeypatch.setenv("HOPLON_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HOPLON_DATA", raising=False)  # these weights were trained on nothing
     monkeypatch.setattr(networks, "_NETWORKS", {})
     nets = {}
     for name in ("lenet-mnist", "lenet-mnist-tanh", "dave-degrees"):

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hoplon.errors import DataError, HoplonError
+from hoplon.errors import DataError, HoplonError, HoplonWarning
+from hoplon.store import content_digest
 from hoplon.zoo import recipes, weights
 from hoplon.zoo.cache import cache_folder, load_tensors, save_tensors
 from hoplon.zoo.recipes import RECIPES, Recipe, train
 from hoplon.zoo.training import seeded
-from hoplon.zoo.weights import trained, weights_path
+from hoplon.zoo.weights import note_data, trained, weights_path
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -140,6 +141,35 @@ def test_weights_are_kept_and_not_trained_again(tiny: list[int], tmp_path: Path)
     assert [found.name for found in path.parent.iterdir()] == [path.name]
 
 
+def test_weights_of_other_data_are_refused(tiny: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = trained("tiny", folder=tmp_path).module.linear.weight
+    monkeypatch.setattr(weights, "training_set", lambda data: (images(), torch.full((64,), 2.0)))
+    with pytest.raises(DataError, match="expected weights of tiny trained on the mnist data .*; remove the file"):
+        trained("tiny", folder=tmp_path)
+
+    def gone(data: str) -> tuple[Tensor, Tensor]:
+        raise DataError("no data")
+
+    monkeypatch.setattr(weights, "training_set", gone)
+    assert torch.equal(trained("tiny", folder=tmp_path).module.linear.weight, kept)
+
+
+def test_weights_that_note_no_data_are_told_of_and_can_be_trusted(tiny: list[int], tmp_path: Path) -> None:
+    assert not note_data("tiny", folder=tmp_path)
+    path = weights_path(RECIPES["tiny"], folder=tmp_path)
+    save_tensors(path, Mean().state_dict(), {"torch": "2"})
+    with pytest.warns(HoplonWarning, match="tiny-.* does not note what it was trained on; remove it, or trust it"):
+        before = trained("tiny", folder=tmp_path).module.linear.weight
+    assert note_data("tiny", folder=tmp_path)
+    assert not note_data("tiny", folder=tmp_path)
+    assert torch.equal(trained("tiny", folder=tmp_path, make=False).module.linear.weight, before)
+    notes = load_tensors(path)[1]
+    assert notes["torch"] == "2"
+    assert len(notes["data"]) == 64
+    with pytest.raises(HoplonError, match="no recipe matches 'tinny'"):
+        note_data("tinny", folder=tmp_path)
+
+
 def test_missing_and_damaged_weights_are_refused(tiny: list[int], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected the trained weights .*tiny-.*; train them with make=True"):
         trained("tiny", folder=tmp_path, make=False)
@@ -148,7 +178,8 @@ def test_missing_and_damaged_weights_are_refused(tiny: list[int], tmp_path: Path
     path.write_bytes(b"no tensors")
     with pytest.raises(DataError, match="expected whole trained weights in .*; remove the file"):
         trained("tiny", folder=tmp_path)
-    save_tensors(path, {"other": torch.zeros(1)}, {})
+    note = {"data": content_digest([images(), torch.ones(64)])}
+    save_tensors(path, {"other": torch.zeros(1)}, note)
     with pytest.raises(DataError, match="expected the weights of tiny in .*; remove the file"):
         trained("tiny", folder=tmp_path)
     with pytest.raises(HoplonError, match="no recipe matches 'tinny'"):

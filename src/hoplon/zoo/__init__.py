@@ -11,7 +11,7 @@ from hoplon.zoo.originals import gtsrb, imagenet, original_cifar10, original_mni
 from hoplon.zoo.recipes import RECIPES, Recipe
 from hoplon.zoo.registry import data, data_names, model, model_names
 from hoplon.zoo.resolve import resolve_data, resolve_model
-from hoplon.zoo.weights import trained, weights_path
+from hoplon.zoo.weights import note_data, trained, weights_path
 
 __all__ = [
     "ARCHITECTURES",
@@ -30,6 +30,7 @@ __all__ = [
     "lenet_digits",
     "model",
     "model_names",
+    "note_data",
     "original_cifar10",
     "original_mnist",
     "resolve_data",

@@ -58,7 +58,7 @@ class Recipe:
     seed: int = 0
 
     def digest(self) -> str:
-        """Of everything that decides the weights but the data's content and torch: 16 hexadecimal digits."""
+        """Of everything that decides the weights but the data's content (their file notes it) and torch, in hexadecimal."""
         with torch.device("meta"):
             net = self.build()
         shapes = {name: list(value.shape) for name, value in net.state_dict().items()}

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from hoplon.errors import DataError, no_match
+from hoplon.errors import DataError, HoplonWarning, no_match
+from hoplon.store import content_digest
 from hoplon.zoo.cache import cache_folder, load_tensors, save_tensors
 from hoplon.zoo.entries import ZooModel
 from hoplon.zoo.recipes import RECIPES, Recipe, train, training_set
 from hoplon.zoo.training import Progress, seeded
+
+_DATA = "data"  # the note of a file that holds the digest of what it was trained on
+_Made = Callable[[str], tuple[Tensor, Tensor]]
+_DIGESTS: dict[tuple[str, str | None, _Made], str] = {}
 
 
 def weights_path(recipe: Recipe, *, folder: Path | None = None) -> Path:
@@ -22,13 +31,20 @@ def weights_path(recipe: Recipe, *, folder: Path | None = None) -> Path:
 def trained(name: str, *, folder: Path | None = None, make: bool = True, progress: Progress | None = None) -> ZooModel:
     """A trained network of the zoo by the name of its recipe.
 
+    The file of the weights is named after the recipe, and notes a digest of the images and targets they were trained
+    on. Where that data is in ``HOPLON_DATA`` and is not what is noted, the weights are refused. The version of torch,
+    which decides the initial weights too, is noted and not compared: weights stay what they are under another one.
+
     Args:
         folder: of the weights; the user's cache folder by default (:func:`cache_folder`).
         make: train where there are no weights yet, which takes minutes; otherwise refuse.
         progress: told after every epoch of a training.
     Raises:
         HoplonError: no recipe has this name.
-        DataError: no weights and ``make=False``; weights that do not fit; or data to train with is missing.
+        DataError: no weights and ``make=False``; weights that do not fit or were trained on other data; or data to
+            train with is missing.
+    Warns:
+        HoplonWarning: the file does not note what it was trained on; :func:`note_data` adds it.
     """
     if name not in RECIPES:
         raise no_match("recipe", name, tuple(RECIPES))
@@ -37,7 +53,8 @@ def trained(name: str, *, folder: Path | None = None, make: bool = True, progres
     with seeded(recipe.seed):
         net = recipe.build()
     if path.is_file():
-        tensors, _ = load_tensors(path)
+        tensors, notes = load_tensors(path)
+        _check_data(recipe, path, notes)
         try:
             net.load_state_dict(tensors)
         except RuntimeError as error:
@@ -47,8 +64,58 @@ def trained(name: str, *, folder: Path | None = None, make: bool = True, progres
     else:
         x, targets = training_set(recipe.data)
         net = train(recipe, x, targets, progress=progress)
-        notes = {"recipe": json.dumps(repr(recipe)), "torch": torch.__version__}
+        trained_on = _DIGESTS[_place(recipe.data)] = content_digest([x, targets])
+        notes = {"recipe": json.dumps(repr(recipe)), "torch": torch.__version__, _DATA: trained_on}
         save_tensors(path, net.state_dict(), notes)
     shape = {"mnist": (1, 28, 28), "driving": (3, 66, 200)}.get(recipe.data, (3, 32, 32))
     example = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
     return ZooModel(name=name, module=net.eval(), example=example, task=recipe.task)
+
+
+def note_data(name: str, *, folder: Path | None = None) -> bool:
+    """Note in a file of weights that they were trained on the data in ``HOPLON_DATA``; for files that note nothing.
+
+    Returns:
+        Whether the note was added; False where there is no file, or one that notes its data already.
+    Raises:
+        HoplonError: no recipe has this name.
+        DataError: the data is not in ``HOPLON_DATA``, or the file is damaged.
+    """
+    if name not in RECIPES:
+        raise no_match("recipe", name, tuple(RECIPES))
+    path = weights_path(RECIPES[name], folder=folder)
+    if not path.is_file():
+        return False
+    tensors, notes = load_tensors(path)
+    if _DATA in notes:
+        return False
+    save_tensors(path, tensors, {**notes, _DATA: _data_digest(RECIPES[name].data)})
+    return True
+
+
+def _check_data(recipe: Recipe, path: Path, notes: Mapping[str, str]) -> None:
+    """Refuse weights that were trained on other data than a training would meet now."""
+    try:
+        now = _data_digest(recipe.data)
+    except DataError:
+        return  # without the data there is nothing to compare, and nothing to train with
+    if _DATA not in notes:
+        message = f"{path} does not note what it was trained on; remove it, or trust it with note_data({recipe.name!r})"
+        warnings.warn(message, HoplonWarning, stacklevel=3)
+    elif notes[_DATA] != now:
+        raise DataError(
+            f"expected weights of {recipe.name} trained on the {recipe.data} data in HOPLON_DATA, got those of other "
+            f"data in {path}; remove the file to train again"
+        )
+
+
+def _data_digest(data: str) -> str:
+    """Of the images and targets that recipes on this data train with; computed once in a process."""
+    place = _place(data)
+    if place not in _DIGESTS:
+        _DIGESTS[place] = content_digest([*training_set(data)])
+    return _DIGESTS[place]
+
+
+def _place(data: str) -> tuple[str, str | None, _Made]:
+    return data, os.environ.get("HOPLON_DATA"), training_set
