@@ -58,7 +58,7 @@ class Recipe:
     seed: int = 0
 
     def digest(self) -> str:
-        """Of everything that decides the weights but torch and the data's content, which their file notes; 16 digits."""
+        """Of everything that decides the weights but torch and the data's content, noted in the file: 16 digits."""
         with torch.device("meta"):
             net = self.build()
         shapes = {name: list(value.shape) for name, value in net.state_dict().items()}
