@@ -14,7 +14,8 @@ from hoplon.errors import HoplonError
 from hoplon.program import Program
 from hoplon.studies import Profile, Row, StudyResult, profile_named, run_study, study_named, write_pages
 from hoplon.studies.aspis import overheads, sizes, subjects
-from hoplon.zoo import ZooData, ZooModel
+from hoplon.studies.study import Published
+from hoplon.zoo import ZooData, ZooModel, resolve_model
 from tests.reference.study_figures import compared
 from tests.small import small_data, small_net
 
@@ -79,7 +80,15 @@ def test_the_users_own_model_runs_every_part_and_its_figures_can_be_derived_from
     result = run_study(study_named("aspis"), out=tmp_path, profile=profile(), own=own())
     pages = write_pages(tmp_path, result)
     rows = rows_of(result)
-    wanted = {"Table II", "Table IV", "Table V", *(f"Fig. {n}" for n in (4, 5, 6, 7, 8, 9, 10, 13, 15, 16, 17, 18, 19))}
+    wanted = {
+        "Table I",
+        "Table II",
+        "Table III",
+        "Table IV",
+        "Table V",
+        "section II",
+        *(f"Fig. {n}" for n in (4, 5, 6, 7, 8, 9, 10, 13, 15, 16, 17, 18, 19)),
+    }
     assert wanted <= {row.where for row in rows}
     assert result.unfinished == ()
     assert compared(tmp_path) >= 10
@@ -148,6 +157,20 @@ def test_a_part_found_anew_takes_its_finished_runs(tmp_path: Path) -> None:
 
     first = run()
     assert run(("critical",), never).findings == first.findings
+
+
+@pytest.mark.parametrize("name", ["vgg19", "resnet50", "inception_v3"])
+def test_convolutions_are_as_many_and_as_large_as_the_paper_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = Published("aspis")
+    with torch.device("meta"):
+        model = resolve_model(f"torchvision:{name}")
+    monkeypatch.setattr(sizes, "resolve_model", lambda text: model)
+    found = sizes.convolutions(name)
+    assert len(found) == published[f"table2/{name}/layers"]
+    assert sum(found.values()) == published[f"table2/{name}/weights"]
+    assert min(found.values()) == published[f"layers/{name}/smallest"]
+    millions = float(published[f"layers/{name}/largest"].removesuffix(" million"))
+    assert millions == pytest.approx(max(found.values()) / 1e6, abs=0.1)
 
 
 def test_data_without_labels_is_refused(tmp_path: Path) -> None:

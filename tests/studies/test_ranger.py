@@ -12,7 +12,7 @@ from hoplon.data import Inputs
 from hoplon.rates import Rate
 from hoplon.stats import wilson
 from hoplon.studies import PROFILES, Profile, StudyResult, run_study, study_named
-from hoplon.studies.ranger import networks, runs
+from hoplon.studies.ranger import angles, costs, networks, runs
 from hoplon.studies.rows import Row
 from hoplon.zoo import RECIPES, TrivialErrors, ZooData, weights_path
 from hoplon.zoo.cache import save_tensors
@@ -124,7 +124,15 @@ def test_steering_networks_have_to_beat_those_that_do_not_look(tmp_path: Path, m
     assert "refused: its RMSE of" in rows(found, "steering")[0].why
     monkeypatch.setattr(networks, "_NETWORKS", {})
     monkeypatch.setattr(networks, "trivial_errors", lambda: TrivialErrors(1e9, 2e9))
-    found = run(tmp_path / "b", "steering", models=("dave-degrees",))
+    monkeypatch.setattr(costs, "trivial_errors", lambda: TrivialErrors(0.0, 1.0))
+    monkeypatch.setattr(angles, "training_angle", lambda: 1.0)
+    found = run(tmp_path / "b", "steering", "networks", models=("dave-degrees",))
+    error = next(row.here for row in rows(found, "networks", "RMSE") if row.where == "Table I")
+    less = rows(found, "networks", "RMSE less that of a predictor that does not look")
+    assert [row.here for row in less] == pytest.approx([error, error - 1])  # the true angles are 0
+    assert "perhaps not on others" in less[0].why
+    assert all(row.low <= row.here <= row.high and row.n == 24 for row in less)
+    assert "stretches of 70 frames" in " ".join(found.findings["networks"].text)
     by_threshold = [row.here for row in rows(found, "steering", "without Ranger") if "deviation>" in row.what]
     assert len(by_threshold) == 4
     assert by_threshold == sorted(by_threshold, reverse=True)
@@ -151,6 +159,29 @@ def test_without_weights_the_rows_say_so(tmp_path: Path, monkeypatch: pytest.Mon
     stand_in = next(row for row in rows(result, "classifiers") if row.data != "GTSRB")
     assert stand_in.why.startswith("no weights here")
     assert rows(result, "script")[0].here is None
+
+
+@pytest.mark.usefixtures("little")
+def test_table_ii_has_the_best_five_classes_where_the_paper_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listings = {"lenet": replace(networks.LISTINGS["lenet"], top5=True), "vgg16": networks.LISTINGS["vgg16"]}
+    monkeypatch.setattr(networks, "LISTINGS", listings)
+    found = rows(run(tmp_path, "accuracy", models=("lenet", "vgg16")), "accuracy")
+    here = {(row.model, row.what): row.here for row in found if row.here is not None}
+    arms = ("without Ranger", "with Ranger")
+    assert here == {("LeNet", f"top-{best} accuracy, {arm}"): 100 for best in (1, 5) for arm in arms}
+    paper = {(row.what, row.data): row.paper for row in found if row.model == "VGG16"}
+    assert paper["top-5 accuracy, with Ranger", "ImageNet"] == 85.736
+    assert paper["top-1 accuracy, without Ranger", "ImageNet"] == 64.72
+
+
+@pytest.mark.usefixtures("little")
+def test_how_far_ranges_have_come_has_no_limits(tmp_path: Path) -> None:
+    (row,) = rows(run(tmp_path, "convergence"), "convergence")
+    assert 0 < row.here <= 100
+    assert (row.low, row.high) == (None, None)
+    assert float(row.why.removeprefix("the quickest has reached ").partition(" %")[0]) >= row.here - 0.01
 
 
 def test_operations_are_those_of_the_paper_and_where_not_it_is_said(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hoplon.zoo.architectures import ARCHITECTURES, Architecture
 from hoplon.zoo.cifar import CifarResNet
-from hoplon.zoo.driving import TrivialErrors, trivial_errors
+from hoplon.zoo.driving import TrivialErrors, training_angle, trivial_errors
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.lenet import LeNet, lenet_digits
 from hoplon.zoo.originals import gtsrb, imagenet, original_cifar10, original_mnist
@@ -36,6 +36,7 @@ __all__ = [
     "resolve_data",
     "resolve_model",
     "trained",
+    "training_angle",
     "trivial_errors",
     "weights_path",
 ]

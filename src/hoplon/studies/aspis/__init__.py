@@ -20,7 +20,7 @@ STUDY = Study(
         "named as such. Times and memory are those of the paper's architectures, which do not depend on the weights.",
     ),
     parts=(
-        Part("fault-space", "Table II: networks and their fault sites", fault_space),
+        Part("fault-space", "Tables I to III: networks, their fault sites, and images", fault_space),
         Part("magnitude", "Table IV: magnitudes of weights", magnitude),
         Part("critical", "Figs. 6 and 13: which weights are critical", critical_weights),
         Part("important", "Figs. 7 to 12: where the important weights are", important_weights),

@@ -1,20 +1,25 @@
-"""Tables II and IV: how many weights and faults there are, and how large the weights are."""
+"""Tables I to IV: how many weights, faults and images there are, and how large the weights are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import comb
 
 from torch import nn
 
+from hoplon.errors import DataError
 from hoplon.importance.analysis import magnitudes
-from hoplon.studies.aspis.subjects import LABELS, NO_WEIGHTS, Absent, subjects
+from hoplon.studies.aspis.subjects import LABELS, NO_DATA, NO_WEIGHTS, Absent, subjects
 from hoplon.studies.findings import Findings, Table
 from hoplon.studies.rows import Row
 from hoplon.studies.study import Context
-from hoplon.zoo import resolve_model
+from hoplon.zoo import resolve_data, resolve_model
 
 _BITS = 32
+_DRIVING = ("OpenPilot", "Apollo")
+_UNREAD = "the table's cells are not legible in the paper's text"
+_CARS = f"{_UNREAD}; the networks of cars' software are not here"
 _AUXILIARY = "AuxLogits."  # Inception's second classifier, which training alone reads
 _QUANTILES = {
     "min": "smallest",
@@ -28,8 +33,8 @@ _QUANTILES = {
 
 
 def fault_space(context: Context) -> Findings:
-    """Table II: convolution weights, layers, and fault sites of one, two and three bits."""
-    rows: list[Row] = []
+    """Tables I to III: convolution weights, layers, fault sites of one, two and three bits; sets of images."""
+    rows = [Row("Table I", name, "-", "convolution weights and fault sites").missing(_CARS) for name in _DRIVING]
     true: list[tuple[str | int, ...]] = []
     for name in LABELS:
         sizes = convolutions(name)
@@ -51,7 +56,12 @@ def fault_space(context: Context) -> Findings:
         for key, here in found.items():
             paper = context.published[f"table2/{name}/{key}"]
             rows.append(Row("Table II", LABELS[name], "-", what[key], paper=paper, here=here, why=_apart(key)))
+        for which, here in {"smallest": min(sizes.values()), "largest": max(sizes.values())}.items():
+            paper = context.published[f"layers/{name}/{which}"]
+            counted = f"weights of the {which} convolution layer"
+            rows.append(Row("section II", LABELS[name], "-", counted, paper=paper, here=here))
         true.append((LABELS[name], *(weights * comb(_BITS, bits) for bits in (1, 2, 3))))
+    rows += _image_sets()
     table = Table(
         "Faults there are: sets of different bits in one weight",
         ("model", "one bit", "two bits", "three bits"),
@@ -67,6 +77,21 @@ def fault_space(context: Context) -> Findings:
         ),
         sources=(context.source("weights and layers", fault_model="none; counted on the modules"),),
     )
+
+
+def _image_sets() -> Iterator[Row]:
+    """Table III: images to test with, and labels."""
+    whats = ("images to test with", "labels")
+    found: tuple[int, ...] | None = None
+    try:
+        data = resolve_data("cifar10")
+        found = (len(data.held_out), len(data.classes))
+    except DataError:
+        pass
+    for number, what in enumerate(whats):
+        row = Row("Table III", "-", "CIFAR-10", what)
+        yield row.missing(NO_DATA) if found is None else replace(row, here=found[number], why=_UNREAD)
+        yield Row("Table III", "-", "ImageNet", what).missing(f"{NO_DATA}; {_UNREAD}")
 
 
 def convolutions(name: str) -> Mapping[str, int]:

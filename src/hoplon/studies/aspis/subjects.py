@@ -20,6 +20,7 @@ from hoplon.zoo import RECIPES, ZooData, ZooModel, resolve_data, resolve_model, 
 
 CONVOLUTIONS = Memory("*.weight", kind="conv")
 NO_WEIGHTS = "no weights here"
+NO_DATA = "no data here"
 LABELS = {"vgg19": "VGG19", "inception_v3": "Inception v3", "resnet50": "ResNet50"}
 _STAND_INS = {
     "resnet20-cifar10": ("ResNet-20", "resnet50"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hoplon.harden import Ranger, harden
 from hoplon.overlay import Protection
 from hoplon.ranges import QuantileOf, profile_activations
 from hoplon.studies.figures import Figure, Series, bars, lines
 from hoplon.studies.findings import Findings
-from hoplon.studies.ranger.costs import MEASURES, angle_errors
+from hoplon.studies.ranger.angles import LIMITS, MEASURES, angle_errors
 from hoplon.studies.ranger.networks import Absent, Network, network, networks, training_inputs
 from hoplon.studies.ranger.runs import FIXED32, mean_of, rate_rows, row_of, run_name, strike
 from hoplon.studies.rows import Row
@@ -48,21 +49,11 @@ def convergence(context: Context) -> Findings:
         reached = dict(history)[fifth]
         what = f"range that the slowest activation has reached after {fifth:,} of {counts[-1]:,} training images"
         row = row_of("Fig. 5", found, what, why="the paper shows 13 activations of VGG16 on ImageNet")
-        values = sorted(100 * share for share in reached.values())
-        rows.append(
-            Row(
-                **{
-                    **row.stored(),
-                    "here": values[0],
-                    "low": values[0],
-                    "high": values[-1],
-                    "n": fifth,
-                    "seed": context.seed,
-                }
-            )
-        )
-    text = "The limits of these rows are the slowest and the quickest activation, no confidence interval."
-    return Findings(rows=tuple(rows), figures=tuple(figures), text=(text,))
+        quickest = f"the quickest has reached {100 * max(reached.values()):.4g} %"
+        slowest = 100 * min(reached.values())
+        rows.append(replace(row, here=slowest, n=fifth, seed=context.seed, why=f"{quickest}; {row.why}"))
+    text = "These rows have no limits: they tell of one order of the images, drawn by the seed."
+    return Findings(rows=tuple(rows), figures=tuple(figures), text=(text,) if rows else ())
 
 
 def percentiles(context: Context) -> Findings:
@@ -101,6 +92,7 @@ def percentiles(context: Context) -> Findings:
     text = (
         "The paper does not say what a percentile is taken of. Its published script sorts the largest value of every "
         "image; its text speaks of all sampled values. Both are here.",
+        LIMITS,
     )
     return Findings(rows=tuple(rows), figures=(_bars(rates),), text=text, sources=(source,))
 

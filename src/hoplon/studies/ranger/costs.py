@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -15,15 +15,13 @@ from hoplon.harden import Ranger, harden
 from hoplon.ranges import ACTIVATION_KINDS, Bound, Ranges
 from hoplon.stats import wilson
 from hoplon.studies.findings import Findings, Table
+from hoplon.studies.ranger.angles import LIMITS, MEASURES, against_trivial, angle_errors
 from hoplon.studies.ranger.networks import Absent, Network, networks, outputs
 from hoplon.studies.ranger.runs import papers_own, row_of
 from hoplon.studies.rows import Row
 from hoplon.studies.study import Context
 from hoplon.zoo import ARCHITECTURES, trivial_errors
 from hoplon.zoo.architectures import untrained
-
-MEASURES = {"RMSE": "rmse", "mean deviation": "deviation"}
-"""Errors of angles, and what they are called in keys of published values."""
 
 _PROFILER_LOST = {
     "alexnet": "the paper's figure is far below what its published graph computes",
@@ -47,88 +45,68 @@ def subjects(context: Context) -> Findings:
             rows.append(row.found(wilson(right, count), n=count, seed=context.seed))
         else:
             rows.append(angle_errors(context, "Table I", network, what, network.module, "RMSE", None))
+            rows += against_trivial(context, network)
+    rows.append(_memory(context))
     table = Table(
         "The paper's networks as they are built here",
         ("network", "data of the paper", "parameters", "operators listed", "struck"),
         tuple(_size(context, key) for key in ARCHITECTURES),
         "Convolution and bias, product and bias, and reshapes are operators of their own, as TensorFlow draws them.",
     )
-    return Findings(rows=tuple(rows), tables=(table,))
+    return Findings(rows=tuple(rows), tables=(table,), text=_told_of_trivial(rows))
 
 
 def accuracy(context: Context) -> Findings:
-    """Table II: accuracy, or error in degrees, without and with Ranger, fault-free."""
+    """Table II: accuracy of the best class and, where the paper has it, of the best five, or error in degrees."""
     rows: list[Row] = []
     for network in networks(context):
-        where, key = "Table II", network.listing.key.removesuffix("-quick")
-        for words in ("without Ranger", "with Ranger"):
-            rows += papers_own(where, network, f"top-1 accuracy, {words}")
-            if isinstance(network, Absent):
-                rows.append(row_of(where, network, f"accuracy or RMSE, {words}").missing(network.why))
-        if isinstance(network, Absent):
-            continue
-        bounded = harden(network.program, [Ranger(network.ranges)])
-        for arm, module in {"without": network.module, "with": bounded}.items():
-            published = None if network.listing.stands_in else context.published
-            if network.is_classifier:
-                right, count = _right(network, outputs(module, network.held_out))
-                row = row_of(
-                    where,
-                    network,
-                    f"top-1 accuracy, {arm} Ranger",
-                    paper=published.get(f"table2/{key}/top1/{arm}") if published is not None else None,
-                )
-                rows.append(row.found(wilson(right, count), n=count, seed=context.seed))
-            else:
-                for measure, name in MEASURES.items():
-                    given = published.get(f"table2/{key}/{name}/{arm}") if published is not None else None
-                    rows.append(
-                        angle_errors(context, where, network, f"{measure}, {arm} Ranger", module, measure, given)
-                    )
+        for arm in ("without", "with"):
+            rows += _accuracies(context, network, arm)
     text = "Bounds are the largest values seen on a random 20 % of the training data; accuracy is on held-out data."
-    trivial: tuple[str, ...] = ()
-    if any(row.data == "driving frames" and row.here is not None for row in rows):
-        errors = trivial_errors()
-        trivial = (
-            f"On the last 20 % of the drive, always 0 has an RMSE of {errors.always_zero:.2f} degrees and the mean of "
-            f"the first 80 % one of {errors.training_mean:.2f}; a network that is not below both is refused.",
-        )
-    return Findings(rows=tuple(rows), text=(text, *trivial))
+    return Findings(rows=tuple(rows), text=(text, *_told_of_trivial(rows)))
 
 
-def _right(network: Network, found: Tensor) -> tuple[int, int]:
-    assert network.held_out.y is not None, network.listing.key
-    return int((found.argmax(1) == network.held_out.y).sum()), len(found)
-
-
-def angle_errors(
-    context: Context, where: str, network: Network, what: str, module: nn.Module, measure: str, paper: float | None
-) -> Row:
-    """RMSE or mean absolute error in degrees, with limits by resampling frames; ``measure`` is a key of MEASURES."""
-    assert network.targets is not None, network.listing.key
-    found = (network.degrees(outputs(module, network.held_out)) - network.targets).double()
-    power = 2 if measure == "RMSE" else 1
-    values = found.abs() ** power
-    here, low, high = (float(end) ** (1 / power) for end in (values.mean(), *_resampled(values, seed=context.seed)))
+def _accuracies(context: Context, network: Network | Absent, arm: str) -> Iterator[Row]:
+    """What Table II says of one network, ``"without"`` or ``"with"`` Ranger."""
     listing = network.listing
-    return Row(
-        *(where, listing.label, listing.data_label, what, "degrees", paper, here),
-        *(min(low, here), max(high, here), len(values), context.seed, listing.why),
+    known = {"top-1 accuracy": "top1"} | ({"top-5 accuracy": "top5"} if listing.top5 else {})
+    names = MEASURES if listing.data == "driving" else known
+    module: nn.Module = nn.Identity()
+    if isinstance(network, Network):
+        module = network.module if arm == "without" else harden(network.program, [Ranger(network.ranges)])
+    for measure, name in names.items():
+        what = f"{measure}, {arm} Ranger"
+        paper = context.published.get(f"table2/{listing.key.removesuffix('-quick')}/{name}/{arm}")
+        yield from papers_own("Table II", network, what, paper=paper)
+        given = None if listing.stands_in else paper
+        if isinstance(network, Absent):
+            unit = "degrees" if listing.data == "driving" else "%"
+            yield replace(row_of("Table II", network, what, paper=given), unit=unit).missing(network.why)
+        elif network.is_classifier:
+            right, count = _right(network, outputs(module, network.held_out), best=int(name.removeprefix("top")))
+            row = row_of("Table II", network, what, paper=given)
+            yield row.found(wilson(right, count), n=count, seed=context.seed)
+        else:
+            yield angle_errors(context, "Table II", network, what, module, measure, given)
+
+
+def _told_of_trivial(rows: Sequence[Row]) -> tuple[str, ...]:
+    """What errors in degrees are held against, where there are any."""
+    if not any(row.data == "driving frames" and row.here is not None for row in rows):
+        return ()
+    errors = trivial_errors()
+    return (
+        f"On the last 20 % of the drive, always 0 has an RMSE of {errors.always_zero:.2f} degrees and the mean of "
+        f"the first 80 % one of {errors.training_mean:.2f}; a network that is not below both is refused.",
+        LIMITS,
     )
 
 
-def _resampled(values: Tensor, *, seed: int, times: int = 1000) -> tuple[float, float]:
-    """95 % limits of the mean.
-
-    Source:
-        B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7, 1979: percentiles. Frames
-        that neighbour each other in time are not independent: the limits are too narrow for another drive.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    count = len(values)
-    means = torch.stack([values[torch.randint(count, (count,), generator=generator)].mean() for _ in range(times)])
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
+def _right(network: Network, found: Tensor, *, best: int = 1) -> tuple[int, int]:
+    """Inputs whose label is among the ``best`` classes, and all."""
+    y = network.held_out.y
+    assert y is not None, network.listing.key
+    return int((found.topk(best).indices == y[:, None]).any(1).sum()), len(found)
 
 
 @dataclass(frozen=True)
@@ -161,6 +139,14 @@ def _size(context: Context, key: str) -> tuple[str | int | None, ...]:
     listed = _measured(key, _batch(key)).listed if traced else None
     struck = None if listed is None else listed - architecture.last
     return architecture.title, architecture.data, parameters, listed, struck
+
+
+def _memory(context: Context) -> Row:
+    """How large VGG16 is, whose size alone the paper states."""
+    with torch.device("meta"):
+        size = sum(tensor.numel() * tensor.itemsize for tensor in ARCHITECTURES["vgg16"].build().parameters())
+    paper = context.published["size/vgg16"]
+    return Row("section IV-C", "VGG16", "-", "memory of the weights", "MB", paper=paper, here=round(size / 1e6, 1))
 
 
 def _batch(key: str) -> int:

@@ -149,7 +149,8 @@ class Network:
         task: as in :class:`ZooModel`.
         profile: of its activations and last product, on a random 20 % of the training data.
         met: inputs that faults meet: images it gets right, or frames.
-        held_out: all that were held out, as many as the profile of the study takes.
+        held_out: all that were held out, of images as many as the profile of the study takes, in random order; frames
+            in the order of time.
         targets: true angles of ``held_out`` in degrees; None for a classifier.
     """
 
@@ -284,9 +285,9 @@ def _network(listing: Listing, model: ZooModel, data: ZooData, inputs: int, held
     activations = [site.name for site in program.value_sites if site.kind in functions]
     sites = Values((*activations, *last_linear(program)))
     order = torch.randperm(len(data.held_out), generator=torch.Generator().manual_seed(seed))
-    kept = data.held_out.take(order[:held_out])
-    targets = data.targets[1][order[:held_out]] if data.targets else None
-    met = kept.take(_right(program, kept, inputs)) if kept.y is not None else kept.take(range(min(inputs, len(kept))))
+    whole = data.held_out
+    kept = whole if data.targets else whole.take(order[:held_out])  # a drive stays whole, in the order of time
+    met = kept.take(_right(program, kept, inputs)) if kept.y is not None else whole.take(order[:inputs])
     return Network(
         listing=listing,
         module=model.module,
@@ -295,7 +296,7 @@ def _network(listing: Listing, model: ZooModel, data: ZooData, inputs: int, held
         profile=profile_activations(program, known, sites=sites, quantiles=model.task != "classification"),
         met=met,
         held_out=kept,
-        targets=targets,
+        targets=data.targets[1] if data.targets else None,
     )
 
 
