@@ -243,6 +243,25 @@ def test_lines_and_maps_are_whole_documents() -> None:
     assert [cell.get("fill") for cell in cells] == ["#dbeafe", "#dc2626", "#fde68a"]
 
 
+def test_a_map_has_a_scale_and_groups_have_a_title_where_they_are_given() -> None:
+    cells: dict[str, Any] = {"columns": [[0.0]], "x_labels": ["a"], "y_title": "y"}
+    map_ = heatmap("h", title="t", alt="a", ends=("lowest", "highest"), **cells).content.decode()
+    assert ">lowest</text>" in map_
+    assert ">highest</text>" in map_
+    assert 'fill="#dc2626"' in map_  # of the scale: the only cell is pale
+    series = [Series("s", (1.0,))]
+    titled = bars("b", title="t", alt="a", groups=["g"], series=series, y_title="y", x_title="images").content.decode()
+    assert ">images</text>" in titled
+
+
+def test_every_one_of_very_many_series_has_a_colour_of_its_own() -> None:
+    series = [Series(f"s{number}", (1.0,)) for number in range(16)]
+    figure = bars("b", title="t", alt="a", groups=["g"], series=series, y_title="y")
+    rects = list(ElementTree.fromstring(figure.content).iter("{http://www.w3.org/2000/svg}rect"))
+    legend = [mark.get("fill") for mark in rects if mark.get("width") == "10"]
+    assert len(set(legend)) == 16
+
+
 def test_charts_of_nothing_are_refused() -> None:
     with pytest.raises(HoplonError, match="expected something to draw"):
         bars("b", title="t", alt="a", groups=[], series=[Series("s", ())], y_title="y")

@@ -20,7 +20,10 @@ from hoplon.studies import svg
 from hoplon.studies.svg import Axis, Canvas
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
-_COLOURS = ("#2a78b5", "#d1603d", "#4c9a57", "#8661a8", "#a98b2d", "#6b7280", "#c2497e", "#3b9aa5")
+_COLOURS = (
+    *("#2a78b5", "#d1603d", "#4c9a57", "#8661a8", "#a98b2d", "#6b7280", "#c2497e", "#3b9aa5"),
+    *("#8fc1e8", "#f0b39e", "#a5d6ad", "#c9b3de", "#dcc883", "#c3c8cf", "#e8a8c5", "#9fd3da"),  # the same, lighter
+)
 
 
 @final
@@ -67,6 +70,7 @@ def bars(
     groups: Sequence[str],
     series: Sequence[Series],
     y_title: str,
+    x_title: str = "",
     log_y: bool = False,
 ) -> Figure:
     """Bars side by side in every group, with their intervals.
@@ -78,7 +82,8 @@ def bars(
     """
     _check(groups, series)
     axis = Axis.over(_numbers(series), from_zero=True, log=log_y)
-    canvas = Canvas(axis, y_title=y_title, x_labels=groups, legend=[one.name for one in series], colours=_COLOURS)
+    legend = [one.name for one in series]
+    canvas = Canvas(axis, y_title=y_title, x_labels=groups, x_title=x_title, legend=legend, colours=_COLOURS)
     width = canvas.step * 0.8 / len(series)
     for number, one in enumerate(series):
         for at, value in enumerate(one.values):
@@ -124,17 +129,19 @@ def heatmap(
     columns: Sequence[Sequence[float | None]],
     x_labels: Sequence[str],
     y_title: str,
+    ends: tuple[str, str] | None = None,
 ) -> Figure:
     """Columns of cells from light (0) to dark (1), the first cell on top; a column of fewer cells has taller ones.
 
     Args:
         columns: values in [0, 1], one column per label.
+        ends: what the lightest and the darkest cells are, for a scale below; without it there is none.
     Raises:
         HoplonError: no column, or as many labels as there are not.
     """
     if not columns or len(columns) != len(x_labels):
         raise HoplonError(f"expected a label for each column, got {len(x_labels)} for {len(columns)}")
-    return Figure(name, title, alt, svg.heat(columns, x_labels, y_title).encode())
+    return Figure(name, title, alt, svg.heat(columns, x_labels, y_title, ends).encode())
 
 
 def picture(name: str, *, title: str, alt: str, pixels: Tensor) -> Figure:

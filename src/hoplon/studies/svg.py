@@ -9,7 +9,7 @@ from html import escape
 from typing import Self, final
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _PLOT = 760, 76, 16, 16, 260
-_MANY_LABELS, _LONG_LABEL = 24, 9
+_MANY_LABELS, _LONG_LABEL = 40, 9  # labels turned by 40 degrees do not touch up to so many
 _INK, _GRID = "#374151", "#e5e7eb"
 _TICKS = 5
 
@@ -83,6 +83,9 @@ class Canvas:
         self._parts: list[str] = []
         self._y_ticks(y_title)
         below = self._labels(x_labels) if x_axis is None else self._x_ticks(x_axis, x_title)
+        if x_labels and x_title:
+            self._add(_words(x_title, (_LEFT + _WIDTH - _RIGHT) / 2, _TOP + _PLOT + below + 6, anchor="middle"))
+            below += 16
         self._height = self._legend(legend, colours, _TOP + _PLOT + below)
 
     def centre(self, number: int) -> float:
@@ -163,8 +166,10 @@ class Canvas:
         return y + 22
 
 
-def heat(columns: Sequence[Sequence[float | None]], labels: Sequence[str], y_title: str) -> str:
-    """A map of cells: one column per label, values in [0, 1] from light to dark."""
+def heat(
+    columns: Sequence[Sequence[float | None]], labels: Sequence[str], y_title: str, ends: tuple[str, str] | None = None
+) -> str:
+    """A map of cells: one column per label, values in [0, 1] from light to dark; ``ends`` says what 0 and 1 are."""
     parts: list[str] = []
     step = (_WIDTH - _LEFT - _RIGHT) / len(columns)
     for number, column in enumerate(columns):
@@ -176,7 +181,20 @@ def heat(columns: Sequence[Sequence[float | None]], labels: Sequence[str], y_tit
                 parts.append(f'<rect {box} fill="{_shade(value)}"/>')
     parts.append(_turned(y_title, 16, _TOP + _PLOT / 2))
     below = _group_labels(parts, labels, lambda number: _LEFT + (number + 0.5) * step, _TOP + _PLOT)
-    return _document(_TOP + _PLOT + below + 8, parts)
+    if ends is None:
+        return _document(_TOP + _PLOT + below + 8, parts)
+    _scale(parts, ends, _TOP + _PLOT + below + 4)
+    return _document(_TOP + _PLOT + below + 26, parts)
+
+
+def _scale(parts: list[str], ends: tuple[str, str], y: float) -> None:
+    """A strip of colours from 0 to 1 between what they stand for."""
+    x, steps = _LEFT + 6.6 * len(ends[0]) + 8, 24
+    parts.append(_words(ends[0], x - 8, y + 10, anchor="end"))
+    for number in range(steps):
+        colour = _shade(number / (steps - 1))
+        parts.append(f'<rect x="{x + 6 * number:.1f}" y="{y:.1f}" width="6.3" height="12" fill="{colour}"/>')
+    parts.append(_words(ends[1], x + 6 * steps + 8, y + 10, anchor="start"))
 
 
 def _group_labels(parts: list[str], labels: Sequence[str], centre: Callable[[int], float], y: float) -> float:

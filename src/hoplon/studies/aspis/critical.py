@@ -189,6 +189,7 @@ def _histogram(subject: Subject, found: dict[str, Results]) -> Figure:
         groups=groups,
         series=series,
         y_title="% of faults",
+        x_title="images that a fault misclassifies",
         log_y=True,
     )
 

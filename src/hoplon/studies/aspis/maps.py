@@ -143,12 +143,12 @@ def _map(subject: Subject, scores: Scores, where: str) -> Figure:
     names = [name.removesuffix(".weight") for name in scores.values]
     return heatmap(
         f"map-{subject.name}",
-        title=f"{subject.label} on {subject.data}: highest score in each stretch of a layer's weights ({where}); pale: "
-        "within the lower 90 % of all scores, red: the highest of all",
+        title=f"{subject.label} on {subject.data}: highest score in each stretch of a layer's weights ({where})",
         alt="Heat map of importance, layers from left to right, weights from top to bottom",
         columns=shares,
         x_labels=names,
         y_title="weights, in their order",
+        ends=("within the lower 90 % of all scores", "the highest of all"),
     )
 
 
