@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from hoplon.errors import no_match
+
+GUARDS = (
+    *("tmr", "tmr-sparse", "published-10%", "published-1%", "aspis-100%", "aspis-10%", "aspis-1%"),
+    *("checksum", "known-bits", "parity", "ranger"),
+)
+LARGE = ("vgg19", "resnet50", "inception_v3")
+STAND_INS = ("resnet20-cifar10", "resnet56-cifar10", "vgg11-cifar10")
+NETWORKS = (
+    *("lenet", "alexnet", "vgg11", "vgg16", "resnet18", "squeezenet", "resnet20", "resnet56"),
+    *("dave-radians", "comma", "dave-degrees"),
+)
+DRAWN = (
+    *("lenet", "alexnet", "vgg11", "vgg16", "resnet18", "squeezenet"),
+    *("dave-radians", "dave-degrees", "comma"),
+)
+CONVERGING = ("vgg16", "vgg11", "lenet")
 
 
 @final
@@ -40,21 +56,9 @@ class AspisCounts:
     batch: int
     repeats: int
     whole_inputs: int
-    guards: tuple[str, ...] = (
-        "tmr",
-        "tmr-sparse",
-        "published-10%",
-        "published-1%",
-        "aspis-100%",
-        "aspis-10%",
-        "aspis-1%",
-        "checksum",
-        "known-bits",
-        "parity",
-        "ranger",
-    )
-    architectures: tuple[str, ...] = ("vgg19", "resnet50", "inception_v3")
-    models: tuple[str, ...] = ("resnet20-cifar10", "resnet56-cifar10", "vgg11-cifar10")
+    guards: tuple[str, ...]
+    architectures: tuple[str, ...]
+    models: tuple[str, ...]
 
 
 @final
@@ -76,19 +80,13 @@ class RangerCounts:
 
     faults: int
     float_faults: int
-    inputs: int = 10
-    accuracy_inputs: int = 10_000
-    convergence_inputs: int = 10_000
-    converging: tuple[str, ...] = ("vgg16", "vgg11", "lenet")
-    models: tuple[str, ...] = (
-        *("lenet", "alexnet", "vgg11", "vgg16", "resnet18", "squeezenet", "resnet20", "resnet56"),
-        *("dave-radians", "comma", "dave-degrees"),
-    )
-    architectures: tuple[str, ...] = (
-        *("lenet", "alexnet", "vgg11", "vgg16", "resnet18", "squeezenet"),
-        *("dave-radians", "dave-degrees", "comma"),
-    )
-    train: bool = True
+    inputs: int
+    accuracy_inputs: int
+    convergence_inputs: int
+    converging: tuple[str, ...]
+    models: tuple[str, ...]
+    architectures: tuple[str, ...]
+    train: bool
 
 
 @final
@@ -122,71 +120,51 @@ class Profile:
     driving: DrivingCounts
 
 
-QUICK = Profile(
-    name="quick",
-    aspis=AspisCounts(
-        faults=8,
-        magnitude_faults=4,
-        important=500,
-        important_faults=8,
-        compared_faults=6,
-        inputs=16,
-        calibration=64,
-        batch=1,
-        repeats=6,
-        whole_inputs=32,
-        guards=("tmr", "published-1%", "aspis-1%", "checksum", "ranger"),
-        architectures=("resnet50",),
-        models=("resnet20-cifar10",),
-    ),
-    ranger=RangerCounts(
-        faults=200,
-        float_faults=200,
-        accuracy_inputs=200,
-        convergence_inputs=256,
-        converging=("lenet-quick",),
-        models=("lenet-quick", "resnet20"),
-        architectures=("lenet", "alexnet", "vgg11", "dave-radians", "comma"),
-        train=False,
-    ),
-    driving=DrivingCounts(students=(0,), main=8, other=2, range_tracks=6, score_tracks=3),
-)
-STANDARD = Profile(
-    name="standard",
-    aspis=AspisCounts(
-        faults=300,
-        magnitude_faults=100,
-        important=500,
-        important_faults=300,
-        compared_faults=200,
-        inputs=64,
-        calibration=1000,
-        batch=2,
-        repeats=6,
-        whole_inputs=1024,
-    ),
-    ranger=RangerCounts(faults=5000, float_faults=10_000, accuracy_inputs=4000, convergence_inputs=4000),
-    driving=DrivingCounts(students=(0, 1, 2), main=100, other=30, range_tracks=40, score_tracks=10),
-)
-PAPER = Profile(
-    name="paper",
-    aspis=AspisCounts(
-        faults=1000,
-        magnitude_faults=100,
-        important=500,
-        important_faults=500,
-        compared_faults=1000,
-        inputs=10_000,
-        calibration=10_000,
-        batch=256,
-        repeats=50,
-        whole_inputs=10_000,
-    ),
-    ranger=RangerCounts(faults=50_000, float_faults=50_000),
-    driving=DrivingCounts(students=(0, 1, 2), main=370, other=120, range_tracks=80, score_tracks=20),
-)
+_NAMES = ("quick", "standard", "paper")
+_Counts = Mapping[str, tuple[Any, Any, Any]]
+"""Counts by field: quick, standard, paper."""
 
-PROFILES: Mapping[str, Profile] = {profile.name: profile for profile in (QUICK, STANDARD, PAPER)}
+_ASPIS: _Counts = {
+    "faults": (8, 300, 1000),
+    "magnitude_faults": (4, 100, 100),
+    "important": (500, 500, 500),
+    "important_faults": (8, 300, 500),
+    "compared_faults": (6, 200, 1000),
+    "inputs": (16, 64, 10_000),
+    "calibration": (64, 1000, 10_000),
+    "batch": (1, 2, 256),
+    "repeats": (6, 6, 50),
+    "whole_inputs": (32, 1024, 10_000),
+    "guards": (("tmr", "published-1%", "aspis-1%", "checksum", "ranger"), GUARDS, GUARDS),
+    "architectures": (("resnet50",), LARGE, LARGE),
+    "models": (("resnet20-cifar10",), STAND_INS, STAND_INS),
+}
+_RANGER: _Counts = {
+    "faults": (200, 5000, 50_000),
+    "float_faults": (200, 10_000, 50_000),
+    "inputs": (10, 10, 10),
+    "accuracy_inputs": (200, 4000, 10_000),
+    "convergence_inputs": (256, 4000, 10_000),
+    "converging": (("lenet-quick",), CONVERGING, CONVERGING),
+    "models": (("lenet-quick", "resnet20"), NETWORKS, NETWORKS),
+    "architectures": (("lenet", "alexnet", "vgg11", "dave-radians", "comma"), DRAWN, DRAWN),
+    "train": (False, True, True),
+}
+_DRIVING: _Counts = {
+    "students": ((0,), (0, 1, 2), (0, 1, 2)),
+    "main": (8, 100, 370),
+    "other": (2, 30, 120),
+    "range_tracks": (6, 40, 80),
+    "score_tracks": (3, 10, 20),
+}
+
+
+def _profile(at: int) -> Profile:
+    aspis, ranger, driving = ({name: row[at] for name, row in table.items()} for table in (_ASPIS, _RANGER, _DRIVING))
+    return Profile(_NAMES[at], AspisCounts(**aspis), RangerCounts(**ranger), DrivingCounts(**driving))
+
+
+PROFILES: Mapping[str, Profile] = {name: _profile(at) for at, name in enumerate(_NAMES)}
 
 
 def profile_named(name: str) -> Profile:
