@@ -26,6 +26,7 @@ from hoplon.studies.driving.simulator import Scenario
 from hoplon.studies.driving.student import as_output, trained
 from hoplon.studies.profiles import DrivingCounts
 from hoplon.zoo import ZooData, ZooModel
+from tests.reference.study_figures import compared_driving
 
 pytestmark = pytest.mark.skipif(
     find_spec("gymnasium") is None or find_spec("Box2D") is None,
@@ -190,9 +191,7 @@ def test_interrupted_study_gives_the_same_page(tmp_path: Path) -> None:
     assert pages[0] == pages[1]
     rows = {row["note"].partition(" (")[0]: row for row in json.loads(pages[0])["rows"]}
     assert rows["important weights"]["paper"] == 12
-    records = json.loads(next((folder / "runs" / "main").glob("*.json")).read_text())
-    crashes = sum(record["arm"] == "important" and record["ending"] == "crash" for record in records)
-    assert rows["important weights"]["here"] == 100 * crashes / COUNTS.main
+    assert compared_driving(tmp_path) == 5
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ import torch
 from hoplon.data import Inputs
 from hoplon.rates import Rate
 from hoplon.stats import wilson
-from hoplon.studies import PROFILES, Profile, StudyResult, run_study, study_named
+from hoplon.studies import PROFILES, Profile, StudyResult, run_study, study_named, write_pages
 from hoplon.studies.ranger import angles, costs, networks, runs
 from hoplon.studies.rows import Row
 from hoplon.zoo import RECIPES, TrivialErrors, ZooData, weights_path
 from hoplon.zoo.cache import save_tensors
 from hoplon.zoo.training import seeded
+from tests.reference.study_figures import compared_ranger
 
 STUDY = study_named("ranger")
 COUNTS = replace(
@@ -77,6 +78,8 @@ def test_classifiers_fail_less_with_ranger_and_every_row_rests_on_runs(tmp_path:
     without, bounded = (rows(result, "classifiers", f"{arm} Ranger")[0] for arm in ("without", "with"))
     assert (without.where, without.model, without.data, without.paper) == ("Fig. 6", "LeNet", "MNIST-10k", "around 20")
     assert without.here > 10 > bounded.here
+    write_pages(tmp_path, result)
+    assert compared_ranger(tmp_path) == 2
     for row in result.findings["classifiers"].rows:
         assert row.low <= row.here <= row.high
         assert (row.n, row.seed) == (60, 0)

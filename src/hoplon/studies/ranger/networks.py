@@ -314,10 +314,9 @@ def _right(program: Program, inputs: Inputs, count: int) -> Tensor:
 
 def _checked(found: Network) -> Network | Absent:
     """A steering network that is better than predictors that do not look, on all held-out frames."""
+    assert found.targets is not None, found.listing.data
     trivial = trivial_errors()
-    whole = _data(found.listing.data)
-    assert whole.targets is not None, found.listing.data
-    error = rmse(found.degrees(outputs(found.module, whole.held_out)), whole.targets[1])
+    error = rmse(found.degrees(outputs(found.module, found.held_out)), found.targets)
     if error < trivial.best:
         return found
     named = f"always 0 ({trivial.always_zero:.2f}) and the mean of the training part ({trivial.training_mean:.2f})"
