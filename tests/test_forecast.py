@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -56,6 +58,32 @@ def test_a_precision_is_bounded_and_the_bound_holds() -> None:
     near = min(p for p in found.faults_at if p >= rate.failure.estimate)
     assert rate.n_faults <= (found.faults_at[near] or 0)
     assert forecast(campaign, half_width=1e-6, seconds=0).faults_at[0.5] is None
+
+
+def test_memory_faults_of_a_precision_meet_the_batches_that_the_split_says() -> None:
+    campaign = _campaign(Memory(), samples=22)  # five batches of four and one of two
+    found = forecast(campaign, half_width=0.05, seconds=60)
+    split = found.pilot.split
+    assert split is not None
+    assert (split.of, split.pilot, found.pilot.inputs) == (6, 2, 22)
+    assert found.pilot.faults == 33  # of 64, in parts of 1, 2, 4, 8, 16 and what is left
+    assert max(split.batches) < 6
+    first = 64  # the faults of the campaign's pilot meet two batches each
+    batches = first * 2 + (found.faults - first) * max(split.batches)
+    assert found.runs == math.ceil(batches * 22 / 6)
+    per_fault = found.pilot.seconds / 33 * max(split.batches) / 2  # no guard: batches are all that costs
+    assert found.seconds == pytest.approx(found.pilot.set_up_seconds + found.faults * per_fault)
+    assert found.to_dict()["split"] == str(split)
+    results = campaign.run(half_width=0.05)
+    assert results.split is not None
+    assert results.split.of == split.of
+    assert results.summary()[0].n_runs <= found.runs < found.faults * 22
+
+
+def test_a_uniform_design_meets_all_inputs() -> None:
+    found = forecast(_campaign(Memory()), half_width=0.1, design="uniform", seconds=0)
+    assert found.pilot.split is None
+    assert found.runs == found.faults * 12
 
 
 def test_the_model_is_left_alone() -> None:

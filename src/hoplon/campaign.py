@@ -23,6 +23,7 @@ from hoplon.executors import Executor, Processes, Serial
 from hoplon.faults import BitFlip, FaultModel, FaultTable
 from hoplon.observation import Observer
 from hoplon.overlay import Overlay, Protection, overlay
+from hoplon.pilot import Pilot, Stopwatch, TimeIsUp, time_two_levels
 from hoplon.program import Program
 from hoplon.replay import Placement
 from hoplon.results import Results, site_kinds
@@ -200,6 +201,7 @@ class Campaign:
         *,
         count: int | None = None,
         half_width: float | None = None,
+        design: Way | None = None,
         seed: int = 0,
         threads: int | None = None,
         seconds: float = 2.0,
@@ -215,20 +217,28 @@ class Campaign:
             begun = time.perf_counter()
             work = _Work(self, seed)
             total = work.goal(count, half_width)
-            started = time.perf_counter()
-            stopwatch = _Stopwatch(started + seconds)
-            with suppress(_TimeIsUp):
-                work.unit(0, count=total, advance=Advance(stopwatch, None))
+            partly = _way(design, None, half_width) == "stratified" and self.target == "memory"
+            started, split = time.perf_counter(), None
+            if partly:
+                faults, spent, split = time_two_levels(
+                    work.evaluator, work.some, most=work.unit_size, seed=seed, seconds=seconds
+                )
+            else:
+                stopwatch = Stopwatch(started + seconds)
+                with suppress(TimeIsUp):
+                    work.unit(0, count=total, advance=Advance(stopwatch, None))
+                faults, spent = stopwatch.done, time.perf_counter() - started
             reference = work.reference
             return Pilot(
                 set_up_seconds=started - begun,
-                seconds=time.perf_counter() - started,
-                faults=stopwatch.done,
+                seconds=spent,
+                faults=faults,
                 total=total,
                 inputs=1 if self.target == "values" else len(reference.eligible),
                 input_batches=reference.input_batches,
                 batch=reference.batch,
                 unit_faults=_UNIT_FAULTS[self.target],
+                split=split,
             )
 
     def reweighted(self, results: Results, *, to: Sampling, criterion: str | None = None) -> Interval:
@@ -252,41 +262,6 @@ def _sites_of(campaign: Campaign, over: Overlay) -> tuple[tuple[Site, ...], Mapp
         return campaign.sites.select(campaign.program), {}
     armed = ArmedMemory(campaign.program, over)
     return campaign.sites.select(armed), armed.copies
-
-
-@dataclass(frozen=True)
-class Pilot:
-    """The beginning of a campaign, timed.
-
-    ``faults`` were finished in ``seconds``, after ``set_up_seconds`` of fault-free runs; ``total``: the faults of the
-    campaign, None where it goes on until a precision is reached; ``inputs``: how many a fault meets; ``unit_faults``:
-    faults of a work unit.
-    """
-
-    set_up_seconds: float
-    seconds: float
-    faults: int
-    total: int | None
-    inputs: int
-    input_batches: int
-    batch: int
-    unit_faults: int
-
-
-class _TimeIsUp(Exception):  # noqa: N818 -- says what is the case
-    """Ends a pilot."""
-
-
-class _Stopwatch:
-    """Takes progress until a point in time, but at least once."""
-
-    def __init__(self, end: float) -> None:
-        self._end, self.done = end, 0
-
-    def __call__(self, done: int, total: int | None) -> None:
-        self.done = done
-        if done and time.perf_counter() >= self._end:
-            raise _TimeIsUp
 
 
 def _check_goal(count: int | None, half_width: float | None) -> None:
@@ -365,6 +340,11 @@ class _Work:
             first=unit * whole,
         )
         return FaultTable(table.target, table.frame.filter(pl.col("fault") < count))
+
+    def some(self, first: int, count: int) -> FaultTable:
+        """So many faults of the first unit, from this number on."""
+        table = self.table(0, first + count)
+        return FaultTable(table.target, table.frame.filter(pl.col("fault") >= first))
 
     def _population_size(self) -> int | None:
         """How many faults there are, where a sampling lists them all."""

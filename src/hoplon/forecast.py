@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
-from hoplon.campaign import Campaign, Pilot
+import numpy as np
+
+from hoplon.campaign import Campaign, Way
 from hoplon.course import Course
 from hoplon.errors import HoplonError
 from hoplon.evaluation import GOLDEN_BUDGET_BYTES
 from hoplon.peak_memory import peak_memory_bytes
+from hoplon.pilot import Pilot
 from hoplon.stages import MOST_FAULTS
 from hoplon.stats import wilson
 
@@ -25,9 +28,10 @@ class Forecast:
 
     ``faults``: for a precision the most it may take, if half of the faults failed. ``faults_at``: for a precision, how
     many it takes at some failure probabilities (None: more than a campaign ever runs). ``runs``: faults x inputs each
-    meets. ``seconds``: extrapolated from the pilot, workers taken for equally fast. ``memory_bytes``: the most that all
-    processes hold together, from the peak of this one so far and the golden values that are still to come; None where
-    the platform does not tell. ``pilot``: what it rests on.
+    meets; where memory faults meet random batches of the inputs, as many as the timed faults make cheapest
+    (``pilot.split``), and the batches of its own pilot. ``seconds``: extrapolated from the pilot, workers taken for
+    equally fast. ``memory_bytes``: the most that all processes hold together, from the peak of this one so far and the
+    golden values that are still to come; None where the platform does not tell. ``pilot``: what it rests on.
     """
 
     faults: int
@@ -47,6 +51,7 @@ class Forecast:
             "memory_bytes": self.memory_bytes,
             "faults_at": {f"{probability:g}": count for probability, count in self.faults_at.items()},
             "workers": self.workers,
+            "split": None if self.pilot.split is None else str(self.pilot.split),
             "pilot": asdict(self.pilot),
         }
 
@@ -57,6 +62,7 @@ def forecast(
     count: int | None = None,
     half_width: float | None = None,
     confidence: float = 0.95,
+    design: Way | None = None,
     seed: int = 0,
     workers: int = 1,
     threads: int | None = None,
@@ -71,23 +77,34 @@ def forecast(
     """
     if workers < 1:
         raise HoplonError(f"expected at least 1 worker, got {workers}")
-    pilot = campaign.pilot(count=count, half_width=half_width, seed=seed, threads=threads, seconds=seconds)
+    pilot = campaign.pilot(
+        count=count, half_width=half_width, design=design, seed=seed, threads=threads, seconds=seconds
+    )
     unit = pilot.unit_faults
     at = {}
     if half_width is not None:
         at = {p: _faults_for(half_width, p, confidence=confidence, unit=unit) for p in _PROBABILITIES}
     faults = pilot.total if pilot.total is not None else at[0.5] or MOST_FAULTS
     busy = min(workers, -(-faults // unit))
-    work = faults * pilot.seconds / max(pilot.faults, 1)
+    work = faults * pilot.seconds_each
     return Forecast(
         faults=faults,
-        runs=faults * pilot.inputs,
+        runs=_runs(pilot, faults, half_width),
         seconds=pilot.set_up_seconds + work / busy,
         memory_bytes=_memory(campaign, pilot, workers),
         faults_at=at,
         workers=workers,
         pilot=pilot,
     )
+
+
+def _runs(pilot: Pilot, faults: int, half_width: float | None) -> int:
+    """Faults x inputs; the faults of a campaign's own pilot meet other batches than the later ones."""
+    if pilot.split is None or half_width is None:
+        return faults * pilot.inputs
+    first = min(faults, int(Course(half_width).pilot(np.ones(1), np.zeros(1, dtype=np.bool_)).sum()))
+    met = pilot.inputs * pilot.split.pilot / pilot.split.of
+    return math.ceil(first * met + (faults - first) * pilot.inputs_each)
 
 
 def _faults_for(half_width: float, probability: float, *, confidence: float, unit: int) -> int | None:

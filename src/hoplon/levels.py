@@ -54,6 +54,18 @@ class Levels:
         """How many inputs these groups have together."""
         return int((groups @ self.sizes).sum())
 
+    def try_out(self, table: FaultTable, *, unit: int) -> list[Floats]:
+        """Run faults as those of a pilot; of each, the shares of inputs that fail in the batches it met."""
+        count = np.full(table.frame["fault"].n_unique(), self._pilot)
+        groups = draw_groups(count, self.sizes, seed=self._seed, unit=unit)
+        runs, _ = self._evaluator.runs(table, groups=groups)
+        reference = self._evaluator.reference
+        failed = pl.col(reference.criterion.names[0]).cast(pl.String).is_in(FAILURES)
+        runs = runs.select("fault", "input", failed=failed).join(_batch_of(reference), on="input")
+        parts = runs.group_by("fault", "batch").agg(pl.col("failed").mean()).sort("fault", "batch")
+        by_fault = parts.group_by("fault", maintain_order=True).agg("failed")
+        return [np.array(shares, dtype=np.float64) for shares in by_fault["failed"].to_list()]
+
     def tally(self, results: Results, strata: int) -> list[tuple[Floats, list[Floats]]]:
         """For each half of each stratum (cell by cell): shares by fault; and of pilot faults, shares by batch.
 

@@ -145,6 +145,9 @@ def test_a_prediction_writes_nothing(
     assert "at most about" in printed
     assert "on 2 workers" in printed
     assert "if 10 % of the faults fail:" in printed
+    partly = ["--target", "memory", "--half-width", "0.1", "--batch", "4", "--dry-run", "--out", str(out)]
+    assert main(["inject", *small_files, *partly]) == 0
+    assert "as the pilot suggests, each fault meets 1 of 4 input batches" in " ".join(capsys.readouterr().out.split())
     assert not out.exists()
 
 

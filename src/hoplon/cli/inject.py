@@ -208,6 +208,8 @@ def _predict(campaign: Campaign, settings: Settings, *, as_json: bool) -> None:
         f"{duration(found.pilot.set_up_seconds)} without faults)",
         f"memory: {memory}",
     ]
+    if found.pilot.split is not None:
+        lines.insert(1, f"as the pilot suggests, {found.pilot.split}")
     for probability, faults in found.faults_at.items():
         number = "more than any campaign runs" if faults is None else f"{faults:,} faults"
         lines.append(f"if {100 * probability:g} % of the faults fail: {number}")
