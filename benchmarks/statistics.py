@@ -5,7 +5,8 @@ and the sequential procedure is repeated on it, candidates and runs drawn with r
 coverage is counted. Nothing is extrapolated in ``runs_hoplon``, ``coverage`` and ``half_width_mean``. ``runs_uniform``
 is computed: the runs after which plain sampling has the half-width, by the same limits with one stratum (Clopper and
 Pearson), at the pool's probability. ``time_to_answer``: one campaign of hoplon, first phase, pilot and runs, by the
-clock, against ``runs_uniform`` at the rate that PyTorchFI has in this run, which is extrapolated.
+clock, against ``runs_uniform`` at the rate that PyTorchFI has in this run, which is extrapolated. ``memory``: faults in
+weights, each on as many inputs as pay, in whole campaigns; see ``two_levels.py``.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 from simulated import Found, Population, population_of, repeated, uniform_runs
+from two_levels import MEMORY, QUICK_MEMORY, memory_case
 
 from hoplon import zoo
 from hoplon.overhead import conditions
@@ -185,15 +187,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", module="torch")
-    content: dict[str, Any] = {"cases": [], "uniform": [], "domains": [], "time_to_answer": None}
-    content["extrapolated"] = "runs_uniform is computed; PyTorchFI's seconds are runs_uniform over its rate"
+    content: dict[str, Any] = {"cases": [], "uniform": [], "domains": [], "time_to_answer": None, "memory": []}
+    content["extrapolated"] = "runs_uniform is computed; PyTorchFI's seconds are runs_uniform over its rate; "
+    content["extrapolated"] += "of memory, runs_uniform is computed and seconds_uniform is that over the pool's rate"
     content["conditions"] = {**conditions(torch.device("cpu")), "seed": options.seed}
     answer = None
+    if not options.no_memory:
+        work = QUICK_MEMORY if options.quick else MEMORY
+        content["memory"].append(asdict(memory_case(work, seed=options.seed, threads=options.threads)))
+        _write(options, content)
     if not options.no_time:
         answer = content["time_to_answer"] = time_to_answer(options)
         _write(options, content)
     planted = PLANTED[:2] if options.quick else PLANTED
-    for arm in options.arms:
+    for arm in () if options.only_memory else options.arms:
         model, pool = recorded(arm, options.faults, options.pool, seed=options.seed)
         for half_width in options.half_widths or [TARGETS[arm] * (20 if options.quick else 1)]:
             for multiple in planted:
@@ -231,10 +238,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", choices=tuple(TARGETS), default=tuple(TARGETS))
     parser.add_argument("--half-widths", nargs="+", type=float)
     parser.add_argument("--no-time", action="store_true", help="leave out the time to an answer")
+    parser.add_argument("--no-memory", action="store_true", help="leave out faults in weights")
+    parser.add_argument("--only-memory", action="store_true", help="faults in weights alone")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=1, help="processes for the repeats; they change no figure")
     options = parser.parse_args(arguments)
+    options.no_time |= options.only_memory
     options.faults = options.faults or (QUICK_FAULTS if options.quick else POOL_FAULTS)
     options.repeats = options.repeats or (QUICK_REPEATS if options.quick else 1000)
     return options
@@ -272,6 +282,12 @@ def _show(content: dict[str, Any]) -> None:
     console.print(table)
     for row in content["domains"]:
         console.print(f"{row['arm']}, {row['domain']}: covers {100 * row['coverage']:.1f} % of {row['repeats']}")
+    for case in content["memory"]:
+        console.print(
+            f"memory, {case['model']}: {100 * case['half_width']:g} pt, {case['runs_hoplon']:,.0f} runs, uniform "
+            f"{case['runs_uniform']:,} (one batch each {case['runs_uniform_few']:,}), ratio {case['ratio']:.1f}; "
+            f"{case['seconds_hoplon']:.1f} s against {case['seconds_uniform']:,.0f} s (extrapolated)"
+        )
     if content["time_to_answer"] is not None:
         console.print(content["time_to_answer"])
 
