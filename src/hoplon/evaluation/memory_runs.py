@@ -15,11 +15,11 @@ from hoplon.criteria import Outcome
 from hoplon.errors import HoplonError
 from hoplon.evaluation.armed_memory import ArmedMemory
 from hoplon.evaluation.frames import RUN_ERRORS, blank, run_frame
-from hoplon.evaluation.reference import Reference, replay_of
+from hoplon.evaluation.reference import Reference, most_runs, replay_of
 from hoplon.faults import FaultTable
 from hoplon.memory_guard import GuardReport
 from hoplon.overlay import Overlay
-from hoplon.replay import Golden, Placement
+from hoplon.replay import Changed, Golden, PackedReplay, Placement
 from hoplon.sites import MemorySite
 from hoplon.working_memory import Words
 
@@ -57,6 +57,7 @@ class MemoryRuns:
         self.memory = self.armed.working
         sites = self._sites()
         self.replay = replay_of(program, overlay, self.reference.batch, sites, placement)
+        self.most = most_runs(reference, program.value_sites)
         self.faults = table.frame["fault"].unique(maintain_order=True).to_numpy()
         shape = len(self.faults), reference.input_batches
         self.groups = np.ones(shape, dtype=np.bool_) if groups is None else groups
@@ -70,15 +71,25 @@ class MemoryRuns:
         """Strike, check and restore every fault first; then run what is left of them, input batch by input batch."""
         residues = list(self._residues())
         finished = 0
+        struck = [residue.changed for residue in residues]
+        order = self.replay.order(struck) if isinstance(self.replay, PackedReplay) else np.arange(len(residues))
         for number in range(self.reference.input_batches):
             met = self.groups[:, number]
             leaves, real = self.reference.leaves(number)
             golden = self.replay.golden(leaves) if met.any() else None
             columns = slice(number * self.reference.batch, number * self.reference.batch + real)
-            for index, residue in enumerate(residues):
+            waiting: list[tuple[int, Changed]] = []
+            for turn, index in enumerate(order.tolist()):
                 if golden is not None and met[index]:
-                    self._judge(index, golden, residue, columns)
-                done = ((number * len(residues)) + index + 1) // self.reference.input_batches
+                    part = self._begun(golden, residues[index], columns)
+                    if part is None:
+                        self._judge(index, golden, residues[index], columns)
+                    else:
+                        waiting.append((index, part))
+                if golden is not None and (turn + 1 == len(order) or self._enough(waiting)):
+                    self._finish(waiting, golden, residues, columns)
+                    waiting = []
+                done = ((number * len(residues)) + turn + 1) // self.reference.input_batches
                 advance(done - finished)
                 finished = done
         return self._frame(residues), self.table.observed(before=self.before, after=self.after)
@@ -112,6 +123,54 @@ class MemoryRuns:
         row = word["row"]
         name, self.before[row], self.after[row] = self.armed.strike(word)
         return name
+
+    def _enough(self, waiting: Sequence[tuple[int, Changed]]) -> bool:
+        """Whether one fault more could be more than go side by side."""
+        return sum(len(part.rows) for _, part in waiting) > self.most - self.reference.batch
+
+    def _begun(self, golden: Golden, residue: _Residue, columns: slice) -> Changed | None:
+        """The samples that a fault reaches, to go on beside those of others; None for a fault that goes alone."""
+        stopped = residue.report.uncorrectable and self.arrival == "before"
+        if stopped or not residue.changed or not isinstance(self.replay, PackedReplay):
+            return None
+        with self.memory.holding(residue.changed) as names:
+            entries = self._entries(residue.changed, names)
+            try:
+                real = columns.stop - columns.start
+                return self.replay.changed(golden, self.memory.readable, names, entries=entries, real=real)
+            except RUN_ERRORS:
+                return None
+
+    def _finish(
+        self,
+        waiting: Sequence[tuple[int, Changed]],
+        golden: Golden,
+        residues: Sequence[_Residue],
+        columns: slice,
+    ) -> None:
+        """Run what is left of faults side by side; each alone where an operator raises."""
+        if not waiting:
+            return
+        assert isinstance(self.replay, PackedReplay), "only its faults wait"
+        rows = np.concatenate([part.rows for _, part in waiting])
+        fault = np.repeat([index for index, _ in waiting], [len(part.rows) for _, part in waiting])
+        whole = self.reference.judge(
+            columns, slice(columns.stop - columns.start), golden=golden.outputs, faulty=golden.outputs
+        )
+        for index, _ in waiting:
+            self.outcomes[index, columns], self.measures[index, columns] = whole
+        if not len(rows):
+            return
+        try:
+            outputs = self.replay.finish(golden, [part for _, part in waiting])
+        except RUN_ERRORS:
+            for index, _ in waiting:
+                self._judge(index, golden, residues[index], columns)
+            return
+        where, positions = torch.from_numpy(rows), columns.start + rows
+        fault_free = [out[where.to(out.device)] if isinstance(out, torch.Tensor) else out for out in golden.outputs]
+        found = self.reference.judge(torch.from_numpy(positions), slice(None), golden=fault_free, faulty=outputs)
+        self.outcomes[fault, positions], self.measures[fault, positions] = found
 
     def _judge(self, index: int, golden: Golden, residue: _Residue, columns: slice) -> None:
         if residue.report.uncorrectable and self.arrival == "before":

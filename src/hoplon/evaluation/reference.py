@@ -17,13 +17,16 @@ from hoplon.eager_program import EagerProgram
 from hoplon.errors import DataError
 from hoplon.overlay import Overlay
 from hoplon.program import Program
-from hoplon.replay import EagerReplay, Placement, RegionReplay, Replay, fits
+from hoplon.replay import EagerReplay, PackedReplay, Placement, RegionReplay, Replay, fits
 from hoplon.sites import MemorySite, ValueSite
 
 Sites = Sequence[ValueSite] | Sequence[MemorySite]
 
 _BATCH_BUDGET_BYTES = 2**29
 _LARGEST_BATCH = 64
+# For the values of runs that are under way at once.
+SIDE_BY_SIDE_BYTES = 2**30
+_MOST_RUNS = 8192
 
 
 def default_batch(program: Program) -> int:
@@ -37,12 +40,20 @@ def default_batch(program: Program) -> int:
     return max(1, min(_LARGEST_BATCH, _BATCH_BUDGET_BYTES // max(per_sample, 1)))
 
 
+def most_runs(reference: Reference, sites: Sequence[ValueSite]) -> int:
+    """How many runs go side by side: their largest whole values fit into a budget, or there is one batch of them."""
+    largest = max((site.numel * site.dtype.itemsize for site in sites), default=1)
+    return max(reference.batch, min(_MOST_RUNS, SIDE_BY_SIDE_BYTES // max(largest, 1)))
+
+
 def replay_of(program: Program, overlay: Overlay, batch: int, sites: Sites, placement: Placement = "before") -> Replay:
     """The replay that fits the form of the program."""
     if isinstance(program, EagerProgram):
         return EagerReplay(program, overlay, batch, sites, placement)
-    regional = bool(sites) and isinstance(sites[0], ValueSite) and fits(overlay)
-    return (RegionReplay if regional else Replay)(program, overlay, batch, sites, placement)
+    if not sites or not fits(overlay):
+        return Replay(program, overlay, batch, sites, placement)
+    kind = RegionReplay if isinstance(sites[0], ValueSite) else PackedReplay
+    return kind(program, overlay, batch, sites, placement)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,15 +64,24 @@ class Replay:
 
     def golden(self, leaves: Sequence[Any]) -> Golden:
         """Run a batch fault-free under the overlay and keep what replays of ``sites`` will need."""
+        return self._golden(leaves)
+
+    def _golden(self, leaves: Sequence[Any], note: Callable[[int, Any], None] | None = None) -> Golden:
+        """The same; ``note`` is told of every value, as readers get it."""
         delivered: dict[int, Any] = dict(zip(self.program.input_steps, leaves, strict=True))
         produced: dict[int, Tensor] = {}
 
         def keep(step: int, value: Any) -> Any:
             result = self._under_protection(step, value, produced)
+            if note is not None:
+                note(step, result)
             if step in self._kept or not self.program.steps[step].carries:
                 delivered[step] = result
             return result
 
+        if note is not None:
+            for step, value in delivered.items():
+                note(step, value)
         with torch.inference_mode():
             outputs = self.program.run(leaves, hook=keep)
         return Golden(leaves, delivered, produced, self.program.samples_first(outputs))
@@ -157,6 +166,21 @@ class Replay:
         self, golden: Golden, memory: Mapping[str, Tensor], starts: Sequence[int], entries: Mapping[str, Tensor]
     ) -> tuple[int, Tensor | None] | None:
         """The step up to which channels could be taken alone, and its value, None for the golden one."""
+        alone = self._channels_alone(golden, memory, starts, entries)
+        if alone is None:
+            return None
+        end, channels, found = alone
+        whole: Tensor = golden.delivered[end]
+        if equal_bits(found, whole[:, channels].contiguous()):
+            return end, None
+        value = whole.clone()
+        value[:, channels] = found
+        return end, value
+
+    def _channels_alone(
+        self, golden: Golden, memory: Mapping[str, Tensor], starts: Sequence[int], entries: Mapping[str, Tensor]
+    ) -> tuple[int, Tensor, Tensor] | None:
+        """The step up to which channels could be taken alone, the channels, and their values there."""
         names = [self.program.memory_steps[step] for step in starts]
         if len(names) != 1 or names[0] not in self._chains or names[0] not in entries:
             return None
@@ -164,13 +188,7 @@ class Replay:
         recall = Lazy(self.program, golden, memory).__getitem__
         whole: Tensor = golden.delivered[chain.end]
         found = self._channels.end(chain, recall, memory, channels, whole)
-        if found is None:
-            return None
-        if equal_bits(found, whole[:, channels].contiguous()):
-            return chain.end, None
-        value = whole.clone()
-        value[:, channels] = found
-        return chain.end, value
+        return None if found is None else (chain.end, channels, found)
 
     def _run(self, index: int, values: Lazy) -> Any:
         return self.program.steps[index].run(values)

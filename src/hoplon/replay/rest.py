@@ -15,7 +15,7 @@ from hoplon.replay.golden import Golden
 from hoplon.replay.plan import Plan
 from hoplon.replay.survey import Ties
 from hoplon.replay.sweep import Left
-from hoplon.replay.windows import Ints, Wholes, Windows
+from hoplon.replay.windows import Ints, Samples, Wholes, Windows
 
 # A pass holds so many samples, or one batch where that is more.
 _MOST_ROWS = 32
@@ -139,20 +139,18 @@ def _chunks(runs: Ints, size: int) -> Iterator[Ints]:
         yield runs[begin : begin + size]
 
 
-_Join = list[tuple["Windows | Wholes", Ints, Ints]]
+_Join = list[tuple["Windows | Wholes | Samples", Ints, Ints]]
 
 
 def _joins(left: Left, runs: Ints, places: Ints) -> dict[int, _Join]:
     """By step: pieces, the rows of the pass that their windows go to, and which windows."""
-    place = np.full(len(left.start), -1)
-    place[runs] = places
     joins: dict[int, _Join] = {}
     for step, pieces in left.pieces.items():
-        for piece in pieces:
-            rows = place[piece.runs]
-            chosen = np.flatnonzero(rows >= 0)
-            if len(chosen):
-                joins.setdefault(step, []).append((piece, rows[chosen], chosen))
+        home, slot = left.homes(step)
+        mine = home[runs]
+        for number in np.unique(mine[mine >= 0]).tolist():
+            here = mine == number
+            joins.setdefault(step, []).append((pieces[number], places[here], slot[runs[here]]))
     return joins
 
 

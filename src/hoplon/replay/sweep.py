@@ -13,7 +13,7 @@ from torch import Tensor
 from hoplon.replay.agreement import Agreement, Form, cut_under, protected
 from hoplon.replay.plan import Plan
 from hoplon.replay.rules import Rule
-from hoplon.replay.windows import Ints, Pixels, Places, Wholes, Windows, joined
+from hoplon.replay.windows import Ints, Pixels, Places, Samples, Wholes, Windows, joined
 
 # Windows of one shape are run so many at a time, so that few shapes have to agree and their values stay in the cache.
 _COUNTS = (256, 64, 32, 16, 8, 4, 2)
@@ -37,12 +37,23 @@ class Left:
     """
 
     start: Ints
-    pieces: dict[int, list[Windows | Wholes]] = field(default_factory=dict)
+    pieces: dict[int, list[Windows | Wholes | Samples]] = field(default_factory=dict)
+    _homes: dict[int, tuple[Ints, Ints]] = field(default_factory=dict, repr=False)
 
-    def add(self, step: int, piece: Windows | Wholes) -> None:
+    def add(self, step: int, piece: Windows | Wholes | Samples) -> None:
         """What some runs have at a step."""
         if len(piece):
             self.pieces.setdefault(step, []).append(piece)
+            self._homes.pop(step, None)
+
+    def homes(self, step: int) -> tuple[Ints, Ints]:
+        """For each run, the piece of a step that it lies in, and where in it; -1 for none."""
+        if step not in self._homes:
+            home, slot = np.full((2, len(self.start)), -1)
+            for number, piece in enumerate(self.pieces[step]):
+                home[piece.runs], slot[piece.runs] = number, np.arange(len(piece))
+            self._homes[step] = home, slot
+        return self._homes[step]
 
 
 @dataclass
