@@ -143,3 +143,19 @@ def test_the_benchmark_of_statistics_writes_every_case(tmp_path: Path, monkeypat
     assert cases[0]["time_to_answer_ratio_pytorchfi"] == answer["ratio"]
     if answer["ratio"] is not None:  # None where PyTorchFI is not installed
         assert answer["ratio"] == pytest.approx(answer["pytorchfi_seconds_extrapolated"] / answer["hoplon_seconds"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("HOPLON_DATA" not in os.environ, reason="needs the data in HOPLON_DATA")
+def test_the_benchmark_of_steering_recipes_writes_its_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "validated.json"
+    script("steering_recipes").main(["--quick", "--json", str(path)])
+    content = json.loads(path.read_text(encoding="utf-8"))
+    (found,) = content["settings"]
+    assert found["epochs"] == 1
+    assert found["always_zero"] == pytest.approx(5.1144, abs=1e-4)
+    assert 0 < found["rmse"] < 10
+    assert len(content["data"]) == 64
+    assert "rmse" in capsys.readouterr().out

@@ -151,6 +151,17 @@ def test_tighter_bounds_on_dave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert errors[0].here == pytest.approx(errors[1].here)
 
 
+def test_the_page_tells_how_comma_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOPLON_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HOPLON_DATA", raising=False)
+    found = run(tmp_path, "networks", models=("comma",), train=False)
+    table = found.findings["networks"].tables[1]
+    epochs, shift, rate, *_ = min(table.rows, key=lambda row: float(row[3] or 0))
+    recipe = RECIPES["comma-driving"]
+    assert (epochs, shift, rate) == (recipe.epochs, recipe.shift, recipe.learning_rate)
+    assert "trained on the others" in table.note
+
+
 def test_without_weights_the_rows_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOPLON_CACHE", str(tmp_path / "cache"))
     result = run(tmp_path, "classifiers", "tanh", "script", models=("vgg11",))

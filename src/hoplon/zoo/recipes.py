@@ -171,8 +171,11 @@ RECIPES: dict[str, Recipe] = {
         _ANGLE(
             "dave-radians-tanh", partial(Dave, unit="radians", activation="tanh"), task="radians", learning_rate=1e-4
         ),
-        _ANGLE("comma-driving", Comma, epochs=12, shift=8),
-        _ANGLE("comma-driving-tanh", partial(Comma, tanh=True), epochs=12, shift=8),
+        _ANGLE("comma-driving", Comma, epochs=12, shift=8, learning_rate=2e-4),
+        _ANGLE("comma-driving-tanh", partial(Comma, tanh=True), epochs=12, shift=8, learning_rate=2e-4),
     )
 }
-"""Recipes by the name of what they train. Those on CIFAR-10 stand in for data that no file here holds."""
+"""Recipes by the name of what they train. Those on CIFAR-10 stand in for data that no file here holds.
+
+How long Comma is trained and with which steps was chosen on stretches of the training part: ``zoo.validation``.
+"""

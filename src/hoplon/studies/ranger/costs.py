@@ -15,7 +15,7 @@ from hoplon.harden import Ranger, harden
 from hoplon.ranges import ACTIVATION_KINDS, Bound, Ranges
 from hoplon.stats import wilson
 from hoplon.studies.findings import Findings, Table
-from hoplon.studies.ranger.angles import LIMITS, MEASURES, against_trivial, angle_errors
+from hoplon.studies.ranger.angles import LIMITS, MEASURES, against_trivial, angle_errors, how_chosen
 from hoplon.studies.ranger.networks import Absent, Network, networks, outputs
 from hoplon.studies.ranger.runs import papers_own, row_of
 from hoplon.studies.rows import Row
@@ -53,7 +53,8 @@ def subjects(context: Context) -> Findings:
         tuple(_size(context, key) for key in ARCHITECTURES),
         "Convolution and bias, product and bias, and reshapes are operators of their own, as TensorFlow draws them.",
     )
-    return Findings(rows=tuple(rows), tables=(table,), text=_told_of_trivial(rows))
+    tables = (table, how_chosen()) if "comma" in context.profile.ranger.models else (table,)
+    return Findings(rows=tuple(rows), tables=tables, text=_told_of_trivial(rows))
 
 
 def accuracy(context: Context) -> Findings:
