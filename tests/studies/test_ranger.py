@@ -170,6 +170,10 @@ def test_without_weights_the_rows_say_so(tmp_path: Path, monkeypatch: pytest.Mon
         ("VGG11", "CIFAR-10 (stand-in)"),
     }
     assert all(row.here is None for row in rows(result, "classifiers"))
+    paper = run(tmp_path / "vgg16", "classifiers", models=("vgg16",)).findings["classifiers"].rows
+    given = {(row.data, row.what.partition(",")[0]): row.paper for row in paper}
+    assert given["ImageNet", "with Ranger"] == 0  # section V-C, of the paper's own network alone
+    assert given["CIFAR-10 (stand-in)", "with Ranger"] is None
     stand_in = next(row for row in rows(result, "classifiers") if row.data != "GTSRB")
     assert stand_in.why.startswith("no weights here")
     assert rows(result, "script")[0].here is None

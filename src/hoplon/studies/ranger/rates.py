@@ -90,17 +90,18 @@ def _struck(
     place = "fig6" if where == "Fig. 6" else "fig7" if where == "Fig. 7" else ""
     for network in networks(context, classifiers=classifiers):
         key = network.listing.key.removesuffix("-quick")
-        for words in ARMS.values():
-            rows += papers_own(where, network, f"{words}, {model.words}")
+        for arm, words in ARMS.items():
+            paper = context.published.get(f"{place}/{key}/{arm}/top-1")
+            rows += papers_own(where, network, f"{words}, {model.words}", paper=paper)
             if isinstance(network, Absent):
                 rows.append(row_of(where, network, f"{words}, {model.words}").missing(network.why))
         if isinstance(network, Absent):
             continue
         arms = _arms(context, network, model)
         for arm, results in arms.items():
-            paper = {name: context.published.get(f"{place}/{key}/{arm}/{name}") for name in results.criteria}
-            what = f"{ARMS[arm]}, {model.words}"
-            rows += rate_rows(context, where, network, results, what, paper=paper)
+            names = () if network.listing.stands_in else results.criteria
+            known = {name: context.published.get(f"{place}/{key}/{arm}/{name}") for name in names}
+            rows += rate_rows(context, where, network, results, f"{ARMS[arm]}, {model.words}", paper=known)
         pairs.append((network, arms))
     return rows, pairs
 
