@@ -137,6 +137,10 @@ def test_the_benchmark_of_statistics_writes_every_case(tmp_path: Path, monkeypat
         assert {"model", "half_width", "repeats", "coverage", "runs_uniform", "runs_hoplon", "ratio"} <= case.keys()
         assert case["half_width_mean"] <= case["half_width"]
         assert case["ratio"] == pytest.approx(case["runs_uniform"] / case["runs_hoplon"])
+    (memory,) = content["memory"]
+    assert max(memory["half_widths"]) <= memory["half_width"]
+    assert memory["ratio"] == pytest.approx(memory["runs_uniform"] * len(memory["seeds"]) / sum(memory["runs"]))
+    assert memory["runs_uniform"] > memory["runs_uniform_few"] > 0
     assert {row["domain"] for row in content["domains"]} == {"bit 26", "bit 30", "bit 31"}
     answer = content["time_to_answer"]
     assert 0 < answer["half_width_reached"] <= answer["half_width"] == cases[0]["half_width"]

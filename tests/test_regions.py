@@ -69,7 +69,7 @@ class Random(nn.Module):
             norm = nn.BatchNorm2d(channels)
             norm.running_mean.uniform_(-0.5, 0.5)
             norm.running_var.uniform_(0.5, 2)
-            return norm
+            return norm.eval()  # a map of one pixel and one sample has no variance
         return None
 
     def _step(self, number: int, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from hoplon.criteria import Criterion, TopK, as_criterion
 from hoplon.data import Inputs, as_inputs
 from hoplon.design import Design
 from hoplon.errors import HoplonError
-from hoplon.evaluation import ArmedMemory, Arrival, Evaluator, Reference
+from hoplon.evaluation import ArmedMemory, Arrival, Budget, Evaluator, Reference
 from hoplon.executors import Executor, Processes, Serial
 from hoplon.faults import BitFlip, FaultModel, FaultTable
 from hoplon.observation import Observer
@@ -58,6 +58,9 @@ class Campaign:
         placement: whether a fault strikes before or after the protection of its own site.
         arrival: whether a memory fault strikes before the guards' check, or after it and meets one forward pass over
             all inputs until the next: its rate is that of faults which come too late.
+        memory_budget: bytes that may be held for faults beside what one pass takes: half of it for fault-free values,
+            half for what faults side by side carry, so it bounds how many go side by side; changes no record. By
+            default 2 GiB of fault-free values, and as many faults as usually take some GiB.
         batch: samples per replay pass; chosen from the model's size by default. Recorded: bitwise claims hold at
             equal batch and threads.
     """
@@ -72,6 +75,7 @@ class Campaign:
     placement: Placement = field(default="before", kw_only=True)
     arrival: Arrival = field(default="before", kw_only=True)
     batch: int | None = field(default=None, kw_only=True)
+    memory_budget: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", as_inputs(self.data))
@@ -79,6 +83,8 @@ class Campaign:
         object.__setattr__(self, "criterion", as_criterion(self.criterion))
         if self.batch is not None and self.batch < 1:
             raise HoplonError(f"expected a batch of at least 1, got {self.batch}")
+        if self.memory_budget is not None and self.memory_budget < 1:
+            raise HoplonError(f"expected a memory budget of at least 1 byte, got {self.memory_budget}")
         if self.placement not in ("before", "after"):
             raise HoplonError(f"expected placement 'before' or 'after', got {self.placement!r}")
         if self.arrival not in ("before", "after"):
@@ -282,7 +288,9 @@ class _Work:
         self.sites, copies = _sites_of(campaign, over)
         data: Inputs = campaign.data
         self.reference = Reference.run(campaign.program, data, campaign.criterion, batch=campaign.batch)
-        self.evaluator = Evaluator(self.reference, over, campaign.placement, campaign.arrival)
+        self.evaluator = Evaluator(
+            self.reference, over, campaign.placement, campaign.arrival, Budget(campaign.memory_budget)
+        )
         self.population = Population(
             self.sites,
             campaign.fault_model,

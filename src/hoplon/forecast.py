@@ -12,7 +12,7 @@ import numpy as np
 from hoplon.campaign import Campaign, Way
 from hoplon.course import Course
 from hoplon.errors import HoplonError
-from hoplon.evaluation import GOLDEN_BUDGET_BYTES
+from hoplon.evaluation import Budget
 from hoplon.peak_memory import peak_memory_bytes
 from hoplon.pilot import Pilot
 from hoplon.stages import MOST_FAULTS
@@ -133,5 +133,5 @@ def _memory(campaign: Campaign, pilot: Pilot, workers: int) -> int | None:
     if campaign.target == "values":  # those of all input batches are held, within a budget
         sites = campaign.program.value_sites
         per_batch = pilot.batch * sum(site.numel * site.dtype.itemsize for site in sites)
-        golden = min(GOLDEN_BUDGET_BYTES, (pilot.input_batches - 1) * per_batch)
+        golden = min(Budget(campaign.memory_budget).golden, (pilot.input_batches - 1) * per_batch)
     return (peak + golden) * (1 if workers == 1 else workers + 1)

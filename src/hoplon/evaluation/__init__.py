@@ -10,18 +10,19 @@ import polars as pl
 from numpy.typing import NDArray
 
 from hoplon.evaluation.armed_memory import ArmedMemory
+from hoplon.evaluation.budget import USUAL, Budget
 from hoplon.evaluation.memory_runs import Arrival, MemoryRuns
 from hoplon.evaluation.reference import Reference, accuracy, default_batch, golden_outputs
-from hoplon.evaluation.shared import GOLDEN_BUDGET_BYTES, SharedReplay
+from hoplon.evaluation.shared import SharedReplay
 from hoplon.evaluation.value_runs import ValueRuns
 from hoplon.faults import FaultTable
 from hoplon.overlay import Overlay
 from hoplon.replay import Placement
 
 __all__ = [
-    "GOLDEN_BUDGET_BYTES",
     "ArmedMemory",
     "Arrival",
+    "Budget",
     "Evaluator",
     "Reference",
     "accuracy",
@@ -40,10 +41,11 @@ class Evaluator:
     overlay: Overlay
     placement: Placement = "before"
     arrival: Arrival = "before"
+    budget: Budget = USUAL
     _values: SharedReplay = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_values", SharedReplay(self.reference, self.overlay, self.placement))
+        object.__setattr__(self, "_values", SharedReplay(self.reference, self.overlay, self.placement, self.budget))
 
     def runs(
         self, table: FaultTable, *, advance: Advance | None = None, groups: NDArray[np.bool_] | None = None
@@ -64,7 +66,8 @@ class Evaluator:
         if table.target == "values":
             runs: ValueRuns | MemoryRuns = ValueRuns(self._values, table)
         else:
-            runs = MemoryRuns(self.reference, self.overlay, self.placement, self.arrival, table, groups)
+            parts = self.reference, self.overlay, self.placement, self.arrival
+            runs = MemoryRuns(*parts, table, groups, budget=self.budget)
         found, observed = runs.run(advance or (lambda count: None))
         if table.weighted:
             weight = table.frame.select("fault", "weight").unique("fault")

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from hoplon.criteria import Outcome
 from hoplon.errors import HoplonError
 from hoplon.evaluation.armed_memory import ArmedMemory
+from hoplon.evaluation.budget import SIDE_BY_SIDE_BYTES, USUAL, Budget
 from hoplon.evaluation.frames import RUN_ERRORS, blank, run_frame
-from hoplon.evaluation.reference import Reference, most_runs, replay_of
+from hoplon.evaluation.reference import Reference, replay_of
 from hoplon.faults import FaultTable
 from hoplon.memory_guard import GuardReport
 from hoplon.overlay import Overlay
@@ -50,6 +51,8 @@ class MemoryRuns:
         arrival: Arrival,
         table: FaultTable,
         groups: NDArray[np.bool_] | None = None,
+        *,
+        budget: Budget = USUAL,
     ) -> None:
         self.reference, self.table, self.arrival = reference, table, arrival
         program = self.reference.program
@@ -57,7 +60,7 @@ class MemoryRuns:
         self.memory = self.armed.working
         sites = self._sites()
         self.replay = replay_of(program, overlay, self.reference.batch, sites, placement)
-        self.most = most_runs(reference, program.value_sites)
+        self.most = budget.runs(program, program.value_sites, batch=reference.batch, default=SIDE_BY_SIDE_BYTES)
         self.faults = table.frame["fault"].unique(maintain_order=True).to_numpy()
         shape = len(self.faults), reference.input_batches
         self.groups = np.ones(shape, dtype=np.bool_) if groups is None else groups

@@ -24,9 +24,6 @@ Sites = Sequence[ValueSite] | Sequence[MemorySite]
 
 _BATCH_BUDGET_BYTES = 2**29
 _LARGEST_BATCH = 64
-# For the values of runs that are under way at once.
-SIDE_BY_SIDE_BYTES = 2**30
-_MOST_RUNS = 8192
 
 
 def default_batch(program: Program) -> int:
@@ -38,12 +35,6 @@ def default_batch(program: Program) -> int:
         return program.signature.fixed_batch
     per_sample = sum(site.numel * site.dtype.itemsize for site in program.value_sites)
     return max(1, min(_LARGEST_BATCH, _BATCH_BUDGET_BYTES // max(per_sample, 1)))
-
-
-def most_runs(reference: Reference, sites: Sequence[ValueSite]) -> int:
-    """How many runs go side by side: their largest whole values fit into a budget, or there is one batch of them."""
-    largest = max((site.numel * site.dtype.itemsize for site in sites), default=1)
-    return max(reference.batch, min(_MOST_RUNS, SIDE_BY_SIDE_BYTES // max(largest, 1)))
 
 
 def replay_of(program: Program, overlay: Overlay, batch: int, sites: Sites, placement: Placement = "before") -> Replay:

@@ -7,26 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hoplon.evaluation.budget import USUAL, Budget
 from hoplon.evaluation.reference import Reference, replay_of
 from hoplon.overlay import Overlay
 from hoplon.replay import Golden, Placement, Replay
 from hoplon.sites import ValueSite
 
-GOLDEN_BUDGET_BYTES = 2 * 2**30
-
 
 class GoldenCache:
     """Golden values by input batch; the oldest go when the budget is spent."""
 
-    def __init__(self, reference: Reference, replay: Replay) -> None:
-        self._reference, self._replay = reference, replay
+    def __init__(self, reference: Reference, replay: Replay, most_bytes: int) -> None:
+        self._reference, self._replay, self._most_bytes = reference, replay, most_bytes
         self._held: OrderedDict[int, Golden] = OrderedDict()
 
     def __getitem__(self, number: int) -> Golden:
         if number not in self._held:
             leaves, _ = self._reference.leaves(number)
             golden = self._replay.golden(leaves)
-            while self._held and sum(g.bytes for g in self._held.values()) + golden.bytes > GOLDEN_BUDGET_BYTES:
+            while self._held and sum(g.bytes for g in self._held.values()) + golden.bytes > self._most_bytes:
                 self._held.popitem(last=False)
             self._held[number] = golden
         return self._held[number]
@@ -39,6 +38,7 @@ class SharedReplay:
     reference: Reference
     overlay: Overlay
     placement: Placement
+    budget: Budget = USUAL
     _sites: dict[str, ValueSite] = field(default_factory=dict, init=False, repr=False)
     _made: tuple[Replay, GoldenCache] | None = field(default=None, init=False, repr=False)
 
@@ -49,7 +49,7 @@ class SharedReplay:
         if new or self._made is None:
             chosen = tuple(self._sites.values())
             replay = replay_of(self.reference.program, self.overlay, self.reference.batch, chosen, self.placement)
-            self._made = replay, GoldenCache(self.reference, replay)
+            self._made = replay, GoldenCache(self.reference, replay, self.budget.golden)
         return self._made
 
     def __getstate__(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hoplon.criteria import Outcome
 from hoplon.errors import DataError
+from hoplon.evaluation.budget import WINDOW_BUDGET_BYTES
 from hoplon.evaluation.frames import RUN_ERRORS, blank, run_frame
 from hoplon.evaluation.shared import SharedReplay
 from hoplon.faults import FaultTable, series_to_words
@@ -20,10 +21,6 @@ from hoplon.formats import one_per_word
 from hoplon.replay import Golden, Hits, RegionReplay, Struck
 
 Ints = NDArray[np.int64]
-
-# For the windows of the runs that are under way at once.
-WINDOW_BUDGET_BYTES = 2**30
-_LARGEST_WAVE = 8192
 
 
 class ValueRuns:
@@ -36,6 +33,7 @@ class ValueRuns:
 
     def __init__(self, shared: SharedReplay, table: FaultTable) -> None:
         self.reference, program = shared.reference, shared.reference.program
+        self.budget = shared.budget
         frame = table.frame
         self.table = table
         names = frame["site"].unique().cast(pl.String).to_list()
@@ -93,9 +91,9 @@ class ValueRuns:
 
     @property
     def wave(self) -> int:
-        """How many runs are under way at once: windows are mostly far smaller than the largest map."""
-        largest = max(site.numel * site.dtype.itemsize for site in self.sites)
-        return max(self.reference.batch, min(_LARGEST_WAVE, 4 * WINDOW_BUDGET_BYTES // largest))
+        """How many runs are under way at once."""
+        program, batch = self.reference.program, self.reference.batch
+        return self.budget.runs(program, self.sites, batch=batch, default=WINDOW_BUDGET_BYTES)
 
     def _one_by_one(self, number: int, faults: Ints, advance: Callable[[int], None]) -> None:
         """Passes with at most one fault in a row; ``faults`` are in the order of their sites."""
