@@ -109,6 +109,8 @@ def test_what_else_could_be_done(tmp_path: Path) -> None:
     reductions = rows(result, "tanh", "relative")
     assert [row.model for row in reductions] == ["LeNet", "LeNet"]
     assert reductions[1].here > 50  # Ranger
+    (already,) = rows(result, "tanh", "are hyperbolic tangents already")
+    assert (already.paper, already.here) == (0, None)
     accuracies = [row.here for row in rows(result, "policies", "accuracy fault-free")]
     assert len(accuracies) == 3
     assert accuracies[0] == 100
