@@ -102,7 +102,7 @@ def _agreement(subject: Subject, why: str) -> Row:
     }
     share = float(overlap(parts, _FRACTION)["share"][0])
     what = "weights of the top 1 % that another sample of the same data also puts there"
-    return Row("Sec. IV-A", subject.label, subject.data, what, "%", here=100 * share, n=half, why=why)
+    return Row("section IV-A", subject.label, subject.data, what, "%", here=100 * share, n=half, why=why)
 
 
 def _table(subject: Subject, layers: pl.DataFrame) -> Table:
