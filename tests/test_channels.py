@@ -118,3 +118,42 @@ def test_a_fault_that_no_channel_shows_runs_nothing() -> None:
     golden = replay.golden([x])
     replay._run = None  # type: ignore[assignment,method-assign]
     assert equal_bits(outputs(program, replay, golden, site, 5 * 4 * 9 + 2, 23), golden.outputs[0])
+
+
+class Separable(nn.Module):
+    """A depthwise and a grouped convolution, a linear layer with enough values to be looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(4, CHANNELS, 3, padding=1)
+        self.depthwise = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, groups=CHANNELS, bias=False)
+        self.norm = nn.BatchNorm2d(CHANNELS)
+        self.grouped = nn.Conv2d(CHANNELS, 2 * CHANNELS, 3, stride=2, groups=16)
+        self.hidden = nn.Linear(2 * CHANNELS * 16, 2048)
+        self.head = nn.Linear(2048, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.depthwise(self.stem(x).relu())).relu()
+        x = self.grouped(x).relu().flatten(1)
+        return self.head(self.hidden(x).relu())
+
+
+@pytest.mark.parametrize(
+    "name", ["depthwise.weight", "grouped.weight", "grouped.bias", "hidden.weight", "hidden.bias", "norm.bias"]
+)
+def test_grouped_and_linear_layers_are_struck_channel_by_channel(name: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model, x = Separable().eval(), torch.randn(4, 4, 9, 9)
+    program = capture(model, x)
+    site = program.memory_site(name)
+    replay = Replay(program, Overlay(), 4, [site])
+    golden = replay.golden([x])
+    runs: list[int] = []
+    whole = replay._run
+    replay._run = lambda index, values: (runs.append(index), whole(index, values))[1]  # type: ignore[method-assign]
+    for element, bit in ((0, 30), (site.numel - 1, 22), (site.numel // 2, 0), (site.numel // 3, 31)):
+        wanted = naive(program, x, site, element, bit, {})
+        assert equal_bits(outputs(program, replay, golden, site, element, bit), wanted), (element, bit)
+    reader = min(program.readers[next(step for step, known in program.memory_steps.items() if known == name)])
+    assert reader not in runs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,9 +17,13 @@ from hoplon.replay.rules import ELEMENTWISE
 
 _aten: Any = torch.ops.aten
 _CONVOLUTIONS = (_aten.conv2d.default, _aten.convolution.default)
+_LINEAR = _aten.linear.default
+_PRODUCTS = (*_CONVOLUTIONS, _LINEAR)
 _BATCH_NORM = _aten._native_batch_norm_legit_no_training.default
-# So many output channels of a convolution are computed together: kernels work on blocks of them.
+# So many output channels of a convolution or linear layer are computed together: kernels work on blocks of them.
 _BLOCKS = (16, 32, 64)
+# Groups of a grouped convolution that are computed together.
+_GROUPS = (1, 8, 16, 32)
 _ENOUGH_VALUES = 4096
 
 Recall = Callable[[int], Any]
@@ -42,7 +46,7 @@ class Chain:
 
 
 def chains_of(program: Program, protections: Mapping[int, Any], names: Sequence[str]) -> dict[str, Chain]:
-    """The chains of tensors that one convolution or batch norm reads, by the name under which it reads them."""
+    """The chains of tensors that one convolution, linear layer or batch norm reads, by the name it reads them under."""
     found: dict[str, Chain] = {}
     for given, name in program.memory_steps.items():
         if name in names and len(readers := program.readers[given]) == 1:
@@ -54,7 +58,7 @@ def chains_of(program: Program, protections: Mapping[int, Any], names: Sequence[
 
 def _followed(program: Program, protections: Mapping[int, Any], first: int) -> tuple[Step, ...]:
     step = program.steps[first]
-    plain = step.op in _CONVOLUTIONS and step.argument("groups") == 1 and not step.argument("transposed")
+    plain = step.op in _PRODUCTS and not step.argument("transposed")
     if not plain and step.op is not _BATCH_NORM:
         return ()
     steps = [step]
@@ -96,7 +100,9 @@ class Channels:
         """
         first = chain.steps[0]
         block = None
-        if first.op in _CONVOLUTIONS:
+        if first.op in _PRODUCTS:
+            if first.op is _LINEAR and recall(first.args[0].step).dim() != 2:
+                return None  # its channels are not the second axis
             block = self._block(first, recall)
             if block is None:
                 return None
@@ -110,7 +116,7 @@ class Channels:
         """Whether every other map that the chain reads has the channels of its end."""
         inside = {step.index for step in chain.steps} | set(self.program.memory_steps)
         first = chain.steps[0]
-        given = {first.args[0].step} if first.op in _CONVOLUTIONS else set()
+        given = {first.args[0].step} if first.op in _PRODUCTS else set()
         outer = {read for step in chain.steps for read in step.reads} - inside - given
         values = [recall(read) for read in outer]
         like = golden_end.shape[1], golden_end.dim()
@@ -131,7 +137,7 @@ class Channels:
     def _convolved(
         self, step: Step, recall: Recall, memory: Mapping[str, Tensor], channels: Tensor, block: int
     ) -> Tensor:
-        """These channels of a convolution's result, each computed in its block."""
+        """These channels of a convolution's or linear layer's result, each computed in its block."""
         parts = []
         for number in (channels // block).unique().tolist():
             inside = channels[channels // block == number] - number * block
@@ -140,35 +146,62 @@ class Channels:
         return torch.cat(parts, 1)
 
     def _block(self, step: Step, recall: Recall) -> int | None:
-        """How many channels to compute together; all of them where fewer give other bits; None for too few values."""
+        """How many channels to compute together; all of them where fewer give other bits; None for too few values.
+
+        Of a plain convolution the first and the last block are looked at, of others all.
+        """
         given: Tensor = recall(step.args[0].step)
         memory = self.program.memory()
         weight = memory[self.program.memory_steps[step.args[1].step]]
-        numbers = tuple(str(step.argument(name)) for name in ("stride", "padding", "dilation"))
+        numbers = tuple(str(step.argument(name)) for name in ("stride", "padding", "dilation", "groups"))
         key = (given.shape, given.stride(), weight.shape, weight.requires_grad, step.argument("bias") is None, *numbers)
         if key not in self._blocks:
             count = len(weight)
             whole = _part(self.program, step, recall, memory, torch.arange(count))
             self._blocks[key] = count if int(whole.count_nonzero()) >= _ENOUGH_VALUES else None
-            for block in _BLOCKS:
+            groups = _groups_of(step)
+            sizes = _BLOCKS if groups == 1 else [many * (count // groups) for many in _GROUPS]
+            for block in sizes:
                 if 2 * block > count or count % block or self._blocks[key] is None:
                     continue
+                plain = step.op in _CONVOLUTIONS and groups == 1
+                begins = [0, count - block] if plain else list(range(0, count, block))
                 parts = [
-                    _part(self.program, step, recall, memory, torch.arange(begin, begin + block))
-                    for begin in (0, count - block)
+                    _part(self.program, step, recall, memory, torch.arange(begin, begin + block)) for begin in begins
                 ]
-                if equal_bits(torch.cat(parts, 1), torch.cat([whole[:, :block], whole[:, -block:]], 1)):
+                same = [whole[:, begin : begin + block] for begin in begins]
+                if equal_bits(torch.cat(parts, 1), torch.cat(same, 1)):
                     self._blocks[key] = block
                     break
         return self._blocks[key]
 
 
 def _part(program: Program, step: Step, recall: Recall, memory: Mapping[str, Tensor], channels: Tensor) -> Tensor:
-    """Some output channels of a convolution, in the order given."""
+    """Some output channels of a convolution or linear layer, in the order given; of a grouped one, whole groups."""
     values = _Some(program, recall, memory, channels)
-    values.own[step.args[0].step] = recall(step.args[0].step)
+    given: Tensor = recall(step.args[0].step)
+    groups = _groups_of(step)
+    if groups > 1:
+        outputs = len(memory[program.memory_steps[step.args[1].step]]) // groups
+        inputs, first, many = given.shape[1] // groups, int(channels[0]) // outputs, len(channels) // outputs
+        given = given[:, first * inputs : (first + many) * inputs].contiguous()
+        step = _with_groups(step, many)
+    values.own[step.args[0].step] = given
     result: Tensor = step.run(values)
     return result
+
+
+def _groups_of(step: Step) -> int:
+    return 1 if step.op is _LINEAR else int(step.argument("groups"))
+
+
+def _with_groups(step: Step, groups: int) -> Step:
+    """The same call with another number of groups."""
+    names = [argument.name for argument in step.op._schema.arguments]  # type: ignore[union-attr]
+    position = names.index("groups")
+    if position < len(step.args):
+        return replace(step, args=(*step.args[:position], groups, *step.args[position + 1 :]))
+    return replace(step, kwargs={**step.kwargs, "groups": groups})
 
 
 class _Some(Sequence[Any]):
