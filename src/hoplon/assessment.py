@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from hoplon.faults import BitFlip, FaultModel, FaultTable
 from hoplon.harden import TMR, Aspis, Ranger
 from hoplon.importance import Scores, taylor
 from hoplon.overlay import Overlay, Protection
+from hoplon.peak_memory import peak_memory_bytes
 from hoplon.program import Program
 from hoplon.ranges import Ranges, profile_ranges
 from hoplon.replay import Placement
@@ -85,7 +87,9 @@ class Assessment:
 
     ``population``: by target, what faults were drawn from; ``protections``: by arm, the labels of what is in it;
     ``guarantees``: by label, what a guard repairs for certain, detects and misses;
-    ``model_bytes``: of all parameters and buffers, what extra bytes compare with.
+    ``model_bytes``: of all parameters and buffers, what extra bytes compare with; ``prediction``: what the faults of
+    all arms were going to take, from a timed beginning without protections, beside what they took; None of a resumed
+    one.
     """
 
     comparison: Comparison
@@ -95,6 +99,7 @@ class Assessment:
     guarantees: Mapping[str, str]
     calibration: Mapping[str, Any]
     model_bytes: int
+    prediction: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values, for JSON: figures, captions, provenance."""
@@ -109,10 +114,12 @@ class Assessment:
             "guarantees": dict(self.guarantees),
             "calibration": dict(self.calibration),
             "model_bytes": self.model_bytes,
+            "prediction": self.prediction,
         }
 
 
 FAULT_MODEL: FaultModel = BitFlip()
+_PILOT_SECONDS = 0.3  # of each kind of fault
 MakeArm = Callable[[Ranges, Scores], tuple[Protection, ...]]
 
 
@@ -159,7 +166,8 @@ def assess(
     tell = progress or (lambda stage, done, total: None)
     known = calibration.sample(plan.calibration, seed=plan.seed)
     met = held_out.sample(plan.inputs, seed=plan.seed)
-    tables = _draw(program, met, plan)
+    campaigns = _campaigns(program, met, plan)
+    tables = [campaign.draw(count=count, seed=plan.seed) for count, campaign in campaigns]
     _check_calibration(program, known, plan)
     ranges = profile_ranges(program, known, progress=lambda done, total: tell("activation ranges", done, total))
     scores = taylor(
@@ -167,9 +175,13 @@ def assess(
     )
     arms = standard_arms(ranges, scores) | {name: make(ranges, scores) for name, make in (more_arms or {}).items()}
     values_total = plan.value_faults * len(arms)
+    expected = _expected(campaigns, plan, arms=len(arms))
+    times: list[float] = []
 
     def faults_run(arm: str, done: int, total: int) -> None:
         tell("costs without faults", 1, 1)
+        if done <= (plan.value_faults + plan.memory_faults) * len(arms):
+            times.append(time.perf_counter())
         if done <= values_total:
             tell(f"value faults, {arm}", done, values_total)
         else:
@@ -204,6 +216,7 @@ def assess(
         guarantees={one.label: one.guarantee for arm in arms.values() for one in arm if one.guarantee},
         calibration={"data": known.name, "inputs": len(known), "score": scores.score, "score_batch": scores.batch},
         model_bytes=sum(tensor.nbytes for tensor in program.memory().values()),
+        prediction=None if resume else f"{expected} expected; it took {_took(times[-1] - times[0])}",
     )
 
 
@@ -231,15 +244,32 @@ def announcement(program: Program, held_out: Inputs, plan: Plan, *, more_arms: i
     return f"{program.name}: {', '.join(parts)}; in {6 + more_arms} arms of protection"
 
 
-def _draw(program: Program, inputs: Inputs, plan: Plan) -> list[FaultTable]:
+def _campaigns(program: Program, inputs: Inputs, plan: Plan) -> list[tuple[int, Campaign]]:
     selections: list[tuple[int, Values | Memory]] = [(plan.value_faults, VALUES), (plan.memory_faults, MEMORY)]
-    return [
-        Campaign(
+    found = []
+    for count, sites in selections:
+        campaign = Campaign(
             program, inputs, sites=sites, fault_model=FAULT_MODEL, criterion=plan.criterion, batch=plan.batch
-        ).draw(count=count, seed=plan.seed)
-        for count, sites in selections
-        if count
-    ]
+        )
+        if count:
+            found.append((count, campaign))
+    return found
+
+
+def _expected(campaigns: Sequence[tuple[int, Campaign]], plan: Plan, *, arms: int) -> str:
+    """What the faults of all arms are going to take, if each arm takes as long as none."""
+    runs = seconds = 0.0
+    for count, campaign in campaigns:
+        pilot = campaign.pilot(count=count, seed=plan.seed, seconds=_PILOT_SECONDS)
+        runs += arms * count * pilot.inputs
+        seconds += arms * count * pilot.seconds_each
+    return f"{runs:,.0f} runs, {_took(seconds)}"
+
+
+def _took(seconds: float) -> str:
+    """Such as "12.3 s, 0.81 GB": a time, and the most memory that this process has held so far."""
+    memory = peak_memory_bytes()
+    return f"{seconds:,.1f} s" + ("" if memory is None else f", {memory / 1e9:.2f} GB")
 
 
 def _check_calibration(program: Program, calibration: Inputs, plan: Plan) -> None:

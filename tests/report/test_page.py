@@ -142,3 +142,15 @@ def test_another_document_is_refused(content: str, tmp_path: Path) -> None:
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"expected results.json of an assessment"):
         read_document(tmp_path)
+
+
+def test_what_it_was_going_to_take_stands_beside_what_it_took(document: dict[str, Any], page: str) -> None:
+    predicted = document["prediction"]
+    inputs = document["eligible_inputs"]
+    arms = len({arm["name"] for arm in document["arms"]})
+    assert predicted.startswith(f"{arms * (300 + 12 * inputs):,} runs, ")
+    assert re.search(r" s, [\d.]+ GB expected; it took [\d.,]+ s, [\d.]+ GB$", predicted)
+    told = f"all arms, from a timed beginning without protections: {predicted}."
+    assert told in Elements(page).text
+    older = {key: value for key, value in document.items() if key != "prediction"}
+    assert "Planned" not in Elements(render(older)).text

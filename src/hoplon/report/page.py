@@ -17,6 +17,8 @@ from hoplon.report.document import Document
 from hoplon.report.verdict import baseline, helps, improvement, rows_of, verdict
 from hoplon.store import write_atomically
 
+_PLANNED = "from a timed beginning without protections"
+
 
 def write_page(path: str | os.PathLike[str], document: Document) -> Path:
     """Write the page, whole or not at all.
@@ -90,6 +92,8 @@ def _provenance(document: Document) -> list[tuple[str, str]]:
     faults = "; ".join(
         f"{target}: {table['count']:,}, SHA-256 {table['digest']}" for target, table in document["faults"].items()
     )
+    predicted = document.get("prediction")
+    planned = [("Planned", f"Value and memory faults of all arms, {_PLANNED}: {predicted}.")] if predicted else []
     return [
         ("Model", f"{document['model']}, fingerprint {document['fingerprint']}"),
         (
@@ -104,6 +108,7 @@ def _provenance(document: Document) -> list[tuple[str, str]]:
             "Batch and threads",
             f"{document['batch']} samples per pass, {document['threads']} threads, device {document['device']}",
         ),
+        *planned,
         ("Versions", ", ".join(f"{name} {version}" for name, version in document["versions"].items())),
     ]
 
