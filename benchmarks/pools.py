@@ -19,7 +19,7 @@ from hoplon.candidates import Candidates
 from hoplon.errors import HoplonWarning
 from hoplon.local_reach import LocalReach
 from hoplon.observation import Slopes
-from hoplon.two_phase import default_strata, wrong_without_fault
+from hoplon.two_phase import default_strata, looking_again, wrong_without_fault
 
 PART = 16_384
 
@@ -28,14 +28,19 @@ PART = 16_384
 class Pool:
     """A population: the share and the failure probability of each stratum; ``known``: proven, never run.
 
-    ``frame``: one row per stratum and domain (``layer``, ``bit``), with ``faults`` and ``failed``.
+    ``again``: see `hoplon.course.Course`.
+
+    ``band``: of each stratum; ``frame``: one row per stratum and domain (``layer``, ``bit``), with ``faults`` and
+    ``failed``.
     """
 
     arm: str
     faults: int
+    again: float
     shares: np.ndarray
     truth: np.ndarray
     known: np.ndarray
+    band: np.ndarray
     frame: pl.DataFrame
 
 
@@ -63,7 +68,7 @@ def recorded(arm: str, faults: int, folder: Path | None, *, seed: int) -> tuple[
     """Run a pool, or read the one in the folder."""
     if folder is not None and (folder / f"{arm}.json").exists():
         meta = json.loads((folder / f"{arm}.json").read_text(encoding="utf-8"))
-        return meta["model"], _pool(arm, pl.read_parquet(folder / f"{arm}.parquet"))
+        return meta["model"], _pool(arm, meta["again"], pl.read_parquet(folder / f"{arm}.parquet"))
     name, campaign = campaign_of(arm)
     work = _Work(campaign, seed)
     strata = default_strata(work.evaluator, work.population)
@@ -76,35 +81,39 @@ def recorded(arm: str, faults: int, folder: Path | None, *, seed: int) -> tuple[
         slope=Slopes(work.evaluator, work.sites) if any(part.needs_slope for part in strata) else None,
         wrong=wrong_without_fault(work.evaluator),
     )
+    again = looking_again(strata, work.reference)
     begun = time.perf_counter()
-    drawn.extend(faults)
+    weights = np.array([band.weight for band in drawn.bands])
+    drawn.extend(np.ceil(faults * weights).astype(np.int64))
+    first, faults = drawn.first_phase, len(drawn)
+    assert np.allclose(first.drawn / faults, first.weights), "each band is to have its own share of the pool"
     seen, parts = time.perf_counter(), []
     for start in range(0, faults, PART):
         table = drawn.table(np.arange(start, min(start + PART, faults)))
         runs, _ = work.evaluator.runs(table)
         failed = runs[campaign.criterion.names[0]].cast(pl.String).is_in(["sdc", "nonfinite"])
         parts.append(table.frame.select(pl.col("site").cast(pl.String).alias("layer"), table.bits, failed=failed))
-    stratum = drawn.stratum[:faults]
-    known = (~np.isnan(drawn.known))[stratum]
-    frame = pl.concat(parts).with_columns(stratum=pl.Series(stratum), known=pl.Series(known))
+    stratum = drawn.stratum
+    columns = {"stratum": stratum, "known": first.sure[stratum], "band": first.band[stratum]}
+    frame = pl.concat(parts).with_columns(**{name: pl.Series(column) for name, column in columns.items()})
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         frame.write_parquet(folder / f"{arm}.parquet")
         rates = {"faults_per_s": faults / (time.perf_counter() - seen), "candidates_per_s": len(drawn) / (seen - begun)}
-        meta = {"model": name, "strata": drawn.labels, "seed": seed, **rates}
+        meta = {"model": name, "strata": drawn.labels, "seed": seed, "again": again, **rates}
         (folder / f"{arm}.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
-    return name, _pool(arm, frame)
+    return name, _pool(arm, again, frame)
 
 
-def _pool(arm: str, frame: pl.DataFrame) -> Pool:
+def _pool(arm: str, again: float, frame: pl.DataFrame) -> Pool:
     cells = frame.group_by("stratum", "layer", "bit").agg(
-        pl.col("known").first(), faults=pl.len(), failed=pl.col("failed").sum()
+        pl.col("known", "band").first(), faults=pl.len(), failed=pl.col("failed").sum()
     )
     cells = cells.sort("stratum", "layer", "bit")
     strata = cells.group_by("stratum", maintain_order=True).agg(
-        pl.col("known").first(), pl.col("faults").sum(), pl.col("failed").sum()
+        pl.col("known", "band").first(), pl.col("faults", "failed").sum()
     )
     sizes, failed = strata["faults"].to_numpy(), strata["failed"].to_numpy()
     known, truth = strata["known"].to_numpy(), failed / sizes
     assert not truth[known].any(), "a fault that was proven to be masked failed"
-    return Pool(arm, frame.height, sizes / frame.height, truth, known, cells)
+    return Pool(arm, frame.height, again, sizes / frame.height, truth, known, strata["band"].to_numpy(), cells)

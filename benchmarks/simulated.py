@@ -13,9 +13,11 @@ import numpy as np
 import polars as pl
 from pools import Pool
 
+from hoplon.candidates import BLOCK
 from hoplon.course import Course
 from hoplon.design import Design
 from hoplon.estimation import limits
+from hoplon.first_phase import FirstPhase
 from hoplon.stages import run_uniform
 from hoplon.stats import weighted, wilson
 
@@ -44,6 +46,7 @@ class Population:
     shares: np.ndarray
     truth: np.ndarray
     known: np.ndarray
+    band: np.ndarray
     cells: Mapping[str, np.ndarray]
 
     @property
@@ -74,7 +77,7 @@ def population_of(pool: Pool, half_width: float, *, planted: float, domains: tup
         moved = counts[heaviest, 1] * planted / pool.shares[heaviest]
         counts[heaviest] += (moved, -moved)
         cells[f"{column} {value}"] = counts / sizes[:, None]
-    return Population(Course(half_width), pool.shares, truth, pool.known, cells)
+    return Population(Course(half_width, again=pool.again), pool.shares, truth, pool.known, pool.band, cells)
 
 
 def _slots(pool: Pool, mine: pl.DataFrame) -> np.ndarray:
@@ -84,32 +87,43 @@ def _slots(pool: Pool, mine: pl.DataFrame) -> np.ndarray:
 
 def two_phases(over: Population, generator: np.random.Generator) -> Found:
     """One campaign with half-width: candidates, pilot, main stage, looks."""
-    course, shares, truth, known = over.course, over.shares, over.truth, over.known
-    sure = np.where(known, truth, np.nan)
-    drawn = course.candidates
-    counts = generator.multinomial(drawn, shares)
-    runs = course.pilot(counts / drawn, known)
+    course, truth = over.course, over.truth
+    first = _candidates(over, None, course.candidates(int(over.band.max()) + 1), generator)
+    runs = course.pilot(first)
     failures = generator.binomial(runs, truth[:, None])
 
-    def grow(wanted: np.ndarray, candidates: int) -> None:
-        nonlocal counts, drawn, runs, failures
-        counts, drawn = counts + generator.multinomial(candidates - drawn, shares), candidates
-        wanted = np.maximum(np.where(known[:, None], 0, wanted), runs)
+    def grow(wanted: np.ndarray, drawn: np.ndarray) -> None:
+        nonlocal first, runs, failures
+        first = _candidates(over, first, drawn, generator)
+        halves = np.stack([first.counts - first.counts // 2, first.counts // 2], 1)
+        wanted = np.where(over.known[:, None], 0, np.maximum(np.minimum(wanted, halves), runs))
         failures, runs = failures + generator.binomial(wanted - runs, truth[:, None]), wanted
 
-    grow(*course.main(counts / drawn, sure, failures, runs, candidates=drawn))
-    first = None
+    grow(*course.main(first, failures, runs))
+    estimate = None
     for look in itertools.count():
-        mean, low, high = course.look(counts / drawn, sure, failures, runs, candidates=drawn, look=look)
-        first = mean if first is None else first
+        mean, low, high = course.look(first, failures, runs, look=look)
+        estimate = mean if estimate is None else estimate
         if (high - low) / 2 <= course.half_width:
             level = 1 - sum(course.tails(look))
-            domains = tuple(
-                _domain(over, name, counts / drawn, failures, runs, level, generator) for name in over.cells
-            )
-            return Found(first, low, high, float(runs.sum()), look + 1.0, float(drawn), domains)
-        grow(*course.more(counts / drawn, sure, failures, runs, candidates=drawn, look=look + 1))
+            domains = tuple(_domain(over, name, first.shares, failures, runs, level, generator) for name in over.cells)
+            return Found(estimate, low, high, float(runs.sum()), look + 1.0, float(first.drawn.sum()), domains)
+        grow(*course.more(first, failures, runs, look=look + 1))
     raise AssertionError("there is always another look")
+
+
+def _candidates(
+    over: Population, before: FirstPhase | None, wanted: np.ndarray, generator: np.random.Generator
+) -> FirstPhase:
+    """Candidates drawn on to so many of each band, whole blocks as in a campaign."""
+    weights = np.bincount(over.band, over.shares)
+    drawn, counts = np.zeros(len(weights), dtype=np.int64), np.zeros(len(over.shares), dtype=np.int64)
+    if before is not None:
+        drawn, counts = before.drawn, before.counts
+    wanted = np.maximum(-(-wanted // BLOCK) * BLOCK, drawn)
+    for band, count in enumerate((wanted - drawn).tolist()):
+        counts = counts + generator.multinomial(count, np.where(over.band == band, over.shares, 0) / weights[band])
+    return FirstPhase(counts, np.where(over.known, over.truth, np.nan), over.band, weights, wanted)
 
 
 def _domain(

@@ -9,6 +9,7 @@ from scipy import stats
 from hoplon.course import Course
 from hoplon.errors import HoplonError
 from hoplon.estimation import effective, limits, paired_weighted, stratified
+from hoplon.first_phase import FirstPhase
 from hoplon.stats import clopper_pearson, gamma_quantile, weighted
 
 
@@ -54,6 +55,14 @@ def test_the_first_phase_counts() -> None:
     assert drawn.half_width == pytest.approx(1.96 * 0.5 / 20, rel=0.05)  # all that is left is a plain count of 400
 
 
+def test_draws_of_a_band_count_for_more_than_they_are() -> None:
+    """Half the faults are one band, all known to pass: 200 draws of the other half say what 400 of all would."""
+    shares, failures, runs = [0.5, 0.25, 0.25], [0, 0, 10**6], [10**9, 10**6, 10**6]
+    plain, banded = (stratified(shares, failures, runs, candidates=n) for n in (400, [1e9, 400, 400]))
+    assert plain.half_width == pytest.approx(1.96 * (0.25 * 0.75 / 400) ** 0.5, rel=0.05)
+    assert banded.half_width == pytest.approx(1.96 * 0.5 * (0.5 * 0.5 / 200) ** 0.5, rel=0.05)
+
+
 @pytest.mark.parametrize("expected", [0.05, 0.13, 1.0, 10.0])
 def test_weighted_intervals_cover_the_rarest_failures(expected: float) -> None:
     """400 intervals at 95 %: one that covers exactly falls below 0.915 with probability 0.002."""
@@ -93,29 +102,38 @@ def test_a_difference_is_no_surer_than_its_candidates() -> None:
     assert drawn.half_width == pytest.approx(1.96 * 0.5 / 20, rel=0.02)
 
 
+BAND = np.array([0, 0, 1, 1, 1])
+
+
 def _finish(course: Course, shares: np.ndarray, truth: np.ndarray, generator: np.random.Generator) -> tuple[float, ...]:
     """One campaign without a model: estimate at the first look, final limits, runs and looks."""
-    known = np.full(len(shares), np.nan)
-    drawn = course.candidates
-    counts = generator.multinomial(drawn, shares)
-    runs = course.pilot(counts / drawn, np.zeros(len(shares), dtype=bool))
-    failures = generator.binomial(runs, truth[:, None])
+    weights = np.bincount(BAND, shares)
 
-    def grow(wanted: np.ndarray, candidates: int) -> None:
-        nonlocal counts, drawn, runs, failures
-        counts, drawn = counts + generator.multinomial(candidates - drawn, shares), candidates
+    def draw(more: np.ndarray) -> np.ndarray:
+        parts = [generator.multinomial(n, np.where(b == BAND, shares, 0) / weights[b]) for b, n in enumerate(more)]
+        return np.sum(parts, axis=0)
+
+    def grow(wanted: np.ndarray, drawn: np.ndarray) -> None:
+        nonlocal first, runs, failures
+        drawn = np.maximum(drawn, first.drawn)
+        counts = first.counts + draw(drawn - first.drawn)
+        first = FirstPhase(counts, first.known, BAND, weights, drawn)
         failures = failures + generator.binomial(np.maximum(wanted - runs, 0), truth[:, None])
         runs = np.maximum(wanted, runs)
 
-    grow(*course.main(counts / drawn, known, failures, runs, candidates=drawn))
-    look, first = 0, None
+    drawn = course.candidates(2)
+    first = FirstPhase(draw(drawn), np.full(len(shares), np.nan), BAND, weights, drawn)
+    runs = course.pilot(first)
+    failures = generator.binomial(runs, truth[:, None])
+    grow(*course.main(first, failures, runs))
+    look, estimate = 0, None
     while True:
-        mean, low, high = course.look(counts / drawn, known, failures, runs, candidates=drawn, look=look)
-        first = mean if first is None else first
+        mean, low, high = course.look(first, failures, runs, look=look)
+        estimate = mean if estimate is None else estimate
         if (high - low) / 2 <= course.half_width:
-            return first, low, high, float(runs.sum()), float(look)
+            return estimate, low, high, float(runs.sum()), float(look)
         look += 1
-        grow(*course.more(counts / drawn, known, failures, runs, candidates=drawn, look=look))
+        grow(*course.more(first, failures, runs, look=look))
 
 
 SHARES = np.array([0.60, 0.30, 0.05, 0.03, 0.02])

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hoplon.estimation import CERTAIN, Floats, limits
-
-Ints = NDArray[np.int64]
+from hoplon.first_phase import Ints
 
 _FLOORS = np.geomspace(0.5, 24.0, 14)
 _STEPS = 13  # to a quarter of a percent
@@ -20,7 +19,7 @@ def allocate(
     guesses: Floats,
     *,
     half_width: float,
-    candidates: float | None,
+    candidates: ArrayLike | None,
     low_tail: float,
     high_tail: float,
     known: NDArray[np.bool_] | None = None,
@@ -28,8 +27,9 @@ def allocate(
     unseen: float = 0.5,
     least: int = 8,
     most: int = 10**9,
-) -> Ints:
-    """The cheapest runs per stratum whose interval is expected to have this half-width.
+    members: Floats | None = None,
+) -> Ints | None:
+    """The cheapest runs per stratum whose interval is expected to have this half-width; None: no runs give it.
 
     Two needs are weighed against each other. Strata with failures get runs by Neyman's rule, in proportion to
     ``share x sqrt(p (1 - p))``. Every stratum gets at least a number in proportion to its share, since the upper limit
@@ -42,11 +42,14 @@ def allocate(
         effects: shape ``(strata,)``, of faults that meet several inputs: the variance of the share that fails over
             ``p (1 - p)``, in (0, 1]; 1 by default.
         known: strata whose probability is `guesses` for certain; they get no runs.
+        candidates: as in `hoplon.estimation.limits`.
         unseen: failures to expect in all strata of guess 0 together, so that one of them does not upset the plan.
         least: runs in every stratum with a share.
         most: runs in all, beyond which the precision is not reached.
+        members: shape ``(strata,)``, how many runs there can be in each stratum; any number by default.
     Returns:
-        int64, shape ``(strata,)``.
+        int64, shape ``(strata,)``; None where even `most` or `members` runs leave the interval wider, as few
+        candidates do.
     Source:
         Neyman, Journal of the Royal Statistical Society 97 (1934) 558-625; Cochran 1977, section 5.5.
     """
@@ -55,10 +58,11 @@ def allocate(
     neyman = shares * spread if effects is None else shares * spread * np.sqrt(effects)
     neyman = neyman / neyman.sum() if neyman.any() else shares
     floors = _FLOORS / half_width
+    room = np.inf if members is None else np.maximum(members, 1.0)
 
     def runs(total: Floats, floor: Floats) -> Floats:
         found = np.maximum(np.maximum(neyman * total[:, None], shares * floor[:, None]), least)
-        return np.where((shares > 0) & ~sure, np.ceil(found), 0.0)
+        return np.where((shares > 0) & ~sure, np.minimum(np.ceil(found), room), 0.0)
 
     def reached(planned: Floats) -> NDArray[np.bool_]:
         silent = (guesses == 0) & (shares > 0) & ~sure
@@ -81,5 +85,7 @@ def allocate(
     plans = runs(np.exp(high), floors)
     costs = np.where(reached(plans), plans.sum(1), np.inf)
     best = int(costs.argmin())
+    if not np.isfinite(costs[best]):
+        return None
     chosen: Ints = plans[best].astype(np.int64)
     return chosen

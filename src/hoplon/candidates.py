@@ -11,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hoplon.bands import bands_of
 from hoplon.faults import FaultTable, Places, Strikes, series_to_words
+from hoplon.first_phase import FirstPhase
 from hoplon.formats import NumberFormat, format_named, native
 from hoplon.local_reach import Reached
 from hoplon.sampling import Population, Sampling, draw_faults, unit_generator
@@ -20,14 +22,16 @@ from hoplon.strata import Seen, Strata, joint_keys, joint_label
 Slope = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Arrive = Callable[[Tensor, Tensor, Tensor, Tensor], Reached]
 
-BLOCK = 2**16
+BLOCK = 2**12
 _SMALLEST = 1e-4  # a stratum with a smaller share is joined with the others of its kind
 _REST, _MASKED, _SPOILT = "rare kinds", "masked, proven", "masked, wrong without a fault"
-_SPOILT_KEY = 2**62
+_SPOILT_KEY = 2**60 - 1
+_MOST_BANDS = 4
+_OF_BAND = 2**60  # keys of a band come after those of the bands below it
 
 
 class Candidates:
-    """Draws candidates block by block and tells their strata; a block is a function of seed and number alone.
+    """Draws candidates block by block and tells their strata; a block is a function of seed, band and number alone.
 
     Args:
         population: what faults are drawn from; it observes the fault-free words.
@@ -53,63 +57,89 @@ class Candidates:
         self._arrive, self._slope = arrive, slope
         self._wrong = torch.zeros(0, dtype=torch.int64) if wrong is None else wrong
         self._scale = torch.ones(0, dtype=torch.float64)
-        self._known: Tensor = torch.zeros(0, dtype=torch.int64)
+        self._keys: Tensor = torch.zeros(0, dtype=torch.int64)
+        self._blocks: list[tuple[int, int]] = []
         self._formats: list[str] = []
+        self.bands = bands_of(population, sampling)
         self.labels: tuple[str, ...] = ()
         self.stratum: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+        self._band_of: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.stratum)
 
     @property
-    def counts(self) -> NDArray[np.int64]:
-        """Candidates per stratum."""
-        return np.bincount(self.stratum, minlength=len(self.labels))
+    def first_phase(self) -> FirstPhase:
+        """The candidates so far, counted."""
+        strata, bands = len(self.labels), len(self.bands)
+        known = np.full(strata, np.nan)
+        known[strata - bands :] = 0.0
+        drawn = BLOCK * np.bincount([band for band, _ in self._blocks], minlength=bands)
+        weights = np.array([band.weight for band in self.bands])
+        counts = np.bincount(self.stratum, minlength=strata)
+        return FirstPhase(counts, known, self._band_of, weights / weights.sum(), drawn)
 
-    @property
-    def shares(self) -> NDArray[np.float64]:
-        """The share of candidates in each stratum."""
-        return self.counts / max(len(self), 1)
-
-    @property
-    def known(self) -> NDArray[np.float64]:
-        """The failure probability of strata that need no run; NaN for the others."""
-        found = np.full(len(self.labels), np.nan)
-        found[-1] = 0.0
-        return found
-
-    def extend(self, count: int) -> None:
-        """Draw and look at candidates until there are at least `count`; the first ones decide what strata there are."""
-        blocks = range(len(self) // BLOCK, -(-count // BLOCK))
-        if not blocks:
+    def extend(self, wanted: NDArray[np.int64]) -> None:
+        """Draw and look at candidates until each band has so many; the first ones decide what strata there are."""
+        have = np.bincount([band for band, _ in self._blocks], minlength=len(self.bands)).tolist()
+        goal = [-(-count // BLOCK) for count in wanted.tolist()]
+        short = [(band, number) for band, blocks in enumerate(goal) for number in range(have[band], blocks)]
+        if not short:
             return
-        parts = [self._draw(block) for block in blocks]
-        first = not len(self)
+        parts, bands = [self._draw(*block) for block in short], torch.tensor([band for band, _ in short])
+        first = not self._blocks
+        self._blocks += short
         seen = self._look(Strikes.joined(_numbered(parts), parts[0].places), fix_scale=first)
-        keys = joint_keys(self._strata, seen)
-        keys = torch.where(seen.masked & self._spoilt(seen), _SPOILT_KEY, keys)
-        proven = seen.masked & ~self._spoilt(seen)
+        keys, band = joint_keys(self._strata, seen), bands.repeat_interleave(BLOCK)
+        spoilt = self._spoilt(seen)
+        keys = torch.where(seen.masked & spoilt, _SPOILT_KEY, keys) + band * _OF_BAND
+        proven = seen.masked & ~spoilt
         if first:
             self._formats = list(dict.fromkeys(form.name for part in parts for form in part.formats))
-            known, found = keys[~proven].unique(return_counts=True)
-            self._known = known[found >= _SMALLEST * len(keys)]
-            names = [
-                _SPOILT if key == _SPOILT_KEY else joint_label(self._strata, key, seen) for key in self._known.tolist()
-            ]
-            self.labels = (*names, _REST, _MASKED)
-        slot = torch.searchsorted(self._known, keys).clamp(max=max(len(self._known) - 1, 0))
-        same = self._known[slot] == keys if len(self._known) else torch.zeros_like(keys, dtype=torch.bool)
-        found = torch.where(same, slot, len(self._known))
-        found = torch.where(proven, len(self._known) + 1, found)
+            self._keys = self._common(keys[~proven], band[~proven])
+            self._name(seen)
+        found = torch.where(proven, len(self._keys) + len(self.bands) + band, self._nearest(keys, band))
         self.stratum = np.concatenate([self.stratum, found.to(torch.int32).numpy()])
+
+    def _common(self, keys: Tensor, band: Tensor) -> Tensor:
+        """The keys, ascending, whose share is not too small for a stratum of their own; of each band the largest."""
+        drawn = BLOCK * np.bincount([band for band, _ in self._blocks], minlength=len(self.bands))
+        each = torch.tensor([one.weight / count for one, count in zip(self.bands, drawn.tolist(), strict=True)])
+        found, which = keys.unique(return_inverse=True)
+        shares = torch.zeros(len(found), dtype=torch.float64).index_add_(0, which, each[band].double())
+        kept = shares >= _SMALLEST
+        for number in (found // _OF_BAND).unique().tolist():
+            kept[torch.where(found // _OF_BAND == number, shares, -1.0).argmax()] = True
+        common: Tensor = found[kept]
+        return common
+
+    def _nearest(self, keys: Tensor, band: Tensor) -> Tensor:
+        """The stratum of each key; rare ones go with the next below them in their band, or else above."""
+        if not len(self._keys):
+            return band
+        below = torch.searchsorted(self._keys, keys, right=True) - 1
+        sides = [(below + step).clamp(0, len(self._keys) - 1) for step in (0, 1)]
+        in_band = [self._keys[side] // _OF_BAND == band for side in sides]
+        chosen = torch.where(in_band[0], sides[0], sides[1])
+        return torch.where(in_band[0] | in_band[1], chosen, len(self._keys) + band)
+
+    def _name(self, seen: Seen) -> None:
+        """Labels and bands of the strata: those of their own, the rare kinds of each band, what is proven of each."""
+        own = [divmod(key, _OF_BAND) for key in self._keys.tolist()]
+        labels = [(band, _SPOILT if key == _SPOILT_KEY else joint_label(self._strata, key, seen)) for band, key in own]
+        labels += [(band, rest) for rest in (_REST, _MASKED) for band in range(len(self.bands))]
+        self.labels = tuple("; ".join(filter(None, (self.bands[band].label, label))) for band, label in labels)
+        self._band_of = np.array([band for band, _ in labels], dtype=np.int64)
 
     def table(self, chosen: NDArray[np.int64]) -> FaultTable:
         """The faults of these candidates, in this order, numbered from 0."""
         frames = []
-        for block in np.unique(chosen // BLOCK).tolist():
-            mine = np.flatnonzero(chosen // BLOCK == block)
+        order = chosen.argsort(kind="stable")
+        numbers, first = np.unique(chosen[order] // BLOCK, return_index=True)
+        for block, mine in zip(numbers.tolist(), np.split(order, first[1:]), strict=True):
+            band, number = self._blocks[block]
             drawn = draw_faults(
-                self._population, BLOCK, sampling=self._sampling, generator=unit_generator(self._seed, block)
+                self.bands[band].population, BLOCK, sampling=self._sampling, generator=self._generator(band, number)
             ).frame
             place = pl.DataFrame({"fault": chosen[mine] - block * BLOCK, "place": mine})
             named = drawn.with_columns(pl.col("site", "format").cast(pl.String))
@@ -146,9 +176,12 @@ class Candidates:
             return torch.full_like(seen.masked, bool(len(self._wrong)))
         return torch.isin(seen.input, self._wrong)
 
-    def _draw(self, block: int) -> Strikes:
-        generator = unit_generator(self._seed, block)
-        return self._sampling.draw(self._population, BLOCK, first=block * BLOCK, generator=generator).strikes
+    def _generator(self, band: int, number: int) -> torch.Generator:
+        return unit_generator(self._seed, number * _MOST_BANDS + band)
+
+    def _draw(self, band: int, number: int) -> Strikes:
+        generator = self._generator(band, number)
+        return self._sampling.draw(self.bands[band].population, BLOCK, first=0, generator=generator).strikes
 
     def _look(self, strikes: Strikes, *, fix_scale: bool) -> Seen:
         """What can be seen of each fault at its anchor, the first of its words."""
@@ -198,6 +231,8 @@ def _alike(places: Places, form: Tensor, formats: Sequence[NumberFormat]) -> lis
     dtype = torch.tensor([known.index(d) for d in dtypes])[places.number]
     found = []
     for index, number_format in enumerate(formats):
+        if len(known) == len(formats) == 1 and not number_format.varies:
+            return [(torch.arange(len(form)), number_format)]
         key = torch.where(form == index, places.number if number_format.varies else dtype, -1)
         for value in torch.bincount(key + 1)[1:].nonzero()[:, 0].tolist():
             mine = (key == value).nonzero()[:, 0]

@@ -152,13 +152,7 @@ class Comparison:
                 if arm is not other:
                     runs = (arm.results.lazy_runs, other.results.lazy_runs)
                     confidence = self.caption["confidence"]
-                    found_here = paired(
-                        *runs,
-                        arm.rate.criterion,
-                        target=arm.results.target,
-                        confidence=confidence,
-                        candidates=arm.results.candidates,
-                    )
+                    found_here = paired(*runs, arm.rate.criterion, target=arm.results.target, confidence=confidence)
                     gap = found_here.difference
                     limits = {"difference_low": gap.low, "difference_high": gap.high}
                     found.append({"name": arm.name, "over": other.name, "difference": gap.estimate, **limits})
@@ -374,7 +368,7 @@ def _arm(
     confidence: float,
 ) -> Arm:
     criterion = results.criteria[0]
-    options: dict[str, Any] = {"target": results.target, "confidence": confidence, "candidates": results.candidates}
+    options: dict[str, Any] = {"target": results.target, "confidence": confidence}
     rate = rate_of(results.lazy_runs, criterion, **options)
     difference, p_value, reduction = None, None, None
     if base is not None:

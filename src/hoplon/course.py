@@ -7,21 +7,26 @@ take the same course.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hoplon.allocation import Ints, allocate
+from hoplon.allocation import allocate
 from hoplon.estimation import ABOVE, CERTAIN, Floats, limits
+from hoplon.first_phase import FirstPhase, Ints
 
 # Spent at the first look, which is planned to be the last one; what is left is halved at every later look.
 _FIRST_LOOK = 0.8
 _PILOT_RUNS = (64, 4096)
 _LEAST = 4  # runs of each half of a stratum
 _CANDIDATES = (2**16, 2**24)
-_CANDIDATES_PER_RUN = 400  # what a run costs, in candidates
+_CANDIDATES_PER_RUN = 150  # what a run costs, in candidates
+_FIRST = 400.0  # over the half-width: candidates before the pilot, where there is one band
+_FIRST_IN_BANDS = 100.0  # the same where there are several, of which the upper ones are drawn from most
+_ORDER = (2.0, 3.0, 10.0, 1.0)  # candidates of bands from the lowest to the highest, see `hoplon.bands`
 
 
 @final
@@ -36,10 +41,12 @@ class Course:
     Args:
         half_width: to reach.
         confidence: of the interval, whenever the campaign stops.
+        again: what it costs to look at more candidates after the pilot, in runs, besides what each costs.
     """
 
     half_width: float
     confidence: float = 0.95
+    again: float = 0.0
 
     def tails(self, look: int) -> tuple[float, float]:
         """Probabilities to miss below and above that one look may spend; those of all looks sum to 1 - confidence."""
@@ -47,50 +54,47 @@ class Course:
         spent = _FIRST_LOOK * alpha if look == 0 else (1 - _FIRST_LOOK) * alpha * 0.5**look
         return (1 - ABOVE) * spent, ABOVE * spent
 
-    @property
-    def candidates(self) -> int:
-        """How many to draw and look at before the pilot."""
-        wanted = 2 ** math.ceil(math.log2(_CANDIDATES_PER_RUN / self.half_width))
-        return int(min(max(wanted, _CANDIDATES[0]), _CANDIDATES[1] // 8))
+    def candidates(self, bands: int) -> Ints:
+        """How many to draw of each band and look at before the pilot."""
+        wanted = 2 ** math.ceil(math.log2((_FIRST if bands == 1 else _FIRST_IN_BANDS) / self.half_width))
+        total = int(min(max(wanted, _CANDIDATES[0]), _CANDIDATES[1] // 8))
+        order = np.array(_ORDER[-bands:])
+        found: Ints = np.ceil(total * order / order.sum()).astype(np.int64)
+        return found
 
-    def pilot(self, shares: Floats, known: NDArray[np.bool_]) -> Ints:
+    @property
+    def pilot_runs(self) -> int:
+        """About so many runs the pilot has."""
+        return round(min(max(1.0 / self.half_width, _PILOT_RUNS[0]), _PILOT_RUNS[1]))
+
+    def pilot(self, first: FirstPhase) -> Ints:
         """Runs of each half, shape ``(strata, 2)``: half of them by share, half evenly."""
-        runs = min(max(1.0 / self.half_width, _PILOT_RUNS[0]), _PILOT_RUNS[1])
-        open_ = (shares > 0) & ~known
+        shares = first.shares
+        open_ = (shares > 0) & ~first.sure
         if not open_.any():
             return np.zeros((len(shares), 2), dtype=np.int64)
         parts = np.where(open_, 0.5 * shares / shares[open_].sum() + 0.5 / open_.sum(), 0.0)
-        half = np.where(open_, np.maximum(np.ceil(runs * parts / 2), _LEAST), 0)
+        half = np.where(open_, np.maximum(np.ceil(self.pilot_runs * parts / 2), _LEAST), 0)
         return np.repeat(half.astype(np.int64)[:, None], 2, axis=1)
 
     def main(
-        self,
-        shares: Floats,
-        known: Floats,
-        failures: Ints,
-        runs: Ints,
-        *,
-        candidates: int,
-        effects: Floats | None = None,
-    ) -> tuple[Ints, int]:
-        """Runs that each half is to have in all, and how many candidates to draw.
+        self, first: FirstPhase, failures: Ints, runs: Ints, *, effects: Floats | None = None
+    ) -> tuple[Ints, Ints]:
+        """Runs that each half is to have in all, and how many candidates of each band to draw.
 
         Args:
-            known: failure probability of strata that need no run; NaN for the others.
             failures, runs: so far, shape ``(strata, 2)``.
             effects: of faults that meet several inputs, seen in each half, shape ``(strata, 2)``; see `allocate`.
         """
         joint = None if effects is None else effects.mean(1)
-        _, drawn = self._plan(shares, known, failures.sum(1), runs.sum(1), candidates, look=0, effects=joint)
+        _, drawn = self._plan(first, failures.sum(1), runs.sum(1), look=0, effects=joint)
         planned = [
             self._plan(
-                shares,
-                known,
+                first,
                 failures[:, other],
                 runs[:, other],
-                drawn,
                 look=0,
-                fixed=True,
+                fixed=drawn,
                 effects=None if effects is None else effects[:, other],
             )[0]
             for other in (1, 0)
@@ -99,78 +103,81 @@ class Course:
         return np.maximum(halves, runs), drawn
 
     def more(
-        self,
-        shares: Floats,
-        known: Floats,
-        failures: Ints,
-        runs: Ints,
-        *,
-        candidates: int,
-        look: int,
-        effects: Floats | None = None,
-    ) -> tuple[Ints, int]:
+        self, first: FirstPhase, failures: Ints, runs: Ints, *, look: int, effects: Floats | None = None
+    ) -> tuple[Ints, Ints]:
         """As `main`, after a look that was not precise enough; ``look`` is the one to come."""
         joint = None if effects is None else effects.mean(1)
-        plan, drawn = self._plan(shares, known, failures.sum(1), runs.sum(1), candidates, look=look, effects=joint)
+        plan, drawn = self._plan(first, failures.sum(1), runs.sum(1), look=look, effects=joint)
         # at least a tenth more, so that the looks come to an end
         wanted = np.maximum(-(-plan[:, None] // 2), np.ceil(1.1 * runs).astype(np.int64))
-        return np.where(runs > 0, wanted, wanted * (plan[:, None] > 0)), drawn
+        wanted = np.where(runs > 0, wanted, wanted * (plan[:, None] > 0))
+        return wanted, first.enough(wanted, drawn)
 
-    def look(
-        self, shares: Floats, known: Floats, failures: Ints, runs: Ints, *, candidates: int, look: int
-    ) -> tuple[float, float, float]:
+    def look(self, first: FirstPhase, failures: Ints, runs: Ints, *, look: int) -> tuple[float, float, float]:
         """Estimate and limits at one look."""
-        halves = np.repeat(shares / 2, 2)
-        sure = np.repeat(~np.isnan(known), 2)
+        halves, draws = np.repeat(first.shares / 2, 2), np.repeat(first.draws, 2)
+        sure = np.repeat(first.sure, 2)
         run = np.where(sure, CERTAIN, runs.reshape(-1))
-        failed = np.where(sure, np.repeat(np.nan_to_num(known), 2) * CERTAIN, failures.reshape(-1))
+        failed = np.where(sure, np.repeat(np.nan_to_num(first.known), 2) * CERTAIN, failures.reshape(-1))
         low_tail, high_tail = self.tails(look)
-        found = limits(halves, failed, run, candidates=candidates, low_tail=low_tail, high_tail=high_tail)
+        found = limits(halves, failed, run, candidates=draws, low_tail=low_tail, high_tail=high_tail)
         return float(found[0]), float(found[1]), float(found[2])
 
     def _plan(
         self,
-        shares: Floats,
-        known: Floats,
+        first: FirstPhase,
         failures: Ints,
         runs: Ints,
-        candidates: int,
         *,
         look: int,
-        fixed: bool = False,
+        fixed: Ints | None = None,
         effects: Floats | None = None,
-    ) -> tuple[Ints, int]:
-        """The cheapest plan over numbers of candidates from `candidates` on."""
-        sure = ~np.isnan(known)
-        guesses = np.where(sure, np.nan_to_num(known), failures / np.maximum(runs, 1))
+    ) -> tuple[Ints, Ints]:
+        """The cheapest plan over numbers of candidates, from those there are on, or for these."""
+        sure = first.sure
+        guesses = np.where(sure, np.nan_to_num(first.known), failures / np.maximum(runs, 1))
         all_fail = ~sure & (failures == runs) & (runs > 0)
         guesses = np.where(all_fail, (runs + 0.5) / (runs + 1), guesses)
         low_tail, high_tail = self.tails(look)
-        best: tuple[float, Ints, int] | None = None
-        drawn = candidates
-        while True:
-            plan = allocate(
-                shares,
-                guesses,
-                half_width=self.half_width * _MARGIN,
-                candidates=drawn,
-                low_tail=low_tail,
-                high_tail=high_tail,
-                known=sure,
-                effects=effects,
-                unseen=_UNSEEN,
-                least=2 * _LEAST,
-            )
-            cost = float(plan.sum()) + drawn / _CANDIDATES_PER_RUN
-            if best is None or cost < best[0]:
-                best = (cost, plan, drawn)
-            elif not fixed:
-                break
-            if fixed or 2 * drawn > _CANDIDATES[1]:
-                break
-            drawn *= 2
+        allocated = partial(
+            allocate,
+            first.shares,
+            guesses,
+            low_tail=low_tail,
+            high_tail=high_tail,
+            known=sure,
+            effects=effects,
+            unseen=_UNSEEN,
+            least=2 * _LEAST,
+        )
+        wanted = self.half_width * _MARGIN
+        best: tuple[float, Ints, Ints] | None = None
+        while best is None:
+            for drawn in [fixed] if fixed is not None else _growing(first, guesses):
+                room = first.members_of(drawn) - 1
+                plan = allocated(half_width=wanted, candidates=first.draws_of(drawn), members=room)
+                cost = math.inf if plan is None else float(plan.sum()) + self._cost(first, drawn)
+                if best is not None and cost >= best[0]:
+                    break
+                best = best if plan is None else (cost, plan, drawn)
+            wanted *= _COARSER  # not to be had with these candidates: as near as it gets, and a look will tell
         return best[1], best[2]
 
+    def _cost(self, first: FirstPhase, drawn: Ints) -> float:
+        """Of candidates, in runs."""
+        return float(drawn.sum()) / _CANDIDATES_PER_RUN + (self.again if (drawn > first.drawn).any() else 0.0)
 
-_MARGIN = 0.95  # plan for a little less, so that the first look is nearly always the last one
-_UNSEEN = 0.3
+
+def _growing(first: FirstPhase, guesses: Floats) -> Iterator[Ints]:
+    """Numbers of candidates to choose from: as many as there are, and more, by Neyman's rule for the bands."""
+    yield first.drawn
+    spread, total = first.spread(guesses), float(first.drawn.sum())
+    parts = spread / spread.sum() if spread.any() else first.weights
+    while 2 * total <= _CANDIDATES[1]:
+        total *= 2
+        yield np.maximum(first.drawn, np.ceil(total * parts).astype(np.int64))
+
+
+_MARGIN = 0.93  # plan for a little less, so that the first look is nearly always the last one
+_UNSEEN = 0.6
+_COARSER = 1.2

@@ -21,10 +21,11 @@ class Design:
 
     ``labels``, ``shares``: of the strata; shares are those of ``candidates`` drawn and looked at, not run. Every
     stratum has two halves: see `hoplon.course.Course`. ``known``: the failure probability of strata that needed no run,
-    None for the others. A campaign of uniform faults has no strata. ``level``: confidence of the intervals then.
-    ``expected``: the "runs", "seconds" and "memory_bytes" (of the process that plans, where the platform tells)
-    that the pilot led to expect; ``spent``: what it came to. Times and memory are no records. ``split``: of memory
-    faults, how many batches of inputs each meets.
+    None for the others. ``draws``: how many draws of all faults each share counts as, see `hoplon.estimation.limits`;
+    ``candidates`` where it is empty. A campaign of uniform faults has no strata. ``level``: confidence of the
+    intervals then. ``expected``: the "runs", "seconds" and "memory_bytes" (of the process that plans, where the
+    platform tells) that the pilot led to expect; ``spent``: what it came to. Times and memory are no records.
+    ``split``: of memory faults, how many batches of inputs each meets.
     """
 
     labels: tuple[str, ...]
@@ -32,6 +33,7 @@ class Design:
     known: tuple[float | None, ...]
     candidates: int
     level: float
+    draws: tuple[float, ...] = ()
     expected: Mapping[str, float] = field(default_factory=dict)
     spent: Mapping[str, float] = field(default_factory=dict)
     split: Split | None = None
@@ -56,14 +58,15 @@ class Design:
         """
         try:
             found: dict[str, Any] = json.loads(text)
-            found |= {name: tuple(found[name]) for name in ("labels", "shares", "known")}
+            found |= {name: tuple(found[name]) for name in ("labels", "shares", "known", "draws") if name in found}
             found["split"] = None if found.get("split") is None else Split.from_dict(found["split"])
             return cls(**found)
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(f"expected a design as hoplon writes it, got {error}; resume the run") from error
 
     def weighted(self, runs: pl.LazyFrame) -> pl.LazyFrame:
-        """The runs with a column ``weight``: the share of all faults that the fault of a run stands for.
+        """The runs with columns ``weight``, the share of all faults that a run's fault stands for, and ``candidates``,
+        how many draws that is counted from.
 
         Half the share of its stratum is parted equally among the faults of each half. Of a run that was stopped before
         every half had one, what is missing is parted among the others.
@@ -80,8 +83,10 @@ class Design:
         if reached > 0:
             weights[open_] *= float(shares[open_].sum()) / reached
         cells = list(range(len(weights)))
+        draws = np.repeat(np.array(self.draws or (self.candidates,) * len(self.shares)), 2).astype(np.int64)
         weight = pl.col("cell").replace_strict(cells, weights.tolist(), return_dtype=pl.Float64)
-        return runs.with_columns(weight.alias("weight"))
+        counted_from = pl.col("cell").replace_strict(cells, draws.tolist(), return_dtype=pl.Int64)
+        return runs.with_columns(weight.alias("weight"), counted_from.alias("candidates"))
 
 
 def _amounts(found: Mapping[str, float]) -> str:

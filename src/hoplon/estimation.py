@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,7 +26,7 @@ def stratified(
     failures: ArrayLike,
     runs: ArrayLike,
     *,
-    candidates: float | None = None,
+    candidates: ArrayLike | None = None,
     confidence: float = 0.95,
     above: float = 0.5,
 ) -> Interval:
@@ -35,7 +36,8 @@ def stratified(
         shares: shape ``(strata,)``, the probability of each stratum; they sum to 1.
         failures: shape ``(strata,)``, in [0, runs]; fractions are allowed (effective counts).
         runs: shape ``(strata,)``, at least 1 where the share is above 0.
-        candidates: how many first-phase draws the shares are counted from; None: they are known.
+        candidates: how many first-phase draws the shares are counted from, one number or one per stratum (see
+            `limits`); None: they are known.
         confidence: in (0, 1).
         above: the part of the probability to miss that is spent on the upper limit, in (0, 1).
     Raises:
@@ -85,7 +87,7 @@ def effective(shares: Floats, sizes: NDArray[np.int64]) -> tuple[float, float]:
 
 
 def limits(
-    shares: Floats, failures: Floats, runs: Floats, *, candidates: float | None, low_tail: float, high_tail: float
+    shares: Floats, failures: Floats, runs: Floats, *, candidates: ArrayLike | None, low_tail: float, high_tail: float
 ) -> tuple[Floats, Floats, Floats]:
     """Estimate and limits of ``sum(share x p)`` for many sets of strata at once; the last axis is that of the strata.
 
@@ -103,7 +105,9 @@ def limits(
     Args:
         shares, failures, runs: shape ``(..., strata)``.
         candidates: shares are counted from so many multinomial draws: the spread between the strata over their number
-            is added to the variance, and one draw to the upper limit for a stratum that no draw has shown.
+            is added to the variance, and one draw to the upper limit for a stratum that no draw has shown. One number
+            or one per stratum, shape ``(strata,)``: strata that have the same are parts of one band of known
+            probability W, n draws of which count as n / W of the whole population.
         low_tail, high_tail: probability that the truth is below, above the limits.
     Returns:
         Estimate, lower and upper limit, each of shape ``(...)``.
@@ -131,17 +135,19 @@ def limits(
     for power, part in enumerate(_next_failure(share, run, mostly)):
         high[power] = high[power] + part
     if candidates is not None:
-        between = (share * (probability - mean[..., None]) ** 2).sum(-1) / candidates
-        skew = (share * (probability - mean[..., None]) ** 3).sum(-1) / candidates**2
-        low = [low[0], low[1] + between, low[2] + skew]
-        high = [high[0] + 1 / candidates, high[1] + between + candidates**-2, high[2] + skew + 2 * candidates**-3]
+        draws = np.asarray(candidates, dtype=np.float64)
+        for between, skew in _first_phase(share, probability, draws):
+            low = [low[0], low[1] + between, low[2] + skew]
+            high = [high[0], high[1] + between, high[2] + skew]
+        unseen = 1 / float(draws.min())  # the one draw that counts most
+        high = [high[0] + unseen, high[1] + unseen**2, high[2] + 2 * unseen**3]
     bottom = np.where(mean > 0, np.clip(gamma_quantile(low, low_tail), 0, None), 0.0)
     top = np.clip(gamma_quantile(high, 1 - high_tail), None, 1.0)
     return mean, np.minimum(bottom, mean), np.maximum(top, mean)
 
 
 def paired_weighted(
-    only_a: Floats, only_b: Floats, weights: Floats, *, candidates: float | None = None, confidence: float = 0.95
+    only_a: Floats, only_b: Floats, weights: Floats, *, candidates: ArrayLike | None = None, confidence: float = 0.95
 ) -> Interval:
     """Interval of the difference in failure probability of two arms on faults that do not count alike.
 
@@ -149,7 +155,8 @@ def paired_weighted(
         only_a: shape ``(clusters,)``, for each fault the share of inputs that fail in the first arm alone, in [0, 1].
         only_b: in the second alone.
         weights: shape ``(clusters,)``, the share of all faults that each stands for; they sum to 1 at most.
-        candidates: how many first-phase draws the weights are counted from; None: they are known.
+        candidates: how many first-phase draws the weights are counted from, one number or one per cluster (see
+            `limits`); None: they are known.
         confidence: in (0, 1).
     Source:
         As `hoplon.stats.weighted`, with failures of the second arm as events that count negative: one of the largest
@@ -165,12 +172,34 @@ def paired_weighted(
     difference, heaviest = weights * (only_a - only_b), float(np.max(weights))
     mean, variance, third = (float((difference**power).sum()) * max(1, power - 1) for power in (1, 2, 3))
     if candidates is not None:
-        variance += max(0.0, float((weights * (only_a - only_b) ** 2).sum()) - mean**2) / candidates
+        variance += _left_open(weights, only_a - only_b, candidates)
     above = (mean + heaviest, variance + heaviest**2, third + 2 * heaviest**3)
     below = (mean - heaviest, variance + heaviest**2, third - 2 * heaviest**3)
     tail = (1 - confidence) / 2
     low, high = max(-1.0, float(gamma_quantile(below, tail))), min(1.0, float(gamma_quantile(above, 1 - tail)))
     return Interval(mean, min(low, mean), max(high, mean), confidence, method)
+
+
+def _first_phase(share: Floats, probability: Floats, candidates: Floats) -> Iterator[tuple[Floats, Floats]]:
+    """What the shares of every band add to variance and third cumulant."""
+    drawn = np.broadcast_to(candidates, share.shape[-1:])
+    for draws in np.unique(drawn).tolist():
+        part = np.where(drawn == draws, share, 0.0)
+        whole = part.sum(-1, keepdims=True)
+        off = probability - (part * probability).sum(-1, keepdims=True) / np.where(whole > 0, whole, 1.0)
+        yield (part * off**2).sum(-1) / draws, (part * off**3).sum(-1) / draws**2
+
+
+def _left_open(weights: Floats, differences: Floats, candidates: ArrayLike) -> float:
+    """The variance that as many plain draws of every band would have."""
+    drawn = np.broadcast_to(np.asarray(candidates, dtype=np.float64), weights.shape)
+    missing, found = max(0.0, 1 - float(weights.sum())), 0.0
+    for draws in np.unique(drawn).tolist():
+        weight, difference = weights[drawn == draws], differences[drawn == draws]
+        share = float(weight.sum()) + missing
+        spread = float((weight * difference**2).sum()) - float((weight * difference).sum()) ** 2 / share
+        found += max(0.0, spread) / draws
+    return found
 
 
 def _beta(a: Floats, b: Floats, *, certain: NDArray[np.bool_], at: ArrayLike) -> list[Floats]:

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
-import numpy as np
-
 from hoplon.campaign import Campaign, Way
 from hoplon.course import Course
 from hoplon.errors import HoplonError
@@ -102,7 +100,7 @@ def _runs(pilot: Pilot, faults: int, half_width: float | None) -> int:
     """Faults x inputs; the faults of a campaign's own pilot meet other batches than the later ones."""
     if pilot.split is None or half_width is None:
         return faults * pilot.inputs
-    first = min(faults, int(Course(half_width).pilot(np.ones(1), np.zeros(1, dtype=np.bool_)).sum()))
+    first = min(faults, Course(half_width).pilot_runs)
     met = pilot.inputs * pilot.split.pilot / pilot.split.of
     return math.ceil(first * met + (faults - first) * pilot.inputs_each)
 

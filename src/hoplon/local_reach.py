@@ -71,7 +71,7 @@ class LocalReach:
         self._protections = {program.site_steps[name]: p for name, p in evaluator.overlay.values.items()}
         self._places = [_place(program, program.site_steps[site.name], self._protections) for site in sites]
         inner = {step for place in self._places for step in (place.start, *place.inner)}
-        self._kept = {read for step in inner for read in program.steps[step].reads} | inner
+        evaluator.fault_free.want(read for step in inner for read in (step, *program.steps[step].reads))
 
     def __call__(self, number: Tensor, element: Tensor, given: Tensor, after: Tensor) -> Reached:
         """Follow faults of one word.
@@ -87,40 +87,17 @@ class LocalReach:
         position = torch.searchsorted(reference.eligible, given)
         row, kind = position % reference.batch, position // reference.batch * len(self._sites) + number
         order = kind.argsort()
-        held, values = -1, {}
+        held, values = 0, self._evaluator.fault_free[0]
         for key, here in zip(*_runs_of(kind[order], order), strict=True):
             batch, site = divmod(key, len(self._sites))
             if batch != held:
-                held, values = batch, self._golden(batch)
+                held, values = batch, self._evaluator.fault_free[batch]
             part = self._follow(site, values, row[here], element[here], after[here])
             for name in ("before", "after", "step", "masked"):
                 getattr(found, name)[here] = getattr(part, name)
         return found
 
-    def _golden(self, batch: int) -> dict[int, Any]:
-        """Fault-free values of a batch, as readers get them; those of struck sites as the fault meets them."""
-        evaluator, program = self._evaluator, self._evaluator.reference.program
-        starts = {place.start for place in self._places}
-        values: dict[int, Any] = {}
-
-        def keep(step: int, value: Any) -> Any:
-            delivered = self._protections[step](value) if step in self._protections else value
-            if step in self._kept:
-                values[step] = delivered
-            if step in starts:
-                values[~step] = value if evaluator.placement == "before" else delivered
-            return delivered
-
-        leaves, _ = evaluator.reference.leaves(batch)
-        memory = program.memory()
-        with torch.inference_mode():
-            values |= {step: memory[name] for step, name in program.memory_steps.items() if step in self._kept}
-            values |= {step: value for step, value in program.constants.items() if step in self._kept}
-            values |= {s: leaf for s, leaf in zip(program.input_steps, leaves, strict=True) if s in self._kept}
-            program.run(leaves, hook=keep)
-        return values
-
-    def _follow(self, site: int, values: dict[int, Any], row: Tensor, element: Tensor, after: Tensor) -> Reached:
+    def _follow(self, site: int, values: Mapping[int, Any], row: Tensor, element: Tensor, after: Tensor) -> Reached:
         place, layouts = self._places[site], self._evaluator.reference.program.layouts
         met = values[~place.start]
         layout = layouts.get(place.start)
@@ -133,7 +110,7 @@ class LocalReach:
             found = self._on_maps(site, values, index.numpy(), after)
         return replace(found, masked=found.masked & there)
 
-    def _gathered(self, place: _Place, values: dict[int, Any], index: Tensor, after: Tensor) -> Reached | None:
+    def _gathered(self, place: _Place, values: Mapping[int, Any], index: Tensor, after: Tensor) -> Reached | None:
         """Follow the struck elements alone, side by side by channel; None where this need not give the bits of maps.
 
         The same is done to the fault-free values of these elements first: they have to come out as in the whole maps.
@@ -160,7 +137,7 @@ class LocalReach:
             best = _larger(best, known.cpu(), ways[1][step].reshape(-1)[slots.place].cpu(), step)
         return best
 
-    def _on_maps(self, site: int, values: dict[int, Any], index: Ints, after: Tensor) -> Reached:
+    def _on_maps(self, site: int, values: Mapping[int, Any], index: Ints, after: Tensor) -> Reached:
         """Follow faults in whole maps, those of one element one after the other."""
         kinds, which = np.unique(np.stack([index, after.numpy()]), axis=1, return_inverse=True)
         parts = [self._pass(site, values, torch.from_numpy(turn)) for turn in _turns(kinds)]
@@ -169,7 +146,7 @@ class LocalReach:
         columns = {n: torch.cat([getattr(p, n) for p in parts])[back] for n in ("before", "after", "step", "masked")}
         return Reached(**columns)
 
-    def _pass(self, site: int, values: dict[int, Any], faults: Tensor) -> Reached:
+    def _pass(self, site: int, values: Mapping[int, Any], faults: Tensor) -> Reached:
         """Faults at different positions of one tensor: positions and words, int64, shape ``(2, n)``."""
         place = self._places[site]
         golden, struck = dict(values), dict(values)

@@ -28,6 +28,8 @@ class Observer:
         copies: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._evaluator, self._sites, self._copies = evaluator, sites, copies or {}
+        program = evaluator.reference.program
+        evaluator.fault_free.want(program.site_steps[site.name] for site in sites if isinstance(site, ValueSite))
 
     def __call__(self, number: Tensor, element: Tensor, given: Tensor | None) -> Tensor:
         """The word in its own dtype that each fault meets.
@@ -57,24 +59,16 @@ class Observer:
 
     def _values(self, batch: int, number: Tensor, row: Tensor, element: Tensor) -> Tensor:
         """The words of one batch of inputs; 0 where a pass gives the site fewer elements."""
-        program, evaluator = self._evaluator.reference.program, self._evaluator
-        steps = {program.site_steps[self._sites[site].name]: site for site in number.unique().tolist()}
-        protections = {program.site_steps[name]: p for name, p in evaluator.overlay.values.items()}
+        program, values = self._evaluator.reference.program, self._evaluator.fault_free[batch]
         found = torch.zeros(len(number), dtype=torch.int64)
-
-        def look(step: int, value: Any) -> Any:
-            delivered = protections[step](value) if step in protections else value
-            if step in steps:
-                here = number == steps[step]
-                met = value if evaluator.placement == "before" else delivered
-                layout = program.layouts.get(step)
-                samples = met.unsqueeze(0) if layout is None else layout.samples_first(met)
-                found[here] = _taken(samples, row[here], element[here])
-            return delivered
-
-        leaves, _ = evaluator.reference.leaves(batch)
-        with torch.inference_mode():
-            program.run(leaves, hook=look)
+        order = number.argsort()
+        sites, counts = number[order].unique_consecutive(return_counts=True)
+        for site, here in zip(sites.tolist(), order.split(counts.tolist()), strict=True):
+            step = program.site_steps[self._sites[site].name]
+            layout, met = program.layouts.get(step), values[~step]
+            found[here] = _taken(
+                met.unsqueeze(0) if layout is None else layout.samples_first(met), row[here], element[here]
+            )
         return found
 
 

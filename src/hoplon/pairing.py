@@ -39,7 +39,6 @@ def paired(
     *,
     target: Target,
     confidence: float,
-    candidates: int | None = None,
 ) -> Paired:
     """Compare two sides on the runs (fault and input) that both have.
 
@@ -48,10 +47,10 @@ def paired(
         second: likewise.
         criterion: the outcome column.
         confidence: of the interval.
-        candidates: how many first-phase draws the weights are counted from; None: they are known.
     """
-    weights = "weight" in first.collect_schema().names() and "weight" in second.collect_schema().names()
-    weight = [pl.col("weight")] if weights else []
+    both = set(first.collect_schema().names()) & set(second.collect_schema().names())
+    weights, counted = "weight" in both, "candidates" in both
+    weight = [pl.col(name) for name in ("weight", "candidates") if name in both]
     sides = [
         side.select("fault", "input", *weight, failed=pl.col(criterion).cast(pl.String).is_in(["sdc", "nonfinite"]))
         for side in (first, second)
@@ -74,7 +73,8 @@ def paired(
     here, there, runs = (int(tally[name].sum()) for name in ("only_first", "only_second", "runs"))
     if weights:
         one, other = (tally[name].to_numpy() / tally["runs"].to_numpy() for name in ("only_first", "only_second"))
-        interval = paired_weighted(one, other, tally["weight"].to_numpy(), candidates=candidates, confidence=confidence)
+        draws = tally["candidates"].to_numpy() if counted else None
+        interval = paired_weighted(one, other, tally["weight"].to_numpy(), candidates=draws, confidence=confidence)
         return Paired(interval, None, here, there, runs, tally.height)
     if target == "values":
         interval = paired_difference(here, there, runs, confidence=confidence)

@@ -12,13 +12,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from hoplon.criteria import OUTCOME_NAMES
-from hoplon.estimation import ABOVE, CERTAIN, Floats, effective, stratified
+from hoplon.estimation import ABOVE, CERTAIN, effective, stratified
 from hoplon.faults import Target
 from hoplon.stats import Interval, clustered, weighted, wilson
 
 FAILURES = ("sdc", "nonfinite")
 
-_WEIGHT = "weight"
+_WEIGHT, _DRAWS = "weight", "candidates"
+_KINDS = [_WEIGHT, _DRAWS, "proven"]
 _ROUNDING = 1e-9
 
 Counts = NDArray[np.int64]
@@ -70,24 +71,23 @@ def rate_of(
     *,
     target: Target,
     confidence: float,
-    candidates: float | None = None,
     complete: bool = False,
 ) -> Rate:
     """Estimate the failure probability from runs.
 
     Value faults: plain counts, Wilson intervals. Memory faults: the mean over faults of the share of inputs that
     fail, intervals clustered by fault. Runs with a column ``weight``: the stratified estimate, strata being faults of
-    equal weight. Rows with ``proven`` set are faults that are known to be masked: no run was spent on them.
+    equal weight; a column ``candidates`` says from how many first-phase draws each was counted. Rows with ``proven``
+    set are faults that are known to be masked: no run was spent on them.
 
     Args:
         runs: one row per run, with the columns ``fault``, ``input`` and the criterion's.
-        candidates: how many first-phase draws the weights are counted from; None: they are known.
         complete: these are all the faults there are, so nothing is left open.
     """
     interval: _Limits = partial(_plain, target=target, confidence=confidence, complete=complete)
     weights = _WEIGHT in runs.collect_schema().names()
     if weights:
-        interval = partial(_of_strata, target=target, confidence=confidence, candidates=candidates)
+        interval = partial(_of_strata, target=target, confidence=confidence)
     groups = _tallies(runs.with_columns(pl.lit(0).alias("all")), ("all",), criterion, target, weights=weights)
     for _, tally, n_inputs in groups:
         return _rate(criterion, tally, n_inputs, interval)
@@ -127,9 +127,10 @@ def _tallies(
     """
     outcome = pl.col(criterion).cast(pl.String)
     tally = [pl.len().alias("runs"), *((outcome == name).sum().alias(name) for name in OUTCOME_NAMES)]
-    within = [*([_WEIGHT, "proven"] if weights else []), *([] if target == "values" else ["fault"])]
+    within = [*(_KINDS if weights else []), *([] if target == "values" else ["fault"])]
     if weights:
-        runs = runs.with_columns(proven=_proven(runs))
+        draws = _DRAWS if _DRAWS in runs.collect_schema().names() else pl.lit(None, dtype=pl.Int64)
+        runs = runs.with_columns(proven=_proven(runs), candidates=draws)
     counted = runs.group_by(*keys, *within).agg(*tally, faults=pl.col("fault").n_unique())
     counted = counted.sort(*keys, *within, nulls_last=True)
     inputs = runs.group_by(keys).agg(n_inputs=pl.col("input").n_unique()).sort(keys, nulls_last=True)
@@ -140,8 +141,8 @@ def _tallies(
 
 _NO_RUNS = pl.DataFrame({name: pl.Series([], dtype=pl.Int64) for name in ("runs", "faults", *OUTCOME_NAMES)})
 
-# Failures, runs, and (or None) weights of the clusters of a group, which are proven -> the interval.
-_Limits = Callable[[Counts, Counts, Floats | None, Flags | None], Interval]
+# Failures and runs of the clusters of a group; where they do not count alike, their columns `_KINDS` -> the interval.
+_Limits = Callable[[Counts, Counts, pl.DataFrame | None], Interval]
 
 
 def _proven(runs: pl.LazyFrame) -> pl.Expr:
@@ -151,11 +152,10 @@ def _proven(runs: pl.LazyFrame) -> pl.Expr:
 def _rate(criterion: str, tally: pl.DataFrame, n_inputs: int, interval: _Limits) -> Rate:
     runs = tally["runs"].cast(pl.Int64).to_numpy()
     weighted_runs = _WEIGHT in tally.columns
-    weights = tally[_WEIGHT].to_numpy() if weighted_runs else None
-    proven = tally["proven"].to_numpy() if weighted_runs else None
-    found = {name: interval(tally[name].cast(pl.Int64).to_numpy(), runs, weights, proven) for name in FAILURES}
+    kinds = tally.select(_KINDS) if weighted_runs else None
+    found = {name: interval(tally[name].cast(pl.Int64).to_numpy(), runs, kinds) for name in FAILURES}
     failed = (tally["sdc"].cast(pl.Int64) + tally["nonfinite"].cast(pl.Int64)).to_numpy()
-    failure = interval(failed, runs, weights, proven)
+    failure = interval(failed, runs, kinds)
     spent = tally.filter(~pl.col("proven")) if weighted_runs else tally
     counts = {name: int(spent[name].sum()) for name in OUTCOME_NAMES}
     n_faults, n_runs = int(spent["faults"].sum()), int(spent["runs"].sum())
@@ -165,8 +165,7 @@ def _rate(criterion: str, tally: pl.DataFrame, n_inputs: int, interval: _Limits)
 def _plain(
     failures: Counts,
     runs: Counts,
-    weights: Floats | None,
-    proven: Flags | None,
+    kinds: pl.DataFrame | None,
     *,
     target: Target,
     confidence: float,
@@ -181,47 +180,42 @@ def _plain(
 
 
 def _of_strata(
-    failures: Counts,
-    runs: Counts,
-    weights: Floats | None,
-    proven: Flags | None,
-    *,
-    target: Target,
-    confidence: float,
-    candidates: float | None,
+    failures: Counts, runs: Counts, kinds: pl.DataFrame | None, *, target: Target, confidence: float
 ) -> Interval:
     """Runs or faults that count alike are a stratum; its share is what they stand for together.
 
     What the weights leave of a sum of 1 was proven to be masked where the faults were drawn.
     """
-    assert weights is not None
-    assert proven is not None
-    options = {"candidates": candidates, "confidence": confidence, "above": ABOVE}
+    assert kinds is not None
+    weights, draws = kinds[_WEIGHT].to_numpy(), kinds[_DRAWS].cast(pl.Float64).to_numpy()
     if target == "values":
         shares, failed, met = weights * runs, failures.astype(float), runs.astype(float)
-        met = np.where(proven, CERTAIN, met)
+        met = np.where(kinds["proven"].to_numpy(), CERTAIN, met)
     else:
-        kinds, which = np.unique(weights, return_inverse=True)
+        strata, first, which = np.unique(np.stack([weights, draws]), axis=1, return_index=True, return_inverse=True)
         shares = np.bincount(which, weights=weights).astype(np.float64)
-        cells = [effective((failures / runs)[which == kind], runs[which == kind]) for kind in range(len(kinds))]
+        cells = [effective((failures / runs)[which == cell], runs[which == cell]) for cell in range(strata.shape[1])]
         failed, met = (np.array(column) for column in zip(*cells, strict=True))
+        draws = draws[first]
     rest = 1 - float(shares.sum())
     if rest > _ROUNDING:
         shares, failed, met = np.append(shares, rest), np.append(failed, 0.0), np.append(met, CERTAIN)
-    return stratified(shares / shares.sum(), failed, met, **options)  # type: ignore[arg-type]
+        draws = np.append(draws, draws.min())
+    counted = None if np.isnan(draws).any() else draws
+    return stratified(shares / shares.sum(), failed, met, candidates=counted, confidence=confidence, above=ABOVE)
 
 
 def _of_domain(
     failures: Counts,
     runs: Counts,
-    weights: Floats | None,
-    proven: Flags | None,
+    kinds: pl.DataFrame | None,
     *,
     target: Target,
     confidence: float,
     heaviest: float,
 ) -> Interval:
-    assert weights is not None
+    assert kinds is not None
+    weights = kinds[_WEIGHT].to_numpy()
     if target == "values":  # a row is many faults of one run each
         shares = np.repeat([1.0, 0.0] * len(runs), np.stack([failures, runs - failures], 1).ravel())
         weights = np.repeat(weights, runs)

@@ -202,7 +202,6 @@ def _compared(original: Results, results: Results, *, same_inputs: bool) -> Reru
     common = [a.join(b, on=["fault", "input"], how="semi") for a, b in (sides, sides[::-1])]
     rates, pairs = {}, {}
     options: dict[str, Any] = {"target": results.target, "confidence": results.confidence}
-    options["candidates"] = original.candidates
     for name in results.criteria:
         before, after = (rate_of(runs, name, **options) for runs in common)
         rates[name] = (before, after)

@@ -60,9 +60,8 @@ class Results:
         with readable(self.path):
             frame = self.lazy_faults.collect()
             if self.design is not None:
-                weights = self.lazy_runs.select("fault", "weight").unique("fault").collect()
+                weights = self.lazy_runs.select("fault", "weight", "candidates").unique("fault").collect()
                 frame = frame.join(weights, on="fault", how="left", maintain_order="left")
-                frame = frame.with_columns(candidates=pl.lit(self.design.candidates, dtype=pl.Int64))
             return FaultTable(self.target, frame)
 
     @property
@@ -73,15 +72,13 @@ class Results:
 
     @property
     def candidates(self) -> int | None:
-        """How many first-phase draws the weights of the faults are counted from; None: they are known, or all alike.
+        """The fewest first-phase draws that the weight of a fault is counted from; None: they are known, or all alike.
 
         Faults of a campaign in two phases bring it along into other arms.
         """
-        if self.design is not None:
-            return self.design.candidates
-        if "candidates" not in self.lazy_faults.collect_schema().names():
+        if "candidates" not in self.lazy_runs.collect_schema().names():
             return None
-        found: int | None = self.lazy_faults.select(pl.col("candidates").first()).collect().item()
+        found: int | None = self.lazy_runs.select(pl.col("candidates").min()).collect().item()
         return found
 
     def digest(self) -> str:
@@ -113,7 +110,6 @@ class Results:
                     name,
                     target=self.target,
                     confidence=self.level,
-                    candidates=self.candidates,
                     complete=self._complete,
                 )
                 for name in self.criteria

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hoplon.allocation import Ints
 from hoplon.candidates import Candidates
 from hoplon.course import Course
 from hoplon.criteria import Outcome
@@ -23,6 +22,7 @@ from hoplon.estimation import Floats
 from hoplon.evaluation import Evaluator, Reference, golden_outputs
 from hoplon.evaluation.frames import blank, run_frame
 from hoplon.faults import FaultTable
+from hoplon.first_phase import Ints
 from hoplon.levels import Levels
 from hoplon.local_reach import LocalReach
 from hoplon.observation import Slopes
@@ -43,7 +43,7 @@ _UNIT_FAULTS = {"values": 4096, "memory": 64}
 _MOST_UNIT_FAULTS = 4096
 _MOST_RUNS = 10_000_000
 _MOST_PROVEN = 2**14
-_MOST_CANDIDATES = 2**25
+_RUNS_PER_PASS = 3.0  # of one input, by its time
 
 
 def default_strata(evaluator: Evaluator, population: Population) -> tuple[Strata, ...]:
@@ -83,6 +83,7 @@ class TwoPhase:
 
     def __post_init__(self) -> None:
         values, slope, arrive = self.population.inputs is not None, None, None
+        self.course = dataclasses.replace(self.course, again=looking_again(self.strata, self.evaluator.reference))
         if any(part.needs_slope for part in self.strata):
             slope = Slopes(self.evaluator, self.population.sites)
         if values:
@@ -104,18 +105,16 @@ class TwoPhase:
     def finish(self) -> tuple[int, Design]:
         """Run until the precision is reached; gives the number of units and the design."""
         course, drawn, begun = self.course, self._candidates, time.perf_counter()
-        drawn.extend(course.candidates)
-        known = drawn.known
-        self._planned = np.zeros((len(known), 2), dtype=np.int64)
+        drawn.extend(course.candidates(len(drawn.bands)))
+        self._planned = np.zeros((len(drawn.labels), 2), dtype=np.int64)
         looked = time.perf_counter()
-        self._stage(course.pilot(drawn.shares, ~np.isnan(known)))
+        self._stage(course.pilot(drawn.first_phase))
         pilot, pilot_s = self._runs, time.perf_counter() - looked
         failures, effects = self._failures(course.confidence), self._choose()
-        counts, wanted = course.main(
-            drawn.shares, known, failures, self._planned, candidates=len(drawn), effects=effects
-        )
+        counts, wanted = course.main(drawn.first_phase, failures, self._planned, effects=effects)
         runs, first_s = max(float(pilot + self._to_come(counts)), float(pilot)), looked - begun
-        self._expected = self._amounts(runs, first_s * wanted / len(drawn) + runs * pilot_s / max(pilot, 1), first_s)
+        grown = float(np.maximum(wanted, drawn.first_phase.drawn).sum()) / len(drawn)
+        self._expected = self._amounts(runs, first_s * grown + runs * pilot_s / max(pilot, 1), first_s)
         drawn.extend(wanted)
         self._stage(counts)
         look = 0
@@ -126,15 +125,7 @@ class TwoPhase:
                 break
             look += 1
             failures = self._failures(course.confidence)
-            counts, wanted = course.more(
-                drawn.shares,
-                known,
-                failures,
-                self._planned,
-                candidates=len(drawn),
-                look=look,
-                effects=self._effects(),
-            )
+            counts, wanted = course.more(drawn.first_phase, failures, self._planned, look=look, effects=self._effects())
             drawn.extend(wanted)
             self._stage(counts)
         self._prove()
@@ -148,10 +139,11 @@ class TwoPhase:
         return found if memory is None else {**found, "memory_bytes": float(memory)}
 
     def _design(self, level: float) -> Design:
-        drawn = self._candidates
-        known = tuple(None if np.isnan(value) else float(value) for value in drawn.known)
+        drawn, first = self._candidates, self._candidates.first_phase
+        known = tuple(None if np.isnan(value) else float(value) for value in first.known)
         split = None if self._levels is None else self._levels.split
-        return Design(drawn.labels, tuple(drawn.shares.tolist()), known, len(drawn), level, split=split)
+        shares, draws = tuple(first.shares.tolist()), tuple(first.draws.tolist())
+        return Design(drawn.labels, shares, known, len(drawn), level, draws=draws, split=split)
 
     def _failures(self, level: float) -> Ints:
         """Failures so far in each half of each stratum; of a memory fault, the share of its inputs."""
@@ -168,7 +160,7 @@ class TwoPhase:
         if self._levels is None:
             return None
         results = self.results(self._units, self._design(self.course.confidence))
-        shares = self._candidates.shares
+        shares = self._candidates.first_phase.shares
         self._levels.choose(self._levels.tally(results, len(shares)), shares, recorded=self.recall())
         assert self._levels.split is not None
         self.record(self._levels.split)
@@ -189,8 +181,6 @@ class TwoPhase:
     def _stage(self, counts: Ints) -> None:
         """Run so many faults of each half, less those that were run before."""
         rows, cells = [], []
-        while len(self._candidates) < _MOST_CANDIDATES and (self._candidates.counts // 2 < counts.max(1)).any():
-            self._candidates.extend(2 * len(self._candidates))
         for stratum in np.flatnonzero((counts > self._planned).any(1)).tolist():
             members = np.flatnonzero(self._candidates.stratum == stratum)
             for half in (0, 1):
@@ -226,19 +216,26 @@ class TwoPhase:
     def _prove(self) -> None:
         """Records of faults that are proven to be masked: they stand for their share in groups and in other arms."""
         drawn, spent = self._candidates, self._planned.sum()
-        for stratum in np.flatnonzero(drawn.known == 0).tolist():
-            share = float(drawn.shares[stratum])
+        first, rows, cells = drawn.first_phase, [], []
+        for stratum in np.flatnonzero(first.known == 0).tolist():
+            share = float(first.shares[stratum])
             members = np.flatnonzero(drawn.stratum == stratum)
             count = int(min(len(members), max(2.0, spent * share / max(1 - share, share / _MOST_PROVEN)), _MOST_PROVEN))
-            rows = members[: count // 2 * 2]
-            if not len(rows):
-                continue
-            table, cell = self._numbered(
-                drawn.table(rows), np.arange(len(rows)), 2 * stratum + np.arange(len(rows)) % 2
-            )
-            table = drawn.observed(table)
-            self.keep(self._units, (table, _placed(_recorded(self.evaluator.reference, table), cell, proven=True)))
-            self._units, self._faults = self._units + 1, self._faults + len(rows)
+            rows.append(members[: count // 2 * 2])
+            cells.append(2 * stratum + np.arange(len(rows[-1])) % 2)
+        chosen = np.concatenate(rows)
+        if not len(chosen):
+            return
+        table, cell = self._numbered(drawn.table(chosen), np.arange(len(chosen)), np.concatenate(cells))
+        table = drawn.observed(table)
+        self.keep(self._units, (table, _placed(_recorded(self.evaluator.reference, table), cell, proven=True)))
+        self._units, self._faults = self._units + 1, self._faults + len(chosen)
+
+
+def looking_again(strata: Sequence[Strata], reference: Reference) -> float:
+    """What it costs to look at more candidates, whatever their number: passes of all inputs, in runs."""
+    passes = 1 + 3 * any(part.needs_slope for part in strata)  # gradients of two outputs, and their forward
+    return _RUNS_PER_PASS * passes * len(reference.eligible)
 
 
 def strike(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hoplon.evaluation.armed_memory import ArmedMemory
 from hoplon.evaluation.budget import USUAL, Budget
+from hoplon.evaluation.fault_free import FaultFree
 from hoplon.evaluation.memory_runs import Arrival, MemoryRuns
 from hoplon.evaluation.reference import Reference, accuracy, default_batch, golden_outputs
 from hoplon.evaluation.shared import SharedReplay
@@ -42,9 +43,11 @@ class Evaluator:
     placement: Placement = "before"
     arrival: Arrival = "before"
     budget: Budget = USUAL
+    fault_free: FaultFree = field(init=False, repr=False)
     _values: SharedReplay = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "fault_free", FaultFree(self.reference, self.overlay, self.placement, self.budget))
         object.__setattr__(self, "_values", SharedReplay(self.reference, self.overlay, self.placement, self.budget))
 
     def runs(
@@ -59,7 +62,8 @@ class Evaluator:
         Returns:
             One row per run: ``fault``, ``input``, one column per name of the criterion (Enum of outcomes),
             one per measure (Float32, NaN where an output is not finite), ``detected``, ``corrected`` (by a guard),
-            ``reached`` (a reader got a changed value); ``weight`` where the table has it.
+            ``reached`` (a reader got a changed value); ``weight`` and ``candidates`` where the table has
+            them.
         Raises:
             DataError: a fault on an input that is not eligible, or on a site that the program lacks.
         """
@@ -70,6 +74,7 @@ class Evaluator:
             runs = MemoryRuns(*parts, table, groups, budget=self.budget)
         found, observed = runs.run(advance or (lambda count: None))
         if table.weighted:
-            weight = table.frame.select("fault", "weight").unique("fault")
+            columns = [name for name in ("weight", "candidates") if name in table.frame.columns]
+            weight = table.frame.select("fault", *columns).unique("fault")
             found = found.join(weight, on="fault", how="left", maintain_order="left")
         return found, observed

@@ -109,7 +109,8 @@ class Strikes:
             parts: strikes, and the number that each of their faults has in the whole.
             sites: places whose sites, observer and kind of input the parts share.
         """
-        formats: list[NumberFormat] = []
+        known: dict[str, int] = {}
+        formats: dict[str, NumberFormat] = {}
         columns: dict[str, list[Tensor]] = {name: [] for name in ("fault", "number", "element", "input")}
         columns |= {name: [] for name in ("format", "keep", "flip")}
         probability = torch.ones(sum(len(faults) for _, faults in parts), dtype=torch.float64)
@@ -118,10 +119,11 @@ class Strikes:
             for name in ("number", "element"):
                 columns[name].append(getattr(part.places, name))
             columns["input"].append(part.places.number if part.places.input is None else part.places.input)
-            columns["format"].append(part.format + len(formats))
+            same = [known.setdefault(form.name, len(known)) for form in part.formats]
+            formats |= {form.name: form for form in part.formats}
+            columns["format"].append(torch.tensor(same, dtype=torch.int64)[part.format])
             for name in ("keep", "flip"):
                 columns[name].append(getattr(part, name))
-            formats.extend(part.formats)
             probability[faults] = part.probability
         whole = {name: torch.cat(column) if column else torch.zeros(0).long() for name, column in columns.items()}
         order = torch.argsort(whole["fault"], stable=True)
@@ -129,7 +131,7 @@ class Strikes:
         places = dataclasses.replace(
             sites, number=number, element=element, input=None if sites.input is None else given
         )
-        return cls(fault, places, formats, form, keep, flip, probability)
+        return cls(fault, places, list(formats.values()), form, keep, flip, probability)
 
 
 @dataclass(frozen=True)
