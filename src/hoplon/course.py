@@ -23,9 +23,9 @@ _FIRST_LOOK = 0.8
 _PILOT_RUNS = (64, 4096)
 _LEAST = 4  # runs of each half of a stratum
 _CANDIDATES = (2**16, 2**24)
-_CANDIDATES_PER_RUN = 150  # what a run costs, in candidates
+_CANDIDATES_PER_RUN = 300  # what a run costs, in candidates
 _FIRST = 400.0  # over the half-width: candidates before the pilot, where there is one band
-_FIRST_IN_BANDS = 100.0  # the same where there are several, of which the upper ones are drawn from most
+_FIRST_IN_BANDS = 200.0  # the same where there are several, of which the upper ones are drawn from most
 _ORDER = (2.0, 3.0, 10.0, 1.0)  # candidates of bands from the lowest to the highest, see `hoplon.bands`
 
 
@@ -178,6 +178,6 @@ def _growing(first: FirstPhase, guesses: Floats) -> Iterator[Ints]:
         yield np.maximum(first.drawn, np.ceil(total * parts).astype(np.int64))
 
 
-_MARGIN = 0.93  # plan for a little less, so that the first look is nearly always the last one
+_MARGIN = 0.95  # plan for a little less, so that the first look is nearly always the last one
 _UNSEEN = 0.6
 _COARSER = 1.2

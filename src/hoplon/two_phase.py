@@ -43,7 +43,7 @@ _UNIT_FAULTS = {"values": 4096, "memory": 64}
 _MOST_UNIT_FAULTS = 4096
 _MOST_RUNS = 10_000_000
 _MOST_PROVEN = 2**14
-_RUNS_PER_PASS = 3.0  # of one input, by its time
+_RUNS_PER_PASS = 2.0  # of one input, by its time
 
 
 def default_strata(evaluator: Evaluator, population: Population) -> tuple[Strata, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hoplon.program import Program, Ref
+from hoplon.replay.in_place import overwritten
 from hoplon.replay.rules import Rule, rules_of
 
 
@@ -15,7 +16,8 @@ class Plan:
     """What the shapes of values say about replay by regions.
 
     ``shapes``: of feature maps by step; ``rules``: by step; ``kept``: the maps that windows are cut out of, or compared
-    with; ``compared``: steps whose result is; ``useful``: steps that an output is made of.
+    with; ``compared``: steps whose result is; ``useful``: steps that an output is made of; ``overwritten``: by step,
+    the operand whose memory its result may take.
     """
 
     program: Program
@@ -25,6 +27,7 @@ class Plan:
     kept: frozenset[int]
     compared: frozenset[int]
     useful: frozenset[int]
+    overwritten: Mapping[int, int]
 
     @classmethod
     def of(
@@ -48,7 +51,8 @@ class Plan:
                 if rule.grows or len(rule.operands) > 1:
                     kept.update(rule.operands)
         kept = (kept | compared) & maps.keys()
-        return cls(program, protections, maps, rules, frozenset(kept), frozenset(compared), _useful(program))
+        useful, spare = _useful(program), overwritten(program)
+        return cls(program, protections, maps, rules, frozenset(kept), frozenset(compared), useful, spare)
 
 
 def _passes_on(program: Program, rules: Mapping[int, Rule], step: int) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hoplon.program import Ref
 from hoplon.replay.golden import Golden
+from hoplon.replay.in_place import run_in_place
 from hoplon.replay.plan import Plan
 from hoplon.replay.survey import Ties
 from hoplon.replay.sweep import Left
@@ -40,7 +41,7 @@ class Rest:
     def outputs(self, left: Left) -> list[Any]:
         """The flat outputs of all runs, samples first: golden ones for the runs that ended."""
         golden = self.golden.outputs
-        index = torch.from_numpy(self.rows)
+        index, fault_free = torch.from_numpy(self.rows), dict[int, Any]()
         found = [out.index_select(0, index.to(out.device)) if isinstance(out, Tensor) else out for out in golden]
         for tied, members in self._by_next_tied(left.start):
             later = Left(np.where(np.isin(np.arange(len(left.start)), members), tied, -1))
@@ -50,30 +51,31 @@ class Rest:
                 if (begin := int(left.start[chunk].min())) < tied:
                     size = next(count for count in times if count * self.batch >= len(chunk)) * self.batch
                     row = np.pad(self.rows[chunk], (0, size - len(chunk)), mode="edge")
-                    values = _Pass(self.plan, self.golden, row, moved=True, wide=size > self.batch)
+                    values = _Pass(
+                        self.plan, self.golden, row, moved=True, wide=size > self.batch, fault_free=fault_free
+                    )
                     self._walk(values, left, chunk, np.arange(len(chunk)), begin, tied)
                     self._keep(values, later, chunk, tied)
                 else:
                     _hand_over(left, later, chunk)
-            self._in_rows(later, members, tied, found)
+            self._in_rows(later, members, tied, found, fault_free)
         return found
 
     def _times(self, first: int, last: int, most_rows: int) -> list[int]:
         return self.ties.times(first, last, self.golden, max(1, most_rows // self.batch))
 
-    def _in_rows(self, later: Left, members: Ints, tied: int, found: list[Any]) -> None:
+    def _in_rows(self, later: Left, members: Ints, tied: int, found: list[Any], fault_free: dict[int, Any]) -> None:
         """From the first tied step to the end: each run in the row of its input, some batches stacked."""
         end = len(self.plan.program.steps)
         turns = self._turns(members)
         times = self._times(tied, end, _MOST_ROWS) if len(turns) > _FEW_TURNS else [1]
-        golden: dict[int, Any] = {}
         for begin in range(0, len(turns), times[-1]):
             layers = turns[begin : begin + times[-1]]
             chunk = np.concatenate(layers)
             place = np.concatenate([self.rows[runs] + number * self.batch for number, runs in enumerate(layers)])
             size = next(count for count in times if count >= len(layers))
             row = np.tile(np.arange(self.batch), size)
-            values = _Pass(self.plan, self.golden, row, moved=size > 1, wide=size > 1, fault_free=golden)
+            values = _Pass(self.plan, self.golden, row, moved=size > 1, wide=size > 1, fault_free=fault_free)
             self._walk(values, later, chunk, place, tied, end)
             self._collect(values, chunk, place, found)
 
@@ -158,7 +160,7 @@ class _Pass(Sequence[Any]):
     """The values that a pass sees; golden ones of the inputs ``rows``, in this order, where it has none of its own.
 
     ``moved``: whether the rows are others than the batch's; ``wide``: whether there are more of them; ``fault_free``:
-    golden values that passes in the batch's own rows share.
+    golden values that passes share.
     """
 
     def __init__(
@@ -169,7 +171,7 @@ class _Pass(Sequence[Any]):
         *,
         moved: bool,
         wide: bool,
-        fault_free: dict[int, Any] | None = None,
+        fault_free: dict[int, Any],
     ) -> None:
         self._plan, self._golden, self._moved, self._wide = plan, golden, moved, wide
         self._rows = torch.from_numpy(rows).to(plan.program.device)
@@ -196,22 +198,15 @@ class _Pass(Sequence[Any]):
         asked = self._plan.program.steps[step]
         if self._wide and asked.op is not None and not asked.carries:
             return asked.run(self)
-        layout = self._plan.program.layouts.get(step)
-        if self._moved and layout is not None:
-            if step in self._golden.pixels:
-                maps = self._golden.pixels[step].map.index_select(0, self._rows)
-                return maps.permute(0, 3, 1, 2).contiguous()
-            value = self._golden.delivered[step]
-            return layout.take(value, self._rows) if isinstance(value, Tensor) else value
-        if self._shared is None or self._moved:
-            return self._golden.delivered[step]
         if step not in self._shared:
             self._shared[step] = self._golden.delivered[step]
-        return self._shared[step]
+        value, layout = self._shared[step], self._plan.program.layouts.get(step)
+        return layout.take(value, self._rows) if self._moved and layout and isinstance(value, Tensor) else value
 
     def compute(self, index: int) -> None:
         """Run a step."""
-        value = self._plan.program.steps[index].run(self)
+        step, spare = self._plan.program.steps[index], self.own.get(self._plan.overwritten.get(index, -1))
+        value = step.run(self) if spare is None else run_in_place(step, self, spare)
         protection = self._plan.protections.get(index)
         self.own[index] = value if protection is None else protection.apply_(value)
 
