@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +16,30 @@ from torch import nn
 from hoplon import (
     BitFlip,
     Campaign,
+    Elements,
+    ElementUniform,
     Exhaustive,
     HoplonError,
     Inputs,
     Memory,
     Ranger,
+    StoreError,
+    StuckAt,
     Values,
+    candidates,
     capture,
     compare,
     load_results,
     profile_ranges,
 )
+from hoplon import course as course_of_campaigns
+from hoplon.course import Course
 from hoplon.evaluation import Evaluator, Reference
-from hoplon.faults import FaultTable
+from hoplon.faults import FaultTable, Strikes
+from hoplon.first_phase import FirstPhase
+from hoplon.formats import FixedPoint, native
 from hoplon.overlay import Overlay
+from hoplon.sampling import Population
 from hoplon.strata import ByBit, ByDeviation, ByFirstOrder, ByFunction, ByLayer, BySensitivity, Seen
 
 HALF_WIDTH = 0.02
@@ -247,3 +258,110 @@ def test_first_order_needs_value_faults(campaign: Campaign) -> None:
     plan = Campaign(campaign.program, campaign.data, sites=Memory(kind="linear"), fault_model=BitFlip(), batch=4)
     with pytest.raises(HoplonError, match="expected value faults, a model that can be exported and one judged output"):
         plan.run(half_width=0.1, strata=ByFirstOrder())
+
+
+def _dead() -> nn.Module:
+    """The same network, with nothing behind the convolution that a finite value could get through."""
+    net = _net()
+    with torch.no_grad():
+        net[1].weight.zero_()  # type: ignore[union-attr, operator]
+        net[1].bias.fill_(-1.0)  # type: ignore[union-attr, operator]
+    return net
+
+
+def test_where_all_is_proven_to_be_masked_nothing_is_run() -> None:
+    x = torch.randn(4, 1, 5, 5, generator=torch.Generator().manual_seed(1))
+    mantissa = BitFlip(field="mantissa")
+    dead = Campaign(capture(_dead(), x[:2]), Inputs(x), sites=Values(kind="conv"), fault_model=mantissa, batch=4)
+    results = dead.run(half_width=HALF_WIDTH, seed=0)
+    rate = results.summary()[0]
+    assert (rate.n_runs, rate.failure.estimate, rate.failure.low) == (0, 0.0, 0.0)
+    assert results.design is not None
+    assert 3 / results.design.candidates < rate.failure.high < 6 / results.design.candidates
+    assert results.by("bit").height == 23
+
+
+def test_where_no_memory_fault_changes_anything_nothing_is_run() -> None:
+    net = _net()
+    with torch.no_grad():
+        net[0].weight.abs_()  # type: ignore[union-attr, operator]
+    x = torch.randn(4, 1, 5, 5, generator=torch.Generator().manual_seed(1))
+    stuck = StuckAt(0, bits=(31,))
+    positive = Campaign(capture(net, x[:2]), Inputs(x), sites=Memory("0.weight"), fault_model=stuck, batch=2)
+    results = positive.run(half_width=HALF_WIDTH, seed=0)
+    assert (results.summary()[0].n_runs, results.split) == (0, None)
+    assert 0 < results.summary()[0].failure.high < 1e-3
+
+
+def test_a_precision_that_candidates_cannot_give_does_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(course_of_campaigns, "_CANDIDATES", (2**16, 2**17))
+    x = torch.randn(4, 1, 5, 5, generator=torch.Generator().manual_seed(1))
+    mantissa = BitFlip(field="mantissa")
+    dead = Campaign(capture(_dead(), x[:2]), Inputs(x), sites=Values(kind="conv"), fault_model=mantissa, batch=4)
+    results = dead.run(half_width=1e-7, seed=0)
+    assert results.design is not None
+    assert results.design.candidates == 2**17
+    assert results.summary()[0].failure.half_width > 1e-7
+
+
+def test_faults_of_several_words_are_told_apart_where_they_strike(campaign: Campaign) -> None:
+    """By the gradient at their own operator, not at the step of the program that has the number of their site."""
+    several = dataclasses.replace(campaign, fault_model=Elements(2))
+    results = several.run(half_width=0.05, seed=0)
+    assert any("outputs move by" in label for label in results.design.labels)  # type: ignore[union-attr]
+    assert results.summary()[0].failure.half_width <= 0.05
+
+
+def test_a_format_that_later_candidates_show_first_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "BLOCK", 8)
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(588, 3)).eval()
+    program = capture(net, torch.zeros(2, 1, 16, 16))
+    large, *_, small = Values().select(program)
+    formats = {large.name: native(torch.float32), small.name: FixedPoint(integer=8, fraction=8)}
+    model = BitFlip(format=formats)
+    population = Population((large, small), model, torch.arange(2), lambda number, *_: torch.zeros_like(number))
+    drawn = candidates.Candidates(population, ElementUniform(), (ByDeviation(),), seed=0)
+    drawn.extend(np.array([8]))
+    assert drawn.table(np.arange(8)).frame["format"].n_unique() == 1
+    drawn.extend(np.array([4096]))
+    assert drawn.table(np.arange(4096)).frame["format"].n_unique() == 2
+
+
+def test_strata_that_late_candidates_show_are_run() -> None:
+    """They would pass for proven where nothing else is open."""
+    counts, known = np.array([5, 0, 4091]), np.array([np.nan, np.nan, 0.0])
+    first = FirstPhase(counts, known, np.zeros(3, dtype=np.int64), np.ones(1), np.array([4096]))
+    planned = Course(0.01).opened(first, np.zeros((3, 2), dtype=np.int64))
+    assert planned[0].min() > 0
+    assert planned[1:].max() == 0
+    assert (Course(0.01).opened(first, 9 * np.ones((3, 2), dtype=np.int64)) == 9).all()
+
+
+def test_a_run_with_candidates_drawn_otherwise_is_not_gone_on_with(campaign: Campaign, tmp_path: Path) -> None:
+    """Units that are there already belong to the strata of their own candidates."""
+    campaign.run(half_width=0.1, seed=0, store=tmp_path / "run")
+    file = tmp_path / "run" / "manifest.json"
+    file.write_text(file.read_text().replace('  "candidates": "by bands of bits",\n', ""))
+    with pytest.raises(StoreError, match="candidates: absent there, by bands of bits here"):
+        campaign.run(half_width=0.1, seed=0, store=tmp_path / "run", resume=True)
+
+
+def test_candidates_looked_at_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = capture(_net(), torch.zeros(2, 1, 5, 5))
+    sites, inputs = Values(kind="conv").select(program), torch.arange(2)
+    population = Population(sites, BitFlip(), inputs, lambda number, element, given: element * 2**24)
+    found, looked = [], []
+    for most in (2**22, 2**13):
+        monkeypatch.setattr(candidates, "_MOST_AT_ONCE", most)
+        drawn = candidates.Candidates(population, ElementUniform(), (ByDeviation(),), seed=0)
+
+        def noted(strikes: Strikes, look: Callable[..., Seen] = drawn._look, **options: bool) -> Seen:
+            looked.append(len(strikes.fault))
+            return look(strikes, **options)
+
+        monkeypatch.setattr(drawn, "_look", noted)
+        for count in (1, 20_000):
+            drawn.extend(np.full(len(drawn.bands), count))
+        found.append(drawn.stratum)
+    assert np.array_equal(*found)
+    assert looked == [4 * 4096, 16 * 4096, 4 * 4096, *8 * [2 * 4096]]

@@ -145,6 +145,8 @@ class Campaign:
             chosen = work.strata(strata) if way == "stratified" else ()
             manifest = work.manifest(count=count, half_width=half_width, confidence=confidence)
             manifest |= {"design": way, "strata": [repr(part) for part in chosen]}
+            if way == "stratified":
+                manifest["candidates"] = "by bands of bits"  # so that one on other candidates is not gone on with
             if way == "stratified" and self.target == "memory":
                 manifest["inputs_per_fault"] = "random batches"  # so that one on all inputs is not gone on with
             work.table(0, 1)  # refuses a fault model that does not fit before there is a run directory

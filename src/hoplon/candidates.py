@@ -23,6 +23,7 @@ Slope = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Arrive = Callable[[Tensor, Tensor, Tensor, Tensor], Reached]
 
 BLOCK = 2**12
+_MOST_AT_ONCE = 2**22  # after the first ones: looking at one takes some 400 bytes
 _SMALLEST = 1e-4  # a stratum with a smaller share is joined with the others of its kind
 _REST, _MASKED, _SPOILT = "rare kinds", "masked, proven", "masked, wrong without a fault"
 _SPOILT_KEY = 2**60 - 1
@@ -38,6 +39,7 @@ class Candidates:
         strata: how candidates are told apart.
         arrive: follows value faults of one word, see `hoplon.local_reach.LocalReach`; None: what is struck is
             all that is seen.
+        steps: of the program, those of value sites, int64, shape ``(sites,)``; None: memory.
         slope: gives `Seen.slope` and `Seen.sensitivity` by step, element and input; needed by strata that read it.
         wrong: inputs that fail without a fault, int64; there a masked fault is a failure all the same.
     """
@@ -50,11 +52,12 @@ class Candidates:
         *,
         seed: int,
         arrive: Arrive | None = None,
+        steps: Tensor | None = None,
         slope: Slope | None = None,
         wrong: Tensor | None = None,
     ) -> None:
         self._population, self._sampling, self._strata, self._seed = population, sampling, tuple(strata), seed
-        self._arrive, self._slope = arrive, slope
+        self._arrive, self._steps, self._slope = arrive, steps, slope
         self._wrong = torch.zeros(0, dtype=torch.int64) if wrong is None else wrong
         self._scale = torch.ones(0, dtype=torch.float64)
         self._keys: Tensor = torch.zeros(0, dtype=torch.int64)
@@ -84,18 +87,23 @@ class Candidates:
         have = np.bincount([band for band, _ in self._blocks], minlength=len(self.bands)).tolist()
         goal = [-(-count // BLOCK) for count in wanted.tolist()]
         short = [(band, number) for band, blocks in enumerate(goal) for number in range(have[band], blocks)]
-        if not short:
-            return
-        parts, bands = [self._draw(*block) for block in short], torch.tensor([band for band, _ in short])
+        size = max(len(short), 1) if not self._blocks else _MOST_AT_ONCE // BLOCK
+        for start in range(0, len(short), size):
+            self._add(short[start : start + size])
+
+    def _add(self, blocks: list[tuple[int, int]]) -> None:
+        """Draw and look at some blocks."""
+        parts, bands = [self._draw(*block) for block in blocks], torch.tensor([band for band, _ in blocks])
         first = not self._blocks
-        self._blocks += short
+        self._blocks += blocks
         seen = self._look(Strikes.joined(_numbered(parts), parts[0].places), fix_scale=first)
         keys, band = joint_keys(self._strata, seen), bands.repeat_interleave(BLOCK)
         spoilt = self._spoilt(seen)
         keys = torch.where(seen.masked & spoilt, _SPOILT_KEY, keys) + band * _OF_BAND
         proven = seen.masked & ~spoilt
+        found_formats = (form.name for part in parts for form in part.formats)
+        self._formats = list(dict.fromkeys([*self._formats, *found_formats]))
         if first:
-            self._formats = list(dict.fromkeys(form.name for part in parts for form in part.formats))
             self._keys = self._common(keys[~proven], band[~proven])
             self._name(seen)
         found = torch.where(proven, len(self._keys) + len(self.bands) + band, self._nearest(keys, band))
@@ -202,7 +210,8 @@ class Candidates:
             before[mine], after[mine] = values.double(), hit.double()
             bit[mine] = _single(keep[mine], flip[mine], number_format)
         bit[several] = -1
-        masked, step = (struck == words) & ~several, places.number
+        masked = (struck == words) & ~several
+        step = places.number if self._steps is None else self._steps[places.number]
         if self._arrive is not None and places.input is not None and not several.any():
             arrived = self._arrive(places.number, places.element, places.input, struck)
             before, after, step, masked = arrived.before, arrived.after, arrived.step, arrived.masked

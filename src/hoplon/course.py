@@ -113,6 +113,11 @@ class Course:
         wanted = np.where(runs > 0, wanted, wanted * (plan[:, None] > 0))
         return wanted, first.enough(wanted, drawn)
 
+    def opened(self, first: FirstPhase, planned: Ints) -> Ints:
+        """The plan, with a few runs for strata that candidates have shown since it was made."""
+        new = (first.counts > 0) & ~first.sure & (planned.sum(1) == 0)
+        return np.where(new[:, None], _LEAST, planned)
+
     def look(self, first: FirstPhase, failures: Ints, runs: Ints, *, look: int) -> tuple[float, float, float]:
         """Estimate and limits at one look."""
         halves, draws = np.repeat(first.shares / 2, 2), np.repeat(first.draws, 2)

@@ -111,8 +111,9 @@ def rates_by(
     interval: _Limits = partial(_plain, target=target, confidence=confidence, complete=complete)
     weights = _WEIGHT in runs.collect_schema().names()
     if weights:
-        run = _proven(runs).not_()
-        heaviest = runs.filter(run).select(pl.col(_WEIGHT).max()).collect().item()
+        run, weight = _proven(runs).not_(), pl.col(_WEIGHT)
+        largest = runs.select(run=weight.filter(run).max(), any=weight.max()).collect()
+        heaviest = largest.select(pl.coalesce("run", "any")).item()  # nothing had to be run: that of what was proven
         interval = partial(_of_domain, target=target, confidence=confidence, heaviest=heaviest)
     groups = _tallies(runs, keys, criterion, target, weights=weights)
     return [(group, _rate(criterion, tally, n_inputs, interval)) for group, tally, n_inputs in groups]

@@ -82,18 +82,21 @@ class TwoPhase:
     record: Callable[[Split], None]
 
     def __post_init__(self) -> None:
-        values, slope, arrive = self.population.inputs is not None, None, None
+        values, slope, arrive, steps = self.population.inputs is not None, None, None, None
         self.course = dataclasses.replace(self.course, again=looking_again(self.strata, self.evaluator.reference))
         if any(part.needs_slope for part in self.strata):
             slope = Slopes(self.evaluator, self.population.sites)
         if values:
             arrive = LocalReach(self.evaluator, self.population.sites)  # type: ignore[arg-type]
+            site_steps = self.evaluator.reference.program.site_steps
+            steps = torch.tensor([site_steps[site.name] for site in self.population.sites])
         self._candidates = Candidates(
             self.population,
             self.sampling,
             self.strata,
             seed=self.seed,
             arrive=arrive,
+            steps=steps,
             slope=slope,
             wrong=wrong_without_fault(self.evaluator),
         )
@@ -116,21 +119,31 @@ class TwoPhase:
         grown = float(np.maximum(wanted, drawn.first_phase.drawn).sum()) / len(drawn)
         self._expected = self._amounts(runs, first_s * grown + runs * pilot_s / max(pilot, 1), first_s)
         drawn.extend(wanted)
-        self._stage(counts)
+        self._stage(course.opened(drawn.first_phase, counts))
         look = 0
         while True:
-            design = self._design(1 - sum(course.tails(look)))
-            interval = self.results(self._units, design).summary()[0].failure
-            if interval.half_width <= course.half_width or self._planned.sum() >= _MOST_RUNS:
+            design, before = self._design(1 - sum(course.tails(look))), (len(drawn), self._planned.sum())
+            if self._half_width(design, look) <= course.half_width or self._planned.sum() >= _MOST_RUNS:
+                break
+            failures = self._failures(course.confidence)
+            counts, wanted = course.more(
+                drawn.first_phase, failures, self._planned, look=look + 1, effects=self._effects()
+            )
+            drawn.extend(wanted)
+            self._stage(course.opened(drawn.first_phase, counts))
+            if (len(drawn), self._planned.sum()) == before:  # nothing is open, and no more candidates are to be had
                 break
             look += 1
-            failures = self._failures(course.confidence)
-            counts, wanted = course.more(drawn.first_phase, failures, self._planned, look=look, effects=self._effects())
-            drawn.extend(wanted)
-            self._stage(counts)
         self._prove()
         spent = self._amounts(float(self._runs), time.perf_counter() - begun, first_s)
         return self._units, dataclasses.replace(design, expected=self._expected, spent=spent)
+
+    def _half_width(self, design: Design, look: int) -> float:
+        """What the runs so far give; where nothing had to be run, what the candidates give."""
+        if self._units:
+            return self.results(self._units, design).summary()[0].failure.half_width
+        _, low, high = self.course.look(self._candidates.first_phase, self._planned, self._planned, look=look)
+        return (high - low) / 2
 
     def _amounts(self, runs: float, seconds: float, first_phase: float) -> dict[str, float]:
         """For a design; the pilot has met every batch of inputs, so memory is not going to rise much above its peak."""
@@ -147,6 +160,8 @@ class TwoPhase:
 
     def _failures(self, level: float) -> Ints:
         """Failures so far in each half of each stratum; of a memory fault, the share of its inputs."""
+        if not self._units:
+            return np.zeros_like(self._planned)
         results = self.results(self._units, self._design(level))
         failed = pl.col(results.criteria[0]).cast(pl.String).is_in(FAILURES).mean()
         shares = results.lazy_runs.group_by("cell", "fault").agg(failed=failed)
@@ -157,7 +172,7 @@ class TwoPhase:
 
     def _choose(self) -> Floats | None:
         """After the pilot: how many inputs memory faults meet from here on; what that means for the plan."""
-        if self._levels is None:
+        if self._levels is None or not self._units:
             return None
         results = self.results(self._units, self._design(self.course.confidence))
         shares = self._candidates.first_phase.shares
@@ -167,8 +182,8 @@ class TwoPhase:
         return self._effects()
 
     def _effects(self) -> Floats | None:
-        """See `hoplon.course.Course.main`; None of value faults."""
-        if self._levels is None:
+        """See `hoplon.course.Course.main`; None of value faults, and where a pilot had nothing to run."""
+        if self._levels is None or self._levels.split is None:
             return None
         results = self.results(self._units, self._design(self.course.confidence))
         return self._levels.effects(self._levels.tally(results, len(self._candidates.labels)))
@@ -215,7 +230,7 @@ class TwoPhase:
 
     def _prove(self) -> None:
         """Records of faults that are proven to be masked: they stand for their share in groups and in other arms."""
-        drawn, spent = self._candidates, self._planned.sum()
+        drawn, spent = self._candidates, self._planned.sum() or self.course.pilot_runs
         first, rows, cells = drawn.first_phase, [], []
         for stratum in np.flatnonzero(first.known == 0).tolist():
             share = float(first.shares[stratum])
