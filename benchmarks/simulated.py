@@ -88,7 +88,7 @@ def _slots(pool: Pool, mine: pl.DataFrame) -> np.ndarray:
 def two_phases(over: Population, generator: np.random.Generator) -> Found:
     """One campaign with half-width: candidates, pilot, main stage, looks."""
     course, truth = over.course, over.truth
-    first = _candidates(over, None, course.candidates(int(over.band.max()) + 1), generator)
+    first = _candidates(over, None, course.candidates(range(int(over.band.max()) + 1)), generator)
     runs = course.pilot(first)
     failures = generator.binomial(runs, truth[:, None])
 

@@ -121,7 +121,7 @@ def _finish(course: Course, shares: np.ndarray, truth: np.ndarray, generator: np
         failures = failures + generator.binomial(np.maximum(wanted - runs, 0), truth[:, None])
         runs = np.maximum(wanted, runs)
 
-    drawn = course.candidates(2)
+    drawn = course.candidates((2, 3))
     first = FirstPhase(draw(drawn), np.full(len(shares), np.nan), BAND, weights, drawn)
     runs = course.pilot(first)
     failures = generator.binomial(runs, truth[:, None])

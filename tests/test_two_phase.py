@@ -33,12 +33,14 @@ from hoplon import (
     profile_ranges,
 )
 from hoplon import course as course_of_campaigns
+from hoplon.bands import bands_of
 from hoplon.course import Course
 from hoplon.evaluation import Evaluator, Reference
-from hoplon.faults import FaultTable, Strikes
+from hoplon.faults import FaultTable, Strikes, Target
 from hoplon.first_phase import FirstPhase
 from hoplon.formats import FixedPoint, native
 from hoplon.overlay import Overlay
+from hoplon.rates import rate_of
 from hoplon.sampling import Population
 from hoplon.strata import ByBit, ByDeviation, ByFirstOrder, ByFunction, ByLayer, BySensitivity, Seen
 
@@ -258,6 +260,39 @@ def test_first_order_needs_value_faults(campaign: Campaign) -> None:
     plan = Campaign(campaign.program, campaign.data, sites=Memory(kind="linear"), fault_model=BitFlip(), batch=4)
     with pytest.raises(HoplonError, match="expected value faults, a model that can be exported and one judged output"):
         plan.run(half_width=0.1, strata=ByFirstOrder())
+
+
+def test_a_precision_that_was_reached_is_that_of_the_results(campaign: Campaign) -> None:
+    """Also where much is proven, in several bands: what a look does not know it would count to another band."""
+    some = dataclasses.replace(campaign, fault_model=BitFlip(bits=tuple(range(20, 30))))
+    assert some.run(half_width=0.003, seed=0).summary()[0].failure.half_width <= 0.003
+
+
+@pytest.mark.parametrize("target", ["memory", "values"])
+def test_proven_faults_leave_nothing_open(target: Target) -> None:
+    """However few are recorded: ten faults in a thousand fail, of the half that was run."""
+    failed = np.repeat([1, 0, 0], [10, 990, 2])
+    runs = pl.DataFrame(
+        {
+            "fault": np.arange(1002),
+            "input": 0,
+            "top-1": np.where(failed, "sdc", "masked"),
+            "weight": np.repeat([0.5 / 1000, 0.25], [1000, 2]),
+            "candidates": 10**9,
+            "proven": np.repeat([False, True], [1000, 2]),
+        }
+    )
+    rate = rate_of(runs.lazy(), "top-1", target=target, confidence=0.95)
+    assert rate.failure.estimate == pytest.approx(0.005)
+    assert rate.failure.high < 0.01
+
+
+def test_most_candidates_are_of_the_upper_exponent_whatever_bits_there_are(campaign: Campaign) -> None:
+    sites = Values(kind="conv").select(campaign.program)
+    for model, upper in ((BitFlip(), 2), (BitFlip(field="exponent"), 1), (BitFlip(bits=(3, 30, 31)), 1)):
+        bands = bands_of(Population(sites, model, torch.arange(2)), ElementUniform())
+        assert Course(0.01).candidates([band.part for band in bands]).argmax() == upper
+        assert bands[upper].label == "bits 27 to 30"
 
 
 def _dead() -> nn.Module:

@@ -26,12 +26,13 @@ class Band:
     """Some of a population's faults.
 
     ``label``: such as "bits 27 to 30"; empty where it is the whole population. ``weight``: their probability.
-    ``population``: draws only these.
+    ``population``: draws only these. ``part``: of the word, from 0, its lower bits, to 3, its highest.
     """
 
     label: str
     weight: float
     population: Population
+    part: int
 
 
 def bands_of(population: Population, sampling: Sampling) -> tuple[Band, ...]:
@@ -40,7 +41,7 @@ def bands_of(population: Population, sampling: Sampling) -> tuple[Band, ...]:
     The highest bit is a band (the sign of a float), so are the next eighth of all bits, the next, and the rest: of
     float32 the upper half of the exponent, its lower half, and the mantissa.
     """
-    model, whole = population.fault_model, (Band("", 1.0, population),)
+    model, whole = population.fault_model, (Band("", 1.0, population, 0),)
     forms = {form.name: form for form in map(model.format_for, population.sites)}
     form = next(iter(forms.values()))
     if not isinstance(sampling, Measure) or not isinstance(model, WordModel) or len(forms) > 1 or form.varies:
@@ -51,13 +52,14 @@ def bands_of(population: Population, sampling: Sampling) -> tuple[Band, ...]:
         return whole
     top = _highest((~keep | flip) & form.all_ones, form.bits)
     found = []
-    for first, last in _edges(form.bits):
+    edges = _edges(form.bits)
+    for part, (first, last) in enumerate(edges, start=4 - len(edges)):
         mine = (top >= first) & (top <= last)
         if mine.any():
             some = _SomePatterns(model, keep[mine], flip[mine], probability[mine], format=model.format)
             label = f"bit {last}" if first == last else f"bits {first} to {last}"
             chosen = dataclasses.replace(population, fault_model=some)
-            found.append(Band(label, float(probability[mine].sum()), chosen))
+            found.append(Band(label, float(probability[mine].sum()), chosen, part))
     return tuple(found) if len(found) > 1 else whole
 
 

@@ -7,7 +7,7 @@ take the same course.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import final
@@ -26,7 +26,7 @@ _CANDIDATES = (2**16, 2**24)
 _CANDIDATES_PER_RUN = 300  # what a run costs, in candidates
 _FIRST = 400.0  # over the half-width: candidates before the pilot, where there is one band
 _FIRST_IN_BANDS = 200.0  # the same where there are several, of which the upper ones are drawn from most
-_ORDER = (2.0, 3.0, 10.0, 1.0)  # candidates of bands from the lowest to the highest, see `hoplon.bands`
+_ORDER = (2.0, 3.0, 10.0, 1.0)  # candidates of bands, by their part of the word, see `hoplon.bands`
 
 
 @final
@@ -54,11 +54,11 @@ class Course:
         spent = _FIRST_LOOK * alpha if look == 0 else (1 - _FIRST_LOOK) * alpha * 0.5**look
         return (1 - ABOVE) * spent, ABOVE * spent
 
-    def candidates(self, bands: int) -> Ints:
-        """How many to draw of each band and look at before the pilot."""
-        wanted = 2 ** math.ceil(math.log2((_FIRST if bands == 1 else _FIRST_IN_BANDS) / self.half_width))
+    def candidates(self, parts: Sequence[int]) -> Ints:
+        """How many to draw of each band and look at before the pilot; by the part of the word that it is of."""
+        wanted = 2 ** math.ceil(math.log2((_FIRST if len(parts) == 1 else _FIRST_IN_BANDS) / self.half_width))
         total = int(min(max(wanted, _CANDIDATES[0]), _CANDIDATES[1] // 8))
-        order = np.array(_ORDER[-bands:])
+        order = np.array([_ORDER[part] for part in parts])
         found: Ints = np.ceil(total * order / order.sum()).astype(np.int64)
         return found
 

@@ -193,11 +193,13 @@ def _of_strata(
         shares, failed, met = weights * runs, failures.astype(float), runs.astype(float)
         met = np.where(kinds["proven"].to_numpy(), CERTAIN, met)
     else:
-        strata, first, which = np.unique(np.stack([weights, draws]), axis=1, return_index=True, return_inverse=True)
+        proven = kinds["proven"].to_numpy()
+        rows = np.stack([weights, draws, proven])
+        strata, first, which = np.unique(rows, axis=1, return_index=True, return_inverse=True)
         shares = np.bincount(which, weights=weights).astype(np.float64)
         cells = [effective((failures / runs)[which == cell], runs[which == cell]) for cell in range(strata.shape[1])]
         failed, met = (np.array(column) for column in zip(*cells, strict=True))
-        draws = draws[first]
+        draws, met = draws[first], np.where(proven[first], CERTAIN, met)
     rest = 1 - float(shares.sum())
     if rest > _ROUNDING:
         shares, failed, met = np.append(shares, rest), np.append(failed, 0.0), np.append(met, CERTAIN)

@@ -108,7 +108,7 @@ class TwoPhase:
     def finish(self) -> tuple[int, Design]:
         """Run until the precision is reached; gives the number of units and the design."""
         course, drawn, begun = self.course, self._candidates, time.perf_counter()
-        drawn.extend(course.candidates(len(drawn.bands)))
+        drawn.extend(course.candidates([band.part for band in drawn.bands]))
         self._planned = np.zeros((len(drawn.labels), 2), dtype=np.int64)
         looked = time.perf_counter()
         self._stage(course.pilot(drawn.first_phase))
@@ -120,10 +120,12 @@ class TwoPhase:
         self._expected = self._amounts(runs, first_s * grown + runs * pilot_s / max(pilot, 1), first_s)
         drawn.extend(wanted)
         self._stage(course.opened(drawn.first_phase, counts))
+        self._prove()  # before the looks, which so know in which bands it lies
         look = 0
         while True:
             design, before = self._design(1 - sum(course.tails(look))), (len(drawn), self._planned.sum())
-            if self._half_width(design, look) <= course.half_width or self._planned.sum() >= _MOST_RUNS:
+            interval = self.results(self._units, design).summary()[0].failure
+            if interval.half_width <= course.half_width or self._planned.sum() >= _MOST_RUNS:
                 break
             failures = self._failures(course.confidence)
             counts, wanted = course.more(
@@ -134,16 +136,8 @@ class TwoPhase:
             if (len(drawn), self._planned.sum()) == before:  # nothing is open, and no more candidates are to be had
                 break
             look += 1
-        self._prove()
         spent = self._amounts(float(self._runs), time.perf_counter() - begun, first_s)
         return self._units, dataclasses.replace(design, expected=self._expected, spent=spent)
-
-    def _half_width(self, design: Design, look: int) -> float:
-        """What the runs so far give; where nothing had to be run, what the candidates give."""
-        if self._units:
-            return self.results(self._units, design).summary()[0].failure.half_width
-        _, low, high = self.course.look(self._candidates.first_phase, self._planned, self._planned, look=look)
-        return (high - low) / 2
 
     def _amounts(self, runs: float, seconds: float, first_phase: float) -> dict[str, float]:
         """For a design; the pilot has met every batch of inputs, so memory is not going to rise much above its peak."""
