@@ -83,17 +83,19 @@ def recorded(arm: str, faults: int, folder: Path | None, *, seed: int) -> tuple[
     )
     again = looking_again(strata, work.reference)
     begun = time.perf_counter()
-    weights = np.array([band.weight for band in drawn.bands])
-    drawn.extend(np.ceil(faults * weights).astype(np.int64))
-    first, faults = drawn.first_phase, len(drawn)
-    assert np.allclose(first.drawn / faults, first.weights), "each band is to have its own share of the pool"
-    seen, parts = time.perf_counter(), []
+    each = np.ceil(faults * np.array([band.weight for band in drawn.bands])).astype(np.int64)
+    drawn.extend(each)
+    first = drawn.first_phase
+    assert np.allclose(each / each.sum(), first.weights), "each band is to have its own share of the pool"
+    band = first.band[drawn.stratum]
+    rows = np.sort(np.concatenate([np.flatnonzero(band == number)[:count] for number, count in enumerate(each)]))
+    seen, parts, faults = time.perf_counter(), [], len(rows)
     for start in range(0, faults, PART):
-        table = drawn.table(np.arange(start, min(start + PART, faults)))
+        table = drawn.table(rows[start : start + PART])
         runs, _ = work.evaluator.runs(table)
         failed = runs[campaign.criterion.names[0]].cast(pl.String).is_in(["sdc", "nonfinite"])
         parts.append(table.frame.select(pl.col("site").cast(pl.String).alias("layer"), table.bits, failed=failed))
-    stratum = drawn.stratum
+    stratum = drawn.stratum[rows]
     columns = {"stratum": stratum, "known": first.sure[stratum], "band": first.band[stratum]}
     frame = pl.concat(parts).with_columns(**{name: pl.Series(column) for name, column in columns.items()})
     if folder is not None:
