@@ -65,8 +65,8 @@ WORKS = (
 )
 QUICK = (
     Work("resnet20-cifar10", "values", 64, 64, 8192),
-    Work("torchvision:vgg16", "values", 4, 4, 192, 224),
-    Work("torchvision:resnet50", "values", 4, 4, 192, 224),
+    Work("torchvision:vgg16", "values", 4, 4, 96, 224),
+    Work("torchvision:resnet50", "values", 4, 4, 96, 224),
     Work("resnet20-cifar10", "memory", 64, 256, 32),
 )
 
