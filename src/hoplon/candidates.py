@@ -77,14 +77,18 @@ class Candidates:
         strata, bands = len(self.labels), len(self.bands)
         known = np.full(strata, np.nan)
         known[strata - bands :] = 0.0
-        drawn = BLOCK * np.bincount([band for band, _ in self._blocks], minlength=bands)
         weights = np.array([band.weight for band in self.bands])
         counts = np.bincount(self.stratum, minlength=strata)
-        return FirstPhase(counts, known, self._band_of, weights / weights.sum(), drawn)
+        return FirstPhase(counts, known, self._band_of, weights / weights.sum(), BLOCK * self._drawn)
+
+    @property
+    def _drawn(self) -> NDArray[np.int64]:
+        """Blocks of each band so far."""
+        return np.bincount([band for band, _ in self._blocks], minlength=len(self.bands))
 
     def extend(self, wanted: NDArray[np.int64]) -> None:
         """Draw and look at candidates until each band has so many; the first ones decide what strata there are."""
-        have = np.bincount([band for band, _ in self._blocks], minlength=len(self.bands)).tolist()
+        have = self._drawn.tolist()
         goal = [-(-count // BLOCK) for count in wanted.tolist()]
         short = [(band, number) for band, blocks in enumerate(goal) for number in range(have[band], blocks)]
         size = max(len(short), 1) if not self._blocks else _MOST_AT_ONCE // BLOCK
@@ -111,8 +115,8 @@ class Candidates:
 
     def _common(self, keys: Tensor, band: Tensor) -> Tensor:
         """The keys, ascending, whose share is not too small for a stratum of their own; of each band the largest."""
-        drawn = BLOCK * np.bincount([band for band, _ in self._blocks], minlength=len(self.bands))
-        each = torch.tensor([one.weight / count for one, count in zip(self.bands, drawn.tolist(), strict=True)])
+        drawn = (BLOCK * self._drawn).tolist()
+        each = torch.tensor([one.weight / count for one, count in zip(self.bands, drawn, strict=True)])
         found, which = keys.unique(return_inverse=True)
         shares = torch.zeros(len(found), dtype=torch.float64).index_add_(0, which, each[band].double())
         kept = shares >= _SMALLEST
@@ -237,11 +241,11 @@ def _alike(places: Places, form: Tensor, formats: Sequence[NumberFormat]) -> lis
     """Rows of one dtype and one format; of one site where a format varies within it."""
     dtypes = [site.dtype for site in places.sites]
     known = list(dict.fromkeys(dtypes))
+    if len(known) == len(formats) == 1 and not formats[0].varies:
+        return [(torch.arange(len(form)), formats[0])]
     dtype = torch.tensor([known.index(d) for d in dtypes])[places.number]
     found = []
     for index, number_format in enumerate(formats):
-        if len(known) == len(formats) == 1 and not number_format.varies:
-            return [(torch.arange(len(form)), number_format)]
         key = torch.where(form == index, places.number if number_format.varies else dtype, -1)
         for value in torch.bincount(key + 1)[1:].nonzero()[:, 0].tolist():
             mine = (key == value).nonzero()[:, 0]

@@ -87,12 +87,9 @@ class LocalReach:
         position = torch.searchsorted(reference.eligible, given)
         row, kind = position % reference.batch, position // reference.batch * len(self._sites) + number
         order = kind.argsort()
-        held, values = 0, self._evaluator.fault_free[0]
         for key, here in zip(*_runs_of(kind[order], order), strict=True):
             batch, site = divmod(key, len(self._sites))
-            if batch != held:
-                held, values = batch, self._evaluator.fault_free[batch]
-            part = self._follow(site, values, row[here], element[here], after[here])
+            part = self._follow(site, self._evaluator.fault_free[batch], row[here], element[here], after[here])
             for name in ("before", "after", "step", "masked"):
                 getattr(found, name)[here] = getattr(part, name)
         return found
