@@ -31,7 +31,8 @@ from rich.table import Table
 from torch import Tensor
 
 import hoplon as hp
-from hoplon.evaluation import Evaluator, Reference
+from hoplon.evaluation import Evaluator
+from hoplon.evaluation.reference import Reference
 from hoplon.overlay import Overlay, overlay
 from hoplon.stats import wilson
 from hoplon.zoo import resolve_data, resolve_model

@@ -35,7 +35,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import hoplon as hp
-from hoplon.evaluation import Evaluator, Reference
+from hoplon.evaluation import Evaluator
+from hoplon.evaluation.reference import Reference
 from hoplon.overhead import conditions
 from hoplon.overlay import Overlay
 from hoplon.program import Program

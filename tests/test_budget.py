@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from hoplon import Campaign, HoplonError, Inputs, Memory, Values, capture
-from hoplon.evaluation import Budget
-from hoplon.evaluation.budget import live_bytes
+from hoplon.evaluation.budget import Budget, live_bytes
 from hoplon.replay.rest import Rest
 from hoplon.replay.sweep import Left, Sweep
 from tests.test_channels import CHANNELS, Residual

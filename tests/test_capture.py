@@ -6,18 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hoplon import (
-    BitFlip,
-    Campaign,
-    CaptureError,
-    DataError,
-    Deviation,
-    Inputs,
-    Memory,
-    TopK,
-    Values,
-    capture,
-)
+from hoplon import BitFlip, Campaign, CaptureError, DataError, Deviation, Inputs, Memory, TopK, Values, capture
 from hoplon.errors import HoplonWarning
 from hoplon.formats import Quantized, equal_bits
 from hoplon.harden import lower

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hoplon as hp
-from hoplon.evaluation import ArmedMemory
+from hoplon.evaluation.armed_memory import ArmedMemory
 from hoplon.formats import integer_view
 from hoplon.overlay import overlay
 from hoplon.sampling import Population, draw_faults, unit_generator

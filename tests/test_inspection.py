@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hoplon import FaultSpace, HoplonError, capture, inspect
-from hoplon.cli import main
+from hoplon.cli.main import main
 from hoplon.zoo import resolve_model
 from tests.nets import NETS
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hoplon import BitFlip, Inputs, Ranger, TopK, Values, capture, profile_ranges
-from hoplon.evaluation import Evaluator, Reference
+from hoplon.evaluation import Evaluator
+from hoplon.evaluation.reference import Reference
 from hoplon.local_reach import LocalReach, Reached
 from hoplon.overlay import Overlay, Protection, ValueProtection, overlay
 from hoplon.sampling import ElementUniform, Population

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from hoplon import BitFlip, Campaign, Inputs, Memory, capture
 from hoplon.criteria import TopK
-from hoplon.evaluation import Evaluator, Reference
+from hoplon.evaluation import Evaluator
 from hoplon.evaluation.memory_runs import MemoryRuns
+from hoplon.evaluation.reference import Reference
 from hoplon.formats import equal_bits
 from hoplon.harden.bound import BoundValue
 from hoplon.overlay import Overlay

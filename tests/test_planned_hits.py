@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import hoplon.evaluation.reference
 from hoplon import BitFlip, Campaign, Inputs, Memory, Program, Values, capture
-from hoplon.evaluation import Evaluator, Reference
+from hoplon.evaluation import Evaluator
+from hoplon.evaluation.reference import Reference
 from hoplon.faults import series_to_words
 from hoplon.formats import integer_view
 from hoplon.overlay import Overlay

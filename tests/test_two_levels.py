@@ -26,7 +26,8 @@ from hoplon import (
     load_results,
 )
 from hoplon.cli.tables import document, tables
-from hoplon.evaluation import Evaluator, Reference
+from hoplon.evaluation import Evaluator
+from hoplon.evaluation.reference import Reference
 from hoplon.levels import Levels
 from hoplon.overlay import Overlay
 from hoplon.split import Split, Spread, cheapest, draw_groups, effects, pilot_batches, spread_of

@@ -35,7 +35,8 @@ from hoplon import (
 from hoplon import course as course_of_campaigns
 from hoplon.bands import bands_of
 from hoplon.course import Course
-from hoplon.evaluation import Evaluator, Reference
+from hoplon.evaluation import Evaluator
+from hoplon.evaluation.reference import Reference
 from hoplon.faults import FaultTable, Strikes, Target
 from hoplon.first_phase import FirstPhase
 from hoplon.formats import FixedPoint, native

@@ -8,96 +8,64 @@ from hoplon.bit_search import BitBoundary, bit_boundary
 from hoplon.campaign import Campaign
 from hoplon.capture import capture
 from hoplon.compare import Comparison, compare
-from hoplon.criteria import (
-    OUTCOME_NAMES,
-    Criterion,
-    Custom,
-    Detection,
-    Deviation,
-    EmbeddingDistance,
-    Outcome,
-    PerplexityChange,
-    Several,
-    TokenMatch,
-    TopK,
-)
+from hoplon.criteria.base import Criterion
+from hoplon.criteria.classification import TopK
+from hoplon.criteria.custom import Custom
+from hoplon.criteria.detection import Detection
+from hoplon.criteria.embedding import EmbeddingDistance
+from hoplon.criteria.outcome import OUTCOME_NAMES, Outcome
+from hoplon.criteria.regression import Deviation
+from hoplon.criteria.several import Several
+from hoplon.criteria.tokens import PerplexityChange, TokenMatch
 from hoplon.data import Inputs
 from hoplon.errors import CaptureError, DataError, HoplonError, SiteError, StoreError
-from hoplon.faults import (
-    AdjacentBits,
-    BitFlip,
-    BitRate,
-    Burst,
-    Elements,
-    FaultModel,
-    FaultTable,
-    Function,
-    Mixture,
-    RandomValue,
-    StuckAt,
-    Zero,
-)
+from hoplon.faults.function import Function
+from hoplon.faults.model import FaultModel
+from hoplon.faults.several import BitRate, Burst, Elements, Mixture
+from hoplon.faults.table import FaultTable
+from hoplon.faults.words import AdjacentBits, BitFlip, RandomValue, StuckAt, Zero
 from hoplon.flops import Flops, count_flops
 from hoplon.forecast import Forecast, forecast
-from hoplon.formats import FixedPoint, Native, NumberFormat, Quantized
-from hoplon.harden import (
-    TMR,
-    Aspis,
-    BlockAspis,
-    Checksum,
-    Clamp,
-    Detect,
-    Duplicate,
-    EveryForward,
-    Exceedances,
-    Guarded,
-    GuardEvent,
-    HardenedModule,
-    KnownBits,
-    OnDemand,
-    Parity,
-    Policy,
-    RandomInRange,
-    Ranger,
-    Rotating,
-    SecDedMemory,
-    TMRSparse,
-    ToZero,
-    UncorrectableMemory,
-    exceedances,
-    export_aoti,
-    export_onnx,
-    export_pt2,
-    guard,
-    harden,
-    load_bundle,
-    lower,
-    save_bundle,
-    zero_space_decode,
-    zero_space_encode,
-)
-from hoplon.importance import Scores
+from hoplon.formats.base import NumberFormat
+from hoplon.formats.fixed import FixedPoint
+from hoplon.formats.native import Native
+from hoplon.formats.quantized import Quantized
+from hoplon.harden.aspis import Aspis
+from hoplon.harden.block_aspis import BlockAspis
+from hoplon.harden.bundle import load_bundle, save_bundle
+from hoplon.harden.checksum import Checksum
+from hoplon.harden.duplicate import Duplicate
+from hoplon.harden.exceedance import Exceedances, exceedances
+from hoplon.harden.export import export_aoti, export_onnx, export_pt2
+from hoplon.harden.guarding import Guarded, guard
+from hoplon.harden.known_bits import KnownBits
+from hoplon.harden.lower import harden, lower
+from hoplon.harden.module import HardenedModule
+from hoplon.harden.parity import Parity
+from hoplon.harden.policy import Clamp, Detect, Policy, RandomInRange, ToZero
+from hoplon.harden.ranger import Ranger
+from hoplon.harden.schedule import EveryForward, OnDemand, Rotating
+from hoplon.harden.secded import SecDedMemory
+from hoplon.harden.tmr import TMR
+from hoplon.harden.tmr_sparse import TMRSparse
+from hoplon.harden.watch import GuardEvent, UncorrectableMemory
+from hoplon.harden.zero_space import zero_space_decode, zero_space_encode
+from hoplon.importance.scores import Scores
 from hoplon.inspection import FaultSpace, Inspection, inspect
 from hoplon.memory_guard import Guard, GuardReport, StaleGuardError
 from hoplon.overlay import Protection
 from hoplon.program import Program
-from hoplon.ranges import Bound, Profile, Ranges, inherent_ranges, profile_activations, profile_ranges
+from hoplon.ranges.bound import Bound
+from hoplon.ranges.inherent import inherent_ranges
+from hoplon.ranges.profile import Profile
+from hoplon.ranges.ranges import Ranges
+from hoplon.ranges.streaming import profile_activations, profile_ranges
 from hoplon.rates import Rate
 from hoplon.rerun import Rerun, replay_run
 from hoplon.results import Results, load_results
-from hoplon.sampling import (
-    Among,
-    BitUniform,
-    BottomScore,
-    ElementUniform,
-    Exhaustive,
-    Explicit,
-    LayerUniform,
-    OpUniform,
-    Sampling,
-    Stratified,
-    TopScore,
-)
+from hoplon.sampling.base import Sampling
+from hoplon.sampling.measures import Among, BitUniform, BottomScore, ElementUniform, LayerUniform, OpUniform, TopScore
+from hoplon.sampling.plans import Exhaustive, Explicit, Stratified
 from hoplon.sites import GuardMemory, Memory, MemorySite, Values, ValueSite
 from hoplon.strata import ByBit, ByDeviation, ByFirstOrder, ByFunction, ByLayer, BySensitivity, Strata
 

@@ -11,10 +11,12 @@ from typing import Any
 import polars as pl
 import torch
 
-from hoplon.evaluation import Arrival, Evaluator, Reference
-from hoplon.faults import FaultTable
+from hoplon.evaluation import Evaluator
+from hoplon.evaluation.memory_runs import Arrival
+from hoplon.evaluation.reference import Reference
+from hoplon.faults.table import FaultTable
 from hoplon.overlay import Overlay
-from hoplon.replay import Placement
+from hoplon.replay.golden import Placement
 from hoplon.results import Results, site_kinds
 from hoplon.sites import Site
 from hoplon.store import RunDirectory, content_digest, versions

@@ -13,18 +13,26 @@ import torch.nn.functional as F
 
 from hoplon.campaign import Campaign
 from hoplon.compare import Comparison, compare
-from hoplon.criteria import Criterion, TopK
+from hoplon.criteria.base import Criterion
+from hoplon.criteria.classification import TopK
 from hoplon.data import Inputs
 from hoplon.errors import DataError, HoplonError
-from hoplon.evaluation import Arrival, default_batch, golden_outputs
-from hoplon.faults import BitFlip, FaultModel, FaultTable
-from hoplon.harden import TMR, Aspis, Ranger
-from hoplon.importance import Scores, taylor
+from hoplon.evaluation.memory_runs import Arrival
+from hoplon.evaluation.reference import default_batch, golden_outputs
+from hoplon.faults.model import FaultModel
+from hoplon.faults.table import FaultTable
+from hoplon.faults.words import BitFlip
+from hoplon.harden.aspis import Aspis
+from hoplon.harden.ranger import Ranger
+from hoplon.harden.tmr import TMR
+from hoplon.importance.scores import Scores
+from hoplon.importance.taylor import taylor
 from hoplon.overlay import Overlay, Protection
 from hoplon.peak_memory import peak_memory_bytes
 from hoplon.program import Program
-from hoplon.ranges import Ranges, profile_ranges
-from hoplon.replay import Placement
+from hoplon.ranges.ranges import Ranges
+from hoplon.ranges.streaming import profile_ranges
+from hoplon.replay.golden import Placement
 from hoplon.sites import Memory, Site, Values
 
 Progress = Callable[[str, int, int], None]

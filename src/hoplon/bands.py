@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.faults import FaultModel, WordModel
-from hoplon.formats import NumberFormat
-from hoplon.sampling import Measure, Population, Sampling
+from hoplon.faults.model import FaultModel, WordModel
+from hoplon.formats.base import NumberFormat
+from hoplon.sampling.base import Measure, Population, Sampling
 
 
 @final

@@ -10,11 +10,11 @@ import polars as pl
 
 from hoplon.campaign import Campaign
 from hoplon.errors import HoplonError
-from hoplon.evaluation import Reference
-from hoplon.faults import BitFlip
-from hoplon.formats import native
+from hoplon.evaluation.reference import Reference
+from hoplon.faults.words import BitFlip
+from hoplon.formats.native import native
 from hoplon.rates import FAILURES
-from hoplon.sampling import Explicit
+from hoplon.sampling.plans import Explicit
 from hoplon.sites import GuardMemory, Memory, Values
 
 

@@ -14,21 +14,31 @@ import torch
 from torch import Tensor
 
 from hoplon.course import Course
-from hoplon.criteria import Criterion, TopK, as_criterion
+from hoplon.criteria.base import Criterion
+from hoplon.criteria.classification import TopK
+from hoplon.criteria.several import as_criterion
 from hoplon.data import Inputs, as_inputs
 from hoplon.design import Design
 from hoplon.errors import HoplonError
-from hoplon.evaluation import ArmedMemory, Arrival, Budget, Evaluator, Reference
+from hoplon.evaluation import Evaluator
+from hoplon.evaluation.armed_memory import ArmedMemory
+from hoplon.evaluation.budget import Budget
+from hoplon.evaluation.memory_runs import Arrival
+from hoplon.evaluation.reference import Reference
 from hoplon.executors import Executor, Processes, Serial
-from hoplon.faults import BitFlip, FaultModel, FaultTable
+from hoplon.faults.model import FaultModel
+from hoplon.faults.table import FaultTable
+from hoplon.faults.words import BitFlip
 from hoplon.observation import Observer
 from hoplon.overlay import Overlay, Protection, overlay
 from hoplon.pilot import Pilot, Stopwatch, TimeIsUp, time_two_levels
 from hoplon.program import Program
-from hoplon.replay import Placement
+from hoplon.replay.golden import Placement
 from hoplon.results import Results, site_kinds
 from hoplon.reweighting import reweighted
-from hoplon.sampling import ElementUniform, Exhaustive, Population, Sampling, draw_faults, unit_generator
+from hoplon.sampling.base import Population, Sampling, draw_faults, unit_generator
+from hoplon.sampling.measures import ElementUniform
+from hoplon.sampling.plans import Exhaustive
 from hoplon.sites import GuardMemory, Memory, Site, Values
 from hoplon.stages import Advance, Keeper, Progress, Unit, looks, run_uniform
 from hoplon.stats import Interval

@@ -15,19 +15,23 @@ from rich.console import Console
 from rich.table import Table
 
 from hoplon.arm_runs import ArmRuns, Shelf
-from hoplon.criteria import Criterion, Outcome, TopK, classify
+from hoplon.criteria.base import Criterion
+from hoplon.criteria.classification import TopK
+from hoplon.criteria.outcome import Outcome, classify
 from hoplon.data import Inputs, as_inputs
 from hoplon.errors import HoplonError
-from hoplon.evaluation import Arrival, Evaluator, Reference, accuracy, golden_outputs
+from hoplon.evaluation import Evaluator
+from hoplon.evaluation.memory_runs import Arrival
+from hoplon.evaluation.reference import Reference, accuracy, golden_outputs
 from hoplon.exposure import Exposure, exposure_of, exposure_table
-from hoplon.faults import FaultTable
-from hoplon.harden import lower
+from hoplon.faults.table import FaultTable
+from hoplon.harden.lower import lower
 from hoplon.overhead import LatencyRatio, measure
 from hoplon.overlay import Overlay, Protection, overlay
 from hoplon.pairing import paired
 from hoplon.program import Program
 from hoplon.rates import Rate, rate_of
-from hoplon.replay import Placement
+from hoplon.replay.golden import Placement
 from hoplon.results import Results
 from hoplon.stats import Interval, Ratio
 from hoplon.store import versions

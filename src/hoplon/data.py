@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from hoplon.errors import DataError
-from hoplon.formats import integer_view
+from hoplon.formats.base import integer_view
 
 # One sample, as a map-style data set gives it: x, or x with its label.
 Sample = Tensor | tuple[Tensor, ...] | dict[str, Tensor]

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from hoplon.eager import OperatorCall, OperatorWatch
 from hoplon.errors import CaptureError
-from hoplon.formats import equal_bits
+from hoplon.formats.base import equal_bits
 from hoplon.layout import WholeLayout
 from hoplon.program import Hook, Program, Ref, Step
 from hoplon.signature import Signature, copied

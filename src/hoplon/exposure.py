@@ -9,10 +9,13 @@ from typing import Any
 import polars as pl
 from rich.table import Table
 
-from hoplon.evaluation import ArmedMemory, Evaluator
-from hoplon.faults import BitFlip, FaultTable
+from hoplon.evaluation import Evaluator
+from hoplon.evaluation.armed_memory import ArmedMemory
+from hoplon.faults.table import FaultTable
+from hoplon.faults.words import BitFlip
 from hoplon.rates import Rate, rate_of
-from hoplon.sampling import BitUniform, Population, draw_faults, unit_generator
+from hoplon.sampling.base import Population, draw_faults, unit_generator
+from hoplon.sampling.measures import BitUniform
 from hoplon.sites import MemorySite
 from hoplon.stats import Interval
 

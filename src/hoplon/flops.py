@@ -19,7 +19,7 @@ from hoplon.harden.bound import BoundValue
 from hoplon.harden.lower import Form
 from hoplon.overlay import Chain, Protection, ValueProtection, overlay
 from hoplon.program import Program, Ref, Step
-from hoplon.ranges import ACTIVATION_KINDS
+from hoplon.ranges.inherent import ACTIVATION_KINDS
 from hoplon.signature import TensorForm
 from hoplon.sites import canonical_kind, is_passive, operator_name
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.formats import integer_view
+from hoplon.formats.base import integer_view
 from hoplon.memory_guard import Guard, GuardReport
 from hoplon.overhead import median_interval
 from hoplon.overlay import Protection

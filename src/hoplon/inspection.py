@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self, final
 
 from hoplon.errors import HoplonError
-from hoplon.formats import native
-from hoplon.formats.native import NATIVE_DTYPES
+from hoplon.formats.native import NATIVE_DTYPES, native
 from hoplon.program import Program
 from hoplon.sites import MemorySite, Site, ValueSite
 

@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from hoplon.formats import equal_bits
+from hoplon.formats.base import equal_bits
 
 # Relative to values near 1, far above rounding in any order of summation, far below what other samples differ by.
 _ROUNDING = 1e-4

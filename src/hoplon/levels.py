@@ -7,8 +7,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from hoplon.errors import StoreError
-from hoplon.evaluation import ArmedMemory, Evaluator, Reference
-from hoplon.faults import FaultTable
+from hoplon.evaluation import Evaluator
+from hoplon.evaluation.armed_memory import ArmedMemory
+from hoplon.evaluation.reference import Reference
+from hoplon.faults.table import FaultTable
 from hoplon.rates import FAILURES
 from hoplon.results import Results
 from hoplon.split import Floats, Ints, Split, cheapest, draw_groups, effects, pilot_batches, spread_of

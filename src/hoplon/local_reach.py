@@ -21,7 +21,8 @@ from torch import Tensor
 from hoplon.eager_program import EagerProgram
 from hoplon.elementwise import Elements
 from hoplon.evaluation import Evaluator
-from hoplon.formats import native, same_bits
+from hoplon.formats.base import same_bits
+from hoplon.formats.native import native
 from hoplon.overlay import ValueProtection
 from hoplon.program import Program, Ref
 from hoplon.sites import ValueSite, operator_name

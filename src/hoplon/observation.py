@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError
 from hoplon.evaluation import Evaluator
-from hoplon.formats import native
+from hoplon.formats.native import native
 from hoplon.program import Program
 from hoplon.sites import MemorySite, ValueSite
 

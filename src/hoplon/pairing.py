@@ -8,7 +8,7 @@ from typing import final
 import polars as pl
 
 from hoplon.estimation import paired_weighted
-from hoplon.faults import Target
+from hoplon.faults.table import Target
 from hoplon.stats import Interval, Ratio, mcnemar, paired_clustered, paired_difference, paired_ratio
 
 

@@ -10,7 +10,7 @@ from typing import final
 import numpy as np
 
 from hoplon.evaluation import Evaluator
-from hoplon.faults import FaultTable
+from hoplon.faults.table import FaultTable
 from hoplon.levels import Levels
 from hoplon.split import Floats, Split
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hoplon.errors import CaptureError
-from hoplon.formats import equal_bits
+from hoplon.formats.base import equal_bits
 from hoplon.layout import BatchLayout, Layout, WholeLayout, folds, moves_with, trial_layouts
 from hoplon.program import Program
 from hoplon.signature import Signature, TensorForm, copied

@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from hoplon.criteria import OUTCOME_NAMES
+from hoplon.criteria.outcome import OUTCOME_NAMES
 from hoplon.estimation import ABOVE, CERTAIN, effective, stratified
-from hoplon.faults import Target
+from hoplon.faults.table import Target
 from hoplon.stats import Interval, clustered, weighted, wilson
 
 FAILURES = ("sdc", "nonfinite")

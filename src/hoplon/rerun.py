@@ -13,17 +13,21 @@ from typing import Any, final
 import polars as pl
 import torch
 
-from hoplon.criteria import Criterion, TopK, as_criterion
+from hoplon.criteria.base import Criterion
+from hoplon.criteria.classification import TopK
+from hoplon.criteria.several import as_criterion
 from hoplon.data import as_inputs
 from hoplon.errors import DataError, HoplonError, SiteError
-from hoplon.evaluation import Evaluator, Reference
-from hoplon.faults import FaultTable
-from hoplon.formats import Native, format_named
+from hoplon.evaluation import Evaluator
+from hoplon.evaluation.reference import Reference
+from hoplon.faults.table import FaultTable
+from hoplon.formats.named import format_named
+from hoplon.formats.native import Native
 from hoplon.overlay import Protection, overlay
 from hoplon.pairing import Paired, paired
 from hoplon.program import Program
 from hoplon.rates import Rate, rate_of
-from hoplon.replay import Placement
+from hoplon.replay.golden import Placement
 from hoplon.results import Results, held_results, load_results, stored_results
 from hoplon.sites import MemorySite, Site
 from hoplon.store import RunDirectory, content_digest, versions

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from hoplon.errors import HoplonError
-from hoplon.importance import Scores
+from hoplon.importance.scores import Scores
 from hoplon.results import Results
 from hoplon.stats import Interval, clustered
 

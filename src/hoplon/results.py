@@ -14,8 +14,9 @@ import polars as pl
 
 from hoplon.design import Design
 from hoplon.errors import HoplonError, StoreError
-from hoplon.faults import FaultTable, Target
-from hoplon.formats import Field, format_named
+from hoplon.faults.table import FaultTable, Target
+from hoplon.formats.base import Field
+from hoplon.formats.named import format_named
 from hoplon.rates import FAILURES, Rate, rate_of, rates_by
 from hoplon.sites import Site, ValueSite
 from hoplon.split import Split

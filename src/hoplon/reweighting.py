@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 
 from hoplon.errors import HoplonError
-from hoplon.faults import FaultTable, Places, series_to_words
+from hoplon.faults.model import Places
+from hoplon.faults.table import FaultTable, series_to_words
 from hoplon.results import Results
-from hoplon.sampling import Measure, Population, Sampling
+from hoplon.sampling.base import Measure, Population, Sampling
 from hoplon.stats import Interval, weighted
 
 _FAILURES = ("sdc", "nonfinite")

@@ -13,7 +13,7 @@ import polars as pl
 from hoplon.course import Course
 from hoplon.design import Design
 from hoplon.executors import Executor
-from hoplon.faults import FaultTable
+from hoplon.faults.table import FaultTable
 from hoplon.peak_memory import peak_memory_bytes
 from hoplon.results import Results, held_results, stored_results
 from hoplon.split import Split

@@ -23,7 +23,7 @@ import torch
 
 from hoplon.design import Design
 from hoplon.errors import StoreError
-from hoplon.faults import FaultTable, Target
+from hoplon.faults.table import FaultTable, Target
 from hoplon.split import Split
 
 _MANIFEST = "manifest.json"

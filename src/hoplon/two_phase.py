@@ -15,13 +15,14 @@ from torch import Tensor
 
 from hoplon.candidates import Candidates
 from hoplon.course import Course
-from hoplon.criteria import Outcome
+from hoplon.criteria.outcome import Outcome
 from hoplon.design import Design
 from hoplon.errors import HoplonError
 from hoplon.estimation import Floats
-from hoplon.evaluation import Evaluator, Reference, golden_outputs
+from hoplon.evaluation import Evaluator
 from hoplon.evaluation.frames import blank, run_frame
-from hoplon.faults import FaultTable
+from hoplon.evaluation.reference import Reference, golden_outputs
+from hoplon.faults.table import FaultTable
 from hoplon.first_phase import Ints
 from hoplon.levels import Levels
 from hoplon.local_reach import LocalReach
@@ -29,7 +30,7 @@ from hoplon.observation import Slopes
 from hoplon.peak_memory import peak_memory_bytes
 from hoplon.rates import FAILURES
 from hoplon.results import Results
-from hoplon.sampling import Population, Sampling
+from hoplon.sampling.base import Population, Sampling
 from hoplon.split import Split
 from hoplon.strata import ByDeviation, BySensitivity, Strata
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from hoplon.formats import NumberFormat, same_bits
+from hoplon.formats.base import NumberFormat, same_bits
 from hoplon.program import Program
 from hoplon.sites import MemorySite
 

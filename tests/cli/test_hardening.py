@@ -12,8 +12,8 @@ import torch
 from torch.export import load
 
 from hoplon.capture import capture
-from hoplon.cli import main
 from hoplon.cli.guarding import guards
+from hoplon.cli.main import main
 from hoplon.cli.parts import protections
 from hoplon.formats import equal_bits
 from hoplon.harden import (

@@ -35,8 +35,8 @@ from hoplon import (
     importance,
     load_results,
 )
-from hoplon.cli import main
 from hoplon.cli.inject import positions
+from hoplon.cli.main import main
 from hoplon.cli.settings import KEYS, Settings, merged, read_raw
 from hoplon.data import Inputs
 from hoplon.importance import Scores

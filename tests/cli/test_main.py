@@ -13,7 +13,8 @@ import torch
 
 import hoplon.cli.demo
 from hoplon.assessment import Plan
-from hoplon.cli import assessing, main
+from hoplon.cli import assessing
+from hoplon.cli.main import main
 from hoplon.cli.output import OutputFolder
 from hoplon.errors import StoreError
 from hoplon.evaluation import Evaluator

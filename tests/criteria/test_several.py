@@ -11,17 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hoplon.criteria import (
-    Criterion,
-    Custom,
-    Deviation,
-    Outcome,
-    Several,
-    TopK,
-    as_criterion,
-    classify,
-    measure,
-)
+from hoplon.criteria import Criterion, Custom, Deviation, Outcome, Several, TopK, as_criterion, classify, measure
 from hoplon.errors import DataError, HoplonError
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [0.0, 3.0, 2.0]])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import hoplon as hp
 from hoplon import TMR, Aspis, GuardReport, HoplonError, Scores, StaleGuardError, UncorrectableMemory
 from hoplon.formats import equal_bits
-from hoplon.memory_digest import digest_of
+from hoplon.formats.digest import digest_of
 from hoplon.memory_guard import Guard
 from tests.harden.nets import CASES, sample, seeded
 

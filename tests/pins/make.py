@@ -16,7 +16,7 @@ import torch
 import torch.fx.config
 
 import hoplon as hp
-from hoplon.cli import main as command_line
+from hoplon.cli.main import main as command_line
 from tests.pins import campaigns, study
 from tests.pins import fixtures as files
 from tests.pins.digests import record

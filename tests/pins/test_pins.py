@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import hoplon as hp
-from hoplon.cli import main as command_line
+from hoplon.cli.main import main as command_line
 from tests.pins import fixtures as files
 from tests.pins import networks, study
 from tests.pins.campaigns import CAMPAIGNS

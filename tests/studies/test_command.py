@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hoplon.cli import main
+from hoplon.cli.main import main
 from hoplon.studies import Context, Findings, Part, Row, Study, registry, study_names
 from hoplon.studies import aspis as aspis_module
 

@@ -15,12 +15,13 @@ import torch
 from hoplon.data import Inputs
 from hoplon.errors import HoplonError
 from hoplon.studies import Profile, profile_named, run_study, write_pages
-from hoplon.studies.driving import STUDY, episodes, parts, simulator
+from hoplon.studies.driving import episodes, parts, simulator
 from hoplon.studies.driving.camera import as_input
 from hoplon.studies.driving.control import STRAIGHT_ON
 from hoplon.studies.driving.episodes import Blind, Expert, drive
 from hoplon.studies.driving.lap import Classroom, Task
 from hoplon.studies.driving.lessons import lessons, mean_error, train, waypoint_error
+from hoplon.studies.driving.parts import STUDY
 from hoplon.studies.driving.settings import ARMS, SETTINGS, Class
 from hoplon.studies.driving.simulator import Scenario
 from hoplon.studies.driving.student import as_output, trained

@@ -13,8 +13,10 @@ from hoplon.capture import capture
 from hoplon.cli.console import progress_bars, say, show, show_json
 from hoplon.cli.output import OutputFolder
 from hoplon.errors import HoplonError
-from hoplon.report import verdict, write_document, write_page
-from hoplon.zoo import ZooData, ZooModel
+from hoplon.report.document import write_document
+from hoplon.report.page import write_page
+from hoplon.report.verdict import verdict
+from hoplon.zoo.entries import ZooData, ZooModel
 
 
 def run_assessment(

@@ -14,9 +14,9 @@ from hoplon.cli import guarding
 from hoplon.cli.assessing import run_assessment, threads
 from hoplon.cli.console import say, told_training
 from hoplon.cli.output import OutputFolder
-from hoplon.criteria import TopK
+from hoplon.criteria.classification import TopK
 from hoplon.errors import HoplonError
-from hoplon.zoo import resolve_data, resolve_model
+from hoplon.zoo.resolve import resolve_data, resolve_model
 
 
 class Place(enum.StrEnum):

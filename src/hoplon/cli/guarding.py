@@ -9,23 +9,19 @@ from typing import TypeVar
 import torch
 
 from hoplon.errors import HoplonError, no_match
-from hoplon.harden import (
-    TMR,
-    Aspis,
-    BlockAspis,
-    Checksum,
-    EveryForward,
-    KnownBits,
-    OnDemand,
-    Parity,
-    Ranger,
-    Rotating,
-    SecDedMemory,
-    When,
-)
-from hoplon.importance import Scores
+from hoplon.harden.aspis import Aspis
+from hoplon.harden.block_aspis import BlockAspis
+from hoplon.harden.checksum import Checksum
+from hoplon.harden.known_bits import KnownBits
+from hoplon.harden.parity import Parity
+from hoplon.harden.ranger import Ranger
+from hoplon.harden.schedule import EveryForward, OnDemand, Rotating, When
+from hoplon.harden.secded import SecDedMemory
+from hoplon.harden.tmr import TMR
+from hoplon.importance.scores import Scores
 from hoplon.overlay import Protection
-from hoplon.ranges import Bound, Ranges
+from hoplon.ranges.bound import Bound
+from hoplon.ranges.ranges import Ranges
 
 _Made = TypeVar("_Made")
 

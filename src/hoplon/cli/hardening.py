@@ -9,9 +9,11 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from hoplon.harden import Clamp, Coverage, Detect, Policy, RandomInRange, Ranger, ToZero
+from hoplon.harden.policy import Clamp, Detect, Policy, RandomInRange, ToZero
+from hoplon.harden.ranger import Coverage, Ranger
 from hoplon.program import Program
-from hoplon.ranges import Ranges, inherent_ranges
+from hoplon.ranges.inherent import inherent_ranges
+from hoplon.ranges.ranges import Ranges
 
 _MOST_ROWS = 60
 

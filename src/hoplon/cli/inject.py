@@ -17,10 +17,10 @@ from hoplon.cli.settings import SETTINGS, Settings, merged, read_raw
 from hoplon.cli.tables import document, tables
 from hoplon.errors import HoplonError, StoreError
 from hoplon.forecast import Forecast, forecast
-from hoplon.report import write_document
+from hoplon.report.document import write_document
 from hoplon.results import Results
 from hoplon.store import RunDirectory
-from hoplon.zoo import resolve_data, resolve_model
+from hoplon.zoo.resolve import resolve_data, resolve_model
 
 _Texts = list[str] | None
 _PLAIN = (

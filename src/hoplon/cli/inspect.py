@@ -14,9 +14,9 @@ from hoplon.cli.console import say, show, show_json, told_training
 from hoplon.cli.output import OutputFolder
 from hoplon.inspection import FaultSpace, Inspection
 from hoplon.inspection import inspect as inspected
-from hoplon.report import write_document
+from hoplon.report.document import write_document
 from hoplon.sites import MemorySite, Site, ValueSite
-from hoplon.zoo import resolve_model
+from hoplon.zoo.resolve import resolve_model
 
 _SPACE = {
     "single": "one bit",

@@ -20,14 +20,18 @@ from hoplon.cli.hardening import Bounded, PolicyName, ranger
 from hoplon.cli.output import OutputFolder
 from hoplon.errors import HoplonError
 from hoplon.flops import CONVENTIONS, count_flops
-from hoplon.harden import HardenedModule, Ranger, added_passes, lower
+from hoplon.harden.lower import lower
+from hoplon.harden.module import HardenedModule
+from hoplon.harden.passes import added_passes
+from hoplon.harden.ranger import Ranger
 from hoplon.overhead import Overheads, measure
 from hoplon.overlay import Overlay, overlay
 from hoplon.program import Program
-from hoplon.ranges import Ranges, profile_activations
-from hoplon.report import write_document
+from hoplon.ranges.ranges import Ranges
+from hoplon.ranges.streaming import profile_activations
+from hoplon.report.document import write_document
 from hoplon.sites import Values
-from hoplon.zoo import resolve_model
+from hoplon.zoo.resolve import resolve_model
 
 BASELINE, ORIGINAL = "none", "original"
 

@@ -9,46 +9,30 @@ from typing import Any
 
 from hoplon.cli.hardening import Bounded, PolicyName, ranger
 from hoplon.cli.recipes import FLAG, INTEGER, NUMBER, TABLE, TEXT, Kind, Recipe, made, one_of, several
-from hoplon.criteria import (
-    Criterion,
-    Detection,
-    Deviation,
-    EmbeddingDistance,
-    PerplexityChange,
-    TokenMatch,
-    TopK,
-    as_criterion,
-)
+from hoplon.criteria.base import Criterion
+from hoplon.criteria.classification import TopK
+from hoplon.criteria.detection import Detection
+from hoplon.criteria.embedding import EmbeddingDistance
+from hoplon.criteria.regression import Deviation
+from hoplon.criteria.several import as_criterion
+from hoplon.criteria.tokens import PerplexityChange, TokenMatch
 from hoplon.errors import HoplonError
-from hoplon.faults import (
-    AdjacentBits,
-    BitFlip,
-    BitRate,
-    Burst,
-    Elements,
-    FaultModel,
-    Mixture,
-    RandomValue,
-    StuckAt,
-    WordModel,
-    Zero,
-)
-from hoplon.formats import format_named
-from hoplon.harden import TMR, Aspis, Duplicate, KnownBits, Parity, Ranger
-from hoplon.importance import Scores
+from hoplon.faults.model import FaultModel, WordModel
+from hoplon.faults.several import BitRate, Burst, Elements, Mixture
+from hoplon.faults.words import AdjacentBits, BitFlip, RandomValue, StuckAt, Zero
+from hoplon.formats.named import format_named
+from hoplon.harden.aspis import Aspis
+from hoplon.harden.duplicate import Duplicate
+from hoplon.harden.known_bits import KnownBits
+from hoplon.harden.parity import Parity
+from hoplon.harden.ranger import Ranger
+from hoplon.harden.tmr import TMR
+from hoplon.importance.scores import Scores
 from hoplon.overlay import Protection
-from hoplon.ranges import Ranges
-from hoplon.sampling import (
-    BottomScore,
-    ElementUniform,
-    Exhaustive,
-    Explicit,
-    LayerUniform,
-    OpUniform,
-    Sampling,
-    Stratified,
-    TopScore,
-)
+from hoplon.ranges.ranges import Ranges
+from hoplon.sampling.base import Sampling
+from hoplon.sampling.measures import BottomScore, ElementUniform, LayerUniform, OpUniform, TopScore
+from hoplon.sampling.plans import Exhaustive, Explicit, Stratified
 
 FORMAT = Kind("the name of a number format", lambda value: format_named(TEXT.read(value)))
 _BITS = {"count": INTEGER, "bits": several(INTEGER), "field": one_of("sign", "exponent", "mantissa"), "format": FORMAT}

@@ -17,13 +17,16 @@ from hoplon.cli.hardening import coverage_table, listed
 from hoplon.cli.output import OutputFolder
 from hoplon.data import Inputs
 from hoplon.errors import HoplonError
-from hoplon.harden import Exceedances, Ranger, exceedances
-from hoplon.harden.ranger import last_linear
+from hoplon.harden.exceedance import Exceedances, exceedances
+from hoplon.harden.ranger import Ranger, last_linear
 from hoplon.program import Program
-from hoplon.ranges import ACTIVATION_KINDS, Profile, Ranges, profile_activations
-from hoplon.report import write_document
+from hoplon.ranges.inherent import ACTIVATION_KINDS
+from hoplon.ranges.profile import Profile
+from hoplon.ranges.ranges import Ranges
+from hoplon.ranges.streaming import profile_activations
+from hoplon.report.document import write_document
 from hoplon.sites import Values
-from hoplon.zoo import resolve_data, resolve_model
+from hoplon.zoo.resolve import resolve_data, resolve_model
 
 _Names = Annotated[list[str] | None, typer.Option(help="Pattern on names of sites to profile; repeatable.")]
 

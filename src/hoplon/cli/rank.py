@@ -19,12 +19,14 @@ from hoplon.cli.output import OutputFolder
 from hoplon.cli.tables import percent, rows
 from hoplon.data import Inputs
 from hoplon.errors import DataError
-from hoplon.faults import BitFlip
-from hoplon.importance import Scores, by_layer, heat_map, layerwise, magnitudes
+from hoplon.faults.words import BitFlip
+from hoplon.importance.analysis import by_layer, heat_map, magnitudes
+from hoplon.importance.layerwise import layerwise
+from hoplon.importance.scores import Scores
 from hoplon.program import Program
-from hoplon.report import by_layer_figure, heat_map_figure, write_ranking
+from hoplon.report.ranking import by_layer_figure, heat_map_figure, write_ranking
 from hoplon.sites import Memory
-from hoplon.zoo import resolve_data, resolve_model
+from hoplon.zoo.resolve import resolve_data, resolve_model
 
 
 class Score(enum.StrEnum):

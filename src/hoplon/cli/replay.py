@@ -17,10 +17,10 @@ from hoplon.cli.inject import one_or_several
 from hoplon.cli.settings import SETTINGS, read_raw
 from hoplon.cli.tables import interval, plain
 from hoplon.errors import StoreError
-from hoplon.report import write_document
+from hoplon.report.document import write_document
 from hoplon.rerun import Rerun, replay_run
 from hoplon.store import RunDirectory
-from hoplon.zoo import resolve_data, resolve_model
+from hoplon.zoo.resolve import resolve_data, resolve_model
 
 
 def replay(

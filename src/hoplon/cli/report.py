@@ -9,7 +9,9 @@ import typer
 
 from hoplon.cli.console import say, show, show_json
 from hoplon.cli.output import OutputFolder
-from hoplon.report import read_document, verdict, write_page
+from hoplon.report.document import read_document
+from hoplon.report.page import write_page
+from hoplon.report.verdict import verdict
 
 
 def report(

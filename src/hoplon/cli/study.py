@@ -15,9 +15,11 @@ from hoplon.cli.assessing import threads as computing_on
 from hoplon.cli.console import progress_bars, say, show, show_json, told_training
 from hoplon.cli.output import OutputFolder
 from hoplon.errors import HoplonError
-from hoplon.studies import StudyResult, profile_named, run_study, study_named, write_pages
-from hoplon.studies.page import as_document, cell, here
-from hoplon.zoo import resolve_data, resolve_model
+from hoplon.studies.page import as_document, cell, here, write_pages
+from hoplon.studies.profiles import profile_named
+from hoplon.studies.registry import study_named
+from hoplon.studies.study import StudyResult, run_study
+from hoplon.zoo.resolve import resolve_data, resolve_model
 
 _DATA = "HOPLON_DATA"
 

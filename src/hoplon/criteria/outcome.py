@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hoplon.criteria.base import Criterion, Judged, as_rows, finite_rows, tensors_of
 from hoplon.errors import DataError, HoplonError
-from hoplon.formats import same_bits
+from hoplon.formats.base import same_bits
 
 
 class Outcome(enum.IntEnum):

@@ -16,9 +16,9 @@ from hoplon.evaluation.memory_runs import Arrival, MemoryRuns
 from hoplon.evaluation.reference import Reference, accuracy, default_batch, golden_outputs
 from hoplon.evaluation.shared import SharedReplay
 from hoplon.evaluation.value_runs import ValueRuns
-from hoplon.faults import FaultTable
+from hoplon.faults.table import FaultTable
 from hoplon.overlay import Overlay
-from hoplon.replay import Placement
+from hoplon.replay.golden import Placement
 
 __all__ = [
     "ArmedMemory",

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hoplon.formats import equal_bits, format_named, integer_view
+from hoplon.formats.base import equal_bits, integer_view
+from hoplon.formats.named import format_named
 from hoplon.memory_guard import GuardReport, StaleGuardError, check_all
 from hoplon.overlay import Overlay
 from hoplon.program import Program

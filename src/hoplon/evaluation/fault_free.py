@@ -15,7 +15,7 @@ from hoplon.evaluation.budget import Budget
 from hoplon.evaluation.reference import Reference
 from hoplon.overlay import Overlay
 from hoplon.program import Program
-from hoplon.replay import Placement
+from hoplon.replay.golden import Placement
 
 
 @dataclass(eq=False)

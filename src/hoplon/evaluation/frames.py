@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from hoplon.criteria import OUTCOME_NAMES, Criterion
+from hoplon.criteria.base import Criterion
+from hoplon.criteria.outcome import OUTCOME_NAMES
 
 # An index out of range, a size that makes no sense.
 RUN_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, OverflowError, ZeroDivisionError)

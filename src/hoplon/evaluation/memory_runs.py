@@ -11,16 +11,17 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from hoplon.criteria import Outcome
+from hoplon.criteria.outcome import Outcome
 from hoplon.errors import HoplonError
 from hoplon.evaluation.armed_memory import ArmedMemory
 from hoplon.evaluation.budget import SIDE_BY_SIDE_BYTES, USUAL, Budget
 from hoplon.evaluation.frames import RUN_ERRORS, blank, run_frame
 from hoplon.evaluation.reference import Reference, replay_of
-from hoplon.faults import FaultTable
+from hoplon.faults.table import FaultTable
 from hoplon.memory_guard import GuardReport
 from hoplon.overlay import Overlay
-from hoplon.replay import Changed, Golden, PackedReplay, Placement
+from hoplon.replay.golden import Golden, Placement
+from hoplon.replay.packed import Changed, PackedReplay
 from hoplon.sites import MemorySite
 from hoplon.working_memory import Words
 

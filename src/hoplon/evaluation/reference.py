@@ -11,13 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hoplon.criteria import Criterion, as_criterion, classify, measure
+from hoplon.criteria.base import Criterion
+from hoplon.criteria.outcome import classify, measure
+from hoplon.criteria.several import as_criterion
 from hoplon.data import Inputs
 from hoplon.eager_program import EagerProgram
 from hoplon.errors import DataError
 from hoplon.overlay import Overlay
 from hoplon.program import Program
-from hoplon.replay import EagerReplay, PackedReplay, Placement, RegionReplay, Replay, fits
+from hoplon.replay.eager import EagerReplay
+from hoplon.replay.golden import Placement
+from hoplon.replay.packed import PackedReplay
+from hoplon.replay.passes import Replay
+from hoplon.replay.regions import RegionReplay, fits
 from hoplon.sites import MemorySite, ValueSite
 
 Sites = Sequence[ValueSite] | Sequence[MemorySite]

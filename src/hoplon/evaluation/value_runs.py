@@ -11,14 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hoplon.criteria import Outcome
+from hoplon.criteria.outcome import Outcome
 from hoplon.errors import DataError
 from hoplon.evaluation.budget import WINDOW_BUDGET_BYTES
 from hoplon.evaluation.frames import RUN_ERRORS, blank, run_frame
 from hoplon.evaluation.shared import SharedReplay
-from hoplon.faults import FaultTable, series_to_words
-from hoplon.formats import one_per_word
-from hoplon.replay import Golden, Hits, RegionReplay, Struck
+from hoplon.faults.table import FaultTable, series_to_words
+from hoplon.formats.named import one_per_word
+from hoplon.replay.golden import Golden, Hits, Struck
+from hoplon.replay.regions import RegionReplay
 
 Ints = NDArray[np.int64]
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError
 from hoplon.faults.model import Places, Strikes, WordModel
-from hoplon.formats import NumberFormat, native
+from hoplon.formats.base import NumberFormat
+from hoplon.formats.native import native
 
 
 @final

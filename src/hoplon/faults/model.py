@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.formats import NumberFormat, native
+from hoplon.formats.base import NumberFormat
+from hoplon.formats.native import native
 
 # Far above any count of bits or words, so that a remainder is uniform to within 2**-20 of any of them.
 RANDOM_HIGH = 2**62

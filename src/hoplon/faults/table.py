@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import DataError, StoreError
-from hoplon.formats import format_named
+from hoplon.formats.named import format_named
 
 Target = Literal["values", "memory"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError
 from hoplon.faults.model import RANDOM_HIGH, WordModel, distinct
-from hoplon.formats import Field, NumberFormat
+from hoplon.formats.base import Field, NumberFormat
 
 _MOST_PATTERNS = 2**16
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError
 from hoplon.overlay import ValueProtection
-from hoplon.ranges import Bound
+from hoplon.ranges.bound import Bound
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, fx
 
 from hoplon.errors import DataError, HoplonError, StoreError
-from hoplon.formats import integer_view
+from hoplon.formats.base import integer_view
+from hoplon.formats.digest import digest_of_words
 from hoplon.harden.archive import members_of, weight_members
 from hoplon.harden.description import described, restored
 from hoplon.harden.export import export_pt2
 from hoplon.harden.graph import hold_constants, own_memory
 from hoplon.harden.module import HardenedModule
-from hoplon.memory_digest import digest_of_words
 from hoplon.memory_guard import GuardReport, StaleGuardError
 from hoplon.overlay import Overlay
 from hoplon.quiet import quiet_torch

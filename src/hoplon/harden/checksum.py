@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hoplon.errors import DataError, HoplonError
-from hoplon.formats import integer_view
+from hoplon.formats.base import integer_view
 from hoplon.harden.evidence import changed_witnesses, evidence_of
 from hoplon.harden.segments import Segment, segments_of
 from hoplon.harden.vote import copy_of, distinct

@@ -14,7 +14,8 @@ from hoplon.harden.policy import Policy
 from hoplon.harden.schedule import When
 from hoplon.importance.scores import Scores
 from hoplon.overlay import Protection
-from hoplon.ranges import Bound, ChannelBounds, Ranges
+from hoplon.ranges.bound import Bound, ChannelBounds
+from hoplon.ranges.ranges import Ranges
 
 
 def described(value: Any, tensors: dict[str, Tensor]) -> Any:

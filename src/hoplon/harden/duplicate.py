@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from hoplon.errors import HoplonError
-from hoplon.formats import integer_view
+from hoplon.formats.base import integer_view
 from hoplon.harden.count import Count
 from hoplon.harden.ranger import last_linear
 from hoplon.overlay import Protection, ValueProtection

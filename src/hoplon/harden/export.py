@@ -25,7 +25,7 @@ from hoplon.harden.module import HardenedModule
 from hoplon.harden.watch import UncorrectableMemory
 from hoplon.overlay import Chain, ValueProtection
 from hoplon.quiet import quiet_torch
-from hoplon.ranges import Bound
+from hoplon.ranges.bound import Bound
 
 Guards = Literal["refuse", "drop"]
 

@@ -11,7 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from hoplon.program import Ref, Step
-from hoplon.ranges import Bound, ChannelBounds
+from hoplon.ranges.bound import Bound, ChannelBounds
 from hoplon.sites import canonical_kind, is_passive, operator_name
 
 AnyBound = Bound | ChannelBounds

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from hoplon.errors import HoplonError
+from hoplon.formats.digest import digest_of
 from hoplon.harden.arena import lay_end_to_end
 from hoplon.harden.bindings import memory_of
 from hoplon.harden.schedule import When
 from hoplon.harden.watch import GuardEvent, Watch
-from hoplon.memory_digest import digest_of
 from hoplon.memory_guard import Guard, GuardReport
 from hoplon.overlay import Protection
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from hoplon.errors import HoplonError
-from hoplon.formats import integer_view
+from hoplon.formats.base import integer_view
 from hoplon.harden.bound import BoundValue, rounded_outwards
 from hoplon.overlay import ValueProtection
-from hoplon.ranges import Bound, ChannelBounds
+from hoplon.ranges.bound import Bound, ChannelBounds
 
 
 class Policy(ABC):

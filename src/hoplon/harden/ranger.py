@@ -14,7 +14,10 @@ from hoplon.harden.follow import AnyBound, filled_with, hull, taken_over, value_
 from hoplon.harden.policy import Clamp, Policy
 from hoplon.overlay import Protection, ValueProtection
 from hoplon.program import Program, Step
-from hoplon.ranges import ACTIVATION_KINDS, INHERENT, Bound, ChannelBounds, Ranges, axis_in_value, inherent_range
+from hoplon.ranges.bound import Bound, ChannelBounds
+from hoplon.ranges.channels import axis_in_value
+from hoplon.ranges.inherent import ACTIVATION_KINDS, INHERENT, inherent_range
+from hoplon.ranges.ranges import Ranges
 from hoplon.sites import ValueSite
 
 Where = Literal["activations", "algorithm1", "all"]

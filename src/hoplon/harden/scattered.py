@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.formats import integer_view
+from hoplon.formats.base import integer_view
 from hoplon.harden.arena import arena_around, end_to_end
 from hoplon.harden.guarded import mend_entry, power_sums
 from hoplon.harden.vote import agree, copy_of, vote_

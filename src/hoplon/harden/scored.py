@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from hoplon.errors import HoplonError
+from hoplon.formats.digest import digest_of
 from hoplon.importance.scores import Scores
-from hoplon.memory_digest import digest_of
 
 
 def require_shapes(scores: Scores, memory: Mapping[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.formats import integer_view
+from hoplon.formats.base import integer_view
 from hoplon.harden.vote import agree, copy_of, distinct, vote_
 from hoplon.harden.words import in_wide, of_turn_by_size, row_of, shared, without_repeats
 from hoplon.memory_guard import Guard, GuardReport, require_no_update, version_of

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.formats import integer_view
+from hoplon.formats.base import integer_view
 from hoplon.harden.scored import require_scored, require_shapes
 from hoplon.harden.words import of_turn_by_size
 from hoplon.importance.scores import Scores

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hoplon.formats import integer_view
+from hoplon.formats.base import integer_view
 
 
 def distinct(memory: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from hoplon.formats import integer_view
+from hoplon.formats.base import integer_view
 from hoplon.memory_guard import of_turn
 
 _Item = TypeVar("_Item")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.faults import FaultModel, WordModel
-from hoplon.formats import NumberFormat
+from hoplon.faults.model import FaultModel, WordModel
+from hoplon.formats.base import NumberFormat
 from hoplon.sites import MemorySite
 
 _SMALL_BINS = 10

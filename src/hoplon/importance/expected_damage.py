@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from hoplon.criteria import Criterion, TopK
+from hoplon.criteria.base import Criterion
+from hoplon.criteria.classification import TopK
 from hoplon.data import Stream
 from hoplon.errors import HoplonError
-from hoplon.faults import BitFlip, FaultModel
+from hoplon.faults.model import FaultModel
+from hoplon.faults.words import BitFlip
 from hoplon.importance.deviations import LEVELS, Deviations
 from hoplon.importance.fisher import SignedLosses
 from hoplon.importance.probing import Layer, Prober, common

@@ -17,7 +17,7 @@ from hoplon.importance.readers import readers_of
 from hoplon.importance.scores import Scores
 from hoplon.importance.streaming import CONVOLUTIONS_AND_LINEAR, Loss, Progress, Seen, batches_of, described
 from hoplon.program import Program, Ref
-from hoplon.ranges import ACTIVATION_KINDS
+from hoplon.ranges.inherent import ACTIVATION_KINDS
 from hoplon.sites import Memory, canonical_kind
 
 _MIX = 0.5  # of spread against unlikeness, in the ranking of the outputs

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from hoplon.criteria import Criterion, Outcome, classify
+from hoplon.criteria.base import Criterion
+from hoplon.criteria.outcome import Outcome, classify
 from hoplon.data import Inputs
 from hoplon.importance.deviations import CLOSENESS, LEVELS
 from hoplon.program import Program, Ref, Step

@@ -12,8 +12,8 @@ from torch.utils import _pytree as pytree
 
 from hoplon.data import Inputs, Stream, is_sized, stream
 from hoplon.errors import DataError
+from hoplon.formats.digest import digest_of
 from hoplon.importance.scores import Scores
-from hoplon.memory_digest import digest_of
 from hoplon.program import Hook, Program
 from hoplon.sites import Memory, MemorySite
 

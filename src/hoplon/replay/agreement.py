@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hoplon.formats import equal_bits
+from hoplon.formats.base import equal_bits
 from hoplon.replay.rules import Rule
 from hoplon.replay.windows import Ints, Pixels
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoplon.formats import equal_bits
+from hoplon.formats.base import equal_bits
 from hoplon.layout import BatchLayout
 from hoplon.program import Program, Ref, Step
 from hoplon.replay.rules import ELEMENTWISE

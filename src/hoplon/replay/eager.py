@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoplon.formats import native
+from hoplon.formats.native import native
 from hoplon.replay.golden import Golden, Hits, Struck
 from hoplon.replay.passes import Replay
 from hoplon.sites import ValueSite

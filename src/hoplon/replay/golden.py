@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from hoplon.formats import NumberFormat
+from hoplon.formats.base import NumberFormat
 from hoplon.replay.windows import Pixels
 
 Placement = Literal["before", "after"]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hoplon.formats import same_bits
+from hoplon.formats.base import same_bits
 from hoplon.replay.golden import Golden
 from hoplon.replay.passes import Replay
 from hoplon.replay.plan import Plan

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoplon.formats import equal_bits, native
+from hoplon.formats.base import equal_bits
+from hoplon.formats.native import native
 from hoplon.overlay import Overlay
 from hoplon.program import Program, Ref
 from hoplon.replay.channels import Chain, Channels, chains_of

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hoplon.formats import native
+from hoplon.formats.native import native
 from hoplon.overlay import Overlay
 from hoplon.program import Program
 from hoplon.replay.agreement import Agreement, protected

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hoplon.formats import integer_view
+from hoplon.formats.base import integer_view
 
 Ints = NDArray[np.int64]
 

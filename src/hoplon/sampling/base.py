@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.faults import FaultModel, FaultTable, Observe, Places, Strikes, words_to_series
+from hoplon.faults.model import FaultModel, Observe, Places, Strikes
+from hoplon.faults.table import FaultTable, words_to_series
 from hoplon.sites import MemorySite, ValueSite
 
 Sites = Sequence[ValueSite | MemorySite]

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError, SiteError, no_match
-from hoplon.faults import FaultModel
-from hoplon.faults.model import RANDOM_HIGH
+from hoplon.faults.model import RANDOM_HIGH, FaultModel
 from hoplon.sampling.base import Measure, Sites
 from hoplon.sites import MemorySite, ValueSite
 

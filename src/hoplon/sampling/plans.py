@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError, SiteError, no_match
-from hoplon.faults import BitFlip, Places, Strikes, WordModel
-from hoplon.faults.model import RANDOM_HIGH
-from hoplon.faults.words import single_bits
-from hoplon.formats import NumberFormat
+from hoplon.faults.model import RANDOM_HIGH, Places, Strikes, WordModel
+from hoplon.faults.words import BitFlip, single_bits
+from hoplon.formats.base import NumberFormat
 from hoplon.sampling.base import Drawn, Population, Sampling
 from hoplon.sampling.measures import layer_of
 

@@ -24,7 +24,7 @@ from hoplon.store import content_digest, versions, write_atomically
 from hoplon.studies.findings import Findings, Source
 from hoplon.studies.folder import StudyFolder
 from hoplon.studies.profiles import Profile
-from hoplon.zoo import ZooData, ZooModel
+from hoplon.zoo.entries import ZooData, ZooModel
 
 Tell = Callable[[str, int, int | None], None]
 Own = tuple[ZooModel, ZooData]

@@ -14,12 +14,19 @@ from torch import Tensor, nn
 
 from hoplon.capture import capture
 from hoplon.guard_costs import armed, check_ms_per_layer, interleaved, repair_ms
-from hoplon.harden import TMR, Aspis, Checksum, KnownBits, Parity, Ranger, TMRSparse, lower
 from hoplon.harden.arena import lay_end_to_end
-from hoplon.importance import Scores
+from hoplon.harden.aspis import Aspis
+from hoplon.harden.checksum import Checksum
+from hoplon.harden.known_bits import KnownBits
+from hoplon.harden.lower import lower
+from hoplon.harden.parity import Parity
+from hoplon.harden.ranger import Ranger
+from hoplon.harden.tmr import TMR
+from hoplon.harden.tmr_sparse import TMRSparse
+from hoplon.importance.scores import Scores
 from hoplon.overhead import measure
 from hoplon.overlay import Overlay, Protection, overlay
-from hoplon.ranges import profile_activations
+from hoplon.ranges.streaming import profile_activations
 from hoplon.sites import Values
 from hoplon.studies.aspis.sizes import convolutions
 from hoplon.studies.aspis.subjects import LABELS
@@ -27,7 +34,7 @@ from hoplon.studies.figures import Figure, Series, bars
 from hoplon.studies.findings import Findings
 from hoplon.studies.rows import Row
 from hoplon.studies.study import Context
-from hoplon.zoo import resolve_model
+from hoplon.zoo.resolve import resolve_model
 
 RANGER = "ranger"
 _PIXELS = {"inception_v3": 299}

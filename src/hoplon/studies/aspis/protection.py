@@ -11,15 +11,23 @@ import torch.nn.functional as F
 
 from hoplon.campaign import Campaign
 from hoplon.compare import Arm, compare
-from hoplon.faults import BitFlip
-from hoplon.harden import Aspis, Checksum, KnownBits, Parity, Ranger
-from hoplon.importance import Scores, magnitude, taylor
-from hoplon.importance import random as random_scores
+from hoplon.faults.words import BitFlip
+from hoplon.harden.aspis import Aspis
+from hoplon.harden.checksum import Checksum
+from hoplon.harden.known_bits import KnownBits
+from hoplon.harden.parity import Parity
+from hoplon.harden.ranger import Ranger
+from hoplon.importance.magnitude import magnitude
+from hoplon.importance.random import random as random_scores
+from hoplon.importance.scores import Scores
+from hoplon.importance.taylor import taylor
 from hoplon.overlay import Protection
-from hoplon.ranges import profile_ranges
+from hoplon.ranges.streaming import profile_ranges
 from hoplon.residual import remaining
 from hoplon.results import Results
-from hoplon.sampling import Among, ElementUniform, Explicit, Sampling
+from hoplon.sampling.base import Sampling
+from hoplon.sampling.measures import Among, ElementUniform
+from hoplon.sampling.plans import Explicit
 from hoplon.stats import Interval
 from hoplon.studies.aspis.critical import BITS, ordered
 from hoplon.studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, subjects

@@ -14,7 +14,7 @@ from hoplon.studies.aspis.subjects import LABELS, NO_DATA, NO_WEIGHTS, Absent, s
 from hoplon.studies.findings import Findings, Table
 from hoplon.studies.rows import Row
 from hoplon.studies.study import Context
-from hoplon.zoo import resolve_data, resolve_model
+from hoplon.zoo.resolve import resolve_data, resolve_model
 
 _BITS = 32
 _DRIVING = ("OpenPilot", "Apollo")

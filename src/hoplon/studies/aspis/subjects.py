@@ -12,11 +12,15 @@ from torch import nn
 from hoplon.capture import capture
 from hoplon.data import Inputs
 from hoplon.errors import DataError, HoplonError
-from hoplon.importance import Scores, taylor
+from hoplon.importance.scores import Scores
+from hoplon.importance.taylor import taylor
 from hoplon.program import Program
 from hoplon.sites import Memory
 from hoplon.studies.study import Context
-from hoplon.zoo import RECIPES, ZooData, ZooModel, resolve_data, resolve_model, trained
+from hoplon.zoo.entries import ZooData, ZooModel
+from hoplon.zoo.recipes import RECIPES
+from hoplon.zoo.resolve import resolve_data, resolve_model
+from hoplon.zoo.weights import trained
 
 CONVOLUTIONS = Memory("*.weight", kind="conv")
 NO_WEIGHTS = "no weights here"

@@ -13,10 +13,14 @@ from torch import Tensor, nn
 
 from hoplon.data import Inputs
 from hoplon.guard_costs import armed, timed
-from hoplon.harden import TMR, Aspis, Ranger, TMRSparse, lower
+from hoplon.harden.aspis import Aspis
+from hoplon.harden.lower import lower
+from hoplon.harden.ranger import Ranger
+from hoplon.harden.tmr import TMR
+from hoplon.harden.tmr_sparse import TMRSparse
 from hoplon.overhead import median_interval
 from hoplon.overlay import Overlay, Protection, overlay
-from hoplon.ranges import profile_ranges
+from hoplon.ranges.streaming import profile_ranges
 from hoplon.studies.aspis.overheads import RANGER
 from hoplon.studies.aspis.subjects import Absent, Subject, subjects
 from hoplon.studies.findings import Findings

@@ -11,14 +11,21 @@ from torch import nn
 
 from hoplon.capture import capture
 from hoplon.errors import HoplonError
-from hoplon.evaluation import Arrival
-from hoplon.faults import BitFlip, FaultModel, FaultTable
-from hoplon.harden import Aspis, KnownBits, Parity, Ranger
-from hoplon.importance import Scores, taylor
+from hoplon.evaluation.memory_runs import Arrival
+from hoplon.faults.model import FaultModel
+from hoplon.faults.table import FaultTable
+from hoplon.faults.words import BitFlip
+from hoplon.harden.aspis import Aspis
+from hoplon.harden.known_bits import KnownBits
+from hoplon.harden.parity import Parity
+from hoplon.harden.ranger import Ranger
+from hoplon.importance.scores import Scores
+from hoplon.importance.taylor import taylor
 from hoplon.overlay import Protection
 from hoplon.program import Program
-from hoplon.ranges import profile_ranges
-from hoplon.sampling import ElementUniform, Population, Sampling, TopScore, draw_faults, unit_generator
+from hoplon.ranges.streaming import profile_ranges
+from hoplon.sampling.base import Population, Sampling, draw_faults, unit_generator
+from hoplon.sampling.measures import ElementUniform, TopScore
 from hoplon.sites import Memory
 from hoplon.studies.driving.lessons import Frames, lesson_seed, lessons, squared_error
 

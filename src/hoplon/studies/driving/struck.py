@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hoplon.evaluation import Arrival
-from hoplon.formats import format_named, same_bits
-from hoplon.harden import OnDemand, harden
+from hoplon.evaluation.memory_runs import Arrival
+from hoplon.formats.base import same_bits
+from hoplon.formats.named import format_named
+from hoplon.harden.lower import harden
+from hoplon.harden.schedule import OnDemand
 from hoplon.memory_guard import GuardReport, StaleGuardError
 from hoplon.overlay import Protection
 from hoplon.program import Program

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from hoplon.harden import Clamp, Duplicate, Policy, RandomInRange, Ranger, ToZero, harden
+from hoplon.harden.duplicate import Duplicate
+from hoplon.harden.lower import harden
+from hoplon.harden.policy import Clamp, Policy, RandomInRange, ToZero
+from hoplon.harden.ranger import Ranger
 from hoplon.overlay import Protection
-from hoplon.sampling import OpUniform
+from hoplon.sampling.measures import OpUniform
 from hoplon.sites import Values
 from hoplon.stats import Interval, wilson
 from hoplon.studies.figures import Figure, Series, bars

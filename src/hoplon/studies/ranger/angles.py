@@ -14,7 +14,7 @@ from hoplon.studies.findings import Table
 from hoplon.studies.ranger.networks import Network, outputs
 from hoplon.studies.rows import Row
 from hoplon.studies.study import Context
-from hoplon.zoo import training_angle
+from hoplon.zoo.driving import training_angle
 from hoplon.zoo.validation import recorded
 
 MEASURES = {"RMSE": "rmse", "mean deviation": "deviation"}

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 
 from hoplon.capture import capture
 from hoplon.flops import count_flops
-from hoplon.harden import Ranger, harden
-from hoplon.ranges import ACTIVATION_KINDS, Bound, Ranges
+from hoplon.harden.lower import harden
+from hoplon.harden.ranger import Ranger
+from hoplon.ranges.bound import Bound
+from hoplon.ranges.inherent import ACTIVATION_KINDS
+from hoplon.ranges.ranges import Ranges
 from hoplon.stats import wilson
 from hoplon.studies.findings import Findings, Table
 from hoplon.studies.ranger.angles import LIMITS, MEASURES, against_trivial, angle_errors, how_chosen
@@ -20,8 +23,8 @@ from hoplon.studies.ranger.networks import Absent, Network, networks, outputs
 from hoplon.studies.ranger.runs import papers_own, row_of
 from hoplon.studies.rows import Row
 from hoplon.studies.study import Context
-from hoplon.zoo import ARCHITECTURES, trivial_errors
-from hoplon.zoo.architectures import untrained
+from hoplon.zoo.architectures import ARCHITECTURES, untrained
+from hoplon.zoo.driving import trivial_errors
 
 _PROFILER_LOST = {
     "alexnet": "the paper's figure is far below what its published graph computes",

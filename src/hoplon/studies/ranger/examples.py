@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hoplon.faults import FaultTable
+from hoplon.faults.table import FaultTable
 from hoplon.studies.figures import Figure, picture
 from hoplon.studies.findings import Findings, Table
 from hoplon.studies.ranger.networks import Network, networks

@@ -12,16 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from hoplon.capture import capture
-from hoplon.criteria import Criterion, Deviation, TopK, as_criterion
+from hoplon.criteria.base import Criterion
+from hoplon.criteria.classification import TopK
+from hoplon.criteria.regression import Deviation
+from hoplon.criteria.several import as_criterion
 from hoplon.data import Inputs
 from hoplon.errors import DataError
 from hoplon.harden.ranger import last_linear
 from hoplon.program import Program
-from hoplon.ranges import ACTIVATION_KINDS, Profile, Ranges, profile_activations
-from hoplon.sampling import OpUniform
+from hoplon.ranges.inherent import ACTIVATION_KINDS
+from hoplon.ranges.profile import Profile
+from hoplon.ranges.ranges import Ranges
+from hoplon.ranges.streaming import profile_activations
+from hoplon.sampling.measures import OpUniform
 from hoplon.sites import Values
 from hoplon.studies.study import Context
-from hoplon.zoo import RECIPES, ZooData, ZooModel, resolve_data, resolve_model, trained, trivial_errors
+from hoplon.zoo.driving import trivial_errors
+from hoplon.zoo.entries import ZooData, ZooModel
+from hoplon.zoo.recipes import RECIPES
+from hoplon.zoo.resolve import resolve_data, resolve_model
+from hoplon.zoo.weights import trained
 
 NO_WEIGHTS = "no weights here"
 _BATCH = 100

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import final
 
 from hoplon.campaign import Campaign
-from hoplon.faults import BitFlip
-from hoplon.formats import FixedPoint
+from hoplon.faults.words import BitFlip
+from hoplon.formats.fixed import FixedPoint
 from hoplon.overlay import Protection
 from hoplon.rates import Rate
 from hoplon.results import Results
-from hoplon.sampling import ElementUniform, Sampling
+from hoplon.sampling.base import Sampling
+from hoplon.sampling.measures import ElementUniform
 from hoplon.sites import Values
 from hoplon.stats import Interval
 from hoplon.studies.ranger.networks import Absent, Network
