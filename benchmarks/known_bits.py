@@ -34,7 +34,7 @@ import hoplon as hp
 from hoplon.evaluation import Evaluator
 from hoplon.evaluation.reference import Reference
 from hoplon.overlay import Overlay, overlay
-from hoplon.stats import wilson
+from hoplon.stats.intervals import wilson
 from hoplon.zoo import resolve_data, resolve_model
 
 ARMS = ("known-bits", "known-bits/1024", "ranger", "parity", "ranger+known-bits", "ranger+known-bits+parity")

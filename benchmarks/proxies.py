@@ -38,7 +38,7 @@ from scipy.stats import rankdata
 
 import hoplon as hp
 from hoplon.importance import layerwise
-from hoplon.stats import wilson
+from hoplon.stats.intervals import wilson
 from hoplon.zoo import resolve_data, resolve_model
 
 SITES = hp.Memory("*.weight", kind="conv")

@@ -16,10 +16,10 @@ from pools import Pool
 from hoplon.candidates import BLOCK
 from hoplon.course import Course
 from hoplon.design import Design
-from hoplon.estimation import limits
 from hoplon.first_phase import FirstPhase
 from hoplon.stages import run_uniform
-from hoplon.stats import weighted, wilson
+from hoplon.stats.intervals import weighted, wilson
+from hoplon.stats.stratified import limits
 
 CHUNK = 25  # repeats of one generator, so that no number of processes changes a figure
 UNIT = 1024

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from hoplon.pairing import paired
-from hoplon.stats import paired_difference, paired_ratio
+from hoplon.stats.intervals import paired_difference, paired_ratio
 
 
 def side(failing: set[int], *, runs: int = 100) -> pl.LazyFrame:

@@ -29,7 +29,7 @@ from hoplon import (
     load_results,
     replay_run,
 )
-from hoplon.stats import mcnemar, paired_clustered, paired_difference
+from hoplon.stats.intervals import mcnemar, paired_clustered, paired_difference
 from tests.nets import NETS
 
 

@@ -16,7 +16,7 @@ from hoplon.compare import compare
 from hoplon.criteria import OUTCOME_NAMES
 from hoplon.faults import FaultTable, Target
 from hoplon.results import Results
-from hoplon.stats import clustered, wilson
+from hoplon.stats.intervals import clustered, wilson
 from tests.nets import NETS
 
 ONES = {"float32": 2**32 - 1, "bfloat16": 2**16 - 1}

@@ -30,8 +30,8 @@ from hoplon.evaluation import Evaluator
 from hoplon.evaluation.reference import Reference
 from hoplon.levels import Levels
 from hoplon.overlay import Overlay
-from hoplon.split import Split, Spread, cheapest, draw_groups, effects, pilot_batches, spread_of
-from hoplon.stats import clustered
+from hoplon.stats.intervals import clustered
+from hoplon.stats.two_stage import Split, Spread, cheapest, draw_groups, effects, pilot_batches, spread_of
 from tests.small import small_net
 
 HALF_WIDTH = 0.02

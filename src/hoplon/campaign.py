@@ -41,7 +41,7 @@ from hoplon.sampling.measures import ElementUniform
 from hoplon.sampling.plans import Exhaustive
 from hoplon.sites import GuardMemory, Memory, Site, Values
 from hoplon.stages import Advance, Keeper, Progress, Unit, looks, run_uniform
-from hoplon.stats import Interval
+from hoplon.stats.intervals import Interval
 from hoplon.store import RunDirectory, content_digest, versions
 from hoplon.strata import Strata
 from hoplon.two_phase import Groups, TwoPhase, default_strata, strike

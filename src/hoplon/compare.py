@@ -33,7 +33,7 @@ from hoplon.program import Program
 from hoplon.rates import Rate, rate_of
 from hoplon.replay.golden import Placement
 from hoplon.results import Results
-from hoplon.stats import Interval, Ratio
+from hoplon.stats.intervals import Interval, Ratio
 from hoplon.store import versions
 from hoplon.working_memory import WorkingMemory
 

@@ -14,9 +14,9 @@ from typing import final
 
 import numpy as np
 
-from hoplon.allocation import allocate
-from hoplon.estimation import ABOVE, CERTAIN, Floats, limits
 from hoplon.first_phase import FirstPhase, Ints
+from hoplon.stats.allocation import allocate
+from hoplon.stats.stratified import ABOVE, CERTAIN, Floats, limits
 
 # Spent at the first look, which is planned to be the last one; what is left is halved at every later look.
 _FIRST_LOOK = 0.8

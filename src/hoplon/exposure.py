@@ -17,7 +17,7 @@ from hoplon.rates import Rate, rate_of
 from hoplon.sampling.base import Population, draw_faults, unit_generator
 from hoplon.sampling.measures import BitUniform
 from hoplon.sites import MemorySite
-from hoplon.stats import Interval
+from hoplon.stats.intervals import Interval
 
 
 @dataclass(frozen=True)

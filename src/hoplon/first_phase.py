@@ -8,7 +8,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from hoplon.estimation import Floats
+from hoplon.stats.stratified import Floats
 
 Ints = NDArray[np.int64]
 
@@ -40,7 +40,7 @@ class FirstPhase:
 
     @property
     def draws(self) -> Floats:
-        """How many draws of the whole population each share counts as: see `hoplon.estimation.limits`."""
+        """How many draws of the whole population each share counts as: see `hoplon.stats.stratified.limits`."""
         return self.draws_of(self.drawn)
 
     @property

@@ -14,7 +14,7 @@ from hoplon.evaluation.budget import Budget
 from hoplon.peak_memory import peak_memory_bytes
 from hoplon.pilot import Pilot
 from hoplon.stages import MOST_FAULTS
-from hoplon.stats import wilson
+from hoplon.stats.intervals import wilson
 
 _PROBABILITIES = (0.001, 0.01, 0.1, 0.5)
 

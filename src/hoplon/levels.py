@@ -13,7 +13,7 @@ from hoplon.evaluation.reference import Reference
 from hoplon.faults.table import FaultTable
 from hoplon.rates import FAILURES
 from hoplon.results import Results
-from hoplon.split import Floats, Ints, Split, cheapest, draw_groups, effects, pilot_batches, spread_of
+from hoplon.stats.two_stage import Floats, Ints, Split, cheapest, draw_groups, effects, pilot_batches, spread_of
 
 
 class Levels:

@@ -7,9 +7,9 @@ from typing import final
 
 import polars as pl
 
-from hoplon.estimation import paired_weighted
 from hoplon.faults.table import Target
-from hoplon.stats import Interval, Ratio, mcnemar, paired_clustered, paired_difference, paired_ratio
+from hoplon.stats.intervals import Interval, Ratio, mcnemar, paired_clustered, paired_difference, paired_ratio
+from hoplon.stats.stratified import paired_weighted
 
 
 @final

@@ -12,7 +12,7 @@ import numpy as np
 from hoplon.evaluation import Evaluator
 from hoplon.faults.table import FaultTable
 from hoplon.levels import Levels
-from hoplon.split import Floats, Split
+from hoplon.stats.two_stage import Floats, Split
 
 
 @final

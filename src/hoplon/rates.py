@@ -12,9 +12,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from hoplon.criteria.outcome import OUTCOME_NAMES
-from hoplon.estimation import ABOVE, CERTAIN, effective, stratified
 from hoplon.faults.table import Target
-from hoplon.stats import Interval, clustered, weighted, wilson
+from hoplon.stats.intervals import Interval, clustered, weighted, wilson
+from hoplon.stats.stratified import ABOVE, CERTAIN, effective, stratified
 
 FAILURES = ("sdc", "nonfinite")
 
@@ -105,7 +105,7 @@ def rates_by(
 ) -> list[tuple[tuple[Any, ...], Rate]]:
     """The rate in every group of runs that agree in ``keys``, in the order of the keys, null last.
 
-    With a column ``weight``, a group is a domain whose own size is estimated along: see `hoplon.stats.weighted`. The
+    With a column ``weight``, a group is a domain whose own size is estimated along: see `hoplon.stats.intervals.weighted`. The
     largest weight of all runs is that of a failure not yet seen in the group.
     """
     interval: _Limits = partial(_plain, target=target, confidence=confidence, complete=complete)

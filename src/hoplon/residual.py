@@ -8,7 +8,7 @@ import polars as pl
 from hoplon.errors import HoplonError
 from hoplon.importance.scores import Scores
 from hoplon.results import Results
-from hoplon.stats import Interval, clustered
+from hoplon.stats.intervals import Interval, clustered
 
 
 def remaining(results: Results, scores: Scores, fraction: float) -> Interval:

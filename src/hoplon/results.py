@@ -19,8 +19,8 @@ from hoplon.formats.base import Field
 from hoplon.formats.named import format_named
 from hoplon.rates import FAILURES, Rate, rate_of, rates_by
 from hoplon.sites import Site, ValueSite
-from hoplon.split import Split
-from hoplon.stats import wilson
+from hoplon.stats.intervals import wilson
+from hoplon.stats.two_stage import Split
 from hoplon.store import RunDirectory, readable
 
 _KEYS = ("layer", "kind", "bit", "field", "direction", "input")

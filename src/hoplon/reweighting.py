@@ -12,7 +12,7 @@ from hoplon.faults.model import Places
 from hoplon.faults.table import FaultTable, series_to_words
 from hoplon.results import Results
 from hoplon.sampling.base import Measure, Population, Sampling
-from hoplon.stats import Interval, weighted
+from hoplon.stats.intervals import Interval, weighted
 
 _FAILURES = ("sdc", "nonfinite")
 
@@ -56,7 +56,7 @@ def reweighted(
         results: of faults of `population`.
         criterion: a name out of ``results.criteria``; the first by default.
     Returns:
-        The self-normalised estimate and its interval, see `hoplon.stats.weighted`.
+        The self-normalised estimate and its interval, see `hoplon.stats.intervals.weighted`.
     Raises:
         HoplonError: as `importance_weights`; or an unknown criterion.
     """

@@ -16,7 +16,7 @@ from hoplon.executors import Executor
 from hoplon.faults.table import FaultTable
 from hoplon.peak_memory import peak_memory_bytes
 from hoplon.results import Results, held_results, stored_results
-from hoplon.split import Split
+from hoplon.stats.two_stage import Split
 from hoplon.store import RunDirectory
 
 Progress = Callable[[int, int | None], None]

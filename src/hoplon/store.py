@@ -24,7 +24,7 @@ import torch
 from hoplon.design import Design
 from hoplon.errors import StoreError
 from hoplon.faults.table import FaultTable, Target
-from hoplon.split import Split
+from hoplon.stats.two_stage import Split
 
 _MANIFEST = "manifest.json"
 _DESIGN = "design.json"

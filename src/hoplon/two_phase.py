@@ -18,7 +18,6 @@ from hoplon.course import Course
 from hoplon.criteria.outcome import Outcome
 from hoplon.design import Design
 from hoplon.errors import HoplonError
-from hoplon.estimation import Floats
 from hoplon.evaluation import Evaluator
 from hoplon.evaluation.frames import blank, run_frame
 from hoplon.evaluation.reference import Reference, golden_outputs
@@ -31,7 +30,8 @@ from hoplon.peak_memory import peak_memory_bytes
 from hoplon.rates import FAILURES
 from hoplon.results import Results
 from hoplon.sampling.base import Population, Sampling
-from hoplon.split import Split
+from hoplon.stats.stratified import Floats
+from hoplon.stats.two_stage import Split
 from hoplon.strata import ByDeviation, BySensitivity, Strata
 
 Unit = tuple[FaultTable, pl.DataFrame]

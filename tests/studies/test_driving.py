@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hoplon.errors import DataError
-from hoplon.stats import wilson
+from hoplon.stats.intervals import wilson
 from hoplon.studies.driving.camera import as_input, photograph
 from hoplon.studies.driving.control import ASIDE, SPEED, STRAIGHT_ON, clipped, expert_waypoints, pursue
 from hoplon.studies.driving.lessons import Frames, mean_error, squared_error

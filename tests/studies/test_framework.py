@@ -13,7 +13,7 @@ import torch
 
 import hoplon as hp
 from hoplon.errors import HoplonError, SiteError, StoreError
-from hoplon.stats import wilson
+from hoplon.stats.intervals import wilson
 from hoplon.studies import Context, Findings, Part, Row, Source, Study, Table, profile_named, run_study, write_pages
 from hoplon.studies.figures import Series, bars, heatmap, lines, picture
 from hoplon.studies.page import as_document

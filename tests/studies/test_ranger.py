@@ -10,7 +10,7 @@ import torch
 
 from hoplon.data import Inputs
 from hoplon.rates import Rate
-from hoplon.stats import wilson
+from hoplon.stats.intervals import wilson
 from hoplon.studies import PROFILES, Profile, StudyResult, run_study, study_named, write_pages
 from hoplon.studies.ranger import angles, costs, networks, runs
 from hoplon.studies.rows import Row

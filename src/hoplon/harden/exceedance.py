@@ -14,7 +14,7 @@ from hoplon.errors import HoplonError
 from hoplon.harden.duplicate import Repeated
 from hoplon.overlay import Protection, overlay
 from hoplon.program import Program
-from hoplon.stats import Interval, wilson
+from hoplon.stats.intervals import Interval, wilson
 
 
 @final

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hoplon.stats import Interval
+from hoplon.stats.intervals import Interval
 
 TARGETS = {"values": "Faults in values", "memory": "Faults in weights"}
 STRUCK = {

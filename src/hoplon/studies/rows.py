@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self, final
 
 from hoplon.errors import HoplonError
-from hoplon.stats import Interval
+from hoplon.stats.intervals import Interval
 
 Figure = float | int | str | None
 

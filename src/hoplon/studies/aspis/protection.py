@@ -28,7 +28,7 @@ from hoplon.results import Results
 from hoplon.sampling.base import Sampling
 from hoplon.sampling.measures import Among, ElementUniform
 from hoplon.sampling.plans import Explicit
-from hoplon.stats import Interval
+from hoplon.stats.intervals import Interval
 from hoplon.studies.aspis.critical import BITS, ordered
 from hoplon.studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, subjects
 from hoplon.studies.figures import Figure, Series, bars, lines

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from hoplon.stats import Interval, mcnemar, paired_difference, wilson
+from hoplon.stats.intervals import Interval, mcnemar, paired_difference, wilson
 from hoplon.studies.driving.episodes import Ending
 from hoplon.studies.driving.lap import Record
 

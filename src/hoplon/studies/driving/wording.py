@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from hoplon.stats import Interval
+from hoplon.stats.intervals import Interval
 from hoplon.studies.driving.lap import Record
 from hoplon.studies.driving.settings import ARMS, Arm, Setting
 from hoplon.studies.driving.tally import LEVEL, compared, tally

@@ -11,7 +11,7 @@ from hoplon.harden.ranger import Ranger
 from hoplon.overlay import Protection
 from hoplon.sampling.measures import OpUniform
 from hoplon.sites import Values
-from hoplon.stats import Interval, wilson
+from hoplon.stats.intervals import Interval, wilson
 from hoplon.studies.figures import Figure, Series, bars
 from hoplon.studies.findings import Findings
 from hoplon.studies.ranger.networks import Absent, Network, network, networks, outputs, with_tanh

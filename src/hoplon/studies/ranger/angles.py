@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hoplon.bootstrap import Means, block_bootstrap
-from hoplon.stats import Interval
+from hoplon.stats.bootstrap import Means, block_bootstrap
+from hoplon.stats.intervals import Interval
 from hoplon.studies.findings import Table
 from hoplon.studies.ranger.networks import Network, outputs
 from hoplon.studies.rows import Row

@@ -16,7 +16,7 @@ from hoplon.harden.ranger import Ranger
 from hoplon.ranges.bound import Bound
 from hoplon.ranges.inherent import ACTIVATION_KINDS
 from hoplon.ranges.ranges import Ranges
-from hoplon.stats import wilson
+from hoplon.stats.intervals import wilson
 from hoplon.studies.findings import Findings, Table
 from hoplon.studies.ranger.angles import LIMITS, MEASURES, against_trivial, angle_errors, how_chosen
 from hoplon.studies.ranger.networks import Absent, Network, networks, outputs

@@ -16,7 +16,7 @@ from hoplon.results import Results
 from hoplon.sampling.base import Sampling
 from hoplon.sampling.measures import ElementUniform
 from hoplon.sites import Values
-from hoplon.stats import Interval
+from hoplon.stats.intervals import Interval
 from hoplon.studies.ranger.networks import Absent, Network
 from hoplon.studies.rows import Figure, Row
 from hoplon.studies.study import Context

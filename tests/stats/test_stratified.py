@@ -8,9 +8,9 @@ from scipy import stats
 
 from hoplon.course import Course
 from hoplon.errors import HoplonError
-from hoplon.estimation import effective, limits, paired_weighted, stratified
 from hoplon.first_phase import FirstPhase
-from hoplon.stats import clopper_pearson, gamma_quantile, weighted
+from hoplon.stats.intervals import clopper_pearson, gamma_quantile, weighted
+from hoplon.stats.stratified import effective, limits, paired_weighted, stratified
 
 
 @pytest.mark.parametrize(("failures", "runs"), [(0, 100), (15, 148), (81, 263), (5, 10_000), (140, 148), (263, 263)])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hoplon.errors import HoplonError
-from hoplon.stats import Interval, gamma_quantile
+from hoplon.stats.intervals import Interval, gamma_quantile
 
 Floats = NDArray[np.float64]
 
@@ -78,7 +78,7 @@ def effective(shares: Floats, sizes: NDArray[np.int64]) -> tuple[float, float]:
     Returns:
         Failures and runs, fractions among them; at least as many runs as clusters.
     Source:
-        See `hoplon.stats.clustered`: the runs that would have this variance, held down by one more whole cluster.
+        See `hoplon.stats.intervals.clustered`: the runs that would have this variance, held down by one more whole cluster.
     """
     clusters, mean = len(shares), float(np.mean(shares))
     between, whole = float(((shares - mean) ** 2).sum()), clusters * mean * (1 - mean)
@@ -159,7 +159,7 @@ def paired_weighted(
             `limits`); None: they are known.
         confidence: in (0, 1).
     Source:
-        As `hoplon.stats.weighted`, with failures of the second arm as events that count negative: one of the largest
+        As `hoplon.stats.intervals.weighted`, with failures of the second arm as events that count negative: one of the largest
         weight is added on either side. The total weight is taken as known. The first phase adds at most what as many
         plain draws would leave open: the variance of a single fault's difference over the number of candidates
         (Cochran 1977, section 12.2, whose between-strata variance it bounds).

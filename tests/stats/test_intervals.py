@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hoplon.errors import HoplonError
-from hoplon.stats import (
+from hoplon.stats.intervals import (
     Interval,
     clopper_pearson,
     clustered,

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hoplon.bootstrap import block_bootstrap
 from hoplon.errors import HoplonError
-from hoplon.stats import Interval
+from hoplon.stats.bootstrap import block_bootstrap
+from hoplon.stats.intervals import Interval
 
 
 def mean(values: np.ndarray, *, block: int, seed: int = 0) -> Interval:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hoplon.errors import HoplonError
-from hoplon.stats import Interval
+from hoplon.stats.intervals import Interval
 
 Means = NDArray[np.float64]
 
