@@ -10,12 +10,12 @@ from hoplon.capture import capture
 from hoplon.compare import Comparison, compare
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
+from hoplon.criteria.combined import Several
 from hoplon.criteria.custom import Custom
 from hoplon.criteria.detection import Detection
 from hoplon.criteria.embedding import EmbeddingDistance
 from hoplon.criteria.outcome import OUTCOME_NAMES, Outcome
 from hoplon.criteria.regression import Deviation
-from hoplon.criteria.several import Several
 from hoplon.criteria.tokens import PerplexityChange, TokenMatch
 from hoplon.data import Inputs
 from hoplon.errors import CaptureError, DataError, HoplonError, SiteError, StoreError

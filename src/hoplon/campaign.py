@@ -16,7 +16,7 @@ from torch import Tensor
 from hoplon.course import Course
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
-from hoplon.criteria.several import as_criterion
+from hoplon.criteria.combined import as_criterion
 from hoplon.data import Inputs, as_inputs
 from hoplon.design import Design
 from hoplon.errors import HoplonError

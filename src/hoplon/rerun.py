@@ -15,7 +15,7 @@ import torch
 
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
-from hoplon.criteria.several import as_criterion
+from hoplon.criteria.combined import as_criterion
 from hoplon.data import as_inputs
 from hoplon.errors import DataError, HoplonError, SiteError
 from hoplon.evaluation import Evaluator

@@ -11,10 +11,10 @@ from hoplon.cli.hardening import Bounded, PolicyName, ranger
 from hoplon.cli.recipes import FLAG, INTEGER, NUMBER, TABLE, TEXT, Kind, Recipe, made, one_of, several
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
+from hoplon.criteria.combined import as_criterion
 from hoplon.criteria.detection import Detection
 from hoplon.criteria.embedding import EmbeddingDistance
 from hoplon.criteria.regression import Deviation
-from hoplon.criteria.several import as_criterion
 from hoplon.criteria.tokens import PerplexityChange, TokenMatch
 from hoplon.errors import HoplonError
 from hoplon.faults.model import FaultModel, WordModel

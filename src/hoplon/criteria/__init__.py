@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from hoplon.criteria.base import Criterion, Judged
 from hoplon.criteria.classification import TopK
+from hoplon.criteria.combined import Several, as_criterion
 from hoplon.criteria.custom import Custom
 from hoplon.criteria.detection import Detection
 from hoplon.criteria.embedding import EmbeddingDistance
 from hoplon.criteria.outcome import OUTCOME_NAMES, Outcome, classify, measure
 from hoplon.criteria.regression import Deviation
-from hoplon.criteria.several import Several, as_criterion
 from hoplon.criteria.tokens import PerplexityChange, TokenMatch
 
 __all__ = [

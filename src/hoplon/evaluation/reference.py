@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hoplon.criteria.base import Criterion
+from hoplon.criteria.combined import as_criterion
 from hoplon.criteria.outcome import classify, measure
-from hoplon.criteria.several import as_criterion
 from hoplon.data import Inputs
 from hoplon.eager_program import EagerProgram
 from hoplon.errors import DataError

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from hoplon.capture import capture
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
+from hoplon.criteria.combined import as_criterion
 from hoplon.criteria.regression import Deviation
-from hoplon.criteria.several import as_criterion
 from hoplon.data import Inputs
 from hoplon.errors import DataError
 from hoplon.harden.ranger import last_linear
