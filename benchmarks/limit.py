@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hoplon.program import Program, Step
+from hoplon.program.program import Program, Step
 from hoplon.replay.rules import Rule, rules_of
 from hoplon.replay.survey import maps_of_one
 

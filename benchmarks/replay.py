@@ -39,7 +39,7 @@ from hoplon.evaluation import Evaluator
 from hoplon.evaluation.reference import Reference
 from hoplon.overhead import conditions
 from hoplon.overlay import Overlay
-from hoplon.program import Program
+from hoplon.program.program import Program
 from hoplon.zoo import resolve_data, resolve_model
 
 ARMS = ("pytorchfi", "mrfi", "hooks")

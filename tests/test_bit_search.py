@@ -8,7 +8,7 @@ import torch
 
 from hoplon import BitFlip, Campaign, Explicit, HoplonError, Inputs, Memory, Values, bit_boundary, capture
 from hoplon.bit_search import search
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 
 @pytest.mark.parametrize("lowest", [0, 1, 7, 22, 30, 31])

@@ -28,10 +28,10 @@ from hoplon import (
     load_results,
 )
 from hoplon.formats import equal_bits
-from hoplon.program import Program
+from hoplon.program.program import Program
 from hoplon.results import Results
-from tests.nets import NETS, Net
 from tests.reference.forward import faulty_memory_outputs, faulty_outputs
+from tests.support.nets import NETS, Net
 
 
 def _setting(name: str, samples: int = 10) -> tuple[Net, nn.Module, Program, Inputs]:

@@ -36,9 +36,9 @@ from hoplon import (
 )
 from hoplon.faults import series_to_words
 from hoplon.formats import equal_bits, native
-from hoplon.program import Program
+from hoplon.program.program import Program
 from hoplon.ranges import profile_ranges
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 MODELS: list[FaultModel] = [
     BitFlip(),

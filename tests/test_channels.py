@@ -12,9 +12,9 @@ from hoplon import capture
 from hoplon.formats import equal_bits
 from hoplon.harden.bound import BoundValue
 from hoplon.overlay import Overlay
-from hoplon.program import Program
+from hoplon.program.program import Program
+from hoplon.program.sites import MemorySite
 from hoplon.replay import Golden, Replay
-from hoplon.sites import MemorySite
 from tests.test_regions import BATCH, BITS, LAYERS, PHASES, SIZES, Layer, Random
 
 CHANNELS = 64

@@ -32,7 +32,7 @@ from hoplon import (
 from hoplon.evaluation import Evaluator
 from hoplon.overlay import Protection
 from hoplon.ranges import Bound
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 
 class Setting:

@@ -11,8 +11,8 @@ import torch
 from hoplon import TMR, Campaign, HoplonError, Inputs, Memory, Values, capture
 from hoplon.executors import Processes, Serial
 from hoplon.formats import equal_bits
-from hoplon.program import Program
-from tests.nets import NETS
+from hoplon.program.program import Program
+from tests.support.nets import NETS
 
 
 @pytest.mark.parametrize("form", ["export", "eager"])

@@ -8,18 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hoplon.capture import capture
 from hoplon.errors import HoplonError
 from hoplon.flops import CONVENTIONS, Convention, count_flops
 from hoplon.harden import TMR, Clamp, Detect, Policy, Ranger, ToZero
-from hoplon.program import Program
-from hoplon.quiet import quiet_torch
+from hoplon.program._torch_warnings import quiet_torch
+from hoplon.program.capturing import capture
+from hoplon.program.program import Program
+from hoplon.program.signature import Signature
+from hoplon.program.trace import trace
 from hoplon.ranges import ACTIVATION_KINDS, Bound, Ranges
-from hoplon.signature import Signature
-from hoplon.tracing import trace
 from hoplon.zoo.paper import MnistLeNet, Vgg16
 from hoplon.zoo.steering import Dave
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 
 def bounded(program: Program, *, without: tuple[str, ...] = ("softmax",)) -> Ranger:

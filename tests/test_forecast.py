@@ -9,7 +9,7 @@ import torch
 
 from hoplon import BitFlip, Campaign, Exhaustive, HoplonError, Inputs, Memory, Values, capture, forecast
 from hoplon.formats import equal_bits
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 
 def _campaign(sites: Values | Memory, samples: int = 12, **options: object) -> Campaign:

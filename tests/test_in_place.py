@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hoplon import capture
-from hoplon.program import Program
+from hoplon.program.program import Program
 from hoplon.replay.in_place import overwritten, run_in_place
 
 

@@ -17,9 +17,9 @@ from hoplon.evaluation.reference import Reference
 from hoplon.formats import equal_bits
 from hoplon.harden.bound import BoundValue
 from hoplon.overlay import Overlay
-from hoplon.program import Program
+from hoplon.program.program import Program
+from hoplon.program.sites import MemorySite
 from hoplon.replay import Changed, Golden, PackedReplay
-from hoplon.sites import MemorySite
 from tests.test_channels import Residual, naive, struck
 from tests.test_regions import BATCH, BITS, LAYERS, PHASES, SIZES, Layer, Random
 

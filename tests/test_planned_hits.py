@@ -19,7 +19,7 @@ from hoplon.overlay import Overlay
 from hoplon.replay import Golden, Hits, Replay, Struck
 from hoplon.working_memory import WorkingMemory
 from hoplon.zoo.lenet import LeNet
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 FAULTS = 10_000
 

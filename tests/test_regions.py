@@ -16,8 +16,8 @@ from hoplon import capture
 from hoplon.formats import equal_bits
 from hoplon.harden.bound import BoundValue
 from hoplon.overlay import Overlay, ValueProtection
+from hoplon.program.sites import ValueSite
 from hoplon.replay import Hits, RegionReplay, rest
-from hoplon.sites import ValueSite
 
 BATCH = 3
 ALL = (1 << 32) - 1

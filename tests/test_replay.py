@@ -13,8 +13,8 @@ from hoplon import capture
 from hoplon.formats import equal_bits
 from hoplon.overlay import Overlay, ValueProtection
 from hoplon.replay import Hits, Placement, Replay
-from tests.nets import NETS
 from tests.reference.forward import faulty_memory_outputs, faulty_outputs
+from tests.support.nets import NETS
 
 BATCH = 4
 ALL = (1 << 32) - 1

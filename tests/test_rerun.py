@@ -30,7 +30,7 @@ from hoplon import (
     replay_run,
 )
 from hoplon.stats.intervals import mcnemar, paired_clustered, paired_difference
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 
 def _program(seed: int = 0) -> Program:

@@ -8,7 +8,7 @@ import hoplon as hp
 from hoplon.errors import HoplonError
 from hoplon.residual import remaining
 from hoplon.results import Results
-from tests.small import small_data, small_net
+from tests.support.small import small_data, small_net
 
 SITES = hp.Memory("0.weight")
 

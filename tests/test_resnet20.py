@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from hoplon import Campaign, Program, Ranger, Values, capture, compare, profile_ranges, zoo
-from hoplon.data import Inputs
+from hoplon.program.inputs import Inputs
 from hoplon.rates import Rate
 
 # Failures with single-bit float32 flips in the outputs of the 19 convolutions, element-uniform, over 64 eligible test

@@ -17,7 +17,7 @@ from hoplon.criteria import OUTCOME_NAMES
 from hoplon.faults import FaultTable, Target
 from hoplon.results import Results
 from hoplon.stats.intervals import clustered, wilson
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 ONES = {"float32": 2**32 - 1, "bfloat16": 2**16 - 1}
 KINDS = {"a": "conv", "b": "linear", "c": "conv"}

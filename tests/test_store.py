@@ -21,9 +21,9 @@ import pytest
 
 from hoplon import BitFlip, Campaign, Inputs, StoreError, Values, capture, load_results
 from hoplon.store import RunDirectory
-from tests import stopped_campaign
-from tests.nets import NETS
-from tests.stopped_campaign import COUNT, UNITS
+from tests.support import stopped_campaign
+from tests.support.nets import NETS
+from tests.support.stopped_campaign import COUNT, UNITS
 
 DEADLINE_SECONDS = 120.0
 
@@ -38,7 +38,7 @@ def whole() -> str:
 def processes() -> ForkServerContext:
     """Processes that start with everything imported, in milliseconds."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.stopped_campaign"])
+    context.set_forkserver_preload(["tests.support.stopped_campaign"])
     return context
 
 
@@ -113,7 +113,7 @@ def _state(process: int) -> tuple[str, str]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_two_workers_killed_and_one_going_on_give_the_same_records(whole: str, tmp_path: Path) -> None:
-    command = f"from tests.stopped_campaign import run; run({str(tmp_path)!r}, workers=2)"
+    command = f"from tests.support.stopped_campaign import run; run({str(tmp_path)!r}, workers=2)"
     process = subprocess.Popen([sys.executable, "-c", command])
     end = time.monotonic() + DEADLINE_SECONDS
     while len(RunDirectory(tmp_path).finished()) < 3 and time.monotonic() < end:

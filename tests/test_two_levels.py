@@ -32,7 +32,7 @@ from hoplon.levels import Levels
 from hoplon.overlay import Overlay
 from hoplon.stats.intervals import clustered
 from hoplon.stats.two_stage import Split, Spread, cheapest, draw_groups, effects, pilot_batches, spread_of
-from tests.small import small_net
+from tests.support.small import small_net
 
 HALF_WIDTH = 0.02
 BITS = BitFlip(bits=(31, 30, 29, 26, 23))

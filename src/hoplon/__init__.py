@@ -6,7 +6,6 @@ from hoplon import importance
 from hoplon.assessment import Assessment, Plan, assess
 from hoplon.bit_search import BitBoundary, bit_boundary
 from hoplon.campaign import Campaign
-from hoplon.capture import capture
 from hoplon.compare import Comparison, compare
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
@@ -17,7 +16,6 @@ from hoplon.criteria.embedding import EmbeddingDistance
 from hoplon.criteria.outcome import OUTCOME_NAMES, Outcome
 from hoplon.criteria.regression import Deviation
 from hoplon.criteria.tokens import PerplexityChange, TokenMatch
-from hoplon.data import Inputs
 from hoplon.errors import CaptureError, DataError, HoplonError, SiteError, StoreError
 from hoplon.faults.function import Function
 from hoplon.faults.model import FaultModel
@@ -51,10 +49,13 @@ from hoplon.harden.tmr_sparse import TMRSparse
 from hoplon.harden.watch import GuardEvent, UncorrectableMemory
 from hoplon.harden.zero_space import zero_space_decode, zero_space_encode
 from hoplon.importance.scores import Scores
-from hoplon.inspection import FaultSpace, Inspection, inspect
 from hoplon.memory_guard import Guard, GuardReport, StaleGuardError
 from hoplon.overlay import Protection
-from hoplon.program import Program
+from hoplon.program.capturing import capture
+from hoplon.program.inputs import Inputs
+from hoplon.program.inspection import FaultSpace, Inspection, inspect
+from hoplon.program.program import Program
+from hoplon.program.sites import GuardMemory, Memory, MemorySite, Values, ValueSite
 from hoplon.ranges.bound import Bound
 from hoplon.ranges.inherent import inherent_ranges
 from hoplon.ranges.profile import Profile
@@ -66,7 +67,6 @@ from hoplon.results import Results, load_results
 from hoplon.sampling.base import Sampling
 from hoplon.sampling.measures import Among, BitUniform, BottomScore, ElementUniform, LayerUniform, OpUniform, TopScore
 from hoplon.sampling.plans import Exhaustive, Explicit, Stratified
-from hoplon.sites import GuardMemory, Memory, MemorySite, Values, ValueSite
 from hoplon.strata import ByBit, ByDeviation, ByFirstOrder, ByFunction, ByLayer, BySensitivity, Strata
 
 __all__ = [

@@ -15,7 +15,6 @@ from hoplon.campaign import Campaign
 from hoplon.compare import Comparison, compare
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
-from hoplon.data import Inputs
 from hoplon.errors import DataError, HoplonError
 from hoplon.evaluation.memory_runs import Arrival
 from hoplon.evaluation.reference import default_batch, golden_outputs
@@ -29,11 +28,12 @@ from hoplon.importance.scores import Scores
 from hoplon.importance.taylor import taylor
 from hoplon.overlay import Overlay, Protection
 from hoplon.peak_memory import peak_memory_bytes
-from hoplon.program import Program
+from hoplon.program.inputs import Inputs
+from hoplon.program.program import Program
+from hoplon.program.sites import Memory, Site, Values
 from hoplon.ranges.ranges import Ranges
 from hoplon.ranges.streaming import profile_ranges
 from hoplon.replay.golden import Placement
-from hoplon.sites import Memory, Site, Values
 
 Progress = Callable[[str, int, int], None]
 """Told the stage at work, and how much of it is done: ``progress("value faults, ranger", 512, 8192)``."""

@@ -13,9 +13,9 @@ from hoplon.errors import HoplonError
 from hoplon.evaluation.reference import Reference
 from hoplon.faults.words import BitFlip
 from hoplon.formats.native import native
+from hoplon.program.sites import GuardMemory, Memory, Values
 from hoplon.rates import FAILURES
 from hoplon.sampling.plans import Explicit
-from hoplon.sites import GuardMemory, Memory, Values
 
 
 @final

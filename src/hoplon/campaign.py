@@ -17,7 +17,6 @@ from hoplon.course import Course
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.combined import as_criterion
-from hoplon.data import Inputs, as_inputs
 from hoplon.design import Design
 from hoplon.errors import HoplonError
 from hoplon.evaluation import Evaluator
@@ -32,14 +31,15 @@ from hoplon.faults.words import BitFlip
 from hoplon.observation import Observer
 from hoplon.overlay import Overlay, Protection, overlay
 from hoplon.pilot import Pilot, Stopwatch, TimeIsUp, time_two_levels
-from hoplon.program import Program
+from hoplon.program.inputs import Inputs, as_inputs
+from hoplon.program.program import Program
+from hoplon.program.sites import GuardMemory, Memory, Site, Values
 from hoplon.replay.golden import Placement
 from hoplon.results import Results, site_kinds
 from hoplon.reweighting import reweighted
 from hoplon.sampling.base import Population, Sampling, draw_faults, unit_generator
 from hoplon.sampling.measures import ElementUniform
 from hoplon.sampling.plans import Exhaustive
-from hoplon.sites import GuardMemory, Memory, Site, Values
 from hoplon.stages import Advance, Keeper, Progress, Unit, looks, run_uniform
 from hoplon.stats.intervals import Interval
 from hoplon.store import RunDirectory, content_digest, versions

@@ -18,7 +18,6 @@ from hoplon.arm_runs import ArmRuns, Shelf
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.outcome import Outcome, classify
-from hoplon.data import Inputs, as_inputs
 from hoplon.errors import HoplonError
 from hoplon.evaluation import Evaluator
 from hoplon.evaluation.memory_runs import Arrival
@@ -29,7 +28,8 @@ from hoplon.harden.lower import lower
 from hoplon.overhead import LatencyRatio, measure
 from hoplon.overlay import Overlay, Protection, overlay
 from hoplon.pairing import paired
-from hoplon.program import Program
+from hoplon.program.inputs import Inputs, as_inputs
+from hoplon.program.program import Program
 from hoplon.rates import Rate, rate_of
 from hoplon.replay.golden import Placement
 from hoplon.results import Results

@@ -13,10 +13,10 @@ from hoplon.evaluation import Evaluator
 from hoplon.evaluation.armed_memory import ArmedMemory
 from hoplon.faults.table import FaultTable
 from hoplon.faults.words import BitFlip
+from hoplon.program.sites import MemorySite
 from hoplon.rates import Rate, rate_of
 from hoplon.sampling.base import Population, draw_faults, unit_generator
 from hoplon.sampling.measures import BitUniform
-from hoplon.sites import MemorySite
 from hoplon.stats.intervals import Interval
 
 

@@ -18,10 +18,10 @@ from hoplon.errors import HoplonError
 from hoplon.harden.bound import BoundValue
 from hoplon.harden.lower import Form
 from hoplon.overlay import Chain, Protection, ValueProtection, overlay
-from hoplon.program import Program, Ref, Step
+from hoplon.program.program import Program, Ref, Step
+from hoplon.program.signature import TensorForm
+from hoplon.program.sites import canonical_kind, is_passive, operator_name
 from hoplon.ranges.inherent import ACTIVATION_KINDS
-from hoplon.signature import TensorForm
-from hoplon.sites import canonical_kind, is_passive, operator_name
 
 Convention = Literal["tensorflow", "fused"]
 

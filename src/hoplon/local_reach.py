@@ -18,14 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hoplon.eager_program import EagerProgram
 from hoplon.elementwise import Elements
 from hoplon.evaluation import Evaluator
 from hoplon.formats.base import same_bits
 from hoplon.formats.native import native
 from hoplon.overlay import ValueProtection
-from hoplon.program import Program, Ref
-from hoplon.sites import ValueSite, operator_name
+from hoplon.program.eager import EagerProgram
+from hoplon.program.program import Program, Ref
+from hoplon.program.sites import ValueSite, operator_name
 
 Ints = NDArray[np.int64]
 

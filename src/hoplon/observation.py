@@ -11,8 +11,8 @@ from torch import Tensor
 from hoplon.errors import HoplonError
 from hoplon.evaluation import Evaluator
 from hoplon.formats.native import native
-from hoplon.program import Program
-from hoplon.sites import MemorySite, ValueSite
+from hoplon.program.program import Program
+from hoplon.program.sites import MemorySite, ValueSite
 
 
 class Observer:

@@ -14,7 +14,7 @@ from hoplon.memory_guard import Guard
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hoplon.program import Program
+    from hoplon.program.program import Program
 
 
 class ValueProtection(ABC):

@@ -16,7 +16,6 @@ import torch
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.combined import as_criterion
-from hoplon.data import as_inputs
 from hoplon.errors import DataError, HoplonError, SiteError
 from hoplon.evaluation import Evaluator
 from hoplon.evaluation.reference import Reference
@@ -25,11 +24,12 @@ from hoplon.formats.named import format_named
 from hoplon.formats.native import Native
 from hoplon.overlay import Protection, overlay
 from hoplon.pairing import Paired, paired
-from hoplon.program import Program
+from hoplon.program.inputs import as_inputs
+from hoplon.program.program import Program
+from hoplon.program.sites import MemorySite, Site
 from hoplon.rates import Rate, rate_of
 from hoplon.replay.golden import Placement
 from hoplon.results import Results, held_results, load_results, stored_results
-from hoplon.sites import MemorySite, Site
 from hoplon.store import RunDirectory, content_digest, versions
 
 Progress = Callable[[int, int | None], None]

@@ -17,8 +17,8 @@ from hoplon.errors import HoplonError, StoreError
 from hoplon.faults.table import FaultTable, Target
 from hoplon.formats.base import Field
 from hoplon.formats.named import format_named
+from hoplon.program.sites import Site, ValueSite
 from hoplon.rates import FAILURES, Rate, rate_of, rates_by
-from hoplon.sites import Site, ValueSite
 from hoplon.stats.intervals import wilson
 from hoplon.stats.two_stage import Split
 from hoplon.store import RunDirectory, readable

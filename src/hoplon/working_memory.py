@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hoplon.formats.base import NumberFormat, same_bits
-from hoplon.program import Program
-from hoplon.sites import MemorySite
+from hoplon.program.program import Program
+from hoplon.program.sites import MemorySite
 
 Words = tuple[tuple[Tensor, ...], Tensor]
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch.export import load
 
-from hoplon.capture import capture
 from hoplon.cli.guarding import guards
 from hoplon.cli.main import main
 from hoplon.cli.parts import protections
@@ -29,9 +28,10 @@ from hoplon.harden import (
     load_bundle,
 )
 from hoplon.importance import magnitude
+from hoplon.program.capturing import capture
+from hoplon.program.sites import Values
 from hoplon.ranges import Profile, Ranges, profile_activations, profile_ranges
-from hoplon.sites import Values
-from tests.small import small_data, small_net
+from tests.support.small import small_data, small_net
 
 Capsys = pytest.CaptureFixture[str]
 

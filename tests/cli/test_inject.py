@@ -38,9 +38,9 @@ from hoplon import (
 from hoplon.cli.inject import positions
 from hoplon.cli.main import main
 from hoplon.cli.settings import KEYS, Settings, merged, read_raw
-from hoplon.data import Inputs
 from hoplon.importance import Scores
-from tests.small import small_data, small_net
+from hoplon.program.inputs import Inputs
+from tests.support.small import small_data, small_net
 
 PLACE = {"model": "m", "data": "d"}
 
@@ -326,7 +326,7 @@ def test_replay_tells_two_models_apart(
     assert same["criteria"]["top-2"]["difference"] == 0
     assert load_results(tmp_path / "again").digest() == stored["digest"]
     (tmp_path / "other.py").write_text(
-        "import torch\nfrom tests.small import small_net\n\n\ndef net():\n    net = small_net()\n"
+        "import torch\nfrom tests.support.small import small_net\n\n\ndef net():\n    net = small_net()\n"
         "    net[3].weight.data *= 0.9\n    return net, torch.zeros(4, 1, 6, 6)\n"
     )
     other = f"{tmp_path / 'other.py'}:net"

@@ -19,7 +19,7 @@ from hoplon.cli.output import OutputFolder
 from hoplon.errors import StoreError
 from hoplon.evaluation import Evaluator
 from hoplon.faults import FaultTable
-from tests.small import small_data
+from tests.support.small import small_data
 
 PROMISED = {
     "name", "target", "failure", "failure_low", "failure_high", "sdc", "nonfinite", "n_faults", "n_inputs", "n_runs",

@@ -21,9 +21,9 @@ from hoplon.criteria import (
     PerplexityChange,
     TokenMatch,
 )
-from hoplon.program import Program
-from tests.nets import NETS
+from hoplon.program.program import Program
 from tests.reference.forward import faulty_outputs
+from tests.support.nets import NETS
 
 SITES = [Values(), Memory()]
 

@@ -27,7 +27,7 @@ from hoplon.faults import (
     Zero,
 )
 from hoplon.formats import FixedPoint, Quantized, equal_bits, native
-from hoplon.sites import MemorySite
+from hoplon.program.sites import MemorySite
 
 SITES = (
     MemorySite("a", shape=(2, 3)),

@@ -15,7 +15,7 @@ from hoplon.errors import HoplonError
 from hoplon.faults import AdjacentBits, BitFlip, Places, RandomValue, StuckAt, WordModel, Zero
 from hoplon.faults.words import single_bits
 from hoplon.formats import FixedPoint, Native, NumberFormat, Quantized, native, same_bits
-from hoplon.sites import MemorySite
+from hoplon.program.sites import MemorySite
 
 # One row per fault model; the shared properties below run over all of them and all formats.
 MODELS: list[WordModel] = [

@@ -15,7 +15,7 @@ from hoplon.formats import equal_bits
 from hoplon.harden import Detect, HardenedModule, Ranger, added_passes, exceedances, harden
 from hoplon.harden.effect import Effect
 from hoplon.ranges import Bound, Ranges, profile_ranges
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 FORMS = ("export", "eager")
 

@@ -21,11 +21,11 @@ from hoplon.formats import equal_bits, native
 from hoplon.harden import Duplicate, HardenedModule, Ranger, exceedances, export_pt2, harden
 from hoplon.harden.duplicate import RepeatedOperator, agreed
 from hoplon.overlay import Chain, overlay
+from hoplon.program.sites import ValueSite
 from hoplon.ranges import profile_ranges
 from hoplon.replay import Hits, Replay
 from hoplon.sampling import ElementUniform, Population, draw_faults, unit_generator
-from hoplon.sites import ValueSite
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 BATCH = 4
 

@@ -13,7 +13,7 @@ from hoplon.formats import equal_bits
 from hoplon.harden import TMR, Ranger, harden
 from hoplon.ranges import Bound, Ranges, inherent_ranges, profile_ranges
 from tests.harden.nets import CASES, sample, seeded
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 
 @pytest.mark.parametrize("name", NETS)

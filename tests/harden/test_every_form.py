@@ -19,7 +19,7 @@ from hoplon.formats import equal_bits
 from hoplon.harden import BoundValue, Clamp, HardenedModule, Policy, RandomInRange, Ranger, ToZero, export_onnx, harden
 from hoplon.harden.bound import rounded_outwards
 from hoplon.overlay import overlay
-from hoplon.program import Program
+from hoplon.program.program import Program
 from hoplon.ranges import ACTIVATION_KINDS, Bound, Ranges
 from tests.harden.test_bound import awkward
 

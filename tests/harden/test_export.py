@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hoplon.capture import capture
 from hoplon.errors import HoplonError
 from hoplon.formats import equal_bits
 from hoplon.harden import (
@@ -31,9 +30,10 @@ from hoplon.harden import (
 )
 from hoplon.harden.lower import Form
 from hoplon.overlay import Overlay
-from hoplon.quiet import quiet_torch
+from hoplon.program._torch_warnings import quiet_torch
+from hoplon.program.capturing import capture
 from hoplon.ranges import Bound, Ranges, profile_ranges
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 Run = Callable[[Tensor], Tensor]
 

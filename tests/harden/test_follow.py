@@ -16,7 +16,7 @@ from hoplon.errors import HoplonWarning
 from hoplon.formats import equal_bits
 from hoplon.harden import Coverage, Ranger, harden
 from hoplon.harden.follow import AnyBound
-from hoplon.program import Program
+from hoplon.program.program import Program
 from hoplon.ranges import Bound, Ranges, inherent_ranges
 
 RELU = Bound(0.0, 2.5)

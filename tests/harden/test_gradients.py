@@ -16,7 +16,7 @@ from hoplon.harden import Clamp, Detect, Duplicate, Policy, RandomInRange, Range
 from hoplon.overlay import overlay
 from hoplon.ranges import Bound, Ranges, profile_ranges
 from hoplon.replay import Replay
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 FORMS = ("separate", "fused")
 

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from hoplon.capture import capture
 from hoplon.errors import HoplonError
 from hoplon.formats import equal_bits, integer_view
 from hoplon.harden import TMR, Aspis, BoundValue, Coverage, HardenedModule, Ranger, UncorrectableMemory, harden, lower
@@ -18,7 +17,8 @@ from hoplon.harden.lower import Form
 from hoplon.importance import taylor
 from hoplon.memory_guard import GuardReport
 from hoplon.overlay import Overlay, Protection, ValueProtection, overlay
-from hoplon.program import Program
+from hoplon.program.capturing import capture
+from hoplon.program.program import Program
 from hoplon.ranges import Bound, Ranges, profile_ranges
 from tests.harden.nets import CASES, sample, seeded
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from hoplon import TMR, Aspis, DataError, HoplonError, Inputs, Memory, Ranger, capture, compare, harden, profile_ranges
 from hoplon.campaign import Campaign
 from hoplon.importance import taylor
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 
 def _data(name: str, count: int = 6) -> Inputs:

@@ -13,12 +13,12 @@ from hoplon.faults import BitFlip, FaultTable, series_to_words
 from hoplon.formats import equal_bits, native
 from hoplon.harden import TMR, HardenedModule, Ranger, lower
 from hoplon.overlay import Overlay, overlay
-from hoplon.program import Program
+from hoplon.program.program import Program
 from hoplon.ranges import profile_ranges
 from hoplon.replay import Hits, Replay
 from hoplon.sampling import ElementUniform, Population, draw_faults, unit_generator
 from hoplon.working_memory import WorkingMemory
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 BATCH, FAULTS = 4, 100
 

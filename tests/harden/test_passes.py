@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hoplon.capture import capture
 from hoplon.harden import HardenedModule, Ranger, added_passes, harden
 from hoplon.harden.lower import Form
+from hoplon.program.capturing import capture
 from hoplon.ranges import Bound, Ranges, profile_ranges
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 
 def hardened(name: str, form: Form) -> HardenedModule:

@@ -16,7 +16,7 @@ from hoplon.harden import Clamp, Detect, Policy, RandomInRange, Ranger, ToZero, 
 from hoplon.overlay import ValueProtection
 from hoplon.ranges import Bound, ChannelBounds, profile_ranges
 from tests.harden.test_bound import DTYPES, awkward, outwards
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 POLICIES: list[Policy] = [Clamp(), ToZero(), RandomInRange(seed=3)]
 BOUNDS = [Bound(0.0, 6.0), Bound(0.25, 4.0), Bound(-0.5, 3.0), Bound(-2.0, -1.0), Bound(0.0, 0.0), Bound(0.1, 0.7)]

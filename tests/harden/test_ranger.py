@@ -5,13 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hoplon.capture import capture
 from hoplon.errors import HoplonError, SiteError
 from hoplon.harden import Ranger
 from hoplon.overlay import overlay
-from hoplon.program import Program
+from hoplon.program.capturing import capture
+from hoplon.program.program import Program
+from hoplon.program.sites import Values
 from hoplon.ranges import Bound, Ranges, inherent_ranges, profile_ranges
-from hoplon.sites import Values
 from tests.harden.nets import CASES, sample, seeded
 
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import hoplon.importance
-from hoplon.capture import capture
-from hoplon.data import Inputs
 from hoplon.errors import DataError, SiteError
 from hoplon.formats import equal_bits
 from hoplon.importance import Scores
-from hoplon.program import Program
-from hoplon.sites import Memory
+from hoplon.program.capturing import capture
+from hoplon.program.inputs import Inputs
+from hoplon.program.program import Program
+from hoplon.program.sites import Memory
 from tests.harden.nets import CASES, sample, seeded
 
 WITH_DATA = ("taylor", "gradient", "fisher", "nisp", "expected_damage")

@@ -4,10 +4,10 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from hoplon.capture import capture
 from hoplon.errors import HoplonError
 from hoplon.importance import Scores, by_layer, heat_map, magnitude, magnitudes, overlap
-from tests.small import small_data, small_net
+from hoplon.program.capturing import capture
+from tests.support.small import small_data, small_net
 
 
 def drawn(seed: int) -> Scores:

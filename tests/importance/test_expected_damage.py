@@ -10,17 +10,17 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from hoplon.campaign import Campaign
-from hoplon.capture import capture
-from hoplon.data import Inputs
 from hoplon.errors import HoplonError, SiteError
 from hoplon.faults import BitFlip, Burst, RandomValue
 from hoplon.importance import Scores, expected_damage, taylor
 from hoplon.importance.deviations import LEVELS, Deviations
 from hoplon.importance.probing import Layer
-from hoplon.program import Program
+from hoplon.program.capturing import capture
+from hoplon.program.inputs import Inputs
+from hoplon.program.program import Program
+from hoplon.program.sites import Memory, MemorySite
 from hoplon.sampling import Exhaustive
-from hoplon.sites import Memory, MemorySite
-from tests.small import small_data, small_net
+from tests.support.small import small_data, small_net
 
 SITES = Memory(kind=("conv", "linear"), buffers=False)
 

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from hoplon.capture import capture
-from hoplon.data import Inputs
 from hoplon.errors import HoplonError, SiteError
 from hoplon.importance import nisp
 from hoplon.importance.nisp import output_importance
-from hoplon.sites import Memory
+from hoplon.program.capturing import capture
+from hoplon.program.inputs import Inputs
+from hoplon.program.sites import Memory
 from tests.harden.nets import seeded
 
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hoplon.capture import capture
-from hoplon.data import Inputs
 from hoplon.errors import HoplonError
 from hoplon.importance import Scores, fisher, gradient, layerwise, magnitude, random
+from hoplon.program.capturing import capture
+from hoplon.program.inputs import Inputs
 from tests.harden.nets import CASES, sample, seeded
 
 GRADED = [case for case in CASES if case != "views"]  # eager autograd refuses the in-place writes of "views"

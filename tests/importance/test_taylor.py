@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hoplon.importance
-from hoplon.capture import capture
-from hoplon.data import Inputs
 from hoplon.errors import DataError, SiteError
 from hoplon.formats import equal_bits
 from hoplon.importance import Scores, taylor
-from hoplon.sites import Memory
+from hoplon.program.capturing import capture
+from hoplon.program.inputs import Inputs
+from hoplon.program.sites import Memory
 from tests.harden.nets import CASES, Views, sample, seeded
 
 

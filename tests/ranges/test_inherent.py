@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hoplon.capture import capture
+from hoplon.program.capturing import capture
 from hoplon.ranges import inherent_range
 
 FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {

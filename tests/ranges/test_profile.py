@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from hoplon.capture import capture
-from hoplon.data import Inputs
 from hoplon.errors import DataError, HoplonError, HoplonWarning
-from hoplon.program import Program
+from hoplon.program.capturing import capture
+from hoplon.program.inputs import Inputs
+from hoplon.program.program import Program
+from hoplon.program.sites import Values
 from hoplon.ranges import Bound, Profile, profile_activations, profile_ranges
 from hoplon.ranges.histogram import RELATIVE_ERROR
-from hoplon.sites import Values
 
 
 class Net(nn.Module):

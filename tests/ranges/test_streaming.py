@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hoplon.capture import capture
-from hoplon.data import Inputs
 from hoplon.errors import DataError, HoplonError, SiteError
-from hoplon.program import Program
+from hoplon.program.capturing import capture
+from hoplon.program.inputs import Inputs
+from hoplon.program.program import Program
+from hoplon.program.sites import Values
 from hoplon.ranges import Bound, Ranges, profile_ranges
-from hoplon.sites import Values
 
 
 class Net(nn.Module):

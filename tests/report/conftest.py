@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from hoplon.assessment import Plan, assess
-from hoplon.capture import capture
-from tests.small import small_data, small_net
+from hoplon.program.capturing import capture
+from tests.support.small import small_data, small_net
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 
 from hoplon.errors import HoplonError
+from hoplon.program.sites import MemorySite, ValueSite
 from hoplon.sampling import (
     Among,
     BottomScore,
@@ -20,7 +21,6 @@ from hoplon.sampling import (
     TopScore,
     unit_generator,
 )
-from hoplon.sites import MemorySite, ValueSite
 
 SITES = (
     ValueSite("a", "conv", shape=(2, 3)),

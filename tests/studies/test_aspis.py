@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from hoplon.capture import capture
 from hoplon.errors import HoplonError
-from hoplon.program import Program
+from hoplon.program.capturing import capture
+from hoplon.program.program import Program
 from hoplon.studies import Profile, Row, StudyResult, profile_named, run_study, study_named, write_pages
 from hoplon.studies.aspis import overheads, sizes, subjects
 from hoplon.studies.study import Published
 from hoplon.zoo import ZooData, ZooModel, resolve_model
 from tests.reference.study_figures import compared
-from tests.small import small_data, small_net
+from tests.support.small import small_data, small_net
 
 COUNTS = replace(
     profile_named("quick").aspis,

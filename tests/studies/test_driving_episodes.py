@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from hoplon.data import Inputs
 from hoplon.errors import HoplonError
+from hoplon.program.inputs import Inputs
 from hoplon.studies import Profile, profile_named, run_study, write_pages
 from hoplon.studies.driving import episodes, parts, simulator
 from hoplon.studies.driving.camera import as_input

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hoplon.data import Inputs
+from hoplon.program.inputs import Inputs
 from hoplon.rates import Rate
 from hoplon.stats.intervals import wilson
 from hoplon.studies import PROFILES, Profile, StudyResult, run_study, study_named, write_pages

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hoplon import Ranger, capture, harden, profile_ranges, zoo
-from hoplon.data import Inputs
+from hoplon.program.inputs import Inputs
 
 DATA = {"lenet-digits": "digits", "resnet20-cifar10": "cifar10", "resnet56-cifar10": "cifar10"}
 

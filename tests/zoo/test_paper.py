@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 import torch
 
-from hoplon.capture import capture
 from hoplon.flops import count_flops
-from hoplon.program import Program
+from hoplon.program.capturing import capture
+from hoplon.program.program import Program
 from hoplon.sampling import OpUniform
 from hoplon.zoo.architectures import ARCHITECTURES, untrained
 from hoplon.zoo.paper import Vgg16

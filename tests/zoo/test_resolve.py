@@ -18,7 +18,7 @@ FACTORIES = """
     import torch
     from dataclasses import dataclass
     from torch import nn
-    from hoplon.data import Inputs
+    from hoplon.program.inputs import Inputs
     from hoplon.zoo import ZooData
 
     @dataclass

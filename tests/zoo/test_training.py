@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from hoplon.data import Inputs
 from hoplon.errors import DataError
+from hoplon.program.inputs import Inputs
 from hoplon.zoo.training import seeded, train_classifier
 
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import torch
 
 from hoplon.assessment import MakeArm, Plan, announcement, assess
-from hoplon.capture import capture
 from hoplon.cli.console import progress_bars, say, show, show_json
 from hoplon.cli.output import OutputFolder
 from hoplon.errors import HoplonError
+from hoplon.program.capturing import capture
 from hoplon.report.document import write_document
 from hoplon.report.page import write_page
 from hoplon.report.verdict import verdict

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from hoplon.capture import capture
 from hoplon.cli.console import say, show, show_json, told_training
 from hoplon.cli.guarding import GUARDS, SCHEDULES, guards, schedule
 from hoplon.cli.hardening import Bounded, FormName, PolicyName, coverage_table, listed, ranger, ranges_for
@@ -19,6 +18,7 @@ from hoplon.harden.export import export_aoti, export_onnx, export_pt2
 from hoplon.harden.lower import harden as hardened
 from hoplon.harden.module import HardenedModule
 from hoplon.harden.ranger import Ranger
+from hoplon.program.capturing import capture
 from hoplon.zoo.resolve import resolve_model
 
 EXPORTS: Mapping[str, Callable[[HardenedModule, Path], None]] = {

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from hoplon.harden.policy import Clamp, Detect, Policy, RandomInRange, ToZero
 from hoplon.harden.ranger import Coverage, Ranger
-from hoplon.program import Program
+from hoplon.program.program import Program
 from hoplon.ranges.inherent import inherent_ranges
 from hoplon.ranges.ranges import Ranges
 

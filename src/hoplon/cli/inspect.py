@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from hoplon.capture import capture
 from hoplon.cli.console import say, show, show_json, told_training
 from hoplon.cli.output import OutputFolder
-from hoplon.inspection import FaultSpace, Inspection
-from hoplon.inspection import inspect as inspected
+from hoplon.program.capturing import capture
+from hoplon.program.inspection import FaultSpace, Inspection
+from hoplon.program.inspection import inspect as inspected
+from hoplon.program.sites import MemorySite, Site, ValueSite
 from hoplon.report.document import write_document
-from hoplon.sites import MemorySite, Site, ValueSite
 from hoplon.zoo.resolve import resolve_model
 
 _SPACE = {

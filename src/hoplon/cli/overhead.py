@@ -13,7 +13,6 @@ import typer
 from rich.table import Table
 from torch import Tensor, nn
 
-from hoplon.capture import capture
 from hoplon.cli.assessing import threads as computing_on
 from hoplon.cli.console import say, show, show_json, told_training
 from hoplon.cli.hardening import Bounded, PolicyName, ranger
@@ -26,11 +25,12 @@ from hoplon.harden.passes import added_passes
 from hoplon.harden.ranger import Ranger
 from hoplon.overhead import Overheads, measure
 from hoplon.overlay import Overlay, overlay
-from hoplon.program import Program
+from hoplon.program.capturing import capture
+from hoplon.program.program import Program
+from hoplon.program.sites import Values
 from hoplon.ranges.ranges import Ranges
 from hoplon.ranges.streaming import profile_activations
 from hoplon.report.document import write_document
-from hoplon.sites import Values
 from hoplon.zoo.resolve import resolve_model
 
 BASELINE, ORIGINAL = "none", "original"

@@ -10,22 +10,22 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from hoplon.capture import capture
 from hoplon.cli.assessing import threads as computing_on
 from hoplon.cli.console import duration, progress_bars, say, show, show_json, told_training
 from hoplon.cli.hardening import coverage_table, listed
 from hoplon.cli.output import OutputFolder
-from hoplon.data import Inputs
 from hoplon.errors import HoplonError
 from hoplon.harden.exceedance import Exceedances, exceedances
 from hoplon.harden.ranger import Ranger, last_linear
-from hoplon.program import Program
+from hoplon.program.capturing import capture
+from hoplon.program.inputs import Inputs
+from hoplon.program.program import Program
+from hoplon.program.sites import Values
 from hoplon.ranges.inherent import ACTIVATION_KINDS
 from hoplon.ranges.profile import Profile
 from hoplon.ranges.ranges import Ranges
 from hoplon.ranges.streaming import profile_activations
 from hoplon.report.document import write_document
-from hoplon.sites import Values
 from hoplon.zoo.resolve import resolve_data, resolve_model
 
 _Names = Annotated[list[str] | None, typer.Option(help="Pattern on names of sites to profile; repeatable.")]

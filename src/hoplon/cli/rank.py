@@ -12,20 +12,20 @@ import typer
 from rich.table import Table
 
 from hoplon import importance
-from hoplon.capture import capture
 from hoplon.cli.assessing import threads as computing_on
 from hoplon.cli.console import progress_bars, say, show, show_json, told_training
 from hoplon.cli.output import OutputFolder
 from hoplon.cli.tables import percent, rows
-from hoplon.data import Inputs
 from hoplon.errors import DataError
 from hoplon.faults.words import BitFlip
 from hoplon.importance.analysis import by_layer, heat_map, magnitudes
 from hoplon.importance.layerwise import layerwise
 from hoplon.importance.scores import Scores
-from hoplon.program import Program
+from hoplon.program.capturing import capture
+from hoplon.program.inputs import Inputs
+from hoplon.program.program import Program
+from hoplon.program.sites import Memory
 from hoplon.report.ranking import by_layer_figure, heat_map_figure, write_ranking
-from hoplon.sites import Memory
 from hoplon.zoo.resolve import resolve_data, resolve_model
 
 

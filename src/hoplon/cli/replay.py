@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from hoplon.capture import capture
 from hoplon.cli import parts
 from hoplon.cli.assessing import threads as computing_on
 from hoplon.cli.console import progress_bars, say, show, show_json, told_training
@@ -17,6 +16,7 @@ from hoplon.cli.inject import one_or_several
 from hoplon.cli.settings import SETTINGS, read_raw
 from hoplon.cli.tables import interval, plain
 from hoplon.errors import StoreError
+from hoplon.program.capturing import capture
 from hoplon.report.document import write_document
 from hoplon.rerun import Rerun, replay_run
 from hoplon.store import RunDirectory

@@ -15,14 +15,14 @@ from hoplon.campaign import Campaign
 from hoplon.cli import parts
 from hoplon.cli.recipes import FLAG, INTEGER, NUMBER, TEXT, Kind, one_of, read_options, several
 from hoplon.criteria.base import Criterion
-from hoplon.data import Inputs
 from hoplon.errors import HoplonError, StoreError
 from hoplon.faults.model import FaultModel
 from hoplon.formats.native import NATIVE_DTYPES, native
 from hoplon.overlay import Protection
-from hoplon.program import Program
+from hoplon.program.inputs import Inputs
+from hoplon.program.program import Program
+from hoplon.program.sites import Memory, Values
 from hoplon.sampling.base import Sampling
-from hoplon.sites import Memory, Values
 from hoplon.store import write_atomically
 
 SETTINGS = "settings.json"

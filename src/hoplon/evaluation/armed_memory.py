@@ -11,8 +11,8 @@ from hoplon.formats.base import equal_bits, integer_view
 from hoplon.formats.named import format_named
 from hoplon.memory_guard import GuardReport, StaleGuardError, check_all
 from hoplon.overlay import Overlay
-from hoplon.program import Program
-from hoplon.sites import MemorySite
+from hoplon.program.program import Program
+from hoplon.program.sites import MemorySite
 from hoplon.working_memory import WorkingMemory, strike_word
 
 

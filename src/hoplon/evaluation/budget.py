@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from hoplon.program import Program
-from hoplon.sites import ValueSite
+from hoplon.program.program import Program
+from hoplon.program.sites import ValueSite
 
 GOLDEN_BUDGET_BYTES = 2 * 2**30
 # For the values of runs that are under way at once: they are mostly far smaller than whole ones.

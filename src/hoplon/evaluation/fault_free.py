@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoplon.eager_program import EagerProgram
 from hoplon.evaluation.budget import Budget
 from hoplon.evaluation.reference import Reference
 from hoplon.overlay import Overlay
-from hoplon.program import Program
+from hoplon.program.eager import EagerProgram
+from hoplon.program.program import Program
 from hoplon.replay.golden import Placement
 
 

@@ -20,9 +20,9 @@ from hoplon.evaluation.reference import Reference, replay_of
 from hoplon.faults.table import FaultTable
 from hoplon.memory_guard import GuardReport
 from hoplon.overlay import Overlay
+from hoplon.program.sites import MemorySite
 from hoplon.replay.golden import Golden, Placement
 from hoplon.replay.packed import Changed, PackedReplay
-from hoplon.sites import MemorySite
 from hoplon.working_memory import Words
 
 Arrival = Literal["before", "after"]

@@ -14,17 +14,17 @@ from torch import Tensor
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.combined import as_criterion
 from hoplon.criteria.outcome import classify, measure
-from hoplon.data import Inputs
-from hoplon.eager_program import EagerProgram
 from hoplon.errors import DataError
 from hoplon.overlay import Overlay
-from hoplon.program import Program
+from hoplon.program.eager import EagerProgram
+from hoplon.program.inputs import Inputs
+from hoplon.program.program import Program
+from hoplon.program.sites import MemorySite, ValueSite
 from hoplon.replay.eager import EagerReplay
 from hoplon.replay.golden import Placement
 from hoplon.replay.packed import PackedReplay
 from hoplon.replay.passes import Replay
 from hoplon.replay.regions import RegionReplay, fits
-from hoplon.sites import MemorySite, ValueSite
 
 Sites = Sequence[ValueSite] | Sequence[MemorySite]
 

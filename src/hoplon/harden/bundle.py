@@ -26,7 +26,7 @@ from hoplon.harden.graph import hold_constants, own_memory
 from hoplon.harden.module import HardenedModule
 from hoplon.memory_guard import GuardReport, StaleGuardError
 from hoplon.overlay import Overlay
-from hoplon.quiet import quiet_torch
+from hoplon.program._torch_warnings import quiet_torch
 
 _FORMAT = 1
 _INDEX, _MODEL, _GUARDS, _PARTS = "bundle.json", "model.pt2", "guards.safetensors", "descriptions.safetensors"

@@ -15,7 +15,7 @@ from hoplon.formats.base import integer_view
 from hoplon.harden.count import Count
 from hoplon.harden.ranger import last_linear
 from hoplon.overlay import Protection, ValueProtection
-from hoplon.program import Program
+from hoplon.program.program import Program
 
 
 @final

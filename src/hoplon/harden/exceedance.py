@@ -9,11 +9,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from hoplon.data import Inputs, as_inputs
 from hoplon.errors import HoplonError
 from hoplon.harden.duplicate import Repeated
 from hoplon.overlay import Protection, overlay
-from hoplon.program import Program
+from hoplon.program.inputs import Inputs, as_inputs
+from hoplon.program.program import Program
 from hoplon.stats.intervals import Interval, wilson
 
 

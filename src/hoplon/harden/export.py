@@ -24,7 +24,7 @@ from hoplon.harden.effect import Effect
 from hoplon.harden.module import HardenedModule
 from hoplon.harden.watch import UncorrectableMemory
 from hoplon.overlay import Chain, ValueProtection
-from hoplon.quiet import quiet_torch
+from hoplon.program._torch_warnings import quiet_torch
 from hoplon.ranges.bound import Bound
 
 Guards = Literal["refuse", "drop"]

@@ -10,9 +10,9 @@ from functools import reduce
 import torch
 from torch.utils import _pytree as pytree
 
-from hoplon.program import Ref, Step
+from hoplon.program.program import Ref, Step
+from hoplon.program.sites import canonical_kind, is_passive, operator_name
 from hoplon.ranges.bound import Bound, ChannelBounds
-from hoplon.sites import canonical_kind, is_passive, operator_name
 
 AnyBound = Bound | ChannelBounds
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from hoplon.harden.arena import end_to_end
-from hoplon.program import Program
-from hoplon.quiet import quiet_torch
-from hoplon.sites import Identity, canonical_kind, is_passive
-from hoplon.tracing import identities
+from hoplon.program._torch_warnings import quiet_torch
+from hoplon.program.program import Program
+from hoplon.program.sites import Identity, canonical_kind, is_passive
+from hoplon.program.trace import identities
 
 
 def graph_with(

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from torch import fx
 
-from hoplon.eager_program import EagerProgram
 from hoplon.errors import HoplonError
 from hoplon.harden.bound import BoundValue, clamp_words, clamp_words_
 from hoplon.harden.count import Count
@@ -19,8 +18,9 @@ from hoplon.harden.schedule import When
 from hoplon.harden.watched import watched_model
 from hoplon.memory_guard import GuardReport
 from hoplon.overlay import Chain, Overlay, Protection, ValueProtection, overlay
-from hoplon.program import Program
-from hoplon.sites import canonical_kind
+from hoplon.program.eager import EagerProgram
+from hoplon.program.program import Program
+from hoplon.program.sites import canonical_kind
 
 Form = Literal["separate", "fused"]
 

@@ -21,7 +21,7 @@ from hoplon.harden.watch import GuardEvent, Watch
 from hoplon.harden.watched import WatchedModel
 from hoplon.memory_guard import Guard, GuardReport
 from hoplon.overlay import Overlay, Protection
-from hoplon.quiet import quiet_torch
+from hoplon.program._torch_warnings import quiet_torch
 
 
 @final

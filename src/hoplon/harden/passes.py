@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hoplon.harden.module import HardenedModule
-from hoplon.sites import is_passive
+from hoplon.program.sites import is_passive
 
 
 def added_passes(module: HardenedModule) -> dict[str, int]:

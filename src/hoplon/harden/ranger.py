@@ -13,12 +13,12 @@ from hoplon.errors import HoplonError
 from hoplon.harden.follow import AnyBound, filled_with, hull, taken_over, value_reads
 from hoplon.harden.policy import Clamp, Policy
 from hoplon.overlay import Protection, ValueProtection
-from hoplon.program import Program, Step
+from hoplon.program.program import Program, Step
+from hoplon.program.sites import ValueSite
 from hoplon.ranges.bound import Bound, ChannelBounds
 from hoplon.ranges.channels import axis_in_value
 from hoplon.ranges.inherent import ACTIVATION_KINDS, INHERENT, inherent_range
 from hoplon.ranges.ranges import Ranges
-from hoplon.sites import ValueSite
 
 Where = Literal["activations", "algorithm1", "all"]
 WHERE: tuple[Where, ...] = ("activations", "algorithm1", "all")

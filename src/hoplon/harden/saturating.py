@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from hoplon.capture import capture
 from hoplon.errors import HoplonError
+from hoplon.program.capturing import capture
 
 _REPLACED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.Hardswish, nn.SiLU, nn.GELU)
 _KINDS = frozenset({"relu", "leaky_relu", "elu", "hardswish", "silu", "gelu", "hardtanh"})

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from hoplon.eager import OperatorCall, OperatorWatch
-from hoplon.eager_program import EagerProgram
 from hoplon.errors import HoplonWarning
 from hoplon.harden.count import Count
 from hoplon.harden.duplicate import agreed
 from hoplon.overlay import ValueProtection
-from hoplon.sites import ValueSite
+from hoplon.program.eager import EagerProgram
+from hoplon.program.eager_watch import OperatorCall, OperatorWatch
+from hoplon.program.sites import ValueSite
 
 _TIMED_PASSES = 3
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError
 from hoplon.importance.scores import Scores
-from hoplon.program import Program
+from hoplon.program.program import Program
 
 _QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "max": 1.0}
 

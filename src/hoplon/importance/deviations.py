@@ -11,7 +11,7 @@ from torch import Tensor
 from hoplon.errors import HoplonError
 from hoplon.faults.model import FaultModel, WordModel
 from hoplon.formats.base import NumberFormat
-from hoplon.sites import MemorySite
+from hoplon.program.sites import MemorySite
 
 _SMALL_BINS = 10
 _STEP = 4.0  # between the edges of small deviations

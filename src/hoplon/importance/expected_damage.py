@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
-from hoplon.data import Stream
 from hoplon.errors import HoplonError
 from hoplon.faults.model import FaultModel
 from hoplon.faults.words import BitFlip
@@ -27,8 +26,9 @@ from hoplon.importance.streaming import (
     described,
     differentiated,
 )
-from hoplon.program import Program, Ref, Step
-from hoplon.sites import Memory, MemorySite
+from hoplon.program.inputs import Stream
+from hoplon.program.program import Program, Ref, Step
+from hoplon.program.sites import Memory, MemorySite
 
 _HARM = math.log(2)
 """A change of the loss that counts: the probability of the right class halves."""

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoplon.data import Inputs, Stream
 from hoplon.importance.scores import Scores
 from hoplon.importance.streaming import CONVOLUTIONS_AND_LINEAR, Loss, MeanLoss, Progress, checked, described, summed
-from hoplon.program import Program, Ref
-from hoplon.sites import Memory
+from hoplon.program.inputs import Inputs, Stream
+from hoplon.program.program import Program, Ref
+from hoplon.program.sites import Memory
 
 
 @dataclass(frozen=True)

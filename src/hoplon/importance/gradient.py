@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from hoplon.data import Stream
 from hoplon.importance.scores import Scores
 from hoplon.importance.streaming import CONVOLUTIONS_AND_LINEAR, Loss, MeanLoss, Progress, described, summed
-from hoplon.program import Program
-from hoplon.sites import Memory
+from hoplon.program.inputs import Stream
+from hoplon.program.program import Program
+from hoplon.program.sites import Memory
 
 
 def gradient(

@@ -10,15 +10,15 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from hoplon.data import Stream
 from hoplon.errors import HoplonError
 from hoplon.importance.layerwise import layerwise
 from hoplon.importance.readers import readers_of
 from hoplon.importance.scores import Scores
 from hoplon.importance.streaming import CONVOLUTIONS_AND_LINEAR, Loss, Progress, Seen, batches_of, described
-from hoplon.program import Program, Ref
+from hoplon.program.inputs import Stream
+from hoplon.program.program import Program, Ref
+from hoplon.program.sites import Memory, canonical_kind
 from hoplon.ranges.inherent import ACTIVATION_KINDS
-from hoplon.sites import Memory, canonical_kind
 
 _MIX = 0.5  # of spread against unlikeness, in the ranking of the outputs
 _DAMPING = 0.9  # of long paths; below 1, so that their sum exists

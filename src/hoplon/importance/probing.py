@@ -17,10 +17,10 @@ from torch import Tensor
 
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.outcome import Outcome, classify
-from hoplon.data import Inputs
 from hoplon.importance.deviations import CLOSENESS, LEVELS
-from hoplon.program import Program, Ref, Step
-from hoplon.sites import canonical_kind
+from hoplon.program.inputs import Inputs
+from hoplon.program.program import Program, Ref, Step
+from hoplon.program.sites import canonical_kind
 
 _LOOKS = 256  # samples on which inputs are watched
 _RARE = 1e-3  # of a layer's large deviations: what is not worth a probe

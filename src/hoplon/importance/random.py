@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from hoplon.data import Stream
 from hoplon.importance.scores import Scores
 from hoplon.importance.streaming import CONVOLUTIONS_AND_LINEAR, Loss, Progress, described
-from hoplon.program import Program
-from hoplon.sites import Memory
+from hoplon.program.inputs import Stream
+from hoplon.program.program import Program
+from hoplon.program.sites import Memory
 
 
 def random(

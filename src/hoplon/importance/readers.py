@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hoplon.errors import HoplonError, SiteError
-from hoplon.program import Program, Ref, Step
-from hoplon.sites import MemorySite, canonical_kind
+from hoplon.program.program import Program, Ref, Step
+from hoplon.program.sites import MemorySite, canonical_kind
 
 _KINDS = ("conv", "linear")
 

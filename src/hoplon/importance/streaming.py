@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from hoplon.data import Inputs, Stream, is_sized, stream
 from hoplon.errors import DataError
 from hoplon.formats.digest import digest_of
 from hoplon.importance.scores import Scores
-from hoplon.program import Hook, Program
-from hoplon.sites import Memory, MemorySite
+from hoplon.program.inputs import Inputs, Stream, is_sized, stream
+from hoplon.program.program import Hook, Program
+from hoplon.program.sites import Memory, MemorySite
 
 CONVOLUTIONS_AND_LINEAR = Memory(kind=("conv", "linear"), buffers=False)
 """The storages that are scored by default: parameters that convolutions and linear layers read."""

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from hoplon.errors import HoplonError, no_match
-from hoplon.layout import BatchLayout, WholeLayout
-from hoplon.program import Program
-from hoplon.sites import ValueSite
+from hoplon.program.layout import BatchLayout, WholeLayout
+from hoplon.program.program import Program
+from hoplon.program.sites import ValueSite
 
 ChannelAxis = int | Mapping[str, int]
 """The axis of channels among those of one sample, of all sites or by pattern on their names; -1 is the last."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from hoplon.errors import SiteError
-from hoplon.program import Program, Step
+from hoplon.program.program import Program, Step
+from hoplon.program.sites import canonical_kind, operator_name
 from hoplon.ranges.bound import Bound
 from hoplon.ranges.ranges import Ranges
-from hoplon.sites import canonical_kind, operator_name
 
 ACTIVATION_KINDS = frozenset(
     {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, final
 
 from hoplon.errors import DataError, HoplonError, no_match
-from hoplon.program import Program
+from hoplon.program.program import Program
 from hoplon.ranges.bound import Bound, ChannelBounds
 
 T = TypeVar("T")

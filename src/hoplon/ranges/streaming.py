@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoplon.data import Inputs, Stream, is_sized, stream
 from hoplon.errors import DataError, HoplonError, HoplonWarning, SiteError
-from hoplon.program import Program
+from hoplon.program.inputs import Inputs, Stream, is_sized, stream
+from hoplon.program.program import Program
+from hoplon.program.sites import Values, ValueSite
 from hoplon.ranges.channels import ChannelAxis, axis_in_samples, require_known
 from hoplon.ranges.channels import channel_axis as axis_of_channels
 from hoplon.ranges.inherent import ACTIVATION_KINDS
 from hoplon.ranges.profile import Ends, Observed, Profile, QuantileOf, SiteProfile, extremes
 from hoplon.ranges.ranges import Ranges
-from hoplon.sites import Values, ValueSite
 
 Progress = Callable[[int, int], None]
 

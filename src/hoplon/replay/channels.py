@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hoplon.formats.base import equal_bits
-from hoplon.layout import BatchLayout
-from hoplon.program import Program, Ref, Step
+from hoplon.program.layout import BatchLayout
+from hoplon.program.program import Program, Ref, Step
 from hoplon.replay.rules import ELEMENTWISE
 
 _aten: Any = torch.ops.aten

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from hoplon.formats.native import native
+from hoplon.program.sites import ValueSite
 from hoplon.replay.golden import Golden, Hits, Struck
 from hoplon.replay.passes import Replay
-from hoplon.sites import ValueSite
 
 
 class EagerReplay(Replay):

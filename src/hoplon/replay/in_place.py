@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoplon.program import Program, Ref, Step
+from hoplon.program.program import Program, Ref, Step
 
 _aten = torch.ops.aten
 _FRESH = frozenset({_aten.conv2d.default, _aten.convolution.default, _aten.linear.default, _aten.add.Tensor})

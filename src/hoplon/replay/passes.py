@@ -12,10 +12,10 @@ from torch import Tensor
 from hoplon.formats.base import equal_bits
 from hoplon.formats.native import native
 from hoplon.overlay import Overlay
-from hoplon.program import Program, Ref
+from hoplon.program.program import Program, Ref
+from hoplon.program.sites import MemorySite, ValueSite
 from hoplon.replay.channels import Chain, Channels, chains_of
 from hoplon.replay.golden import Golden, Hits, Placement, Struck
-from hoplon.sites import MemorySite, ValueSite
 
 
 @dataclass

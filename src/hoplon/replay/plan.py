@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hoplon.program import Program, Ref
+from hoplon.program.program import Program, Ref
 from hoplon.replay.in_place import overwritten
 from hoplon.replay.rules import Rule, rules_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hoplon.program import Program
+from hoplon.program.program import Program
 from hoplon.replay.windows import Pixels
 
 _Protections = Mapping[int, Any]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hoplon.formats.native import native
 from hoplon.overlay import Overlay
-from hoplon.program import Program
+from hoplon.program.program import Program
 from hoplon.replay.agreement import Agreement, protected
 from hoplon.replay.golden import Golden, Hits, Struck
 from hoplon.replay.passes import Lazy, Replay

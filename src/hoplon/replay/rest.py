@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hoplon.program import Ref
+from hoplon.program.program import Ref
 from hoplon.replay.golden import Golden
 from hoplon.replay.in_place import run_in_place
 from hoplon.replay.plan import Plan

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hoplon.program import Program, Ref, Step
+from hoplon.program.program import Program, Ref, Step
 
 Ints = NDArray[np.int64]
 Shapes = Mapping[int, tuple[int, ...]]

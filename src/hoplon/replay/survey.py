@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from hoplon.formats.base import equal_bits
-from hoplon.layout import BatchLayout
-from hoplon.program import Program
+from hoplon.program.layout import BatchLayout
+from hoplon.program.program import Program
 from hoplon.replay.golden import Golden
 from hoplon.replay.recalled import Recalled
 from hoplon.replay.rules import Rule

@@ -14,7 +14,7 @@ from torch import Tensor
 from hoplon.errors import HoplonError
 from hoplon.faults.model import FaultModel, Observe, Places, Strikes
 from hoplon.faults.table import FaultTable, words_to_series
-from hoplon.sites import MemorySite, ValueSite
+from hoplon.program.sites import MemorySite, ValueSite
 
 Sites = Sequence[ValueSite | MemorySite]
 

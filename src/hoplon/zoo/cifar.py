@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hoplon.data import Inputs
 from hoplon.errors import DataError, HoplonError
+from hoplon.program.inputs import Inputs
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.files import data_file, read_arrays, read_state_dict
 from hoplon.zoo.training import seeded

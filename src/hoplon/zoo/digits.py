@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from hoplon.data import Inputs
+from hoplon.program.inputs import Inputs
 from hoplon.zoo.entries import ZooData
 
 _TRAIN_COUNT = 1000

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hoplon.data import Inputs
 from hoplon.errors import DataError, HoplonError
+from hoplon.program.inputs import Inputs
 from hoplon.zoo.entries import ZooData
 from hoplon.zoo.files import data_file, read_arrays
 

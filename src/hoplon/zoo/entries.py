@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from hoplon.data import Inputs
+from hoplon.program.inputs import Inputs
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from hoplon.data import Inputs
 from hoplon.errors import DataError
+from hoplon.program.inputs import Inputs
 from hoplon.zoo.entries import ZooData
 from hoplon.zoo.files import data_file, read_arrays
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from hoplon.data import Inputs
 from hoplon.errors import DataError
+from hoplon.program.inputs import Inputs
 from hoplon.zoo.cache import cache_folder
 from hoplon.zoo.entries import ZooData
 from hoplon.zoo.torchvision_ops import import_torchvision

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hoplon.data import Inputs
 from hoplon.errors import DataError, HoplonError, no_match
+from hoplon.program.inputs import Inputs
 from hoplon.zoo import registry
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.files import read_arrays

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hoplon.data import Inputs
 from hoplon.errors import DataError
+from hoplon.program.inputs import Inputs
 
 Progress = Callable[[int, int, float], None]
 """Called after each epoch with the number of epochs done, their total, and the epoch's mean loss."""

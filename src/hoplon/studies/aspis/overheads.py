@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hoplon.capture import capture
 from hoplon.guard_costs import armed, check_ms_per_layer, interleaved, repair_ms
 from hoplon.harden.arena import lay_end_to_end
 from hoplon.harden.aspis import Aspis
@@ -26,8 +25,9 @@ from hoplon.harden.tmr_sparse import TMRSparse
 from hoplon.importance.scores import Scores
 from hoplon.overhead import measure
 from hoplon.overlay import Overlay, Protection, overlay
+from hoplon.program.capturing import capture
+from hoplon.program.sites import Values
 from hoplon.ranges.streaming import profile_activations
-from hoplon.sites import Values
 from hoplon.studies.aspis.sizes import convolutions
 from hoplon.studies.aspis.subjects import LABELS
 from hoplon.studies.figures import Figure, Series, bars

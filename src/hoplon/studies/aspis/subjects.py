@@ -9,13 +9,13 @@ from typing import final
 import torch.nn.functional as F
 from torch import nn
 
-from hoplon.capture import capture
-from hoplon.data import Inputs
 from hoplon.errors import DataError, HoplonError
 from hoplon.importance.scores import Scores
 from hoplon.importance.taylor import taylor
-from hoplon.program import Program
-from hoplon.sites import Memory
+from hoplon.program.capturing import capture
+from hoplon.program.inputs import Inputs
+from hoplon.program.program import Program
+from hoplon.program.sites import Memory
 from hoplon.studies.study import Context
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.recipes import RECIPES

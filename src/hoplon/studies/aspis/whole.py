@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hoplon.data import Inputs
 from hoplon.guard_costs import armed, timed
 from hoplon.harden.aspis import Aspis
 from hoplon.harden.lower import lower
@@ -20,6 +19,7 @@ from hoplon.harden.tmr import TMR
 from hoplon.harden.tmr_sparse import TMRSparse
 from hoplon.overhead import median_interval
 from hoplon.overlay import Overlay, Protection, overlay
+from hoplon.program.inputs import Inputs
 from hoplon.ranges.streaming import profile_ranges
 from hoplon.studies.aspis.overheads import RANGER
 from hoplon.studies.aspis.subjects import Absent, Subject, subjects

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hoplon.data import Inputs
+from hoplon.program.inputs import Inputs
 from hoplon.studies.driving.camera import as_input, photograph
 from hoplon.studies.driving.control import STRAIGHT_ON, Command, clipped, expert_waypoints, pursue
 from hoplon.studies.driving.simulator import Scenario, World

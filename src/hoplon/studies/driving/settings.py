@@ -9,7 +9,6 @@ from typing import final
 import polars as pl
 from torch import nn
 
-from hoplon.capture import capture
 from hoplon.errors import HoplonError
 from hoplon.evaluation.memory_runs import Arrival
 from hoplon.faults.model import FaultModel
@@ -22,11 +21,12 @@ from hoplon.harden.ranger import Ranger
 from hoplon.importance.scores import Scores
 from hoplon.importance.taylor import taylor
 from hoplon.overlay import Protection
-from hoplon.program import Program
+from hoplon.program.capturing import capture
+from hoplon.program.program import Program
+from hoplon.program.sites import Memory
 from hoplon.ranges.streaming import profile_ranges
 from hoplon.sampling.base import Population, Sampling, draw_faults, unit_generator
 from hoplon.sampling.measures import ElementUniform, TopScore
-from hoplon.sites import Memory
 from hoplon.studies.driving.lessons import Frames, lesson_seed, lessons, squared_error
 
 WEIGHTS = Memory(kind=("conv", "linear"))

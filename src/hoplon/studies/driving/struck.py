@@ -19,7 +19,7 @@ from hoplon.harden.lower import harden
 from hoplon.harden.schedule import OnDemand
 from hoplon.memory_guard import GuardReport, StaleGuardError
 from hoplon.overlay import Protection
-from hoplon.program import Program
+from hoplon.program.program import Program
 from hoplon.studies.driving.camera import as_input
 from hoplon.studies.driving.roads import Floats
 from hoplon.studies.driving.simulator import World

@@ -9,8 +9,8 @@ from hoplon.harden.lower import harden
 from hoplon.harden.policy import Clamp, Policy, RandomInRange, ToZero
 from hoplon.harden.ranger import Ranger
 from hoplon.overlay import Protection
+from hoplon.program.sites import Values
 from hoplon.sampling.measures import OpUniform
-from hoplon.sites import Values
 from hoplon.stats.intervals import Interval, wilson
 from hoplon.studies.figures import Figure, Series, bars
 from hoplon.studies.findings import Findings

@@ -9,10 +9,10 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from hoplon.capture import capture
 from hoplon.flops import count_flops
 from hoplon.harden.lower import harden
 from hoplon.harden.ranger import Ranger
+from hoplon.program.capturing import capture
 from hoplon.ranges.bound import Bound
 from hoplon.ranges.inherent import ACTIVATION_KINDS
 from hoplon.ranges.ranges import Ranges

@@ -11,21 +11,21 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from hoplon.capture import capture
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.combined import as_criterion
 from hoplon.criteria.regression import Deviation
-from hoplon.data import Inputs
 from hoplon.errors import DataError
 from hoplon.harden.ranger import last_linear
-from hoplon.program import Program
+from hoplon.program.capturing import capture
+from hoplon.program.inputs import Inputs
+from hoplon.program.program import Program
+from hoplon.program.sites import Values
 from hoplon.ranges.inherent import ACTIVATION_KINDS
 from hoplon.ranges.profile import Profile
 from hoplon.ranges.ranges import Ranges
 from hoplon.ranges.streaming import profile_activations
 from hoplon.sampling.measures import OpUniform
-from hoplon.sites import Values
 from hoplon.studies.study import Context
 from hoplon.zoo.driving import trivial_errors
 from hoplon.zoo.entries import ZooData, ZooModel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hoplon.data import Inputs
+from hoplon.program.inputs import Inputs
 
 
 def small_net() -> nn.Module:

@@ -12,10 +12,10 @@ from torch.utils import _pytree as pytree
 
 from hoplon.errors import CaptureError
 from hoplon.formats.base import equal_bits
-from hoplon.layout import BatchLayout, Layout, WholeLayout, folds, moves_with, trial_layouts
-from hoplon.program import Program
-from hoplon.signature import Signature, TensorForm, copied
-from hoplon.sites import ValueSite
+from hoplon.program.layout import BatchLayout, Layout, WholeLayout, folds, moves_with, trial_layouts
+from hoplon.program.program import Program
+from hoplon.program.signature import Signature, TensorForm, copied
+from hoplon.program.sites import ValueSite
 
 
 def prove_equal(program: Program, model: nn.Module, leaves: Sequence[Any]) -> None:

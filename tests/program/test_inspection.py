@@ -13,7 +13,7 @@ from torch import nn
 from hoplon import FaultSpace, HoplonError, capture, inspect
 from hoplon.cli.main import main
 from hoplon.zoo import resolve_model
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 # Aspis, Table II: weights, convolution layers, single-, double- and triple-bit fault sites, as printed.
 TABLE_II = {
@@ -91,7 +91,7 @@ def test_a_module_is_no_program() -> None:
 
 def test_the_command_prints_tables_or_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(
-        "import torch\nfrom tests.nets import NETS\n\n\ndef tied():\n    net = NETS['tied']\n"
+        "import torch\nfrom tests.support.nets import NETS\n\n\ndef tied():\n    net = NETS['tied']\n"
         "    return net.model(), net.batch(2)\n"
     )
     model = f"{tmp_path / 'model.py'}:tied"

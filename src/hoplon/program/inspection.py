@@ -9,8 +9,8 @@ from typing import Any, Self, final
 
 from hoplon.errors import HoplonError
 from hoplon.formats.native import NATIVE_DTYPES, native
-from hoplon.program import Program
-from hoplon.sites import MemorySite, Site, ValueSite
+from hoplon.program.program import Program
+from hoplon.program.sites import MemorySite, Site, ValueSite
 
 
 @final

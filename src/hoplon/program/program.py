@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from hoplon.data import Inputs
 from hoplon.errors import SiteError
-from hoplon.layout import Layout
-from hoplon.signature import Signature
-from hoplon.sites import Identity, MemorySite, ValueSite, carries_values
+from hoplon.program.inputs import Inputs
+from hoplon.program.layout import Layout
+from hoplon.program.signature import Signature
+from hoplon.program.sites import Identity, MemorySite, ValueSite, carries_values
 
 Hook = Callable[[int, Any], Any]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from hoplon import Campaign, Inputs, Memory, Results, capture
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 UNITS = 36
 COUNT = 64 * UNITS - 10  # the last unit is short

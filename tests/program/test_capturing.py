@@ -11,7 +11,7 @@ from hoplon.errors import HoplonWarning
 from hoplon.formats import Quantized, equal_bits
 from hoplon.harden import lower
 from hoplon.overlay import Overlay
-from tests.nets import NETS
+from tests.support.nets import NETS
 
 
 @pytest.mark.parametrize("name", NETS)

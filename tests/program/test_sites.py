@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from hoplon import Memory, SiteError, Values, capture
-from hoplon.eager import eager_sites
-from hoplon.sites import ValueSite
-from hoplon.tracing import identities
-from tests.nets import NETS
+from hoplon.program.eager_watch import eager_sites
+from hoplon.program.sites import ValueSite
+from hoplon.program.trace import identities
+from tests.support.nets import NETS
 
 
 @pytest.mark.parametrize("name", NETS)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hoplon.sites import CallCounter, Identity, ValueSite, canonical_kind, is_passive
+from hoplon.program.sites import CallCounter, Identity, ValueSite, canonical_kind, is_passive
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from hoplon.eager import OperatorCall, OperatorWatch
 from hoplon.errors import CaptureError
 from hoplon.formats.base import equal_bits
-from hoplon.layout import WholeLayout
-from hoplon.program import Hook, Program, Ref, Step
-from hoplon.signature import Signature, copied
-from hoplon.sites import MemorySite, ValueSite, carries_values
+from hoplon.program.eager_watch import OperatorCall, OperatorWatch
+from hoplon.program.layout import WholeLayout
+from hoplon.program.program import Hook, Program, Ref, Step
+from hoplon.program.signature import Signature, copied
+from hoplon.program.sites import MemorySite, ValueSite, carries_values
 
 
 @final

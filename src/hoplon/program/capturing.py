@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from hoplon.eager_program import EagerProgram, capture_eager
 from hoplon.errors import CaptureError, HoplonWarning
-from hoplon.program import Program
-from hoplon.proof import find_samples, prove_close, prove_equal
-from hoplon.quiet import quiet_torch
-from hoplon.signature import Call, Signature, copied
-from hoplon.tracing import NotTraceable, trace
+from hoplon.program._torch_warnings import quiet_torch
+from hoplon.program.eager import EagerProgram, capture_eager
+from hoplon.program.program import Program
+from hoplon.program.signature import Call, Signature, copied
+from hoplon.program.trace import NotTraceable, trace
+from hoplon.program.verify import find_samples, prove_close, prove_equal
 
 _EXPORT_ERRORS = (
     RuntimeError,  # includes NotImplementedError and most of torch's own errors

@@ -18,10 +18,10 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from hoplon.errors import CaptureError
-from hoplon.program import Program, Ref, Step
-from hoplon.quiet import quiet_torch
-from hoplon.signature import Signature
-from hoplon.sites import CallCounter, Identity, MemorySite, canonical_kind, is_passive
+from hoplon.program._torch_warnings import quiet_torch
+from hoplon.program.program import Program, Ref, Step
+from hoplon.program.signature import Signature
+from hoplon.program.sites import CallCounter, Identity, MemorySite, canonical_kind, is_passive
 
 
 class NotTraceable(CaptureError):  # noqa: N818 -- says what the model is

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from hoplon.data import Inputs, as_inputs
 from hoplon.errors import DataError
+from hoplon.program.inputs import Inputs, as_inputs
 
 
 class Samples(Dataset[object]):

@@ -1,0 +1,3 @@
+"""A model captured once: its steps, sites, inputs and what is proven of it."""
+
+from __future__ import annotations
