@@ -14,7 +14,7 @@ import pytest
 from hoplon.errors import StoreError
 from hoplon.report import figures, read_document, render, write_document, write_page
 from hoplon.report.page import _script_safe, plotly_script
-from hoplon.report.wording import interval
+from hoplon.report.text import interval
 
 
 class Elements(HTMLParser):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hoplon.report.document import Document
+from hoplon.report.text import at_most, interval
 from hoplon.report.verdict import baseline, rows_of
-from hoplon.report.wording import at_most, interval
 
 Row = Mapping[str, Any]
 Spec = dict[str, Any]

@@ -12,7 +12,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hoplon.report import figures, wording
+from hoplon.report import figures
+from hoplon.report import text as wording
 from hoplon.report.document import Document
 from hoplon.report.verdict import baseline, helps, improvement, rows_of, verdict
 from hoplon.store import write_atomically

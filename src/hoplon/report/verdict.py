@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hoplon.report.document import Document
-from hoplon.report.wording import STRUCK, TARGETS, amount, at_most, factor, interval, listed, percent
+from hoplon.report.text import STRUCK, TARGETS, amount, at_most, factor, interval, listed, percent
 
 Row = Mapping[str, Any]
 
