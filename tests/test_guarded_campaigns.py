@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import hoplon as hp
 from hoplon.evaluation.armed_memory import ArmedMemory
+from hoplon.faults.sampling import Population, draw_faults, unit_generator
 from hoplon.formats import integer_view
 from hoplon.overlay import overlay
-from hoplon.sampling import Population, draw_faults, unit_generator
 
 FLIP_30 = hp.BitFlip(bits=(30,))
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from hoplon import BitFlip, Inputs, Ranger, TopK, Values, capture, profile_ranges
 from hoplon.evaluation import Evaluator
 from hoplon.evaluation.reference import Reference
+from hoplon.faults.sampling import ElementUniform, Population
 from hoplon.local_reach import LocalReach, Reached
 from hoplon.overlay import Overlay, Protection, ValueProtection, overlay
-from hoplon.sampling import ElementUniform, Population
 
 
 class _Residual(nn.Module):

@@ -38,11 +38,11 @@ from hoplon.course import Course
 from hoplon.evaluation import Evaluator
 from hoplon.evaluation.reference import Reference
 from hoplon.faults import FaultTable, Strikes, Target
+from hoplon.faults.sampling import Population
 from hoplon.first_phase import FirstPhase
 from hoplon.formats import FixedPoint, native
 from hoplon.overlay import Overlay
 from hoplon.rates import rate_of
-from hoplon.sampling import Population
 from hoplon.strata import ByBit, ByDeviation, ByFirstOrder, ByFunction, ByLayer, BySensitivity, Seen
 
 HALF_WIDTH = 0.02

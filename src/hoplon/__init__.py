@@ -19,9 +19,20 @@ from hoplon.criteria.tokens import PerplexityChange, TokenMatch
 from hoplon.errors import CaptureError, DataError, HoplonError, SiteError, StoreError
 from hoplon.faults.function import Function
 from hoplon.faults.model import FaultModel
-from hoplon.faults.several import BitRate, Burst, Elements, Mixture
+from hoplon.faults.multi_word import BitRate, Burst, Elements, Mixture
+from hoplon.faults.sampling.base import Sampling
+from hoplon.faults.sampling.measures import (
+    Among,
+    BitUniform,
+    BottomScore,
+    ElementUniform,
+    LayerUniform,
+    OpUniform,
+    TopScore,
+)
+from hoplon.faults.sampling.plans import Exhaustive, Explicit, Stratified
+from hoplon.faults.single_word import AdjacentBits, BitFlip, RandomValue, StuckAt, Zero
 from hoplon.faults.table import FaultTable
-from hoplon.faults.words import AdjacentBits, BitFlip, RandomValue, StuckAt, Zero
 from hoplon.flops import Flops, count_flops
 from hoplon.forecast import Forecast, forecast
 from hoplon.formats.base import NumberFormat
@@ -64,9 +75,6 @@ from hoplon.ranges.streaming import profile_activations, profile_ranges
 from hoplon.rates import Rate
 from hoplon.rerun import Rerun, replay_run
 from hoplon.results import Results, load_results
-from hoplon.sampling.base import Sampling
-from hoplon.sampling.measures import Among, BitUniform, BottomScore, ElementUniform, LayerUniform, OpUniform, TopScore
-from hoplon.sampling.plans import Exhaustive, Explicit, Stratified
 from hoplon.strata import ByBit, ByDeviation, ByFirstOrder, ByFunction, ByLayer, BySensitivity, Strata
 
 __all__ = [

@@ -19,8 +19,8 @@ from hoplon.errors import DataError, HoplonError
 from hoplon.evaluation.memory_runs import Arrival
 from hoplon.evaluation.reference import default_batch, golden_outputs
 from hoplon.faults.model import FaultModel
+from hoplon.faults.single_word import BitFlip
 from hoplon.faults.table import FaultTable
-from hoplon.faults.words import BitFlip
 from hoplon.harden.aspis import Aspis
 from hoplon.harden.ranger import Ranger
 from hoplon.harden.tmr import TMR

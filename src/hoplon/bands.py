@@ -16,8 +16,8 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError
 from hoplon.faults.model import FaultModel, WordModel
+from hoplon.faults.sampling.base import Measure, Population, Sampling
 from hoplon.formats.base import NumberFormat
-from hoplon.sampling.base import Measure, Population, Sampling
 
 
 @final

@@ -11,11 +11,11 @@ import polars as pl
 from hoplon.campaign import Campaign
 from hoplon.errors import HoplonError
 from hoplon.evaluation.reference import Reference
-from hoplon.faults.words import BitFlip
+from hoplon.faults.sampling.plans import Explicit
+from hoplon.faults.single_word import BitFlip
 from hoplon.formats.native import native
 from hoplon.program.sites import GuardMemory, Memory, Values
 from hoplon.rates import FAILURES
-from hoplon.sampling.plans import Explicit
 
 
 @final

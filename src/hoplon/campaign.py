@@ -26,8 +26,11 @@ from hoplon.evaluation.memory_runs import Arrival
 from hoplon.evaluation.reference import Reference
 from hoplon.executors import Executor, Processes, Serial
 from hoplon.faults.model import FaultModel
+from hoplon.faults.sampling.base import Population, Sampling, draw_faults, unit_generator
+from hoplon.faults.sampling.measures import ElementUniform
+from hoplon.faults.sampling.plans import Exhaustive
+from hoplon.faults.single_word import BitFlip
 from hoplon.faults.table import FaultTable
-from hoplon.faults.words import BitFlip
 from hoplon.observation import Observer
 from hoplon.overlay import Overlay, Protection, overlay
 from hoplon.pilot import Pilot, Stopwatch, TimeIsUp, time_two_levels
@@ -37,9 +40,6 @@ from hoplon.program.sites import GuardMemory, Memory, Site, Values
 from hoplon.replay.golden import Placement
 from hoplon.results import Results, site_kinds
 from hoplon.reweighting import reweighted
-from hoplon.sampling.base import Population, Sampling, draw_faults, unit_generator
-from hoplon.sampling.measures import ElementUniform
-from hoplon.sampling.plans import Exhaustive
 from hoplon.stages import Advance, Keeper, Progress, Unit, looks, run_uniform
 from hoplon.stats.intervals import Interval
 from hoplon.store import RunDirectory, content_digest, versions

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from hoplon.bands import bands_of
 from hoplon.faults.model import Places, Strikes
+from hoplon.faults.sampling.base import Population, Sampling, draw_faults, unit_generator
 from hoplon.faults.table import FaultTable, series_to_words
 from hoplon.first_phase import FirstPhase
 from hoplon.formats.base import NumberFormat
 from hoplon.formats.named import format_named
 from hoplon.formats.native import native
 from hoplon.local_reach import Reached
-from hoplon.sampling.base import Population, Sampling, draw_faults, unit_generator
 from hoplon.strata import Seen, Strata, joint_keys, joint_label
 
 Slope = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]

@@ -11,12 +11,12 @@ from rich.table import Table
 
 from hoplon.evaluation import Evaluator
 from hoplon.evaluation.armed_memory import ArmedMemory
+from hoplon.faults.sampling.base import Population, draw_faults, unit_generator
+from hoplon.faults.sampling.measures import BitUniform
+from hoplon.faults.single_word import BitFlip
 from hoplon.faults.table import FaultTable
-from hoplon.faults.words import BitFlip
 from hoplon.program.sites import MemorySite
 from hoplon.rates import Rate, rate_of
-from hoplon.sampling.base import Population, draw_faults, unit_generator
-from hoplon.sampling.measures import BitUniform
 from hoplon.stats.intervals import Interval
 
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from hoplon.errors import HoplonError
 from hoplon.faults.model import Places
+from hoplon.faults.sampling.base import Measure, Population, Sampling
 from hoplon.faults.table import FaultTable, series_to_words
 from hoplon.results import Results
-from hoplon.sampling.base import Measure, Population, Sampling
 from hoplon.stats.intervals import Interval, weighted
 
 _FAILURES = ("sdc", "nonfinite")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
+from hoplon.faults.sampling.measures import layer_of
 from hoplon.program.sites import MemorySite, ValueSite
-from hoplon.sampling.measures import layer_of
 
 _LAST = 2**15  # four of them fit in an int64
 _MOST_PARTS = 4

@@ -21,6 +21,7 @@ from hoplon.errors import HoplonError
 from hoplon.evaluation import Evaluator
 from hoplon.evaluation.frames import blank, run_frame
 from hoplon.evaluation.reference import Reference, golden_outputs
+from hoplon.faults.sampling.base import Population, Sampling
 from hoplon.faults.table import FaultTable
 from hoplon.first_phase import Ints
 from hoplon.levels import Levels
@@ -29,7 +30,6 @@ from hoplon.observation import Slopes
 from hoplon.peak_memory import peak_memory_bytes
 from hoplon.rates import FAILURES
 from hoplon.results import Results
-from hoplon.sampling.base import Population, Sampling
 from hoplon.stats.stratified import Floats
 from hoplon.stats.two_stage import Split
 from hoplon.strata import ByDeviation, BySensitivity, Strata

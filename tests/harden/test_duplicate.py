@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hoplon import BitFlip, Campaign, Inputs, Memory, Program, Values, capture, compare
 from hoplon.errors import HoplonError, HoplonWarning, SiteError
 from hoplon.faults import series_to_words
+from hoplon.faults.sampling import ElementUniform, Population, draw_faults, unit_generator
 from hoplon.flops import count_flops
 from hoplon.formats import equal_bits, native
 from hoplon.harden import Duplicate, HardenedModule, Ranger, exceedances, export_pt2, harden
@@ -24,7 +25,6 @@ from hoplon.overlay import Chain, overlay
 from hoplon.program.sites import ValueSite
 from hoplon.ranges import profile_ranges
 from hoplon.replay import Hits, Replay
-from hoplon.sampling import ElementUniform, Population, draw_faults, unit_generator
 from tests.support.nets import NETS
 
 BATCH = 4

@@ -10,13 +10,13 @@ from torch import Tensor, fx
 
 from hoplon import Inputs, Memory, Values, capture
 from hoplon.faults import BitFlip, FaultTable, series_to_words
+from hoplon.faults.sampling import ElementUniform, Population, draw_faults, unit_generator
 from hoplon.formats import equal_bits, native
 from hoplon.harden import TMR, HardenedModule, Ranger, lower
 from hoplon.overlay import Overlay, overlay
 from hoplon.program.program import Program
 from hoplon.ranges import profile_ranges
 from hoplon.replay import Hits, Replay
-from hoplon.sampling import ElementUniform, Population, draw_faults, unit_generator
 from hoplon.working_memory import WorkingMemory
 from tests.support.nets import NETS
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hoplon.campaign import Campaign
 from hoplon.errors import HoplonError, SiteError
 from hoplon.faults import BitFlip, Burst, RandomValue
+from hoplon.faults.sampling import Exhaustive
 from hoplon.importance import Scores, expected_damage, taylor
 from hoplon.importance.deviations import LEVELS, Deviations
 from hoplon.importance.probing import Layer
@@ -19,7 +20,6 @@ from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory, MemorySite
-from hoplon.sampling import Exhaustive
 from tests.support.small import small_data, small_net
 
 SITES = Memory(kind=("conv", "linear"), buffers=False)

@@ -5,10 +5,10 @@ from collections import Counter
 import pytest
 import torch
 
+from hoplon.faults.sampling import OpUniform
 from hoplon.flops import count_flops
 from hoplon.program.capturing import capture
 from hoplon.program.program import Program
-from hoplon.sampling import OpUniform
 from hoplon.zoo.architectures import ARCHITECTURES, untrained
 from hoplon.zoo.paper import Vgg16
 from hoplon.zoo.separate import Normalisation

@@ -18,8 +18,11 @@ from hoplon.criteria.regression import Deviation
 from hoplon.criteria.tokens import PerplexityChange, TokenMatch
 from hoplon.errors import HoplonError
 from hoplon.faults.model import FaultModel, WordModel
-from hoplon.faults.several import BitRate, Burst, Elements, Mixture
-from hoplon.faults.words import AdjacentBits, BitFlip, RandomValue, StuckAt, Zero
+from hoplon.faults.multi_word import BitRate, Burst, Elements, Mixture
+from hoplon.faults.sampling.base import Sampling
+from hoplon.faults.sampling.measures import BottomScore, ElementUniform, LayerUniform, OpUniform, TopScore
+from hoplon.faults.sampling.plans import Exhaustive, Explicit, Stratified
+from hoplon.faults.single_word import AdjacentBits, BitFlip, RandomValue, StuckAt, Zero
 from hoplon.formats.named import format_named
 from hoplon.harden.aspis import Aspis
 from hoplon.harden.duplicate import Duplicate
@@ -30,9 +33,6 @@ from hoplon.harden.tmr import TMR
 from hoplon.importance.scores import Scores
 from hoplon.overlay import Protection
 from hoplon.ranges.ranges import Ranges
-from hoplon.sampling.base import Sampling
-from hoplon.sampling.measures import BottomScore, ElementUniform, LayerUniform, OpUniform, TopScore
-from hoplon.sampling.plans import Exhaustive, Explicit, Stratified
 
 FORMAT = Kind("the name of a number format", lambda value: format_named(TEXT.read(value)))
 _BITS = {"count": INTEGER, "bits": several(INTEGER), "field": one_of("sign", "exponent", "mantissa"), "format": FORMAT}

@@ -17,7 +17,7 @@ from hoplon.cli.console import progress_bars, say, show, show_json, told_trainin
 from hoplon.cli.output import OutputFolder
 from hoplon.cli.tables import percent, rows
 from hoplon.errors import DataError
-from hoplon.faults.words import BitFlip
+from hoplon.faults.single_word import BitFlip
 from hoplon.importance.analysis import by_layer, heat_map, magnitudes
 from hoplon.importance.layerwise import layerwise
 from hoplon.importance.scores import Scores

@@ -17,12 +17,12 @@ from hoplon.cli.recipes import FLAG, INTEGER, NUMBER, TEXT, Kind, one_of, read_o
 from hoplon.criteria.base import Criterion
 from hoplon.errors import HoplonError, StoreError
 from hoplon.faults.model import FaultModel
+from hoplon.faults.sampling.base import Sampling
 from hoplon.formats.native import NATIVE_DTYPES, native
 from hoplon.overlay import Protection
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory, Values
-from hoplon.sampling.base import Sampling
 from hoplon.store import write_atomically
 
 SETTINGS = "settings.json"

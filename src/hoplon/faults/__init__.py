@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hoplon.faults.function import Function
 from hoplon.faults.model import FaultModel, Observe, Place, Places, Strikes, WordModel
-from hoplon.faults.several import BitRate, Burst, Elements, Mixture
+from hoplon.faults.multi_word import BitRate, Burst, Elements, Mixture
+from hoplon.faults.single_word import AdjacentBits, BitFlip, RandomValue, StuckAt, Zero
 from hoplon.faults.table import FaultTable, Target, columns_of, series_to_words, words_to_series
-from hoplon.faults.words import AdjacentBits, BitFlip, RandomValue, StuckAt, Zero
 
 __all__ = [
     "AdjacentBits",

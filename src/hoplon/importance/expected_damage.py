@@ -12,7 +12,7 @@ from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.errors import HoplonError
 from hoplon.faults.model import FaultModel
-from hoplon.faults.words import BitFlip
+from hoplon.faults.single_word import BitFlip
 from hoplon.importance.deviations import LEVELS, Deviations
 from hoplon.importance.fisher import SignedLosses
 from hoplon.importance.probing import Layer, Prober, common

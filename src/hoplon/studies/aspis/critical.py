@@ -10,13 +10,13 @@ import polars as pl
 import torch
 
 from hoplon.campaign import Campaign
-from hoplon.faults.words import BitFlip
+from hoplon.faults.sampling.base import Sampling
+from hoplon.faults.sampling.measures import ElementUniform, TopScore
+from hoplon.faults.sampling.plans import Explicit
+from hoplon.faults.single_word import BitFlip
 from hoplon.importance.magnitude import magnitude
 from hoplon.importance.scores import Scores
 from hoplon.results import Results
-from hoplon.sampling.base import Sampling
-from hoplon.sampling.measures import ElementUniform, TopScore
-from hoplon.sampling.plans import Explicit
 from hoplon.stats.intervals import Interval
 from hoplon.studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, subjects
 from hoplon.studies.figures import Figure, Series, bars

@@ -11,7 +11,10 @@ import torch.nn.functional as F
 
 from hoplon.campaign import Campaign
 from hoplon.compare import Arm, compare
-from hoplon.faults.words import BitFlip
+from hoplon.faults.sampling.base import Sampling
+from hoplon.faults.sampling.measures import Among, ElementUniform
+from hoplon.faults.sampling.plans import Explicit
+from hoplon.faults.single_word import BitFlip
 from hoplon.harden.aspis import Aspis
 from hoplon.harden.checksum import Checksum
 from hoplon.harden.known_bits import KnownBits
@@ -25,9 +28,6 @@ from hoplon.overlay import Protection
 from hoplon.ranges.streaming import profile_ranges
 from hoplon.residual import remaining
 from hoplon.results import Results
-from hoplon.sampling.base import Sampling
-from hoplon.sampling.measures import Among, ElementUniform
-from hoplon.sampling.plans import Explicit
 from hoplon.stats.intervals import Interval
 from hoplon.studies.aspis.critical import BITS, ordered
 from hoplon.studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, subjects

@@ -12,8 +12,10 @@ from torch import nn
 from hoplon.errors import HoplonError
 from hoplon.evaluation.memory_runs import Arrival
 from hoplon.faults.model import FaultModel
+from hoplon.faults.sampling.base import Population, Sampling, draw_faults, unit_generator
+from hoplon.faults.sampling.measures import ElementUniform, TopScore
+from hoplon.faults.single_word import BitFlip
 from hoplon.faults.table import FaultTable
-from hoplon.faults.words import BitFlip
 from hoplon.harden.aspis import Aspis
 from hoplon.harden.known_bits import KnownBits
 from hoplon.harden.parity import Parity
@@ -25,8 +27,6 @@ from hoplon.program.capturing import capture
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory
 from hoplon.ranges.streaming import profile_ranges
-from hoplon.sampling.base import Population, Sampling, draw_faults, unit_generator
-from hoplon.sampling.measures import ElementUniform, TopScore
 from hoplon.studies.driving.lessons import Frames, lesson_seed, lessons, squared_error
 
 WEIGHTS = Memory(kind=("conv", "linear"))

@@ -16,6 +16,7 @@ from hoplon.criteria.classification import TopK
 from hoplon.criteria.combined import as_criterion
 from hoplon.criteria.regression import Deviation
 from hoplon.errors import DataError
+from hoplon.faults.sampling.measures import OpUniform
 from hoplon.harden.ranger import last_linear
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
@@ -25,7 +26,6 @@ from hoplon.ranges.inherent import ACTIVATION_KINDS
 from hoplon.ranges.profile import Profile
 from hoplon.ranges.ranges import Ranges
 from hoplon.ranges.streaming import profile_activations
-from hoplon.sampling.measures import OpUniform
 from hoplon.studies.study import Context
 from hoplon.zoo.driving import trivial_errors
 from hoplon.zoo.entries import ZooData, ZooModel

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import final
 
 from hoplon.campaign import Campaign
-from hoplon.faults.words import BitFlip
+from hoplon.faults.sampling.base import Sampling
+from hoplon.faults.sampling.measures import ElementUniform
+from hoplon.faults.single_word import BitFlip
 from hoplon.formats.fixed import FixedPoint
 from hoplon.overlay import Protection
 from hoplon.program.sites import Values
 from hoplon.rates import Rate
 from hoplon.results import Results
-from hoplon.sampling.base import Sampling
-from hoplon.sampling.measures import ElementUniform
 from hoplon.stats.intervals import Interval
 from hoplon.studies.ranger.networks import Absent, Network
 from hoplon.studies.rows import Figure, Row

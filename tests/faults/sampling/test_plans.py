@@ -13,9 +13,9 @@ from scipy import stats
 
 from hoplon.errors import HoplonError
 from hoplon.faults import BitFlip, BitRate, Elements, FaultModel, FaultTable, RandomValue, StuckAt, Zero
+from hoplon.faults.sampling import Exhaustive, Explicit, Population, Sampling, Stratified, draw_faults, unit_generator
 from hoplon.formats import FixedPoint
 from hoplon.program.sites import MemorySite, ValueSite
-from hoplon.sampling import Exhaustive, Explicit, Population, Sampling, Stratified, draw_faults, unit_generator
 
 VALUES = (
     ValueSite("a", "conv", shape=(2, 2)),

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError, SiteError, no_match
 from hoplon.faults.model import RANDOM_HIGH, FaultModel
+from hoplon.faults.sampling.base import Measure, Sites
 from hoplon.program.sites import MemorySite, ValueSite
-from hoplon.sampling.base import Measure, Sites
 
 
 @final

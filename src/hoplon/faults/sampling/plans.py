@@ -12,10 +12,10 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError, SiteError, no_match
 from hoplon.faults.model import RANDOM_HIGH, Places, Strikes, WordModel
-from hoplon.faults.words import BitFlip, single_bits
+from hoplon.faults.sampling.base import Drawn, Population, Sampling
+from hoplon.faults.sampling.measures import layer_of
+from hoplon.faults.single_word import BitFlip, single_bits
 from hoplon.formats.base import NumberFormat
-from hoplon.sampling.base import Drawn, Population, Sampling
-from hoplon.sampling.measures import layer_of
 
 Stratum = Literal["site", "layer", "bit"]
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from hoplon.sampling.base import Drawn, Measure, Population, Sampling, draw_faults, unit_generator
-from hoplon.sampling.measures import Among, BitUniform, BottomScore, ElementUniform, LayerUniform, OpUniform, TopScore
-from hoplon.sampling.plans import Exhaustive, Explicit, Stratified
+from hoplon.faults.sampling.base import Drawn, Measure, Population, Sampling, draw_faults, unit_generator
+from hoplon.faults.sampling.measures import (
+    Among,
+    BitUniform,
+    BottomScore,
+    ElementUniform,
+    LayerUniform,
+    OpUniform,
+    TopScore,
+)
+from hoplon.faults.sampling.plans import Exhaustive, Explicit, Stratified
 
 __all__ = [
     "Among",

@@ -13,7 +13,7 @@ from scipy import stats
 
 from hoplon.errors import HoplonError
 from hoplon.faults import AdjacentBits, BitFlip, Places, RandomValue, StuckAt, WordModel, Zero
-from hoplon.faults.words import single_bits
+from hoplon.faults.single_word import single_bits
 from hoplon.formats import FixedPoint, Native, NumberFormat, Quantized, native, same_bits
 from hoplon.program.sites import MemorySite
 

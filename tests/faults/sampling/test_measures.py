@@ -10,8 +10,7 @@ import torch
 from scipy import stats
 
 from hoplon.errors import HoplonError
-from hoplon.program.sites import MemorySite, ValueSite
-from hoplon.sampling import (
+from hoplon.faults.sampling import (
     Among,
     BottomScore,
     ElementUniform,
@@ -21,6 +20,7 @@ from hoplon.sampling import (
     TopScore,
     unit_generator,
 )
+from hoplon.program.sites import MemorySite, ValueSite
 
 SITES = (
     ValueSite("a", "conv", shape=(2, 3)),

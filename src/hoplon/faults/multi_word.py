@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError
 from hoplon.faults.model import FaultModel, Places, Strikes, WordModel, distinct
-from hoplon.faults.words import BitFlip
+from hoplon.faults.single_word import BitFlip
 
 
 @dataclass(frozen=True)
