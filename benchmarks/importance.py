@@ -29,7 +29,7 @@ from torch import nn
 
 import hoplon as hp
 from hoplon.zoo import resolve_model
-from hoplon.zoo.cifar import CifarResNet
+from hoplon.zoo.networks.cifar_resnet import CifarResNet
 
 SCORES: Mapping[str, Callable[..., hp.Scores]] = {
     name: getattr(hp.importance, name)

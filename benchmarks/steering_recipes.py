@@ -22,9 +22,9 @@ from rich.console import Console
 
 from hoplon.store import content_digest
 from hoplon.zoo import RECIPES
-from hoplon.zoo.driving import frames
-from hoplon.zoo.recipes import training_set
-from hoplon.zoo.validation import FOLDS, RECORD, record, validate, variants
+from hoplon.zoo.datasets.driving import frames
+from hoplon_studies.training.recipes import training_set
+from hoplon_studies.training.validation import FOLDS, RECORD, record, validate, variants
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,7 +11,7 @@ import pytest
 _CAMPAIGN = """
 import resource, sys, torch
 from hoplon import Campaign, Inputs, Values, capture
-from hoplon.zoo.lenet import LeNet
+from hoplon.zoo.networks.lenet_digits import LeNet
 
 torch.set_num_threads(1)
 torch.manual_seed(0)

@@ -17,8 +17,8 @@ from hoplon.program.program import Program
 from hoplon.program.signature import Signature
 from hoplon.program.trace import trace
 from hoplon.ranges import ACTIVATION_KINDS, Bound, Ranges
-from hoplon.zoo.paper import MnistLeNet, Vgg16
-from hoplon.zoo.steering import Dave
+from hoplon_studies.networks.ranger_classifiers import MnistLeNet, Vgg16
+from hoplon_studies.networks.steering import Dave
 from tests.support.nets import NETS
 
 

@@ -18,7 +18,7 @@ from hoplon.formats import integer_view
 from hoplon.overlay import Overlay
 from hoplon.replay import Golden, Hits, Replay, Struck
 from hoplon.working_memory import WorkingMemory
-from hoplon.zoo.lenet import LeNet
+from hoplon.zoo.networks.lenet_digits import LeNet
 from tests.support.nets import NETS
 
 FAULTS = 10_000

@@ -32,7 +32,7 @@ TINY = Plan(value_faults=64, memory_faults=4, inputs=40, latency=False)
 @pytest.fixture
 def tiny_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     """``demo --quick`` with fewer faults and few epochs, without timing."""
-    from hoplon.zoo import lenet
+    from hoplon.zoo.networks import lenet_digits as lenet
 
     monkeypatch.setattr(hoplon.cli.demo, "QUICK", TINY)
     monkeypatch.setattr(lenet, "_EPOCHS", 3)

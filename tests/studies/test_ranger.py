@@ -16,7 +16,7 @@ from hoplon.studies.ranger import angles, costs, networks, runs
 from hoplon.studies.rows import Row
 from hoplon.zoo import RECIPES, TrivialErrors, ZooData, weights_path
 from hoplon.zoo.cache import save_tensors
-from hoplon.zoo.training import seeded
+from hoplon_studies.training.classifier import seeded
 from tests.reference.study_figures import compared_ranger
 
 STUDY = study_named("ranger")

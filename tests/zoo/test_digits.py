@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from sklearn.datasets import load_digits
 
-from hoplon.zoo.digits import digits
+from hoplon.zoo.datasets.digits import digits
 
 
 def test_two_parts_hold_every_digit_once():

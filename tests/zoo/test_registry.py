@@ -6,7 +6,7 @@ import torch
 from hoplon import zoo
 from hoplon.errors import DataError, HoplonError
 from hoplon.zoo.cache import save_tensors
-from hoplon.zoo.training import seeded
+from hoplon_studies.training.classifier import seeded
 
 
 def test_unknown_names_are_answered_with_near_ones():

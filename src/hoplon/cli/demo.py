@@ -12,7 +12,7 @@ from hoplon.assessment import Plan
 from hoplon.cli.assessing import run_assessment, threads
 from hoplon.cli.console import progress_bars, say
 from hoplon.cli.output import OutputFolder
-from hoplon.zoo.lenet import lenet_digits
+from hoplon.zoo.networks.lenet_digits import lenet_digits
 from hoplon.zoo.registry import data
 
 FULL = Plan(value_faults=16_384, memory_faults=2_048)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from hoplon.errors import no_match
-from hoplon.zoo.architectures import ARCHITECTURES, untrained
-from hoplon.zoo.cifar import cifar10, resnet_cifar10
-from hoplon.zoo.digits import digits
-from hoplon.zoo.driving import driving
+from hoplon.zoo.datasets.digits import digits
+from hoplon.zoo.datasets.driving import driving
+from hoplon.zoo.datasets.mnist import mnist
+from hoplon.zoo.datasets.torchvision import gtsrb, imagenet, original_cifar10, original_mnist
 from hoplon.zoo.entries import ZooData, ZooModel
-from hoplon.zoo.lenet import lenet_digits
-from hoplon.zoo.mnist import mnist
-from hoplon.zoo.originals import gtsrb, imagenet, original_cifar10, original_mnist
-from hoplon.zoo.recipes import RECIPES
-from hoplon.zoo.training import Progress
-from hoplon.zoo.weights import trained
+from hoplon.zoo.networks.cifar_resnet import cifar10, resnet_cifar10
+from hoplon.zoo.networks.lenet_digits import lenet_digits
+from hoplon_studies.networks.architectures import ARCHITECTURES, untrained
+from hoplon_studies.training.classifier import Progress
+from hoplon_studies.training.recipes import RECIPES
+from hoplon_studies.training.weights import trained
 
 _PRETRAINED_DEPTHS = {"resnet20-cifar10": 20, "resnet56-cifar10": 56}
 _PAPER = "paper:"

@@ -22,7 +22,7 @@ from hoplon.zoo import registry
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.files import read_arrays
 from hoplon.zoo.torchvision_ops import import_torchvision
-from hoplon.zoo.training import Progress, seeded
+from hoplon_studies.training.classifier import Progress, seeded
 
 _TORCHVISION = "torchvision:"
 _PIXELS = {"inception_v3": 299}

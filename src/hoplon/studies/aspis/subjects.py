@@ -18,9 +18,9 @@ from hoplon.program.program import Program
 from hoplon.program.sites import Memory
 from hoplon.studies.study import Context
 from hoplon.zoo.entries import ZooData, ZooModel
-from hoplon.zoo.recipes import RECIPES
 from hoplon.zoo.resolve import resolve_data, resolve_model
-from hoplon.zoo.weights import trained
+from hoplon_studies.training.recipes import RECIPES
+from hoplon_studies.training.weights import trained
 
 CONVOLUTIONS = Memory("*.weight", kind="conv")
 NO_WEIGHTS = "no weights here"

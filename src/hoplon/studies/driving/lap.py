@@ -11,7 +11,7 @@ from hoplon.studies.driving.settings import ARMS, Arm, Class, Setting
 from hoplon.studies.driving.simulator import Scenario
 from hoplon.studies.driving.strip import Film
 from hoplon.studies.driving.struck import StruckStudent, Word
-from hoplon.zoo.training import one_thread
+from hoplon_studies.training.classifier import one_thread
 
 Record = dict[str, Any]
 """One episode of one arm: ``episode``, ``arm``, the fields of :class:`Episode`, and what the guards found in words

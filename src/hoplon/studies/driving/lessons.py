@@ -21,7 +21,7 @@ from hoplon.studies.driving.camera import as_input, photograph
 from hoplon.studies.driving.control import STRAIGHT_ON, Command, clipped, expert_waypoints, pursue
 from hoplon.studies.driving.simulator import Scenario, World
 from hoplon.studies.driving.student import UNITS_PER_OUTPUT, Student, as_output
-from hoplon.zoo.training import one_thread, seeded
+from hoplon_studies.training.classifier import one_thread, seeded
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a stage, how much of it is done, and its total."""

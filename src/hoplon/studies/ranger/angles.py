@@ -14,8 +14,8 @@ from hoplon.studies.findings import Table
 from hoplon.studies.ranger.networks import Network, outputs
 from hoplon.studies.rows import Row
 from hoplon.studies.study import Context
-from hoplon.zoo.driving import training_angle
-from hoplon.zoo.validation import recorded
+from hoplon.zoo.datasets.driving import training_angle
+from hoplon_studies.training.validation import recorded
 
 MEASURES = {"RMSE": "rmse", "mean deviation": "deviation"}
 """Errors of angles, and what they are called in keys of published values."""

@@ -23,8 +23,8 @@ from hoplon.studies.ranger.networks import Absent, Network, networks, outputs
 from hoplon.studies.ranger.runs import papers_own, row_of
 from hoplon.studies.rows import Row
 from hoplon.studies.study import Context
-from hoplon.zoo.architectures import ARCHITECTURES, untrained
-from hoplon.zoo.driving import trivial_errors
+from hoplon.zoo.datasets.driving import trivial_errors
+from hoplon_studies.networks.architectures import ARCHITECTURES, untrained
 
 _PROFILER_LOST = {
     "alexnet": "the paper's figure is far below what its published graph computes",

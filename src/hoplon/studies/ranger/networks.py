@@ -27,11 +27,11 @@ from hoplon.ranges.profile import Profile
 from hoplon.ranges.ranges import Ranges
 from hoplon.ranges.streaming import profile_activations
 from hoplon.studies.study import Context
-from hoplon.zoo.driving import trivial_errors
+from hoplon.zoo.datasets.driving import trivial_errors
 from hoplon.zoo.entries import ZooData, ZooModel
-from hoplon.zoo.recipes import RECIPES
 from hoplon.zoo.resolve import resolve_data, resolve_model
-from hoplon.zoo.weights import trained
+from hoplon_studies.training.recipes import RECIPES
+from hoplon_studies.training.weights import trained
 
 NO_WEIGHTS = "no weights here"
 _BATCH = 100

@@ -8,7 +8,7 @@ import torch
 
 from hoplon.errors import DataError, HoplonError
 from hoplon.zoo import CifarResNet, data, model
-from hoplon.zoo.cifar import ResidualBlock
+from hoplon.zoo.networks.cifar_resnet import ResidualBlock
 
 
 @pytest.mark.parametrize(("depth", "count"), [(20, 269_722), (56, 853_018)])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from hoplon.zoo.digits import digits
+from hoplon.zoo.datasets.digits import digits
 from hoplon.zoo.entries import ZooModel
-from hoplon.zoo.training import Progress, seeded, train_classifier
+from hoplon_studies.training.classifier import Progress, seeded, train_classifier
 
 _EPOCHS = 40
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from hoplon.errors import DataError
-from hoplon.zoo import driving as driving_module
-from hoplon.zoo.driving import driving, frames, trivial_errors
-from hoplon.zoo.mnist import mnist
-from hoplon.zoo.originals import gtsrb, imagenet, original_cifar10, original_mnist
+from hoplon.zoo.datasets import driving as driving_module
+from hoplon.zoo.datasets.driving import driving, frames, trivial_errors
+from hoplon.zoo.datasets.mnist import mnist
+from hoplon.zoo.datasets.torchvision import gtsrb, imagenet, original_cifar10, original_mnist
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hoplon.errors import DataError, HoplonError
 from hoplon.program.inputs import Inputs
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.files import data_file, read_arrays, read_state_dict
-from hoplon.zoo.training import seeded
+from hoplon_studies.training.classifier import seeded
 
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)

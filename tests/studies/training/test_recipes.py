@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from hoplon.errors import DataError, HoplonError, HoplonWarning
 from hoplon.store import content_digest
-from hoplon.zoo import recipes, weights
 from hoplon.zoo.cache import cache_folder, load_tensors, save_tensors
-from hoplon.zoo.recipes import RECIPES, Recipe, train
-from hoplon.zoo.training import seeded
-from hoplon.zoo.weights import note_data, trained, weights_path
+from hoplon_studies.training import recipes, weights
+from hoplon_studies.training.classifier import seeded
+from hoplon_studies.training.recipes import RECIPES, Recipe, train
+from hoplon_studies.training.weights import note_data, trained, weights_path
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from hoplon.zoo.separate import Activation, Convolution, Product, Reshape, activation_module
+from hoplon_studies.networks.tensorflow_ops import Activation, Convolution, Product, Reshape, activation_module
 
 
 class MnistLeNet(nn.Module):

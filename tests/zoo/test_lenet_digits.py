@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hoplon.zoo import LeNet, ZooModel, lenet_digits
-from hoplon.zoo.digits import digits
+from hoplon.zoo.datasets.digits import digits
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from torch import nn
 
 from hoplon.errors import DataError
 from hoplon.program.inputs import Inputs
-from hoplon.zoo.training import seeded, train_classifier
+from hoplon_studies.training.classifier import seeded, train_classifier
 
 
 def _separable() -> Inputs:

@@ -9,9 +9,9 @@ from hoplon.faults.sampling import OpUniform
 from hoplon.flops import count_flops
 from hoplon.program.capturing import capture
 from hoplon.program.program import Program
-from hoplon.zoo.architectures import ARCHITECTURES, untrained
-from hoplon.zoo.paper import Vgg16
-from hoplon.zoo.separate import Normalisation
+from hoplon_studies.networks.architectures import ARCHITECTURES, untrained
+from hoplon_studies.networks.ranger_classifiers import Vgg16
+from hoplon_studies.networks.tensorflow_ops import Normalisation
 
 # what the configuration files of the paper's injector list, as counted in its published graphs: for every network, how
 # often each operator is listed (bias additions are "add" here), and which of them (from 1) its random draw can give

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hoplon.zoo.separate import Convolution, Normalisation, Product
+from hoplon_studies.networks.tensorflow_ops import Convolution, Normalisation, Product
 
 
 class PaperBlock(nn.Module):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from hoplon.zoo.separate import Activation, Convolution, Product, Reshape, activation_module
+from hoplon_studies.networks.tensorflow_ops import Activation, Convolution, Product, Reshape, activation_module
 
 Unit = Literal["degrees", "radians"]
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.zoo.driving import Frames
-from hoplon.zoo.recipes import Recipe, train
-from hoplon.zoo.training import Progress
+from hoplon.zoo.datasets.driving import Frames
+from hoplon_studies.training.classifier import Progress
+from hoplon_studies.training.recipes import Recipe, train
 
 FOLDS = 5
 RECORD = "validated.json"
@@ -105,7 +105,7 @@ def record(found: Sequence[Validation], *, data: str) -> dict[str, Any]:
 
 def recorded() -> dict[str, Any]:
     """What `record` gave when Comma's setting was chosen, by ``benchmarks/steering_recipes.py``."""
-    found: dict[str, Any] = json.loads((files("hoplon.zoo") / RECORD).read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((files("hoplon_studies.training") / RECORD).read_text(encoding="utf-8"))
     return found
 
 

@@ -1,0 +1,3 @@
+"""Data by name."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Networks by name."""
+
+from __future__ import annotations
