@@ -24,8 +24,8 @@ from hoplon.faults.table import FaultTable
 from hoplon.harden.aspis import Aspis
 from hoplon.harden.ranger import Ranger
 from hoplon.harden.tmr import TMR
+from hoplon.importance._taylor import taylor
 from hoplon.importance.scores import Scores
-from hoplon.importance.taylor import taylor
 from hoplon.overlay import Overlay, Protection
 from hoplon.peak_memory import peak_memory_bytes
 from hoplon.program.inputs import Inputs

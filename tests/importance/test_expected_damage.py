@@ -14,8 +14,8 @@ from hoplon.errors import HoplonError, SiteError
 from hoplon.faults import BitFlip, Burst, RandomValue
 from hoplon.faults.sampling import Exhaustive
 from hoplon.importance import Scores, expected_damage, taylor
-from hoplon.importance.deviations import LEVELS, Deviations
-from hoplon.importance.probing import Layer
+from hoplon.importance.damage.deviations import LEVELS, Deviations
+from hoplon.importance.damage.probing import Layer
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program

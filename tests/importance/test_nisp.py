@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hoplon.errors import HoplonError, SiteError
 from hoplon.importance import nisp
-from hoplon.importance.nisp import output_importance
+from hoplon.importance._nisp import output_importance
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.sites import Memory

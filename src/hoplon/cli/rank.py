@@ -18,8 +18,8 @@ from hoplon.cli.output import OutputFolder
 from hoplon.cli.tables import percent, rows
 from hoplon.errors import DataError
 from hoplon.faults.single_word import BitFlip
+from hoplon.importance._layerwise import layerwise
 from hoplon.importance.analysis import by_layer, heat_map, magnitudes
-from hoplon.importance.layerwise import layerwise
 from hoplon.importance.scores import Scores
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs

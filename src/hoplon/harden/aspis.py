@@ -24,7 +24,7 @@ class Aspis(Protection):
     """Keeps two more copies of the weights with the highest scores and repairs all three by majority, bit for bit.
 
     Args:
-        scores: of this model, from :func:`hoplon.importance.taylor` or another score.
+        scores: of this model, from :func:`hoplon.importance._taylor` or another score.
         fraction: of the scored weights, in (0, 1]; weights that are zero are protected like any other.
     Raises:
         HoplonError: a fraction outside (0, 1].

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from hoplon.importance._fisher import fisher
+from hoplon.importance._gradient import gradient
+from hoplon.importance._layerwise import layerwise
+from hoplon.importance._magnitude import magnitude
+from hoplon.importance._nisp import nisp
+from hoplon.importance._random import random
+from hoplon.importance._taylor import taylor
 from hoplon.importance.analysis import by_layer, heat_map, magnitudes, overlap
-from hoplon.importance.expected_damage import expected_damage
-from hoplon.importance.fisher import fisher
-from hoplon.importance.gradient import gradient
-from hoplon.importance.layerwise import layerwise
-from hoplon.importance.magnitude import magnitude
-from hoplon.importance.nisp import nisp
-from hoplon.importance.random import random
+from hoplon.importance.damage.score import expected_damage
 from hoplon.importance.scores import Scores
-from hoplon.importance.taylor import taylor
 
 __all__ = [
     "Scores",

@@ -14,7 +14,7 @@ from hoplon.faults.sampling.base import Sampling
 from hoplon.faults.sampling.measures import ElementUniform, TopScore
 from hoplon.faults.sampling.plans import Explicit
 from hoplon.faults.single_word import BitFlip
-from hoplon.importance.magnitude import magnitude
+from hoplon.importance._magnitude import magnitude
 from hoplon.importance.scores import Scores
 from hoplon.results import Results
 from hoplon.stats.intervals import Interval

@@ -8,9 +8,9 @@ import polars as pl
 import torch
 import torch.nn.functional as F
 
+from hoplon.importance._taylor import taylor
 from hoplon.importance.analysis import by_layer, heat_map, overlap
 from hoplon.importance.scores import Scores
-from hoplon.importance.taylor import taylor
 from hoplon.studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, subjects
 from hoplon.studies.figures import Figure, Series, bars, heatmap
 from hoplon.studies.findings import Findings, Table

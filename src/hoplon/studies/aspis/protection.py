@@ -20,10 +20,10 @@ from hoplon.harden.checksum import Checksum
 from hoplon.harden.known_bits import KnownBits
 from hoplon.harden.parity import Parity
 from hoplon.harden.ranger import Ranger
-from hoplon.importance.magnitude import magnitude
-from hoplon.importance.random import random as random_scores
+from hoplon.importance._magnitude import magnitude
+from hoplon.importance._random import random as random_scores
+from hoplon.importance._taylor import taylor
 from hoplon.importance.scores import Scores
-from hoplon.importance.taylor import taylor
 from hoplon.overlay import Protection
 from hoplon.ranges.streaming import profile_ranges
 from hoplon.residual import remaining

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from hoplon.errors import DataError, HoplonError
+from hoplon.importance._taylor import taylor
 from hoplon.importance.scores import Scores
-from hoplon.importance.taylor import taylor
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program

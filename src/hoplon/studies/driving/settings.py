@@ -20,8 +20,8 @@ from hoplon.harden.aspis import Aspis
 from hoplon.harden.known_bits import KnownBits
 from hoplon.harden.parity import Parity
 from hoplon.harden.ranger import Ranger
+from hoplon.importance._taylor import taylor
 from hoplon.importance.scores import Scores
-from hoplon.importance.taylor import taylor
 from hoplon.overlay import Protection
 from hoplon.program.capturing import capture
 from hoplon.program.program import Program

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, MeanLoss, Progress, checked, described, summed
 from hoplon.importance.scores import Scores
-from hoplon.importance.streaming import CONVOLUTIONS_AND_LINEAR, Loss, MeanLoss, Progress, checked, described, summed
 from hoplon.program.inputs import Inputs, Stream
 from hoplon.program.program import Program, Ref
 from hoplon.program.sites import Memory
@@ -70,7 +70,7 @@ def fisher(
 
     Args:
         seed: of the random signs.
-    Other arguments, result and errors as :func:`hoplon.importance.taylor`; the loss is called with one sample.
+    Other arguments, result and errors as :func:`hoplon.importance._taylor`; the loss is called with one sample.
     Source:
         Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", arXiv:1801.05787, section 2,
         there times the square of the weight.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, Progress, described
 from hoplon.importance.scores import Scores
-from hoplon.importance.streaming import CONVOLUTIONS_AND_LINEAR, Loss, Progress, described
 from hoplon.program.inputs import Stream
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, MeanLoss, Progress, described, summed
 from hoplon.importance.scores import Scores
-from hoplon.importance.streaming import CONVOLUTIONS_AND_LINEAR, Loss, MeanLoss, Progress, described, summed
 from hoplon.program.inputs import Stream
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory
@@ -20,7 +20,7 @@ def gradient(
 ) -> Scores:
     """Score weights by the absolute gradient of a batch's mean loss, summed over batches.
 
-    Arguments, result and errors as :func:`hoplon.importance.taylor`. It depends on ``batch`` in the same way.
+    Arguments, result and errors as :func:`hoplon.importance._taylor`. It depends on ``batch`` in the same way.
     """
     found, seen = summed(
         program,

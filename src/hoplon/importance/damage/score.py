@@ -13,12 +13,11 @@ from hoplon.criteria.classification import TopK
 from hoplon.errors import HoplonError
 from hoplon.faults.model import FaultModel
 from hoplon.faults.single_word import BitFlip
-from hoplon.importance.deviations import LEVELS, Deviations
-from hoplon.importance.fisher import SignedLosses
-from hoplon.importance.probing import Layer, Prober, common
-from hoplon.importance.readers import readers_of
-from hoplon.importance.scores import Scores
-from hoplon.importance.streaming import (
+from hoplon.importance._fisher import SignedLosses
+from hoplon.importance.damage.deviations import LEVELS, Deviations
+from hoplon.importance.damage.probing import Layer, Prober, common
+from hoplon.importance.damage.readers import readers_of
+from hoplon.importance.gradients import (
     CONVOLUTIONS_AND_LINEAR,
     Differentiated,
     Loss,
@@ -26,6 +25,7 @@ from hoplon.importance.streaming import (
     described,
     differentiated,
 )
+from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Stream
 from hoplon.program.program import Program, Ref, Step
 from hoplon.program.sites import Memory, MemorySite
@@ -67,7 +67,7 @@ def expected_damage(
             wrong do not count.
         passes: forward passes for probes.
         seed: of probes, signs and sampled changes.
-    Other arguments, result and errors as :func:`hoplon.importance.taylor`; the loss is called with one sample.
+    Other arguments, result and errors as :func:`hoplon.importance._taylor`; the loss is called with one sample.
     Returns:
         Scores in float32: an estimate of the failing share, for each weight, so at most 1.
     Raises:

@@ -11,10 +11,10 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.importance.layerwise import layerwise
-from hoplon.importance.readers import readers_of
+from hoplon.importance._layerwise import layerwise
+from hoplon.importance.damage.readers import readers_of
+from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, Progress, Seen, batches_of, described
 from hoplon.importance.scores import Scores
-from hoplon.importance.streaming import CONVOLUTIONS_AND_LINEAR, Loss, Progress, Seen, batches_of, described
 from hoplon.program.inputs import Stream
 from hoplon.program.program import Program, Ref
 from hoplon.program.sites import Memory, canonical_kind
@@ -46,7 +46,7 @@ def nisp(
 
     Args:
         sites: weights and biases of convolutions and linear layers, which these are by default.
-    Other arguments and the result as :func:`hoplon.importance.taylor`.
+    Other arguments and the result as :func:`hoplon.importance._taylor`.
     Raises:
         HoplonError: a model without a graph, or one in which no finite importance reaches a storage (through a layer
             norm or a softmax inside, for example); SiteError: a storage that other operators read; DataError: no data.

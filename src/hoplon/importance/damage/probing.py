@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.outcome import Outcome, classify
-from hoplon.importance.deviations import CLOSENESS, LEVELS
+from hoplon.importance.damage.deviations import CLOSENESS, LEVELS
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program, Ref, Step
 from hoplon.program.sites import canonical_kind
