@@ -28,8 +28,8 @@ from rich.table import Table
 from torch import Tensor
 
 import hoplon as hp
-from hoplon.harden.arena import arena_around, end_to_end
-from hoplon.harden.parity import ParityGuard
+from hoplon.protections.guards.memory.arena import arena_around, end_to_end
+from hoplon.protections.guards.parity.parity import ParityGuard
 from hoplon.zoo import resolve_model
 
 OUTCOMES = ("repaired", "reported", "latent", "missed", "mis-repaired")

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 
 import hoplon as hp
 from hoplon.guard_costs import Armed, CheckCost, armed, check_ms_per_layer, interleaved, repair_ms, timed
-from hoplon.harden.arena import lay_end_to_end
 from hoplon.overhead import conditions
+from hoplon.protections.guards.memory.arena import lay_end_to_end
 from hoplon.zoo import resolve_model
 
 MODELS = ("resnet50", "vgg19", "inception_v3")

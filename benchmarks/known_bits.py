@@ -33,7 +33,7 @@ from torch import Tensor
 import hoplon as hp
 from hoplon.evaluation import Evaluator
 from hoplon.evaluation.reference import Reference
-from hoplon.overlay import Overlay, overlay
+from hoplon.protections.base import Overlay, overlay
 from hoplon.stats.intervals import wilson
 from hoplon.zoo import resolve_data, resolve_model
 

@@ -28,10 +28,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import hoplon as hp
-from hoplon.harden import HardenedModule, added_passes
 from hoplon.overhead import Overheads, conditions, measure
-from hoplon.overlay import Overlay, ValueProtection, overlay
-from hoplon.ranges import ACTIVATION_KINDS
+from hoplon.protections import HardenedModule, added_passes
+from hoplon.protections.base import Overlay, ValueProtection, overlay
+from hoplon.protections.ranges import ACTIVATION_KINDS
 from hoplon.zoo import resolve_model
 
 MODELS = ("resnet50", "vgg16", "mobilenet_v3_large")

@@ -38,8 +38,8 @@ import hoplon as hp
 from hoplon.evaluation import Evaluator
 from hoplon.evaluation.reference import Reference
 from hoplon.overhead import conditions
-from hoplon.overlay import Overlay
 from hoplon.program.program import Program
+from hoplon.protections.base import Overlay
 from hoplon.zoo import resolve_data, resolve_model
 
 ARMS = ("pytorchfi", "mrfi", "hooks")

@@ -13,7 +13,7 @@ from hoplon.errors import DataError, HoplonError
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
-from hoplon.ranges import Ranges
+from hoplon.protections.ranges import Ranges
 from hoplon.results import load_results
 from tests.support.small import small_data, small_net
 

@@ -37,7 +37,7 @@ from hoplon import (
 from hoplon.faults import series_to_words
 from hoplon.formats import equal_bits, native
 from hoplon.program.program import Program
-from hoplon.ranges import profile_ranges
+from hoplon.protections.ranges import profile_ranges
 from tests.support.nets import NETS
 
 MODELS: list[FaultModel] = [

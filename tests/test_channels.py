@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from hoplon import capture
 from hoplon.formats import equal_bits
-from hoplon.harden.bound import BoundValue
-from hoplon.overlay import Overlay
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite
+from hoplon.protections.base import Overlay
+from hoplon.protections.values.clamp import BoundValue
 from hoplon.replay import Golden, Replay
 from tests.test_regions import BATCH, BITS, LAYERS, PHASES, SIZES, Layer, Random
 

@@ -30,8 +30,8 @@ from hoplon import (
     profile_ranges,
 )
 from hoplon.evaluation import Evaluator
-from hoplon.overlay import Protection
-from hoplon.ranges import Bound
+from hoplon.protections.base import Protection
+from hoplon.protections.ranges import Bound
 from tests.support.nets import NETS
 
 

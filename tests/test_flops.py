@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from hoplon.errors import HoplonError
 from hoplon.flops import CONVENTIONS, Convention, count_flops
-from hoplon.harden import TMR, Clamp, Detect, Policy, Ranger, ToZero
 from hoplon.program._torch_warnings import quiet_torch
 from hoplon.program.capturing import capture
 from hoplon.program.program import Program
 from hoplon.program.signature import Signature
 from hoplon.program.trace import trace
-from hoplon.ranges import ACTIVATION_KINDS, Bound, Ranges
+from hoplon.protections import TMR, Clamp, Detect, Policy, Ranger, ToZero
+from hoplon.protections.ranges import ACTIVATION_KINDS, Bound, Ranges
 from hoplon_studies.networks.ranger_classifiers import MnistLeNet, Vgg16
 from hoplon_studies.networks.steering import Dave
 from tests.support.nets import NETS

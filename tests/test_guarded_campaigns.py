@@ -15,7 +15,7 @@ import hoplon as hp
 from hoplon.evaluation.armed_memory import ArmedMemory
 from hoplon.faults.sampling import Population, draw_faults, unit_generator
 from hoplon.formats import integer_view
-from hoplon.overlay import overlay
+from hoplon.protections.base import overlay
 
 FLIP_30 = hp.BitFlip(bits=(30,))
 

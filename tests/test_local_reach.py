@@ -13,7 +13,7 @@ from hoplon.evaluation import Evaluator
 from hoplon.evaluation.reference import Reference
 from hoplon.faults.sampling import ElementUniform, Population
 from hoplon.local_reach import LocalReach, Reached
-from hoplon.overlay import Overlay, Protection, ValueProtection, overlay
+from hoplon.protections.base import Overlay, Protection, ValueProtection, overlay
 
 
 class _Residual(nn.Module):

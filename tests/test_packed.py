@@ -15,10 +15,10 @@ from hoplon.evaluation import Evaluator
 from hoplon.evaluation.memory_runs import MemoryRuns
 from hoplon.evaluation.reference import Reference
 from hoplon.formats import equal_bits
-from hoplon.harden.bound import BoundValue
-from hoplon.overlay import Overlay
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite
+from hoplon.protections.base import Overlay
+from hoplon.protections.values.clamp import BoundValue
 from hoplon.replay import Changed, Golden, PackedReplay
 from tests.test_channels import Residual, naive, struck
 from tests.test_regions import BATCH, BITS, LAYERS, PHASES, SIZES, Layer, Random

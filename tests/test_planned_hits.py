@@ -15,7 +15,7 @@ from hoplon.evaluation import Evaluator
 from hoplon.evaluation.reference import Reference
 from hoplon.faults import series_to_words
 from hoplon.formats import integer_view
-from hoplon.overlay import Overlay
+from hoplon.protections.base import Overlay
 from hoplon.replay import Golden, Hits, Replay, Struck
 from hoplon.working_memory import WorkingMemory
 from hoplon.zoo.networks.lenet_digits import LeNet

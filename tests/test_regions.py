@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from hoplon import capture
 from hoplon.formats import equal_bits
-from hoplon.harden.bound import BoundValue
-from hoplon.overlay import Overlay, ValueProtection
 from hoplon.program.sites import ValueSite
+from hoplon.protections.base import Overlay, ValueProtection
+from hoplon.protections.values.clamp import BoundValue
 from hoplon.replay import Hits, RegionReplay, rest
 
 BATCH = 3

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hoplon import capture
 from hoplon.formats import equal_bits
-from hoplon.overlay import Overlay, ValueProtection
+from hoplon.protections.base import Overlay, ValueProtection
 from hoplon.replay import Hits, Placement, Replay
 from tests.reference.forward import faulty_memory_outputs, faulty_outputs
 from tests.support.nets import NETS

@@ -29,7 +29,7 @@ from hoplon.cli.tables import document, tables
 from hoplon.evaluation import Evaluator
 from hoplon.evaluation.reference import Reference
 from hoplon.levels import Levels
-from hoplon.overlay import Overlay
+from hoplon.protections.base import Overlay
 from hoplon.stats.intervals import clustered
 from hoplon.stats.two_stage import Split, Spread, cheapest, draw_groups, effects, pilot_batches, spread_of
 from tests.support.small import small_net

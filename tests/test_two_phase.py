@@ -41,7 +41,7 @@ from hoplon.faults import FaultTable, Strikes, Target
 from hoplon.faults.sampling import Population
 from hoplon.first_phase import FirstPhase
 from hoplon.formats import FixedPoint, native
-from hoplon.overlay import Overlay
+from hoplon.protections.base import Overlay
 from hoplon.rates import rate_of
 from hoplon.strata import ByBit, ByDeviation, ByFirstOrder, ByFunction, ByLayer, BySensitivity, Seen
 

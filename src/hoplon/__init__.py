@@ -39,39 +39,39 @@ from hoplon.formats.base import NumberFormat
 from hoplon.formats.fixed import FixedPoint
 from hoplon.formats.native import Native
 from hoplon.formats.quantized import Quantized
-from hoplon.harden.aspis import Aspis
-from hoplon.harden.block_aspis import BlockAspis
-from hoplon.harden.bundle import load_bundle, save_bundle
-from hoplon.harden.checksum import Checksum
-from hoplon.harden.duplicate import Duplicate
-from hoplon.harden.exceedance import Exceedances, exceedances
-from hoplon.harden.export import export_aoti, export_onnx, export_pt2
-from hoplon.harden.guarding import Guarded, guard
-from hoplon.harden.known_bits import KnownBits
-from hoplon.harden.lower import harden, lower
-from hoplon.harden.module import HardenedModule
-from hoplon.harden.parity import Parity
-from hoplon.harden.policy import Clamp, Detect, Policy, RandomInRange, ToZero
-from hoplon.harden.ranger import Ranger
-from hoplon.harden.schedule import EveryForward, OnDemand, Rotating
-from hoplon.harden.secded import SecDedMemory
-from hoplon.harden.tmr import TMR
-from hoplon.harden.tmr_sparse import TMRSparse
-from hoplon.harden.watch import GuardEvent, UncorrectableMemory
-from hoplon.harden.zero_space import zero_space_decode, zero_space_encode
 from hoplon.importance.scores import Scores
-from hoplon.memory_guard import Guard, GuardReport, StaleGuardError
-from hoplon.overlay import Protection
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.inspection import FaultSpace, Inspection, inspect
 from hoplon.program.program import Program
 from hoplon.program.sites import GuardMemory, Memory, MemorySite, Values, ValueSite
-from hoplon.ranges.bound import Bound
-from hoplon.ranges.inherent import inherent_ranges
-from hoplon.ranges.profile import Profile
-from hoplon.ranges.ranges import Ranges
-from hoplon.ranges.streaming import profile_activations, profile_ranges
+from hoplon.protections.base import Protection
+from hoplon.protections.export.bundle import load_bundle, save_bundle
+from hoplon.protections.export.formats import export_aoti, export_onnx, export_pt2
+from hoplon.protections.guards.aspis import Aspis
+from hoplon.protections.guards.baselines.checksum import Checksum
+from hoplon.protections.guards.baselines.secded import SecDedMemory
+from hoplon.protections.guards.baselines.tmr_sparse import TMRSparse
+from hoplon.protections.guards.baselines.zero_space import zero_space_decode, zero_space_encode
+from hoplon.protections.guards.block_aspis import BlockAspis
+from hoplon.protections.guards.known_bits.known_bits import KnownBits
+from hoplon.protections.guards.parity.parity import Parity
+from hoplon.protections.guards.tmr import TMR
+from hoplon.protections.memory_guard import Guard, GuardReport, StaleGuardError
+from hoplon.protections.ranges.bound import Bound
+from hoplon.protections.ranges.inherent import inherent_ranges
+from hoplon.protections.ranges.profile import Profile
+from hoplon.protections.ranges.profiling import profile_activations, profile_ranges
+from hoplon.protections.ranges.ranges import Ranges
+from hoplon.protections.runtime.guarded_model import Guarded, guard
+from hoplon.protections.runtime.hardened_module import HardenedModule
+from hoplon.protections.runtime.lowering import harden, lower
+from hoplon.protections.runtime.monitor import GuardEvent, UncorrectableMemory
+from hoplon.protections.runtime.schedule import EveryForward, OnDemand, Rotating
+from hoplon.protections.values.duplicate import Duplicate
+from hoplon.protections.values.exceedance import Exceedances, exceedances
+from hoplon.protections.values.policy import Clamp, Detect, Policy, RandomInRange, ToZero
+from hoplon.protections.values.ranger import Ranger
 from hoplon.rates import Rate
 from hoplon.rerun import Rerun, replay_run
 from hoplon.results import Results, load_results

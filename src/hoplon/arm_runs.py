@@ -15,8 +15,8 @@ from hoplon.evaluation import Evaluator
 from hoplon.evaluation.memory_runs import Arrival
 from hoplon.evaluation.reference import Reference
 from hoplon.faults.table import FaultTable
-from hoplon.overlay import Overlay
 from hoplon.program.sites import Site
+from hoplon.protections.base import Overlay
 from hoplon.replay.golden import Placement
 from hoplon.results import Results, site_kinds
 from hoplon.store import RunDirectory, content_digest, versions

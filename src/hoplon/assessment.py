@@ -21,18 +21,18 @@ from hoplon.evaluation.reference import default_batch, golden_outputs
 from hoplon.faults.model import FaultModel
 from hoplon.faults.single_word import BitFlip
 from hoplon.faults.table import FaultTable
-from hoplon.harden.aspis import Aspis
-from hoplon.harden.ranger import Ranger
-from hoplon.harden.tmr import TMR
 from hoplon.importance._taylor import taylor
 from hoplon.importance.scores import Scores
-from hoplon.overlay import Overlay, Protection
 from hoplon.peak_memory import peak_memory_bytes
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory, Site, Values
-from hoplon.ranges.ranges import Ranges
-from hoplon.ranges.streaming import profile_ranges
+from hoplon.protections.base import Overlay, Protection
+from hoplon.protections.guards.aspis import Aspis
+from hoplon.protections.guards.tmr import TMR
+from hoplon.protections.ranges.profiling import profile_ranges
+from hoplon.protections.ranges.ranges import Ranges
+from hoplon.protections.values.ranger import Ranger
 from hoplon.replay.golden import Placement
 
 Progress = Callable[[str, int, int], None]

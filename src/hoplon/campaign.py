@@ -32,11 +32,11 @@ from hoplon.faults.sampling.plans import Exhaustive
 from hoplon.faults.single_word import BitFlip
 from hoplon.faults.table import FaultTable
 from hoplon.observation import Observer
-from hoplon.overlay import Overlay, Protection, overlay
 from hoplon.pilot import Pilot, Stopwatch, TimeIsUp, time_two_levels
 from hoplon.program.inputs import Inputs, as_inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import GuardMemory, Memory, Site, Values
+from hoplon.protections.base import Overlay, Protection, overlay
 from hoplon.replay.golden import Placement
 from hoplon.results import Results, site_kinds
 from hoplon.reweighting import reweighted

@@ -24,12 +24,12 @@ from hoplon.evaluation.memory_runs import Arrival
 from hoplon.evaluation.reference import Reference, accuracy, golden_outputs
 from hoplon.exposure import Exposure, exposure_of, exposure_table
 from hoplon.faults.table import FaultTable
-from hoplon.harden.lower import lower
 from hoplon.overhead import LatencyRatio, measure
-from hoplon.overlay import Overlay, Protection, overlay
 from hoplon.pairing import paired
 from hoplon.program.inputs import Inputs, as_inputs
 from hoplon.program.program import Program
+from hoplon.protections.base import Overlay, Protection, overlay
+from hoplon.protections.runtime.lowering import lower
 from hoplon.rates import Rate, rate_of
 from hoplon.replay.golden import Placement
 from hoplon.results import Results

@@ -10,10 +10,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from hoplon.overlay import ValueProtection
 from hoplon.program.layout import BatchLayout
 from hoplon.program.program import Program
 from hoplon.program.sites import operator_name
+from hoplon.protections.base import ValueProtection
 
 _NORM = "_native_batch_norm_legit_no_training"
 _PLAIN = BatchLayout(0)

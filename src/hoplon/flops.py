@@ -15,13 +15,13 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hoplon.errors import HoplonError
-from hoplon.harden.bound import BoundValue
-from hoplon.harden.lower import Form
-from hoplon.overlay import Chain, Protection, ValueProtection, overlay
 from hoplon.program.program import Program, Ref, Step
 from hoplon.program.signature import TensorForm
 from hoplon.program.sites import canonical_kind, is_passive, operator_name
-from hoplon.ranges.inherent import ACTIVATION_KINDS
+from hoplon.protections.base import Chain, Protection, ValueProtection, overlay
+from hoplon.protections.ranges.inherent import ACTIVATION_KINDS
+from hoplon.protections.runtime.lowering import Form
+from hoplon.protections.values.clamp import BoundValue
 
 Convention = Literal["tensorflow", "fused"]
 

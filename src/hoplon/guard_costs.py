@@ -14,9 +14,9 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError
 from hoplon.formats.base import integer_view
-from hoplon.memory_guard import Guard, GuardReport
 from hoplon.overhead import median_interval
-from hoplon.overlay import Protection
+from hoplon.protections.base import Protection
+from hoplon.protections.memory_guard import Guard, GuardReport
 
 MIN_BLOCKS = 6
 """Fewer have no 95 % interval of a median."""

@@ -22,10 +22,10 @@ from hoplon.elementwise import Elements
 from hoplon.evaluation import Evaluator
 from hoplon.formats.base import same_bits
 from hoplon.formats.native import native
-from hoplon.overlay import ValueProtection
 from hoplon.program.eager import EagerProgram
 from hoplon.program.program import Program, Ref
 from hoplon.program.sites import ValueSite, operator_name
+from hoplon.protections.base import ValueProtection
 
 Ints = NDArray[np.int64]
 

@@ -22,11 +22,11 @@ from hoplon.evaluation.reference import Reference
 from hoplon.faults.table import FaultTable
 from hoplon.formats.named import format_named
 from hoplon.formats.native import Native
-from hoplon.overlay import Protection, overlay
 from hoplon.pairing import Paired, paired
 from hoplon.program.inputs import as_inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite, Site
+from hoplon.protections.base import Protection, overlay
 from hoplon.rates import Rate, rate_of
 from hoplon.replay.golden import Placement
 from hoplon.results import Results, held_results, load_results, stored_results

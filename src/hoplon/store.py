@@ -51,7 +51,7 @@ def content_digest(value: Any) -> str:
     Equal descriptions have equal digests in every process; objects of other classes count by their class alone.
 
     Example:
-        >>> from hoplon.ranges import Bound
+        >>> from hoplon.protections.ranges import Bound
         >>> content_digest([Bound(0, 1)]) == content_digest([Bound(0, 1)]) != content_digest([Bound(0, 2)])
         True
     """

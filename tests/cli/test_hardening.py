@@ -15,7 +15,10 @@ from hoplon.cli.guarding import guards
 from hoplon.cli.main import main
 from hoplon.cli.parts import protections
 from hoplon.formats import equal_bits
-from hoplon.harden import (
+from hoplon.importance import magnitude
+from hoplon.program.capturing import capture
+from hoplon.program.sites import Values
+from hoplon.protections import (
     Clamp,
     Duplicate,
     EveryForward,
@@ -27,10 +30,7 @@ from hoplon.harden import (
     harden,
     load_bundle,
 )
-from hoplon.importance import magnitude
-from hoplon.program.capturing import capture
-from hoplon.program.sites import Values
-from hoplon.ranges import Profile, Ranges, profile_activations, profile_ranges
+from hoplon.protections.ranges import Profile, Ranges, profile_activations, profile_ranges
 from tests.support.small import small_data, small_net
 
 Capsys = pytest.CaptureFixture[str]

@@ -20,7 +20,7 @@ from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory
-from tests.harden.nets import CASES, sample, seeded
+from tests.support.harden_nets import CASES, sample, seeded
 
 WITH_DATA = ("taylor", "gradient", "fisher", "nisp", "expected_damage")
 ALL = (*WITH_DATA, "magnitude", "random")

@@ -13,7 +13,7 @@ from hoplon.errors import HoplonError
 from hoplon.importance import Scores, fisher, gradient, layerwise, magnitude, random
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
-from tests.harden.nets import CASES, sample, seeded
+from tests.support.harden_nets import CASES, sample, seeded
 
 GRADED = [case for case in CASES if case != "views"]  # eager autograd refuses the in-place writes of "views"
 

@@ -14,7 +14,7 @@ from hoplon.importance import Scores, taylor
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.sites import Memory
-from tests.harden.nets import CASES, Views, sample, seeded
+from tests.support.harden_nets import CASES, Views, sample, seeded
 
 
 def plain(model: nn.Module, data: Inputs, batch: int, loss: object = F.cross_entropy) -> dict[str, Tensor]:

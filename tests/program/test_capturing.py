@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from hoplon import BitFlip, Campaign, CaptureError, DataError, Deviation, Inputs, Memory, TopK, Values, capture
 from hoplon.errors import HoplonWarning
 from hoplon.formats import Quantized, equal_bits
-from hoplon.harden import lower
-from hoplon.overlay import Overlay
+from hoplon.protections import lower
+from hoplon.protections.base import Overlay
 from tests.support.nets import NETS
 
 

@@ -9,19 +9,19 @@ from typing import TypeVar
 import torch
 
 from hoplon.errors import HoplonError, no_match
-from hoplon.harden.aspis import Aspis
-from hoplon.harden.block_aspis import BlockAspis
-from hoplon.harden.checksum import Checksum
-from hoplon.harden.known_bits import KnownBits
-from hoplon.harden.parity import Parity
-from hoplon.harden.ranger import Ranger
-from hoplon.harden.schedule import EveryForward, OnDemand, Rotating, When
-from hoplon.harden.secded import SecDedMemory
-from hoplon.harden.tmr import TMR
 from hoplon.importance.scores import Scores
-from hoplon.overlay import Protection
-from hoplon.ranges.bound import Bound
-from hoplon.ranges.ranges import Ranges
+from hoplon.protections.base import Protection
+from hoplon.protections.guards.aspis import Aspis
+from hoplon.protections.guards.baselines.checksum import Checksum
+from hoplon.protections.guards.baselines.secded import SecDedMemory
+from hoplon.protections.guards.block_aspis import BlockAspis
+from hoplon.protections.guards.known_bits.known_bits import KnownBits
+from hoplon.protections.guards.parity.parity import Parity
+from hoplon.protections.guards.tmr import TMR
+from hoplon.protections.ranges.bound import Bound
+from hoplon.protections.ranges.ranges import Ranges
+from hoplon.protections.runtime.schedule import EveryForward, OnDemand, Rotating, When
+from hoplon.protections.values.ranger import Ranger
 
 _Made = TypeVar("_Made")
 

@@ -13,12 +13,12 @@ from hoplon.cli.console import say, show, show_json, told_training
 from hoplon.cli.guarding import GUARDS, SCHEDULES, guards, schedule
 from hoplon.cli.hardening import Bounded, FormName, PolicyName, coverage_table, listed, ranger, ranges_for
 from hoplon.errors import HoplonError, StoreError
-from hoplon.harden.bundle import save_bundle
-from hoplon.harden.export import export_aoti, export_onnx, export_pt2
-from hoplon.harden.lower import harden as hardened
-from hoplon.harden.module import HardenedModule
-from hoplon.harden.ranger import Ranger
 from hoplon.program.capturing import capture
+from hoplon.protections.export.bundle import save_bundle
+from hoplon.protections.export.formats import export_aoti, export_onnx, export_pt2
+from hoplon.protections.runtime.hardened_module import HardenedModule
+from hoplon.protections.runtime.lowering import harden as hardened
+from hoplon.protections.values.ranger import Ranger
 from hoplon.zoo.resolve import resolve_model
 
 EXPORTS: Mapping[str, Callable[[HardenedModule, Path], None]] = {

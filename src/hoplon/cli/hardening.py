@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from hoplon.harden.policy import Clamp, Detect, Policy, RandomInRange, ToZero
-from hoplon.harden.ranger import Coverage, Ranger
 from hoplon.program.program import Program
-from hoplon.ranges.inherent import inherent_ranges
-from hoplon.ranges.ranges import Ranges
+from hoplon.protections.ranges.inherent import inherent_ranges
+from hoplon.protections.ranges.ranges import Ranges
+from hoplon.protections.values.policy import Clamp, Detect, Policy, RandomInRange, ToZero
+from hoplon.protections.values.ranger import Coverage, Ranger
 
 _MOST_ROWS = 60
 

@@ -19,17 +19,17 @@ from hoplon.cli.hardening import Bounded, PolicyName, ranger
 from hoplon.cli.output import OutputFolder
 from hoplon.errors import HoplonError
 from hoplon.flops import CONVENTIONS, count_flops
-from hoplon.harden.lower import lower
-from hoplon.harden.module import HardenedModule
-from hoplon.harden.passes import added_passes
-from hoplon.harden.ranger import Ranger
 from hoplon.overhead import Overheads, measure
-from hoplon.overlay import Overlay, overlay
 from hoplon.program.capturing import capture
 from hoplon.program.program import Program
 from hoplon.program.sites import Values
-from hoplon.ranges.ranges import Ranges
-from hoplon.ranges.streaming import profile_activations
+from hoplon.protections.base import Overlay, overlay
+from hoplon.protections.ranges.profiling import profile_activations
+from hoplon.protections.ranges.ranges import Ranges
+from hoplon.protections.runtime.hardened_module import HardenedModule
+from hoplon.protections.runtime.lowering import lower
+from hoplon.protections.runtime.passes import added_passes
+from hoplon.protections.values.ranger import Ranger
 from hoplon.report.document import write_document
 from hoplon.zoo.resolve import resolve_model
 

@@ -24,15 +24,15 @@ from hoplon.faults.sampling.measures import BottomScore, ElementUniform, LayerUn
 from hoplon.faults.sampling.plans import Exhaustive, Explicit, Stratified
 from hoplon.faults.single_word import AdjacentBits, BitFlip, RandomValue, StuckAt, Zero
 from hoplon.formats.named import format_named
-from hoplon.harden.aspis import Aspis
-from hoplon.harden.duplicate import Duplicate
-from hoplon.harden.known_bits import KnownBits
-from hoplon.harden.parity import Parity
-from hoplon.harden.ranger import Ranger
-from hoplon.harden.tmr import TMR
 from hoplon.importance.scores import Scores
-from hoplon.overlay import Protection
-from hoplon.ranges.ranges import Ranges
+from hoplon.protections.base import Protection
+from hoplon.protections.guards.aspis import Aspis
+from hoplon.protections.guards.known_bits.known_bits import KnownBits
+from hoplon.protections.guards.parity.parity import Parity
+from hoplon.protections.guards.tmr import TMR
+from hoplon.protections.ranges.ranges import Ranges
+from hoplon.protections.values.duplicate import Duplicate
+from hoplon.protections.values.ranger import Ranger
 
 FORMAT = Kind("the name of a number format", lambda value: format_named(TEXT.read(value)))
 _BITS = {"count": INTEGER, "bits": several(INTEGER), "field": one_of("sign", "exponent", "mantissa"), "format": FORMAT}

@@ -15,16 +15,16 @@ from hoplon.cli.console import duration, progress_bars, say, show, show_json, to
 from hoplon.cli.hardening import coverage_table, listed
 from hoplon.cli.output import OutputFolder
 from hoplon.errors import HoplonError
-from hoplon.harden.exceedance import Exceedances, exceedances
-from hoplon.harden.ranger import Ranger, last_linear
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Values
-from hoplon.ranges.inherent import ACTIVATION_KINDS
-from hoplon.ranges.profile import Profile
-from hoplon.ranges.ranges import Ranges
-from hoplon.ranges.streaming import profile_activations
+from hoplon.protections.ranges.inherent import ACTIVATION_KINDS
+from hoplon.protections.ranges.profile import Profile
+from hoplon.protections.ranges.profiling import profile_activations
+from hoplon.protections.ranges.ranges import Ranges
+from hoplon.protections.values.exceedance import Exceedances, exceedances
+from hoplon.protections.values.ranger import Ranger, last_linear
 from hoplon.report.document import write_document
 from hoplon.zoo.resolve import resolve_data, resolve_model
 

@@ -19,10 +19,10 @@ from hoplon.errors import HoplonError, StoreError
 from hoplon.faults.model import FaultModel
 from hoplon.faults.sampling.base import Sampling
 from hoplon.formats.native import NATIVE_DTYPES, native
-from hoplon.overlay import Protection
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory, Values
+from hoplon.protections.base import Protection
 from hoplon.store import write_atomically
 
 SETTINGS = "settings.json"

@@ -17,7 +17,7 @@ from hoplon.evaluation.reference import Reference, accuracy, default_batch, gold
 from hoplon.evaluation.shared import SharedReplay
 from hoplon.evaluation.value_runs import ValueRuns
 from hoplon.faults.table import FaultTable
-from hoplon.overlay import Overlay
+from hoplon.protections.base import Overlay
 from hoplon.replay.golden import Placement
 
 __all__ = [

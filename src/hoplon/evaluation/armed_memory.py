@@ -9,10 +9,10 @@ import numpy as np
 
 from hoplon.formats.base import equal_bits, integer_view
 from hoplon.formats.named import format_named
-from hoplon.memory_guard import GuardReport, StaleGuardError, check_all
-from hoplon.overlay import Overlay
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite
+from hoplon.protections.base import Overlay
+from hoplon.protections.memory_guard import GuardReport, StaleGuardError, check_all
 from hoplon.working_memory import WorkingMemory, strike_word
 
 

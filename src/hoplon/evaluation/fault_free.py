@@ -12,9 +12,9 @@ from torch import Tensor
 
 from hoplon.evaluation.budget import Budget
 from hoplon.evaluation.reference import Reference
-from hoplon.overlay import Overlay
 from hoplon.program.eager import EagerProgram
 from hoplon.program.program import Program
+from hoplon.protections.base import Overlay
 from hoplon.replay.golden import Placement
 
 

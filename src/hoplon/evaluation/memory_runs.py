@@ -18,9 +18,9 @@ from hoplon.evaluation.budget import SIDE_BY_SIDE_BYTES, USUAL, Budget
 from hoplon.evaluation.frames import RUN_ERRORS, blank, run_frame
 from hoplon.evaluation.reference import Reference, replay_of
 from hoplon.faults.table import FaultTable
-from hoplon.memory_guard import GuardReport
-from hoplon.overlay import Overlay
 from hoplon.program.sites import MemorySite
+from hoplon.protections.base import Overlay
+from hoplon.protections.memory_guard import GuardReport
 from hoplon.replay.golden import Golden, Placement
 from hoplon.replay.packed import Changed, PackedReplay
 from hoplon.working_memory import Words

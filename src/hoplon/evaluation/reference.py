@@ -15,11 +15,11 @@ from hoplon.criteria.base import Criterion
 from hoplon.criteria.combined import as_criterion
 from hoplon.criteria.outcome import classify, measure
 from hoplon.errors import DataError
-from hoplon.overlay import Overlay
 from hoplon.program.eager import EagerProgram
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite, ValueSite
+from hoplon.protections.base import Overlay
 from hoplon.replay.eager import EagerReplay
 from hoplon.replay.golden import Placement
 from hoplon.replay.packed import PackedReplay

@@ -9,8 +9,8 @@ from typing import Any
 
 from hoplon.evaluation.budget import USUAL, Budget
 from hoplon.evaluation.reference import Reference, replay_of
-from hoplon.overlay import Overlay
 from hoplon.program.sites import ValueSite
+from hoplon.protections.base import Overlay
 from hoplon.replay.golden import Golden, Placement
 from hoplon.replay.passes import Replay
 

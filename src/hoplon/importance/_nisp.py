@@ -18,7 +18,7 @@ from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Stream
 from hoplon.program.program import Program, Ref
 from hoplon.program.sites import Memory, canonical_kind
-from hoplon.ranges.inherent import ACTIVATION_KINDS
+from hoplon.protections.ranges.inherent import ACTIVATION_KINDS
 
 _MIX = 0.5  # of spread against unlikeness, in the ranking of the outputs
 _DAMPING = 0.9  # of long paths; below 1, so that their sum exists

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hoplon.formats.native import native
-from hoplon.overlay import Overlay
 from hoplon.program.program import Program
+from hoplon.protections.base import Overlay
 from hoplon.replay.agreement import Agreement, protected
 from hoplon.replay.golden import Golden, Hits, Struck
 from hoplon.replay.passes import Lazy, Replay

@@ -13,21 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from hoplon.guard_costs import armed, check_ms_per_layer, interleaved, repair_ms
-from hoplon.harden.arena import lay_end_to_end
-from hoplon.harden.aspis import Aspis
-from hoplon.harden.checksum import Checksum
-from hoplon.harden.known_bits import KnownBits
-from hoplon.harden.lower import lower
-from hoplon.harden.parity import Parity
-from hoplon.harden.ranger import Ranger
-from hoplon.harden.tmr import TMR
-from hoplon.harden.tmr_sparse import TMRSparse
 from hoplon.importance.scores import Scores
 from hoplon.overhead import measure
-from hoplon.overlay import Overlay, Protection, overlay
 from hoplon.program.capturing import capture
 from hoplon.program.sites import Values
-from hoplon.ranges.streaming import profile_activations
+from hoplon.protections.base import Overlay, Protection, overlay
+from hoplon.protections.guards.aspis import Aspis
+from hoplon.protections.guards.baselines.checksum import Checksum
+from hoplon.protections.guards.baselines.tmr_sparse import TMRSparse
+from hoplon.protections.guards.known_bits.known_bits import KnownBits
+from hoplon.protections.guards.memory.arena import lay_end_to_end
+from hoplon.protections.guards.parity.parity import Parity
+from hoplon.protections.guards.tmr import TMR
+from hoplon.protections.ranges.profiling import profile_activations
+from hoplon.protections.runtime.lowering import lower
+from hoplon.protections.values.ranger import Ranger
 from hoplon.studies.aspis.sizes import convolutions
 from hoplon.studies.aspis.subjects import LABELS
 from hoplon.studies.figures import Figure, Series, bars

@@ -15,17 +15,17 @@ from hoplon.faults.sampling.base import Sampling
 from hoplon.faults.sampling.measures import Among, ElementUniform
 from hoplon.faults.sampling.plans import Explicit
 from hoplon.faults.single_word import BitFlip
-from hoplon.harden.aspis import Aspis
-from hoplon.harden.checksum import Checksum
-from hoplon.harden.known_bits import KnownBits
-from hoplon.harden.parity import Parity
-from hoplon.harden.ranger import Ranger
 from hoplon.importance._magnitude import magnitude
 from hoplon.importance._random import random as random_scores
 from hoplon.importance._taylor import taylor
 from hoplon.importance.scores import Scores
-from hoplon.overlay import Protection
-from hoplon.ranges.streaming import profile_ranges
+from hoplon.protections.base import Protection
+from hoplon.protections.guards.aspis import Aspis
+from hoplon.protections.guards.baselines.checksum import Checksum
+from hoplon.protections.guards.known_bits.known_bits import KnownBits
+from hoplon.protections.guards.parity.parity import Parity
+from hoplon.protections.ranges.profiling import profile_ranges
+from hoplon.protections.values.ranger import Ranger
 from hoplon.residual import remaining
 from hoplon.results import Results
 from hoplon.stats.intervals import Interval

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from hoplon.guard_costs import armed, timed
-from hoplon.harden.aspis import Aspis
-from hoplon.harden.lower import lower
-from hoplon.harden.ranger import Ranger
-from hoplon.harden.tmr import TMR
-from hoplon.harden.tmr_sparse import TMRSparse
 from hoplon.overhead import median_interval
-from hoplon.overlay import Overlay, Protection, overlay
 from hoplon.program.inputs import Inputs
-from hoplon.ranges.streaming import profile_ranges
+from hoplon.protections.base import Overlay, Protection, overlay
+from hoplon.protections.guards.aspis import Aspis
+from hoplon.protections.guards.baselines.tmr_sparse import TMRSparse
+from hoplon.protections.guards.tmr import TMR
+from hoplon.protections.ranges.profiling import profile_ranges
+from hoplon.protections.runtime.lowering import lower
+from hoplon.protections.values.ranger import Ranger
 from hoplon.studies.aspis.overheads import RANGER
 from hoplon.studies.aspis.subjects import Absent, Subject, subjects
 from hoplon.studies.findings import Findings

@@ -16,17 +16,17 @@ from hoplon.faults.sampling.base import Population, Sampling, draw_faults, unit_
 from hoplon.faults.sampling.measures import ElementUniform, TopScore
 from hoplon.faults.single_word import BitFlip
 from hoplon.faults.table import FaultTable
-from hoplon.harden.aspis import Aspis
-from hoplon.harden.known_bits import KnownBits
-from hoplon.harden.parity import Parity
-from hoplon.harden.ranger import Ranger
 from hoplon.importance._taylor import taylor
 from hoplon.importance.scores import Scores
-from hoplon.overlay import Protection
 from hoplon.program.capturing import capture
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory
-from hoplon.ranges.streaming import profile_ranges
+from hoplon.protections.base import Protection
+from hoplon.protections.guards.aspis import Aspis
+from hoplon.protections.guards.known_bits.known_bits import KnownBits
+from hoplon.protections.guards.parity.parity import Parity
+from hoplon.protections.ranges.profiling import profile_ranges
+from hoplon.protections.values.ranger import Ranger
 from hoplon.studies.driving.lessons import Frames, lesson_seed, lessons, squared_error
 
 WEIGHTS = Memory(kind=("conv", "linear"))

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from hoplon.evaluation.memory_runs import Arrival
 from hoplon.formats.base import same_bits
 from hoplon.formats.named import format_named
-from hoplon.harden.lower import harden
-from hoplon.harden.schedule import OnDemand
-from hoplon.memory_guard import GuardReport, StaleGuardError
-from hoplon.overlay import Protection
 from hoplon.program.program import Program
+from hoplon.protections.base import Protection
+from hoplon.protections.memory_guard import GuardReport, StaleGuardError
+from hoplon.protections.runtime.lowering import harden
+from hoplon.protections.runtime.schedule import OnDemand
 from hoplon.studies.driving.camera import as_input
 from hoplon.studies.driving.roads import Floats
 from hoplon.studies.driving.simulator import World

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from hoplon.faults.sampling.measures import OpUniform
-from hoplon.harden.duplicate import Duplicate
-from hoplon.harden.lower import harden
-from hoplon.harden.policy import Clamp, Policy, RandomInRange, ToZero
-from hoplon.harden.ranger import Ranger
-from hoplon.overlay import Protection
 from hoplon.program.sites import Values
+from hoplon.protections.base import Protection
+from hoplon.protections.runtime.lowering import harden
+from hoplon.protections.values.duplicate import Duplicate
+from hoplon.protections.values.policy import Clamp, Policy, RandomInRange, ToZero
+from hoplon.protections.values.ranger import Ranger
 from hoplon.stats.intervals import Interval, wilson
 from hoplon.studies.figures import Figure, Series, bars
 from hoplon.studies.findings import Findings

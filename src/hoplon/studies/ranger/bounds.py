@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from hoplon.harden.lower import harden
-from hoplon.harden.ranger import Ranger
-from hoplon.overlay import Protection
-from hoplon.ranges.profile import QuantileOf
-from hoplon.ranges.streaming import profile_activations
+from hoplon.protections.base import Protection
+from hoplon.protections.ranges.profile import QuantileOf
+from hoplon.protections.ranges.profiling import profile_activations
+from hoplon.protections.runtime.lowering import harden
+from hoplon.protections.values.ranger import Ranger
 from hoplon.studies.figures import Figure, Series, bars, lines
 from hoplon.studies.findings import Findings
 from hoplon.studies.ranger.angles import LIMITS, MEASURES, angle_errors

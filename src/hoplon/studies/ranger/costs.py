@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from hoplon.flops import count_flops
-from hoplon.harden.lower import harden
-from hoplon.harden.ranger import Ranger
 from hoplon.program.capturing import capture
-from hoplon.ranges.bound import Bound
-from hoplon.ranges.inherent import ACTIVATION_KINDS
-from hoplon.ranges.ranges import Ranges
+from hoplon.protections.ranges.bound import Bound
+from hoplon.protections.ranges.inherent import ACTIVATION_KINDS
+from hoplon.protections.ranges.ranges import Ranges
+from hoplon.protections.runtime.lowering import harden
+from hoplon.protections.values.ranger import Ranger
 from hoplon.stats.intervals import wilson
 from hoplon.studies.findings import Findings, Table
 from hoplon.studies.ranger.angles import LIMITS, MEASURES, against_trivial, angle_errors, how_chosen

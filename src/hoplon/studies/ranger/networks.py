@@ -17,15 +17,15 @@ from hoplon.criteria.combined import as_criterion
 from hoplon.criteria.regression import Deviation
 from hoplon.errors import DataError
 from hoplon.faults.sampling.measures import OpUniform
-from hoplon.harden.ranger import last_linear
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Values
-from hoplon.ranges.inherent import ACTIVATION_KINDS
-from hoplon.ranges.profile import Profile
-from hoplon.ranges.ranges import Ranges
-from hoplon.ranges.streaming import profile_activations
+from hoplon.protections.ranges.inherent import ACTIVATION_KINDS
+from hoplon.protections.ranges.profile import Profile
+from hoplon.protections.ranges.profiling import profile_activations
+from hoplon.protections.ranges.ranges import Ranges
+from hoplon.protections.values.ranger import last_linear
 from hoplon.studies.study import Context
 from hoplon.zoo.datasets.driving import trivial_errors
 from hoplon.zoo.entries import ZooData, ZooModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hoplon.harden.ranger import Ranger
+from hoplon.protections.values.ranger import Ranger
 from hoplon.results import Results
 from hoplon.studies.figures import Figure, Series, bars
 from hoplon.studies.findings import Findings

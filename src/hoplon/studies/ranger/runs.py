@@ -12,8 +12,8 @@ from hoplon.faults.sampling.base import Sampling
 from hoplon.faults.sampling.measures import ElementUniform
 from hoplon.faults.single_word import BitFlip
 from hoplon.formats.fixed import FixedPoint
-from hoplon.overlay import Protection
 from hoplon.program.sites import Values
+from hoplon.protections.base import Protection
 from hoplon.rates import Rate
 from hoplon.results import Results
 from hoplon.stats.intervals import Interval

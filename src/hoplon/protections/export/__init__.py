@@ -1,0 +1,3 @@
+"""Protected models as files."""
+
+from __future__ import annotations

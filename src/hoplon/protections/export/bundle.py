@@ -1,0 +1,295 @@
+"""A hardened module as a folder: its graph with bounds, its guards and what they know, verified when it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, fx
+
+from hoplon.errors import DataError, HoplonError, StoreError
+from hoplon.formats.base import integer_view
+from hoplon.formats.digest import digest_of_words
+from hoplon.program._torch_warnings import quiet_torch
+from hoplon.protections.base import Overlay
+from hoplon.protections.export.formats import export_pt2
+from hoplon.protections.export.pt2_archive import members_of, weight_members
+from hoplon.protections.export.serialization import described, restored
+from hoplon.protections.memory_guard import GuardReport, StaleGuardError
+from hoplon.protections.runtime.graph import hold_constants, own_memory
+from hoplon.protections.runtime.hardened_module import HardenedModule
+
+_FORMAT = 1
+_INDEX, _MODEL, _GUARDS, _PARTS = "bundle.json", "model.pt2", "guards.safetensors", "descriptions.safetensors"
+
+
+def save_bundle(module: HardenedModule, folder: str | os.PathLike[str]) -> None:
+    """Write a hardened module into a folder, from which :func:`load_bundle` gives it back, guards armed.
+
+    ``model.pt2`` is the graph with its bounds and weights, and runs without hoplon, and then without guards.
+    ``guards.safetensors`` is the guards' own memory, ``descriptions.safetensors`` tensors of descriptions (scores),
+    ``bundle.json`` the descriptions, digests of all files and of every tensor. Memory is checked and repaired first.
+    An earlier bundle in the folder is replaced as a whole.
+
+    Raises:
+        HoplonError: what a file cannot hold: a model without a graph, a detector, duplicated operators, telemetry,
+            gradients, protections that are not hoplon's own.
+        UncorrectableMemory: a guard found weights that it cannot repair, which would be wrong in the file for good.
+        StoreError: the folder holds something else, or cannot be written.
+    """
+    target = Path(folder)
+    _require_storable(module)
+    parts: dict[str, Tensor] = {}
+    protections = [described(protection, parts) for protection in module.protections]
+    when = described(module.when, parts)
+    partial = _fresh_folder(target)
+    try:
+        export_pt2(module, partial / _MODEL, guards="drop")
+        save_file(_guard_memory(module), partial / _GUARDS)
+        save_file(parts, partial / _PARTS)
+        index = {
+            "format": _FORMAT,
+            "versions": _versions(),
+            "label": module.overlay.label,
+            "protections": protections,
+            "when": when,
+            "memory": {name: _words_of(tensor) for name, tensor in module.memory().items()},
+            "tied": _tied(module.memory()),
+            "files": {name: _digest_of_file(partial / name) for name in (_MODEL, _GUARDS, _PARTS)},
+            "members": members_of(partial / _MODEL),
+        }
+        index["digest"] = _digest_of_index(index)
+        (partial / _INDEX).write_text(json.dumps(index, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        if target.exists():
+            shutil.rmtree(target)
+        partial.replace(target)
+    except OSError as error:
+        raise StoreError(f"expected a writable folder, got {target} ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_bundle(
+    folder: str | os.PathLike[str], *, on_uncorrectable: Callable[[GuardReport], None] | None = None
+) -> HardenedModule:
+    """The hardened module of a folder, its guards armed and checked.
+
+    Guards are armed on weights whose digests are those that were saved; where some are not, the guards are given what
+    they knew then, and repair.
+
+    Every file must be as it was saved, but for weights that the guards repair: then what they found is in ``events``
+    and logged, and the weights have the digests that were saved. Digests find accidents, not forgers: who can write
+    to the folder can write them as well.
+
+    The bounds are in the graph; ``overlay.values`` is empty, and ``protections`` is as it was.
+
+    Args:
+        on_uncorrectable: as for :func:`hoplon.harden`, from the first forward pass on.
+    Raises:
+        DataError: a missing or changed file, weights that are not as saved and cannot be repaired, another version's
+            bundle; says which.
+    """
+    source = Path(folder)
+    index = _read_index(source)
+    whole = _require_files(source, index)
+    try:
+        parts, knowledge = load_file(source / _PARTS), load_file(source / _GUARDS)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"expected tensors in {source}, got {error}; save the bundle again") from error
+    protections = tuple(restored(entry, parts) for entry in index["protections"])
+    runner = _read_graph(source / _MODEL, index)
+    _tie(runner, index["tied"])
+    own_memory(runner)  # aligned, whatever the file's memory is, and laid out as it was
+    module = HardenedModule(
+        runner,
+        Overlay(index["label"], {}, protections),
+        when=restored(index["when"], parts),
+        on_uncorrectable=on_uncorrectable,
+    )
+    _require_memory(module, index)
+    changed = _changed(module, index)
+    if whole and changed:
+        raise DataError(f"expected {source / _MODEL} to hold the weights it was saved with, got others in {changed[0]}")
+    if changed:
+        _recall(module, knowledge, changed)
+    _require_correct(module, index, source)
+    return module
+
+
+def _require_storable(module: HardenedModule) -> None:
+    for given, what in (
+        (bool(module._counts) and not module._detectors, "telemetry"),
+        (module.gradients, "gradients"),
+    ):
+        if given:
+            raise HoplonError(f"expected a module without {what}, which a graph in a file loses; lower without it")
+
+
+def _fresh_folder(target: Path) -> Path:
+    """An empty folder beside the target, which must be free or a bundle."""
+    partial = target.with_name(f".partial-{target.name}")
+    if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or (target / _INDEX).is_file())):
+        raise StoreError(f"expected a new folder or a bundle to replace, got {target} with something else in it")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise StoreError(f"expected a writable folder, got {target} ({error.strerror or error})") from error
+    return partial
+
+
+def _versions() -> dict[str, str]:
+    return {"hoplon": importlib.metadata.version("hoplon"), "torch": str(torch.__version__)}
+
+
+def _guard_memory(module: HardenedModule) -> dict[str, Tensor]:
+    return {
+        f"{number}/{name}": tensor.detach().cpu().contiguous().clone()
+        for number, guard in enumerate(module.guards)
+        for name, tensor in guard.copies.items()
+    }
+
+
+def _words_of(tensor: Tensor) -> dict[str, Any]:
+    return {
+        "dtype": str(tensor.dtype),
+        "shape": list(tensor.shape),
+        "stride": list(tensor.stride()),
+        "digest": digest_of_words(tensor),
+    }
+
+
+def _tied(memory: Mapping[str, Tensor]) -> list[list[str]]:
+    """Groups of names that share a tensor."""
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for name, tensor in memory.items():
+        if tensor.numel():
+            groups.setdefault((tensor.data_ptr(), tuple(tensor.shape), tensor.stride()), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _digest_of_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of_index(index: Mapping[str, Any]) -> str:
+    content = {name: entry for name, entry in index.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _read_index(source: Path) -> dict[str, Any]:
+    path = source / _INDEX
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"expected a bundle in {source}, got {error}; hoplon.save_bundle writes one") from error
+    except ValueError as error:
+        raise DataError(f"expected {path} as it was saved, got no JSON ({error}); save the bundle again") from error
+    if not isinstance(index, dict) or index.get("format") != _FORMAT:
+        found = index.get("format") if isinstance(index, dict) else None
+        by = index.get("versions") if isinstance(index, dict) else None
+        raise DataError(
+            f"expected a bundle of format {_FORMAT}, got {found!r} written by {by}; save it with this hoplon"
+        )
+    if index.get("digest") != _digest_of_index(index):
+        raise DataError(f"expected {path} as it was saved, got changed content; save the bundle again")
+    return index
+
+
+def _require_files(source: Path, index: Mapping[str, Any]) -> bool:
+    """Refuse missing and changed files; False where nothing but weights changed."""
+    for name, digest in index["files"].items():
+        path = source / name
+        if not path.is_file():
+            raise DataError(f"expected {name} in {source}, got no such file; save the bundle again")
+        if _digest_of_file(path) != digest:
+            if name != _MODEL or not weight_members(path, index["members"]):
+                raise DataError(f"expected {path} as it was saved, got changed content; save the bundle again")
+            return False
+    return True
+
+
+def _read_graph(path: Path, index: Mapping[str, Any]) -> fx.GraphModule:
+    try:
+        with quiet_torch():
+            runner = torch.export.load(path).module(check_guards=False)
+    except (RuntimeError, OSError, ValueError, LookupError) as error:
+        raise DataError(
+            f"expected {path} to load with torch {torch.__version__}, got {str(error)[:200]}; it was written by torch "
+            f"{index['versions']['torch']}"
+        ) from error
+    assert isinstance(runner, fx.GraphModule)
+    hold_constants(runner)
+    return runner
+
+
+def _tie(runner: fx.GraphModule, groups: list[list[str]]) -> None:
+    """Let names that shared a tensor share one again."""
+    for first, *others in groups:
+        for name in others:
+            place, key = _place(runner, name)
+            place[key] = _place(runner, first)[0][_place(runner, first)[1]]
+
+
+def _place(runner: fx.GraphModule, name: str) -> tuple[dict[str, Any], str]:
+    path, _, key = name.rpartition(".")
+    owner = runner.get_submodule(path)
+    return (owner._parameters if key in owner._parameters else owner._buffers), key
+
+
+def _require_memory(module: HardenedModule, index: Mapping[str, Any]) -> None:
+    memory = module.memory()
+    for name, wanted in index["memory"].items():
+        found = _words_of(memory[name]) if name in memory else {}
+        for what in ("dtype", "shape", "stride"):
+            if found.get(what) != wanted[what]:
+                raise DataError(f"expected {name} with {what} {wanted[what]}, as saved, got {found.get(what, 'none')}")
+    if more := [name for name in memory if name not in index["memory"]]:
+        raise DataError(f"expected the tensors that were saved, got {more[0]} as well; save the bundle again")
+
+
+def _changed(module: HardenedModule, index: Mapping[str, Any]) -> list[str]:
+    memory = module.memory()
+    return [name for name, wanted in index["memory"].items() if digest_of_words(memory[name]) != wanted["digest"]]
+
+
+def _recall(module: HardenedModule, knowledge: Mapping[str, Tensor], changed: list[str]) -> None:
+    """Let the guards know what they knew when the bundle was saved, in the place of what they see now."""
+    for number, (label, guard) in enumerate(zip(module._watch.labels, module.guards, strict=True)):
+        prefix = f"{number}/"
+        saved = {name.removeprefix(prefix): tensor for name, tensor in knowledge.items() if name.startswith(prefix)}
+        copies = guard.copies
+        if copies.keys() != saved.keys() or any(
+            copies[name].shape != tensor.shape or copies[name].dtype != tensor.dtype for name, tensor in saved.items()
+        ):
+            raise DataError(
+                f"expected weights as they were saved, got others in {changed[0]}, and {label} cannot take up what it "
+                "knew; save the bundle again"
+            )
+        with torch.inference_mode():
+            for name, tensor in saved.items():
+                integer_view(copies[name]).copy_(integer_view(tensor))
+
+
+def _require_correct(module: HardenedModule, index: Mapping[str, Any], source: Path) -> None:
+    """Check, which repairs; then the weights must be those that were saved."""
+    try:
+        report = module.check()
+    except StaleGuardError as error:
+        raise DataError(f"expected weights in {source} as they were saved, got others: {error}") from error
+    left = _changed(module, index)
+    if left or report.uncorrectable:
+        raise DataError(
+            f"expected weights in {source} as they were saved, got others in {', '.join(left or report.where)} that "
+            f"{module.overlay.label} cannot repair; save the bundle again"
+        )

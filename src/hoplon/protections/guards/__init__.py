@@ -1,0 +1,3 @@
+"""Guards of stored words."""
+
+from __future__ import annotations

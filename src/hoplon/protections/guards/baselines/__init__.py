@@ -1,0 +1,3 @@
+"""Guards that are there to be compared with."""
+
+from __future__ import annotations

@@ -1,0 +1,217 @@
+"""TMR-sparse: triplication with sparse tensors, as Aspis's paper builds it, to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from hoplon.errors import HoplonError
+from hoplon.formats.base import integer_view
+from hoplon.importance.scores import Scores
+from hoplon.protections.base import Protection
+from hoplon.protections.guards.memory.words import of_turn_by_size
+from hoplon.protections.guards.scored import require_scored, require_shapes
+from hoplon.protections.memory_guard import Guard, GuardReport, require_no_update, version_of
+
+
+@final
+@dataclass(frozen=True)
+class TMRSparse(Protection):
+    """The paper's triplication in COO tensors. A baseline: :class:`hoplon.Aspis` protects more for a ninth of it.
+
+    Each storage has two sparse copies of its chosen weights and a sparse mask of their places; a check takes the
+    weights under the mask, and votes over whole tensors. A float32 weight with four axes takes 108 bytes: three times
+    four int64 indices and a value. Its failures are kept, and belong to the comparison:
+
+    - Weights that are zero are not in the copies: a pruned weight is not protected.
+    - Two faults in two tensors of a storage, even in different weights, are uncorrectable.
+    - Wrong weights are repaired by subtracting the difference to a copy. That leaves NaN where NaN or Inf was
+      (uncorrectable), and rounds elsewhere: what was struck to 1e30 becomes 0 (``mitigated``, not ``corrected``).
+    - Weights are compared as numbers: a NaN differs from itself, -0.0 does not differ from 0.0.
+    - The mask is not guarded: a wrong place in it makes the repair write to weights that were right.
+
+    A place outside of the storage, which the paper's way would read from foreign memory, is reported as uncorrectable.
+
+    Args:
+        scores: of this model.
+        fraction: of the scored weights, in (0, 1]; with 1 it is the paper's TMR-sparse, below that its Aspis.
+    Raises:
+        HoplonError: a fraction outside (0, 1].
+    Source:
+        Schmedding et al. (Aspis), sections III-B and IV-B. The text leaves open whether the copies' indices are
+        compared; here they are.
+    """
+
+    scores: Scores
+    fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        given: object = self.scores
+        if not isinstance(given, Scores):
+            got = type(given).__name__
+            raise HoplonError(f"expected scores from hoplon.importance, got {got}; importance.taylor gives them")
+        self.scores.count(self.fraction)
+
+    @property
+    def label(self) -> str:
+        """What reports call it: "tmr-sparse", with a percentage below 100."""
+        return "tmr-sparse" if self.fraction == 1 else f"tmr-sparse-{100 * self.fraction:g}%"
+
+    @property
+    def made_for(self) -> str | None:
+        """The model that was scored."""
+        return self.scores.fingerprint
+
+    @property
+    def guarantee(self) -> str:
+        """What it repairs for certain, and its known failures."""
+        return (
+            "a baseline. Repairs for certain: corruption of one sparse copy of a tensor. Known failures: chosen "
+            "weights that are zero are unprotected; faults in two tensors of a storage are uncorrectable; repair "
+            "by subtraction leaves NaN after NaN or Inf (reported), and rounds other weights (mitigated), up to "
+            "losing them; NaN weights are uncorrectable; a wrong place in the unguarded mask makes it write to "
+            "right weights (unnoticed)"
+        )
+
+    def require_made_for(self, memory: Mapping[str, Tensor]) -> None:
+        """Refuse memory without the scored storages, and other weights than the scored ones where scores know them."""
+        require_scored(self.scores, memory)
+
+    def arm(self, memory: Mapping[str, Tensor]) -> TMRSparseGuard:
+        """A guard over the chosen weights of these tensors that are not zero.
+
+        Raises:
+            HoplonError: a scored storage is missing or has another shape.
+        """
+        require_shapes(self.scores, memory)
+        chosen = self.scores.top(self.fraction)
+        parts = {name: _Sparse(memory[name].detach(), at) for name, at in chosen.items() if at.numel()}
+        return TMRSparseGuard(parts)
+
+
+@final
+class TMRSparseGuard(Guard):
+    """The sparse copies and the mask of each storage."""
+
+    def __init__(self, parts: Mapping[str, _Sparse]) -> None:
+        self._parts = parts
+
+    @property
+    def copies(self) -> dict[str, Tensor]:
+        """The guard's own memory by name: ``conv1.weight#1.indices``, ``#1.values``, ``#2...`` and ``#mask...``."""
+        return {
+            f"{name}#{key}.{part}": memory
+            for name, sparse in self._parts.items()
+            for key, tensor in (("1", sparse.first), ("2", sparse.second), ("mask", sparse.mask))
+            for part, memory in (("indices", tensor._indices()), ("values", tensor._values()))
+        }
+
+    @property
+    def protected_bytes(self) -> int:
+        """The chosen weights that were not zero."""
+        return sum(part.first._values().nbytes for part in self._parts.values())
+
+    def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
+        """Compare and repair; slices are of storages."""
+        names = list(self._parts)
+        sizes = [len(part) for part in self._parts.values()]
+        report = GuardReport()
+        with torch.inference_mode():
+            mine = {names[number]: self._parts[names[number]] for number in of_turn_by_size(sizes, turn, turns)}
+            for name, part in mine.items():
+                part.require_no_update(name)
+            for name, part in mine.items():
+                report += part.check(name)
+        return report
+
+    def refresh(self) -> None:
+        """Copy the chosen weights anew: those that are not zero now."""
+        with torch.inference_mode(False), torch.no_grad():
+            for part in self._parts.values():
+                part.copy()
+
+
+class _Sparse:
+    """One storage with its mask and copies."""
+
+    def __init__(self, live: Tensor, chosen: Tensor) -> None:
+        self.live, self.chosen = live, chosen
+        with torch.inference_mode(False), torch.no_grad():
+            self.copy()
+
+    def __len__(self) -> int:
+        return len(self.first._values())
+
+    def copy(self) -> None:
+        important = torch.zeros_like(self.live, memory_format=torch.contiguous_format)
+        places = self.chosen.to(self.live.device)
+        important.view(-1)[places] = self.live.reshape(-1)[places]
+        self.first = important.to_sparse().coalesce()
+        self.second = self._with_values(self.first._indices().clone(), self.first._values().clone())
+        self.mask = self._with_values(self.first._indices().clone(), torch.ones_like(self.first._values()))
+        self.version = version_of(self.live)
+
+    def require_no_update(self, name: str) -> None:
+        """Refuse updated weights, as every guard does; the paper's way would subtract the update."""
+        if self._in_range(self.mask) and _same(self.first, self.second):
+            differing = int((self._masked()._values() != self.first._values()).sum())
+            written = version_of(self.live) != self.version
+            require_no_update(name, differing=differing, total=len(self), written=written)
+
+    def check(self, name: str) -> GuardReport:
+        count = len(self)
+        if not all(self._in_range(tensor) for tensor in (self.mask, self.first, self.second)):
+            return GuardReport(count, 1, 0, 1, (name,))
+        live = self._masked()
+        if _same(live, self.first) and _same(live, self.second):
+            return GuardReport(count)
+        if _same(self.first, self.second):
+            return self._mend(name, live)
+        wrong, right = (self.second, self.first) if _same(live, self.first) else (self.first, self.second)
+        if not _same(live, right):
+            values = live._values()
+            differing = int(((values != self.first._values()) | (values != self.second._values())).sum()) or 1
+            return GuardReport(count, differing, 0, differing, (name,))
+        differing = int((wrong._values() != right._values()).sum()) or 1
+        wrong._indices().copy_(right._indices())
+        wrong._values().copy_(right._values())
+        return GuardReport(count, differing, differing, 0, (name,))
+
+    def _mend(self, name: str, live: Tensor) -> GuardReport:
+        wrong = live._values() != self.first._values()
+        places = torch.cat([live._indices(), self.first._indices()], dim=1)
+        difference = torch.cat([live._values(), -self.first._values()])
+        self.live.sub_(_sum_of(places, difference, self.live.shape))
+        now, then = self._masked()._values(), self.first._values()
+        exact = integer_view(now) == integer_view(then)
+        self.version = version_of(self.live)
+        detected = int(wrong.sum()) or 1
+        corrected, lost = int((wrong & exact).sum()), int((wrong & ~now.isfinite()).sum())
+        return GuardReport(len(self), detected, corrected, lost, (name,), detected - corrected - lost)
+
+    def _masked(self) -> Tensor:
+        """The weights under the mask, as a sparse tensor."""
+        return self._with_values(self.mask._indices(), self.live[tuple(self.mask._indices())])
+
+    def _in_range(self, tensor: Tensor) -> bool:
+        indices = tensor._indices()
+        limits = torch.tensor(self.live.shape, device=indices.device)[:, None]
+        return bool(((indices >= 0) & (indices < limits)).all())
+
+    def _with_values(self, indices: Tensor, values: Tensor) -> Tensor:
+        shape = self.live.shape
+        return torch.sparse_coo_tensor(indices, values, shape, is_coalesced=True, check_invariants=False)
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    """Whether two sparse tensors have the same places and, as numbers, the same values."""
+    return torch.equal(left._indices(), right._indices()) and torch.equal(left._values(), right._values())
+
+
+def _sum_of(places: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
+    """A dense tensor of the values in these places, added up."""
+    return torch.sparse_coo_tensor(places, values, shape, check_invariants=False).to_dense()

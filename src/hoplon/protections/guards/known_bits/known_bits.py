@@ -1,0 +1,250 @@
+"""Bits that are equal in all words of a tensor: restored without a copy of anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from hoplon.errors import HoplonError
+from hoplon.protections.base import Protection
+from hoplon.protections.guards.index_sums import mend_entry, power_sums
+from hoplon.protections.guards.known_bits.fingerprint import changed_witnesses, evidence_of, same_sum
+from hoplon.protections.guards.known_bits.reduction import Fold
+from hoplon.protections.guards.known_bits.segments import Segment, segments_of
+from hoplon.protections.guards.voting import distinct
+from hoplon.protections.memory_guard import Guard, GuardReport, StaleGuardError, require_no_update, version_of
+
+_FEW_WORDS = 16
+_MANY = 8  # a share of 1/8 of the words
+
+
+@final
+@dataclass(frozen=True)
+class KnownBits(Protection):
+    """Restores the bits that are equal in all words of a tensor, from one word that says which and one that says how.
+
+    Trained weights are small: the highest exponent bits are the same in all words of a tensor, and those are the ones
+    whose flips do nearly all of the harm. Per tensor the guard keeps two words (8 bytes for float32), and 8 bytes of
+    evidence (a sum and a hash of eight words), which are looked at only where a known bit is wrong. A check reads the
+    memory once.
+
+    Repaired for certain: every flip of known bits, however many and wherever, as long as no other bits are wrong;
+    ``corrected``, bit for bit. Mitigated: words that also have other wrong bits; the known ones are restored, the
+    others stay. Not looked for: flips of other bits alone; they go by unreported. Words are claimed as corrected
+    although other bits are wrong with a probability of 2^-32.
+    The guard's own words are kept beside sums, which repair one wrong entry of them and report two.
+
+    An update of the weights is refused (:class:`hoplon.StaleGuardError`) as soon as it moves a word out of the known
+    bits: when more than half of all words, or of eight hashed ones, are not what they were (in fewer than 16 words,
+    and below 1,024 where no operator wrote, that may still be a fault); or when an operator wrote to the tensor, more
+    than 16 and more than 1/8 of its words are out of the known bits, and restoring them does not give back the sum.
+    An update within the known bits is left alone, and not reported.
+
+    Args:
+        block: words per block with known bits of its own; None for one block per tensor. Smaller blocks have more
+            known bits, at 16 bytes a block.
+    Raises:
+        HoplonError: a block of less than one word.
+    """
+
+    block: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.block is not None and self.block < 1:
+            raise HoplonError(f"expected a block of at least one word, got {self.block}; None is a whole tensor")
+
+    @property
+    def label(self) -> str:
+        """What reports call it: "known-bits", or "known-bits/1024" with blocks."""
+        return "known-bits" if self.block is None else f"known-bits/{self.block}"
+
+    @property
+    def guarantee(self) -> str:
+        """What it repairs for certain, what it only mitigates, and what it does not see."""
+        where = "tensor" if self.block is None else f"block of {self.block:,} words"
+        return (
+            f"repairs any number of flips in the bits that are equal in all words of a {where}; where words have "
+            "other wrong bits as well, those stay (mitigated); does not look for flips of other bits alone; calls "
+            "a word corrected that is not with probability 2^-32"
+        )
+
+    def arm(self, memory: Mapping[str, Tensor]) -> KnownBitsGuard:
+        """A guard over these tensors; names that share a storage are guarded once."""
+        return KnownBitsGuard(distinct(memory), self.block)
+
+
+@final
+class KnownBitsGuard(Guard):
+    """The known bits of every storage, or of every block of it."""
+
+    def __init__(self, storages: Mapping[str, Tensor], block: int | None) -> None:
+        self._live = storages
+        segments = segments_of(storages, block)
+        self._groups = {
+            str(dtype).removeprefix("torch."): _Group([part for part in segments if part.dtype == dtype])
+            for dtype in dict.fromkeys(part.dtype for part in segments)
+        }
+        self.refresh()
+
+    @property
+    def copies(self) -> Mapping[str, Tensor]:
+        """The guard's own memory, by width of word: ``int32#known``, ``#evidence`` and ``#sums``."""
+        return {
+            f"{width}#{key}": tensor
+            for width, group in self._groups.items()
+            for key, tensor in (("known", group.known), ("evidence", group.evidence), ("sums", group.sums))
+        }
+
+    @property
+    def protected_bytes(self) -> int:
+        """All of the memory it was armed on, of which it protects the known bits: see :attr:`known_share`."""
+        return sum(live.nbytes for live in self._live.values())
+
+    @property
+    def known_bits(self) -> dict[str, tuple[int, ...]]:
+        """By storage, the bits that are known in all of its blocks, 0 = least significant. Pruned tensors have few."""
+        masks = dict.fromkeys(self._live, -1)
+        for group in self._groups.values():
+            for segment, mask in zip(group.segments, group.masks().tolist(), strict=True):
+                masks[segment.name] &= mask
+        return {
+            name: tuple(bit for bit in range(8 * self._live[name].itemsize) if mask >> bit & 1)
+            for name, mask in masks.items()
+        }
+
+    @property
+    def known_share(self) -> float:
+        """The share of all bits of the memory that are known."""
+        known = sum(
+            len(segment) * sum(mask >> bit & 1 for bit in range(8 * segment.dtype.itemsize))
+            for group in self._groups.values()
+            for segment, mask in zip(group.segments, group.masks().tolist(), strict=True)
+        )
+        total = 8 * sum(segment.nbytes for group in self._groups.values() for segment in group.segments)
+        return known / total if total else 0.0
+
+    def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
+        """Restore known bits; counts words of memory, a corrupted entry of the guard's own counting as one.
+
+        Where a block has wrong words in a slice, the whole block is mended.
+        """
+        with torch.inference_mode():
+            report = GuardReport()
+            suspects: dict[str, list[tuple[_Group, int]]] = {}
+            for group in self._groups.values():
+                mended = group.mend()
+                report += mended
+                if not mended.uncorrectable:
+                    checked, numbers = group.fold.violating(group.masks(), group.values(), turn, turns)
+                    report += GuardReport(checked)
+                    for number in numbers:
+                        suspects.setdefault(group.segments[number].name, []).append((group, number))
+            for name, found in suspects.items():
+                self._require_no_update(name, found)
+            for name, found in suspects.items():
+                for group, number in found:
+                    report += group.restore(number)
+                self._versions[name] = version_of(self._live[name])
+        return report
+
+    def _require_no_update(self, name: str, found: list[tuple[_Group, int]]) -> None:
+        group = found[0][0]
+        total = sum(len(part) for part in group.segments if part.name == name)
+        written = version_of(self._live[name]) != self._versions[name]
+        differing = sum(int(group.wrong(number).sum()) for _, number in found)
+        require_no_update(name, differing=differing, total=total, written=written)
+        seen = [group.witnesses(number) for number, part in enumerate(group.segments) if part.name == name]
+        changed, witnesses = (sum(counts) for counts in zip(*seen, strict=True))
+        require_no_update(name, differing=total * changed // witnesses, total=total, written=written)
+        many = differing > max(_FEW_WORDS, total // _MANY)
+        if written and many and not all(group.fits(number) for _, number in found):
+            raise StaleGuardError(name, differing, total)
+
+    def refresh(self) -> None:
+        """Find the known bits anew."""
+        with torch.inference_mode():
+            for group in self._groups.values():
+                group.refresh()
+        self._versions = {name: version_of(live) for name, live in self._live.items()}
+
+
+class _Group:
+    """The segments of one width of word: masks and values of their known bits, and evidence."""
+
+    def __init__(self, segments: list[Segment]) -> None:
+        self.segments = segments
+        self.fold = Fold(segments)
+        with torch.inference_mode(False):
+            self.known = torch.zeros(2 * len(segments), dtype=segments[0].dtype)
+            self.evidence = torch.zeros(2 * len(segments), dtype=torch.int32)
+            self.sums = torch.zeros(6, dtype=torch.int64)
+
+    def masks(self) -> Tensor:
+        return self.known[: len(self.segments)]
+
+    def values(self) -> Tensor:
+        return self.known[len(self.segments) :]
+
+    def refresh(self) -> None:
+        every, some = self.fold.all_and_any()
+        self.masks().copy_(~(every ^ some))
+        self.values().copy_(every & some)
+        for number, segment in enumerate(self.segments):
+            self.evidence[2 * number : 2 * number + 2] = evidence_of(segment.words())
+        self.sums[:3] = power_sums(_narrow(self.known))
+        self.sums[3:] = power_sums(self.evidence)
+
+    def mend(self) -> GuardReport:
+        """Repair masks and values; what was wrong with them."""
+        entries = _narrow(self.known)
+        if torch.equal(power_sums(entries), self.sums[:3]):  # one sum alone would hide two wrong entries that cancel
+            return GuardReport()
+        limits = torch.iinfo(entries.dtype)
+        position = mend_entry(entries, self.sums[:3], limits.min, limits.max + 1)
+        if position is None:
+            names = tuple(dict.fromkeys(segment.name for segment in self.segments))
+            return GuardReport(0, len(self.segments), 0, len(self.segments), names)
+        per_word = len(entries) // len(self.known)
+        segment = self.segments[max(position, 0) // per_word % len(self.segments)]
+        return GuardReport(0, 1, 1, 0, (segment.name,))
+
+    def wrong(self, number: int) -> Tensor:
+        """Which words of a segment have a wrong known bit."""
+        return ((self.segments[number].words() ^ self.values()[number]) & self.masks()[number]) != 0
+
+    def restored(self, number: int) -> Tensor:
+        """The words of a segment with their known bits as they were."""
+        mask = self.masks()[number]
+        return (self.segments[number].words() & ~mask) | (self.values()[number] & mask)
+
+    def fits(self, number: int) -> bool:
+        """Whether the restored words are all of what the segment held."""
+        return same_sum(evidence_of(self.restored(number)), self._evidence(number))
+
+    def witnesses(self, number: int) -> tuple[int, int]:
+        """How many hashed words of a segment changed, of how many."""
+        segment = self.segments[number]
+        return changed_witnesses(evidence_of(segment.words()), self._evidence(number), len(segment))
+
+    def restore(self, number: int) -> GuardReport:
+        """Write the known bits of a segment."""
+        segment, wrong, words = self.segments[number], self.wrong(number), self.restored(number)
+        count, corrected = int(wrong.sum()), self.fits(number)
+        segment.write(wrong.nonzero()[:, 0], words[wrong])
+        return GuardReport(0, count, count * corrected, 0, (segment.name,), count * (not corrected))
+
+    def _evidence(self, number: int) -> Tensor:
+        """What the segment held when it was last taken for correct; mended where one entry of all is wrong."""
+        if not torch.equal(power_sums(self.evidence), self.sums[3:]):
+            limits = torch.iinfo(torch.int32)
+            mend_entry(self.evidence, self.sums[3:], limits.min, limits.max + 1)
+        return self.evidence[2 * number : 2 * number + 2]
+
+
+def _narrow(words: Tensor) -> Tensor:
+    """Words as integers of less than 64 bits, for sums of powers."""
+    return words.view(torch.int32) if words.dtype == torch.int64 else words

@@ -1,0 +1,259 @@
+"""Two copies of chosen words or blocks of memory, wherever they lie, and a guarded index of their places."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import final
+
+import torch
+from torch import Tensor
+
+from hoplon.errors import HoplonError
+from hoplon.formats.base import integer_view
+from hoplon.protections.guards.index_sums import mend_entry, power_sums
+from hoplon.protections.guards.memory.arena import arena_around, end_to_end
+from hoplon.protections.guards.memory.words import in_wide
+from hoplon.protections.guards.voting import agree, copy_of, vote_
+from hoplon.protections.memory_guard import require_no_update
+
+_PIECE_WORDS = 1 << 12  # an index of so many entries has sums of its own
+_BITE_WORDS = 1 << 18  # gathered into caches and compared there
+_LAUNCHED_WORDS = 1 << 22  # elsewhere, the launch of an operator is what costs
+
+
+@final
+class Piece:
+    """Some chosen words of one storage, or some chosen blocks.
+
+    Attributes:
+        name: of the storage.
+        words: the storage as one row of integers, whatever its strides; or cut into blocks, shape ``(blocks, words)``.
+        index: int32 or int64, places in ``words``; guarded by ``sums`` (:func:`power_sums`).
+        first: a copy of the chosen words or blocks; ``second`` is another.
+    """
+
+    def __init__(self, name: str, words: Tensor, index: Tensor, first: Tensor, second: Tensor, sums: Tensor) -> None:
+        self.name, self.words, self.index = name, words, index
+        self.first, self.second, self.sums = first, second, sums
+        self.sums.copy_(power_sums(index))
+
+    def __len__(self) -> int:
+        return self.first.numel()
+
+    def refresh(self) -> None:
+        """Copy the words anew."""
+        if not self._index_is_right() and not self._mend_index():
+            raise HoplonError(f"expected an index of the protected words of {self.name}, got a damaged one; arm anew")
+        live = self.words[self.index]
+        self.first.copy_(live)
+        self.second.copy_(live)
+
+    def is_suspect(self) -> bool:
+        """Whether anything is amiss: index, words or copies."""
+        return not self._index_is_right() or not agree(self.words[self.index], self.first, self.second)
+
+    def require_no_update(self, written: bool) -> None:
+        """Refuse words that were updated, which leaves index and copies as they were.
+
+        Raises:
+            StaleGuardError: most words are not what both copies are.
+        """
+        if self._index_is_right() and torch.equal(self.first, self.second):
+            differing = int((self.words[self.index] != self.first).sum())
+            require_no_update(self.name, differing=differing, total=len(self), written=written)
+
+    def mend(self) -> tuple[int, int]:
+        """Words found wrong, and those among them that could not be repaired.
+
+        The index comes first: nothing is ever written through a wrong one.
+        """
+        mended = 0
+        if not self._index_is_right():
+            if not self._mend_index():
+                return len(self), len(self)
+            mended = 1
+        live = self.words[self.index]
+        detected, uncorrectable = vote_(live, self.first, self.second)
+        self.words[self.index] = live
+        return detected + mended, uncorrectable
+
+    def _index_is_right(self) -> bool:
+        low, high = self.index.aminmax()
+        return bool((low >= 0) & (high < len(self.words))) and torch.equal(power_sums(self.index), self.sums)
+
+    def _mend_index(self) -> bool:
+        return mend_entry(self.index, self.sums, 0, len(self.words)) is not None
+
+
+@final
+class Bite:
+    """Consecutive pieces of one kind of word, and one size of block, compared at once.
+
+    Attributes:
+        pieces: them.
+    """
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self.pieces = tuple(pieces)
+        self._index, self._first, self._second, self._sums = (
+            _joined([getattr(piece, key) for piece in pieces]) for key in ("index", "first", "second", "sums")
+        )
+        self._gathers: list[tuple[Tensor, slice]] = []  # words of a storage, and where its places are in the bite
+        done = 0
+        for _, same in groupby(pieces, key=lambda piece: (piece.words.data_ptr(), len(piece.words))):
+            some = list(same)
+            count = sum(len(piece.index) for piece in some)
+            self._gathers.append((some[0].words, slice(done, done + count)))
+            done += count
+        self._lead = self._first.data_ptr() % 8 // self._first.itemsize
+        self._copies = in_wide(self._first.view(-1)), in_wide(self._second.view(-1))
+        self._known: list[int] | None = None
+
+    def __len__(self) -> int:
+        return self._first.numel()
+
+    def is_intact(self) -> bool:
+        """Whether index, words and copies are as they were when each piece was last found right by itself."""
+        powers = self._sums.view(-1, 3).sum(0).tolist()
+        if powers != self._known:
+            return False
+        if not self._places_add_up(powers[0]):
+            return False
+        try:
+            live = self._gathered()
+        except (IndexError, RuntimeError):
+            return False
+        parts = in_wide(live)
+        return all(torch.equal(now, then) for copy in self._copies for now, then in zip(parts, copy, strict=True))
+
+    def take_for_right(self) -> None:
+        """Note that each piece by itself has been found right, or mended."""
+        self._known = self._sums.view(-1, 3).sum(0).tolist()
+
+    def _places_add_up(self, total: int) -> bool:
+        """Whether no single place is wrong."""
+        if self._index.device.type == "cpu":
+            # In their own width: two wrong signs cancel, but are found as soon as words are gathered by them.
+            return (int(self._index.sum(dtype=self._index.dtype)) - total) % (1 << 8 * self._index.itemsize) == 0
+        checks = [self._index.sum(dtype=torch.int64) == total]
+        for words, where in self._gathers:  # a place out of range would end the process there
+            low, high = self._index[where].aminmax()
+            checks.append((low >= 0) & (high < len(words)))
+        return bool(torch.stack(checks).all())
+
+    def _gathered(self) -> Tensor:
+        """The words as they are now, as one row, aligned like their copies."""
+        row = torch.empty(self._lead + len(self), dtype=self._first.dtype, device=self._first.device)[self._lead :]
+        live = row.view(self._first.shape)
+        for words, where in self._gathers:
+            if words.dim() == 1:
+                _gather(words, self._index[where], live[where])
+            else:
+                torch.index_select(words, 0, self._index[where], out=live[where])
+        return row
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """Rows, with zeros behind them up to a multiple of 64 bytes."""
+    return torch.cat([rows, rows.new_zeros(-len(rows) % 64, *rows.shape[1:])])
+
+
+def _gather(words: Tensor, places: Tensor, out: Tensor) -> None:
+    """Words at these places, on all threads: the rows of a matrix of places are shared out, a single row is not."""
+    if not _gathers_by_int32():
+        places = places.to(torch.int64)
+    threads = torch.get_num_threads() if words.device.type == "cpu" else 1
+    even = len(places) // threads * threads
+    rows = places[:even].view(threads, -1)
+    torch.gather(words.expand(threads, -1), 1, rows, out=out[:even].view(threads, -1))
+    if even < len(places):
+        torch.gather(words, 0, places[even:], out=out[even:])
+
+
+@functools.cache
+def _gathers_by_int32() -> bool:
+    """Whether this torch takes places as int32."""
+    try:
+        torch.gather(torch.zeros(1), 0, torch.zeros(1, dtype=torch.int32))
+    except RuntimeError:
+        return False
+    return True
+
+
+def bites_of(pieces: Sequence[Piece]) -> list[Bite]:
+    """Consecutive pieces of one kind of word put together."""
+    runs: list[list[Piece]] = []
+    for piece in pieces:
+        limit = _BITE_WORDS if piece.words.device.type == "cpu" else _LAUNCHED_WORDS
+        last = runs[-1] if runs else []
+        same = last and kind_of(last[0].words) == kind_of(piece.words)
+        if not same or sum(map(len, last)) + len(piece) > limit:
+            runs.append([])
+        runs[-1].append(piece)
+    return [Bite(run) for run in runs]
+
+
+def kind_of(words: Tensor) -> tuple[object, ...]:
+    """What pieces that are compared at once have in common."""
+    return words.dtype, words.device, *words.shape[1:]
+
+
+def triplicated(chosen: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[list[Piece], dict[str, Tensor]]:
+    """Copy chosen words of storages of one kind (:func:`kind_of`).
+
+    Args:
+        chosen: by name, the words of the storage (:class:`Piece`) and places in them, int64, ascending.
+    Returns:
+        The pieces, in order; and what holds them, by name: ``conv1.weight#1``, ``#2``, ``#index``, ``#sums``.
+    """
+    small = all(len(words) <= torch.iinfo(torch.int32).max for words, _ in chosen.values())
+    counts = [len(places) for _, places in chosen.values()]
+    index = torch.cat([at for _, at in chosen.values()]).to(torch.int32 if small else torch.int64)
+    words = torch.cat([words[at] for words, at in chosen.values()])
+    padded = end_to_end([_padded(part) for part in (index, words, words)])
+    index, first, second = (copy[: len(words)] for copy in padded)
+    heights = [-(-count // _PIECE_WORDS) for count in counts]
+    sums = copy_of(torch.zeros(3 * sum(heights), dtype=torch.int64, device=index.device))
+    split = (index.split(counts), first.split(counts), second.split(counts), sums.split([3 * n for n in heights]))
+    pieces: list[Piece] = []
+    copies: dict[str, Tensor] = {}
+    for name, at, one, two, its_sums in zip(chosen, *split, strict=True):
+        copies |= {f"{name}#1": one, f"{name}#2": two, f"{name}#index": at, f"{name}#sums": its_sums}
+        parts = (at.split(_PIECE_WORDS), one.split(_PIECE_WORDS), two.split(_PIECE_WORDS), its_sums.split(3))
+        pieces += [Piece(name, chosen[name][0], *part) for part in zip(*parts, strict=True)]
+    return pieces, copies
+
+
+def joint_words(tensor: Tensor) -> tuple[Tensor, int]:
+    """The words among which a tensor lies, as one row, and where its first one is.
+
+    In an arena these are all of its words, so that one operator reaches several tensors; else :func:`spanned`.
+    """
+    arena = arena_around(tensor)
+    if arena is None:
+        return spanned(tensor), 0
+    words = arena[: arena.nbytes // tensor.itemsize * tensor.itemsize].view(integer_view(tensor).dtype)
+    return words, (tensor.data_ptr() - arena.data_ptr()) // tensor.itemsize
+
+
+def spanned(tensor: Tensor) -> Tensor:
+    """The words of a tensor from its first to its last in memory as one row, gaps included."""
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return integer_view(tensor).as_strided((extent,), (1,))
+
+
+def offsets(tensor: Tensor, indices: Tensor) -> Tensor:
+    """Row-major logical indices as places in :func:`spanned`."""
+    coordinates = torch.unravel_index(indices, tensor.shape) if tensor.dim() else ()
+    offset = torch.zeros_like(indices)
+    for coordinate, stride in zip(coordinates, tensor.stride(), strict=True):
+        offset += coordinate * stride
+    return offset
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Consecutive parts of one tensor as the part that they make up, in the same memory."""
+    count = sum(len(part) for part in parts)
+    return parts[0].as_strided((count, *parts[0].shape[1:]), parts[0].stride())

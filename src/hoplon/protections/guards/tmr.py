@@ -1,0 +1,179 @@
+"""Triple modular redundancy of memory: two more copies of every parameter and buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from hoplon.errors import HoplonError
+from hoplon.formats.base import integer_view
+from hoplon.protections.base import Protection
+from hoplon.protections.guards.memory.words import in_wide, of_turn_by_size, row_of, shared, without_repeats
+from hoplon.protections.guards.voting import agree, copy_of, distinct, vote_
+from hoplon.protections.memory_guard import Guard, GuardReport, require_no_update, version_of
+
+_PIECE_BYTES = 1 << 18  # read once from memory, and compared with both copies from a core's cache
+
+
+@final
+@dataclass(frozen=True)
+class TMR(Protection):
+    """Keeps two more copies of every parameter and buffer and repairs all three by majority, bit for bit.
+
+    With ``vote="element"`` every word is voted on alone: repaired whenever two of its three copies agree, uncorrectable
+    (and left as it is) when all three differ. Two copies that are wrong in the same way outvote the right one: missed.
+
+    With ``vote="tensor"`` whole tensors are voted on, as in the paper: two faults in two copies of one tensor are
+    uncorrectable there, even in different words.
+
+    Source:
+        Schmedding et al. (Aspis), section III-B.
+    """
+
+    vote: Literal["element", "tensor"] = "element"
+
+    def __post_init__(self) -> None:
+        if self.vote not in ("element", "tensor"):
+            raise HoplonError(f"expected vote 'element' or 'tensor', got {self.vote!r}")
+
+    @property
+    def label(self) -> str:
+        """What reports call it."""
+        return "tmr" if self.vote == "element" else "tmr-tensor"
+
+    @property
+    def guarantee(self) -> str:
+        """What it repairs for certain, what it only detects, and how probably it misses what lies beyond."""
+        unit = "word" if self.vote == "element" else "tensor"
+        return (
+            f"repairs any corruption of one of the three copies of a {unit}, bit for bit; reports a {unit} whose "
+            "copies all differ; misses two that are wrong in the same way, which 1 in 32 of independent pairs of "
+            "single-bit faults in two copies of one float32 word are"
+        )
+
+    def arm(self, memory: Mapping[str, Tensor]) -> TMRGuard:
+        """A guard over these tensors; names that share a storage are guarded once."""
+        return TMRGuard({name: without_repeats(tensor) for name, tensor in distinct(memory).items()}, self.vote)
+
+
+@final
+class TMRGuard(Guard):
+    """Two more copies of every storage."""
+
+    def __init__(self, storages: Mapping[str, Tensor], vote: Literal["element", "tensor"]) -> None:
+        self._live = storages
+        self._by_tensor = vote == "tensor"
+        self._copies = {f"{name}#{n}": copy_of(live) for name, live in storages.items() for n in (1, 2)}
+        self._versions = {name: version_of(live) for name, live in storages.items()}
+        self._pieces = [
+            piece for name, live in storages.items() for piece in _pieces_of(name, live, *self._copies_of(name))
+        ]
+        self._sizes = [piece.live.nbytes for piece in self._pieces]
+
+    @property
+    def copies(self) -> Mapping[str, Tensor]:
+        """The guard's own memory by name, ``conv1.weight#1`` and ``conv1.weight#2``."""
+        return self._copies
+
+    @property
+    def protected_bytes(self) -> int:
+        """All of the memory it was armed on."""
+        return sum(live.nbytes for live in self._live.values())
+
+    def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
+        """Compare and repair; counts words of memory, a corrupted copy counting as its word.
+
+        With ``vote="tensor"`` a tensor that differs in the words of a slice is voted on whole.
+        """
+        numbers = of_turn_by_size(self._sizes, turn, turns)
+        mine, sizes = self._pieces[numbers.start : numbers.stop], self._sizes[numbers.start : numbers.stop]
+        report = GuardReport(sum(piece.live.numel() for piece in mine))
+        if not mine:
+            return report
+        suspects = [piece for run in shared(_differing, mine, sizes) for piece in run]
+        names = tuple(dict.fromkeys(piece.name for piece in suspects))
+        with torch.inference_mode():
+            for name in names:
+                self._require_no_update(name)
+            if self._by_tensor:
+                votes = [(name, *_vote_tensors_(self._live[name], *self._copies_of(name))) for name in names]
+            else:
+                votes = [(piece.name, *vote_(piece.live, piece.first, piece.second)) for piece in suspects]
+            for name, detected, uncorrectable in votes:
+                self._versions[name] = version_of(self._live[name])
+                report += GuardReport(0, detected, detected - uncorrectable, uncorrectable, (name,))
+        return report
+
+    def _copies_of(self, name: str) -> tuple[Tensor, Tensor]:
+        return self._copies[f"{name}#1"], self._copies[f"{name}#2"]
+
+    def _require_no_update(self, name: str) -> None:
+        live, (first, second) = self._live[name], self._copies_of(name)
+        if agree(first, second, second):
+            differing = int((integer_view(live) != integer_view(first)).sum())
+            written = version_of(live) != self._versions[name]
+            require_no_update(name, differing=differing, total=live.numel(), written=written)
+
+    def refresh(self) -> None:
+        """Copy the memory anew."""
+        with torch.inference_mode():
+            for name, live in self._live.items():
+                for n in (1, 2):
+                    integer_view(self.copies[f"{name}#{n}"]).copy_(integer_view(live))
+                self._versions[name] = version_of(live)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some words of a storage and of both copies, and the same in wide words, part by part, to be compared."""
+
+    name: str
+    live: Tensor
+    first: Tensor
+    second: Tensor
+    wide: tuple[tuple[Tensor, Tensor, Tensor], ...]
+
+
+def _pieces_of(name: str, *same: Tensor) -> list[_Piece]:
+    """A storage and its copies in pieces of the same words; in one where their memory is laid out differently."""
+    rows = [row_of(tensor) for tensor in same]
+    live, first, second = rows
+    if live is None or first is None or second is None or len({tensor.stride() for tensor in same}) > 1:
+        one, two, three = (integer_view(tensor) for tensor in same)
+        return [_Piece(name, one, two, three, ((one, two, three),))]
+    step = _PIECE_BYTES // live.itemsize if live.device.type == "cpu" else len(live)
+    return [
+        _Piece(name, *part, _in_wide(*part))
+        for part in zip(live.split(step), first.split(step), second.split(step), strict=True)
+    ]
+
+
+def _in_wide(*rows: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
+    """Three rows of words in parts that are compared fast, if memory is aligned in the same way in all."""
+    parts = [in_wide(row) for row in rows]
+    alike = len({tuple((part.dtype, len(part)) for part in row) for row in parts}) == 1
+    return tuple(zip(*(parts if alike else [[row] for row in rows]), strict=True))
+
+
+def _differing(pieces: Sequence[_Piece]) -> list[_Piece]:
+    with torch.inference_mode():
+        return [piece for piece in pieces if not all(agree(*part) for part in piece.wide)]
+
+
+def _vote_tensors_(live: Tensor, first: Tensor, second: Tensor) -> tuple[int, int]:
+    """The vote over whole tensors: words that differ, and the same number again if no two tensors are equal."""
+    a, b, c = integer_view(live), integer_view(first), integer_view(second)
+    detected = int(((a != b) | (a != c)).sum())
+    if torch.equal(b, c):
+        a.copy_(b)
+    elif torch.equal(a, b):
+        c.copy_(a)
+    elif torch.equal(a, c):
+        b.copy_(a)
+    else:
+        return detected, detected
+    return detected, 0

@@ -1,0 +1,99 @@
+"""What the values of an activation function cannot leave, whatever goes in."""
+
+from __future__ import annotations
+
+import math
+
+from hoplon.errors import SiteError
+from hoplon.program.program import Program, Step
+from hoplon.program.sites import canonical_kind, operator_name
+from hoplon.protections.ranges.bound import Bound
+from hoplon.protections.ranges.ranges import Ranges
+
+ACTIVATION_KINDS = frozenset(
+    {
+        *("relu", "leaky_relu", "rrelu", "prelu", "elu", "gelu", "silu", "mish", "softplus", "softsign", "glu"),
+        *("sigmoid", "log_sigmoid", "tanh", "tanhshrink", "softmax", "log_softmax", "atan"),
+        *("hardtanh", "hardswish", "hardsigmoid", "hardshrink", "softshrink", "threshold"),
+        *("clamp", "clamp_min", "clamp_max"),
+    }
+)
+"""The operator kinds that count as activations; ``relu6`` is a ``hardtanh``, ``selu`` and ``celu`` are ``elu``.
+
+``clamp`` is one since many a ReLU or ReLU6 is written so; unlike them it lets NaN pass.
+The arc tangent is one since a network for steering ends in it (Ranger, section IV).
+"""
+
+_INF = math.inf
+# Minima of the smooth functions, moved outwards so that no rounding of any kernel crosses them.
+_RANGES = {
+    "relu": (0.0, _INF),
+    "gelu": (-0.1701, _INF),  # -0.16997 near -0.7518 (tanh form: -0.17004)
+    "silu": (-0.27848, _INF),  # -0.278465 near -1.2785
+    "mish": (-0.3089, _INF),  # -0.308842 near -1.1924
+    "hardswish": (-0.375, _INF),  # at -1.5
+    "softplus": (0.0, _INF),
+    "sigmoid": (0.0, 1.0),
+    "hardsigmoid": (0.0, 1.0),
+    "softmax": (0.0, 1.0),
+    "log_softmax": (-_INF, 0.0),
+    "log_sigmoid": (-_INF, 0.0),
+    "tanh": (-1.0, 1.0),
+    "atan": (-1.5708, 1.5708),
+}
+_ROUNDING = 2.0**-16
+_SELU_LOW = -1.0507009873554805 * 1.6732632423543772
+
+INHERENT = "range of the function"
+"""The ``choice`` of :func:`inherent_ranges`."""
+
+
+def inherent_ranges(program: Program) -> Ranges:
+    """The range of each activation whose function is bounded on both sides: ``tanh``, ``sigmoid``, ``relu6``, ...
+
+    No data is needed, no fault-free value can exceed such a bound, and it holds for any weights. A profiled range
+    is tighter where the values do not fill the function's.
+
+    Raises:
+        SiteError: the program has no such activation.
+    """
+    found = {}
+    for site in program.value_sites:
+        low, high = inherent_range(program.steps[program.site_steps[site.name]])
+        if math.isfinite(low) and math.isfinite(high):
+            found[site.name] = Bound(low, high)
+    if not found:
+        kinds = ", ".join(sorted({site.kind for site in program.value_sites}))
+        raise SiteError(
+            f"expected an activation with a range of its own in {program.name}, got kinds {kinds}; "
+            "profile_ranges observes the range of any"
+        )
+    return Ranges(found, program=program.name, choice=INHERENT)
+
+
+def inherent_range(step: Step) -> tuple[float, float]:
+    """The ends of the range of an activation function; an end is infinite where it has none.
+
+    Args:
+        step: a call of the operator; the arguments of the call (``alpha``, ``min_val``) count.
+    Returns:
+        Low and high; both infinite for operators that are no such function.
+    """
+    kind = canonical_kind(step.op)
+    if kind == "hardtanh":
+        if operator_name(step.op) == "relu6":
+            return 0.0, 6.0
+        return float(step.argument("min_val")), float(step.argument("max_val"))
+    if kind == "elu":
+        low = _SELU_LOW if operator_name(step.op) == "selu" else -float(step.argument("alpha"))
+        low *= float(step.argument("scale") or 1.0)
+        return low - abs(low) * _ROUNDING, _INF
+    if kind in ("clamp", "clamp_min", "clamp_max"):
+        low, high = step.argument("min"), step.argument("max")
+        return (float(low) if _is_number(low) else -_INF), (float(high) if _is_number(high) else _INF)
+    return _RANGES.get(kind, (-_INF, _INF))
+
+
+def _is_number(end: object) -> bool:
+    """An end of a clamp may be a tensor, or left out."""
+    return isinstance(end, int | float) and math.isfinite(end)

@@ -1,0 +1,107 @@
+"""The bounds chosen for the sites of a program, and where they come from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self, TypeVar, final
+
+from hoplon.errors import DataError, HoplonError, no_match
+from hoplon.program.program import Program
+from hoplon.protections.ranges.bound import Bound, ChannelBounds
+
+T = TypeVar("T")
+
+
+@final
+@dataclass(frozen=True)
+class Ranges:
+    """A bound for each profiled site.
+
+    ``bounds`` by site name in execution order; ``channels`` has bounds per channel where those were asked for.
+    ``fingerprint`` is that of the profiled program (empty: bounds of no particular weights), ``n_samples`` how many
+    samples were seen, ``choice`` how the bounds were chosen, ``versions`` what computed them.
+    """
+
+    bounds: Mapping[str, Bound]
+    channels: Mapping[str, ChannelBounds] = field(default_factory=dict)
+    program: str = ""
+    fingerprint: str = ""
+    data: str = ""
+    n_samples: int = 0
+    choice: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, site: str) -> Bound:
+        if site not in self.bounds:
+            raise no_match("profiled site", site, list(self.bounds))
+        return self.bounds[site]
+
+    def __contains__(self, site: object) -> bool:
+        return site in self.bounds
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    def check(self, program: Program) -> None:
+        """Refuse a program that lacks a bounded site.
+
+        Raises:
+            HoplonError: names the site and the profiled model.
+        """
+        outputs = {site.name for site in program.value_sites}
+        foreign = [name for name in self.bounds if name not in outputs]
+        if foreign:
+            raise HoplonError(
+                f"expected ranges of operator outputs of {program.name}, got site {foreign[0]!r} profiled on "
+                f"{self.program or 'another model'}; profile this model"
+            )
+
+    def for_any_weights(self) -> Self:
+        """The same bounds for every model that has these sites: a copy in half precision, a model trained further."""
+        return replace(self, fingerprint="")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write JSON; floats come back exactly. The file appears whole or not at all."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what :meth:`save` wrote: the file, or a folder with ``ranges.json`` in it, as ``hoplon profile`` makes.
+
+        Raises:
+            DataError: no such file, or not a file of ranges.
+        """
+        if Path(path).is_dir():
+            path = Path(path) / "ranges.json"
+
+        def read(content: dict[str, Any]) -> Self:
+            content["bounds"] = {name: Bound(**bound) for name, bound in content["bounds"].items()}
+            content["channels"] = {
+                name: ChannelBounds(entry["axis"], tuple(Bound(**bound) for bound in entry["channels"]))
+                for name, entry in content.get("channels", {}).items()
+            }
+            return cls(**content)
+
+        return read_json(path, "a file of ranges", read)
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write a file that appears whole or not at all."""
+    target = Path(path)
+    partial = target.with_name(target.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(target)
+
+
+def read_json(path: str | os.PathLike[str], what: str, read: Callable[[dict[str, Any]], T]) -> T:
+    """What ``read`` makes of the content of a JSON file, any trouble as one clear error."""
+    try:
+        return read(json.loads(Path(path).read_text(encoding="utf-8")))
+    except OSError as error:
+        raise DataError(f"expected {what}, got {error}; save() writes one") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(f"expected {what} in {path}, got content it cannot hold: {error}") from error

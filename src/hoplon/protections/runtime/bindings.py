@@ -1,0 +1,161 @@
+"""Which tensors a module holds under which names, and whether they are still the same ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar, final
+
+import torch
+from torch import Tensor, nn
+
+from hoplon.errors import HoplonError
+from hoplon.protections.memory_guard import of_turn
+
+_Item = TypeVar("_Item")
+
+
+def memory_of(module: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer by name, live and detached; names that share a storage are all there.
+
+    They come in the order of their names, whatever the order of the modules: guards that lay tensors out one after the
+    other do so in the same way in every module with these names.
+
+    A tensor of complex128, whose words are wider than any integer, is given as the real numbers it is made of.
+
+    Raises:
+        HoplonError: a tensor without words of its own to guard: on the meta device, sparse or quantised, or a view that
+            is conjugated or negated as it is read.
+    """
+    found = {}
+    for table in (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)):
+        for name, tensor in table:
+            if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
+                what = "on the meta device" if tensor.is_meta else f"{tensor.layout} of {tensor.dtype}"
+                raise HoplonError(f"expected dense tensors in memory to guard, got {name} ({what}); load or unpack it")
+            if tensor.is_conj() or tensor.is_neg():
+                fix = "give the model its resolve_conj().resolve_neg()"
+                raise HoplonError(f"expected tensors as they lie in memory, got {name}, a lazy conjugate; {fix}")
+            found[name] = torch.view_as_real(tensor.detach()) if tensor.dtype == torch.complex128 else tensor.detach()
+    return dict(sorted(found.items()))
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """One of the tables of one module: its parameters, buffers or children."""
+
+    path: str
+    held: dict[str, Any]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """A tensor where it was found, and what it was."""
+
+    table: _Table
+    key: str
+    tensor: Tensor
+    pointer: int
+    device: torch.device
+    dtype: torch.dtype
+    shape: torch.Size
+    stride: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return self.table.path + self.key
+
+
+@final
+class Bindings:
+    """The tensors of a module as they were bound to its names when this was made."""
+
+    def __init__(self, root: nn.Module) -> None:
+        self._tables: list[_Table] = []
+        self._rows: list[_Row] = []
+        self._others: list[tuple[_Table, str, nn.Module | None]] = []
+        for path, module in root.named_modules():
+            prefix = f"{path}." if path else ""
+            for held in (module._parameters, module._buffers):
+                table = self._table(prefix, held)
+                for key, tensor in held.items():
+                    if tensor is None:
+                        self._others.append((table, key, None))
+                    else:
+                        place = tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride()
+                        self._rows.append(_Row(table, key, tensor, *place))
+            children = self._table(prefix, module._modules)
+            self._others += [(children, key, child) for key, child in module._modules.items()]
+
+    def _table(self, prefix: str, held: dict[str, Any]) -> _Table:
+        table = _Table(prefix, held, tuple(held))
+        self._tables.append(table)
+        return table
+
+    def require_same(self, *, turn: int = 0, turns: int = 1) -> None:
+        """Refuse tensors that were replaced, moved, cast, reshaped, added or removed.
+
+        Args:
+            turn: which slice of the tensors to look at, in ``range(turns)``.
+            turns: into how many slices they are cut.
+        Raises:
+            HoplonError: names the tensor and what became of it.
+        """
+        for table in self._slice(self._tables, turn, turns):
+            if len(table.held) != len(table.names):
+                _refuse(_change_of_names(table))
+        for table, key, child in self._slice(self._others, turn, turns):
+            if table.held.get(key) is not child:
+                name = f"{table.path}{key}"
+                _refuse(f"{name}, which was not there" if child is None else f"another module as {name}")
+        for row in self._slice(self._rows, turn, turns):
+            now = row.table.held.get(row.key)
+            if (
+                now is not row.tensor
+                or now.data_ptr() != row.pointer
+                or now.dtype is not row.dtype
+                or now.shape != row.shape
+                or now.stride() != row.stride
+            ):
+                _refuse(_change_of(row, now))
+
+    def same(self) -> bool:
+        """Whether :meth:`require_same` has nothing to refuse."""
+        try:
+            self.require_same()
+        except HoplonError:
+            return False
+        return True
+
+    @staticmethod
+    def _slice(items: list[_Item], turn: int, turns: int) -> list[_Item]:
+        if turns == 1:
+            return items
+        chosen = of_turn(len(items), turn, turns)
+        return items[chosen.start : chosen.stop]
+
+
+def _refuse(got: str) -> None:
+    raise HoplonError(
+        f"expected the memory that the guards were armed on, got {got}; call refresh() after replacing a parameter or "
+        "changing the model on purpose"
+    )
+
+
+def _change_of_names(table: _Table) -> str:
+    added = [key for key in table.held if key not in table.names]
+    if added:
+        return f"{table.path}{added[0]}, which was not there"
+    return f"no {table.path}{next(key for key in table.names if key not in table.held)}"
+
+
+def _change_of(row: _Row, now: Tensor | None) -> str:
+    if now is None:
+        return f"no {row.name}"
+    if now.device != row.device:
+        return f"{row.name} on {now.device} where it was on {row.device}"
+    if now.dtype != row.dtype:
+        return f"{row.name} cast from {row.dtype} to {now.dtype}"
+    if now.shape != row.shape:
+        return f"{row.name} of shape {tuple(now.shape)} where it was of {tuple(row.shape)}"
+    return f"another tensor as {row.name}"

@@ -1,0 +1,270 @@
+"""Guards on any model as it is: no capture, no graph."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from functools import partial
+from typing import Any, NoReturn, Self, final
+
+import torch
+from torch import Tensor, nn
+
+from hoplon.errors import HoplonError
+from hoplon.formats.digest import digest_of
+from hoplon.protections.base import Protection
+from hoplon.protections.guards.memory.arena import lay_end_to_end
+from hoplon.protections.memory_guard import Guard, GuardReport
+from hoplon.protections.runtime.bindings import memory_of
+from hoplon.protections.runtime.monitor import GuardEvent, Watch
+from hoplon.protections.runtime.schedule import When
+
+
+def guard(
+    model: nn.Module,
+    protections: Iterable[Protection],
+    *,
+    when: When | None = None,
+    on_uncorrectable: Callable[[GuardReport], None] | None = None,
+    hook: bool = False,
+    end_to_end: bool = False,
+) -> Guarded:
+    """Arm guards on all parameters and buffers of a model, which stays as it is and where it is.
+
+    Two lines: arm once, then ``check()`` before each batch. Or let a hook check before each forward pass
+    (``hook=True``, :meth:`Guarded.attach`, or as a context manager). The memory as it is now is taken for correct; it
+    is repaired in place.
+
+    Args:
+        protections: those that guard memory. Bounds on values need a graph: :func:`hoplon.harden` puts them there.
+        when: which check comes before which forward pass; :class:`EveryForward` by default. :meth:`Guarded.check` is a
+            whole check whatever it says.
+        on_uncorrectable: called with the report where memory cannot be repaired; by default
+            :class:`hoplon.UncorrectableMemory` is raised.
+        hook: check before each forward pass of the model.
+        end_to_end: first move what parameters and buffers hold, which stay the same tensors, to one piece of memory:
+            checks of all of it take less time. Views of it made before no longer follow, nor does anything that holds
+            its address, such as a captured CUDA graph. Memory that processes share stays where it is. What
+            :func:`hoplon.harden` copies lies like that anyway. On the CPU alone.
+    Raises:
+        HoplonError: no protections, one that guards no memory, a model without memory or with tensors that have no
+            words of their own, or scores of another model: other names, shapes or weights.
+    Source:
+        Schmedding et al. (Aspis), Fig. 14.
+    Example:
+        >>> from hoplon import TMR
+        >>> model = nn.Linear(2, 2).eval()
+        >>> guarded = guard(model, [TMR()])
+        >>> model.bias.data[0] = float("inf")
+        >>> guarded.check().corrected
+        1
+    """
+    chosen = tuple(protections)
+    root = _uncompiled(model)
+    memory = memory_of(root)
+    if not any(tensor.numel() for tensor in memory.values()):
+        raise HoplonError(f"expected parameters or buffers to guard, got {type(root).__name__} without any")
+    if not chosen:
+        raise HoplonError("expected at least one protection that guards memory, got none; [hp.TMR()] keeps copies")
+    for protection in chosen:
+        _require_guard_alone(protection)
+        protection.require_made_for(memory)
+    if end_to_end:
+        lay_end_to_end(root)
+    watch = Watch(root, chosen, when=when, on_uncorrectable=on_uncorrectable)
+    if len(watch.guards) < len(chosen):
+        silent = next(protection.label for protection in chosen if protection.label not in watch.labels)
+        raise HoplonError(f"expected protections that guard memory, got {silent}, which does not")
+    guarded = Guarded(model, watch)
+    return guarded.attach() if hook else guarded
+
+
+@final
+class Guarded:
+    """A model's guards, from :func:`guard`.
+
+    Attributes:
+        model: the guarded model.
+    """
+
+    def __init__(self, model: nn.Module, watch: Watch) -> None:
+        self.model = model
+        self._armed_watch = watch
+        self._vouched: str | None = None
+        self._shadowed: Any = None
+
+    @property
+    def when(self) -> When:
+        """Which check comes before which forward pass."""
+        return self._armed_watch.when
+
+    @property
+    def guards(self) -> list[Guard]:
+        """The armed guards, in the order of the protections."""
+        return self._watch.guards
+
+    @property
+    def protections(self) -> tuple[Protection, ...]:
+        """What protects the model."""
+        return self._armed_watch.protections
+
+    @property
+    def report(self) -> GuardReport:
+        """What the last check found."""
+        return self._armed_watch.report
+
+    @property
+    def events(self) -> deque[GuardEvent]:
+        """The checks that found something, the last thousand of them; they also go to the logger "hoplon"."""
+        return self._armed_watch.events
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes that the hook has let through, or :meth:`check_due` was called for."""
+        return self._armed_watch.forwards
+
+    @property
+    def extra_bytes(self) -> int:
+        """Memory of the guards, in bytes."""
+        return self._watch.extra_bytes
+
+    @property
+    def guarantees(self) -> dict[str, str]:
+        """By label, what each guard repairs for certain, only detects and misses; under "when", when it looks."""
+        return self._watch.guarantees()
+
+    def check(self) -> GuardReport:
+        """Compare and repair all of the memory.
+
+        Raises:
+            UncorrectableMemory: wrong words that cannot be repaired, and no ``on_uncorrectable`` was given.
+            StaleGuardError: the weights were updated, not hit; nothing was written. Call :meth:`refresh`.
+            HoplonError: a tensor was replaced, moved, cast, reshaped, added or removed; names it.
+        """
+        return self._watch.require_correct(self._watch.check())
+
+    def check_due(self) -> GuardReport | None:
+        """The check that ``when`` asks for before the next forward pass, for loops without a hook; None: none is due.
+
+        Raises:
+            UncorrectableMemory, StaleGuardError, HoplonError: as :meth:`check`.
+        """
+        return self._watch.before_forward()
+
+    def refresh(self) -> None:
+        """Take the memory as it is now for correct, after an update, a move or a cast."""
+        self._vouched = None
+        self._armed_watch.refresh()
+
+    @property
+    def attached(self) -> bool:
+        """Whether the hook is there."""
+        return bool(self._hooks())
+
+    def attach(self) -> Self:
+        """Check before each forward pass of the model, when ``when`` says so; twice is once.
+
+        The hook runs also where the model is compiled, before or after: checks stay outside of what the compiler sees.
+        A model with the hook cannot be exported.
+        """
+        if not self.attached:
+            self.model.register_forward_pre_hook(self._before)
+            self._shadow_forward()
+        return self
+
+    def detach(self) -> None:
+        """Take the hook away; the guards stay armed for :meth:`check`."""
+        for number in self._hooks():
+            del self.model._forward_pre_hooks[number]
+            self._unshadow_forward()
+
+    def __enter__(self) -> Self:
+        return self.attach()
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
+
+    @property
+    def _watch(self) -> Watch:
+        """The watch; in a copy it is armed here, once the copy is known to be whole."""
+        if self._vouched is not None:
+            if digest_of(memory_of(self._armed_watch.root)) != self._vouched:
+                raise HoplonError(
+                    "expected the copy of a guarded model to hold what was copied, got other values before its guards "
+                    "were armed; copy it again, or call refresh() if it was changed on purpose"
+                )
+            self._vouched = None
+            self._armed_watch.arm()
+        return self._armed_watch
+
+    def _hooks(self) -> list[int]:
+        hooks = self.model._forward_pre_hooks
+        return [number for number, hook in hooks.items() if getattr(hook, "__self__", None) is self]
+
+    def _before(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if torch.compiler.is_exporting():
+            raise HoplonError("expected a model without the hook of its guards, which no graph can carry; detach() it")
+        self.check_due()
+
+    def _shadow_forward(self) -> None:
+        """Give the model a ``forward`` of its own: code compiled before the hook came would be used again without it.
+
+        The compiler takes hooks for constant, but not what an instance holds under this name.
+        """
+        table = self.model.__dict__
+        if _uncompiled(self.model) is self.model:
+            self._shadowed = table.get("forward")
+            table["forward"] = self.model.forward if self._shadowed is None else partial(self._shadowed)
+
+    def _unshadow_forward(self) -> None:
+        table = self.model.__dict__
+        if _uncompiled(self.model) is self.model:
+            del table["forward"]
+            if self._shadowed is not None:
+                table["forward"] = self._shadowed
+            self._shadowed = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Guarded:
+        """A copy of the model with guards of its own, and with the hook where there is one.
+
+        Where the model is copied and this comes along in its hook, the copy of the model is not whole yet. So its
+        guards are armed when they are first used, on what must be the memory that the original vouches for here.
+        """
+        self.check()
+        twin = Guarded.__new__(Guarded)
+        memo[id(self)] = twin
+        watch = self._armed_watch
+        twin._vouched = digest_of(memory_of(watch.root))
+        twin.model = deepcopy(self.model, memo)
+        twin._shadowed = deepcopy(self._shadowed, memo)
+        twin._armed_watch = Watch(
+            deepcopy(watch.root, memo),
+            watch.protections,
+            when=watch.when,
+            on_uncorrectable=watch.on_uncorrectable,
+            arm=False,
+        )
+        return twin
+
+    def __reduce__(self) -> NoReturn:
+        raise HoplonError("expected a model without the hook of its guards to pickle; detach() it, save a state_dict")
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` wrapped, which has the user's names."""
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def _require_guard_alone(protection: Protection) -> None:
+    given: object = protection
+    if not isinstance(given, Protection):
+        raise HoplonError(f"expected protections such as hp.TMR(), got {given!r}")
+    if protection.is_hardware:
+        raise HoplonError(f"expected protections in software, got {protection.label}, which models hardware")
+    if type(protection).values is not Protection.values:
+        raise HoplonError(
+            f"expected protections that guard memory, got {protection.label}, which changes values and needs a graph: "
+            "hp.harden(hp.capture(model, example), [...]) takes both"
+        )

@@ -1,0 +1,228 @@
+"""A model with its protections, as a module."""
+
+from __future__ import annotations
+
+import copy as copying
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NoReturn, Self, final
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from hoplon.errors import HoplonError
+from hoplon.program._torch_warnings import quiet_torch
+from hoplon.protections.base import Overlay, Protection
+from hoplon.protections.guards.memory.arena import is_end_to_end, lay_end_to_end
+from hoplon.protections.memory_guard import Guard, GuardReport
+from hoplon.protections.runtime.eager_module import WatchedModel
+from hoplon.protections.runtime.effect import Effect
+from hoplon.protections.runtime.monitor import GuardEvent, Watch
+from hoplon.protections.runtime.schedule import When
+from hoplon.protections.values.counter import Count
+from hoplon.protections.values.duplicate import RepeatedOperator
+
+
+@final
+class HardenedModule(nn.Module):
+    """A model with its protections, for inference: called like the model, with the names of its state.
+
+    Before each forward pass, or when its schedule says so, the guards check and repair memory; also where the module is
+    compiled: checks stay outside of what the compiler sees. ``to`` and ``load_state_dict`` arm them anew; after any
+    other change of the weights call :meth:`refresh`. The forward pass runs without gradients, unless lowered
+    with them.
+
+    Attributes:
+        overlay: what was put over the program.
+        alarms: forward passes that a detector (:class:`hoplon.Detect`) had repeated.
+        persistent_alarms: those of them that it flagged again: a false alarm, or a fault that stays, as in memory. What
+            they gave was delivered.
+    """
+
+    overlay: Overlay
+    alarms: int
+    persistent_alarms: int
+    _runner: fx.GraphModule | WatchedModel
+    _watch: Watch
+
+    def __init__(
+        self,
+        runner: fx.GraphModule | WatchedModel,
+        overlay: Overlay,
+        *,
+        gradients: bool = False,
+        when: When | None = None,
+        on_uncorrectable: Callable[[GuardReport], None] | None = None,
+    ) -> None:
+        super().__init__()
+        # One state under two faces: the user's names here, the graph's get_attr there.
+        for table in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            object.__setattr__(self, table, getattr(runner, table))
+        object.__setattr__(self, "_runner", runner)
+        self._counts = _counts_of(runner)
+        self._detectors = [count for name, count in self._counts.items() if overlay.values[name].detects]
+        self.alarms = self.persistent_alarms = 0
+        self.overlay = overlay
+        self.gradients = gradients
+        self.training = False
+        self._watch = Watch(runner, overlay.protections, when=when, on_uncorrectable=on_uncorrectable)
+
+    @property
+    def graph_module(self) -> fx.GraphModule:
+        """The graph that runs. The node of each value site carries its name in ``meta["site"]``.
+
+        Raises:
+            HoplonError: a model in the eager form has none.
+        """
+        runner = self._runner
+        if not isinstance(runner, fx.GraphModule):
+            raise HoplonError("expected a module with a graph, got a model that could not be exported")
+        return runner
+
+    @property
+    def protections(self) -> tuple[Protection, ...]:
+        """What protects it."""
+        return self.overlay.protections
+
+    @property
+    def outside_counts(self) -> dict[str, int]:
+        """By site, the values that protections found wrong, and corrected or flagged, since the last reset.
+
+        Raises:
+            HoplonError: nothing is counted; lower with ``telemetry=True``.
+        """
+        if not self._counts:
+            raise HoplonError("expected a module that counts, got one without telemetry; lower with telemetry=True")
+        return {name: count.total for name, count in self._counts.items()}
+
+    def reset_counts(self) -> None:
+        """Set :attr:`outside_counts` and both numbers of alarms to 0."""
+        for count in self._counts.values():
+            count.reset()
+        self.alarms = self.persistent_alarms = 0
+
+    @property
+    def guards(self) -> list[Guard]:
+        """The armed guards."""
+        return self._watch.guards
+
+    @property
+    def when(self) -> When:
+        """Which check comes before which forward pass."""
+        return self._watch.when
+
+    @property
+    def report(self) -> GuardReport:
+        """Findings of the last check."""
+        return self._watch.report
+
+    @property
+    def events(self) -> deque[GuardEvent]:
+        """The checks that found something, the last thousand of them; they also go to the logger "hoplon"."""
+        return self._watch.events
+
+    @property
+    def guarantees(self) -> dict[str, str]:
+        """By label, what each guard repairs for certain, only detects and misses; under "when", when it looks."""
+        return self._watch.guarantees()
+
+    @property
+    def on_uncorrectable(self) -> Callable[[GuardReport], None] | None:
+        """What is called where memory cannot be repaired; None raises."""
+        return self._watch.on_uncorrectable
+
+    @property
+    def extra_bytes(self) -> int:
+        """Memory of the guards, in bytes."""
+        return self._watch.extra_bytes
+
+    def memory(self) -> dict[str, Tensor]:
+        """Every parameter, buffer and constant by name, live; names that share a storage are all there."""
+        return {
+            **{name: tensor.detach() for name, tensor in self.named_parameters(remove_duplicate=False)},
+            **{name: tensor.detach() for name, tensor in self.named_buffers(remove_duplicate=False)},
+        }
+
+    def check(self) -> GuardReport:
+        """Let every guard compare and repair all of its memory; what they found together.
+
+        What is uncorrectable is in the report; before a forward pass it raises, or goes to ``on_uncorrectable``.
+
+        Raises:
+            HoplonError: a tensor was replaced since the guards were armed, so that they watch memory nobody reads.
+            StaleGuardError: the memory looks updated, not hit.
+        """
+        return self._watch.check()
+
+    def refresh(self) -> None:
+        """Take the memory as it is now for correct, also where tensors were replaced."""
+        self._watch.refresh()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Check memory if it is time, then run.
+
+        Raises:
+            UncorrectableMemory: a guard found what it cannot repair, and no ``on_uncorrectable`` was given.
+        """
+        if self._watch.guards:
+            self._watch.before_forward()
+        if not self._detectors:
+            return self._run(args, kwargs)
+        before = self._flagged()
+        output = self._run(*pytree.tree_map_only(Tensor, torch.clone, (args, kwargs)))  # the model may change them
+        if (after := self._flagged()) != before:
+            self.alarms += 1
+            output = self._run(args, kwargs)
+            self.persistent_alarms += self._flagged() != after
+        return output
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with torch.set_grad_enabled(self.gradients and torch.is_grad_enabled()):
+            return self._runner.forward(*args, **kwargs)
+
+    def _flagged(self) -> int:
+        return sum(count.total for count in self._detectors)
+
+    def train(self, mode: bool = True) -> Self:
+        """Refuse train mode; ``train(False)`` and ``eval()`` change nothing."""
+        if mode:
+            raise HoplonError(
+                "expected a hardened module to stay in eval mode, got train(); its graph was captured in eval mode and "
+                "its bounds and copies belong to these weights: train the model, then harden it again"
+            )
+        return self
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load weights and arm the guards on them; the bounds stay those of the profiled weights."""
+        result = super().load_state_dict(*args, **kwargs)
+        self._watch.arm()
+        return result
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        owned = is_end_to_end(self)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if owned:
+            lay_end_to_end(self)
+        self._watch.arm()
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HardenedModule:
+        with quiet_torch():
+            twin = copying.deepcopy(self._runner, memo)
+        twin._non_persistent_buffers_set.update(self._non_persistent_buffers_set)  # which torch forgets
+        if is_end_to_end(self):
+            lay_end_to_end(twin)
+        return HardenedModule(
+            twin, self.overlay, gradients=self.gradients, when=self.when, on_uncorrectable=self.on_uncorrectable
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise HoplonError("expected a hardened module to be built by harden(), got pickling; save its state_dict")
+
+
+def _counts_of(runner: fx.GraphModule | WatchedModel) -> dict[str, Count]:
+    if isinstance(runner, WatchedModel):
+        return runner.counts
+    effects = (child for child in runner.children() if isinstance(child, Effect | RepeatedOperator))
+    return {effect.site: effect.count for effect in effects if effect.count is not None}

@@ -1,0 +1,191 @@
+"""Guards over the live memory of a module: armed on it, checked when a schedule says so, and what they found."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast, final
+
+import torch
+from torch import nn
+
+from hoplon.errors import HoplonError
+from hoplon.protections.base import Protection
+from hoplon.protections.memory_guard import Guard, GuardReport, check_all
+from hoplon.protections.runtime.bindings import Bindings, memory_of
+from hoplon.protections.runtime.schedule import EveryForward, When
+
+_LOG = logging.getLogger("hoplon")
+_EVENTS_KEPT = 1000
+_Called = TypeVar("_Called", bound=Callable[..., Any])
+
+
+def _uncompiled(function: _Called) -> _Called:
+    """A function that the compiler calls and does not look into: what it reads must be read anew each time."""
+    return cast("_Called", torch.compiler.disable(function))
+
+
+@final
+class UncorrectableMemory(HoplonError):  # noqa: N818 -- the name of the outcome
+    """A guard found wrong words that it cannot repair; ``report`` says how many and where."""
+
+    def __init__(self, report: GuardReport) -> None:
+        super().__init__(
+            f"expected memory that its guards can repair, got {report.uncorrectable} uncorrectable words in "
+            f"{', '.join(report.where)}; load the weights again with load_state_dict"
+        )
+        self.report = report
+
+
+@final
+@dataclass(frozen=True)
+class GuardEvent:
+    """A check that found something.
+
+    ``time`` in seconds since 1970, ``forward`` how many forward passes had been begun, ``guard`` the label of the
+    protection, ``report`` what it found.
+    """
+
+    time: float
+    forward: int
+    guard: str
+    report: GuardReport
+
+    def __str__(self) -> str:
+        found = self.report
+        parts = (
+            (found.corrected, "corrected"),
+            (found.mitigated, "made harmless"),
+            (found.uncorrectable, "beyond repair"),
+        )
+        became = ", ".join(f"{count} {what}" for count, what in parts if count) or "only detected"
+        return (
+            f"{self.guard} found {found.detected} wrong words in {', '.join(found.where) or 'memory'} after "
+            f"{self.forward} forward passes: {became}"
+        )
+
+
+@final
+class Watch:
+    """The guards of a module and what happens around their checks; :class:`HardenedModule` and `Guarded` both have one.
+
+    Attributes:
+        when: which check comes before which forward pass.
+        report: what the last check found.
+        events: the checks that found something, the last thousand of them.
+        forwards: forward passes begun.
+        on_uncorrectable: called where a check finds what it cannot repair; None raises.
+    """
+
+    def __init__(
+        self,
+        root: nn.Module,
+        protections: Iterable[Protection],
+        *,
+        when: When | None = None,
+        on_uncorrectable: Callable[[GuardReport], None] | None = None,
+        arm: bool = True,
+    ) -> None:
+        given: object = EveryForward() if when is None else when
+        if not isinstance(given, When):
+            raise HoplonError(f"expected when to be EveryForward(), Rotating() or OnDemand(), got {given!r}")
+        self.root = root
+        self.protections = tuple(protections)
+        self.when = given
+        self.on_uncorrectable = on_uncorrectable
+        self.report = GuardReport()
+        self.events: deque[GuardEvent] = deque(maxlen=_EVENTS_KEPT)
+        self.forwards = 0
+        self.labels: list[str] = []
+        self.guards: list[Guard] = []
+        self._bindings: Bindings | None = None
+        self._lock = threading.RLock()
+        if arm:
+            self.arm()
+
+    def arm(self) -> None:
+        """New guards on the memory as it is now, which is taken for correct."""
+        guarding = [protection for protection in self.protections if type(protection).arm is not Protection.arm]
+        memory = memory_of(self.root) if guarding else {}
+        armed = [(protection.label, protection.arm(memory)) for protection in guarding]
+        self.labels = [label for label, guard in armed if guard is not None]
+        self.guards = [guard for _, guard in armed if guard is not None]
+        self._bindings = Bindings(self.root)
+
+    def refresh(self) -> None:
+        """Take the memory as it is now for correct, also where tensors were replaced."""
+        with self._lock:
+            if self._bindings is not None and self._bindings.same():
+                for guard in self.guards:
+                    guard.refresh()
+            else:
+                self.arm()
+
+    @property
+    def extra_bytes(self) -> int:
+        """Memory of the guards, in bytes."""
+        return sum(guard.extra_bytes for guard in self.guards)
+
+    def guarantees(self) -> dict[str, str]:
+        """By label, what each guard repairs for certain, what it only detects, what it misses; and when it looks."""
+        stated = {protection.label: protection.guarantee for protection in self.protections}
+        return {label: stated[label] for label in self.labels} | {"when": self.when.text}
+
+    @_uncompiled
+    def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
+        """Let every guard compare and repair a slice of the memory, or all of it; what they found together.
+
+        Raises:
+            HoplonError: a tensor was replaced since the guards were armed, so that they watch memory nobody reads.
+            StaleGuardError: the memory looks updated, not hit.
+        """
+        with self._lock:
+            if self._bindings is None or not self.guards:
+                self.report = GuardReport()
+                return self.report
+            self._bindings.require_same(turn=turn, turns=turns)
+            reports = check_all(self.guards, turn=turn, turns=turns)
+            for label, report in zip(self.labels, reports, strict=True):
+                if report.detected:
+                    self._note(GuardEvent(time.time(), self.forwards, label, report))
+            self.report = replace(sum(reports, GuardReport()), latency=self.when.latency)
+            return self.report
+
+    @_uncompiled
+    def before_forward(self) -> GuardReport | None:
+        """The check that is due before the next forward pass, if any, and what follows from it.
+
+        A pass that a check refuses does not count: the same check comes again before the next one.
+
+        Raises:
+            UncorrectableMemory: a guard found what it cannot repair, and no ``on_uncorrectable`` was given.
+            HoplonError, StaleGuardError: see :meth:`check`.
+        """
+        with self._lock:
+            due = self.when.due(self.forwards) if self.guards else None
+            report = None
+            if due is not None:
+                turn, turns = due
+                report = self.require_correct(self.check(turn=turn, turns=turns))
+            self.forwards += 1
+            return report
+
+    def require_correct(self, report: GuardReport) -> GuardReport:
+        """The report, once the callback has seen what is uncorrectable in it.
+
+        Raises:
+            UncorrectableMemory: there is such, and no callback.
+        """
+        if report.uncorrectable:
+            if self.on_uncorrectable is None:
+                raise UncorrectableMemory(report)
+            self.on_uncorrectable(report)
+        return report
+
+    def _note(self, event: GuardEvent) -> None:
+        self.events.append(event)
+        _LOG.log(logging.ERROR if event.report.uncorrectable else logging.WARNING, "%s", event)

@@ -1,0 +1,3 @@
+"""Protections of values in flight."""
+
+from __future__ import annotations

@@ -1,0 +1,247 @@
+"""Ranger: every activation bounded to the range it has without faults."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, final
+
+from hoplon.errors import HoplonError
+from hoplon.program.program import Program, Step
+from hoplon.program.sites import ValueSite
+from hoplon.protections.base import Protection, ValueProtection
+from hoplon.protections.ranges.bound import Bound, ChannelBounds
+from hoplon.protections.ranges.channels import axis_in_value
+from hoplon.protections.ranges.inherent import ACTIVATION_KINDS, INHERENT, inherent_range
+from hoplon.protections.ranges.ranges import Ranges
+from hoplon.protections.values.dataflow import AnyBound, filled_with, hull, taken_over, value_reads
+from hoplon.protections.values.policy import Clamp, Policy
+
+Where = Literal["activations", "algorithm1", "all"]
+WHERE: tuple[Where, ...] = ("activations", "algorithm1", "all")
+Unprofiled = Literal["refuse", "leave"]
+UNPROFILED: tuple[Unprofiled, ...] = ("refuse", "leave")
+
+_LINEAR = frozenset({"linear", "conv", "conv_transpose", "matmul", "addbmm", "baddbmm"})
+
+
+@final
+@dataclass(frozen=True)
+class Coverage:
+    """Whether a value site is bounded, to what, and why or why not.
+
+    ``bound`` holds all channels' bounds; ``per_channel`` says whether each has its own.
+    """
+
+    site: str
+    bound: Bound | None
+    why: str
+    per_channel: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class Ranger(Protection):
+    """Bounds every activation, and the operators after it that cannot leave its bound.
+
+    An activation takes its range from ``ranges``; where its function has an end on one side only, that end is the
+    function's (low: 0 for ``relu``, -1 for ``elu``; high: 0 for ``log_softmax``). From there the bound travels along
+    the data flow: through views, slices and copies (which are no sites, and are not bounded again), max, average and
+    adaptive pooling, means, rearrangements, selections, interpolation, padding (hull with the constant) and
+    concatenation (hull over its actual inputs, all of which have to be bounded). It ends at everything else:
+    convolution, normalisation, residual addition, and attention that is one operator, its softmax inside.
+
+    Args:
+        ranges: of this model, from :func:`hoplon.profile_ranges`, or :func:`hoplon.inherent_ranges` without any data.
+        where: "algorithm1" is the above. "activations" bounds them alone, the ablation of section III-C. "all" also
+            bounds every other operator output that was profiled (profile with ``sites=Values()``).
+        last_linear: also bound the last linear layer, which has to be profiled. The paper leaves it out since its
+            values are the output themselves, and bounding it does not help; :class:`hoplon.Duplicate` does.
+        policy: what becomes of a value outside of its bound; :class:`Clamp` by default.
+        unprofiled: what to do about an activation that ``ranges`` have no bound for. "refuse" takes the range of its
+            function where that is bounded on both sides, and raises where it is not. "leave" leaves it unbounded.
+            Ranges of the functions alone (:func:`hoplon.inherent_ranges`) bound what they can.
+    Raises:
+        HoplonError: an unknown ``where`` or ``unprofiled``.
+    Source:
+        Chen et al., DSN 2021 (Ranger), Algorithm 1. There the operator *listed* next is the one that follows, and a
+        concatenation takes the last two bounds; the data flow gives the same for the paper's networks, and the right
+        thing for others. Departure: averages get a relative slack of 2^-16, since a rounded mean of values at the bound
+        may exceed it.
+    """
+
+    ranges: Ranges
+    where: Where = "algorithm1"
+    last_linear: bool = False
+    policy: Policy = field(default_factory=Clamp)
+    unprofiled: Unprofiled = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.where not in WHERE:
+            raise HoplonError(f"expected where to be one of {', '.join(WHERE)}, got {self.where!r}")
+        if self.unprofiled not in UNPROFILED:
+            raise HoplonError(f"expected unprofiled to be one of {', '.join(UNPROFILED)}, got {self.unprofiled!r}")
+
+    @property
+    def label(self) -> str:
+        """What reports call it: "ranger", and what differs from the paper's."""
+        where = "" if self.where == "algorithm1" else f"-{self.where}"
+        last = "+last" if self.last_linear else ""
+        policy = "" if self.policy == Clamp() else f"-{self.policy.label}"
+        return f"ranger{where}{last}{policy}"
+
+    @property
+    def made_for(self) -> str | None:
+        """The model that was profiled; none for ranges of any weights."""
+        return self.ranges.fingerprint or None
+
+    def values(self, program: Program) -> Mapping[str, ValueProtection]:
+        """The bounds by site name, in execution order.
+
+        Raises:
+            HoplonError: ranges of another model, nothing to bound, or an activation whose bound is unknown.
+        """
+        walk = _Walk(self, program)
+        effects = {
+            name: self.policy.effect(_placed(found.bound, program, name), site=name)
+            for name, found in walk.found.items()
+            if found.bound is not None
+        }
+        if not effects:
+            reasons = Counter(found.why for found in walk.found.values())
+            raise HoplonError(
+                f"expected an operator of {program.name} to bound, got none of {len(walk.found)}: "
+                f"{', '.join(why for why, _ in reasons.most_common(3))}; profile its activations"
+            )
+        if walk.unknown and self.unprofiled == "refuse" and self.ranges.choice != INHERENT:
+            raise HoplonError(
+                f"expected a bound of every activation of {program.name}, got none of {', '.join(walk.unknown[:3])} "
+                f"({len(walk.unknown)} in all); profile all of them, or leave them unbounded with unprofiled='leave'"
+            )
+        return effects
+
+    def coverage(self, program: Program) -> tuple[Coverage, ...]:
+        """Every value site in execution order: bounded or not, and why.
+
+        Raises:
+            HoplonError: ranges of another model.
+        """
+        return tuple(
+            Coverage(name, hull(found.bound), found.why, per_channel=not isinstance(found.bound, Bound | None))
+            for name, found in _Walk(self, program).found.items()
+        )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the values of a step are bounded to, by the name of the site that says so, and why."""
+
+    name: str
+    bound: AnyBound | None
+    why: str
+
+
+class _Walk:
+    """Algorithm 1 as data flow: one pass over the steps; ``found`` has every value site."""
+
+    def __init__(self, ranger: Ranger, program: Program) -> None:
+        ranger.ranges.check(program)
+        self._ranger, self._program = ranger, program
+        self._known = "known" if ranger.ranges.choice == INHERENT else "profiled"
+        self._last = last_linear(program)
+        if ranger.last_linear and not any(name in ranger.ranges for name in self._last):
+            raise HoplonError(
+                f"expected a profiled range of the last linear layer ({', '.join(self._last) or 'there is none'}), "
+                "got none; profile it too: sites=Values()"
+            )
+        self.found: dict[str, _Found] = {}
+        self.unknown: list[str] = []  # activations without a bound
+        known: dict[int, _Found] = {}  # by step; a view goes by the name of what it views
+        sites = {program.site_steps[site.name]: site for site in program.value_sites}
+        for step in program.compute_steps():
+            site = sites.get(step.index)
+            own = self._own(site, step) if site is not None else None
+            known[step.index] = own or self._follow(step, site, known)
+            if site is not None:
+                self.found[site.name] = known[step.index]
+
+    def _own(self, site: ValueSite, step: Step) -> _Found | None:
+        """The bound that a site has by itself, or why a site that could have one has none."""
+        ranges, name, where = self._ranger.ranges, site.name, self._ranger.where
+        if not site.dtype.is_floating_point:
+            return _Found(name, None, f"holds {site.dtype}")
+        if name in self._last:
+            if self._ranger.last_linear and name in ranges:
+                return _Found(name, ranges.channels.get(name, ranges[name]), f"{self._known}, the last linear layer")
+            return _Found(name, None, "the last linear layer, whose values are the output")
+        if site.kind in ACTIVATION_KINDS:
+            return self._activation(site, step)
+        if where == "all" and name in ranges:
+            return _Found(name, ranges.channels.get(name, ranges[name]), self._known)
+        if where == "activations":
+            return _Found(name, None, f"{site.kind} is no activation")
+        return None
+
+    def _activation(self, site: ValueSite, step: Step) -> _Found:
+        low, high = inherent_range(step)
+        ranges, name = self._ranger.ranges, site.name
+        if name in ranges:
+            bound: AnyBound = ranges.channels.get(name, ranges[name])
+            one_sided = math.isfinite(low) != math.isfinite(high)
+            return _Found(name, _with_end(bound, low, high) if one_sided else bound, self._known)
+        if self._ranger.unprofiled == "refuse" and math.isfinite(low) and math.isfinite(high):
+            return _Found(name, Bound(low, high), "known")
+        self.unknown.append(name)
+        return _Found(name, None, f"{site.kind} was not profiled")
+
+    def _follow(self, step: Step, site: ValueSite | None, known: Mapping[int, _Found]) -> _Found:
+        """What a step takes over from the values it reads."""
+        reads = [self._program.steps[read] for read in value_reads(step) if self._program.steps[read].carries]
+        sources = [known.get(read.index, _Found(read.label, None, "")) for read in reads]
+        name = site.name if site is not None else sources[0].name if len(sources) == 1 else step.label
+        taken = taken_over(step, reads, [source.bound for source in sources])
+        if site is None and (
+            filled_with(step) is not None or (isinstance(taken, str) and sources and sources[0].bound)
+        ):
+            name = step.label  # not what it reads has this bound, or lacks one
+        if isinstance(taken, str):
+            explained = sources[0].why if step.op is operator.getitem and sources[0].bound is None else ""
+            unbounded = ", ".join(source.name for source in sources if source.bound is None) or "nothing"
+            return _Found(name, None, explained or taken.format(unbounded=unbounded))
+        return _Found(name, taken, f"follows {', '.join(dict.fromkeys(source.name for source in sources)) or name}")
+
+
+def last_linear(program: Program) -> tuple[str, ...]:
+    """The sites of linear layers with no other linear layer after them: those whose values are the output."""
+    linear = {program.site_steps[site.name]: site for site in program.value_sites if site.kind in _LINEAR}
+    steps = sum(1 << step for step in linear)
+    return tuple(site.name for step, site in linear.items() if not program.descendants[step] & steps)
+
+
+def _with_end(bound: AnyBound, low: float, high: float) -> AnyBound:
+    """A bound with the one finite end of a function in the place of what was seen on that side."""
+    if isinstance(bound, ChannelBounds):
+        return ChannelBounds(bound.axis, tuple(_one_end(channel, low, high) for channel in bound.channels))
+    return _one_end(bound, low, high)
+
+
+def _one_end(bound: Bound, low: float, high: float) -> Bound:
+    return Bound(low, max(bound.high, low)) if math.isfinite(low) else Bound(min(bound.low, high), high)
+
+
+def _placed(bound: AnyBound, program: Program, site: str) -> AnyBound:
+    """A bound with its channel axis counted in a batch value; one for all channels where they have no axis there."""
+    if isinstance(bound, Bound):
+        return bound
+    shape, axis = program.value_site(site).shape, axis_in_value(program, site, bound.axis)
+    if axis is None:
+        return bound.hull
+    if len(bound.channels) != shape[bound.axis]:
+        raise HoplonError(
+            f"expected bounds of {shape[bound.axis]} channels for axis {bound.axis} of {site}, got "
+            f"{len(bound.channels)}; profile this model with per_channel=True"
+        )
+    return replace(bound, axis=axis)

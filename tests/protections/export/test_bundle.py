@@ -1,0 +1,267 @@
+"""A hardened module in a folder: the same when it comes back, repaired or refused when it does not."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import hoplon as hp
+from hoplon import TMR, Aspis, DataError, HoplonError, StoreError
+from hoplon.formats import equal_bits
+from hoplon.protections.export.bundle import _digest_of_index
+from hoplon.protections.export.serialization import described, restored
+from tests.support.harden_nets import CASES, sample, seeded
+
+
+def protected(name: str, when: hp.harden.When | None = None) -> hp.HardenedModule:
+    program = hp.capture(seeded(CASES[name].make()), sample(name))
+    ranges = hp.profile_ranges(program, sample(name))
+    scores = hp.importance.magnitude(program)
+    return hp.harden(program, [hp.Ranger(ranges), TMR(), Aspis(scores, 0.2), hp.KnownBits(), hp.Parity()], when=when)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[hp.HardenedModule, Path]:
+    module = protected("residual", hp.Rotating(3))
+    folder = tmp_path_factory.mktemp("bundle") / "out"
+    hp.save_bundle(module, folder)
+    return module, folder
+
+
+@pytest.fixture
+def bundle(saved: tuple[hp.HardenedModule, Path], tmp_path: Path) -> Path:
+    """A copy of the bundle, to be damaged."""
+    target = tmp_path / "bundle"
+    target.mkdir()
+    for file in saved[1].iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+def damage(path: Path, at: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[at] ^= 0x40
+    path.write_bytes(content)
+
+
+def place_of(path: Path, tensor: Tensor) -> int:
+    at = path.read_bytes().find(tensor.detach().numpy().tobytes())
+    assert at > 0
+    return at
+
+
+def faulty(x: Tensor) -> Tensor:
+    return x * 1e4
+
+
+def test_it_comes_back_with_bounds_guards_schedule_and_names(saved: tuple[hp.HardenedModule, Path]) -> None:
+    module, folder = saved
+    twin = hp.load_bundle(folder)
+    x = sample("residual", count=7)
+    assert equal_bits(twin(x), module(x))
+    assert equal_bits(twin(faulty(x)), module(faulty(x)))  # beyond all bounds
+    with torch.no_grad():
+        assert not equal_bits(twin(faulty(x)), seeded(CASES["residual"].make())(faulty(x)))
+    assert list(twin.state_dict()) == list(module.state_dict())
+    assert all(equal_bits(tensor, module.state_dict()[name]) for name, tensor in twin.state_dict().items())
+    assert twin.overlay.label == "ranger+tmr+aspis-20%+known-bits+parity"
+    assert twin.protections[0] == module.protections[0]
+    assert twin.when == hp.Rotating(3)
+    assert twin.extra_bytes == module.extra_bytes
+    for one, other in zip(twin.guards, module.guards, strict=True):
+        assert one.copies.keys() == other.copies.keys()
+        assert all(equal_bits(tensor, other.copies[name]) for name, tensor in one.copies.items())
+    assert not twin.events
+    with torch.no_grad():
+        twin.get_parameter("fc.weight").view(-1)[3] = float("nan")
+    assert twin.check().uncorrectable == 0
+    assert equal_bits(twin(x), module(x))
+    assert equal_bits(copy.deepcopy(twin)(x), module(x))
+
+
+@pytest.mark.parametrize("name", ["tied", "views"])
+def test_tied_tensors_constants_and_views_come_back_and_can_be_saved_again(name: str, tmp_path: Path) -> None:
+    module, x = protected(name), sample(name)
+    hp.save_bundle(module, tmp_path / "one")
+    twin = hp.load_bundle(tmp_path / "one")
+    hp.save_bundle(twin, tmp_path / "one")  # over the first one
+    again = hp.load_bundle(tmp_path / "one")
+    assert not (tmp_path / ".partial-one").exists()
+    assert equal_bits(again(x), module(x))
+    assert equal_bits(again(faulty(x)), module(faulty(x)))
+    assert again.memory().keys() == module.memory().keys()
+    assert again.extra_bytes == module.extra_bytes
+    if name == "tied":
+        assert again.get_parameter("a.weight") is again.get_parameter("b.weight")
+        assert "gain" not in again.state_dict()
+
+
+def test_weights_that_changed_on_disk_are_repaired_and_said_so(
+    saved: tuple[hp.HardenedModule, Path], bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module, _ = saved
+    model = bundle / "model.pt2"
+    damage(model, place_of(model, module.get_parameter("conv1.weight")) + 7)
+    damage(model, place_of(model, module.get_buffer("bn.running_var")) + 2)
+    with caplog.at_level(logging.WARNING, logger="hoplon"):
+        twin = hp.load_bundle(bundle)
+    assert all(equal_bits(tensor, module.state_dict()[name]) for name, tensor in twin.state_dict().items())
+    assert twin.events[0].guard == "tmr"
+    assert twin.events[0].report.corrected == 2
+    assert "tmr found 2 wrong words in" in caplog.text
+
+
+def test_weights_that_no_guard_can_repair_are_refused(tmp_path: Path) -> None:
+    program = hp.capture(seeded(CASES["residual"].make()), sample("residual"))
+    for protections in ([], [hp.KnownBits()]):
+        module = hp.harden(program, protections)
+        folder = tmp_path / str(len(protections))
+        hp.save_bundle(module, folder)
+        damage(folder / "model.pt2", place_of(folder / "model.pt2", module.get_parameter("fc.weight")))  # a low bit
+        with pytest.raises(DataError, match=r"expected weights in .* got others in fc.weight that .* cannot repair"):
+            hp.load_bundle(folder)
+
+
+def test_weights_that_were_replaced_are_refused(tmp_path: Path) -> None:
+    x = torch.randn(2, 40, generator=torch.Generator().manual_seed(0))
+    module = hp.harden(hp.capture(torch.nn.Linear(40, 40).eval(), x), [TMR()])
+    hp.save_bundle(module, tmp_path / "out")
+    model, weight = tmp_path / "out" / "model.pt2", module.get_parameter("weight")
+    at = place_of(model, weight)
+    content = bytearray(model.read_bytes())
+    content[at : at + weight.nbytes] = weight.detach().mul(2).numpy().tobytes()
+    model.write_bytes(content)
+    with pytest.raises(DataError, match=r"as they were saved, got others: .* got other values in .* words of weight"):
+        hp.load_bundle(tmp_path / "out")
+
+
+def _missing(folder: Path) -> None:
+    (folder / "guards.safetensors").unlink()
+
+
+def _guard_file(folder: Path) -> None:
+    damage(folder / "guards.safetensors", -5)
+
+
+def _scores(folder: Path) -> None:
+    damage(folder / "descriptions.safetensors", -5)
+
+
+def _graph(folder: Path) -> None:
+    damage(folder / "model.pt2", (folder / "model.pt2").read_bytes().find(b'"graph_module"') + 2)
+
+
+def _cut(folder: Path) -> None:
+    content = (folder / "model.pt2").read_bytes()
+    (folder / "model.pt2").write_bytes(content[: len(content) // 2])
+
+
+def _no_index(folder: Path) -> None:
+    (folder / "bundle.json").unlink()
+
+
+def _broken_index(folder: Path) -> None:
+    (folder / "bundle.json").write_text("{", encoding="utf-8")
+
+
+def _tampered(folder: Path, change: Callable[[dict[str, object]], None], *, resealed: bool = False) -> None:
+    index = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    change(index)
+    if resealed:
+        index["digest"] = _digest_of_index(index)
+    (folder / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def _schedule(folder: Path) -> None:
+    _tampered(folder, lambda index: index.update(when={"kind": "OnDemand"}))
+
+
+def _version(folder: Path) -> None:
+    _tampered(folder, lambda index: index.update(format=2))
+
+
+def _kind(folder: Path) -> None:
+    _tampered(folder, lambda index: index.update(when={"kind": "Popen"}), resealed=True)
+
+
+def _shape(folder: Path) -> None:
+    _tampered(folder, lambda index: index["memory"]["fc.bias"].update(shape=[5]), resealed=True)  # type: ignore[index]
+
+
+def _digest(folder: Path) -> None:
+    _tampered(folder, lambda index: index["memory"]["fc.bias"].update(digest="0"), resealed=True)  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (_missing, "expected guards.safetensors in .*, got no such file"),
+        (_guard_file, "expected .*guards.safetensors as it was saved, got changed content"),
+        (_scores, "expected .*descriptions.safetensors as it was saved, got changed content"),
+        (_graph, "expected .*model.pt2 as it was saved, got changed content"),
+        (_cut, "expected .*model.pt2 as it was saved, got changed content"),
+        (_no_index, "expected a bundle in .*hoplon.save_bundle writes one"),
+        (_broken_index, "expected .*bundle.json as it was saved, got no JSON"),
+        (_schedule, "expected .*bundle.json as it was saved, got changed content"),
+        (_version, r"expected a bundle of format 1, got 2 written by \{'hoplon'"),
+        (_kind, "expected a description that this version of hoplon can read, got .*Popen"),
+        (_shape, r"expected fc.bias with shape \[5\], as saved, got \[4\]"),
+        (_digest, "model.pt2 to hold the weights it was saved with, got others in fc.bias"),
+    ],
+)
+def test_damage_is_refused(bundle: Path, harm: Callable[[Path], None], message: str) -> None:
+    harm(bundle)
+    with pytest.raises(DataError, match=message):
+        hp.load_bundle(bundle)
+
+
+@dataclass(frozen=True)
+class Foreign(hp.Protection):
+    label = "foreign"
+
+
+def test_what_a_bundle_cannot_hold_is_refused(tmp_path: Path) -> None:
+    program = hp.capture(seeded(CASES["residual"].make()), sample("residual"))
+    ranger = hp.Ranger(hp.profile_ranges(program, sample("residual")))
+    with pytest.raises(HoplonError, match="expected descriptions of hoplon's own kinds, got Foreign"):
+        hp.save_bundle(hp.harden(program, [Foreign()]), tmp_path / "a")
+    with pytest.raises(HoplonError, match="expected a module without telemetry"):
+        hp.save_bundle(hp.harden(program, [ranger], telemetry=True), tmp_path / "a")
+    with pytest.raises(HoplonError, match="expected a module without gradients"):
+        hp.save_bundle(hp.harden(program, [ranger], gradients=True), tmp_path / "a")
+    with pytest.raises(
+        HoplonError, match=r"in the dtypes it was captured in, got .* of torch.float64 where it was of "
+    ):
+        hp.save_bundle(hp.harden(program, [TMR()]).to(torch.float64), tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(StoreError, match="expected a new folder or a bundle to replace, got"):
+        hp.save_bundle(hp.harden(program, [ranger]), tmp_path / "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        TMR(vote="tensor"),
+        hp.KnownBits(block=64),
+        hp.Parity(),
+        hp.SecDedMemory(),
+        hp.EveryForward(3),
+        hp.Ranger(hp.Ranges({"a": hp.Bound(0.1, 2.0)}, fingerprint="f"), policy=hp.RandomInRange(seed=4), where="all"),
+        hp.Ranger(hp.Ranges({"a": hp.Bound(0.1, 2.0)}), policy=hp.Detect(margin=0.5), last_linear=True),
+        hp.Duplicate(("fc:linear",)),
+    ],
+)
+def test_a_description_comes_back_from_json(value: object) -> None:
+    tensors: dict[str, Tensor] = {}
+    assert restored(json.loads(json.dumps(described(value, tensors))), tensors) == value
+    assert not tensors

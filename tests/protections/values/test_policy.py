@@ -1,0 +1,108 @@
+"""What every policy promises: a finite value inside of the bound, whatever the word, in every format."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from hoplon import capture
+from hoplon.errors import HoplonError
+from hoplon.formats import equal_bits
+from hoplon.protections import Clamp, Detect, Policy, RandomInRange, Ranger, ToZero, added_passes, export_pt2, harden
+from hoplon.protections.base import ValueProtection
+from hoplon.protections.ranges import Bound, ChannelBounds, profile_ranges
+from tests.protections.values.test_clamp import DTYPES, awkward, outwards
+from tests.support.nets import NETS
+
+POLICIES: list[Policy] = [Clamp(), ToZero(), RandomInRange(seed=3)]
+BOUNDS = [Bound(0.0, 6.0), Bound(0.25, 4.0), Bound(-0.5, 3.0), Bound(-2.0, -1.0), Bound(0.0, 0.0), Bound(0.1, 0.7)]
+
+
+def effect(policy: Policy, bound: Bound | ChannelBounds) -> ValueProtection:
+    return policy.effect(bound, site="a:relu")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bound", BOUNDS, ids=str)
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.label)
+def test_every_word_ends_finite_inside_the_bound_and_inner_values_stay(
+    policy: Policy, bound: Bound, dtype: torch.dtype
+) -> None:
+    values, protection = awkward(dtype), effect(policy, bound)
+    low, high = outwards((bound.low, bound.high), dtype)
+    wrong = protection.outside(values)
+    assert wrong is not None
+    assert wrong.equal(~((values >= low) & (values <= high)))
+    assert wrong.any()
+    before, out = values.clone(), protection(values)
+    assert equal_bits(values, before)
+    assert ((out >= low) & (out <= high)).all()
+    inner = ~wrong & (values != 0)
+    assert equal_bits(out[inner], values[inner])
+    assert protection.apply_(values) is values
+    assert equal_bits(values, out)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.label)
+def test_channels_are_treated_as_if_each_stood_alone(policy: Policy, dtype: torch.dtype) -> None:
+    bounds = BOUNDS[:4]
+    values = awkward(dtype).view(-1, 4, 8, 8)
+    out = effect(policy, ChannelBounds(1, tuple(bounds)))(values)
+    for channel, bound in enumerate(bounds):
+        assert out[:, channel].equal(effect(policy, bound)(values[:, channel].contiguous()))
+    one = effect(policy, ChannelBounds(0, tuple(bounds)))(values.movedim(1, 0).contiguous())
+    assert one.equal(out.movedim(1, 0))
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.label)
+@pytest.mark.parametrize(
+    "bound", [Bound(-0.5, 0.5), ChannelBounds(1, (Bound(0, 1), Bound(-1, 1), Bound(0, 2)))], ids=str
+)
+def test_strides_are_kept(policy: Policy, bound: Bound | ChannelBounds) -> None:
+    value = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    assert effect(policy, bound)(value).stride() == value.stride()
+
+
+def test_zero_is_the_nearest_end_where_the_bound_leaves_it_out() -> None:
+    wrong = torch.tensor([math.nan, math.inf, -9.0])
+    assert effect(ToZero(), Bound(-1.0, 1.0))(wrong).tolist() == [0.0, 0.0, 0.0]
+    assert effect(ToZero(), Bound(0.5, 1.0))(wrong).tolist() == [0.5, 0.5, 0.5]
+    assert effect(ToZero(), Bound(-2.0, -1.0))(wrong).tolist() == [-1.0, -1.0, -1.0]
+
+
+def test_a_random_replacement_depends_on_seed_site_and_word_alone() -> None:
+    wrong: Tensor = 7.0 + torch.arange(20_000.0)
+    bound = Bound(2.0, 6.0)
+    drawn = effect(RandomInRange(), bound)(wrong)
+    assert drawn.equal(effect(RandomInRange(), bound)(wrong.flip(0)).flip(0))
+    assert drawn[:5].equal(effect(RandomInRange(), bound)(wrong[:5]))
+    assert (drawn != effect(RandomInRange(seed=1), bound)(wrong)).double().mean() > 0.99
+    assert (drawn != RandomInRange().effect(bound, site="b:relu")(wrong)).double().mean() > 0.99
+    # uniform on [2, 6]: the mean of 20,000 has a standard deviation of 0.0082, a decile's share one of 0.0021
+    assert abs(float(drawn.mean()) - 4) < 5 * 0.0082
+    assert ((drawn < 2.4).double().mean() - 0.1).abs() < 5 * 0.0021
+    assert ((drawn > 5.6).double().mean() - 0.1).abs() < 5 * 0.0021
+
+
+def test_tracing_leaves_nothing_behind_that_a_run_would_trip_over() -> None:
+    net = NETS["concat"]
+    program = capture(net.model(), net.batch(2))
+    ranges = profile_ranges(program, net.batch(8), per_channel=True)
+    module = harden(program, [Ranger(ranges)])
+    added_passes(module)  # runs the protections on tensors without values
+    torch.export.export(module.graph_module, (net.batch(2),), strict=False)
+    with torch.inference_mode():
+        assert equal_bits(module(net.batch(8)), program(net.batch(8)))
+
+
+def test_a_detector_is_not_exported_in_silence(tmp_path: Path) -> None:
+    net = NETS["concat"]
+    program = capture(net.model(), net.batch(2))
+    module = harden(program, [Ranger(profile_ranges(program, net.batch(8)), policy=Detect())])
+    with pytest.raises(HoplonError, match="expected a module whose bounds act by themselves, got ranger-detect"):
+        export_pt2(module, tmp_path / "detector.pt2")
