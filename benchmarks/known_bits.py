@@ -31,8 +31,8 @@ from rich.table import Table
 from torch import Tensor
 
 import hoplon as hp
-from hoplon.evaluation import Evaluator
-from hoplon.evaluation.reference import Reference
+from hoplon.injection.golden_run import Reference
+from hoplon.injection.injector import Evaluator
 from hoplon.protections.base import Overlay, overlay
 from hoplon.stats.intervals import wilson
 from hoplon.zoo import resolve_data, resolve_model

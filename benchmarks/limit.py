@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hoplon.injection.replay.row_dependence import maps_of_one
+from hoplon.injection.replay.rules import Rule, rules_of
 from hoplon.program.program import Program, Step
-from hoplon.replay.rules import Rule, rules_of
-from hoplon.replay.survey import maps_of_one
 
 Ints = NDArray[np.int64]
 _WHOLE = None

@@ -35,8 +35,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import hoplon as hp
-from hoplon.evaluation import Evaluator
-from hoplon.evaluation.reference import Reference
+from hoplon.injection.golden_run import Reference
+from hoplon.injection.injector import Evaluator
 from hoplon.overhead import conditions
 from hoplon.program.program import Program
 from hoplon.protections.base import Overlay

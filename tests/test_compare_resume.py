@@ -29,7 +29,7 @@ from hoplon import (
     load_results,
     profile_ranges,
 )
-from hoplon.evaluation import Evaluator
+from hoplon.injection.injector import Evaluator
 from hoplon.protections.base import Protection
 from hoplon.protections.ranges import Bound
 from tests.support.nets import NETS

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hoplon as hp
-from hoplon.evaluation.armed_memory import ArmedMemory
 from hoplon.faults.sampling import Population, draw_faults, unit_generator
 from hoplon.formats import integer_view
+from hoplon.injection.armed_memory import ArmedMemory
 from hoplon.protections.base import overlay
 
 FLIP_30 = hp.BitFlip(bits=(30,))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from hoplon import BitFlip, Inputs, Ranger, TopK, Values, capture, profile_ranges
-from hoplon.evaluation import Evaluator
-from hoplon.evaluation.reference import Reference
 from hoplon.faults.sampling import ElementUniform, Population
+from hoplon.injection.golden_run import Reference
+from hoplon.injection.injector import Evaluator
 from hoplon.local_reach import LocalReach, Reached
 from hoplon.protections.base import Overlay, Protection, ValueProtection, overlay
 

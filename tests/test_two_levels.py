@@ -26,8 +26,8 @@ from hoplon import (
     load_results,
 )
 from hoplon.cli.tables import document, tables
-from hoplon.evaluation import Evaluator
-from hoplon.evaluation.reference import Reference
+from hoplon.injection.golden_run import Reference
+from hoplon.injection.injector import Evaluator
 from hoplon.levels import Levels
 from hoplon.protections.base import Overlay
 from hoplon.stats.intervals import clustered

@@ -35,12 +35,12 @@ from hoplon import (
 from hoplon import course as course_of_campaigns
 from hoplon.bands import bands_of
 from hoplon.course import Course
-from hoplon.evaluation import Evaluator
-from hoplon.evaluation.reference import Reference
 from hoplon.faults import FaultTable, Strikes, Target
 from hoplon.faults.sampling import Population
 from hoplon.first_phase import FirstPhase
 from hoplon.formats import FixedPoint, native
+from hoplon.injection.golden_run import Reference
+from hoplon.injection.injector import Evaluator
 from hoplon.protections.base import Overlay
 from hoplon.rates import rate_of
 from hoplon.strata import ByBit, ByDeviation, ByFirstOrder, ByFunction, ByLayer, BySensitivity, Seen

@@ -11,13 +11,13 @@ from typing import Any
 import polars as pl
 import torch
 
-from hoplon.evaluation import Evaluator
-from hoplon.evaluation.memory_runs import Arrival
-from hoplon.evaluation.reference import Reference
 from hoplon.faults.table import FaultTable
+from hoplon.injection.golden_run import Reference
+from hoplon.injection.injector import Evaluator
+from hoplon.injection.memory_faults import Arrival
+from hoplon.injection.replay.golden import Placement
 from hoplon.program.sites import Site
 from hoplon.protections.base import Overlay
-from hoplon.replay.golden import Placement
 from hoplon.results import Results, site_kinds
 from hoplon.store import RunDirectory, content_digest, versions
 

@@ -16,13 +16,14 @@ from hoplon.compare import Comparison, compare
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.errors import DataError, HoplonError
-from hoplon.evaluation.memory_runs import Arrival
-from hoplon.evaluation.reference import default_batch, golden_outputs
 from hoplon.faults.model import FaultModel
 from hoplon.faults.single_word import BitFlip
 from hoplon.faults.table import FaultTable
 from hoplon.importance._taylor import taylor
 from hoplon.importance.scores import Scores
+from hoplon.injection.golden_run import default_batch, golden_outputs
+from hoplon.injection.memory_faults import Arrival
+from hoplon.injection.replay.golden import Placement
 from hoplon.peak_memory import peak_memory_bytes
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
@@ -33,7 +34,6 @@ from hoplon.protections.guards.tmr import TMR
 from hoplon.protections.ranges.profiling import profile_ranges
 from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.values.ranger import Ranger
-from hoplon.replay.golden import Placement
 
 Progress = Callable[[str, int, int], None]
 """Told the stage at work, and how much of it is done: ``progress("value faults, ranger", 512, 8192)``."""

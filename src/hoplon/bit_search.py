@@ -10,10 +10,10 @@ import polars as pl
 
 from hoplon.campaign import Campaign
 from hoplon.errors import HoplonError
-from hoplon.evaluation.reference import Reference
 from hoplon.faults.sampling.plans import Explicit
 from hoplon.faults.single_word import BitFlip
 from hoplon.formats.native import native
+from hoplon.injection.golden_run import Reference
 from hoplon.program.sites import GuardMemory, Memory, Values
 from hoplon.rates import FAILURES
 

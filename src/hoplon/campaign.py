@@ -19,11 +19,6 @@ from hoplon.criteria.classification import TopK
 from hoplon.criteria.combined import as_criterion
 from hoplon.design import Design
 from hoplon.errors import HoplonError
-from hoplon.evaluation import Evaluator
-from hoplon.evaluation.armed_memory import ArmedMemory
-from hoplon.evaluation.budget import Budget
-from hoplon.evaluation.memory_runs import Arrival
-from hoplon.evaluation.reference import Reference
 from hoplon.executors import Executor, Processes, Serial
 from hoplon.faults.model import FaultModel
 from hoplon.faults.sampling.base import Population, Sampling, draw_faults, unit_generator
@@ -31,13 +26,18 @@ from hoplon.faults.sampling.measures import ElementUniform
 from hoplon.faults.sampling.plans import Exhaustive
 from hoplon.faults.single_word import BitFlip
 from hoplon.faults.table import FaultTable
+from hoplon.injection.armed_memory import ArmedMemory
+from hoplon.injection.golden_run import Reference
+from hoplon.injection.injector import Evaluator
+from hoplon.injection.memory_budget import Budget
+from hoplon.injection.memory_faults import Arrival
+from hoplon.injection.replay.golden import Placement
 from hoplon.observation import Observer
 from hoplon.pilot import Pilot, Stopwatch, TimeIsUp, time_two_levels
 from hoplon.program.inputs import Inputs, as_inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import GuardMemory, Memory, Site, Values
 from hoplon.protections.base import Overlay, Protection, overlay
-from hoplon.replay.golden import Placement
 from hoplon.results import Results, site_kinds
 from hoplon.reweighting import reweighted
 from hoplon.stages import Advance, Keeper, Progress, Unit, looks, run_uniform

@@ -19,11 +19,13 @@ from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.outcome import Outcome, classify
 from hoplon.errors import HoplonError
-from hoplon.evaluation import Evaluator
-from hoplon.evaluation.memory_runs import Arrival
-from hoplon.evaluation.reference import Reference, accuracy, golden_outputs
 from hoplon.exposure import Exposure, exposure_of, exposure_table
 from hoplon.faults.table import FaultTable
+from hoplon.injection.golden_run import Reference, accuracy, golden_outputs
+from hoplon.injection.injector import Evaluator
+from hoplon.injection.memory_faults import Arrival
+from hoplon.injection.replay.golden import Placement
+from hoplon.injection.working_memory import WorkingMemory
 from hoplon.overhead import LatencyRatio, measure
 from hoplon.pairing import paired
 from hoplon.program.inputs import Inputs, as_inputs
@@ -31,11 +33,9 @@ from hoplon.program.program import Program
 from hoplon.protections.base import Overlay, Protection, overlay
 from hoplon.protections.runtime.lowering import lower
 from hoplon.rates import Rate, rate_of
-from hoplon.replay.golden import Placement
 from hoplon.results import Results
 from hoplon.stats.intervals import Interval, Ratio
 from hoplon.store import versions
-from hoplon.working_memory import WorkingMemory
 
 Report = Callable[[str, int, int], None]
 

@@ -10,7 +10,7 @@ from typing import Any, final
 from hoplon.campaign import Campaign, Way
 from hoplon.course import Course
 from hoplon.errors import HoplonError
-from hoplon.evaluation.budget import Budget
+from hoplon.injection.memory_budget import Budget
 from hoplon.peak_memory import peak_memory_bytes
 from hoplon.pilot import Pilot
 from hoplon.stages import MOST_FAULTS

@@ -7,10 +7,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from hoplon.errors import StoreError
-from hoplon.evaluation import Evaluator
-from hoplon.evaluation.armed_memory import ArmedMemory
-from hoplon.evaluation.reference import Reference
 from hoplon.faults.table import FaultTable
+from hoplon.injection.armed_memory import ArmedMemory
+from hoplon.injection.golden_run import Reference
+from hoplon.injection.injector import Evaluator
 from hoplon.rates import FAILURES
 from hoplon.results import Results
 from hoplon.stats.two_stage import Floats, Ints, Split, cheapest, draw_groups, effects, pilot_batches, spread_of

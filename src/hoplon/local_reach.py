@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hoplon.elementwise import Elements
-from hoplon.evaluation import Evaluator
 from hoplon.formats.base import same_bits
 from hoplon.formats.native import native
+from hoplon.injection.injector import Evaluator
 from hoplon.program.eager import EagerProgram
 from hoplon.program.program import Program, Ref
 from hoplon.program.sites import ValueSite, operator_name

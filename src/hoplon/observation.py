@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.evaluation import Evaluator
 from hoplon.formats.native import native
+from hoplon.injection.injector import Evaluator
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite, ValueSite
 

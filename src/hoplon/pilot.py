@@ -9,8 +9,8 @@ from typing import final
 
 import numpy as np
 
-from hoplon.evaluation import Evaluator
 from hoplon.faults.table import FaultTable
+from hoplon.injection.injector import Evaluator
 from hoplon.levels import Levels
 from hoplon.stats.two_stage import Floats, Split
 

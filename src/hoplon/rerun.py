@@ -17,18 +17,18 @@ from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.combined import as_criterion
 from hoplon.errors import DataError, HoplonError, SiteError
-from hoplon.evaluation import Evaluator
-from hoplon.evaluation.reference import Reference
 from hoplon.faults.table import FaultTable
 from hoplon.formats.named import format_named
 from hoplon.formats.native import Native
+from hoplon.injection.golden_run import Reference
+from hoplon.injection.injector import Evaluator
+from hoplon.injection.replay.golden import Placement
 from hoplon.pairing import Paired, paired
 from hoplon.program.inputs import as_inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite, Site
 from hoplon.protections.base import Protection, overlay
 from hoplon.rates import Rate, rate_of
-from hoplon.replay.golden import Placement
 from hoplon.results import Results, held_results, load_results, stored_results
 from hoplon.store import RunDirectory, content_digest, versions
 

@@ -18,12 +18,12 @@ from hoplon.course import Course
 from hoplon.criteria.outcome import Outcome
 from hoplon.design import Design
 from hoplon.errors import HoplonError
-from hoplon.evaluation import Evaluator
-from hoplon.evaluation.frames import blank, run_frame
-from hoplon.evaluation.reference import Reference, golden_outputs
 from hoplon.faults.sampling.base import Population, Sampling
 from hoplon.faults.table import FaultTable
 from hoplon.first_phase import Ints
+from hoplon.injection.golden_run import Reference, golden_outputs
+from hoplon.injection.injector import Evaluator
+from hoplon.injection.run_table import blank, run_frame
 from hoplon.levels import Levels
 from hoplon.local_reach import LocalReach
 from hoplon.observation import Slopes

@@ -17,8 +17,8 @@ from hoplon.cli import assessing
 from hoplon.cli.main import main
 from hoplon.cli.output import OutputFolder
 from hoplon.errors import StoreError
-from hoplon.evaluation import Evaluator
 from hoplon.faults import FaultTable
+from hoplon.injection.injector import Evaluator
 from tests.support.small import small_data
 
 PROMISED = {

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from hoplon import capture
 from hoplon.errors import HoplonError
 from hoplon.formats import equal_bits
+from hoplon.injection.replay import Replay
 from hoplon.protections import Clamp, Detect, Duplicate, Policy, RandomInRange, Ranger, ToZero, harden
 from hoplon.protections.base import overlay
 from hoplon.protections.ranges import Bound, Ranges, profile_ranges
-from hoplon.replay import Replay
 from tests.support.nets import NETS
 
 FORMS = ("separate", "fused")

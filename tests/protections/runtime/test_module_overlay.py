@@ -12,12 +12,12 @@ from hoplon import Inputs, Memory, Values, capture
 from hoplon.faults import BitFlip, FaultTable, series_to_words
 from hoplon.faults.sampling import ElementUniform, Population, draw_faults, unit_generator
 from hoplon.formats import equal_bits, native
+from hoplon.injection.replay import Hits, Replay
+from hoplon.injection.working_memory import WorkingMemory
 from hoplon.program.program import Program
 from hoplon.protections import TMR, HardenedModule, Ranger, lower
 from hoplon.protections.base import Overlay, overlay
 from hoplon.protections.ranges import profile_ranges
-from hoplon.replay import Hits, Replay
-from hoplon.working_memory import WorkingMemory
 from tests.support.nets import NETS
 
 BATCH, FAULTS = 4, 100

@@ -19,12 +19,12 @@ from hoplon.faults import series_to_words
 from hoplon.faults.sampling import ElementUniform, Population, draw_faults, unit_generator
 from hoplon.flops import count_flops
 from hoplon.formats import equal_bits, native
+from hoplon.injection.replay import Hits, Replay
 from hoplon.program.sites import ValueSite
 from hoplon.protections import Duplicate, HardenedModule, Ranger, exceedances, export_pt2, harden
 from hoplon.protections.base import Chain, overlay
 from hoplon.protections.ranges import profile_ranges
 from hoplon.protections.values.duplicate import RepeatedOperator, agreed
-from hoplon.replay import Hits, Replay
 from tests.support.nets import NETS
 
 BATCH = 4

@@ -10,7 +10,6 @@ import polars as pl
 from torch import nn
 
 from hoplon.errors import HoplonError
-from hoplon.evaluation.memory_runs import Arrival
 from hoplon.faults.model import FaultModel
 from hoplon.faults.sampling.base import Population, Sampling, draw_faults, unit_generator
 from hoplon.faults.sampling.measures import ElementUniform, TopScore
@@ -18,6 +17,7 @@ from hoplon.faults.single_word import BitFlip
 from hoplon.faults.table import FaultTable
 from hoplon.importance._taylor import taylor
 from hoplon.importance.scores import Scores
+from hoplon.injection.memory_faults import Arrival
 from hoplon.program.capturing import capture
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory

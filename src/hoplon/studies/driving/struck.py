@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hoplon.evaluation.memory_runs import Arrival
 from hoplon.formats.base import same_bits
 from hoplon.formats.named import format_named
+from hoplon.injection.memory_faults import Arrival
+from hoplon.injection.working_memory import strike_word
 from hoplon.program.program import Program
 from hoplon.protections.base import Protection
 from hoplon.protections.memory_guard import GuardReport, StaleGuardError
@@ -24,7 +25,6 @@ from hoplon.studies.driving.camera import as_input
 from hoplon.studies.driving.roads import Floats
 from hoplon.studies.driving.simulator import World
 from hoplon.studies.driving.student import waypoints_of
-from hoplon.working_memory import strike_word
 
 Word = Mapping[str, Any]
 """A row of a fault table."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hoplon.injection.replay.windows import Pixels
 from hoplon.program.program import Program
-from hoplon.replay.windows import Pixels
 
 _Protections = Mapping[int, Any]
 

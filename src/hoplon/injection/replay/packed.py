@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hoplon.formats.base import same_bits
-from hoplon.replay.golden import Golden
-from hoplon.replay.passes import Replay
-from hoplon.replay.plan import Plan
-from hoplon.replay.recalled import Recalled
-from hoplon.replay.rest import Rest
-from hoplon.replay.survey import Maps, Ties
-from hoplon.replay.sweep import Left
-from hoplon.replay.windows import Ints, Samples
+from hoplon.injection.replay.golden import Golden
+from hoplon.injection.replay.plan import Plan
+from hoplon.injection.replay.replay import Replay
+from hoplon.injection.replay.row_dependence import Maps, Ties
+from hoplon.injection.replay.sweep import Left
+from hoplon.injection.replay.values import Recalled
+from hoplon.injection.replay.whole_maps import Rest
+from hoplon.injection.replay.windows import Ints, Samples
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hoplon import capture
 from hoplon.formats import equal_bits
+from hoplon.injection.replay import Hits, Placement, Replay
 from hoplon.protections.base import Overlay, ValueProtection
-from hoplon.replay import Hits, Placement, Replay
 from tests.reference.forward import faulty_memory_outputs, faulty_outputs
 from tests.support.nets import NETS
 

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 
 from hoplon.criteria.outcome import Outcome
 from hoplon.errors import HoplonError
-from hoplon.evaluation.armed_memory import ArmedMemory
-from hoplon.evaluation.budget import SIDE_BY_SIDE_BYTES, USUAL, Budget
-from hoplon.evaluation.frames import RUN_ERRORS, blank, run_frame
-from hoplon.evaluation.reference import Reference, replay_of
 from hoplon.faults.table import FaultTable
+from hoplon.injection.armed_memory import ArmedMemory
+from hoplon.injection.golden_run import Reference, replay_of
+from hoplon.injection.memory_budget import SIDE_BY_SIDE_BYTES, USUAL, Budget
+from hoplon.injection.replay.golden import Golden, Placement
+from hoplon.injection.replay.packed import Changed, PackedReplay
+from hoplon.injection.run_table import RUN_ERRORS, blank, run_frame
+from hoplon.injection.working_memory import Words
 from hoplon.program.sites import MemorySite
 from hoplon.protections.base import Overlay
 from hoplon.protections.memory_guard import GuardReport
-from hoplon.replay.golden import Golden, Placement
-from hoplon.replay.packed import Changed, PackedReplay
-from hoplon.working_memory import Words
 
 Arrival = Literal["before", "after"]
 """When a memory fault strikes: before the guards' check, or after it."""

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from hoplon import capture
 from hoplon.formats import equal_bits
+from hoplon.injection.replay import Hits, RegionReplay
+from hoplon.injection.replay import whole_maps as rest
 from hoplon.program.sites import ValueSite
 from hoplon.protections.base import Overlay, ValueProtection
 from hoplon.protections.values.clamp import BoundValue
-from hoplon.replay import Hits, RegionReplay, rest
 
 BATCH = 3
 ALL = (1 << 32) - 1

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from hoplon.formats.base import equal_bits
 from hoplon.formats.native import native
+from hoplon.injection.replay.channels import Chain, Channels, chains_of
+from hoplon.injection.replay.golden import Golden, Hits, Placement, Struck
 from hoplon.program.program import Program, Ref
 from hoplon.program.sites import MemorySite, ValueSite
 from hoplon.protections.base import Overlay
-from hoplon.replay.channels import Chain, Channels, chains_of
-from hoplon.replay.golden import Golden, Hits, Placement, Struck
 
 
 @dataclass

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from hoplon import capture
 from hoplon.formats import equal_bits
+from hoplon.injection.replay import Golden, Replay
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite
 from hoplon.protections.base import Overlay
 from hoplon.protections.values.clamp import BoundValue
-from hoplon.replay import Golden, Replay
-from tests.test_regions import BATCH, BITS, LAYERS, PHASES, SIZES, Layer, Random
+from tests.injection.replay.test_regions import BATCH, BITS, LAYERS, PHASES, SIZES, Layer, Random
 
 CHANNELS = 64
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from hoplon.formats.base import equal_bits, integer_view
 from hoplon.formats.named import format_named
+from hoplon.injection.working_memory import WorkingMemory, strike_word
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite
 from hoplon.protections.base import Overlay
 from hoplon.protections.memory_guard import GuardReport, StaleGuardError, check_all
-from hoplon.working_memory import WorkingMemory, strike_word
 
 
 class ArmedMemory:

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoplon.evaluation.budget import Budget
-from hoplon.evaluation.reference import Reference
+from hoplon.injection.golden_run import Reference
+from hoplon.injection.memory_budget import Budget
+from hoplon.injection.replay.golden import Placement
 from hoplon.program.eager import EagerProgram
 from hoplon.program.program import Program
 from hoplon.protections.base import Overlay
-from hoplon.replay.golden import Placement
 
 
 @dataclass(eq=False)

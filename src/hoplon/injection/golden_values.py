@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hoplon.evaluation.budget import USUAL, Budget
-from hoplon.evaluation.reference import Reference, replay_of
+from hoplon.injection.golden_run import Reference, replay_of
+from hoplon.injection.memory_budget import USUAL, Budget
+from hoplon.injection.replay.golden import Golden, Placement
+from hoplon.injection.replay.replay import Replay
 from hoplon.program.sites import ValueSite
 from hoplon.protections.base import Overlay
-from hoplon.replay.golden import Golden, Placement
-from hoplon.replay.passes import Replay
 
 
 class GoldenCache:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from hoplon.formats.base import NumberFormat
-from hoplon.replay.windows import Pixels
+from hoplon.injection.replay.windows import Pixels
 
 Placement = Literal["before", "after"]
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hoplon.replay.agreement import Agreement, Form, cut_under, protected
-from hoplon.replay.plan import Plan
-from hoplon.replay.rules import Rule
-from hoplon.replay.windows import Ints, Pixels, Places, Samples, Wholes, Windows, joined
+from hoplon.injection.replay.kernel_forms import Agreement, Form, cut_under, protected
+from hoplon.injection.replay.plan import Plan
+from hoplon.injection.replay.rules import Rule
+from hoplon.injection.replay.windows import Ints, Pixels, Places, Samples, Wholes, Windows, joined
 
 # Windows of one shape are run so many at a time, so that few shapes have to agree and their values stay in the cache.
 _COUNTS = (256, 64, 32, 16, 8, 4, 2)

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from hoplon.criteria.outcome import Outcome
 from hoplon.errors import DataError
-from hoplon.evaluation.budget import WINDOW_BUDGET_BYTES
-from hoplon.evaluation.frames import RUN_ERRORS, blank, run_frame
-from hoplon.evaluation.shared import SharedReplay
 from hoplon.faults.table import FaultTable, series_to_words
 from hoplon.formats.named import one_per_word
-from hoplon.replay.golden import Golden, Hits, Struck
-from hoplon.replay.regions import RegionReplay
+from hoplon.injection.golden_values import SharedReplay
+from hoplon.injection.memory_budget import WINDOW_BUDGET_BYTES
+from hoplon.injection.replay.golden import Golden, Hits, Struck
+from hoplon.injection.replay.regions import RegionReplay
+from hoplon.injection.run_table import RUN_ERRORS, blank, run_frame
 
 Ints = NDArray[np.int64]
 

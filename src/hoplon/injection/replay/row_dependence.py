@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from hoplon.formats.base import equal_bits
+from hoplon.injection.replay.golden import Golden
+from hoplon.injection.replay.rules import Rule
+from hoplon.injection.replay.values import Recalled
 from hoplon.program.layout import BatchLayout
 from hoplon.program.program import Program
-from hoplon.replay.golden import Golden
-from hoplon.replay.recalled import Recalled
-from hoplon.replay.rules import Rule
 
 # Of a sample, at least; with fewer, chance could hide that they are summed in another order.
 _FEW_VALUES = 256

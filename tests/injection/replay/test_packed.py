@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 from hoplon import BitFlip, Campaign, Inputs, Memory, capture
 from hoplon.criteria import TopK
-from hoplon.evaluation import Evaluator
-from hoplon.evaluation.memory_runs import MemoryRuns
-from hoplon.evaluation.reference import Reference
 from hoplon.formats import equal_bits
+from hoplon.injection.golden_run import Reference
+from hoplon.injection.injector import Evaluator
+from hoplon.injection.memory_faults import MemoryRuns
+from hoplon.injection.replay import Changed, Golden, PackedReplay
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite
 from hoplon.protections.base import Overlay
 from hoplon.protections.values.clamp import BoundValue
-from hoplon.replay import Changed, Golden, PackedReplay
-from tests.test_channels import Residual, naive, struck
-from tests.test_regions import BATCH, BITS, LAYERS, PHASES, SIZES, Layer, Random
+from tests.injection.replay.test_channels import Residual, naive, struck
+from tests.injection.replay.test_regions import BATCH, BITS, LAYERS, PHASES, SIZES, Layer, Random
 
 
 def begun(

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import hoplon.evaluation.reference
+import hoplon.injection.golden_run
 from hoplon import BitFlip, Campaign, Inputs, Memory, Program, Values, capture
-from hoplon.evaluation import Evaluator
-from hoplon.evaluation.reference import Reference
 from hoplon.faults import series_to_words
 from hoplon.formats import integer_view
+from hoplon.injection.golden_run import Reference
+from hoplon.injection.injector import Evaluator
+from hoplon.injection.replay import Golden, Hits, Replay, Struck
+from hoplon.injection.working_memory import WorkingMemory
 from hoplon.protections.base import Overlay
-from hoplon.replay import Golden, Hits, Replay, Struck
-from hoplon.working_memory import WorkingMemory
 from hoplon.zoo.networks.lenet_digits import LeNet
 from tests.support.nets import NETS
 
@@ -72,7 +72,7 @@ _LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet18", "v
 @pytest.mark.parametrize("name", ["lenet", "residual", "tied", "in-place", *_LARGE])
 def test_every_planned_value_fault_hits_its_word_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     program, x = _program(name)
-    monkeypatch.setattr(hoplon.evaluation.reference, "RegionReplay", _Verifying)
+    monkeypatch.setattr(hoplon.injection.golden_run, "RegionReplay", _Verifying)
     monkeypatch.setattr(_Verifying, "verified", 0)
     results = Campaign(program, Inputs(x), sites=Values(), fault_model=BitFlip()).run(count=FAULTS, seed=0)
     assert _Verifying.verified == FAULTS

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hoplon.injection.replay.golden import Golden
+from hoplon.injection.replay.in_place import run_in_place
+from hoplon.injection.replay.plan import Plan
+from hoplon.injection.replay.row_dependence import Ties
+from hoplon.injection.replay.sweep import Left
+from hoplon.injection.replay.windows import Ints, Samples, Wholes, Windows
 from hoplon.program.program import Ref
-from hoplon.replay.golden import Golden
-from hoplon.replay.in_place import run_in_place
-from hoplon.replay.plan import Plan
-from hoplon.replay.survey import Ties
-from hoplon.replay.sweep import Left
-from hoplon.replay.windows import Ints, Samples, Wholes, Windows
 
 # A pass holds so many samples, or one batch where that is more.
 _MOST_ROWS = 32

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from hoplon.formats.base import equal_bits
+from hoplon.injection.replay.rules import ELEMENTWISE
 from hoplon.program.layout import BatchLayout
 from hoplon.program.program import Program, Ref, Step
-from hoplon.replay.rules import ELEMENTWISE
 
 _aten: Any = torch.ops.aten
 _CONVOLUTIONS = (_aten.conv2d.default, _aten.convolution.default)

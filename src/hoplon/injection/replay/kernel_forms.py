@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hoplon.formats.base import equal_bits
-from hoplon.replay.rules import Rule
-from hoplon.replay.windows import Ints, Pixels
+from hoplon.injection.replay.rules import Rule
+from hoplon.injection.replay.windows import Ints, Pixels
 
 Form = Callable[[Rule, list[Tensor], Sequence[Any]], Tensor]
 Golden = Callable[[int], Pixels]

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hoplon.replay.sweep import cheapest
+from hoplon.injection.replay.sweep import cheapest
 
 COUNTS = (8, 4, 2)
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from hoplon import capture
+from hoplon.injection.replay.in_place import overwritten, run_in_place
 from hoplon.program.program import Program
-from hoplon.replay.in_place import overwritten, run_in_place
 
 
 class _Block(nn.Module):

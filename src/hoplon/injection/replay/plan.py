@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hoplon.injection.replay.in_place import overwritten
+from hoplon.injection.replay.rules import Rule, rules_of
 from hoplon.program.program import Program, Ref
-from hoplon.replay.in_place import overwritten
-from hoplon.replay.rules import Rule, rules_of
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from hoplon.formats.native import native
+from hoplon.injection.replay.golden import Golden, Hits, Struck
+from hoplon.injection.replay.replay import Replay
 from hoplon.program.sites import ValueSite
-from hoplon.replay.golden import Golden, Hits, Struck
-from hoplon.replay.passes import Replay
 
 
 class EagerReplay(Replay):

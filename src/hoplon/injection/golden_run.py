@@ -15,16 +15,16 @@ from hoplon.criteria.base import Criterion
 from hoplon.criteria.combined import as_criterion
 from hoplon.criteria.outcome import classify, measure
 from hoplon.errors import DataError
+from hoplon.injection.replay.eager import EagerReplay
+from hoplon.injection.replay.golden import Placement
+from hoplon.injection.replay.packed import PackedReplay
+from hoplon.injection.replay.regions import RegionReplay, fits
+from hoplon.injection.replay.replay import Replay
 from hoplon.program.eager import EagerProgram
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite, ValueSite
 from hoplon.protections.base import Overlay
-from hoplon.replay.eager import EagerReplay
-from hoplon.replay.golden import Placement
-from hoplon.replay.packed import PackedReplay
-from hoplon.replay.passes import Replay
-from hoplon.replay.regions import RegionReplay, fits
 
 Sites = Sequence[ValueSite] | Sequence[MemorySite]
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from hoplon import Campaign, HoplonError, Inputs, Memory, Values, capture
-from hoplon.evaluation.budget import Budget, live_bytes
-from hoplon.replay.rest import Rest
-from hoplon.replay.sweep import Left, Sweep
-from tests.test_channels import CHANNELS, Residual
+from hoplon.injection.memory_budget import Budget, live_bytes
+from hoplon.injection.replay.sweep import Left, Sweep
+from hoplon.injection.replay.whole_maps import Rest
+from tests.injection.replay.test_channels import CHANNELS, Residual
 
 BUDGET = 800_000
 

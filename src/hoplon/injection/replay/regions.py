@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from hoplon.formats.native import native
+from hoplon.injection.replay.golden import Golden, Hits, Struck
+from hoplon.injection.replay.kernel_forms import Agreement, protected
+from hoplon.injection.replay.plan import Plan
+from hoplon.injection.replay.replay import Lazy, Replay
+from hoplon.injection.replay.row_dependence import SHAPE_ERRORS, Maps, Ties, maps_of_one
+from hoplon.injection.replay.sweep import Left, Sweep
+from hoplon.injection.replay.values import Recalled
+from hoplon.injection.replay.whole_maps import Rest
+from hoplon.injection.replay.windows import Ints, Pixels, Windows
 from hoplon.program.program import Program
 from hoplon.protections.base import Overlay
-from hoplon.replay.agreement import Agreement, protected
-from hoplon.replay.golden import Golden, Hits, Struck
-from hoplon.replay.passes import Lazy, Replay
-from hoplon.replay.plan import Plan
-from hoplon.replay.recalled import Recalled
-from hoplon.replay.rest import Rest
-from hoplon.replay.survey import SHAPE_ERRORS, Maps, Ties, maps_of_one
-from hoplon.replay.sweep import Left, Sweep
-from hoplon.replay.windows import Ints, Pixels, Windows
 
 
 def fits(overlay: Overlay) -> bool:

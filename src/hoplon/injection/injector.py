@@ -9,16 +9,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from hoplon.evaluation.armed_memory import ArmedMemory
-from hoplon.evaluation.budget import USUAL, Budget
-from hoplon.evaluation.fault_free import FaultFree
-from hoplon.evaluation.memory_runs import Arrival, MemoryRuns
-from hoplon.evaluation.reference import Reference, accuracy, default_batch, golden_outputs
-from hoplon.evaluation.shared import SharedReplay
-from hoplon.evaluation.value_runs import ValueRuns
 from hoplon.faults.table import FaultTable
+from hoplon.injection.armed_memory import ArmedMemory
+from hoplon.injection.fault_free import FaultFree
+from hoplon.injection.golden_run import Reference, accuracy, default_batch, golden_outputs
+from hoplon.injection.golden_values import SharedReplay
+from hoplon.injection.memory_budget import USUAL, Budget
+from hoplon.injection.memory_faults import Arrival, MemoryRuns
+from hoplon.injection.replay.golden import Placement
+from hoplon.injection.value_faults import ValueRuns
 from hoplon.protections.base import Overlay
-from hoplon.replay.golden import Placement
 
 __all__ = [
     "ArmedMemory",
