@@ -14,12 +14,12 @@ import polars as pl
 
 import hoplon as hp
 from hoplon import zoo
-from hoplon.campaign import Campaign, _Work
-from hoplon.candidates import Candidates
+from hoplon.campaign.campaign import Campaign, _Work
+from hoplon.campaign.stratified.candidates import Candidates
+from hoplon.campaign.stratified.masking import LocalReach
+from hoplon.campaign.stratified.preview import Slopes
+from hoplon.campaign.stratified.two_phase import default_strata, looking_again, wrong_without_fault
 from hoplon.errors import HoplonWarning
-from hoplon.local_reach import LocalReach
-from hoplon.observation import Slopes
-from hoplon.two_phase import default_strata, looking_again, wrong_without_fault
 
 PART = 16_384
 
@@ -28,7 +28,7 @@ PART = 16_384
 class Pool:
     """A population: the share and the failure probability of each stratum; ``known``: proven, never run.
 
-    ``again``: see `hoplon.course.Course`.
+    ``again``: see `hoplon.campaign.stratified.schedule.Course`.
 
     ``band``: of each stratum; ``frame``: one row per stratum and domain (``layer``, ``bit``), with ``faults`` and
     ``failed``.

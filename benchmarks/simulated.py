@@ -13,11 +13,11 @@ import numpy as np
 import polars as pl
 from pools import Pool
 
-from hoplon.candidates import BLOCK
-from hoplon.course import Course
-from hoplon.design import Design
-from hoplon.first_phase import FirstPhase
-from hoplon.stages import run_uniform
+from hoplon.campaign.design import Design
+from hoplon.campaign.runner import run_uniform
+from hoplon.campaign.stratified.candidates import BLOCK
+from hoplon.campaign.stratified.first_phase import FirstPhase
+from hoplon.campaign.stratified.schedule import Course
 from hoplon.stats.intervals import weighted, wilson
 from hoplon.stats.stratified import limits
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hoplon.store import content_digest
+from hoplon.campaign.store import content_digest
 from hoplon.zoo import RECIPES
 from hoplon.zoo.datasets.driving import frames
 from hoplon_studies.training.recipes import training_set

@@ -17,7 +17,7 @@ from pools import names
 
 import hoplon as hp
 from hoplon import zoo
-from hoplon.rates import FAILURES
+from hoplon.campaign.rates import FAILURES
 from hoplon.stats.intervals import wilson
 
 

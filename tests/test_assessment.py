@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from hoplon.assessment import Plan, announcement, assess
+from hoplon.campaign.results import load_results
 from hoplon.errors import DataError, HoplonError
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.protections.ranges import Ranges
-from hoplon.results import load_results
 from tests.support.small import small_data, small_net
 
 PLAN = Plan(value_faults=100, memory_faults=6, guard_faults=4, latency=False)

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import hoplon as hp
+from hoplon.campaign.results import Results
 from hoplon.errors import HoplonError
 from hoplon.residual import remaining
-from hoplon.results import Results
 from tests.support.small import small_data, small_net
 
 SITES = hp.Memory("0.weight")

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from hoplon import importance
 from hoplon.assessment import Assessment, Plan, assess
-from hoplon.bit_search import BitBoundary, bit_boundary
-from hoplon.campaign import Campaign
+from hoplon.campaign.bit_search import BitBoundary, bit_boundary
+from hoplon.campaign.campaign import Campaign
+from hoplon.campaign.forecasting import Forecast, forecast
+from hoplon.campaign.rates import Rate
+from hoplon.campaign.results import Results, load_results
+from hoplon.campaign.stratified.strata import (
+    ByBit,
+    ByDeviation,
+    ByFirstOrder,
+    ByFunction,
+    ByLayer,
+    BySensitivity,
+    Strata,
+)
 from hoplon.compare import Comparison, compare
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
@@ -34,7 +46,6 @@ from hoplon.faults.sampling.plans import Exhaustive, Explicit, Stratified
 from hoplon.faults.single_word import AdjacentBits, BitFlip, RandomValue, StuckAt, Zero
 from hoplon.faults.table import FaultTable
 from hoplon.flops import Flops, count_flops
-from hoplon.forecast import Forecast, forecast
 from hoplon.formats.base import NumberFormat
 from hoplon.formats.fixed import FixedPoint
 from hoplon.formats.native import Native
@@ -72,10 +83,7 @@ from hoplon.protections.values.duplicate import Duplicate
 from hoplon.protections.values.exceedance import Exceedances, exceedances
 from hoplon.protections.values.policy import Clamp, Detect, Policy, RandomInRange, ToZero
 from hoplon.protections.values.ranger import Ranger
-from hoplon.rates import Rate
 from hoplon.rerun import Rerun, replay_run
-from hoplon.results import Results, load_results
-from hoplon.strata import ByBit, ByDeviation, ByFirstOrder, ByFunction, ByLayer, BySensitivity, Strata
 
 __all__ = [
     "OUTCOME_NAMES",

@@ -11,6 +11,8 @@ from typing import Any
 import polars as pl
 import torch
 
+from hoplon.campaign.results import Results, site_kinds
+from hoplon.campaign.store import RunDirectory, content_digest, versions
 from hoplon.faults.table import FaultTable
 from hoplon.injection.golden_run import Reference
 from hoplon.injection.injector import Evaluator
@@ -18,8 +20,6 @@ from hoplon.injection.memory_faults import Arrival
 from hoplon.injection.replay.golden import Placement
 from hoplon.program.sites import Site
 from hoplon.protections.base import Overlay
-from hoplon.results import Results, site_kinds
-from hoplon.store import RunDirectory, content_digest, versions
 
 
 @dataclass(frozen=True)

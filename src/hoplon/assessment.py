@@ -11,7 +11,8 @@ from typing import Any
 
 import torch.nn.functional as F
 
-from hoplon.campaign import Campaign
+from hoplon.campaign._peak_memory import peak_memory_bytes
+from hoplon.campaign.campaign import Campaign
 from hoplon.compare import Comparison, compare
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
@@ -24,7 +25,6 @@ from hoplon.importance.scores import Scores
 from hoplon.injection.golden_run import default_batch, golden_outputs
 from hoplon.injection.memory_faults import Arrival
 from hoplon.injection.replay.golden import Placement
-from hoplon.peak_memory import peak_memory_bytes
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory, Site, Values

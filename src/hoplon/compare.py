@@ -15,6 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from hoplon.arm_runs import ArmRuns, Shelf
+from hoplon.campaign.rates import Rate, rate_of
+from hoplon.campaign.results import Results
+from hoplon.campaign.store import versions
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.outcome import Outcome, classify
@@ -32,10 +35,7 @@ from hoplon.program.inputs import Inputs, as_inputs
 from hoplon.program.program import Program
 from hoplon.protections.base import Overlay, Protection, overlay
 from hoplon.protections.runtime.lowering import lower
-from hoplon.rates import Rate, rate_of
-from hoplon.results import Results
 from hoplon.stats.intervals import Interval, Ratio
-from hoplon.store import versions
 
 Report = Callable[[str, int, int], None]
 

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 from rich.table import Table
 
+from hoplon.campaign.rates import Rate, rate_of
 from hoplon.faults.sampling.base import Population, draw_faults, unit_generator
 from hoplon.faults.sampling.measures import BitUniform
 from hoplon.faults.single_word import BitFlip
@@ -16,7 +17,6 @@ from hoplon.faults.table import FaultTable
 from hoplon.injection.armed_memory import ArmedMemory
 from hoplon.injection.injector import Evaluator
 from hoplon.program.sites import MemorySite
-from hoplon.rates import Rate, rate_of
 from hoplon.stats.intervals import Interval
 
 

@@ -13,6 +13,9 @@ from typing import Any, final
 import polars as pl
 import torch
 
+from hoplon.campaign.rates import Rate, rate_of
+from hoplon.campaign.results import Results, held_results, load_results, stored_results
+from hoplon.campaign.store import RunDirectory, content_digest, versions
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.combined import as_criterion
@@ -28,9 +31,6 @@ from hoplon.program.inputs import as_inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite, Site
 from hoplon.protections.base import Protection, overlay
-from hoplon.rates import Rate, rate_of
-from hoplon.results import Results, held_results, load_results, stored_results
-from hoplon.store import RunDirectory, content_digest, versions
 
 Progress = Callable[[int, int | None], None]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from hoplon.campaign.results import Results
 from hoplon.errors import HoplonError
 from hoplon.importance.scores import Scores
-from hoplon.results import Results
 from hoplon.stats.intervals import Interval, clustered
 
 

@@ -118,7 +118,7 @@ def test_a_run_goes_on_without_being_told_what_it_was(
         write(directory, unit, *shards)
 
     with monkeypatch.context() as patch:
-        patch.setattr("hoplon.store.RunDirectory.write", interrupted)
+        patch.setattr("hoplon.campaign.store.RunDirectory.write", interrupted)
         assert main(["inject", *options, "--out", out]) == 130
     assert f"kept: 1 finished units in {out}; go on with --resume --out {out}" in capsys.readouterr().err
     assert "go on with --resume" in refused(capsys, "inject", *options, "--out", out)
@@ -128,7 +128,7 @@ def test_a_run_goes_on_without_being_told_what_it_was(
 
 
 def hoplon_write() -> Any:
-    from hoplon.store import RunDirectory
+    from hoplon.campaign.store import RunDirectory
 
     return RunDirectory.write
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from hoplon.campaign import Campaign
+from hoplon.campaign.campaign import Campaign
 from hoplon.errors import HoplonError, SiteError
 from hoplon.faults import BitFlip, Burst, RandomValue
 from hoplon.faults.sampling import Exhaustive

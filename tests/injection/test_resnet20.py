@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from hoplon import Campaign, Program, Ranger, Values, capture, compare, profile_ranges, zoo
+from hoplon.campaign.rates import Rate
 from hoplon.program.inputs import Inputs
-from hoplon.rates import Rate
 
 # Failures with single-bit float32 flips in the outputs of the 19 convolutions, element-uniform, over 64 eligible test
 # images, found by a script that shares nothing with hoplon: 2.04 % of 127,872 faults.

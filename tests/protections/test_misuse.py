@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from hoplon import TMR, Aspis, DataError, HoplonError, Inputs, Memory, Ranger, capture, compare, harden, profile_ranges
-from hoplon.campaign import Campaign
+from hoplon.campaign.campaign import Campaign
 from hoplon.importance import taylor
 from tests.support.nets import NETS
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hoplon.course import Course
+from hoplon.campaign.stratified.first_phase import FirstPhase
+from hoplon.campaign.stratified.schedule import Course
 from hoplon.errors import HoplonError
-from hoplon.first_phase import FirstPhase
 from hoplon.stats.intervals import clopper_pearson, gamma_quantile, weighted
 from hoplon.stats.stratified import effective, limits, paired_weighted, stratified
 

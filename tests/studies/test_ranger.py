@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from hoplon.campaign.rates import Rate
 from hoplon.program.inputs import Inputs
-from hoplon.rates import Rate
 from hoplon.stats.intervals import wilson
 from hoplon.studies import PROFILES, Profile, StudyResult, run_study, study_named, write_pages
 from hoplon.studies.ranger import angles, costs, networks, runs

@@ -9,17 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from hoplon.campaign import Campaign
+from hoplon.campaign.campaign import Campaign
+from hoplon.campaign.forecasting import Forecast, forecast
+from hoplon.campaign.results import Results
+from hoplon.campaign.store import RunDirectory
 from hoplon.cli.assessing import threads
 from hoplon.cli.console import duration, progress_bars, say, show, show_json, told_training
 from hoplon.cli.settings import SETTINGS, Settings, merged, read_raw
 from hoplon.cli.tables import document, tables
 from hoplon.errors import HoplonError, StoreError
-from hoplon.forecast import Forecast, forecast
 from hoplon.program.capturing import capture
 from hoplon.report.document import write_document
-from hoplon.results import Results
-from hoplon.store import RunDirectory
 from hoplon.zoo.resolve import resolve_data, resolve_model
 
 _Texts = list[str] | None

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from hoplon.campaign.store import RunDirectory
 from hoplon.cli import parts
 from hoplon.cli.assessing import threads as computing_on
 from hoplon.cli.console import progress_bars, say, show, show_json, told_training
@@ -19,7 +20,6 @@ from hoplon.errors import StoreError
 from hoplon.program.capturing import capture
 from hoplon.report.document import write_document
 from hoplon.rerun import Rerun, replay_run
-from hoplon.store import RunDirectory
 from hoplon.zoo.resolve import resolve_data, resolve_model
 
 

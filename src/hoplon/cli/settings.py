@@ -11,7 +11,8 @@ from typing import Any, Self, final
 
 import torch
 
-from hoplon.campaign import Campaign
+from hoplon.campaign.campaign import Campaign
+from hoplon.campaign.store import write_atomically
 from hoplon.cli import parts
 from hoplon.cli.recipes import FLAG, INTEGER, NUMBER, TEXT, Kind, one_of, read_options, several
 from hoplon.criteria.base import Criterion
@@ -23,7 +24,6 @@ from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory, Values
 from hoplon.protections.base import Protection
-from hoplon.store import write_atomically
 
 SETTINGS = "settings.json"
 

@@ -9,8 +9,8 @@ from typing import Any
 import polars as pl
 from rich.table import Table
 
-from hoplon.rates import Rate
-from hoplon.results import Results
+from hoplon.campaign.rates import Rate
+from hoplon.campaign.results import Results
 
 _MOST_ROWS = 40
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import polars as pl
 
+from hoplon.campaign.store import write_atomically
 from hoplon.report.figures import Figure, Spec
 from hoplon.report.page import plotly_script
-from hoplon.store import write_atomically
 
 _MARGIN = {"l": 150, "r": 20, "t": 10, "b": 48}
 

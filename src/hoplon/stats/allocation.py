@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hoplon.first_phase import Ints
+from hoplon.campaign.stratified.first_phase import Ints
 from hoplon.stats.stratified import CERTAIN, Floats, limits
 
 _FLOORS = np.geomspace(0.5, 24.0, 14)

@@ -39,7 +39,7 @@ class Spread:
 class Split:
     """How many input batches a memory fault meets, and why.
 
-    ``batches``: for the faults of either half of the strata (see `hoplon.course.Course`), each chosen from the pilot of
+    ``batches``: for the faults of either half of the strata (see `hoplon.campaign.stratified.schedule.Course`), each chosen from the pilot of
     the other half; ``of``: all there are; ``pilot``: what the pilot's faults meet. ``spreads``: that the choices rest
     on. ``fault_cost`` (guards' check), ``batch_cost`` (one pass): bytes of memory that have to be touched.
     """

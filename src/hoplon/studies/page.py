@@ -10,7 +10,7 @@ from typing import Any, final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hoplon.store import write_atomically
+from hoplon.campaign.store import write_atomically
 from hoplon.studies.findings import Cell, Findings
 from hoplon.studies.rows import Row
 from hoplon.studies.study import StudyResult

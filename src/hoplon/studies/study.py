@@ -16,11 +16,11 @@ from typing import Any, final
 
 import torch
 
-from hoplon.campaign import Campaign
+from hoplon.campaign.campaign import Campaign
+from hoplon.campaign.results import Results
+from hoplon.campaign.store import content_digest, versions, write_atomically
 from hoplon.errors import HoplonError, no_match
 from hoplon.overhead import conditions
-from hoplon.results import Results
-from hoplon.store import content_digest, versions, write_atomically
 from hoplon.studies.findings import Findings, Source
 from hoplon.studies.folder import StudyFolder
 from hoplon.studies.profiles import Profile

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hoplon.campaign.store import content_digest
 from hoplon.errors import DataError, HoplonError, HoplonWarning
-from hoplon.store import content_digest
 from hoplon.zoo.cache import cache_folder, load_tensors, save_tensors
 from hoplon_studies.training import recipes, weights
 from hoplon_studies.training.classifier import seeded

@@ -9,14 +9,14 @@ from typing import final
 import polars as pl
 import torch
 
-from hoplon.campaign import Campaign
+from hoplon.campaign.campaign import Campaign
+from hoplon.campaign.results import Results
 from hoplon.faults.sampling.base import Sampling
 from hoplon.faults.sampling.measures import ElementUniform, TopScore
 from hoplon.faults.sampling.plans import Explicit
 from hoplon.faults.single_word import BitFlip
 from hoplon.importance._magnitude import magnitude
 from hoplon.importance.scores import Scores
-from hoplon.results import Results
 from hoplon.stats.intervals import Interval
 from hoplon.studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, subjects
 from hoplon.studies.figures import Figure, Series, bars

@@ -9,7 +9,8 @@ from typing import final
 import torch
 import torch.nn.functional as F
 
-from hoplon.campaign import Campaign
+from hoplon.campaign.campaign import Campaign
+from hoplon.campaign.results import Results
 from hoplon.compare import Arm, compare
 from hoplon.faults.sampling.base import Sampling
 from hoplon.faults.sampling.measures import Among, ElementUniform
@@ -27,7 +28,6 @@ from hoplon.protections.guards.parity.parity import Parity
 from hoplon.protections.ranges.profiling import profile_ranges
 from hoplon.protections.values.ranger import Ranger
 from hoplon.residual import remaining
-from hoplon.results import Results
 from hoplon.stats.intervals import Interval
 from hoplon.studies.aspis.critical import BITS, ordered
 from hoplon.studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, subjects

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hoplon.campaign.executors import Executor, Processes, Serial
 from hoplon.errors import HoplonError
-from hoplon.executors import Executor, Processes, Serial
 from hoplon.studies.driving.camera import SIZE
 from hoplon.studies.driving.control import WAYPOINTS
 from hoplon.studies.driving.episodes import Blind, Driver, Expert, drive

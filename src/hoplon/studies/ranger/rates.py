@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hoplon.campaign.results import Results
 from hoplon.protections.values.ranger import Ranger
-from hoplon.results import Results
 from hoplon.studies.figures import Figure, Series, bars
 from hoplon.studies.findings import Findings
 from hoplon.studies.ranger.networks import Absent, Network, networks, own

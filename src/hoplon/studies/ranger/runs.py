@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from hoplon.campaign import Campaign
+from hoplon.campaign.campaign import Campaign
+from hoplon.campaign.rates import Rate
+from hoplon.campaign.results import Results
 from hoplon.faults.sampling.base import Sampling
 from hoplon.faults.sampling.measures import ElementUniform
 from hoplon.faults.single_word import BitFlip
 from hoplon.formats.fixed import FixedPoint
 from hoplon.program.sites import Values
 from hoplon.protections.base import Protection
-from hoplon.rates import Rate
-from hoplon.results import Results
 from hoplon.stats.intervals import Interval
 from hoplon.studies.ranger.networks import Absent, Network
 from hoplon.studies.rows import Figure, Row

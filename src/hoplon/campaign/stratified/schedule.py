@@ -14,7 +14,7 @@ from typing import final
 
 import numpy as np
 
-from hoplon.first_phase import FirstPhase, Ints
+from hoplon.campaign.stratified.first_phase import FirstPhase, Ints
 from hoplon.stats.allocation import allocate
 from hoplon.stats.stratified import ABOVE, CERTAIN, Floats, limits
 

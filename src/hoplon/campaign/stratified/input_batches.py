@@ -6,20 +6,20 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from hoplon.campaign.rates import FAILURES
+from hoplon.campaign.results import Results
 from hoplon.errors import StoreError
 from hoplon.faults.table import FaultTable
 from hoplon.injection.armed_memory import ArmedMemory
 from hoplon.injection.golden_run import Reference
 from hoplon.injection.injector import Evaluator
-from hoplon.rates import FAILURES
-from hoplon.results import Results
 from hoplon.stats.two_stage import Floats, Ints, Split, cheapest, draw_groups, effects, pilot_batches, spread_of
 
 
 class Levels:
     """Draws the inputs of memory faults, batch by batch, and chooses how many from the outcomes of a pilot.
 
-    What one half of the faults meets is chosen from the other half, as their number is: see `hoplon.course.Course`.
+    What one half of the faults meets is chosen from the other half, as their number is: see `hoplon.campaign.stratified.schedule.Course`.
     """
 
     def __init__(self, evaluator: Evaluator, seed: int) -> None:
@@ -115,7 +115,7 @@ class Levels:
         self.split = Split(batches, of, self._pilot, spreads, fault_cost, batch_cost)  # type: ignore[arg-type]
 
     def effects(self, tally: list[tuple[Floats, list[Floats]]]) -> Floats:
-        """See `hoplon.course.Course.main`: shape ``(strata, 2)``, of each half for faults of the *other* half's split.
+        """See `hoplon.campaign.stratified.schedule.Course.main`: shape ``(strata, 2)``, of each half for faults of the *other* half's split.
 
         The plan of one half is made of what the other half shows, and for the inputs that its own faults meet.
         """

@@ -9,9 +9,9 @@ from typing import final
 
 import numpy as np
 
+from hoplon.campaign.stratified.input_batches import Levels
 from hoplon.faults.table import FaultTable
 from hoplon.injection.injector import Evaluator
-from hoplon.levels import Levels
 from hoplon.stats.two_stage import Floats, Split
 
 

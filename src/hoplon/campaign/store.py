@@ -21,7 +21,7 @@ from typing import Any
 import polars as pl
 import torch
 
-from hoplon.design import Design
+from hoplon.campaign.design import Design
 from hoplon.errors import StoreError
 from hoplon.faults.table import FaultTable, Target
 from hoplon.stats.two_stage import Split

@@ -20,7 +20,7 @@ import polars as pl
 import pytest
 
 from hoplon import BitFlip, Campaign, Inputs, StoreError, Values, capture, load_results
-from hoplon.store import RunDirectory
+from hoplon.campaign.store import RunDirectory
 from tests.support import stopped_campaign
 from tests.support.nets import NETS
 from tests.support.stopped_campaign import COUNT, UNITS

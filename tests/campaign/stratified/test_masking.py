@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from hoplon import BitFlip, Inputs, Ranger, TopK, Values, capture, profile_ranges
+from hoplon.campaign.stratified.masking import LocalReach, Reached
 from hoplon.faults.sampling import ElementUniform, Population
 from hoplon.injection.golden_run import Reference
 from hoplon.injection.injector import Evaluator
-from hoplon.local_reach import LocalReach, Reached
 from hoplon.protections.base import Overlay, Protection, ValueProtection, overlay
 
 

@@ -13,26 +13,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hoplon.candidates import Candidates
-from hoplon.course import Course
+from hoplon.campaign._peak_memory import peak_memory_bytes
+from hoplon.campaign.design import Design
+from hoplon.campaign.rates import FAILURES
+from hoplon.campaign.results import Results
+from hoplon.campaign.stratified.candidates import Candidates
+from hoplon.campaign.stratified.first_phase import Ints
+from hoplon.campaign.stratified.input_batches import Levels
+from hoplon.campaign.stratified.masking import LocalReach
+from hoplon.campaign.stratified.preview import Slopes
+from hoplon.campaign.stratified.schedule import Course
+from hoplon.campaign.stratified.strata import ByDeviation, BySensitivity, Strata
 from hoplon.criteria.outcome import Outcome
-from hoplon.design import Design
 from hoplon.errors import HoplonError
 from hoplon.faults.sampling.base import Population, Sampling
 from hoplon.faults.table import FaultTable
-from hoplon.first_phase import Ints
 from hoplon.injection.golden_run import Reference, golden_outputs
 from hoplon.injection.injector import Evaluator
 from hoplon.injection.run_table import blank, run_frame
-from hoplon.levels import Levels
-from hoplon.local_reach import LocalReach
-from hoplon.observation import Slopes
-from hoplon.peak_memory import peak_memory_bytes
-from hoplon.rates import FAILURES
-from hoplon.results import Results
 from hoplon.stats.stratified import Floats
 from hoplon.stats.two_stage import Split
-from hoplon.strata import ByDeviation, BySensitivity, Strata
 
 Unit = tuple[FaultTable, pl.DataFrame]
 Groups = NDArray[np.bool_]
@@ -177,7 +177,7 @@ class TwoPhase:
         return self._effects()
 
     def _effects(self) -> Floats | None:
-        """See `hoplon.course.Course.main`; None of value faults, and where a pilot had nothing to run."""
+        """See `hoplon.campaign.stratified.schedule.Course.main`; None of value faults, and where a pilot had nothing to run."""
         if self._levels is None or self._levels.split is None:
             return None
         results = self.results(self._units, self._design(self.course.confidence))

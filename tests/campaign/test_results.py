@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from hoplon import BitFlip, Campaign, HoplonError, Inputs, Memory, Values, capture
+from hoplon.campaign.results import Results
 from hoplon.compare import compare
 from hoplon.criteria import OUTCOME_NAMES
 from hoplon.faults import FaultTable, Target
-from hoplon.results import Results
 from hoplon.stats.intervals import clustered, wilson
 from tests.support.nets import NETS
 

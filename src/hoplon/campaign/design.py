@@ -20,7 +20,7 @@ class Design:
     """Strata of a campaign in two phases, and the look after which it stopped.
 
     ``labels``, ``shares``: of the strata; shares are those of ``candidates`` drawn and looked at, not run. Every
-    stratum has two halves: see `hoplon.course.Course`. ``known``: the failure probability of strata that needed no run,
+    stratum has two halves: see `hoplon.campaign.stratified.schedule.Course`. ``known``: the failure probability of strata that needed no run,
     None for the others. ``draws``: how many draws of all faults each share counts as, see `hoplon.stats.stratified.limits`;
     ``candidates`` where it is empty. A campaign of uniform faults has no strata. ``level``: confidence of the
     intervals then. ``expected``: the "runs", "seconds" and "memory_bytes" (of the process that plans, where the

@@ -11,16 +11,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hoplon.bands import bands_of
+from hoplon.campaign.stratified.bit_bands import bands_of
+from hoplon.campaign.stratified.first_phase import FirstPhase
+from hoplon.campaign.stratified.masking import Reached
+from hoplon.campaign.stratified.strata import Seen, Strata, joint_keys, joint_label
 from hoplon.faults.model import Places, Strikes
 from hoplon.faults.sampling.base import Population, Sampling, draw_faults, unit_generator
 from hoplon.faults.table import FaultTable, series_to_words
-from hoplon.first_phase import FirstPhase
 from hoplon.formats.base import NumberFormat
 from hoplon.formats.named import format_named
 from hoplon.formats.native import native
-from hoplon.local_reach import Reached
-from hoplon.strata import Seen, Strata, joint_keys, joint_label
 
 Slope = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Arrive = Callable[[Tensor, Tensor, Tensor, Tensor], Reached]
@@ -40,7 +40,7 @@ class Candidates:
     Args:
         population: what faults are drawn from; it observes the fault-free words.
         strata: how candidates are told apart.
-        arrive: follows value faults of one word, see `hoplon.local_reach.LocalReach`; None: what is struck is
+        arrive: follows value faults of one word, see `hoplon.campaign.stratified.masking.LocalReach`; None: what is struck is
             all that is seen.
         steps: of the program, those of value sites, int64, shape ``(sites,)``; None: memory.
         slope: gives `Seen.slope` and `Seen.sensitivity` by step, element and input; needed by strata that read it.

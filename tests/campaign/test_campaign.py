@@ -27,9 +27,9 @@ from hoplon import (
     capture,
     load_results,
 )
+from hoplon.campaign.results import Results
 from hoplon.formats import equal_bits
 from hoplon.program.program import Program
-from hoplon.results import Results
 from tests.reference.forward import faulty_memory_outputs, faulty_outputs
 from tests.support.nets import NETS, Net
 

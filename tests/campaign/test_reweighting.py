@@ -29,8 +29,8 @@ from hoplon import (
     ValueSite,
     capture,
 )
+from hoplon.campaign.reweighting import importance_weights
 from hoplon.faults.sampling import Population, draw_faults, unit_generator
-from hoplon.reweighting import importance_weights
 from hoplon.stats.intervals import Interval, clustered, weighted, wilson
 
 SITES = (ValueSite("a", "conv", shape=(40,)), ValueSite("b", "relu", shape=(5,)), ValueSite("c", "conv", shape=(2,)))

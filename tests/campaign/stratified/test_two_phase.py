@@ -26,24 +26,24 @@ from hoplon import (
     StoreError,
     StuckAt,
     Values,
-    candidates,
     capture,
     compare,
     load_results,
     profile_ranges,
 )
-from hoplon import course as course_of_campaigns
-from hoplon.bands import bands_of
-from hoplon.course import Course
+from hoplon.campaign.rates import rate_of
+from hoplon.campaign.stratified import candidates
+from hoplon.campaign.stratified import schedule as course_of_campaigns
+from hoplon.campaign.stratified.bit_bands import bands_of
+from hoplon.campaign.stratified.first_phase import FirstPhase
+from hoplon.campaign.stratified.schedule import Course
+from hoplon.campaign.stratified.strata import ByBit, ByDeviation, ByFirstOrder, ByFunction, ByLayer, BySensitivity, Seen
 from hoplon.faults import FaultTable, Strikes, Target
 from hoplon.faults.sampling import Population
-from hoplon.first_phase import FirstPhase
 from hoplon.formats import FixedPoint, native
 from hoplon.injection.golden_run import Reference
 from hoplon.injection.injector import Evaluator
 from hoplon.protections.base import Overlay
-from hoplon.rates import rate_of
-from hoplon.strata import ByBit, ByDeviation, ByFirstOrder, ByFunction, ByLayer, BySensitivity, Seen
 
 HALF_WIDTH = 0.02
 

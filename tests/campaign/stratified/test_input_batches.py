@@ -25,10 +25,10 @@ from hoplon import (
     capture,
     load_results,
 )
+from hoplon.campaign.stratified.input_batches import Levels
 from hoplon.cli.tables import document, tables
 from hoplon.injection.golden_run import Reference
 from hoplon.injection.injector import Evaluator
-from hoplon.levels import Levels
 from hoplon.protections.base import Overlay
 from hoplon.stats.intervals import clustered
 from hoplon.stats.two_stage import Split, Spread, cheapest, draw_groups, effects, pilot_batches, spread_of

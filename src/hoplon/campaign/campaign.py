@@ -13,13 +13,21 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from hoplon.course import Course
+from hoplon.campaign.design import Design
+from hoplon.campaign.executors import Executor, Processes, Serial
+from hoplon.campaign.pilot import Pilot, Stopwatch, TimeIsUp, time_two_levels
+from hoplon.campaign.results import Results, site_kinds
+from hoplon.campaign.reweighting import reweighted
+from hoplon.campaign.runner import Advance, Keeper, Progress, Unit, looks, run_uniform
+from hoplon.campaign.store import RunDirectory, content_digest, versions
+from hoplon.campaign.stratified.preview import Observer
+from hoplon.campaign.stratified.schedule import Course
+from hoplon.campaign.stratified.strata import Strata
+from hoplon.campaign.stratified.two_phase import Groups, TwoPhase, default_strata, strike
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.combined import as_criterion
-from hoplon.design import Design
 from hoplon.errors import HoplonError
-from hoplon.executors import Executor, Processes, Serial
 from hoplon.faults.model import FaultModel
 from hoplon.faults.sampling.base import Population, Sampling, draw_faults, unit_generator
 from hoplon.faults.sampling.measures import ElementUniform
@@ -32,19 +40,11 @@ from hoplon.injection.injector import Evaluator
 from hoplon.injection.memory_budget import Budget
 from hoplon.injection.memory_faults import Arrival
 from hoplon.injection.replay.golden import Placement
-from hoplon.observation import Observer
-from hoplon.pilot import Pilot, Stopwatch, TimeIsUp, time_two_levels
 from hoplon.program.inputs import Inputs, as_inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import GuardMemory, Memory, Site, Values
 from hoplon.protections.base import Overlay, Protection, overlay
-from hoplon.results import Results, site_kinds
-from hoplon.reweighting import reweighted
-from hoplon.stages import Advance, Keeper, Progress, Unit, looks, run_uniform
 from hoplon.stats.intervals import Interval
-from hoplon.store import RunDirectory, content_digest, versions
-from hoplon.strata import Strata
-from hoplon.two_phase import Groups, TwoPhase, default_strata, strike
 
 _UNIT_FAULTS = {"values": 1024, "memory": 64}
 

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from hoplon.design import Design
+from hoplon.campaign.design import Design
+from hoplon.campaign.rates import FAILURES, Rate, rate_of, rates_by
+from hoplon.campaign.store import RunDirectory, readable
 from hoplon.errors import HoplonError, StoreError
 from hoplon.faults.table import FaultTable, Target
 from hoplon.formats.base import Field
 from hoplon.formats.named import format_named
 from hoplon.program.sites import Site, ValueSite
-from hoplon.rates import FAILURES, Rate, rate_of, rates_by
 from hoplon.stats.intervals import wilson
 from hoplon.stats.two_stage import Split
-from hoplon.store import RunDirectory, readable
 
 _KEYS = ("layer", "kind", "bit", "field", "direction", "input")
 _FIELDS: tuple[Field, ...] = ("sign", "exponent", "mantissa")

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
-from hoplon.campaign import Campaign, Way
-from hoplon.course import Course
+from hoplon.campaign._peak_memory import peak_memory_bytes
+from hoplon.campaign.campaign import Campaign, Way
+from hoplon.campaign.pilot import Pilot
+from hoplon.campaign.runner import MOST_FAULTS
+from hoplon.campaign.stratified.schedule import Course
 from hoplon.errors import HoplonError
 from hoplon.injection.memory_budget import Budget
-from hoplon.peak_memory import peak_memory_bytes
-from hoplon.pilot import Pilot
-from hoplon.stages import MOST_FAULTS
 from hoplon.stats.intervals import wilson
 
 _PROBABILITIES = (0.001, 0.01, 0.1, 0.5)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hoplon import TMR, Campaign, HoplonError, Inputs, Memory, Values, capture
-from hoplon.executors import Processes, Serial
+from hoplon.campaign.executors import Processes, Serial
 from hoplon.formats import equal_bits
 from hoplon.program.program import Program
 from tests.support.nets import NETS

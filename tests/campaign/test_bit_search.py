@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hoplon import BitFlip, Campaign, Explicit, HoplonError, Inputs, Memory, Values, bit_boundary, capture
-from hoplon.bit_search import search
+from hoplon.campaign.bit_search import search
 from tests.support.nets import NETS
 
 

@@ -8,14 +8,14 @@ from typing import final
 
 import polars as pl
 
-from hoplon.campaign import Campaign
+from hoplon.campaign.campaign import Campaign
+from hoplon.campaign.rates import FAILURES
 from hoplon.errors import HoplonError
 from hoplon.faults.sampling.plans import Explicit
 from hoplon.faults.single_word import BitFlip
 from hoplon.formats.native import native
 from hoplon.injection.golden_run import Reference
 from hoplon.program.sites import GuardMemory, Memory, Values
-from hoplon.rates import FAILURES
 
 
 @final

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hoplon.elementwise import Elements
+from hoplon.campaign.stratified.elementwise import Elements
 from hoplon.formats.base import same_bits
 from hoplon.formats.native import native
 from hoplon.injection.injector import Evaluator

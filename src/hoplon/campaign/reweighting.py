@@ -7,11 +7,11 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from hoplon.campaign.results import Results
 from hoplon.errors import HoplonError
 from hoplon.faults.model import Places
 from hoplon.faults.sampling.base import Measure, Population, Sampling
 from hoplon.faults.table import FaultTable, series_to_words
-from hoplon.results import Results
 from hoplon.stats.intervals import Interval, weighted
 
 _FAILURES = ("sdc", "nonfinite")

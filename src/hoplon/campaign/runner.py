@@ -10,14 +10,14 @@ from typing import Any
 
 import polars as pl
 
-from hoplon.course import Course
-from hoplon.design import Design
-from hoplon.executors import Executor
+from hoplon.campaign._peak_memory import peak_memory_bytes
+from hoplon.campaign.design import Design
+from hoplon.campaign.executors import Executor
+from hoplon.campaign.results import Results, held_results, stored_results
+from hoplon.campaign.store import RunDirectory
+from hoplon.campaign.stratified.schedule import Course
 from hoplon.faults.table import FaultTable
-from hoplon.peak_memory import peak_memory_bytes
-from hoplon.results import Results, held_results, stored_results
 from hoplon.stats.two_stage import Split
-from hoplon.store import RunDirectory
 
 Progress = Callable[[int, int | None], None]
 Unit = tuple[FaultTable, pl.DataFrame]

@@ -1,0 +1,3 @@
+"""Campaigns: a plan, how it is run, kept and counted."""
+
+from __future__ import annotations
