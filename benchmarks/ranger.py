@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import hoplon as hp
-from hoplon.overhead import Overheads, conditions, measure
+from hoplon.comparison.costs.latency import Overheads, conditions, measure
 from hoplon.protections import HardenedModule, added_passes
 from hoplon.protections.base import Overlay, ValueProtection, overlay
 from hoplon.protections.ranges import ACTIVATION_KINDS

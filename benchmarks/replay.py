@@ -35,9 +35,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import hoplon as hp
+from hoplon.comparison.costs.latency import conditions
 from hoplon.injection.golden_run import Reference
 from hoplon.injection.injector import Evaluator
-from hoplon.overhead import conditions
 from hoplon.program.program import Program
 from hoplon.protections.base import Overlay
 from hoplon.zoo import resolve_data, resolve_model

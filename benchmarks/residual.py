@@ -29,7 +29,7 @@ from rich.table import Table
 import hoplon as hp
 from hoplon import importance, zoo
 from hoplon.campaign.results import Results
-from hoplon.residual import remaining
+from hoplon.comparison.protected_fraction import remaining
 
 CONVOLUTIONS = hp.Memory("*.weight", kind="conv")
 FRACTIONS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)

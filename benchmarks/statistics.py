@@ -37,7 +37,7 @@ from simulated import Found, Population, population_of, repeated, uniform_runs
 from two_levels import MEMORY, QUICK_MEMORY, memory_case
 
 from hoplon import zoo
-from hoplon.overhead import conditions
+from hoplon.comparison.costs.latency import conditions
 
 TARGETS = {"none": 0.0005, "ranger": 0.0001}
 # Failures that are planted in the heaviest stratum, as multiples of the half-width.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hoplon import importance
-from hoplon.assessment import Assessment, Plan, assess
 from hoplon.campaign.bit_search import BitBoundary, bit_boundary
 from hoplon.campaign.campaign import Campaign
 from hoplon.campaign.forecasting import Forecast, forecast
@@ -18,7 +17,10 @@ from hoplon.campaign.stratified.strata import (
     BySensitivity,
     Strata,
 )
-from hoplon.compare import Comparison, compare
+from hoplon.comparison.assessment import Assessment, Plan, assess
+from hoplon.comparison.comparison import Comparison, compare
+from hoplon.comparison.costs.flops import Flops, count_flops
+from hoplon.comparison.rerunning import Rerun, replay_run
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.combined import Several
@@ -45,7 +47,6 @@ from hoplon.faults.sampling.measures import (
 from hoplon.faults.sampling.plans import Exhaustive, Explicit, Stratified
 from hoplon.faults.single_word import AdjacentBits, BitFlip, RandomValue, StuckAt, Zero
 from hoplon.faults.table import FaultTable
-from hoplon.flops import Flops, count_flops
 from hoplon.formats.base import NumberFormat
 from hoplon.formats.fixed import FixedPoint
 from hoplon.formats.native import Native
@@ -83,7 +84,6 @@ from hoplon.protections.values.duplicate import Duplicate
 from hoplon.protections.values.exceedance import Exceedances, exceedances
 from hoplon.protections.values.policy import Clamp, Detect, Policy, RandomInRange, ToZero
 from hoplon.protections.values.ranger import Ranger
-from hoplon.rerun import Rerun, replay_run
 
 __all__ = [
     "OUTCOME_NAMES",

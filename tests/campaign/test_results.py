@@ -13,7 +13,7 @@ import torch
 
 from hoplon import BitFlip, Campaign, HoplonError, Inputs, Memory, Values, capture
 from hoplon.campaign.results import Results
-from hoplon.compare import compare
+from hoplon.comparison.comparison import compare
 from hoplon.criteria import OUTCOME_NAMES
 from hoplon.faults import FaultTable, Target
 from hoplon.stats.intervals import clustered, wilson

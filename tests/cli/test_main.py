@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import hoplon.cli.demo
-from hoplon.assessment import Plan
 from hoplon.cli import assessing
 from hoplon.cli.main import main
 from hoplon.cli.output import OutputFolder
+from hoplon.comparison.assessment import Plan
 from hoplon.errors import StoreError
 from hoplon.faults import FaultTable
 from hoplon.injection.injector import Evaluator

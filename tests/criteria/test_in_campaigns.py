@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hoplon import BitFlip, Campaign, HoplonError, Inputs, Memory, TopK, Values, capture
-from hoplon.compare import compare
+from hoplon.comparison.comparison import compare
 from hoplon.criteria import (
     Criterion,
     Custom,

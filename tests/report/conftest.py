@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hoplon.assessment import Plan, assess
+from hoplon.comparison.assessment import Plan, assess
 from hoplon.program.capturing import capture
 from tests.support.small import small_data, small_net
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import torch
 
-from hoplon.assessment import MakeArm, Plan, announcement, assess
 from hoplon.cli.console import progress_bars, say, show, show_json
 from hoplon.cli.output import OutputFolder
+from hoplon.comparison.assessment import MakeArm, Plan, announcement, assess
 from hoplon.errors import HoplonError
 from hoplon.program.capturing import capture
 from hoplon.report.document import write_document

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import typer
 
-from hoplon.assessment import Plan
 from hoplon.cli import guarding
 from hoplon.cli.assessing import run_assessment, threads
 from hoplon.cli.console import say, told_training
 from hoplon.cli.output import OutputFolder
+from hoplon.comparison.assessment import Plan
 from hoplon.criteria.classification import TopK
 from hoplon.errors import HoplonError
 from hoplon.zoo.resolve import resolve_data, resolve_model

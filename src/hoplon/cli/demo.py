@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from hoplon.assessment import Plan
 from hoplon.cli.assessing import run_assessment, threads
 from hoplon.cli.console import progress_bars, say
 from hoplon.cli.output import OutputFolder
+from hoplon.comparison.assessment import Plan
 from hoplon.zoo.networks.lenet_digits import lenet_digits
 from hoplon.zoo.registry import data
 

@@ -17,9 +17,9 @@ from hoplon.cli.assessing import threads as computing_on
 from hoplon.cli.console import say, show, show_json, told_training
 from hoplon.cli.hardening import Bounded, PolicyName, ranger
 from hoplon.cli.output import OutputFolder
+from hoplon.comparison.costs.flops import CONVENTIONS, count_flops
+from hoplon.comparison.costs.latency import Overheads, measure
 from hoplon.errors import HoplonError
-from hoplon.flops import CONVENTIONS, count_flops
-from hoplon.overhead import Overheads, measure
 from hoplon.program.capturing import capture
 from hoplon.program.program import Program
 from hoplon.program.sites import Values

@@ -16,10 +16,10 @@ from hoplon.cli.console import progress_bars, say, show, show_json, told_trainin
 from hoplon.cli.inject import one_or_several
 from hoplon.cli.settings import SETTINGS, read_raw
 from hoplon.cli.tables import interval, plain
+from hoplon.comparison.rerunning import Rerun, replay_run
 from hoplon.errors import StoreError
 from hoplon.program.capturing import capture
 from hoplon.report.document import write_document
-from hoplon.rerun import Rerun, replay_run
 from hoplon.zoo.resolve import resolve_data, resolve_model
 
 

@@ -19,8 +19,8 @@ import torch
 from hoplon.campaign.campaign import Campaign
 from hoplon.campaign.results import Results
 from hoplon.campaign.store import content_digest, versions, write_atomically
+from hoplon.comparison.costs.latency import conditions
 from hoplon.errors import HoplonError, no_match
-from hoplon.overhead import conditions
 from hoplon.studies.findings import Findings, Source
 from hoplon.studies.folder import StudyFolder
 from hoplon.studies.profiles import Profile

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hoplon import BitFlip, Campaign, Inputs, Memory, Program, Values, capture, compare
+from hoplon.comparison.costs.flops import count_flops
 from hoplon.errors import HoplonError, HoplonWarning, SiteError
 from hoplon.faults import series_to_words
 from hoplon.faults.sampling import ElementUniform, Population, draw_faults, unit_generator
-from hoplon.flops import count_flops
 from hoplon.formats import equal_bits, native
 from hoplon.injection.replay import Hits, Replay
 from hoplon.program.sites import ValueSite

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 import torch
 
+from hoplon.comparison.costs.flops import count_flops
 from hoplon.faults.sampling import OpUniform
-from hoplon.flops import count_flops
 from hoplon.program.capturing import capture
 from hoplon.program.program import Program
 from hoplon_studies.networks.architectures import ARCHITECTURES, untrained

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hoplon.guard_costs import armed, check_ms_per_layer, interleaved, repair_ms
+from hoplon.comparison.costs.guard_latency import armed, check_ms_per_layer, interleaved, repair_ms
+from hoplon.comparison.costs.latency import measure
 from hoplon.importance.scores import Scores
-from hoplon.overhead import measure
 from hoplon.program.capturing import capture
 from hoplon.program.sites import Values
 from hoplon.protections.base import Overlay, Protection, overlay

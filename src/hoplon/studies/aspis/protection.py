@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from hoplon.campaign.campaign import Campaign
 from hoplon.campaign.results import Results
-from hoplon.compare import Arm, compare
+from hoplon.comparison.comparison import Arm, compare
+from hoplon.comparison.protected_fraction import remaining
 from hoplon.faults.sampling.base import Sampling
 from hoplon.faults.sampling.measures import Among, ElementUniform
 from hoplon.faults.sampling.plans import Explicit
@@ -27,7 +28,6 @@ from hoplon.protections.guards.known_bits.known_bits import KnownBits
 from hoplon.protections.guards.parity.parity import Parity
 from hoplon.protections.ranges.profiling import profile_ranges
 from hoplon.protections.values.ranger import Ranger
-from hoplon.residual import remaining
 from hoplon.stats.intervals import Interval
 from hoplon.studies.aspis.critical import BITS, ordered
 from hoplon.studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, subjects

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from hoplon.flops import count_flops
+from hoplon.comparison.costs.flops import count_flops
 from hoplon.program.capturing import capture
 from hoplon.protections.ranges.bound import Bound
 from hoplon.protections.ranges.inherent import ACTIVATION_KINDS

@@ -16,6 +16,7 @@ import torch
 from hoplon.campaign.rates import Rate, rate_of
 from hoplon.campaign.results import Results, held_results, load_results, stored_results
 from hoplon.campaign.store import RunDirectory, content_digest, versions
+from hoplon.comparison.paired import Paired, paired
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.combined import as_criterion
@@ -26,7 +27,6 @@ from hoplon.formats.native import Native
 from hoplon.injection.golden_run import Reference
 from hoplon.injection.injector import Evaluator
 from hoplon.injection.replay.golden import Placement
-from hoplon.pairing import Paired, paired
 from hoplon.program.inputs import as_inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite, Site

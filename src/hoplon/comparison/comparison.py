@@ -14,23 +14,23 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from hoplon.arm_runs import ArmRuns, Shelf
 from hoplon.campaign.rates import Rate, rate_of
 from hoplon.campaign.results import Results
 from hoplon.campaign.store import versions
+from hoplon.comparison.arms import ArmRuns, Shelf
+from hoplon.comparison.costs.latency import LatencyRatio, measure
+from hoplon.comparison.exposure import Exposure, exposure_of, exposure_table
+from hoplon.comparison.paired import paired
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.outcome import Outcome, classify
 from hoplon.errors import HoplonError
-from hoplon.exposure import Exposure, exposure_of, exposure_table
 from hoplon.faults.table import FaultTable
 from hoplon.injection.golden_run import Reference, accuracy, golden_outputs
 from hoplon.injection.injector import Evaluator
 from hoplon.injection.memory_faults import Arrival
 from hoplon.injection.replay.golden import Placement
 from hoplon.injection.working_memory import WorkingMemory
-from hoplon.overhead import LatencyRatio, measure
-from hoplon.pairing import paired
 from hoplon.program.inputs import Inputs, as_inputs
 from hoplon.program.program import Program
 from hoplon.protections.base import Overlay, Protection, overlay

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hoplon.comparison.costs.flops import CONVENTIONS, Convention, count_flops
 from hoplon.errors import HoplonError
-from hoplon.flops import CONVENTIONS, Convention, count_flops
 from hoplon.program._torch_warnings import quiet_torch
 from hoplon.program.capturing import capture
 from hoplon.program.program import Program

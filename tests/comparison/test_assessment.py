@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from hoplon.assessment import Plan, announcement, assess
 from hoplon.campaign.results import load_results
+from hoplon.comparison.assessment import Plan, announcement, assess
 from hoplon.errors import DataError, HoplonError
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs

@@ -12,9 +12,9 @@ from typing import Any, cast, final
 import torch
 from torch import Tensor
 
+from hoplon.comparison.costs.latency import median_interval
 from hoplon.errors import HoplonError
 from hoplon.formats.base import integer_view
-from hoplon.overhead import median_interval
 from hoplon.protections.base import Protection
 from hoplon.protections.memory_guard import Guard, GuardReport
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-import hoplon.arm_runs
+import hoplon.comparison.arms
 from hoplon import (
     TMR,
     Campaign,
@@ -70,7 +70,7 @@ class Counted:
             self.tables += 1
             return runs(evaluator, table, **options)
 
-        monkeypatch.setattr(hoplon.arm_runs.Evaluator, "runs", counting)
+        monkeypatch.setattr(hoplon.comparison.arms.Evaluator, "runs", counting)
 
 
 def _plain(found: Comparison) -> Mapping[str, Any]:

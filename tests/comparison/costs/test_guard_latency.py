@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 import hoplon as hp
+from hoplon.comparison.costs.guard_latency import MIN_BLOCKS, Armed, armed, check_ms_per_layer, interleaved, repair_ms
 from hoplon.errors import HoplonError
-from hoplon.guard_costs import MIN_BLOCKS, Armed, armed, check_ms_per_layer, interleaved, repair_ms
 
 CPU = torch.device("cpu")
 
@@ -34,7 +34,7 @@ def test_a_block_is_a_forward_pass_and_every_check_with_one_after_it() -> None:
 
 
 def test_ratios_are_taken_within_a_block() -> None:
-    from hoplon.guard_costs import Interleaved
+    from hoplon.comparison.costs.guard_latency import Interleaved
 
     forward = (1.0, 2.0, 4.0, 1.0, 2.0, 4.0)
     cost = Interleaved(forward, {"guard": tuple((seconds / 4, seconds) for seconds in forward)}).cost("guard")

@@ -6,8 +6,8 @@ import torch
 
 import hoplon as hp
 from hoplon.campaign.results import Results
+from hoplon.comparison.protected_fraction import remaining
 from hoplon.errors import HoplonError
-from hoplon.residual import remaining
 from tests.support.small import small_data, small_net
 
 SITES = hp.Memory("0.weight")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from hoplon.campaign._peak_memory import peak_memory_bytes
 from hoplon.campaign.campaign import Campaign
-from hoplon.compare import Comparison, compare
+from hoplon.comparison.comparison import Comparison, compare
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.errors import DataError, HoplonError

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from hoplon.comparison.costs.latency import measure, median_interval
 from hoplon.errors import HoplonError
-from hoplon.overhead import measure, median_interval
 
 
 class Clock:

@@ -1,0 +1,3 @@
+"""The same faults in every arm."""
+
+from __future__ import annotations

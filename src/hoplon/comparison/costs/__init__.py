@@ -1,0 +1,3 @@
+"""What a protection costs: latency, operations, memory."""
+
+from __future__ import annotations
