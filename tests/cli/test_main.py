@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-import hoplon.cli.demo
-from hoplon.cli import assessing
+import hoplon.cli.commands.demo
+from hoplon.cli.commands import assess as assessing
 from hoplon.cli.main import main
-from hoplon.cli.output import OutputFolder
+from hoplon.cli.output_folder import OutputFolder
 from hoplon.comparison.assessment import Plan
 from hoplon.errors import StoreError
 from hoplon.faults import FaultTable
@@ -34,7 +34,7 @@ def tiny_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     """``demo --quick`` with fewer faults and few epochs, without timing."""
     from hoplon.zoo.networks import lenet_digits as lenet
 
-    monkeypatch.setattr(hoplon.cli.demo, "QUICK", TINY)
+    monkeypatch.setattr(hoplon.cli.commands.demo, "QUICK", TINY)
     monkeypatch.setattr(lenet, "_EPOCHS", 3)
 
 
@@ -204,8 +204,8 @@ def test_an_unwritable_folder_is_named_before_any_work(
     def work(*arguments: object, **options: object) -> None:
         raise AssertionError("worked before the folder was checked")
 
-    monkeypatch.setattr(hoplon.cli.demo, "lenet_digits", work)
-    monkeypatch.setattr("hoplon.cli.compare.resolve_data", work)
+    monkeypatch.setattr(hoplon.cli.commands.demo, "lenet_digits", work)
+    monkeypatch.setattr("hoplon.cli.commands.compare.resolve_data", work)
     (tmp_path / "file").write_text("")
     line = failing(capsys, *command, "--out", str(tmp_path / "file" / "out"))
     assert "expected a writable output folder, got" in line
@@ -283,6 +283,6 @@ def test_threads_are_put_back(tmp_path: Path) -> None:
 
 
 def test_the_plans_of_the_demo_are_large_enough_to_mean_something() -> None:
-    assert hoplon.cli.demo.FULL.value_faults >= 5000
-    assert hoplon.cli.demo.FULL.memory_faults >= 1000
-    assert replace(hoplon.cli.demo.FULL, value_faults=0).inputs is None
+    assert hoplon.cli.commands.demo.FULL.value_faults >= 5000
+    assert hoplon.cli.commands.demo.FULL.memory_faults >= 1000
+    assert replace(hoplon.cli.commands.demo.FULL, value_faults=0).inputs is None

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 
 import typer
 
-from hoplon.cli.compare import compare
+from hoplon.cli.commands.compare import compare
+from hoplon.cli.commands.demo import demo
+from hoplon.cli.commands.harden import harden
+from hoplon.cli.commands.inject import inject
+from hoplon.cli.commands.inspect import inspect
+from hoplon.cli.commands.overhead import overhead
+from hoplon.cli.commands.profile import profile
+from hoplon.cli.commands.rank import rank
+from hoplon.cli.commands.replay import replay
+from hoplon.cli.commands.report import report
+from hoplon.cli.commands.study import study
 from hoplon.cli.console import say
-from hoplon.cli.demo import demo
-from hoplon.cli.harden import harden
-from hoplon.cli.inject import inject
-from hoplon.cli.inspect import inspect
-from hoplon.cli.overhead import overhead
-from hoplon.cli.profile import profile
-from hoplon.cli.rank import rank
-from hoplon.cli.replay import replay
-from hoplon.cli.report import report
-from hoplon.cli.study import study
 from hoplon.errors import HoplonError
 
 BAD_INPUT, INTERRUPTED = 2, 130

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hoplon.cli.hardening import Bounded, PolicyName, ranger
-from hoplon.cli.recipes import FLAG, INTEGER, NUMBER, TABLE, TEXT, Kind, Recipe, made, one_of, several
+from hoplon.cli.options.bounds import Bounded, PolicyName, ranger
+from hoplon.cli.options.schema import FLAG, INTEGER, NUMBER, TABLE, TEXT, Kind, Recipe, made, one_of, several
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.combined import as_criterion

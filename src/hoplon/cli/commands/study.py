@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from hoplon.cli.assessing import threads as computing_on
+from hoplon.cli.commands.assess import threads as computing_on
 from hoplon.cli.console import progress_bars, say, show, show_json, told_training
-from hoplon.cli.output import OutputFolder
+from hoplon.cli.output_folder import OutputFolder
 from hoplon.errors import HoplonError
 from hoplon.studies.page import as_document, cell, here, write_pages
 from hoplon.studies.profiles import profile_named

@@ -13,10 +13,10 @@ import typer
 from rich.table import Table
 from torch import Tensor, nn
 
-from hoplon.cli.assessing import threads as computing_on
+from hoplon.cli.commands.assess import threads as computing_on
 from hoplon.cli.console import say, show, show_json, told_training
-from hoplon.cli.hardening import Bounded, PolicyName, ranger
-from hoplon.cli.output import OutputFolder
+from hoplon.cli.options.bounds import Bounded, PolicyName, ranger
+from hoplon.cli.output_folder import OutputFolder
 from hoplon.comparison.costs.flops import CONVENTIONS, count_flops
 from hoplon.comparison.costs.latency import Overheads, measure
 from hoplon.errors import HoplonError

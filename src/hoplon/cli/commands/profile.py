@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from hoplon.cli.assessing import threads as computing_on
+from hoplon.cli.commands.assess import threads as computing_on
 from hoplon.cli.console import duration, progress_bars, say, show, show_json, told_training
-from hoplon.cli.hardening import coverage_table, listed
-from hoplon.cli.output import OutputFolder
+from hoplon.cli.options.bounds import coverage_table, listed
+from hoplon.cli.output_folder import OutputFolder
 from hoplon.errors import HoplonError
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs

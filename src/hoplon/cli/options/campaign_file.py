@@ -13,8 +13,8 @@ import torch
 
 from hoplon.campaign.campaign import Campaign
 from hoplon.campaign.store import write_atomically
-from hoplon.cli import parts
-from hoplon.cli.recipes import FLAG, INTEGER, NUMBER, TEXT, Kind, one_of, read_options, several
+from hoplon.cli.options import components as parts
+from hoplon.cli.options.schema import FLAG, INTEGER, NUMBER, TEXT, Kind, one_of, read_options, several
 from hoplon.criteria.base import Criterion
 from hoplon.errors import HoplonError, StoreError
 from hoplon.faults.model import FaultModel

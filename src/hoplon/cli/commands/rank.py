@@ -12,9 +12,9 @@ import typer
 from rich.table import Table
 
 from hoplon import importance
-from hoplon.cli.assessing import threads as computing_on
+from hoplon.cli.commands.assess import threads as computing_on
 from hoplon.cli.console import progress_bars, say, show, show_json, told_training
-from hoplon.cli.output import OutputFolder
+from hoplon.cli.output_folder import OutputFolder
 from hoplon.cli.tables import percent, rows
 from hoplon.errors import DataError
 from hoplon.faults.single_word import BitFlip

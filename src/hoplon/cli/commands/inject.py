@@ -13,9 +13,9 @@ from hoplon.campaign.campaign import Campaign
 from hoplon.campaign.forecasting import Forecast, forecast
 from hoplon.campaign.results import Results
 from hoplon.campaign.store import RunDirectory
-from hoplon.cli.assessing import threads
+from hoplon.cli.commands.assess import threads
 from hoplon.cli.console import duration, progress_bars, say, show, show_json, told_training
-from hoplon.cli.settings import SETTINGS, Settings, merged, read_raw
+from hoplon.cli.options.campaign_file import SETTINGS, Settings, merged, read_raw
 from hoplon.cli.tables import document, tables
 from hoplon.errors import HoplonError, StoreError
 from hoplon.program.capturing import capture

@@ -35,9 +35,9 @@ from hoplon import (
     importance,
     load_results,
 )
-from hoplon.cli.inject import positions
+from hoplon.cli.commands.inject import positions
 from hoplon.cli.main import main
-from hoplon.cli.settings import KEYS, Settings, merged, read_raw
+from hoplon.cli.options.campaign_file import KEYS, Settings, merged, read_raw
 from hoplon.importance import Scores
 from hoplon.program.inputs import Inputs
 from tests.support.small import small_data, small_net

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from hoplon.cli.console import progress_bars, say, show, show_json
-from hoplon.cli.output import OutputFolder
+from hoplon.cli.output_folder import OutputFolder
 from hoplon.comparison.assessment import MakeArm, Plan, announcement, assess
 from hoplon.errors import HoplonError
 from hoplon.program.capturing import capture

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from hoplon.cli.assessing import run_assessment, threads
+from hoplon.cli.commands.assess import run_assessment, threads
 from hoplon.cli.console import progress_bars, say
-from hoplon.cli.output import OutputFolder
+from hoplon.cli.output_folder import OutputFolder
 from hoplon.comparison.assessment import Plan
 from hoplon.zoo.networks.lenet_digits import lenet_digits
 from hoplon.zoo.registry import data

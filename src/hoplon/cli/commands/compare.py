@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from hoplon.cli import guarding
-from hoplon.cli.assessing import run_assessment, threads
+from hoplon.cli.commands.assess import run_assessment, threads
 from hoplon.cli.console import say, told_training
-from hoplon.cli.output import OutputFolder
+from hoplon.cli.options import guards as guarding
+from hoplon.cli.output_folder import OutputFolder
 from hoplon.comparison.assessment import Plan
 from hoplon.criteria.classification import TopK
 from hoplon.errors import HoplonError

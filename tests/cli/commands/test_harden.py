@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.export import load
 
-from hoplon.cli.guarding import guards
 from hoplon.cli.main import main
-from hoplon.cli.parts import protections
+from hoplon.cli.options.components import protections
+from hoplon.cli.options.guards import guards
 from hoplon.formats import equal_bits
 from hoplon.importance import magnitude
 from hoplon.program.capturing import capture

@@ -10,11 +10,11 @@ import typer
 from rich.table import Table
 
 from hoplon.campaign.store import RunDirectory
-from hoplon.cli import parts
-from hoplon.cli.assessing import threads as computing_on
+from hoplon.cli.commands.assess import threads as computing_on
+from hoplon.cli.commands.inject import one_or_several
 from hoplon.cli.console import progress_bars, say, show, show_json, told_training
-from hoplon.cli.inject import one_or_several
-from hoplon.cli.settings import SETTINGS, read_raw
+from hoplon.cli.options import components as parts
+from hoplon.cli.options.campaign_file import SETTINGS, read_raw
 from hoplon.cli.tables import interval, plain
 from hoplon.comparison.rerunning import Rerun, replay_run
 from hoplon.errors import StoreError

@@ -10,8 +10,8 @@ import torch
 import typer
 
 from hoplon.cli.console import say, show, show_json, told_training
-from hoplon.cli.guarding import GUARDS, SCHEDULES, guards, schedule
-from hoplon.cli.hardening import Bounded, FormName, PolicyName, coverage_table, listed, ranger, ranges_for
+from hoplon.cli.options.bounds import Bounded, FormName, PolicyName, coverage_table, listed, ranger, ranges_for
+from hoplon.cli.options.guards import GUARDS, SCHEDULES, guards, schedule
 from hoplon.errors import HoplonError, StoreError
 from hoplon.program.capturing import capture
 from hoplon.protections.export.bundle import save_bundle

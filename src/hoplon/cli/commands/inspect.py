@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from hoplon.cli.console import say, show, show_json, told_training
-from hoplon.cli.output import OutputFolder
+from hoplon.cli.output_folder import OutputFolder
 from hoplon.program.capturing import capture
 from hoplon.program.inspection import FaultSpace, Inspection
 from hoplon.program.inspection import inspect as inspected

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hoplon.cli.console import say, show, show_json
-from hoplon.cli.output import OutputFolder
+from hoplon.cli.output_folder import OutputFolder
 from hoplon.report.document import read_document
 from hoplon.report.page import write_page
 from hoplon.report.verdict import verdict

@@ -1,0 +1,3 @@
+"""What several commands ask for in the same words."""
+
+from __future__ import annotations
