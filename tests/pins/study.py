@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 # The frame of studies has no flat names: this path changes when its modules move.
-from hoplon.studies import (
+from hoplon_studies import (
     Context,
     Findings,
     Part,

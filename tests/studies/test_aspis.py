@@ -12,10 +12,10 @@ from torch import nn
 from hoplon.errors import HoplonError
 from hoplon.program.capturing import capture
 from hoplon.program.program import Program
-from hoplon.studies import Profile, Row, StudyResult, profile_named, run_study, study_named, write_pages
-from hoplon.studies.aspis import overheads, sizes, subjects
-from hoplon.studies.study import Published
 from hoplon.zoo import ZooData, ZooModel, resolve_model
+from hoplon_studies import Profile, Row, StudyResult, profile_named, run_study, study_named, write_pages
+from hoplon_studies.aspis import overheads, sizes, subjects
+from hoplon_studies.framework.study import Published
 from tests.reference.study_figures import compared
 from tests.support.small import small_data, small_net
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from hoplon.cli.main import main
-from hoplon.studies import Context, Findings, Part, Row, Study, registry, study_names
-from hoplon.studies import aspis as aspis_module
+from hoplon_studies import Context, Findings, Part, Row, Study, registry, study_names
+from hoplon_studies import aspis as aspis_module
 
 KEYS = {"where", "model", "data", "paper", "here", "low", "high", "n", "seed", "note"}
 

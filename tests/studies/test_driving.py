@@ -10,14 +10,14 @@ import torch
 
 from hoplon.errors import DataError
 from hoplon.stats.intervals import wilson
-from hoplon.studies.driving.camera import as_input, photograph
-from hoplon.studies.driving.control import ASIDE, SPEED, STRAIGHT_ON, clipped, expert_waypoints, pursue
-from hoplon.studies.driving.lessons import Frames, mean_error, squared_error
-from hoplon.studies.driving.roads import CELL, GRASS, PALETTE, ROAD, Road
-from hoplon.studies.driving.settings import ARMS
-from hoplon.studies.driving.simulator import Pose, Scenario
-from hoplon.studies.driving.student import UNITS_PER_OUTPUT, as_output, trained, waypoints_of
-from hoplon.studies.driving.tally import compared, crashes_of_one, tally
+from hoplon_studies.driving.camera import as_input, photograph
+from hoplon_studies.driving.control import ASIDE, SPEED, STRAIGHT_ON, clipped, expert_waypoints, pursue
+from hoplon_studies.driving.roads import CELL, GRASS, PALETTE, ROAD, Road
+from hoplon_studies.driving.settings import ARMS
+from hoplon_studies.driving.simulator import Pose, Scenario
+from hoplon_studies.driving.statistics import compared, crashes_of_one, tally
+from hoplon_studies.driving.student import UNITS_PER_OUTPUT, as_output, trained, waypoints_of
+from hoplon_studies.driving.training import Frames, mean_error, squared_error
 
 
 @pytest.fixture(scope="module")

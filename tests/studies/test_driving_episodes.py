@@ -14,19 +14,19 @@ import torch
 
 from hoplon.errors import HoplonError
 from hoplon.program.inputs import Inputs
-from hoplon.studies import Profile, profile_named, run_study, write_pages
-from hoplon.studies.driving import episodes, parts, simulator
-from hoplon.studies.driving.camera import as_input
-from hoplon.studies.driving.control import STRAIGHT_ON
-from hoplon.studies.driving.episodes import Blind, Expert, drive
-from hoplon.studies.driving.lap import Classroom, Task
-from hoplon.studies.driving.lessons import lessons, mean_error, train, waypoint_error
-from hoplon.studies.driving.parts import STUDY
-from hoplon.studies.driving.settings import ARMS, SETTINGS, Class
-from hoplon.studies.driving.simulator import Scenario
-from hoplon.studies.driving.student import as_output, trained
-from hoplon.studies.profiles import DrivingCounts
 from hoplon.zoo import ZooData, ZooModel
+from hoplon_studies import Profile, profile_named, run_study, write_pages
+from hoplon_studies.driving import episodes, parts, simulator
+from hoplon_studies.driving.camera import as_input
+from hoplon_studies.driving.control import STRAIGHT_ON
+from hoplon_studies.driving.episodes import Blind, Expert, drive
+from hoplon_studies.driving.parts import STUDY
+from hoplon_studies.driving.settings import ARMS, SETTINGS, Class
+from hoplon_studies.driving.simulator import Scenario
+from hoplon_studies.driving.student import as_output, trained
+from hoplon_studies.driving.training import lessons, mean_error, train, waypoint_error
+from hoplon_studies.driving.trials import Classroom, Task
+from hoplon_studies.framework.profiles import DrivingCounts
 from tests.reference.study_figures import compared_driving
 
 pytestmark = pytest.mark.skipif(

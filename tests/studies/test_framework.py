@@ -14,13 +14,13 @@ import torch
 import hoplon as hp
 from hoplon.errors import HoplonError, SiteError, StoreError
 from hoplon.stats.intervals import wilson
-from hoplon.studies import Context, Findings, Part, Row, Source, Study, Table, profile_named, run_study, write_pages
-from hoplon.studies.figures import Series, bars, heatmap, lines, picture
-from hoplon.studies.page import as_document
-from hoplon.studies.rows import KEYS
-from hoplon.studies.study import Published
-from hoplon.studies.svg import Axis
 from hoplon.zoo import ZooData, ZooModel
+from hoplon_studies import Context, Findings, Part, Row, Source, Study, Table, profile_named, run_study, write_pages
+from hoplon_studies.framework.figures import Series, bars, heatmap, lines, picture
+from hoplon_studies.framework.page import as_document
+from hoplon_studies.framework.rows import KEYS
+from hoplon_studies.framework.study import Published
+from hoplon_studies.framework.svg import Axis
 
 QUICK = profile_named("quick")
 ROW = Row("Fig. 6", "net", "data", "random weights: critical share", "%", paper=5.3)

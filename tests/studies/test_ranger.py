@@ -11,11 +11,11 @@ import torch
 from hoplon.campaign.rates import Rate
 from hoplon.program.inputs import Inputs
 from hoplon.stats.intervals import wilson
-from hoplon.studies import PROFILES, Profile, StudyResult, run_study, study_named, write_pages
-from hoplon.studies.ranger import angles, costs, networks, runs
-from hoplon.studies.rows import Row
 from hoplon.zoo import RECIPES, TrivialErrors, ZooData, weights_path
 from hoplon.zoo.cache import save_tensors
+from hoplon_studies import PROFILES, Profile, StudyResult, run_study, study_named, write_pages
+from hoplon_studies.framework.rows import Row
+from hoplon_studies.ranger import angles, costs, networks, runs
 from hoplon_studies.training.classifier import seeded
 from tests.reference.study_figures import compared_ranger
 
@@ -234,7 +234,7 @@ def test_means_and_reductions_of_rates() -> None:
 
 
 def test_published_values_have_their_places() -> None:
-    document = json.loads((files("hoplon.studies") / "published" / "ranger.json").read_text(encoding="utf-8"))
+    document = json.loads((files("hoplon_studies") / "published" / "ranger.json").read_text(encoding="utf-8"))
     keys = [entry["key"] for entry in document["values"]]
     assert len(set(keys)) == len(keys)
     assert all(set(entry) == {"key", "value", "unit", "place"} and entry["place"] for entry in document["values"])

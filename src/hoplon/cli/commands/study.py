@@ -15,11 +15,11 @@ from hoplon.cli.commands.assess import threads as computing_on
 from hoplon.cli.console import progress_bars, say, show, show_json, told_training
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.errors import HoplonError
-from hoplon.studies.page import as_document, cell, here, write_pages
-from hoplon.studies.profiles import profile_named
-from hoplon.studies.registry import study_named
-from hoplon.studies.study import StudyResult, run_study
 from hoplon.zoo.resolve import resolve_data, resolve_model
+from hoplon_studies.framework.page import as_document, cell, here, write_pages
+from hoplon_studies.framework.profiles import profile_named
+from hoplon_studies.framework.study import StudyResult, run_study
+from hoplon_studies.registry import study_named
 
 _DATA = "HOPLON_DATA"
 

@@ -1,0 +1,161 @@
+"""Figures 7 to 12: where the important weights are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import polars as pl
+import torch
+import torch.nn.functional as F
+
+from hoplon.importance._taylor import taylor
+from hoplon.importance.analysis import by_layer, heat_map, overlap
+from hoplon.importance.scores import Scores
+from hoplon_studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, subjects
+from hoplon_studies.framework.figures import Figure, Series, bars, heatmap
+from hoplon_studies.framework.findings import Findings, Table
+from hoplon_studies.framework.rows import Row
+from hoplon_studies.framework.study import Context
+
+_FRACTION = 0.01
+_CELLS = 48
+_MAPS = {"vgg19": ("Fig. 7", "Fig. 8"), "inception_v3": ("Fig. 9", "Fig. 10"), "resnet50": ("Fig. 11", "Fig. 12")}
+
+
+def important_weights(context: Context) -> Findings:
+    """The share of important weights by layer, as rows, tables, bars and heat maps."""
+    found = Findings(rows=tuple(_of_the_paper(context)))
+    for subject in subjects(context):
+        if isinstance(subject, Absent):
+            _, where = _MAPS[subject.stands_for]
+            row = Row(where, subject.label, subject.data, _FIRST, "%", why=subject.why)
+            found += Findings(rows=(row,))
+        else:
+            found += _of(subject, context)
+    return found
+
+
+_FIRST = "weights of the first convolution that are among the top 1 % (Taylor)"
+
+
+def _of(subject: Subject, context: Context) -> Findings:
+    scores = subject.scores()
+    layers = by_layer(scores, _FRACTION)
+    map_, where = _MAPS.get(subject.stands_for, ("Fig. 7", "Fig. 8"))
+    paper = context.published.get(f"fig8/{subject.stands_for}/cifar10/first-layer")
+    why = f"stands in for {LABELS[subject.stands_for]} on CIFAR-10" if subject.stands_for else ""
+    third = -(-layers.height // 3)
+    rows = [
+        Row(where, subject.label, subject.data, _FIRST, "%", paper, 100 * layers["top_of_layer"][0], why=why),
+        Row(
+            where,
+            subject.label,
+            subject.data,
+            "weights of the top 1 % that lie in the first third of the convolutions",
+            "%",
+            context.published.get(f"fig12/{subject.stands_for}"),
+            100 * float(layers["top_share"][:third].sum()),
+            n=scores.count(_FRACTION),
+            why=why,
+        ),
+        _agreement(subject, why),
+        Row(
+            map_,
+            subject.label,
+            subject.data,
+            "sum of all scores that the top 1 % of the weights hold",
+            "%",
+            context.published["fig7/importance"] if subject.stands_for else None,
+            100 * _held(scores),
+            n=scores.total,
+            why=why,
+        ),
+    ]
+    source = context.source(
+        f"{subject.label} on {subject.data}",
+        fault_model=f"none; Taylor scores, (gradient x weight)^2 summed over batches of 64 of {scores.n_samples:,} "
+        "calibration images",
+        seed=context.seed,
+    )
+    return Findings(
+        rows=tuple(rows),
+        tables=(_table(subject, layers),),
+        figures=(_bars(subject, layers, where), _map(subject, scores, map_)),
+        sources=(source,),
+    )
+
+
+def _held(scores: Scores) -> float:
+    """The share of the sum of all scores that the most important weights hold."""
+    top = scores.top(_FRACTION)
+    held = sum(float(scores[name].reshape(-1)[chosen].double().sum()) for name, chosen in top.items())
+    return held / sum(float(score.double().sum()) for score in scores.values.values())
+
+
+def _agreement(subject: Subject, why: str) -> Row:
+    """How far the top 1 % agrees between two halves of the calibration data."""
+    half = len(subject.known) // 2
+    parts = {
+        name: taylor(
+            subject.program, subject.known.take(torch.arange(*limits)), loss=F.cross_entropy, sites=CONVOLUTIONS
+        )
+        for name, limits in (("first", (0, half)), ("second", (half, 2 * half)))
+    }
+    share = float(overlap(parts, _FRACTION)["share"][0])
+    what = "weights of the top 1 % that another sample of the same data also puts there"
+    return Row("section IV-A", subject.label, subject.data, what, "%", here=100 * share, n=half, why=why)
+
+
+def _table(subject: Subject, layers: pl.DataFrame) -> Table:
+    rows = tuple(
+        (
+            row["layer"],
+            row["weights"],
+            row["top"],
+            100 * row["top_of_layer"],
+            row["bottom"],
+            100 * row["bottom_of_layer"],
+        )
+        for row in layers.iter_rows(named=True)
+    )
+    columns = ("layer", "weights", "in the top 1 %", "% of the layer", "in the bottom 1 %", "% of the layer")
+    return Table(f"{subject.label} on {subject.data}: important weights by layer", columns, rows)
+
+
+def _bars(subject: Subject, layers: pl.DataFrame, where: str) -> Figure:
+    series = [
+        Series(f"{name} 1 %", tuple(float(count) for count in layers[name].to_list())) for name in ("top", "bottom")
+    ]
+    most = layers.sort("top", descending=True).row(0, named=True)
+    return bars(
+        f"layers-{subject.name}",
+        title=f"{subject.label} on {subject.data}: most and least important weights by layer ({where})",
+        alt=f"Most of the top 1 % in one layer: {most['layer']}, {most['top']} weights",
+        groups=[name.removesuffix(".weight") for name in layers["layer"].to_list()],
+        series=series,
+        y_title="weights",
+    )
+
+
+def _map(subject: Subject, scores: Scores, where: str) -> Figure:
+    cells = heat_map(scores, cells=_CELLS)
+    columns = [part["rank"].to_list() for part in cells.partition_by("layer", maintain_order=True)]
+    shares = [[max(0.0, (rank - 0.9) * 10) for rank in column] for column in columns]
+    names = [name.removesuffix(".weight") for name in scores.values]
+    return heatmap(
+        f"map-{subject.name}",
+        title=f"{subject.label} on {subject.data}: highest score in each stretch of a layer's weights ({where})",
+        alt="Heat map of importance, layers from left to right, weights from top to bottom",
+        columns=shares,
+        x_labels=names,
+        y_title="weights, in their order",
+        ends=("within the lower 90 % of all scores", "the highest of all"),
+    )
+
+
+def _of_the_paper(context: Context) -> Iterator[Row]:
+    key = "fig8/vgg19/imagenet/first-layer"
+    yield Row("Fig. 8", "VGG19", "ImageNet", _FIRST, "%", paper=context.published[key], why=NO_WEIGHTS)
+    for where in ("Fig. 9", "Fig. 10"):
+        paper = context.published["fig10/inception_v3"]
+        yield Row(where, "Inception v3", "ImageNet", "where the top 1 % lies", paper=paper, why=NO_WEIGHTS)

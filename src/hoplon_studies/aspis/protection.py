@@ -1,0 +1,254 @@
+"""Figures 15 and 16: what each protection leaves of the same faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+import torch.nn.functional as F
+
+from hoplon.campaign.campaign import Campaign
+from hoplon.campaign.results import Results
+from hoplon.comparison.comparison import Arm, compare
+from hoplon.comparison.protected_fraction import remaining
+from hoplon.faults.sampling.base import Sampling
+from hoplon.faults.sampling.measures import Among, ElementUniform
+from hoplon.faults.sampling.plans import Explicit
+from hoplon.faults.single_word import BitFlip
+from hoplon.importance._magnitude import magnitude
+from hoplon.importance._random import random as random_scores
+from hoplon.importance._taylor import taylor
+from hoplon.importance.scores import Scores
+from hoplon.protections.base import Protection
+from hoplon.protections.guards.aspis import Aspis
+from hoplon.protections.guards.baselines.checksum import Checksum
+from hoplon.protections.guards.known_bits.known_bits import KnownBits
+from hoplon.protections.guards.parity.parity import Parity
+from hoplon.protections.ranges.profiling import profile_ranges
+from hoplon.protections.values.ranger import Ranger
+from hoplon.stats.intervals import Interval
+from hoplon_studies.aspis.critical import BITS, ordered
+from hoplon_studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, subjects
+from hoplon_studies.framework.figures import Figure, Series, bars, lines
+from hoplon_studies.framework.findings import Findings, Table
+from hoplon_studies.framework.rows import Row
+from hoplon_studies.framework.study import Context
+
+FRACTIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+_ATTACKED = 0.05
+_IN_ROWS = ("none", "ranger", "aspis-1%", "aspis-10%", "aspis-100%")
+_THRESHOLDS = (0.0, 0.05, 0.5)
+
+
+@final
+@dataclass(frozen=True)
+class Attack:
+    """Where in the paper, of what weights, drawn how."""
+
+    folder: str
+    where: str
+    weights: str
+    sampling: Sampling = field(repr=False)
+
+
+def same_faults(context: Context) -> Findings:
+    """The same faults in every arm: in random weights, in the most important ones, and in a wider set of these."""
+    found = Findings(rows=tuple(_absent(context)), text=_TEXT)
+    for subject in subjects(context):
+        if isinstance(subject, Absent):
+            rows = [
+                Row(where, subject.label, subject.data, "faults that misclassify any image", "%", why=subject.why)
+                for where in ("Fig. 15", "Fig. 16")
+            ]
+            found += Findings(rows=tuple(rows))
+        else:
+            found += _of(subject, context)
+    return found
+
+
+def arms(subject: Subject, scores: Scores) -> dict[str, list[Protection]]:
+    """The paper's arms, then others on the same faults."""
+    ranger = Ranger(profile_ranges(subject.program, subject.known))
+    return {
+        "none": [],
+        "ranger": [ranger],
+        "aspis-1%": [Aspis(scores, 0.01)],
+        "aspis-10%": [Aspis(scores, 0.1)],
+        "aspis-100%": [Aspis(scores, 1.0)],
+        "ranger+aspis-1%": [ranger, Aspis(scores, 0.01)],
+        "known-bits": [KnownBits()],
+        "parity": [Parity()],
+        "checksum, groups set to 0": [Checksum("zero")],
+    }
+
+
+def _attacks(subject: Subject, scores: Scores, context: Context) -> Iterator[Attack]:
+    counts, seed = context.profile.aspis, context.seed
+    yield Attack("random", "Fig. 15", "random weights", ElementUniform())
+    important = ordered(scores, counts.important, seed=seed)
+    yield Attack("important", "Fig. 16", f"{counts.important} most important weights", Explicit(important))
+    other = subject.known.take(torch.arange(len(subject.known) // 2))
+    wider = taylor(subject.program, other, loss=F.cross_entropy, sites=CONVOLUTIONS)
+    weights = f"top {100 * _ATTACKED:g} % by half of the data"
+    yield Attack("wider", "Fig. 16", weights, Among(wider.top(_ATTACKED)))
+
+
+def _of(subject: Subject, context: Context) -> Findings:
+    scores = subject.scores()
+    chosen = arms(subject, scores)
+    found = Findings()
+    runs: list[str] = []
+    for attack in _attacks(subject, scores, context):
+        shares: dict[str, Series] = {}
+        for bits in BITS:
+            name = f"{subject.name}/{attack.folder}/{bits}-bits"
+            by_arm = _compared(subject, attack, bits, chosen, name, context)
+            found += Findings(
+                rows=tuple(_rows(subject, attack, bits, by_arm, context)),
+                tables=(_table(subject, attack, bits, by_arm),),
+            )
+            runs.append(name)
+            shares[f"{bits} bits"] = _series(f"{bits} bits", by_arm)
+            if bits == BITS[0] and attack.folder != "important":
+                found += Findings(figures=(_curve(subject, attack, by_arm["none"].results, scores, context),))
+        found += Findings(figures=(_bars(subject, attack, shares, list(by_arm)),))
+    source = context.source(
+        f"{subject.label} on {subject.data}",
+        fault_model=(
+            f"two or three different random bits of one float32 convolution weight, one table of "
+            f"{context.profile.aspis.compared_faults} faults for all arms, which strike before the guards' check and "
+            f"meet all eligible ones of {len(subject.met):,} held-out images; scores and ranges from "
+            f"{len(subject.known):,} calibration images"
+        ),
+        runs=runs,
+        seed=context.seed,
+    )
+    return found + Findings(sources=(source,))
+
+
+def _compared(
+    subject: Subject,
+    attack: Attack,
+    bits: int,
+    chosen: Mapping[str, list[Protection]],
+    name: str,
+    context: Context,
+) -> dict[str, Arm]:
+    plan = Campaign(
+        subject.program, subject.met, sites=CONVOLUTIONS, fault_model=BitFlip(bits), sampling=attack.sampling
+    )
+    count = context.profile.aspis.compared_faults
+    if isinstance(attack.sampling, Explicit):
+        count = min(count, len(attack.sampling.faults))
+    compared = compare(
+        subject.program,
+        subject.met,
+        arms=chosen,
+        faults=plan.draw(count=count, seed=context.seed),
+        latency=False,
+        store=context.runs / name,
+        resume=True,
+        progress=lambda _, done, total: context.tell(name, done, total),
+    )
+    return {arm.name: arm for arm in compared.arms}
+
+
+def _rows(subject: Subject, attack: Attack, bits: int, by_arm: Mapping[str, Arm], context: Context) -> Iterator[Row]:
+    for name in _IN_ROWS:
+        arm = by_arm[name]
+        share = arm.results.critical_share((0.0,)).row(0, named=True)
+        interval = Interval(share["share"], share["share_low"], share["share_high"], 0.95, "wilson")
+        what = f"{attack.weights}, {bits} bits of 32, {name}: faults that misclassify any image"
+        paper = _published(attack, name, context) if subject.stands_for else None
+        row = Row(attack.where, subject.label, subject.data, what, "%", paper=paper, why=subject.why)
+        yield row.found(interval, n=share["n_faults"], seed=context.seed)
+
+
+def _published(attack: Attack, arm: str, context: Context) -> float | str | None:
+    if attack.folder != "important":
+        return None
+    found: float | str | None = context.published.get("fig16/ranger" if arm == "ranger" else "fig16/aspis")
+    return found if arm != "none" else None
+
+
+def _absent(context: Context) -> Iterator[Row]:
+    for label in LABELS.values():
+        paper = context.published["fig15/aspis"]
+        yield Row("Fig. 15", label, "ImageNet, CIFAR-10", "random weights, Aspis", paper=paper, why=NO_WEIGHTS)
+        for arm, key in (("Aspis", "fig16/aspis"), ("Ranger", "fig16/ranger")):
+            what = f"important weights, {arm}: faults that result in misclassifications"
+            paper = context.published[key]
+            yield Row("Fig. 16", label, "ImageNet, CIFAR-10", what, "%", paper=paper, why=NO_WEIGHTS)
+
+
+def _table(subject: Subject, attack: Attack, bits: int, by_arm: Mapping[str, Arm]) -> Table:
+    rows = []
+    for name, arm in by_arm.items():
+        failure = arm.rate.failure
+        mean = f"{100 * failure.estimate:.3g} [{100 * failure.low:.3g}, {100 * failure.high:.3g}]"
+        shares = arm.results.critical_share(_THRESHOLDS)["share"].to_list()
+        rows.append((name, mean, *(100 * share for share in shares), 100 * arm.detected, 100 * arm.corrected))
+    return Table(
+        f"{subject.label} on {subject.data}, {attack.weights}, {bits} bits: in % of {arm.rate.n_faults} faults",
+        (
+            "arm",
+            "images misclassified, mean",
+            *(f"faults above {100 * threshold:g} %" for threshold in _THRESHOLDS),
+            "detected",
+            "repaired",
+        ),
+        tuple(rows),
+        "Limits are clustered by fault. Detected and repaired: of runs, by guards.",
+    )
+
+
+def _series(name: str, by_arm: Mapping[str, Arm]) -> Series:
+    rates = [arm.rate.failure for arm in by_arm.values()]
+    values, low, high = (tuple(100 * getattr(rate, key) for rate in rates) for key in ("estimate", "low", "high"))
+    return Series(name, values, low, high)
+
+
+def _bars(subject: Subject, attack: Attack, shares: Mapping[str, Series], names: list[str]) -> Figure:
+    seen = "; ".join(f"{name} {value:.3g} %" for name, value in zip(names, shares["2 bits"].values, strict=True))
+    return bars(
+        f"{attack.folder}-{subject.name}",
+        title=f"{subject.label} on {subject.data}, {attack.weights}: images misclassified, mean over faults "
+        f"({attack.where})",
+        alt=f"Misclassified images by arm, two bits: {seen}",
+        groups=names,
+        series=list(shares.values()),
+        y_title="% of images",
+    )
+
+
+def _curve(subject: Subject, attack: Attack, results: Results, taylor_scores: Scores, context: Context) -> Figure:
+    scores = {
+        "Taylor": taylor_scores,
+        "magnitude": magnitude(subject.program, sites=CONVOLUTIONS),
+        "random": random_scores(subject.program, sites=CONVOLUTIONS, seed=context.seed),
+    }
+    series = []
+    for name, values in scores.items():
+        left = [remaining(results, values, fraction) for fraction in FRACTIONS]
+        series.append(Series(name, tuple(100 * rate.estimate for rate in left)))
+    ends = "; ".join(f"{one.name} {one.values[2]:.3g} % with 1 % protected" for one in series)
+    return lines(
+        f"curve-{attack.folder}-{subject.name}",
+        title=f"{subject.label} on {subject.data}, {attack.weights}, 2 bits: what remains when the top fraction of a "
+        "score is protected",
+        alt=f"Images misclassified by protected fraction: {ends}",
+        x=[100 * fraction for fraction in FRACTIONS],
+        series=series,
+        x_title="% of the convolution weights that are protected",
+        y_title="% of images, mean over faults",
+        log_x=True,
+    )
+
+
+_TEXT = (
+    "All arms meet the same faults. Faults in the weights that Aspis protects are repaired by construction, as in the "
+    "paper; the wider attack takes weights of the top 5 % by scores from half of the calibration images, which a "
+    "protected fraction of 1 % does not cover.",
+)

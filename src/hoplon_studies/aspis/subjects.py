@@ -1,0 +1,121 @@
+"""The networks that the study of Aspis strikes: those with weights here, and what they stand in for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+import torch.nn.functional as F
+from torch import nn
+
+from hoplon.errors import DataError, HoplonError
+from hoplon.importance._taylor import taylor
+from hoplon.importance.scores import Scores
+from hoplon.program.capturing import capture
+from hoplon.program.inputs import Inputs
+from hoplon.program.program import Program
+from hoplon.program.sites import Memory
+from hoplon.zoo.entries import ZooData, ZooModel
+from hoplon.zoo.resolve import resolve_data, resolve_model
+from hoplon_studies.framework.study import Context
+from hoplon_studies.training.recipes import RECIPES
+from hoplon_studies.training.weights import trained
+
+CONVOLUTIONS = Memory("*.weight", kind="conv")
+NO_WEIGHTS = "no weights here"
+NO_DATA = "no data here"
+LABELS = {"vgg19": "VGG19", "inception_v3": "Inception v3", "resnet50": "ResNet50"}
+_STAND_INS = {
+    "resnet20-cifar10": ("ResNet-20", "resnet50"),
+    "resnet56-cifar10": ("ResNet-56", "resnet50"),
+    "vgg11-cifar10": ("VGG11", "vgg19"),
+}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network with its weights and data.
+
+    Attributes:
+        name: of its folders.
+        label: on the page.
+        data: what it classifies, on the page.
+        stands_for: the paper's network it is set beside; empty for the user's own.
+        program: captured.
+        known: inputs that scores and ranges come from; the network may have seen them.
+        met: held-out inputs that faults meet.
+        held_out: all held-out inputs.
+    """
+
+    name: str
+    label: str
+    data: str
+    stands_for: str
+    program: Program
+    module: nn.Module
+    known: Inputs
+    met: Inputs
+    held_out: Inputs
+
+    @property
+    def why(self) -> str:
+        """Why its figures differ from the paper's, in words; empty for the user's own."""
+        if not self.stands_for:
+            return ""
+        return f"stands in for {LABELS[self.stands_for]} on ImageNet; {len(self.met):,} images, not all"
+
+    def scores(self) -> Scores:
+        """Taylor scores of its convolution weights, on what is known."""
+        return taylor(self.program, self.known, loss=F.cross_entropy, sites=CONVOLUTIONS)
+
+
+@final
+@dataclass(frozen=True)
+class Absent:
+    """A network without weights or data here, and what it lacks."""
+
+    label: str
+    data: str
+    stands_for: str
+    why: str
+
+
+def subjects(context: Context) -> Iterator[Subject | Absent]:
+    """The networks of the profile, then the user's own, loaded one after the other."""
+    for name in context.profile.aspis.models:
+        label, stands_for = _STAND_INS[name]
+        try:
+            model, data = _loaded(name), resolve_data("cifar10")
+        except DataError:
+            yield Absent(label, "CIFAR-10", stands_for, NO_WEIGHTS)
+            continue
+        yield _subject(name, label, "CIFAR-10", stands_for, model, data, context)
+    if context.own is not None:
+        model, data = context.own
+        yield _subject("own", model.name, data.name, "", model, data, context)
+
+
+def _loaded(name: str) -> ZooModel:
+    """A network with weights that are here already: none is trained in a study."""
+    return trained(name, make=False) if name in RECIPES else resolve_model(name)
+
+
+def _subject(
+    name: str, label: str, data: str, stands_for: str, model: ZooModel, inputs: ZooData, context: Context
+) -> Subject:
+    counts = context.profile.aspis
+    if inputs.held_out.y is None or inputs.calibration.y is None:
+        raise HoplonError(f"expected labelled data, got {inputs.name} without labels; importance is that of a loss")
+    return Subject(
+        name=name,
+        label=label,
+        data=data,
+        stands_for=stands_for,
+        program=capture(model.module, model.example, name=model.name),
+        module=model.module,
+        known=inputs.calibration.sample(counts.calibration, seed=context.seed),
+        met=inputs.held_out.sample(counts.inputs, seed=context.seed),
+        held_out=inputs.held_out,
+    )

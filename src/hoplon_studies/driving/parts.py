@@ -1,0 +1,211 @@
+"""The parts of the study, from counts to findings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cache, lru_cache, partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from hoplon.campaign.executors import Executor, Processes, Serial
+from hoplon.errors import HoplonError
+from hoplon_studies.driving.camera import SIZE
+from hoplon_studies.driving.control import WAYPOINTS
+from hoplon_studies.driving.episodes import Blind, Driver, Expert, drive
+from hoplon_studies.driving.film_strip import film_strip
+from hoplon_studies.driving.settings import ARMS, SETTINGS, Setting, prepare
+from hoplon_studies.driving.simulator import Scenario
+from hoplon_studies.driving.statistics import crashes_of_one, seconds_of
+from hoplon_studies.driving.student import Student, trained
+from hoplon_studies.driving.text import (
+    INTRODUCTION,
+    capital,
+    comparisons,
+    crash_figure,
+    crash_rows,
+    endings,
+    per_student,
+    text_of,
+)
+from hoplon_studies.driving.training import lessons, mean_error, waypoint_error
+from hoplon_studies.driving.trials import Classroom, Record, School, Task
+from hoplon_studies.framework.figures import Figure
+from hoplon_studies.framework.findings import Findings, Table
+from hoplon_studies.framework.study import Context, Part, Study
+
+_BLOCK, _PIECE = 64, 8  # episodes that are kept together, and that a process runs at a time
+_LONG_ENOUGH = 2.0  # seconds until a crash, for pictures in which something happens
+_TEST_SEED = 3_000_000  # of tracks on which waypoints are compared
+
+
+def _students(context: Context) -> Mapping[int, nn.Module]:
+    """By training seed; the user's own model stands in for all of them."""
+    if context.own is None:
+        return {seed: trained(seed) for seed in context.profile.driving.students}
+    name, module = context.own[0].name, context.own[0].module
+    try:
+        with torch.no_grad():
+            got = f"shape {tuple(module(torch.zeros(1, 3, SIZE, SIZE)).shape)}"
+    except RuntimeError as error:
+        got = str(error)
+    if got != f"shape {(1, 2 * WAYPOINTS)}":
+        raise HoplonError(
+            f"expected a student that makes five waypoints, shape (1, {2 * WAYPOINTS}), of a picture, shape "
+            f"(1, 3, {SIZE}, {SIZE}), got {got} from {name}; hoplon_studies.driving.student.Student is one"
+        )
+    return {0: module}
+
+
+def _model_name(context: Context) -> str:
+    if context.own is not None:
+        return context.own[0].name
+    return f"student ({sum(weight.numel() for weight in Student().parameters()):,} weights)"
+
+
+def _school(context: Context) -> School:
+    """Students with their guards and their attackers."""
+    counts = context.profile.driving
+    if context.own is None:
+        return _prepared(counts.students, counts.range_tracks, counts.score_tracks)
+    return _school_of(_students(context), counts.range_tracks, counts.score_tracks)
+
+
+@lru_cache(maxsize=1)
+def _prepared(seeds: tuple[int, ...], range_tracks: int, score_tracks: int) -> School:
+    """Those that come with hoplon, kept from part to part."""
+    return _school_of({seed: trained(seed) for seed in seeds}, range_tracks, score_tracks)
+
+
+def _school_of(students: Mapping[int, nn.Module], range_tracks: int, score_tracks: int) -> School:
+    found = {
+        seed: Classroom(prepare(student, seed, range_tracks=range_tracks, score_tracks=score_tracks))
+        for seed, student in students.items()
+    }
+    return School(found)
+
+
+def _drivers(context: Context) -> Findings:
+    """Who drives, without faults: the students must be worth hitting."""
+
+    def measure() -> list[list[Any]]:
+        frames = lessons(_TEST_SEED, tracks=context.profile.driving.score_tracks)
+        found: list[list[Any]] = [
+            ["the expert, which sees the road", 0.0, *_driven(context, Expert())],
+            ["straight on, always", mean_error(frames, None), *_driven(context, Blind())],
+            ["the mean of the waypoints, always", mean_error(frames, frames), None, None],
+        ]
+        for seed, student in _students(context).items():
+            name = f"student, training seed {seed}" if context.own is None else "your own model"
+            found.append([name, waypoint_error(student, frames), None, None])
+        return found
+
+    rows = context.kept("drivers", measure)
+    table = Table(
+        "Drivers without faults, on tracks that no student was taught on",
+        ("driver", "mean distance from the expert's waypoints, units", "crashes", "episodes"),
+        tuple(tuple(row) for row in rows),
+        "How often students crash without faults is the row “no faults” of each setting.",
+    )
+    return Findings(tables=(table,), sources=(context.source("distances", fault_model="none", runs=["drivers.json"]),))
+
+
+def _driven(context: Context, driver: Driver) -> tuple[int, int]:
+    count, seed = context.profile.driving.main, _episode_seed(context.seed, 0)
+    found = [drive(Scenario.drawn(seed, number), driver).ending for number in range(count)]
+    return found.count("crash"), count
+
+
+def _setting(setting: Setting, context: Context) -> Findings:
+    """All arms under one setting, pooled over students."""
+    main = setting.name == "main"
+    count = context.profile.driving.main if main else context.profile.driving.other
+    records = _records(context, setting, count)
+    together = [record for own in records.values() for record in own]
+    tables = [endings(together), comparisons(together)]
+    if len(records) > 1:
+        tables.append(per_student(records))
+    figures = [crash_figure(setting, together)]
+    if main and (film := _film(context, setting, records)) is not None:
+        figures.append(film)
+    return Findings(
+        rows=crash_rows(setting, together, context.published, model=_model_name(context), seed=context.seed),
+        tables=tuple(tables),
+        figures=tuple(figures),
+        text=text_of(setting, together),
+        sources=(
+            context.source(
+                "all episodes, as records",
+                fault_model=f"{setting.text}; random ones uniform over all weights, important ones over the top 5 %",
+                seed=context.seed,
+                runs=[f"{_block_name(seed, first)}.json" for seed in records for first in range(0, count, _BLOCK)],
+            ),
+        ),
+    )
+
+
+def _records(context: Context, setting: Setting, count: int) -> dict[int, list[Record]]:
+    """By training seed. Scenarios and faults of students differ, so that pooled episodes are independent."""
+    found: dict[int, list[Record]] = {seed: [] for seed in _students(context)}
+    with ExitStack() as stack:
+        start = cache(partial(_started, context, stack))
+        for place, seed in enumerate(found):
+            for first in range(0, count, _BLOCK):
+                task = Task(setting, _episode_seed(context.seed, seed), first, min(_BLOCK, count - first))
+                found[seed] += context.kept(_block_name(seed, first), partial(_run, start, seed, task))
+                done = place * count + first + task.count
+                context.tell(f"{setting.name}: episodes", done, len(found) * count)
+    return found
+
+
+def _started(context: Context, stack: ExitStack) -> Executor:
+    """Where episodes run; made once there is one to run."""
+    school, workers = _school(context), torch.get_num_threads()
+    chosen = Serial(school) if workers == 1 else Processes(school, workers=workers, threads=1)
+    return stack.enter_context(chosen)
+
+
+def _run(start: Callable[[], Executor], seed: int, task: Task) -> list[Record]:
+    """A block, in pieces that processes share."""
+    end = task.first + task.count
+    starts = range(task.first, end, _PIECE)
+    pieces = {first: (seed, replace(task, first=first, count=min(_PIECE, end - first))) for first in starts}
+    results = dict(start().run(pieces))
+    return [record for first in starts for record in results[first]]
+
+
+def _block_name(training_seed: int, first: int) -> str:
+    return f"student-{training_seed}-from-{first:05d}"
+
+
+def _episode_seed(seed: int, training_seed: int) -> int:
+    """Of scenarios and faults; far from those of lessons."""
+    return 10**9 + seed * 1000 + training_seed
+
+
+def _film(context: Context, setting: Setting, records: Mapping[int, Sequence[Record]]) -> Figure | None:
+    """The first crash, after two seconds if there is one, whose twin under Ranger finished; driven again."""
+    arms = {arm.name: arm for arm in ARMS}
+    found = [(seed, number) for seed in records for number in crashes_of_one(records[seed], "important", "ranger")]
+    late = [(seed, number) for seed, number in found if seconds_of(records[seed], "important", number) >= _LONG_ENOUGH]
+    for seed, number in (late or found)[:1]:
+        room = _school(context).rooms[seed]
+        task = Task(setting, _episode_seed(context.seed, seed), number, 1)
+        films = [(arms[name].title, room.film(task, arms[name])) for name in ("important", "ranger")]
+        title = f"Episode {number} of training seed {seed}. Blue: where the car was. Red: the waypoints it follows."
+        return film_strip("strip", title=title, films=films)
+    return None
+
+
+STUDY = Study(
+    name="driving",
+    title="Closed-loop driving: the case study of Aspis beside hoplon's",
+    introduction=INTRODUCTION,
+    parts=(
+        Part("drivers", "Drivers without faults", _drivers),
+        *(Part(setting.name, capital(setting.title), partial(_setting, setting)) for setting in SETTINGS),
+    ),
+)

@@ -1,0 +1,162 @@
+"""gymnasium's CarRacing without its pictures: the car, the ground it drives on, and a rolling start."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from types import ModuleType
+from typing import Any, final
+
+import numpy as np
+
+from hoplon.errors import HoplonError
+from hoplon_studies.driving.control import SPEED, Command
+from hoplon_studies.driving.roads import HALF_WIDTH, RED, ROAD, WHITE, Road
+
+STEPS_PER_DECISION = 4
+SECONDS_PER_DECISION = STEPS_PER_DECISION / 50
+_OFF_THE_EDGE = 2.0  # units beyond the edge at which the car has left the road, whatever its wheels touch
+_LATERAL, _SLANT = 2.0, 0.1  # of a rolling start: up to so many units off the centre line, and radians askew
+
+
+@final
+@dataclass(frozen=True)
+class Scenario:
+    """Where an episode begins: on which track, at which of its places, how far off the centre and how much askew.
+
+    ``place`` is a share of the lap, in [0, 1); ``lateral`` in units, ``slant`` in radians.
+    """
+
+    track: int
+    place: float
+    lateral: float
+    slant: float
+
+    @classmethod
+    def drawn(cls, seed: int, number: int) -> Scenario:
+        """Scenario ``number`` under a seed; a function of both alone."""
+        generator = np.random.default_rng([seed, number])
+        track = int(generator.integers(2**31))
+        place, lateral, slant = generator.uniform([0, -_LATERAL, -_SLANT], [1, _LATERAL, _SLANT])
+        return cls(track, float(place), float(lateral), float(slant))
+
+
+@final
+@dataclass(frozen=True)
+class Pose:
+    """Of the car: position and speed in units (per second), heading in radians; heading 0 looks along the y axis."""
+
+    x: float
+    y: float
+    heading: float
+    speed: float
+
+    @property
+    def point(self) -> np.ndarray:
+        """The position, shape ``(2,)``."""
+        return np.array([self.x, self.y])
+
+
+class World:
+    """One car on one track, from a rolling start; the same scenario and commands give the same poses, bit for bit.
+
+    Attributes:
+        road: what the expert sees.
+        near: the number of the point of ``road.line`` that is closest to the car.
+        progress: along that line since the start, in units.
+        offset: of the car's centre from the road's centre line, in units.
+    Raises:
+        HoplonError: gymnasium or Box2D is not installed.
+    """
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._environment = _environment(scenario.track)
+        self.road = _road(scenario.track)
+        self._environment.car.destroy()
+        self._environment.car = self._car = _rolling(self._environment.world, self.road, scenario)
+        self.near = self.road.nearest(self.pose.point)
+        self.progress = 0.0
+        self.offset = self.road.distance(self.pose.point, self.near)
+
+    @property
+    def pose(self) -> Pose:
+        """As it is now."""
+        hull = self._car.hull
+        return Pose(float(hull.position[0]), float(hull.position[1]), float(hull.angle), hull.linearVelocity.length)
+
+    def advance(self, command: Command) -> None:
+        """Drive on for one decision, 0.08 seconds."""
+        action = np.array([-command.steering, command.gas, command.brake])
+        for _ in range(STEPS_PER_DECISION):
+            self._environment.step(action)
+        length = len(self.road.line)
+        point = self.pose.point
+        now = self.road.nearest(point, self.near)
+        self.progress += (now - self.near + length // 2) % length - length // 2
+        self.near = now
+        self.offset = self.road.distance(point, now)
+
+    @property
+    def has_left_the_road(self) -> bool:
+        """Whether no wheel is on the road, or the car's centre is more than 2 units beyond its edge."""
+        return not any(wheel.tiles for wheel in self._car.wheels) or self.offset > HALF_WIDTH + _OFF_THE_EDGE
+
+
+@lru_cache(maxsize=1)
+def racing() -> tuple[ModuleType, ModuleType]:
+    """gymnasium's modules of the track and of the car.
+
+    Raises:
+        HoplonError: they are not installed.
+    """
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # it greets on stdout, where results go
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an error made of the bindings' own warnings crashes the interpreter
+        try:
+            from gymnasium.envs.box2d import car_dynamics, car_racing
+        except ImportError as error:
+            raise HoplonError(
+                f"expected gymnasium with Box2D for the driving study, got {error}; pip install 'hoplon[driving]'"
+            ) from error
+    return car_racing, car_dynamics
+
+
+def _environment(track: int) -> Any:
+    """A world of its own for each episode: what an earlier one leaves in the physics would change the last bits."""
+    environment = racing()[0].CarRacing()
+    environment._render = lambda mode: None  # or every step draws a picture that nobody looks at
+    environment.reset(seed=track)
+    return environment
+
+
+@lru_cache(maxsize=4)
+def _road(track: int) -> Road:
+    """The road that the simulator makes of a seed."""
+    environment = _environment(track)
+    laid = np.array(environment.track)[:, 1:]
+    polygons = [(np.array(corners), _colour(colour)) for corners, colour in environment.road_poly]
+    return Road(laid[:, 1:], laid[:, 0], polygons)
+
+
+def _colour(colour: Any) -> int:
+    """The row of the palette for a colour of the simulator: kerbs are tuples, tiles arrays."""
+    if isinstance(colour, tuple):
+        return WHITE if colour[1] else RED
+    return ROAD[round((float(colour[0]) - 102) / 2.55) % 3]
+
+
+def _rolling(world: Any, road: Road, scenario: Scenario) -> Any:
+    """A car that is under way already."""
+    tile = int(scenario.place * len(road.centre))
+    along = float(road.heading[tile])
+    x, y = road.centre[tile] + scenario.lateral * np.array([math.cos(along), math.sin(along)])
+    heading = along + scenario.slant
+    car = racing()[1].Car(world, heading, float(x), float(y))
+    for body in (car.hull, *car.wheels):
+        body.linearVelocity = (-math.sin(heading) * SPEED, math.cos(heading) * SPEED)
+    for wheel in car.wheels:
+        wheel.omega = SPEED / wheel.wheel_rad
+    return car

@@ -1,0 +1,107 @@
+"""From records of episodes to counts, intervals and comparisons of arms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from hoplon.stats.intervals import Interval, mcnemar, paired_difference, wilson
+from hoplon_studies.driving.episodes import Ending
+from hoplon_studies.driving.trials import Record
+
+LEVEL = 0.05
+"""Of all comparisons of a setting together."""
+
+
+@final
+@dataclass(frozen=True)
+class Tally:
+    """Episodes of one arm.
+
+    ``crashes``, ``stalls``, ``stops``: by ending; ``nonfinite``: episodes with a waypoint that was NaN or infinite;
+    ``repaired``: episodes in which guards corrected or mitigated a word; ``crash``: the probability, Wilson 95 %.
+    """
+
+    episodes: int
+    crashes: int
+    stalls: int
+    stops: int
+    nonfinite: int
+    repaired: int
+
+    @property
+    def crash(self) -> Interval:
+        """The share of episodes that end in a crash."""
+        return wilson(self.crashes, self.episodes)
+
+    @property
+    def stall(self) -> Interval:
+        """The share of episodes that end in a stall."""
+        return wilson(self.stalls, self.episodes)
+
+    @property
+    def stop(self) -> Interval:
+        """The share of episodes that a guard stopped."""
+        return wilson(self.stops, self.episodes)
+
+
+@final
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms on the same scenarios: crashes of one alone, and whether that is more than chance.
+
+    ``difference``: crash probability of the first minus that of the second; ``p_value``: exact McNemar.
+    """
+
+    only_first: int
+    only_second: int
+    difference: Interval
+    p_value: float
+
+    def verdict(self, comparisons: int) -> str:
+        """In words, at a level that holds for so many comparisons together (Bonferroni)."""
+        if self.p_value >= LEVEL / comparisons:
+            return "not told apart"
+        return "more crashes" if self.only_first > self.only_second else "fewer crashes"
+
+
+def tally(records: Sequence[Record], arm: str) -> Tally:
+    """The episodes of one arm."""
+    mine = [record for record in records if record["arm"] == arm]
+
+    def ended(ending: Ending) -> int:
+        return sum(record["ending"] == ending for record in mine)
+
+    return Tally(
+        episodes=len(mine),
+        crashes=ended("crash"),
+        stalls=ended("stall"),
+        stops=ended("stopped"),
+        nonfinite=sum(record["nonfinite"] > 0 for record in mine),
+        repaired=sum(record["corrected"] + record["mitigated"] > 0 for record in mine),
+    )
+
+
+def compared(records: Sequence[Record], first: str, second: str) -> Comparison:
+    """Two arms, paired by student and scenario: records of one student follow each other in the order of episodes."""
+    sides = [[record for record in records if record["arm"] == arm] for arm in (first, second)]
+    assert [record["episode"] for record in sides[0]] == [record["episode"] for record in sides[1]], "unpaired"
+    crashed = [[record["ending"] == "crash" for record in side] for side in sides]
+    pairs = list(zip(*crashed, strict=True))
+    only_first = sum(one and not other for one, other in pairs)
+    only_second = sum(other and not one for one, other in pairs)
+    difference = paired_difference(only_first, only_second, len(pairs))
+    return Comparison(only_first, only_second, difference, mcnemar(only_first, only_second))
+
+
+def crashes_of_one(records: Sequence[Record], first: str, second: str) -> list[int]:
+    """Episodes in which the first arm crashed and the second finished."""
+    ended = {(record["arm"], record["episode"]): record["ending"] for record in records}
+    numbers = dict.fromkeys(record["episode"] for record in records)
+    return [n for n in numbers if ended[first, n] == "crash" and ended[second, n] == "finished"]
+
+
+def seconds_of(records: Sequence[Record], arm: str, episode: int) -> float:
+    """How long an episode of an arm lasted."""
+    return next(float(one["seconds"]) for one in records if (one["arm"], one["episode"]) == (arm, episode))

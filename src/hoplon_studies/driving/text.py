@@ -1,0 +1,209 @@
+"""The page's rows, tables and sentences, from records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from hoplon.stats.intervals import Interval
+from hoplon_studies.driving.settings import ARMS, Arm, Setting
+from hoplon_studies.driving.statistics import LEVEL, compared, tally
+from hoplon_studies.driving.trials import Record
+from hoplon_studies.framework.figures import Figure, Series, bars
+from hoplon_studies.framework.findings import Table
+from hoplon_studies.framework.rows import Row
+from hoplon_studies.framework.study import Published
+
+INTRODUCTION = (
+    "A. Schmedding, L. Yang, A. Jog and E. Smirni, *Aspis: Lightweight Neural Network Protection Against Soft Errors*, "
+    "section V-F and Table VI: an agent that drives by itself gets faults into its weights at the start, and crashes "
+    "or not. The paper drives LBC, a ResNet-34 with a branch for each command, along a straight road of the simulator "
+    "CARLA; a crash is hitting an object. Neither CARLA nor its agent's weights are here, so the loop is closed in "
+    "gymnasium's CarRacing, on winding roads: an expert that sees the road teaches a student that sees pictures "
+    "(learning by cheating); the student says five waypoints, 0.2 to 1 second ahead, and a controller pursues them at "
+    "a constant speed. Figures here are therefore no reproduction of the paper's. They answer the same question: what "
+    "becomes of a wrong output that moves the car, and so changes what is seen next.",
+    "**An episode** begins rolling, at a random place of a random track that no student was taught on, and lasts 10 "
+    "seconds, 125 decisions. *Crash*: all four wheels off the road, or the car's centre more than 2 units beyond its "
+    "edge (the road is 13.3 units wide). *Stall*: no crash, but less than half of the way. *Stopped*: a guard reported "
+    "memory that it cannot repair, so the student did not drive on. Waypoints are clipped to 0 to 30 units ahead and "
+    "25 to either side; while one of them is NaN or infinite, the last finite ones go on being followed (at the very "
+    "start: straight on).",
+    "**Faults** strike the live weights of `hoplon.harden`'s module, bit for bit those of campaigns, and stay for the "
+    "episode; guards check all memory before every forward pass. All rows of a setting meet the same tracks and "
+    "starts; all rows with important weights meet the same faults. *Important*: drawn from the 5 % of the weights with "
+    "the highest Taylor score, while Aspis-1 % keeps copies of the highest 1 %, scored on other tracks: a guard of "
+    "exactly what is attacked would leave nothing by construction. Ranger's bounds are the extremes over lessons.",
+)
+
+_PUBLISHED = {
+    "random": "table6/random",
+    "important": "table6/important",
+    "ranger": "table6/ranger",
+    "aspis": "table6/aspis-1",
+}
+_PAIRS = (
+    ("random", "none"),
+    ("important", "random"),
+    ("important", "ranger"),
+    ("important", "aspis"),
+    ("important", "known-bits"),
+    ("important", "parity"),
+    ("aspis", "ranger"),
+    ("ranger", "ranger+aspis"),
+)
+_TITLES = {arm.name: arm.title for arm in ARMS}
+_WHY = "another simulator, road, network and speed; the paper does not say how many weights and bits"
+
+
+def crash_rows(
+    setting: Setting, records: Sequence[Record], published: Published, *, model: str, seed: int
+) -> tuple[Row, ...]:
+    """A row per arm; the main setting's stand beside Table VI."""
+    rows = []
+    for arm in ARMS:
+        found = tally(records, arm.name)
+        printed = setting.name == "main" and arm.name in _PUBLISHED
+        row = Row(
+            where="Table VI" if printed else "section V-F",
+            model=model,
+            data="CarRacing",
+            what=f"{arm.title}{_struck_by(setting, arm)}: episodes that end in a crash",
+            unit="%",
+            paper=published[_PUBLISHED[arm.name]] if printed else None,
+            why=_WHY if printed else "not in the paper",
+        )
+        if found.stops:
+            row = replace(row, why=f"{row.why}; {found.stops} episodes were stopped by the guard")
+        rows.append(row.found(found.crash, n=found.episodes, seed=seed))
+    return tuple(sorted(rows, key=lambda row: row.paper is None))
+
+
+def _struck_by(setting: Setting, arm: Arm) -> str:
+    return "" if arm.struck is None else f" ({setting.title})"
+
+
+def endings(records: Sequence[Record]) -> Table:
+    """What became of the episodes of each arm."""
+    rows = []
+    for arm in ARMS:
+        found = tally(records, arm.name)
+        counts = (found.episodes, found.crashes, found.stalls, found.stops, found.nonfinite, found.repaired)
+        rows.append((arm.title, *counts, _percent(found.crash), _percent(found.stall)))
+    columns = (
+        "row",
+        "episodes",
+        "crashes",
+        "stalls",
+        "stopped by a guard",
+        "with waypoints that are not finite",
+        "with repairs",
+        "crash, %",
+        "stall, %",
+    )
+    return Table("How episodes end", columns, tuple(rows), "Intervals: Wilson, 95 %.")
+
+
+def comparisons(records: Sequence[Record]) -> Table:
+    """Rows against each other, paired by track and start."""
+    rows = []
+    for first, second in _PAIRS:
+        found = compared(records, first, second)
+        rows.append(
+            (
+                _TITLES[first],
+                _TITLES[second],
+                found.only_first,
+                found.only_second,
+                _percent(found.difference),
+                f"{found.p_value:.2g}",
+                found.verdict(len(_PAIRS)),
+            )
+        )
+    columns = (
+        "first",
+        "second",
+        "only the first crashes",
+        "only the second crashes",
+        "difference, points",
+        "McNemar p",
+        "the first has",
+    )
+    note = (
+        f"Exact McNemar test on paired episodes; a verdict needs p below {LEVEL:g} / {len(_PAIRS)}, so that all of a "
+        "table hold together at 95 %. Where it says “not told apart”, these episodes carry no claim either way. "
+        "An episode that a guard stopped has not crashed."
+    )
+    return Table("Rows against each other, on the same tracks", columns, tuple(rows), note)
+
+
+def per_student(records: Mapping[int, Sequence[Record]]) -> Table:
+    """Crashes of each student."""
+    columns = ("row", *(f"training seed {seed}, %" for seed in records))
+    rows = tuple((arm.title, *(_percent(tally(own, arm.name).crash) for own in records.values())) for arm in ARMS)
+    return Table("Crashes by student", columns, rows, "Students differ in initial weights, lessons, tracks and faults.")
+
+
+def crash_figure(setting: Setting, records: Sequence[Record]) -> Figure:
+    """Bars with their intervals."""
+    tallies = [tally(records, arm.name) for arm in ARMS]
+    series = [_series("crashes", [one.crash for one in tallies])]
+    if any(one.stops for one in tallies):
+        series.append(_series("stopped by a guard", [one.stop for one in tallies]))
+    return bars(
+        "crashes",
+        title=f"How episodes end: {setting.title}. Limits: 95 % (Wilson); “+” is important weights and a protection.",
+        alt="; ".join(f"{arm.title} {100 * one.crash.estimate:.1f} %" for arm, one in zip(ARMS, tallies, strict=True)),
+        groups=[arm.short for arm in ARMS],
+        series=series,
+        y_title="episodes, %",
+    )
+
+
+def _series(name: str, shares: Sequence[Interval]) -> Series:
+    """Per cent."""
+    columns = [(100 * one.estimate, 100 * one.low, 100 * one.high) for one in shares]
+    values, low, high = zip(*columns, strict=True)
+    return Series(name, values, low, high)
+
+
+_CHANGE = {
+    "more crashes": "have fewer crashes than no protection",
+    "fewer crashes": "have more crashes than no protection",
+    "not told apart": "cannot be told apart from no protection by these episodes",
+}
+
+
+def text_of(setting: Setting, records: Sequence[Record]) -> tuple[str, ...]:
+    """What struck, and what the figures carry."""
+    said = [f"{capital(setting.text)}."]
+    for better, sentence in (("ranger", "Bounds"), ("aspis", "Copies of the top 1 %"), ("known-bits", "Known bits")):
+        change = _CHANGE[compared(records, "important", better).verdict(len(_PAIRS))]
+        left = tally(records, better)
+        crashes = f"{left.crashes} of {left.episodes} episodes crash {_limits(left.crash)}"
+        said.append(f"{sentence} {change}: {crashes}.")
+    tallies = {arm.title: tally(records, arm.name) for arm in ARMS if arm.struck}
+    safe = {title: found for title, found in tallies.items() if not found.crashes and not found.stops}
+    if safe:
+        most = max(100 * found.crash.high for found in safe.values())
+        said.append(f"No crash in: {', '.join(safe)}. That rules out more than {most:.2g} % (95 %), and no less.")
+    stopped = [f"{title} {found.stops} of {found.episodes}" for title, found in tallies.items() if found.stops]
+    if stopped:
+        said.append(
+            f"Stopped by a guard that found more than it can repair: {', '.join(stopped)}. Such a car does not crash, "
+            "but it does not drive either; its weights would have to be loaded again."
+        )
+    return (" ".join(said),)
+
+
+def capital(text: str) -> str:
+    """With a capital letter in front."""
+    return text[:1].upper() + text[1:]
+
+
+def _limits(interval: Interval) -> str:
+    return f"[{100 * interval.low:.2g}, {100 * interval.high:.2g}] %"
+
+
+def _percent(interval: Interval) -> str:
+    return f"{100 * interval.estimate:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"

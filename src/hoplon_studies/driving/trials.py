@@ -1,0 +1,101 @@
+"""Many episodes: the same scenarios and faults for every arm, block by block, here or in processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+from hoplon_studies.driving.episodes import DECISIONS, Episode, drive
+from hoplon_studies.driving.film_strip import Film
+from hoplon_studies.driving.injected_driver import StruckStudent, Word
+from hoplon_studies.driving.settings import ARMS, Arm, Class, Setting
+from hoplon_studies.driving.simulator import Scenario
+from hoplon_studies.training.classifier import one_thread
+
+Record = dict[str, Any]
+"""One episode of one arm: ``episode``, ``arm``, the fields of :class:`Episode`, and what the guards found in words
+(``corrected``, ``mitigated``, ``uncorrectable``)."""
+
+
+@final
+@dataclass(frozen=True)
+class Task:
+    """Episodes ``first`` up to ``first + count`` of a setting, all arms; ``seed`` decides scenarios and faults."""
+
+    setting: Setting
+    seed: int
+    first: int
+    count: int
+    decisions: int = DECISIONS
+
+
+class Classroom:
+    """Runs tasks with one ``student``: called with a task, gives its records, in the order of episodes and arms.
+
+    Where two arms leave the student computing the same thing in the same scenario, it is driven once: a parity that
+    repaired every word drives as if nothing had struck.
+    """
+
+    def __init__(self, student: Class, arms: Sequence[Arm] = ARMS) -> None:
+        self.student, self._arms = student, tuple(arms)
+        self._drivers: dict[tuple[str, ...], StruckStudent] = {}
+
+    def __call__(self, task: Task) -> list[Record]:
+        """All arms of each episode, one after the other."""
+        numbers = range(task.first, task.first + task.count)
+        with one_thread():
+            return [record for number in numbers for record in self._all(task, number)]
+
+    def driver(self, arm: Arm) -> StruckStudent:
+        """The student as this arm protects it."""
+        if arm.protections not in self._drivers:
+            chosen = [self.student.protections[name] for name in arm.protections]
+            self._drivers[arm.protections] = StruckStudent(self.student.program, chosen)
+        return self._drivers[arm.protections]
+
+    def faults(self, task: Task, number: int) -> dict[str | None, list[Word]]:
+        """What may strike at the start of an episode, by :attr:`Arm.struck`."""
+        kinds = dict.fromkeys(arm.struck for arm in self._arms if arm.struck is not None)
+        tables = {kind: self.student.table(task.setting, kind, seed=task.seed, episode=number) for kind in kinds}
+        return {None: [], **{kind: list(table.frame.iter_rows(named=True)) for kind, table in tables.items()}}
+
+    def film(self, task: Task, arm: Arm) -> Film:
+        """The first episode of a task, driven once more by one arm, all of it kept."""
+        driver = self.driver(arm)
+        fault = self.faults(task, task.first)[arm.struck]
+        with one_thread(), driver.under(fault, task.setting.arrival):
+            return Film(Scenario.drawn(task.seed, task.first), driver, decisions=task.decisions)
+
+    def __getstate__(self) -> Mapping[str, Any]:
+        """Without drivers, which each process makes for itself."""
+        return {**self.__dict__, "_drivers": {}}
+
+    def _all(self, task: Task, number: int) -> list[Record]:
+        scenario = Scenario.drawn(task.seed, number)
+        faults = self.faults(task, number)
+        known: dict[str, Episode] = {}
+        records = []
+        for arm in self._arms:
+            driver = self.driver(arm)
+            with driver.under(faults[arm.struck], task.setting.arrival) as same:
+                episode = known.get(same or "") or drive(scenario, driver, decisions=task.decisions)
+                if same is not None:
+                    known[same] = episode
+            found = driver.found
+            counts = {"corrected": found.corrected, "mitigated": found.mitigated, "uncorrectable": found.uncorrectable}
+            records.append({"episode": number, "arm": arm.name, **asdict(episode), **counts})
+        return records
+
+
+@final
+class School:
+    """All students: called with a training seed and a task."""
+
+    def __init__(self, rooms: Mapping[int, Classroom]) -> None:
+        self.rooms = rooms
+
+    def __call__(self, work: tuple[int, Task]) -> list[Record]:
+        """The records of the task, by the student of that seed."""
+        seed, task = work
+        return self.rooms[seed](task)

@@ -1,0 +1,105 @@
+"""What one part of a study finds, and its form in a file."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self, final
+
+from hoplon.errors import HoplonError
+from hoplon_studies.framework.figures import Figure
+from hoplon_studies.framework.rows import Row
+
+Cell = str | int | float | None
+
+
+@final
+@dataclass(frozen=True)
+class Table:
+    """A table beside the rows: what a figure of the paper shows, point by point.
+
+    Raises:
+        HoplonError: a row of another length than the columns.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise HoplonError(f"expected {len(self.columns)} cells in a row of {self.title!r}, got {row}")
+
+
+@final
+@dataclass(frozen=True)
+class Source:
+    """How figures came about.
+
+    Attributes:
+        what: which figures.
+        fault_model: what a fault is, where it strikes and how it was drawn; "none" where nothing is struck.
+        seed: of the draw; None where nothing is drawn.
+        runs: run directories relative to the study's folder of runs, from which the figures can be derived anew.
+        command: what makes them again.
+    """
+
+    what: str
+    fault_model: str
+    seed: int | None = None
+    runs: tuple[str, ...] = ()
+    command: str = ""
+
+
+@final
+@dataclass(frozen=True)
+class Findings:
+    """What a part found. ``text``: paragraphs under its heading."""
+
+    rows: tuple[Row, ...] = ()
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    text: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()
+
+    def __add__(self, other: Findings) -> Findings:
+        """Both, one after the other."""
+        return Findings(
+            rows=self.rows + other.rows,
+            tables=self.tables + other.tables,
+            figures=self.figures + other.figures,
+            text=self.text + other.text,
+            sources=self.sources + other.sources,
+        )
+
+    def stored(self) -> dict[str, Any]:
+        """The findings as values that JSON holds; the content of figures in base 64."""
+        return {
+            "rows": [row.stored() for row in self.rows],
+            "tables": [asdict(table) for table in self.tables],
+            "figures": [
+                {**asdict(figure), "content": base64.b64encode(figure.content).decode("ascii")}
+                for figure in self.figures
+            ],
+            "text": list(self.text),
+            "sources": [asdict(source) for source in self.sources],
+        }
+
+    @classmethod
+    def restored(cls, stored: Mapping[str, Any]) -> Self:
+        """What `stored` gave, also after a round through a file."""
+        return cls(
+            rows=tuple(Row.restored(row) for row in stored["rows"]),
+            tables=tuple(
+                Table(table["title"], tuple(table["columns"]), tuple(map(tuple, table["rows"])), table["note"])
+                for table in stored["tables"]
+            ),
+            figures=tuple(
+                Figure(**{**figure, "content": base64.b64decode(figure["content"])}) for figure in stored["figures"]
+            ),
+            text=tuple(stored["text"]),
+            sources=tuple(Source(**{**source, "runs": tuple(source["runs"])}) for source in stored["sources"]),
+        )

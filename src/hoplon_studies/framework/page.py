@@ -1,0 +1,142 @@
+"""A study's page: Markdown with its figures beside it, and the same as JSON, both made from the findings alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from hoplon.campaign.store import write_atomically
+from hoplon_studies.framework.findings import Cell, Findings
+from hoplon_studies.framework.rows import Row
+from hoplon_studies.framework.study import StudyResult
+
+FORMAT = 1
+_DIGITS = 4
+
+
+@final
+@dataclass(frozen=True)
+class Pages:
+    """The files of one study."""
+
+    markdown: Path
+    document: Path
+    figures: tuple[Path, ...]
+
+
+def write_pages(out: Path, result: StudyResult) -> Pages:
+    """Write ``NAME.md``, ``NAME.json`` and ``NAME/PART-FIGURE.svg``, each whole or not at all.
+
+    Raises:
+        StoreError: the folder is not writable.
+    """
+    name = result.study.name
+    figures = []
+    for part, findings in result.findings.items():
+        for figure in findings.figures:
+            file = out / name / f"{part}-{figure.name}.{figure.suffix}"
+            write_atomically(file, figure.content)
+            figures.append(file)
+    for old in set((out / name).glob("*.*")) - set(figures):
+        if old.suffix in (".svg", ".png"):
+            old.unlink()
+    markdown, document = out / f"{name}.md", out / f"{name}.json"
+    write_atomically(document, json.dumps(as_document(result), indent=1, allow_nan=False) + "\n")
+    write_atomically(markdown, as_markdown(result))
+    return Pages(markdown, document, tuple(figures))
+
+
+def as_document(result: StudyResult) -> dict[str, Any]:
+    """The study as plain values: ``rows`` with the keys of :data:`hoplon_studies.framework.rows.KEYS`, and what they rest on."""
+    identity, findings = result.manifest["identity"], result.findings
+    return {
+        "format": FORMAT,
+        "study": result.study.name,
+        "title": result.study.title,
+        **{key: identity[key] for key in ("profile", "counts", "seed", "model", "data", "threads", "versions")},
+        **{key: result.manifest[key] for key in ("begun", "command", "machine")},
+        "unfinished": list(result.unfinished),
+        "rows": [row.as_json() for part in findings.values() for row in part.rows],
+        "parts": [
+            {
+                "name": part.name,
+                "title": part.title,
+                "rows": len(findings[part.name].rows),
+                "tables": [asdict(table) for table in findings[part.name].tables],
+                "figures": [
+                    f"{result.study.name}/{part.name}-{one.name}.{one.suffix}" for one in findings[part.name].figures
+                ],
+                "sources": [asdict(source) for source in findings[part.name].sources],
+            }
+            for part in result.study.parts
+            if part.name in findings
+        ],
+    }
+
+
+def as_markdown(result: StudyResult) -> str:
+    """The study as a page of the documentation."""
+    environment = Environment(
+        loader=PackageLoader("hoplon_studies", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters |= {"cell": cell, "here": here, "tables": _by_place}
+    template = environment.get_template("page.md.j2")
+    sections = [(part, result.findings[part.name]) for part in result.study.parts if part.name in result.findings]
+    return template.render(
+        study=result.study,
+        manifest=result.manifest,
+        identity=result.manifest["identity"],
+        sections=sections,
+        unfinished=result.unfinished,
+    )
+
+
+def _by_place(findings: Findings) -> Mapping[str, list[Row]]:
+    """Rows by their place in the paper, in order."""
+    found: dict[str, list[Row]] = {}
+    for row in findings.rows:
+        found.setdefault(row.where, []).append(row)
+    return found
+
+
+def here(row: Row) -> str:
+    """What was found, with its limits and unit.
+
+    Example:
+        >>> here(Row("Fig. 6", "a", "b", "share", "%", here=1.23456, low=0.5, high=3))
+        '1.235 [0.5, 3] %'
+    """
+    if row.here is None:
+        return "–"
+    limits = "" if row.low is None or row.high is None else f" [{_number(row.low)}, {_number(row.high)}]"
+    return f"{cell(row.here)}{limits} {row.unit}".rstrip()
+
+
+def cell(value: Cell) -> str:
+    """A value as a cell of a Markdown table.
+
+    Example:
+        >>> cell(20018880), cell(0.000123456), cell("a|b"), cell(None)
+        ('20,018,880', '0.0001235', 'a\\\\|b', '')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value.replace("|", "\\|").replace("\n", " ")
+    return _number(value)
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int) or (value == int(value) and abs(value) >= 10**_DIGITS):
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 10**_DIGITS else f"{value:.{_DIGITS}g}"

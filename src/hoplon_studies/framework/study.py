@@ -1,0 +1,288 @@
+"""A study: named parts, each run once and kept, and what they are given to work with."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from hoplon.campaign.campaign import Campaign
+from hoplon.campaign.results import Results
+from hoplon.campaign.store import content_digest, versions, write_atomically
+from hoplon.comparison.costs.latency import conditions
+from hoplon.errors import HoplonError, no_match
+from hoplon.zoo.entries import ZooData, ZooModel
+from hoplon_studies.framework.findings import Findings, Source
+from hoplon_studies.framework.folder import StudyFolder
+from hoplon_studies.framework.profiles import Profile
+
+Tell = Callable[[str, int, int | None], None]
+Own = tuple[ZooModel, ZooData]
+
+RUNS = "study-runs"
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+
+
+@final
+@dataclass(frozen=True)
+class Part:
+    """One heading of the page: ``name`` (of files, lower case), ``title``, and what finds its figures."""
+
+    name: str
+    title: str
+    run: Callable[[Context], Findings] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise HoplonError(f"expected the name of a part of a-z, 0-9 and '-', got {self.name!r}")
+
+
+@final
+@dataclass(frozen=True)
+class Study:
+    """A paper's evaluation as parts, in the order of the page.
+
+    ``name``: of the command and the files; ``introduction``: paragraphs at the top of the page.
+    """
+
+    name: str
+    title: str
+    introduction: tuple[str, ...]
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        names = [part.name for part in self.parts]
+        if len(set(names)) < len(names):
+            raise HoplonError(f"expected parts of different names, got {', '.join(names)}")
+
+    def part(self, name: str) -> Part:
+        """The part of this name.
+
+        Raises:
+            SiteError: there is none; the message lists near names.
+        """
+        found = {part.name: part for part in self.parts}
+        if name not in found:
+            raise no_match(f"part of study {self.name}", name, tuple(found))
+        return found[name]
+
+
+@final
+class Published:
+    """Published values of one paper by key, from ``published/NAME.json``, which says where each is printed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        file = files("hoplon_studies") / "published" / f"{name}.json"
+        entries = json.loads(file.read_text(encoding="utf-8"))["values"] if file.is_file() else []
+        self._entries: dict[str, dict[str, Any]] = {entry["key"]: entry for entry in entries}
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._entries:
+            raise no_match(f"published value of {self._name}", key, tuple(self._entries))
+        return self._entries[key]["value"]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value, or ``default`` where the paper gives none."""
+        entry = self._entries.get(key)
+        return default if entry is None else entry["value"]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def place(self, key: str) -> str:
+        """Where the paper prints it."""
+        return str(self._entries[key]["place"])
+
+
+@final
+@dataclass(frozen=True)
+class Context:
+    """What a part works with.
+
+    Attributes:
+        study: the study it belongs to.
+        profile: the counts.
+        seed: of everything that is drawn.
+        runs: this part's folder for run directories.
+        own: the user's model and data, where the study is asked to run them as well.
+        tell: told a stage, what is done of it, and all there is to do.
+        published: the paper's values.
+        command: what starts this study again.
+        root: the study's folder, to which run directories are named relatively.
+    """
+
+    study: Study
+    profile: Profile
+    seed: int
+    runs: Path
+    own: Own | None
+    tell: Tell = field(repr=False)
+    published: Published = field(repr=False)
+    command: str
+    root: Path
+
+    def campaign(
+        self,
+        name: str,
+        campaign: Campaign,
+        *,
+        count: int | None = None,
+        half_width: float | None = None,
+        seed: int | None = None,
+    ) -> Results:
+        """Results of a campaign in this part's folder, run now, gone on with, or there already.
+
+        Args:
+            name: of the run directory inside ``runs``; may name folders ("resnet20/random").
+            seed: that of the study by default.
+        """
+
+        def progress(done: int, total: int | None) -> None:
+            self.tell(name, done, total)
+
+        return campaign.run(
+            count=count,
+            half_width=half_width,
+            seed=self.seed if seed is None else seed,
+            store=self.runs / name,
+            resume=True,
+            progress=progress,
+        )
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """A value that JSON can hold, made once: what differs from run to run, such as a time, stays the same.
+
+        Args:
+            name: of the file inside ``runs``, without ".json".
+        """
+        file = self.runs / f"{name}.json"
+        if not file.exists():
+            write_atomically(file, json.dumps(make(), indent=1, allow_nan=False) + "\n")
+        return json.loads(file.read_text(encoding="utf-8"))
+
+    def source(self, what: str, *, fault_model: str, runs: Sequence[str] = (), seed: int | None = None) -> Source:
+        """How figures came about.
+
+        Args:
+            runs: names of run directories of this part, as `campaign` was given them.
+            seed: of what was drawn; None where nothing was.
+        """
+        paths = tuple(str((self.runs / name).relative_to(self.root)) for name in runs)
+        return Source(what, fault_model, seed, paths, self.command)
+
+
+@final
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study has found so far: its manifest, and the findings of its finished parts in the study's order."""
+
+    study: Study
+    manifest: Mapping[str, Any] = field(repr=False)
+    findings: Mapping[str, Findings] = field(repr=False)
+
+    @cached_property
+    def unfinished(self) -> tuple[str, ...]:
+        """Parts that have not been run."""
+        return tuple(part.name for part in self.study.parts if part.name not in self.findings)
+
+
+def run_study(
+    study: Study,
+    *,
+    out: Path,
+    profile: Profile,
+    seed: int = 0,
+    own: Own | None = None,
+    command: Sequence[str] = (),
+    only: Sequence[str] = (),
+    again: Sequence[str] = (),
+    tell: Tell | None = None,
+    say: Callable[[str], None] | None = None,
+) -> StudyResult:
+    """Run the parts that have not finished in ``out/study-runs/NAME``, keep each, and give the findings of all.
+
+    Args:
+        out: the folder for pages; several studies may share it.
+        own: a model and data of the user's, run beside those of the study.
+        command: as typed, for the page.
+        only: names of the parts to run; all by default.
+        again: names of parts that are found anew, from the run directories they left: after weights or data came.
+        tell: told a stage, what is done of it, and all there is to do.
+        say: told which part begins and how long it took.
+    Raises:
+        HoplonError: an unknown part, or what a part refuses.
+        StoreError: the folder holds a study of another name, profile, seed, model or version.
+    """
+    chosen = [study.part(name) for name in only] or list(study.parts)
+    folder = StudyFolder(out / RUNS / study.name)
+    manifest = folder.begin(_identity(study, profile, seed, own), _circumstances(command))
+    for name in again:
+        folder.forget(study.part(name).name)
+    published = Published(study.name)
+    for part in chosen:
+        if folder.finished(part.name) is None:
+            started = time.perf_counter()
+            if say is not None:
+                say(f"study {study.name}, {part.name}: {part.title}")
+            context = Context(
+                study=study,
+                profile=profile,
+                seed=seed,
+                runs=folder.runs_of(part.name),
+                own=own,
+                tell=tell or _silent,
+                published=published,
+                command=manifest["command"],
+                root=folder.path,
+            )
+            folder.keep(part.name, part.run(context))
+            if say is not None:
+                say(f"study {study.name}, {part.name}: {time.perf_counter() - started:.1f} s")
+    found = {part.name: folder.finished(part.name) for part in study.parts}
+    return StudyResult(study, manifest, {name: findings for name, findings in found.items() if findings is not None})
+
+
+def _identity(study: Study, profile: Profile, seed: int, own: Own | None) -> dict[str, Any]:
+    """What a folder must agree in to be gone on with."""
+    counts = getattr(profile, study.name, None)
+    return {
+        "study": study.name,
+        "profile": profile.name,
+        "counts": None if counts is None else asdict(counts),
+        "seed": seed,
+        "model": None if own is None else own[0].name,
+        "weights": None if own is None else content_digest(dict(own[0].module.state_dict())),
+        "data": None if own is None else own[1].name,
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+
+
+def _circumstances(command: Sequence[str]) -> dict[str, Any]:
+    """When and where a study began."""
+    return {
+        "begun": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "command": shlex.join(command) or "hoplon_studies.run_study from Python",
+        "machine": conditions(torch.device("cpu")),
+    }
+
+
+def _silent(stage: str, done: int, total: int | None) -> None:
+    """Nobody to tell."""

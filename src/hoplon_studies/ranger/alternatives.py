@@ -1,0 +1,204 @@
+"""Figure 8, section V-B and Algorithm 1: what else could be done, and which part of Ranger does what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from hoplon.faults.sampling.measures import OpUniform
+from hoplon.program.sites import Values
+from hoplon.protections.base import Protection
+from hoplon.protections.runtime.lowering import harden
+from hoplon.protections.values.duplicate import Duplicate
+from hoplon.protections.values.policy import Clamp, Policy, RandomInRange, ToZero
+from hoplon.protections.values.ranger import Ranger
+from hoplon.stats.intervals import Interval, wilson
+from hoplon_studies.framework.figures import Figure, Series, bars
+from hoplon_studies.framework.findings import Findings
+from hoplon_studies.framework.rows import Row
+from hoplon_studies.framework.study import Context
+from hoplon_studies.ranger.networks import Absent, Network, network, networks, outputs, with_tanh
+from hoplon_studies.ranger.runs import FIXED32, mean_of, rate_rows, relative_reduction, row_of, run_name, strike
+
+_POLICIES: Mapping[str, tuple[str, Policy]] = {
+    "clamp": ("to the bound (Ranger)", Clamp()),
+    "zero": ("to zero", ToZero()),
+    "random": ("to a random value inside the bound", RandomInRange()),
+}
+_WHERE = {
+    "none": ("without Ranger", None),
+    "activations": ("activations alone bounded", "activations"),
+    "algorithm1": ("Algorithm 1: pooling, reshapes and concatenations bounded as well", "algorithm1"),
+}
+
+
+def against_tanh(context: Context) -> Findings:
+    """Figure 8: how much lower the failure rate gets with hyperbolic tangents in place of ReLUs, and with Ranger."""
+    rows: list[Row] = []
+    names: list[str] = []
+    reductions: list[tuple[str, dict[str, Interval]]] = []
+    for found in networks(context):
+        other = with_tanh(context, found.listing.key)
+        what = "failures fewer than without protection, relative"
+        if other is None:
+            continue
+        if isinstance(found, Absent) or isinstance(other, Absent):
+            absent = found if isinstance(found, Absent) else other
+            assert isinstance(absent, Absent), absent
+            rows.append(row_of("Fig. 8", found, f"{what}, hyperbolic tangents").missing(absent.why))
+            continue
+        results = {
+            "none": strike(context, found, FIXED32, "none"),
+            "ranger": strike(context, found, FIXED32, "ranger", (Ranger(found.ranges),)),
+            "tanh": strike(context, other, FIXED32, "tanh"),
+        }
+        names += [run_name(found, FIXED32, arm) for arm in results]
+        rows += rate_rows(
+            context, "Fig. 8", other, results["tanh"], f"hyperbolic tangents, no protection, {FIXED32.words}"
+        )
+        means = {arm: mean_of(result.summary(), independent=False) for arm, result in results.items()}
+        runs = results["none"].summary()[0].n_runs
+        gained = {arm: relative_reduction(means["none"], means[arm]) for arm in ("tanh", "ranger")}
+        for arm, words in (("tanh", "hyperbolic tangents (Hong et al.)"), ("ranger", "Ranger")):
+            row = row_of("Fig. 8", found, f"{what}, {words}, {FIXED32.words}, mean over thresholds")
+            interval = gained[arm]
+            known = interval.estimate == interval.estimate
+            rows.append(
+                row.found(interval, n=runs, seed=context.seed)
+                if known
+                else row.missing("too few failures without protection to say")
+            )
+        if all(interval.estimate == interval.estimate for interval in gained.values()):
+            reductions.append((found.listing.label, gained))
+    already = "failures fewer where the functions are hyperbolic tangents already"
+    paper = context.published["fig8/tanh-functions"]
+    nothing = Row("Fig. 8", "networks with tanh", "-", already, "%", paper=paper)
+    rows.append(nothing.missing("nothing is put in the place of anything there, so there is nothing to run"))
+    text = (
+        "Limits join the opposite limits of both rates, so they are wider than they need be. The paper gives 0 % for "
+        "networks whose functions already are hyperbolic tangents, and figures for the others in a chart alone.",
+    )
+    source = context.source("Fig. 8", fault_model=FIXED32.words, runs=names, seed=context.seed)
+    figures = (_reductions(reductions),) if reductions else ()
+    return Findings(rows=tuple(rows), figures=figures, text=text, sources=(source,) if names else ())
+
+
+def _reductions(found: list[tuple[str, dict[str, Interval]]]) -> Figure:
+    series = [
+        Series(
+            name,
+            tuple(max(0.0, 100 * gained[arm].estimate) for _, gained in found),
+            tuple(max(0.0, 100 * gained[arm].low) for _, gained in found),
+            tuple(max(0.0, 100 * gained[arm].high) for _, gained in found),
+        )
+        for arm, name in (("tanh", "hyperbolic tangents"), ("ranger", "Ranger"))
+    ]
+    return bars(
+        "fig8",
+        title="Failures fewer than without protection (no bar: none fewer, or more)",
+        alt="Bars per network: hyperbolic tangents and Ranger",
+        groups=[label for label, _ in found],
+        series=series,
+        y_title="relative reduction, %",
+    )
+
+
+def policies(context: Context) -> Findings:
+    """Section V-B: what a value outside of its bound becomes, with bounds at the extremes."""
+    rows: list[Row] = []
+    names: list[str] = []
+    for found in _chosen(context, ("vgg16", "vgg11", "lenet", "lenet-quick", "resnet20")):
+        for key, (words, policy) in _POLICIES.items():
+            ranger = Ranger(found.ranges, policy=policy)
+            results = strike(context, found, FIXED32, key, (ranger,))
+            names.append(run_name(found, FIXED32, key))
+            rows += rate_rows(context, "section V-B", found, results, f"outside values {words}, {FIXED32.words}")
+            rows.append(_accuracy(context, found, f"accuracy fault-free, outside values {words}", (ranger,)))
+    text = (
+        "The paper reports 3 of 5 images misread once values beyond the bound became 0, and unchanged accuracy with "
+        "random replacements; both on VGG16. Whether sound values are hit depends on how tight the bounds are: here "
+        "they are the extremes of the training data, which few held-out images exceed.",
+    )
+    source = context.source("section V-B", fault_model=FIXED32.words, runs=names, seed=context.seed)
+    return Findings(rows=tuple(rows), text=text, sources=(source,) if names else ())
+
+
+def coverage(context: Context) -> Findings:
+    """Algorithm 1 against bounds on activations alone; the last layer, bounded or run twice."""
+    rows: list[Row] = []
+    names: list[str] = []
+    for found in _chosen(context, tuple(context.profile.ranger.models)):
+        for key, (words, where) in _WHERE.items():
+            ranger = () if where is None else (Ranger(found.ranges, where=where),)  # type: ignore[arg-type]
+            results = strike(context, found, FIXED32, key, ranger)
+            names.append(run_name(found, FIXED32, key))
+            rows += rate_rows(context, "section III-C", found, results, f"{words}, {FIXED32.words}")
+        last, runs = _last_layer(context, found)
+        rows, names = [*rows, *last], [*names, *runs]
+    text = (
+        "Section III-C argues that activations alone are not enough, since a fault in the pooling after one passes "
+        "every bound. Section IV-C leaves out the last fully connected layer, whose values are the output, and names "
+        "duplication as cheap: here faults strike that layer alone.",
+    )
+    source = context.source("coverage", fault_model=FIXED32.words, runs=names, seed=context.seed)
+    return Findings(rows=tuple(rows), text=text, sources=(source,) if names else ())
+
+
+def _last_layer(context: Context, found: Network) -> tuple[list[Row], list[str]]:
+    """Faults in the last fully connected layer alone, with and without something against them."""
+    sites = Values(found.last)
+    arms: Mapping[str, tuple[str, tuple[Protection, ...]]] = {
+        "none": ("no protection", ()),
+        "ranger": ("Ranger", (Ranger(found.ranges),)),
+        "bounded": ("Ranger, its product bounded as well", (Ranger(found.ranges, last_linear=True),)),
+        "duplicate": ("product and bias run twice", (Duplicate(found.last),)),
+    }
+    rows: list[Row] = []
+    name = f"{found.listing.key}-last"
+    for key, (words, protections) in arms.items():
+        results = strike(context, found, FIXED32, key, protections, sites=sites, sampling=OpUniform(), name=name)
+        what = f"faults in the last layer alone, {words}, one bit of 21.10 fixed point"
+        rows += rate_rows(context, "section IV-C", found, results, what)
+    return rows, [run_name(found, FIXED32, key, name=name) for key in arms]
+
+
+def artifact(context: Context) -> Findings:
+    """Dave in radians with faults drawn as the published script draws them, the last layer included."""
+    found = network(context, "dave-radians")
+    what = "last product and bias struck as well, as the published script does"
+    if isinstance(found, Absent) or "dave-radians" not in context.profile.ranger.models:
+        why = found.why if isinstance(found, Absent) else "left out of this profile"
+        return Findings(rows=(row_of("Fig. 7", found, what).missing(why),))
+    rows: list[Row] = []
+    names: list[str] = []
+    for key, words in (("none", "without Ranger"), ("ranger", "with Ranger")):
+        protections = (Ranger(found.ranges),) if key == "ranger" else ()
+        sampling = OpUniform(drop_last=2)
+        results = strike(context, found, FIXED32, key, protections, sampling=sampling, name="dave-radians-script")
+        names.append(run_name(found, FIXED32, key, name="dave-radians-script"))
+        rows += rate_rows(context, "Fig. 7", found, results, f"{words}, {what}, one bit of 21.10 fixed point")
+    text = (
+        "Dave ends in an arc tangent and a multiplication. Leaving out the last two operators, as the script does, "
+        "leaves out these, and faults strike the last fully connected layer, which the text excludes. "
+        "No bound helps there.",
+    )
+    source = context.source(
+        "Dave", fault_model="one bit of 21.10 fixed point, operator first", runs=names, seed=context.seed
+    )
+    return Findings(rows=tuple(rows), text=text, sources=(source,))
+
+
+def _chosen(context: Context, keys: tuple[str, ...]) -> Iterator[Network]:
+    """Those of the networks that the profile has and that are there."""
+    for key in keys:
+        if key in context.profile.ranger.models:
+            found = network(context, key)
+            if isinstance(found, Network):
+                yield found
+
+
+def _accuracy(context: Context, found: Network, what: str, protections: tuple[Protection, ...]) -> Row:
+    """Fault-free accuracy of a classifier on held-out data."""
+    y = found.held_out.y
+    assert y is not None, found.listing.key
+    right = int((outputs(harden(found.program, protections), found.held_out).argmax(1) == y).sum())
+    return row_of("section V-B", found, what).found(wilson(right, len(y)), n=len(y), seed=context.seed)

@@ -1,0 +1,138 @@
+"""Figure 4: pictures of failures."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hoplon.faults.table import FaultTable
+from hoplon_studies.framework.figures import Figure, picture
+from hoplon_studies.framework.findings import Findings, Table
+from hoplon_studies.framework.study import Context
+from hoplon_studies.ranger.networks import Network, networks
+from hoplon_studies.ranger.runs import FIXED32, run_name, strike
+
+_PICTURES = 4
+_GAP = 6
+_MEANS = {"cifar10": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "cifar10-plain": ((0.0,) * 3, (1 / 255,) * 3)}
+
+
+def pictures(context: Context) -> Findings:
+    """Inputs that one fault made a network misread, and what it made of them."""
+    figures: list[Figure] = []
+    rows: list[tuple[str | int, ...]] = []
+    sources = []
+    for network in networks(context):
+        if not isinstance(network, Network):
+            continue
+        found = _found(context, network)
+        sources.append(run_name(network, FIXED32, "none"))
+        if not found:
+            continue
+        figures.append(_strip(network, found))
+        rows += [(network.listing.label, *entry[1:]) for entry in found]
+    table = Table(
+        "The pictures, from left to right",
+        ("network", "struck operator", "bit", "fault-free", "faulty", "true"),
+        tuple(rows),
+        "One bit of 21.10 fixed point each. Angles are in degrees, left is negative; in the frames the green line is "
+        "the fault-free angle, the red one the faulty angle.",
+    )
+    source = context.source("pictures", fault_model=FIXED32.words, runs=sources, seed=context.seed)
+    return Findings(tables=(table,), figures=tuple(figures), sources=(source,))
+
+
+Example = tuple[Tensor, str, int, str, str, str]
+
+
+def _found(context: Context, network: Network) -> list[Example]:
+    """The first failures on different inputs: picture, operator, bit, fault-free, faulty and true output."""
+    results = strike(context, network, FIXED32, "none")
+    failed = results.runs.filter(results.runs[results.criteria[0]].cast(str) == "sdc").unique("input", keep="first")
+    table = results.faults
+    bits = dict(zip(table.frame["fault"].to_list(), table.frame.with_columns(table.bits)["bit"].to_list(), strict=True))
+    found: list[Example] = []
+    for fault, row in failed.sort("fault").select("fault", "input").iter_rows():
+        golden, faulty = _outputs(network, table, fault, row)
+        said = [_words(network, value) for value in (golden, faulty)]
+        if said[0] != said[1]:
+            site = str(table.frame.filter(table.frame["fault"] == fault)["site"][0])
+            found.append((_pixels(network, row, golden, faulty), site, bits[fault], *said, _truth(network, row)))
+        if len(found) == _PICTURES:
+            break
+    return found
+
+
+def _outputs(network: Network, table: FaultTable, fault: int, row: int) -> tuple[Tensor, Tensor]:
+    """Output of one input without and with a fault, by a pass of that input alone."""
+    program = network.program
+    (struck,) = table.frame.filter(table.frame["fault"] == fault).select("site", "element", "keep", "flip").iter_rows()
+    site, element, keep, flip = struck
+    step = program.site_steps[str(site)]
+    form = FIXED32.format
+    assert form is not None
+
+    def hit(number: int, value: Tensor) -> Tensor:
+        if number != step:
+            return value
+        changed = value.clone().contiguous()
+        flat = changed.view(-1)
+        flat[element] = form.strike(flat[element : element + 1], keep, flip)[0]
+        return changed
+
+    leaves = program.leaves(network.met, torch.tensor([row]))
+    with torch.inference_mode():
+        return program.run(leaves)[0][0], program.run(leaves, hook=hit)[0][0]
+
+
+def _words(network: Network, output: Tensor) -> str:
+    if not network.is_classifier:
+        return f"{float(network.degrees(output[None])[0]):.1f}"
+    return str(int(output.argmax()))
+
+
+def _truth(network: Network, row: int) -> str:
+    y = network.met.y
+    return "" if y is None else str(int(y[row]))
+
+
+def _pixels(network: Network, row: int, golden: Tensor, faulty: Tensor) -> Tensor:
+    """One input as a picture: uint8, shape ``(height, width, 3)``."""
+    x = network.met.tensors[0][row]
+    mean, std = _MEANS.get(network.listing.data, ((0.0,) * 3, (1.0,) * 3))
+    x = x * torch.tensor(std).view(-1, 1, 1)[: len(x)] + torch.tensor(mean).view(-1, 1, 1)[: len(x)]
+    pixels = (x.expand(3, -1, -1) * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
+    scale = max(1, 112 // pixels.shape[0])
+    large = pixels.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+    if not network.is_classifier:
+        for output, colour in ((golden, (40, 220, 60)), (faulty, (230, 40, 40))):
+            _line(large, float(network.degrees(output[None])[0]), colour)
+    return large
+
+
+def _line(pixels: Tensor, degrees: float, colour: tuple[int, int, int]) -> None:
+    """Draw a line from the middle of the lower edge, upwards and to the side of an angle of at most 80 degrees."""
+    height, width, _ = pixels.shape
+    angle = math.radians(max(-80.0, min(80.0, degrees)))
+    for distance in range(int(height * 0.8)):
+        row = height - 1 - int(distance * math.cos(angle))
+        column = width // 2 + int(distance * math.sin(angle))
+        if 0 <= row < height and 1 <= column < width - 1:
+            pixels[row, column - 1 : column + 2] = torch.tensor(colour, dtype=torch.uint8)
+
+
+def _strip(network: Network, found: list[Example]) -> Figure:
+    """Pictures side by side."""
+    padded = [F.pad(entry[0].permute(2, 0, 1), (0, _GAP), value=255).permute(1, 2, 0) for entry in found]
+    read = "; ".join(f"{golden} became {faulty}" for _, _, _, golden, faulty, _ in found)
+    unit = "classes" if network.is_classifier else "degrees"
+    label = network.listing.label
+    return picture(
+        network.listing.key,
+        title=f"{label}, {unit}: {read}",
+        alt=f"{len(found)} inputs of {label} that one fault made it misread",
+        pixels=torch.cat(padded, 1).contiguous(),
+    )

@@ -1,0 +1,351 @@
+"""The networks that the study of Ranger strikes: the paper's, or what stands in where weights or data are missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from hoplon.criteria.base import Criterion
+from hoplon.criteria.classification import TopK
+from hoplon.criteria.combined import as_criterion
+from hoplon.criteria.regression import Deviation
+from hoplon.errors import DataError
+from hoplon.faults.sampling.measures import OpUniform
+from hoplon.program.capturing import capture
+from hoplon.program.inputs import Inputs
+from hoplon.program.program import Program
+from hoplon.program.sites import Values
+from hoplon.protections.ranges.inherent import ACTIVATION_KINDS
+from hoplon.protections.ranges.profile import Profile
+from hoplon.protections.ranges.profiling import profile_activations
+from hoplon.protections.ranges.ranges import Ranges
+from hoplon.protections.values.ranger import last_linear
+from hoplon.zoo.datasets.driving import trivial_errors
+from hoplon.zoo.entries import ZooData, ZooModel
+from hoplon.zoo.resolve import resolve_data, resolve_model
+from hoplon_studies.framework.study import Context
+from hoplon_studies.training.recipes import RECIPES
+from hoplon_studies.training.weights import trained
+
+NO_WEIGHTS = "no weights here"
+_BATCH = 100
+
+
+@final
+@dataclass(frozen=True)
+class Listing:
+    """One network of the study before it is loaded.
+
+    Attributes:
+        key: of folders and of published values.
+        label: on the page.
+        paper: the network of the paper beside which it stands, and its data; empty where there is none.
+        weights: its name in the zoo.
+        data: of the zoo.
+        data_label: on the page.
+        kinds, last: operators that are struck, as in :class:`hoplon.zoo.Architecture`.
+        why: why its figures differ from the paper's.
+        stands_in: whether another network or other data than the paper's.
+        tanh: name in the zoo of the same network with hyperbolic tangents; empty where there is none.
+        top5: whether the paper also counts the five best classes.
+    """
+
+    key: str
+    label: str
+    paper: tuple[str, str]
+    weights: str
+    data: str
+    data_label: str
+    last: int
+    why: str
+    kinds: tuple[str, ...] | None = None
+    stands_in: bool = False
+    tanh: str = ""
+    top5: bool = False
+
+
+_CIFAR = "trained on a fifth of CIFAR-10, as JPEG copies"
+_IMAGENET = f"stands in for ImageNet, none of which is here: {_CIFAR}, images of 32 x 32, 10 classes"
+_FRAMES = "frames of a simulator, steered within 25 degrees to either side; the paper's are of a car"
+_LAYERS = ("conv", "add", "relu", "max_pool", "cat")
+
+LISTINGS: dict[str, Listing] = {
+    listing.key: listing
+    for listing in (
+        Listing(
+            *("lenet", "LeNet", ("LeNet", "MNIST"), "lenet-mnist", "mnist", "MNIST-10k", 2),
+            why="own weights, trained on 8,000 of MNIST's test images; 2,000 held out",
+            tanh="lenet-mnist-tanh",
+        ),
+        Listing(
+            *("lenet-quick", "LeNet", ("LeNet", "MNIST"), "lenet-mnist-quick", "mnist", "MNIST-10k", 2),
+            why="own weights after one epoch on 8,000 of MNIST's test images",
+        ),
+        Listing(
+            *("alexnet", "AlexNet", ("AlexNet", "CIFAR-10"), "alexnet-cifar10", "cifar10", "CIFAR-10", 2),
+            why=f"own weights, {_CIFAR}",
+            tanh="alexnet-cifar10-tanh",
+        ),
+        Listing(
+            *("vgg11", "VGG11", ("VGG11", "GTSRB"), "vgg11-cifar10", "cifar10", "CIFAR-10 (stand-in)", 2),
+            why=f"stands in for GTSRB, none of which is here: {_CIFAR}",
+            stands_in=True,
+            tanh="vgg11-cifar10-tanh",
+        ),
+        Listing(
+            *("vgg16", "VGG16, half as wide", ("VGG16", "ImageNet"), "vgg16-half-cifar10", "cifar10-plain"),
+            *("CIFAR-10 (stand-in)", 2),
+            why=_IMAGENET,
+            kinds=(*_LAYERS, "matmul"),
+            stands_in=True,
+            top5=True,
+        ),
+        Listing(
+            *("resnet18", "ResNet-18", ("ResNet-18", "ImageNet"), "resnet18-cifar10", "cifar10"),
+            *("CIFAR-10 (stand-in)", 3),
+            why=_IMAGENET,
+            stands_in=True,
+            top5=True,
+        ),
+        Listing(
+            *("squeezenet", "SqueezeNet", ("SqueezeNet", "ImageNet"), "squeezenet-cifar10", "cifar10"),
+            *("CIFAR-10 (stand-in)", 0),
+            why=_IMAGENET,
+            kinds=_LAYERS,
+            stands_in=True,
+            top5=True,
+        ),
+        Listing(
+            *("resnet20", "ResNet-20", ("", ""), "resnet20-cifar10", "cifar10", "CIFAR-10", 2),
+            why="not in the paper; pretrained weights of the CIFAR ResNets",
+        ),
+        Listing(
+            *("resnet56", "ResNet-56", ("", ""), "resnet56-cifar10", "cifar10", "CIFAR-10", 2),
+            why="not in the paper; pretrained weights of the CIFAR ResNets",
+        ),
+        Listing(
+            *("dave-radians", "Dave (radians)", ("Dave", "Driving"), "dave-radians", "driving", "driving frames", 4),
+            why=_FRAMES,
+            tanh="dave-radians-tanh",
+        ),
+        Listing(
+            *("comma", "Comma", ("Comma", "Driving"), "comma-driving", "driving", "driving frames", 2),
+            why=_FRAMES,
+            tanh="comma-driving-tanh",
+        ),
+        Listing(
+            *("dave-degrees", "Dave (degrees)", ("Dave (degrees)", "Driving"), "dave-degrees", "driving"),
+            *("driving frames", 2),
+            why=_FRAMES,
+        ),
+    )
+}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network with its weights, its data, and the bounds of its activations.
+
+    Attributes:
+        listing: what it is.
+        module, program: itself, captured.
+        task: as in :class:`ZooModel`.
+        profile: of its activations and last product, on a random 20 % of the training data.
+        met: inputs that faults meet: images it gets right, or frames.
+        held_out: all that were held out, of images as many as the profile of the study takes, in random order; frames
+            in the order of time.
+        targets: true angles of ``held_out`` in degrees; None for a classifier.
+    """
+
+    listing: Listing
+    module: nn.Module
+    program: Program
+    task: str
+    profile: Profile
+    met: Inputs
+    held_out: Inputs
+    targets: Tensor | None
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether its outputs are classes."""
+        return self.task == "classification"
+
+    @property
+    def ranges(self) -> Ranges:
+        """The largest and smallest values that were seen."""
+        return self.profile.ranges()
+
+    @property
+    def criterion(self) -> Criterion:
+        """What counts as failure: the class changes, or the angle by more than 15, 30, 60 and 120 degrees."""
+        if not self.is_classifier:
+            return Deviation.steering(scale=180 / math.pi if self.task == "radians" else 1.0)
+        return as_criterion([TopK(1), TopK(5)] if self.listing.top5 else [TopK(1)])
+
+    @property
+    def sampling(self) -> OpUniform:
+        """An operator first, then an element of its output; the last fully connected layer is left out."""
+        return OpUniform(kinds=self.listing.kinds, drop_last=self.listing.last)
+
+    @property
+    def last(self) -> tuple[str, ...]:
+        """The sites of the last fully connected layer: its product and, drawn apart, its bias."""
+        owner = self.program.value_site(last_linear(self.program)[-1]).owner
+        return tuple(site.name for site in self.program.value_sites if site.owner == owner)
+
+    def degrees(self, outputs: Tensor) -> Tensor:
+        """Its outputs as angles in degrees, shape ``(n,)``."""
+        return outputs[:, 0] * (180 / math.pi if self.task == "radians" else 1.0)
+
+
+@final
+@dataclass(frozen=True)
+class Absent:
+    """A network without weights, or one that may not be used, and why."""
+
+    listing: Listing
+    why: str
+
+
+def networks(context: Context, *, classifiers: bool | None = None) -> Iterator[Network | Absent]:
+    """The networks of the profile, one after the other.
+
+    Args:
+        classifiers: only classifiers (True), or only steering networks (False).
+    """
+    for key in context.profile.ranger.models:
+        listing = LISTINGS[key]
+        if classifiers is None or classifiers == (listing.data != "driving"):
+            yield network(context, key)
+
+
+def network(context: Context, key: str) -> Network | Absent:
+    """One network of the study, or why it is not there; loaded once in a process.
+
+    Steering networks that are no better than a predictor that does not look at the frame are refused.
+    """
+    return _loaded(context, LISTINGS[key], LISTINGS[key].weights)
+
+
+def with_tanh(context: Context, key: str) -> Network | Absent | None:
+    """The same network with hyperbolic tangents; None where the study has none."""
+    listing = LISTINGS[key]
+    return _loaded(context, listing, listing.tanh) if listing.tanh else None
+
+
+def own(context: Context) -> Network | None:
+    """The user's model; None where there is none. All its operators are struck but the last linear layer."""
+    if context.own is None:
+        return None
+    model, data = context.own
+    listing = Listing("own", model.name, ("", ""), model.name, data.name, data.name, 0, why="")
+    found = _network(listing, model, data, *_counts(context))
+    names = [site.name for site in found.program.value_sites if site.dtype.is_floating_point]
+    first = names.index(last_linear(found.program)[0]) if last_linear(found.program) else len(names)
+    return replace(found, listing=replace(listing, last=len(names) - first if first else 0))
+
+
+def _counts(context: Context) -> tuple[int, int, int]:
+    counts = context.profile.ranger
+    return counts.inputs, counts.accuracy_inputs, context.seed
+
+
+def _loaded(context: Context, listing: Listing, weights: str) -> Network | Absent:
+    def progress(done: int, total: int, loss: float) -> None:
+        context.tell(f"training {weights}, loss {loss:.3g}", done, total)
+
+    make = context.profile.ranger.train or weights.endswith("-quick")
+    try:
+        recipe = weights in RECIPES
+        model = trained(weights, make=make, progress=progress) if recipe else resolve_model(weights)
+        return _cached(listing, weights, model, *_counts(context))
+    except DataError as error:
+        reason = str(error).partition(";")[0]
+        return Absent(listing, f"{NO_WEIGHTS}: {reason}" if "HOPLON_DATA" in reason else NO_WEIGHTS)
+
+
+_NETWORKS: dict[tuple[object, ...], Network | Absent] = {}
+
+
+def _cached(listing: Listing, weights: str, model: ZooModel, inputs: int, held_out: int, seed: int) -> Network | Absent:
+    key = (listing.key, weights, inputs, held_out, seed)
+    if key not in _NETWORKS:
+        found = _network(listing, model, _data(listing.data), inputs, held_out, seed)
+        _NETWORKS[key] = found if found.is_classifier else _checked(found)
+    return _NETWORKS[key]
+
+
+@lru_cache(maxsize=2)
+def _data(name: str) -> ZooData:
+    return resolve_data(name)
+
+
+def _network(listing: Listing, model: ZooModel, data: ZooData, inputs: int, held_out: int, seed: int) -> Network:
+    program = capture(model.module, model.example, name=listing.weights)
+    known = data.calibration if data.targets else data.calibration.sample(max(len(data.calibration) // 5, 1), seed=seed)
+    functions = ACTIVATION_KINDS - {"atan", "softmax"}
+    activations = [site.name for site in program.value_sites if site.kind in functions]
+    sites = Values((*activations, *last_linear(program)))
+    order = torch.randperm(len(data.held_out), generator=torch.Generator().manual_seed(seed))
+    whole = data.held_out
+    kept = whole if data.targets else whole.take(order[:held_out])  # a drive stays whole, in the order of time
+    met = kept.take(_right(program, kept, inputs)) if kept.y is not None else whole.take(order[:inputs])
+    return Network(
+        listing=listing,
+        module=model.module,
+        program=program,
+        task=model.task,
+        profile=profile_activations(program, known, sites=sites, quantiles=model.task != "classification"),
+        met=met,
+        held_out=kept,
+        targets=data.targets[1] if data.targets else None,
+    )
+
+
+def _right(program: Program, inputs: Inputs, count: int) -> Tensor:
+    """The first samples that a classifier gets right."""
+    found: list[Tensor] = []
+    start = 0
+    for part in inputs.batches(_BATCH):
+        right = (program(*part.tensors).argmax(1) == part.y).nonzero()[:, 0] + start
+        found, start = [*found, right], start + len(part)
+        if sum(map(len, found)) >= count:
+            break
+    return torch.cat(found)[:count]
+
+
+def _checked(found: Network) -> Network | Absent:
+    """A steering network that is better than predictors that do not look, on all held-out frames."""
+    assert found.targets is not None, found.listing.data
+    trivial = trivial_errors()
+    error = rmse(found.degrees(outputs(found.module, found.held_out)), found.targets)
+    if error < trivial.best:
+        return found
+    named = f"always 0 ({trivial.always_zero:.2f}) and the mean of the training part ({trivial.training_mean:.2f})"
+    return Absent(found.listing, f"refused: its RMSE of {error:.2f} degrees is not below those of {named}")
+
+
+def training_inputs(found: Network, count: int, *, seed: int) -> Inputs:
+    """So many inputs of the part that it may have been trained on, in random order."""
+    known = _data(found.listing.data).calibration
+    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
+    return known.take(order[:count])
+
+
+def outputs(module: nn.Module, inputs: Inputs) -> Tensor:
+    """What a module gives for all inputs."""
+    with torch.inference_mode():
+        return torch.cat([module(*part.tensors) for part in inputs.batches(_BATCH)])
+
+
+def rmse(angles: Tensor, targets: Tensor) -> float:
+    """Root mean square error."""
+    return math.sqrt((angles.double() - targets.double()).square().mean())

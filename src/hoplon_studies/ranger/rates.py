@@ -1,0 +1,176 @@
+"""RQ1 and RQ4: how often faults lead to failures without and with Ranger (figures 6, 7 and 9), and in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hoplon.campaign.results import Results
+from hoplon.protections.values.ranger import Ranger
+from hoplon_studies.framework.figures import Figure, Series, bars
+from hoplon_studies.framework.findings import Findings
+from hoplon_studies.framework.rows import Row
+from hoplon_studies.framework.study import Context
+from hoplon_studies.ranger.networks import Absent, Network, networks, own
+from hoplon_studies.ranger.runs import (
+    FIXED16,
+    FIXED32,
+    FLOAT32,
+    FaultModel,
+    mean_of,
+    papers_own,
+    rate_rows,
+    row_of,
+    run_name,
+    strike,
+)
+
+ARMS = {"none": "without Ranger", "ranger": "with Ranger"}
+Pair = tuple[Network, dict[str, Results]]
+
+
+def classifiers(context: Context) -> Findings:
+    """Figure 6: the share of faults that change the class."""
+    rows, pairs = _struck(context, "Fig. 6", FIXED32, classifiers=True)
+    means = _mean_of_networks(context, "Fig. 6", FIXED32, pairs, "the classifiers above")
+    figure = _figure("fig6", pairs, FIXED32, "Share of faults that change the class")
+    return _findings(context, [*rows, *means], figure, pairs, FIXED32)
+
+
+def steering(context: Context) -> Findings:
+    """Figure 7: the share of faults that turn the wheel by more than 15, 30, 60 and 120 degrees."""
+    rows, pairs = _struck(context, "Fig. 7", FIXED32, classifiers=False)
+    for pair in pairs:
+        rows += _mean_of_thresholds(context, "Fig. 7", FIXED32, pair)
+    figure = _figure("fig7", pairs, FIXED32, "Share of faults that turn the wheel by more than a threshold")
+    return _findings(context, rows, figure, pairs, FIXED32)
+
+
+def sixteen_bits(context: Context) -> Findings:
+    """Figure 9: the same with 16 bits."""
+    rows, pairs = _struck(context, "Fig. 9", FIXED16, classifiers=None)
+    means = _mean_of_networks(context, "Fig. 9", FIXED16, pairs, "all networks above and all thresholds")
+    figure = _figure("fig9", pairs, FIXED16, "Share of faults that lead to a failure, 16-bit fixed point")
+    return _findings(context, [*rows, *means], figure, pairs, FIXED16)
+
+
+def floating_point(context: Context) -> Findings:
+    """What the paper leaves out: float32, where a flipped exponent bit gives infinities and NaN."""
+    rows, pairs = _struck(context, "not in the paper", FLOAT32, classifiers=None)
+    figure = _figure("float32", pairs, FLOAT32, "Share of faults that lead to a failure, float32")
+    text = (
+        "The paper evaluates fixed point, where every faulty value is finite. Networks in PyTorch hold float32: here "
+        "one of its 32 bits is flipped, in an element drawn uniformly out of all operator outputs, the last layer's "
+        "included. A failure is a changed class (or angle) or an output that is not finite.",
+    )
+    return _findings(context, rows, figure, pairs, FLOAT32, text=text)
+
+
+def users_own(context: Context) -> Findings:
+    """The user's model under both fault models, without and with Ranger."""
+    network = own(context)
+    if network is None:
+        return Findings(text=("None was given: `hoplon study ranger --model MODEL DATA` runs it here.",))
+    rows: list[Row] = []
+    sources = []
+    for model in (FIXED32, FLOAT32):
+        arms = _arms(context, network, model)
+        for arm, results in arms.items():
+            rows += rate_rows(context, "not in the paper", network, results, f"{ARMS[arm]}, {model.words}")
+        names = [run_name(network, model, arm) for arm in arms]
+        sources.append(context.source("your model", fault_model=model.words, runs=names, seed=context.seed))
+    return Findings(rows=tuple(rows), sources=tuple(sources))
+
+
+def _struck(
+    context: Context, where: str, model: FaultModel, *, classifiers: bool | None
+) -> tuple[list[Row], list[Pair]]:
+    """Rows of every network of the profile, and the campaigns they come from."""
+    rows: list[Row] = []
+    pairs: list[Pair] = []
+    place = "fig6" if where == "Fig. 6" else "fig7" if where == "Fig. 7" else ""
+    for network in networks(context, classifiers=classifiers):
+        key = network.listing.key.removesuffix("-quick")
+        for arm, words in ARMS.items():
+            paper = context.published.get(f"{place}/{key}/{arm}/top-1")
+            rows += papers_own(where, network, f"{words}, {model.words}", paper=paper)
+            if isinstance(network, Absent):
+                rows.append(row_of(where, network, f"{words}, {model.words}").missing(network.why))
+        if isinstance(network, Absent):
+            continue
+        arms = _arms(context, network, model)
+        for arm, results in arms.items():
+            names = () if network.listing.stands_in else results.criteria
+            known = {name: context.published.get(f"{place}/{key}/{arm}/{name}") for name in names}
+            rows += rate_rows(context, where, network, results, f"{ARMS[arm]}, {model.words}", paper=known)
+        pairs.append((network, arms))
+    return rows, pairs
+
+
+def _arms(context: Context, network: Network, model: FaultModel) -> dict[str, Results]:
+    protections = {"none": (), "ranger": (Ranger(network.ranges),)}
+    return {arm: strike(context, network, model, arm, protections[arm]) for arm in ARMS}
+
+
+def _mean_of_networks(context: Context, where: str, model: FaultModel, pairs: list[Pair], over: str) -> list[Row]:
+    """The mean over networks, as the paper gives it."""
+    why = "other weights, and other data where something stands in"
+    rows = []
+    for arm, words in ARMS.items() if pairs else ():
+        rates = [rate for _, arms in pairs for rate in arms[arm].summary()]
+        paper = context.published.get(f"{where.lower().replace('. ', '')}/mean/{arm}")
+        row = Row(where, "mean", "-", f"mean over {over}, {words}, {model.words}", "%", paper=paper, why=why)
+        n = sum(rate.n_runs for rate in rates)
+        rows.append(row.found(mean_of(rates, independent=True), n=n, seed=context.seed))
+    return rows
+
+
+def _mean_of_thresholds(context: Context, where: str, model: FaultModel, pair: Pair) -> list[Row]:
+    """The mean over the four thresholds of one steering network, as the paper gives it."""
+    network, arms = pair
+    rows = []
+    for arm, words in ARMS.items():
+        rates = arms[arm].summary()
+        paper = context.published.get(f"fig7/{network.listing.key}/mean/{arm}")
+        row = row_of(where, network, f"mean over the thresholds, {words}, {model.words}", paper=paper)
+        rows.append(row.found(mean_of(rates, independent=False), n=rates[0].n_runs, seed=context.seed))
+    return rows
+
+
+def _figure(name: str, pairs: Iterable[Pair], model: FaultModel, title: str) -> Figure | None:
+    """Bars without and with Ranger."""
+    rates = [
+        (f"{network.listing.label} {rate.criterion.removeprefix('deviation')}", arms, column)
+        for network, arms in pairs
+        for column, rate in enumerate(arms["none"].summary())
+    ]
+    if not rates:
+        return None
+    series = []
+    for arm, words in ARMS.items():
+        found = [arms[arm].summary()[column].failure for _, arms, column in rates]
+        low, high = (tuple(100 * end for end in ends) for ends in zip(*((f.low, f.high) for f in found), strict=True))
+        series.append(Series(words, tuple(100 * f.estimate for f in found), low, high))
+    return bars(
+        name,
+        title=f"{title}: {model.words}",
+        alt=f"Bars: {title.lower()}, without and with Ranger, per network",
+        groups=[label for label, _, _ in rates],
+        series=series,
+        y_title="failures, %",
+    )
+
+
+def _findings(
+    context: Context,
+    rows: list[Row],
+    figure: Figure | None,
+    pairs: list[Pair],
+    model: FaultModel,
+    *,
+    text: tuple[str, ...] = (),
+) -> Findings:
+    names = [run_name(network, model, arm) for network, arms in pairs for arm in arms]
+    source = context.source("failures", fault_model=model.words, runs=names, seed=context.seed)
+    return Findings(
+        rows=tuple(rows), figures=(figure,) if figure is not None else (), text=text, sources=(source,) if names else ()
+    )

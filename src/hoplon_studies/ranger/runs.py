@@ -1,0 +1,165 @@
+"""How the study strikes a network: which number format, which places, which protection; and rows of what came out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from hoplon.campaign.campaign import Campaign
+from hoplon.campaign.rates import Rate
+from hoplon.campaign.results import Results
+from hoplon.faults.sampling.base import Sampling
+from hoplon.faults.sampling.measures import ElementUniform
+from hoplon.faults.single_word import BitFlip
+from hoplon.formats.fixed import FixedPoint
+from hoplon.program.sites import Values
+from hoplon.protections.base import Protection
+from hoplon.stats.intervals import Interval
+from hoplon_studies.framework.rows import Figure, Row
+from hoplon_studies.framework.study import Context
+from hoplon_studies.ranger.networks import Absent, Network
+
+Protections = Sequence[Protection]
+
+
+@final
+@dataclass(frozen=True)
+class FaultModel:
+    """How faults are drawn: ``key`` of folders, ``words`` on the page, number format (None: float32)."""
+
+    key: str
+    words: str
+    format: FixedPoint | None
+    by_operator: bool
+
+
+FIXED32 = FaultModel(
+    "fixed32",
+    "one bit of 21.10 fixed point, operator first, last fully connected layer left out",
+    FixedPoint(21, 10),
+    by_operator=True,
+)
+FIXED16 = FaultModel(
+    "fixed16",
+    "one bit of 14.2 fixed point, operator first, last fully connected layer left out",
+    FixedPoint(14, 2),
+    by_operator=True,
+)
+FLOAT32 = FaultModel("float32", "one bit of float32, every element equally likely", None, by_operator=False)
+
+
+def strike(
+    context: Context,
+    network: Network,
+    model: FaultModel,
+    arm: str,
+    protections: Protections = (),
+    *,
+    sampling: Sampling | None = None,
+    sites: Values | None = None,
+    name: str = "",
+) -> Results:
+    """One campaign; arms of the same name and fault model meet the same faults.
+
+    Args:
+        arm: of the run directory.
+        sampling: in the place of the fault model's.
+        sites: all by default, as far as the sampling takes them.
+        name: of the network's run directory; its key by default.
+    """
+    counts = context.profile.ranger
+    chosen = sampling or (network.sampling if model.by_operator else ElementUniform())
+    campaign = Campaign(
+        network.program,
+        network.met,
+        sites=sites or Values(),
+        fault_model=BitFlip(format=model.format),
+        sampling=chosen,
+        criterion=network.criterion,
+        protections=tuple(protections),
+    )
+    count = counts.faults if model.by_operator else counts.float_faults
+    return context.campaign(run_name(network, model, arm, name=name), campaign, count=count)
+
+
+def run_name(network: Network, model: FaultModel, arm: str, *, name: str = "") -> str:
+    """The run directory of a campaign inside the part's folder."""
+    return f"{name or network.listing.key}/{model.key}/{arm}"
+
+
+def row_of(where: str, network: Network | Absent, what: str, *, paper: Figure = None, why: str = "") -> Row:
+    """A row about a network, in per cent, without a figure of ours yet."""
+    listing = network.listing
+    given = "; ".join(part for part in (why, listing.why) if part)
+    return Row(where, listing.label, listing.data_label, what, "%", paper=paper, why=given)
+
+
+def papers_own(where: str, listing_of: Network | Absent, what: str, *, paper: Figure = None) -> list[Row]:
+    """The row of the paper's network that another one stands in for; none where nothing stands in."""
+    listing = listing_of.listing
+    if not listing.stands_in:
+        return []
+    row = Row(where, listing.paper[0], listing.paper[1], what, "%", paper=paper)
+    return [row.missing("neither data nor weights here; a stand-in is in the next row")]
+
+
+def rate_rows(
+    context: Context,
+    where: str,
+    network: Network,
+    results: Results,
+    what: str,
+    *,
+    paper: Mapping[str, Figure] | None = None,
+    why: str = "",
+) -> list[Row]:
+    """One row for each column of the criterion.
+
+    Args:
+        what: is followed by the column's name.
+        paper: published values by column.
+    """
+    return [
+        row_of(where, network, f"{what}: {rate.criterion}", paper=(paper or {}).get(rate.criterion), why=why).found(
+            rate.failure, n=rate.n_runs, seed=context.seed
+        )
+        for rate in results.summary()
+    ]
+
+
+def mean_of(rates: Sequence[Rate], *, independent: bool) -> Interval:
+    """The mean of rates.
+
+    Args:
+        independent: of different runs. Otherwise, of the same runs under several thresholds: the mean of the limits,
+            which is as wide as the mean can be.
+    Source:
+        Limits by recovery of variance (MOVER): G. Y. Zou and A. Donner, "Construction of confidence limits about effect
+        measures: A general approach", Statistics in Medicine 27, 2008.
+    """
+    found, count = [rate.failure for rate in rates], len(rates)
+    estimate = sum(one.estimate for one in found) / count
+    downs, ups = [one.estimate - one.low for one in found], [one.high - one.estimate for one in found]
+    down, up = (math.hypot(*ends) if independent else sum(ends) for ends in (downs, ups))
+    low, high = max(0.0, estimate - down / count), min(1.0, estimate + up / count)
+    return Interval(estimate, low, high, found[0].confidence, "MOVER" if independent else "mean of limits")
+
+
+def relative_reduction(before: Interval, after: Interval) -> Interval:
+    """By which share the second rate is lower than the first; below 0 where it is higher.
+
+    The limits join the opposite limits of both rates: they are wider than they need be.
+    """
+    if before.estimate == 0 or before.low == 0:
+        return Interval(math.nan, math.nan, math.nan, before.confidence, "opposite limits")
+    estimate, low, high = (
+        1 - one / other
+        for one, other in (
+            (after.estimate, before.estimate),
+            (after.high, before.low),
+            (after.low, before.high),
+        )
+    )
+    return Interval(estimate, low, high, before.confidence, "opposite limits")
