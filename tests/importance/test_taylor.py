@@ -132,5 +132,5 @@ def test_data_without_labels_and_losses_that_are_none() -> None:
 
 
 def test_the_package_offers_the_function() -> None:
-    assert callable(hoplon.importance._taylor)
+    assert callable(hoplon.importance.taylor)
     assert hoplon.importance.Scores is Scores

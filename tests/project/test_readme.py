@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from tests.support.small import small_data, small_net
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 PRECISION = "half_width=0.0025"
 
 

@@ -13,7 +13,7 @@ import torch
 
 import hoplon as hp
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "attack_guards.py"
+SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "attack_guards.py"
 CERTAIN = ["1 random bit", "2 bits in a block", "a bit lane of a block"]
 OWN = ["1 bit of the guard", "2 bits of the guard", "guard and memory"]
 

@@ -16,7 +16,7 @@ from hoplon_studies.training.classifier import seeded
 from hoplon_studies.training.recipes import RECIPES, Recipe, train
 from hoplon_studies.training.weights import note_data, trained, weights_path
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 class Mean(nn.Module):
