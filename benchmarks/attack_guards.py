@@ -55,7 +55,7 @@ class Target:
         groups: blocks of which the guard can repair one per group, as places; stand-ins where a guard has none.
     """
 
-    def __init__(self, memory: Mapping[str, Tensor], protection: hp.Protection) -> None:
+    def __init__(self, memory: Mapping[str, Tensor], protection: hp.protections.Protection) -> None:
         self.tensors = dict(zip(memory, end_to_end(list(memory.values())), strict=True))
         arena = arena_around(next(iter(self.tensors.values())))
         assert arena is not None
@@ -64,7 +64,7 @@ class Target:
         self.label = protection.label
         armed = protection.arm(self.tensors)
         assert armed is not None
-        self.guard: hp.Guard = armed
+        self.guard: hp.protections.Guard = armed
         self.own = [_bytes_of(copy) for copy in armed.copies.values()]
         self.own_starts = np.cumsum([0, *(len(own) for own in self.own)])
         self.saved, self.own_saved = self.flat.copy(), [own.copy() for own in self.own]
@@ -73,7 +73,7 @@ class Target:
         self.is_protected[self.places] = True
         self.groups = self._groups()
 
-    def _protected(self, protection: hp.Protection) -> Places:
+    def _protected(self, protection: hp.protections.Protection) -> Places:
         chosen = []
         if isinstance(protection, hp.Aspis):
             for name, indices in protection.scores.top(protection.fraction).items():
@@ -114,7 +114,7 @@ class Target:
         own_struck = [own.copy() for own in self.own] if len(fault.own[0]) else self.own_saved
         try:
             reported = self.guard.check().uncorrectable > 0
-        except hp.StaleGuardError:
+        except hp.protections.StaleGuardError:
             reported = True
         right = np.array_equal(self.flat, self.saved)
         own_right = all(map(np.array_equal, self.own, self.own_saved))
@@ -270,7 +270,7 @@ def attack(target: Target, name: str, count: int, *, seed: int) -> dict[str, Any
     return {"guard": target.label, "faults": name, "count": count, **found, "stated_miss": stated_miss(target, name)}
 
 
-def protections(memory: Mapping[str, Tensor]) -> dict[str, hp.Protection]:
+def protections(memory: Mapping[str, Tensor]) -> dict[str, hp.protections.Protection]:
     """Parity, element-wise TMR, and Aspis by magnitude: time and outcome do not depend on the score."""
     weights = {name: tensor.detach().abs() for name, tensor in memory.items() if tensor.dim() > 1}
     scores = hp.Scores(weights)

@@ -90,7 +90,7 @@ class Case:
 
 def protections(
     memory: Mapping[str, Tensor], convolutions: Sequence[str], options: argparse.Namespace
-) -> dict[str, hp.Protection]:
+) -> dict[str, hp.protections.Protection]:
     """The guards asked for, by name: those of important weights by magnitude, and by chance, which scatters them most.
 
     The paper's sparse copies hold convolution weights only.
@@ -98,17 +98,17 @@ def protections(
     generator = torch.Generator().manual_seed(options.seed)
     scores = hp.Scores({name: memory[name].abs() for name in convolutions})
     scattered = hp.Scores({name: torch.rand(memory[name].shape, generator=generator) for name in convolutions})
-    known: dict[str, Callable[[], hp.Protection]] = {
+    known: dict[str, Callable[[], hp.protections.Protection]] = {
         "tmr": hp.TMR,
         "tmr-tensor": lambda: hp.TMR(vote="tensor"),
-        "tmr-sparse": lambda: hp.TMRSparse(scores, 1.0),
+        "tmr-sparse": lambda: hp.guards.TMRSparse(scores, 1.0),
         "aspis-1%": lambda: hp.Aspis(scores, 0.01),
         "aspis-1%, scattered": lambda: hp.Aspis(scattered, 0.01),
         "aspis-10%": lambda: hp.Aspis(scores, 0.1),
-        "block-aspis-1%": lambda: hp.BlockAspis(scores, 0.01),
+        "block-aspis-1%": lambda: hp.guards.BlockAspis(scores, 0.01),
         "parity": lambda: hp.Parity(),
         "known-bits": lambda: hp.KnownBits(),
-        "checksum": lambda: hp.Checksum(),
+        "checksum": lambda: hp.guards.Checksum(),
     }
     return {name: known[name]() for name in options.guards or known}
 

@@ -31,8 +31,8 @@ from rich.table import Table
 from torch import Tensor
 
 import hoplon as hp
-from hoplon.injection.golden_run import Reference
-from hoplon.injection.injector import Evaluator
+from hoplon.injection.golden_run import GoldenRun
+from hoplon.injection.injector import Injector
 from hoplon.protections.base import Overlay, overlay
 from hoplon.stats.intervals import wilson
 from hoplon.zoo import resolve_data, resolve_model
@@ -99,10 +99,10 @@ def repairs(work: Work, options: argparse.Namespace) -> list[Repair]:
     data = resolve_data(work.data)
     module = resolve_model(work.model, seed=options.seed).module
     program = hp.capture(module, data.held_out.x[:2])
-    reference = Reference.run(program, data.held_out.take(range(work.inputs)), hp.TopK(1), batch=work.inputs)
+    reference = GoldenRun.run(program, data.held_out.take(range(work.inputs)), hp.TopK(1), batch=work.inputs)
     ranges = hp.profile_ranges(program, data.calibration.take(range(256)))
     known, ranger, parity = hp.KnownBits(), hp.Ranger(ranges), hp.Parity()
-    described: Mapping[str, tuple[hp.Protection, ...]] = {
+    described: Mapping[str, tuple[hp.protections.Protection, ...]] = {
         "known-bits": (known,),
         "known-bits/1024": (hp.KnownBits(block=1024),),
         "ranger": (ranger,),
@@ -124,9 +124,9 @@ def repairs(work: Work, options: argparse.Namespace) -> list[Repair]:
     return found
 
 
-def _harm(reference: Reference, protections: Overlay, table: hp.FaultTable) -> pl.DataFrame:
+def _harm(reference: GoldenRun, protections: Overlay, table: hp.FaultTable) -> pl.DataFrame:
     """By fault, the inputs that fail, and whether a guard called it uncorrectable."""
-    runs, _ = Evaluator(reference, protections).runs(table)
+    runs, _ = Injector(reference, protections).runs(table)
     outcome = pl.col("top-1").cast(pl.String)
     return runs.group_by("fault").agg(
         outcome.is_in(FAILED).sum().alias("failed"), (outcome == "uncorrectable").any().alias("refused")

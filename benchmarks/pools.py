@@ -16,8 +16,8 @@ import hoplon as hp
 from hoplon import zoo
 from hoplon.campaign.campaign import Campaign, _Work
 from hoplon.campaign.stratified.candidates import Candidates
-from hoplon.campaign.stratified.masking import LocalReach
-from hoplon.campaign.stratified.preview import Slopes
+from hoplon.campaign.stratified.masking import LocalPropagation
+from hoplon.campaign.stratified.preview import LogitGradients
 from hoplon.campaign.stratified.two_phase import default_strata, looking_again, wrong_without_fault
 from hoplon.errors import HoplonWarning
 
@@ -28,7 +28,7 @@ PART = 16_384
 class Pool:
     """A population: the share and the failure probability of each stratum; ``known``: proven, never run.
 
-    ``again``: see `hoplon.campaign.stratified.schedule.Course`.
+    ``again``: see `hoplon.campaign.stratified.schedule.SequentialSchedule`.
 
     ``band``: of each stratum; ``frame``: one row per stratum and domain (``layer``, ``bit``), with ``faults`` and
     ``failed``.
@@ -77,8 +77,8 @@ def recorded(arm: str, faults: int, folder: Path | None, *, seed: int) -> tuple[
         campaign.sampling,
         strata,
         seed=seed,
-        arrive=LocalReach(work.evaluator, work.sites),
-        slope=Slopes(work.evaluator, work.sites) if any(part.needs_slope for part in strata) else None,
+        arrive=LocalPropagation(work.evaluator, work.sites),
+        slope=LogitGradients(work.evaluator, work.sites) if any(part.needs_slope for part in strata) else None,
         wrong=wrong_without_fault(work.evaluator),
     )
     again = looking_again(strata, work.reference)

@@ -72,7 +72,7 @@ class Setting:
 
     def random_weights(self, count: int) -> list[Place]:
         """Different weights, every one equally likely."""
-        number, element = hp.ElementUniform().elements(self.sites, 2 * count, generator=self.generator)
+        number, element = hp.sampling.ElementUniform().elements(self.sites, 2 * count, generator=self.generator)
         drawn = dict.fromkeys(zip((self.sites[n].name for n in number.tolist()), element.tolist(), strict=True))
         return list(drawn)[:count]
 
@@ -83,7 +83,7 @@ class Setting:
 
     def failing(self, faults: Sequence[tuple[str, int, tuple[int, ...]]]) -> np.ndarray:
         """The share of inputs that each fault fails, float64, in order."""
-        campaign = hp.Campaign(self.program, self.inputs, sites=SITES, sampling=hp.Explicit(faults))
+        campaign = hp.Campaign(self.program, self.inputs, sites=SITES, sampling=hp.sampling.Explicit(faults))
         results = campaign.run(seed=self.options.seed)
         self.eligible = results.summary()[0].n_inputs
         return results.per_fault()["failure"].to_numpy()
@@ -177,7 +177,7 @@ def figure13(setting: Setting) -> Iterator[dict[str, Any]]:
     ranked = {name: setting.scores[name] for name in ("magnitude", "taylor")}
     ranked["expected_damage"] = setting.score("expected_damage", fault_model=hp.BitFlip(2))
     for name, scores in ranked.items():
-        top = hp.TopScore(scores.values, count=TOP).chosen
+        top = hp.sampling.TopScore(scores.values, count=TOP).chosen
         places = [(site, element) for site, indices in top.items() for element in indices.tolist()]
         order = torch.randperm(len(places), generator=setting.generator)
         sets[f"top {TOP} {name}"] = [places[int(i)] for i in order[:count]]

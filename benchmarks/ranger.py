@@ -29,9 +29,10 @@ from torch import Tensor, nn
 
 import hoplon as hp
 from hoplon.comparison.costs.latency import Overheads, conditions, measure
-from hoplon.protections import HardenedModule, added_passes
 from hoplon.protections.base import Overlay, ValueProtection, overlay
 from hoplon.protections.ranges import ACTIVATION_KINDS
+from hoplon.protections.runtime.hardened_module import HardenedModule
+from hoplon.protections.runtime.passes import added_passes
 from hoplon.zoo import resolve_model
 
 MODELS = ("resnet50", "vgg16", "mobilenet_v3_large")
@@ -91,17 +92,17 @@ class Case:
 def naive(program: hp.Program, bounds: Overlay) -> HardenedModule:
     """The program with a clamp at every site that the overlay bounds."""
     effects = {name: Naive(effect.low, effect.high) for name, effect in bounds.values.items()}
-    return hp.lower(program, Overlay("naive", effects), copy=False)
+    return hp.runtime.lower(program, Overlay("naive", effects), copy=False)
 
 
 def arms_of(model: nn.Module, program: hp.Program, calibration: Tensor) -> dict[str, nn.Module]:
     """Every arm of a model, on the same weights."""
     bounds = overlay(program, [hp.Ranger(hp.profile_ranges(program, calibration))])
     return {
-        "none": hp.lower(program, Overlay(), copy=False),
+        "none": hp.runtime.lower(program, Overlay(), copy=False),
         "original": model,
         "naive": naive(program, bounds),
-        **{form: hp.lower(program, bounds, copy=False, form=form) for form in FORMS},
+        **{form: hp.runtime.lower(program, bounds, copy=False, form=form) for form in FORMS},
     }
 
 

@@ -28,7 +28,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from injectors import Injector, Shot, available
+from injectors import Injector as Peer
+from injectors import Shot, available
 from limit import Needed, peak
 from rich.console import Console
 from rich.table import Table
@@ -36,8 +37,8 @@ from torch import Tensor, nn
 
 import hoplon as hp
 from hoplon.comparison.costs.latency import conditions
-from hoplon.injection.golden_run import Reference
-from hoplon.injection.injector import Evaluator
+from hoplon.injection.golden_run import GoldenRun
+from hoplon.injection.injector import Injector
 from hoplon.program.program import Program
 from hoplon.protections.base import Overlay
 from hoplon.zoo import resolve_data, resolve_model
@@ -134,7 +135,7 @@ class Bench:
             x = images()[: work.inputs]
         self.x = x
         data = hp.Inputs(x)
-        self.reference = Reference.run(program, data, hp.TopK(1), batch=work.batch)
+        self.reference = GoldenRun.run(program, data, hp.TopK(1), batch=work.batch)
         sites: Any = hp.Values(kind="conv") if work.target == "values" else hp.Memory(kind="conv", buffers=False)
         campaign = hp.Campaign(program, data, sites=sites, criterion=hp.TopK(1), batch=work.batch)
         self.table = campaign.draw(count=work.faults, seed=options.seed)
@@ -150,7 +151,7 @@ class Bench:
     def hoplon(self) -> float:
         """Faults per second over the whole table."""
         begun = self.clock()
-        runs, observed = Evaluator(self.reference, Overlay()).runs(self.table)
+        runs, observed = Injector(self.reference, Overlay()).runs(self.table)
         spent = self.clock() - begun
         keys = zip(runs["fault"].to_list(), runs["input"].to_list(), strict=True)
         self.outcomes = dict(zip(keys, runs["top-1"].cast(pl.String).to_list(), strict=True))
@@ -200,7 +201,7 @@ class Bench:
     def batches(self) -> list[Tensor]:
         return [part.to(self.device) for part in self.x.split(self.work.batch)]
 
-    def run(self, injector: Injector, chunk: Sequence[dict[str, Any]], batches: Sequence[Tensor]) -> float:
+    def run(self, injector: Peer, chunk: Sequence[dict[str, Any]], batches: Sequence[Tensor]) -> float:
         """Seconds of one chunk; its outcomes are compared afterwards."""
         shots = [self.shot(word) for word in chunk]
         begun = self.clock()
@@ -226,7 +227,7 @@ class Bench:
                 self.equal = False
 
 
-def one_round(bench: Bench, arms: Sequence[Injector], seconds: float) -> dict[str, float]:
+def one_round(bench: Bench, arms: Sequence[Peer], seconds: float) -> dict[str, float]:
     """Faults per second of every arm; the others take turns, chunk by chunk, until each had its seconds."""
     rates = {"hoplon": bench.hoplon()}
     batches = bench.batches()
@@ -244,7 +245,7 @@ def one_round(bench: Bench, arms: Sequence[Injector], seconds: float) -> dict[st
     return rates | {name: done[name] / spent[name] for name in spent}
 
 
-def case_of(work: Work, options: argparse.Namespace, injectors: Sequence[type[Injector]]) -> Case:
+def case_of(work: Work, options: argparse.Namespace, injectors: Sequence[type[Peer]]) -> Case:
     """All rounds of one row."""
     bench = Bench(work, options)
     arms = [kind(bench.model, work.batch, tuple(bench.x.shape[1:])) for kind in injectors]

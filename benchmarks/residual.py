@@ -99,7 +99,7 @@ def setting(name: str, options: argparse.Namespace) -> Setting:
     return Setting(name, program, met, hp.profile_ranges(program, own), scores, attacker)
 
 
-def arms(found: Setting) -> dict[str, list[hp.Protection]]:
+def arms(found: Setting) -> dict[str, list[hp.protections.Protection]]:
     taylor = found.scores["taylor"]
     return {
         "none": [],
@@ -107,13 +107,13 @@ def arms(found: Setting) -> dict[str, list[hp.Protection]]:
         **{f"aspis-{100 * share:g}%": [hp.Aspis(taylor, share)] for share in (0.01, 0.1, 1.0)},
         "tmr": [hp.TMR()],
         "parity": [hp.Parity()],
-        "sec-ded memory": [hp.SecDedMemory()],
+        "sec-ded memory": [hp.guards.SecDedMemory()],
     }
 
 
-def attacks(found: Setting) -> dict[str, hp.Sampling]:
+def attacks(found: Setting) -> dict[str, hp.sampling.Sampling]:
     chosen = found.attacker.top(ATTACKED)
-    return {"random weights": hp.ElementUniform(), f"top {100 * ATTACKED:g} %": hp.Among(chosen)}
+    return {"random weights": hp.sampling.ElementUniform(), f"top {100 * ATTACKED:g} %": hp.sampling.Among(chosen)}
 
 
 def measured(found: Setting, options: argparse.Namespace, tell: Any) -> Iterator[Case | Point]:

@@ -17,7 +17,7 @@ from hoplon.campaign.design import Design
 from hoplon.campaign.runner import run_uniform
 from hoplon.campaign.stratified.candidates import BLOCK
 from hoplon.campaign.stratified.first_phase import FirstPhase
-from hoplon.campaign.stratified.schedule import Course
+from hoplon.campaign.stratified.schedule import SequentialSchedule
 from hoplon.stats.intervals import weighted, wilson
 from hoplon.stats.stratified import limits
 
@@ -42,7 +42,7 @@ class Found:
 class Population:
     """Strata with their truth; ``cells``: by domain, the shares of a stratum's faults that fail, pass in it."""
 
-    course: Course
+    course: SequentialSchedule
     shares: np.ndarray
     truth: np.ndarray
     known: np.ndarray
@@ -77,7 +77,9 @@ def population_of(pool: Pool, half_width: float, *, planted: float, domains: tup
         moved = counts[heaviest, 1] * planted / pool.shares[heaviest]
         counts[heaviest] += (moved, -moved)
         cells[f"{column} {value}"] = counts / sizes[:, None]
-    return Population(Course(half_width, again=pool.again), pool.shares, truth, pool.known, pool.band, cells)
+    return Population(
+        SequentialSchedule(half_width, again=pool.again), pool.shares, truth, pool.known, pool.band, cells
+    )
 
 
 def _slots(pool: Pool, mine: pl.DataFrame) -> np.ndarray:

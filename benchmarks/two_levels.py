@@ -80,7 +80,7 @@ class MemoryPool:
     seconds: float
 
     def uniform(self, half_width: float, *, variance: float, inputs: float) -> int:
-        """Faults after which the interval clustered by fault has the half-width (`hoplon.stats.intervals.clustered`)."""
+        """Faults after which the interval clustered by fault has the half-width (`clustered`)."""
         whole = self.mean * (1 - self.mean)
         low, high = 0, 10**9
         while high - low > 1:

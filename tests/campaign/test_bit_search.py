@@ -6,8 +6,10 @@ import polars as pl
 import pytest
 import torch
 
-from hoplon import BitFlip, Campaign, Explicit, HoplonError, Inputs, Memory, Values, bit_boundary, capture
+from hoplon import BitFlip, Campaign, HoplonError, Inputs, Memory, Values, capture
+from hoplon.campaign import bit_boundary
 from hoplon.campaign.bit_search import search
+from hoplon.faults.sampling import Explicit
 from tests.support.nets import NETS
 
 

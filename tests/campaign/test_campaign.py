@@ -12,22 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from hoplon import (
-    BitFlip,
-    Campaign,
-    DataError,
-    Deviation,
-    HoplonError,
-    Inputs,
-    Memory,
-    SiteError,
-    StoreError,
-    TopK,
-    Values,
-    capture,
-    load_results,
-)
+from hoplon import BitFlip, Campaign, Deviation, HoplonError, Inputs, Memory, TopK, Values, capture, load_results
 from hoplon.campaign.results import Results
+from hoplon.errors import DataError, SiteError, StoreError
 from hoplon.formats import equal_bits
 from hoplon.program.program import Program
 from tests.reference.forward import faulty_memory_outputs, faulty_outputs

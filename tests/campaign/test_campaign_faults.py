@@ -9,33 +9,22 @@ import pytest
 import torch
 
 from hoplon import (
-    AdjacentBits,
     BitFlip,
-    BitRate,
-    Burst,
     Campaign,
-    Elements,
-    Exhaustive,
-    Explicit,
-    FaultModel,
     FaultTable,
-    FixedPoint,
-    Function,
     HoplonError,
     Inputs,
     Memory,
-    Mixture,
-    Quantized,
     RandomValue,
     Ranger,
     StuckAt,
-    TopScore,
     Values,
     Zero,
     capture,
 )
-from hoplon.faults import series_to_words
-from hoplon.formats import equal_bits, native
+from hoplon.faults import AdjacentBits, BitRate, Burst, Elements, FaultModel, Function, Mixture, series_to_words
+from hoplon.faults.sampling import Exhaustive, Explicit, TopScore
+from hoplon.formats import FixedPoint, Quantized, equal_bits, native
 from hoplon.program.program import Program
 from hoplon.protections.ranges import profile_ranges
 from tests.support.nets import NETS

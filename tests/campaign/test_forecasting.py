@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from hoplon import BitFlip, Campaign, Exhaustive, HoplonError, Inputs, Memory, Values, capture, forecast
+from hoplon import BitFlip, Campaign, HoplonError, Inputs, Memory, Values, capture, forecast
+from hoplon.faults.sampling import Exhaustive
 from hoplon.formats import equal_bits
 from tests.support.nets import NETS
 

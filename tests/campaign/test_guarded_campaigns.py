@@ -49,7 +49,7 @@ class TestGuardMemory:
 
     def test_without_guards_it_is_refused(self, program: hp.Program, data: hp.Inputs) -> None:
         campaign = hp.Campaign(program, data, sites=hp.GuardMemory())
-        with pytest.raises(hp.SiteError, match="expected protections that guard memory, got none; add TMR"):
+        with pytest.raises(hp.errors.SiteError, match="expected protections that guard memory, got none; add TMR"):
             campaign.run(count=1)
 
     def test_a_guard_repairs_its_own_copies(self, program: hp.Program, data: hp.Inputs) -> None:
@@ -101,14 +101,14 @@ def test_an_unknown_arrival_is_refused(program: hp.Program, data: hp.Inputs) -> 
 
 
 def test_more_wrong_than_a_guard_repairs_is_uncorrectable(program: hp.Program, data: hp.Inputs) -> None:
-    flood = hp.BitRate(0.2)
+    flood = hp.faults.BitRate(0.2)
     results = hp.Campaign(program, data, sites=hp.Memory(), fault_model=flood, protections=(hp.TMR(),)).run(count=4)
     assert results.summary()[0].counts["uncorrectable"] == results.summary()[0].n_runs
 
 
 def test_what_one_guard_cannot_repair_another_does(program: hp.Program, data: hp.Inputs) -> None:
-    together = hp.Campaign(program, data, sites=hp.Memory("*.weight"), protections=(hp.Checksum(), hp.TMR()))
-    alone = hp.Campaign(program, data, sites=hp.Memory("*.weight"), protections=(hp.Checksum(),))
+    together = hp.Campaign(program, data, sites=hp.Memory("*.weight"), protections=(hp.guards.Checksum(), hp.TMR()))
+    alone = hp.Campaign(program, data, sites=hp.Memory("*.weight"), protections=(hp.guards.Checksum(),))
     assert alone.run(count=64).summary()[0].counts["uncorrectable"] > 0
     counts = together.run(count=64).summary()[0].counts
     assert counts["identical"] == sum(counts.values())
@@ -117,13 +117,13 @@ def test_what_one_guard_cannot_repair_another_does(program: hp.Program, data: hp
 class TestBitUniform:
     def test_wide_words_are_hit_more_often(self) -> None:
         sites = [
-            hp.MemorySite("a", shape=(30,), dtype=torch.int8),
-            hp.MemorySite("b", shape=(10,), dtype=torch.float64),
-            hp.MemorySite("none", shape=(0,), dtype=torch.float64),
+            hp.program.MemorySite("a", shape=(30,), dtype=torch.int8),
+            hp.program.MemorySite("b", shape=(10,), dtype=torch.float64),
+            hp.program.MemorySite("none", shape=(0,), dtype=torch.float64),
         ]
-        assert hp.BitUniform().shares(sites).tolist() == pytest.approx([30 / 110, 80 / 110, 0])
+        assert hp.sampling.BitUniform().shares(sites).tolist() == pytest.approx([30 / 110, 80 / 110, 0])
         table = draw_faults(
-            Population(sites, hp.BitFlip()), 2200, sampling=hp.BitUniform(), generator=unit_generator(0, 0)
+            Population(sites, hp.BitFlip()), 2200, sampling=hp.sampling.BitUniform(), generator=unit_generator(0, 0)
         )
         wide = int((table.frame["site"] == "b").sum())
         assert abs(wide - 1600) < 4.5 * (2200 * 8 / 11 * 3 / 11) ** 0.5  # false alarm: 7 in a million
@@ -132,7 +132,7 @@ class TestBitUniform:
 class TestExposure:
     def test_bits_and_failures_add_up(self, program: hp.Program, data: hp.Inputs, aspis: hp.Aspis) -> None:
         faults = hp.Campaign(program, data, sites=hp.Memory("*.weight")).draw(count=256, seed=1)
-        arms = {"none": [], "tmr": [hp.TMR()], "backup": [Backup()], "hardware": [hp.SecDedMemory()]}
+        arms = {"none": [], "tmr": [hp.TMR()], "backup": [Backup()], "hardware": [hp.guards.SecDedMemory()]}
         found = hp.compare(program, data, arms=arms, faults=faults, guard_faults=128, latency=False)
         exposures = {name: found[name, "memory"].exposure for name in arms}
         model = 32 * (6 * 12 + 12 * 4)
@@ -176,7 +176,7 @@ class TestExposure:
 class TestSecDed:
     def test_single_flips_vanish_and_doubles_stop(self) -> None:
         words = torch.tensor([1.5, -2.0, 3.0])
-        guard = hp.SecDedMemory().arm({"w": words})
+        guard = hp.guards.SecDedMemory().arm({"w": words})
         for first, second in list(combinations(range(64), 2))[::9]:
             for flips, corrected in (((first,), True), ((first, second), False)):
                 memory = words.clone()
@@ -192,7 +192,7 @@ class TestSecDed:
 
     def test_three_flips_are_taken_for_one_or_reported(self) -> None:
         words = torch.zeros(2)
-        guard = hp.SecDedMemory().arm({"w": words})
+        guard = hp.guards.SecDedMemory().arm({"w": words})
         wrong = 0
         for flips in list(combinations(range(64), 3))[::97]:
             words.zero_()
@@ -204,7 +204,7 @@ class TestSecDed:
 
     def test_it_cannot_be_built_into_a_module(self, program: hp.Program) -> None:
         with pytest.raises(hp.HoplonError, match="expected protections in software, got sec-ded-memory"):
-            hp.harden(program, [hp.SecDedMemory()])
+            hp.harden(program, [hp.guards.SecDedMemory()])
 
 
 def _flip(words: Tensor, bits: tuple[int, ...]) -> None:
@@ -214,7 +214,7 @@ def _flip(words: Tensor, bits: tuple[int, ...]) -> None:
 
 
 @dataclass(frozen=True)
-class Backup(hp.Protection):
+class Backup(hp.protections.Protection):
     """One copy, always believed: right about faults in the model, wrong about those in the copy."""
 
     @property
@@ -225,7 +225,7 @@ class Backup(hp.Protection):
         return BackupGuard(memory)
 
 
-class BackupGuard(hp.Guard):
+class BackupGuard(hp.protections.Guard):
     def __init__(self, memory: Mapping[str, Tensor]) -> None:
         self._live = memory
         self._copies = {name: tensor.detach().clone() for name, tensor in memory.items()}
@@ -238,12 +238,12 @@ class BackupGuard(hp.Guard):
     def protected_bytes(self) -> int:
         return sum(tensor.nbytes for tensor in self._live.values())
 
-    def check(self, *, turn: int = 0, turns: int = 1) -> hp.GuardReport:
-        report = hp.GuardReport()
+    def check(self, *, turn: int = 0, turns: int = 1) -> hp.protections.GuardReport:
+        report = hp.protections.GuardReport()
         for name, live in self._live.items():
             wrong = int((integer_view(live) != integer_view(self._copies[name])).sum())
             integer_view(live).copy_(integer_view(self._copies[name]))
-            report += hp.GuardReport(live.numel(), wrong, wrong, where=(name,) if wrong else ())
+            report += hp.protections.GuardReport(live.numel(), wrong, wrong, where=(name,) if wrong else ())
         return report
 
     def refresh(self) -> None:

@@ -10,27 +10,23 @@ import pytest
 import torch
 from torch import nn
 
-from hoplon import (
+from hoplon import BitFlip, Campaign, HoplonError, Inputs, Memory, Values, capture
+from hoplon.campaign.reweighting import importance_weights
+from hoplon.faults import BitRate
+from hoplon.faults.sampling import (
     Among,
-    BitFlip,
-    BitRate,
-    Campaign,
     ElementUniform,
     Exhaustive,
     Explicit,
-    HoplonError,
-    Inputs,
     LayerUniform,
-    Memory,
     OpUniform,
+    Population,
     Sampling,
     Stratified,
-    Values,
-    ValueSite,
-    capture,
+    draw_faults,
+    unit_generator,
 )
-from hoplon.campaign.reweighting import importance_weights
-from hoplon.faults.sampling import Population, draw_faults, unit_generator
+from hoplon.program import ValueSite
 from hoplon.stats.intervals import Interval, clustered, weighted, wilson
 
 SITES = (ValueSite("a", "conv", shape=(40,)), ValueSite("b", "relu", shape=(5,)), ValueSite("c", "conv", shape=(2,)))

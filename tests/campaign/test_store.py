@@ -19,8 +19,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hoplon import BitFlip, Campaign, Inputs, StoreError, Values, capture, load_results
+from hoplon import BitFlip, Campaign, Inputs, Values, capture, load_results
 from hoplon.campaign.store import RunDirectory
+from hoplon.errors import StoreError
 from tests.support import stopped_campaign
 from tests.support.nets import NETS
 from tests.support.stopped_campaign import COUNT, UNITS

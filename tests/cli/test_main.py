@@ -18,7 +18,7 @@ from hoplon.cli.output_folder import OutputFolder
 from hoplon.comparison.assessment import Plan
 from hoplon.errors import StoreError
 from hoplon.faults import FaultTable
-from hoplon.injection.injector import Evaluator
+from hoplon.injection.injector import Injector
 from tests.support.small import small_data
 
 PROMISED = {
@@ -152,15 +152,15 @@ def test_compare_goes_on_with_what_an_interrupted_run_left(
     capsys: pytest.CaptureFixture[str], small_files: tuple[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     command = ["compare", *small_files, "--value-faults", "40", "--memory-faults", "4", "--out", str(tmp_path / "out")]
-    run = Evaluator.runs
+    run = Injector.runs
 
-    def interrupted(evaluator: Evaluator, table: FaultTable, **options: Any) -> Any:
+    def interrupted(evaluator: Injector, table: FaultTable, **options: Any) -> Any:
         if evaluator.overlay.label == "tmr":
             raise KeyboardInterrupt
         return run(evaluator, table, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "runs", interrupted)
+        patch.setattr(Injector, "runs", interrupted)
         assert main(command) == 130
     kept = tmp_path / "out" / "runs.partial"
     assert f"kept: 10 finished arms in {kept} (--resume takes them)" in capsys.readouterr().err

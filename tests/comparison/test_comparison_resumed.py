@@ -22,14 +22,14 @@ from hoplon import (
     Program,
     Ranger,
     Ranges,
-    StoreError,
     Values,
     capture,
     compare,
     load_results,
     profile_ranges,
 )
-from hoplon.injection.injector import Evaluator
+from hoplon.errors import StoreError
+from hoplon.injection.injector import Injector
 from hoplon.protections.base import Protection
 from hoplon.protections.ranges import Bound
 from tests.support.nets import NETS
@@ -62,15 +62,15 @@ class Counted:
     """Counts fault tables that are run, and stops at one of them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, stop: int | None = None) -> None:
-        self.tables, runs = 0, Evaluator.runs
+        self.tables, runs = 0, Injector.runs
 
-        def counting(evaluator: Evaluator, table: FaultTable, **options: Any) -> Any:
+        def counting(evaluator: Injector, table: FaultTable, **options: Any) -> Any:
             if self.tables == stop:
                 raise KeyboardInterrupt
             self.tables += 1
             return runs(evaluator, table, **options)
 
-        monkeypatch.setattr(hoplon.comparison.arms.Evaluator, "runs", counting)
+        monkeypatch.setattr(hoplon.comparison.arms.Injector, "runs", counting)
 
 
 def _plain(found: Comparison) -> Mapping[str, Any]:

@@ -43,7 +43,7 @@ def test_what_remains_is_what_the_guard_leaves(results: Results, program: hp.Pro
 
 
 def test_faults_in_several_words_are_refused(program: hp.Program) -> None:
-    burst = hp.Campaign(program, small_data()[0], sites=SITES, fault_model=hp.Elements(2)).run(count=4)
+    burst = hp.Campaign(program, small_data()[0], sites=SITES, fault_model=hp.faults.Elements(2)).run(count=4)
     with pytest.raises(HoplonError, match="expected faults in one weight each"):
         remaining(burst, hp.importance.magnitude(program, sites=SITES), 0.5)
 

@@ -15,20 +15,18 @@ from hoplon import (
     TMR,
     BitFlip,
     Campaign,
-    DataError,
     Deviation,
     HoplonError,
     Inputs,
     Memory,
     Program,
-    SiteError,
-    StoreError,
     TopK,
     Values,
     capture,
     load_results,
-    replay_run,
+    rerun,
 )
+from hoplon.errors import DataError, SiteError, StoreError
 from hoplon.stats.intervals import mcnemar, paired_clustered, paired_difference
 from tests.support.nets import NETS
 
@@ -58,7 +56,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_the_same_model_gives_the_same_records(run: Path) -> None:
-    again = replay_run(run, _program(), _data())
+    again = rerun(run, _program(), _data())
     assert again.results.digest() == load_results(run).digest()
     assert (again.left_out, again.same_inputs) == (0, True)
     pair = again.paired["top-1"]
@@ -69,7 +67,7 @@ def test_the_same_model_gives_the_same_records(run: Path) -> None:
 
 
 def test_another_model_is_compared_fault_by_fault(run: Path) -> None:
-    other = replay_run(run, _program(1), _data())
+    other = rerun(run, _program(1), _data())
     stored = load_results(run)
     assert other.results.faults.plan() == stored.faults.plan()
     joined = stored.runs.join(other.results.runs, on=["fault", "input"], suffix="_other")
@@ -102,7 +100,7 @@ def test_inputs_that_the_other_model_gets_wrong_are_left_out_and_counted(tmp_pat
             for program in (_program(), _program(1))
         ]
         assert right[0] - right[1], right
-        other = replay_run(run, _program(1), data)
+        other = rerun(run, _program(1), data)
         stored = load_results(run).runs
         common = stored.filter(pl.col("input").is_in(list(right[0] & right[1])))
         assert other.paired["top-1"].n_runs == common.height
@@ -111,14 +109,14 @@ def test_inputs_that_the_other_model_gets_wrong_are_left_out_and_counted(tmp_pat
 
 def test_a_guard_in_the_other_model(tmp_path: Path) -> None:
     run = _run(tmp_path, Memory())
-    guarded = replay_run(run, _program(), _data(), protections=[TMR()])
+    guarded = rerun(run, _program(), _data(), protections=[TMR()])
     assert guarded.results.runs["corrected"].all()
     assert guarded.rates["top-1"][1].failure.estimate == 0
     assert guarded.paired["top-1"].difference.estimate == -guarded.rates["top-1"][0].failure.estimate < 0
 
 
 def test_a_stored_replay_is_a_run_directory_and_goes_on(run: Path, tmp_path: Path) -> None:
-    whole = replay_run(run, _program(1), _data())
+    whole = rerun(run, _program(1), _data())
     seen: list[tuple[int, int | None]] = []
 
     def stop(done: int, total: int | None) -> None:
@@ -128,12 +126,12 @@ def test_a_stored_replay_is_a_run_directory_and_goes_on(run: Path, tmp_path: Pat
 
     out = tmp_path / "other"
     with pytest.raises(KeyboardInterrupt):
-        replay_run(run, _program(1), _data(), store=out, progress=stop)
+        rerun(run, _program(1), _data(), store=out, progress=stop)
     with pytest.raises(StoreError, match="expected a new run directory"):
-        replay_run(run, _program(1), _data(), store=out)
+        rerun(run, _program(1), _data(), store=out)
     with pytest.raises(StoreError, match="program.name: mlp-1 there, mlp-2 here"):
-        replay_run(run, _program(2), _data(), store=out, resume=True)
-    again = replay_run(run, _program(1), _data(), store=out, resume=True, progress=lambda d, t: seen.append((d, t)))
+        rerun(run, _program(2), _data(), store=out, resume=True)
+    again = rerun(run, _program(1), _data(), store=out, resume=True, progress=lambda d, t: seen.append((d, t)))
     assert seen[-1] == (150, 150)
     assert again.results.digest() == whole.results.digest() == load_results(out).digest()
     assert again.paired == whole.paired
@@ -153,7 +151,7 @@ class Shorter(nn.Module):
 def test_all_sites_that_do_not_fit_are_listed(run: Path) -> None:
     program = capture(Shorter().eval(), torch.zeros(2, 6), name="shorter")
     with pytest.raises(SiteError) as caught:
-        replay_run(run, program, _data())
+        rerun(run, program, _data())
     message = str(caught.value)
     assert f"expected the sites struck in {run} in shorter, got " in message
     if load_results(run).target == "values":
@@ -172,30 +170,30 @@ def test_another_dtype_does_not_fit(tmp_path: Path) -> None:
     run = _run(tmp_path, Memory())
     wide = capture(copy.deepcopy(NETS["mlp"].model()).double(), torch.zeros(2, 6).double())
     with pytest.raises(SiteError, match=r"fc1.weight \(float64, struck as float32\)"):
-        replay_run(run, wide, _data())
+        rerun(run, wide, _data())
 
 
 def test_other_data_is_refused_for_value_faults_only(run: Path) -> None:
     other = Inputs(NETS["mlp"].batch(9, seed=7), name="other")
     if load_results(run).target == "values":
         with pytest.raises(DataError, match="expected the data of the run, 'random' with 9 inputs, got 'other' with 9"):
-            replay_run(run, _program(1), other)
+            rerun(run, _program(1), other)
     else:
-        assert not replay_run(run, _program(1), other).same_inputs
+        assert not rerun(run, _program(1), other).same_inputs
 
 
 def test_the_criterion_is_that_of_the_run(tmp_path: Path) -> None:
     run = _run(tmp_path / "k", Memory(), criterion=[TopK(1), TopK(2)])
-    assert list(replay_run(run, _program(1), _data()).paired) == ["top-1", "top-2"]
+    assert list(rerun(run, _program(1), _data()).paired) == ["top-1", "top-2"]
     with pytest.raises(HoplonError, match=r"expected the criterion of the run, Several.* got TopK\(.*k=3"):
-        replay_run(run, _program(1), _data(), criterion=TopK(3))
+        rerun(run, _program(1), _data(), criterion=TopK(3))
     run = _run(tmp_path / "d", Memory(), criterion=Deviation((0.5, 2.0), scale=2.0))
     with pytest.raises(HoplonError, match=r"expected the criterion of the run, Deviation.* got none; give it"):
-        replay_run(run, _program(1), _data())
-    again = replay_run(run, _program(), _data(), criterion=Deviation((0.5, 2.0), scale=2.0))
+        rerun(run, _program(1), _data())
+    again = rerun(run, _program(), _data(), criterion=Deviation((0.5, 2.0), scale=2.0))
     assert again.paired["deviation>0.5"].only_first == 0
 
 
 def test_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="expected a run directory with manifest.json at"):
-        replay_run(tmp_path, _program(), _data())
+        rerun(tmp_path, _program(), _data())

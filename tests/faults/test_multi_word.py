@@ -22,7 +22,7 @@ from hoplon.faults import (
     Mixture,
     Places,
     RandomValue,
-    Strikes,
+    SampledFaults,
     StuckAt,
     Zero,
 )
@@ -119,7 +119,7 @@ def test_value_faults_keep_the_input_of_their_anchor(model: FaultModel) -> None:
     assert torch.equal(struck.places.input, places.input[struck.fault])
 
 
-def rows_of(struck: Strikes, fault: int) -> list[tuple[str, int, int]]:
+def rows_of(struck: SampledFaults, fault: int) -> list[tuple[str, int, int]]:
     mine = (struck.fault == fault).nonzero()[:, 0].tolist()
     return [
         (SITES[int(struck.places.number[row])].name, int(struck.places.element[row]), int(struck.flip[row]))

@@ -9,8 +9,8 @@ import torch
 
 from hoplon import Campaign, HoplonError, Inputs, Memory, Values, capture
 from hoplon.injection.memory_budget import Budget, live_bytes
-from hoplon.injection.replay.sweep import Left, Sweep
-from hoplon.injection.replay.whole_maps import Rest
+from hoplon.injection.replay.sweep import Divergent, Sweep
+from hoplon.injection.replay.whole_maps import WholeMapPasses
 from tests.injection.replay.test_channels import CHANNELS, Residual
 
 BUDGET = 800_000
@@ -28,21 +28,21 @@ def campaign() -> Campaign:
 def carried(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes of all pieces in a sweep after each step, and of those that passes of whole values hand on."""
     found: list[int] = []
-    advance, in_rows = Sweep._advance, Rest._in_rows
+    advance, in_rows = Sweep._advance, WholeMapPasses._in_rows
 
-    def size(left: Left) -> int:
+    def size(left: Divergent) -> int:
         return sum(piece.data.nbytes for pieces in left.pieces.values() for piece in pieces)
 
     def advanced(self: Sweep, index: int, live: list[int]) -> None:
         advance(self, index, live)
         found.append(size(self.left) + sum(piece.data.nbytes for part in self.values.values() for piece in part))
 
-    def handed(self: Rest, later: Left, *rest: object) -> None:
+    def handed(self: WholeMapPasses, later: Divergent, *rest: object) -> None:
         found.append(size(later))
         in_rows(self, later, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Sweep, "_advance", advanced)
-    monkeypatch.setattr(Rest, "_in_rows", handed)
+    monkeypatch.setattr(WholeMapPasses, "_in_rows", handed)
     return found
 
 

@@ -13,9 +13,9 @@ import hoplon.injection.golden_run
 from hoplon import BitFlip, Campaign, Inputs, Memory, Program, Values, capture
 from hoplon.faults import series_to_words
 from hoplon.formats import integer_view
-from hoplon.injection.golden_run import Reference
-from hoplon.injection.injector import Evaluator
-from hoplon.injection.replay import Golden, Hits, Replay, Struck
+from hoplon.injection.golden_run import GoldenRun
+from hoplon.injection.injector import Injector
+from hoplon.injection.replay import Golden, InjectedWords, Injections, Replay
 from hoplon.injection.working_memory import WorkingMemory
 from hoplon.protections.base import Overlay
 from hoplon.zoo.networks.lenet_digits import LeNet
@@ -29,7 +29,7 @@ class _Verifying(Replay):
 
     verified = 0
 
-    def _strike(self, index: int, value: Tensor, hit: Hits, golden: Golden) -> tuple[Tensor, Struck]:
+    def _strike(self, index: int, value: Tensor, hit: Injections, golden: Golden) -> tuple[Tensor, InjectedWords]:
         result, met = super()._strike(index, value, hit, golden)
         layout = self.program.layouts[index]
         faulty, plain = (
@@ -119,12 +119,12 @@ def test_the_verifier_sees_collateral_damage() -> None:
             return value.neg_() if index == self.program.site_steps[":relu"] else value
 
     program, x = _program("mlp")
-    reference = Reference.run(program, Inputs(x), Campaign(program, Inputs(x), sites=Values()).criterion)
+    reference = GoldenRun.run(program, Inputs(x), Campaign(program, Inputs(x), sites=Values()).criterion)
     replay = Careless(program, Overlay(), reference.batch, program.value_sites)
     leaves, _ = reference.leaves(0)
     golden = replay.golden(leaves)
     one = torch.tensor([1])
-    hits: Mapping[str, Hits] = {":relu": Hits(one, one, torch.tensor([0xFFFFFFFF]), one << 30)}
+    hits: Mapping[str, Injections] = {":relu": Injections(one, one, torch.tensor([0xFFFFFFFF]), one << 30)}
     with pytest.raises(AssertionError, match="another number of words than one changed"):
         replay.strike_values(golden, hits)
-    assert Evaluator(reference, Overlay()).placement == "before"
+    assert Injector(reference, Overlay()).placement == "before"

@@ -43,7 +43,7 @@ def campaign(sites: hp.Values | hp.Memory | hp.GuardMemory = VALUES, /, **option
 
 def _guarded() -> Found:
     """Faults of several words in memory, under sums across blocks and under copies of the most important weights."""
-    model = hp.Elements(16, hp.BitFlip(2, bits=UPPER.bits))
+    model = hp.faults.Elements(16, hp.BitFlip(2, bits=UPPER.bits))
     arms = {"parity": hp.Parity(group=16), "aspis": hp.Aspis(scores(), fraction=0.5)}
     weights = hp.Memory("*.weight", kind=("conv", "linear"))
     plans = {name: campaign(weights, fault_model=model, protections=(guard,)) for name, guard in arms.items()}
@@ -82,15 +82,17 @@ def _several_criteria() -> hp.Results:
     """Several criteria on the network with a sum, its layers equally likely."""
     net, data = program(Residual), networks.inputs(Residual)
     criteria = (hp.TopK(1), hp.TopK(2), hp.TopK(1, reference="label"), hp.Deviation((0.5, 8.0)))
-    options = {"program": net, "data": data, "criterion": criteria, "sampling": hp.LayerUniform()}
+    options = {"program": net, "data": data, "criterion": criteria, "sampling": hp.sampling.LayerUniform()}
     return campaign(**options).run(count=150, seed=SEED)
 
 
 def _several_words() -> hp.Results:
     """Two bits in each of three elements, operators equally likely."""
     net, data = program(Residual), networks.inputs(Residual)
-    model = hp.Elements(3, hp.BitFlip(2, bits=UPPER.bits))
-    return campaign(program=net, data=data, fault_model=model, sampling=hp.OpUniform()).run(count=150, seed=SEED)
+    model = hp.faults.Elements(3, hp.BitFlip(2, bits=UPPER.bits))
+    return campaign(program=net, data=data, fault_model=model, sampling=hp.sampling.OpUniform()).run(
+        count=150, seed=SEED
+    )
 
 
 def _compared() -> Found:
@@ -114,7 +116,7 @@ CAMPAIGNS: dict[str, Callable[[], Found]] = {
     "half-width of memory": _alone(lambda: campaign(MEMORY).run(half_width=0.04, seed=SEED)),
     "eager form": _alone(_eager),
     "fixed point": _alone(
-        lambda: campaign(fault_model=hp.BitFlip(format=hp.FixedPoint(8, 6))).run(count=200, seed=SEED)
+        lambda: campaign(fault_model=hp.BitFlip(format=hp.formats.FixedPoint(8, 6))).run(count=200, seed=SEED)
     ),
     "bfloat16": _alone(_bfloat16),
     "guarded memory": _guarded,

@@ -33,7 +33,7 @@ def record(results: hp.Results) -> Record:
     }
 
 
-def _rate(rate: hp.Rate) -> Record:
+def _rate(rate: hp.campaign.Rate) -> Record:
     """One rate in plain figures."""
     found = {"failure": rate.failure, "sdc": rate.sdc, "nonfinite": rate.nonfinite}
     figures: Record = {

@@ -71,9 +71,9 @@ def protections() -> tuple[Any, ...]:
     return hp.Ranger(campaigns.ranges()), hp.Aspis(scores, fraction=0.25), hp.Parity(group=16)
 
 
-def hardened() -> hp.HardenedModule:
+def hardened() -> hp.runtime.HardenedModule:
     """The module of the bundle."""
-    return hp.harden(campaigns.program(Convolutional), protections(), when=hp.Rotating(2))
+    return hp.harden(campaigns.program(Convolutional), protections(), when=hp.runtime.Rotating(2))
 
 
 def bytes_digest(tensor: Tensor) -> str:

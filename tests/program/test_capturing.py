@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hoplon import BitFlip, Campaign, CaptureError, DataError, Deviation, Inputs, Memory, TopK, Values, capture
-from hoplon.errors import HoplonWarning
+from hoplon import BitFlip, Campaign, Deviation, Inputs, Memory, TopK, Values, capture
+from hoplon.errors import CaptureError, DataError, HoplonWarning
 from hoplon.formats import Quantized, equal_bits
-from hoplon.protections import lower
 from hoplon.protections.base import Overlay
+from hoplon.protections.runtime.lowering import lower
 from tests.support.nets import NETS
 
 

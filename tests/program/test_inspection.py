@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from hoplon import FaultSpace, HoplonError, capture, inspect
+from hoplon import HoplonError, capture, inspect
 from hoplon.cli.main import main
+from hoplon.program import FaultSpace
 from hoplon.zoo import resolve_model
 from tests.support.nets import NETS
 

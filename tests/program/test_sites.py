@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hoplon import Memory, SiteError, Values, capture
+from hoplon import Memory, Values, capture
+from hoplon.errors import SiteError
 from hoplon.program.eager_watch import eager_sites
 from hoplon.program.sites import ValueSite
 from hoplon.program.trace import identities

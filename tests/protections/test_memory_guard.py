@@ -33,7 +33,9 @@ def test_a_turn_out_of_range_is_refused() -> None:
 )
 def test_a_change_of_most_words_is_an_update(differing: int, total: int, written: bool, refused: bool) -> None:
     if refused:
-        with pytest.raises(hp.StaleGuardError, match=f"{differing} of {total:,} words of fc.weight; call refresh"):
+        with pytest.raises(
+            hp.protections.StaleGuardError, match=f"{differing} of {total:,} words of fc.weight; call refresh"
+        ):
             require_no_update("fc.weight", differing=differing, total=total, written=written)
     else:
         require_no_update("fc.weight", differing=differing, total=total, written=written)
@@ -53,7 +55,7 @@ def test_tmr_refuses_updated_weights_and_leaves_them(vote: str) -> None:
     for tensor in memory.values():
         tensor.mul_(1.5)
     updated = {name: tensor.clone() for name, tensor in memory.items()}
-    with pytest.raises(hp.StaleGuardError, match="words of fc"):
+    with pytest.raises(hp.protections.StaleGuardError, match="words of fc"):
         guard.check()
     assert all(torch.equal(memory[name], updated[name]) for name in memory)
     guard.refresh()

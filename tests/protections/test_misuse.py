@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hoplon import TMR, Aspis, DataError, HoplonError, Inputs, Memory, Ranger, capture, compare, harden, profile_ranges
+from hoplon import TMR, Aspis, HoplonError, Inputs, Memory, Ranger, capture, compare, harden, profile_ranges
 from hoplon.campaign.campaign import Campaign
+from hoplon.errors import DataError
 from hoplon.importance import taylor
 from tests.support.nets import NETS
 

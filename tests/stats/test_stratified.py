@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from hoplon.campaign.stratified.first_phase import FirstPhase
-from hoplon.campaign.stratified.schedule import Course
+from hoplon.campaign.stratified.schedule import SequentialSchedule
 from hoplon.errors import HoplonError
 from hoplon.stats.intervals import clopper_pearson, gamma_quantile, weighted
 from hoplon.stats.stratified import effective, limits, paired_weighted, stratified
@@ -105,7 +105,9 @@ def test_a_difference_is_no_surer_than_its_candidates() -> None:
 BAND = np.array([0, 0, 1, 1, 1])
 
 
-def _finish(course: Course, shares: np.ndarray, truth: np.ndarray, generator: np.random.Generator) -> tuple[float, ...]:
+def _finish(
+    course: SequentialSchedule, shares: np.ndarray, truth: np.ndarray, generator: np.random.Generator
+) -> tuple[float, ...]:
     """One campaign without a model: estimate at the first look, final limits, runs and looks."""
     weights = np.bincount(BAND, shares)
 
@@ -153,7 +155,7 @@ def test_the_course_covers_without_a_bias(truth: tuple[float, ...], repeats: int
     Coverage of 95 % is refused by a one-sided binomial test at 0.001, no bias at the first look by four standard errors
     of the mean (false alarm: 6 in 100,000).
     """
-    course, generator = Course(0.005), np.random.default_rng(1)
+    course, generator = SequentialSchedule(0.005), np.random.default_rng(1)
     probabilities = np.array(truth)
     found = np.array([_finish(course, SHARES, probabilities, generator) for _ in range(repeats)])
     target = float(SHARES @ probabilities)
@@ -165,7 +167,7 @@ def test_the_course_covers_without_a_bias(truth: tuple[float, ...], repeats: int
 
 
 def test_looks_spend_no_more_than_there_is() -> None:
-    course = Course(0.01, 0.9)
+    course = SequentialSchedule(0.01, 0.9)
     assert sum(sum(course.tails(look)) for look in range(60)) == pytest.approx(0.1)
 
 

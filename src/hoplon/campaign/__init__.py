@@ -1,3 +1,7 @@
-"""Campaigns: a plan, how it is run, kept and counted."""
+"""Campaigns: a plan of faults, how it is run, kept and counted."""
 
 from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -14,7 +14,7 @@ from hoplon.errors import HoplonError
 from hoplon.faults.sampling.plans import Explicit
 from hoplon.faults.single_word import BitFlip
 from hoplon.formats.native import native
-from hoplon.injection.golden_run import Reference
+from hoplon.injection.golden_run import GoldenRun
 from hoplon.program.sites import GuardMemory, Memory, Values
 
 
@@ -133,5 +133,5 @@ def bit_boundary(
 
 def _first_eligible(campaign: Campaign) -> int:
     """The first input on which failures count."""
-    reference = Reference.run(campaign.program, campaign.data, campaign.criterion, batch=campaign.batch)
+    reference = GoldenRun.run(campaign.program, campaign.data, campaign.criterion, batch=campaign.batch)
     return int(reference.eligible[0])

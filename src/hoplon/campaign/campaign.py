@@ -18,10 +18,10 @@ from hoplon.campaign.executors import Executor, Processes, Serial
 from hoplon.campaign.pilot import Pilot, Stopwatch, TimeIsUp, time_two_levels
 from hoplon.campaign.results import Results, site_kinds
 from hoplon.campaign.reweighting import reweighted
-from hoplon.campaign.runner import Advance, Keeper, Progress, Unit, looks, run_uniform
+from hoplon.campaign.runner import Progress, ProgressCallback, Unit, UnitStore, looks, run_uniform
 from hoplon.campaign.store import RunDirectory, content_digest, versions
 from hoplon.campaign.stratified.preview import Observer
-from hoplon.campaign.stratified.schedule import Course
+from hoplon.campaign.stratified.schedule import SequentialSchedule
 from hoplon.campaign.stratified.strata import Strata
 from hoplon.campaign.stratified.two_phase import Groups, TwoPhase, default_strata, strike
 from hoplon.criteria.base import Criterion
@@ -35,8 +35,8 @@ from hoplon.faults.sampling.plans import Exhaustive
 from hoplon.faults.single_word import BitFlip
 from hoplon.faults.table import FaultTable
 from hoplon.injection.armed_memory import ArmedMemory
-from hoplon.injection.golden_run import Reference
-from hoplon.injection.injector import Evaluator
+from hoplon.injection.golden_run import GoldenRun
+from hoplon.injection.injector import Injector
 from hoplon.injection.memory_budget import Budget
 from hoplon.injection.memory_faults import Arrival
 from hoplon.injection.replay.golden import Placement
@@ -161,9 +161,9 @@ class Campaign:
                 manifest["inputs_per_fault"] = "random batches"  # so that one on all inputs is not gone on with
             work.table(0, 1)  # refuses a fault model that does not fit before there is a run directory
             directory = None if store is None else RunDirectory.create(store, manifest, resume=resume)
-            keep = Keeper(directory, manifest)
+            keep = UnitStore(directory, manifest)
             done = set() if directory is None or way == "stratified" else directory.finished()
-            advance = Advance(progress, count, done=sum(work.size(unit, count) for unit in done))
+            advance = ProgressCallback(progress, count, done=sum(work.size(unit, count) for unit in done))
             unit = _Units(work, count)
             if workers == 1:
                 executor: Executor = Serial(lambda item: unit(item, advance=advance))
@@ -175,17 +175,19 @@ class Campaign:
                     keep.run(executor, {unit: unit for unit in range(next(looks(count, work.unit_size)))}, tell)
                     return keep.results(next(looks(count, work.unit_size)), Design((), (), (), 0, confidence))
                 if way == "stratified":
-                    return self._stratified(work, keep, executor, tell, chosen, Course(half_width, confidence))
-                return run_uniform(keep, executor, tell, Course(half_width, confidence), work.unit_size)
+                    return self._stratified(
+                        work, keep, executor, tell, chosen, SequentialSchedule(half_width, confidence)
+                    )
+                return run_uniform(keep, executor, tell, SequentialSchedule(half_width, confidence), work.unit_size)
 
     def _stratified(
         self,
         work: _Work,
-        keep: Keeper,
+        keep: UnitStore,
         executor: Executor,
-        tell: Advance | None,
+        tell: ProgressCallback | None,
         strata: Sequence[Strata],
-        course: Course,
+        course: SequentialSchedule,
     ) -> Results:
         phases = TwoPhase(
             work.evaluator,
@@ -244,7 +246,7 @@ class Campaign:
             else:
                 stopwatch = Stopwatch(started + seconds)
                 with suppress(TimeIsUp):
-                    work.unit(0, count=total, advance=Advance(stopwatch, None))
+                    work.unit(0, count=total, advance=ProgressCallback(stopwatch, None))
                 faults, spent = stopwatch.done, time.perf_counter() - started
             reference = work.reference
             return Pilot(
@@ -299,8 +301,8 @@ class _Work:
         over = overlay(campaign.program, campaign.protections)
         self.sites, copies = _sites_of(campaign, over)
         data: Inputs = campaign.data
-        self.reference = Reference.run(campaign.program, data, campaign.criterion, batch=campaign.batch)
-        self.evaluator = Evaluator(
+        self.reference = GoldenRun.run(campaign.program, data, campaign.criterion, batch=campaign.batch)
+        self.evaluator = Injector(
             self.reference, over, campaign.placement, campaign.arrival, Budget(campaign.memory_budget)
         )
         self.population = Population(
@@ -335,7 +337,7 @@ class _Work:
             raise HoplonError(f"expected a count of at most {size}, all the faults there are, got {count}")
         return count
 
-    def unit(self, unit: int, *, count: int | None, advance: Advance | None = None) -> Unit:
+    def unit(self, unit: int, *, count: int | None, advance: ProgressCallback | None = None) -> Unit:
         """Draw and run one unit; a function of seed and number alone."""
         size = _UNIT_FAULTS[self.campaign.target]
         table = self.table(unit, self.size(unit, count))
@@ -413,7 +415,7 @@ class _Units:
     count: int | None
 
     def __call__(
-        self, item: int | tuple[FaultTable, pl.DataFrame, Groups | None], *, advance: Advance | None = None
+        self, item: int | tuple[FaultTable, pl.DataFrame, Groups | None], *, advance: ProgressCallback | None = None
     ) -> Unit:
         """One unit; from another process its progress is not seen until it is done."""
         if isinstance(item, int):

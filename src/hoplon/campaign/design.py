@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from hoplon.errors import StoreError
-from hoplon.stats.two_stage import Split
+from hoplon.stats.two_stage import TwoStagePlan
 
 
 @final
@@ -20,12 +20,14 @@ class Design:
     """Strata of a campaign in two phases, and the look after which it stopped.
 
     ``labels``, ``shares``: of the strata; shares are those of ``candidates`` drawn and looked at, not run. Every
-    stratum has two halves: see `hoplon.campaign.stratified.schedule.Course`. ``known``: the failure probability of strata that needed no run,
-    None for the others. ``draws``: how many draws of all faults each share counts as, see `hoplon.stats.stratified.limits`;
-    ``candidates`` where it is empty. A campaign of uniform faults has no strata. ``level``: confidence of the
-    intervals then. ``expected``: the "runs", "seconds" and "memory_bytes" (of the process that plans, where the
-    platform tells) that the pilot led to expect; ``spent``: what it came to. Times and memory are no records.
-    ``split``: of memory faults, how many batches of inputs each meets.
+    stratum has two halves: see `hoplon.campaign.stratified.schedule.SequentialSchedule`. ``known``: the failure
+    probability of strata that needed no run, None for the others. ``draws``: how many draws of all faults each share
+    counts as, see `hoplon.stats.stratified.limits`; ``candidates`` where it is empty. A campaign of uniform faults
+    has no strata. ``level``: confidence of the intervals then. ``expected``: the "runs", "seconds" and "memory_bytes"
+    (of the process that plans, where the platform tells) that the pilot led to expect; ``spent``: what it came to.
+    Times
+    and
+    memory are no records. ``split``: of memory faults, how many batches of inputs each meets.
     """
 
     labels: tuple[str, ...]
@@ -36,7 +38,7 @@ class Design:
     draws: tuple[float, ...] = ()
     expected: Mapping[str, float] = field(default_factory=dict)
     spent: Mapping[str, float] = field(default_factory=dict)
-    split: Split | None = None
+    split: TwoStagePlan | None = None
 
     def to_json(self) -> str:
         """For a run directory."""
@@ -59,7 +61,7 @@ class Design:
         try:
             found: dict[str, Any] = json.loads(text)
             found |= {name: tuple(found[name]) for name in ("labels", "shares", "known", "draws") if name in found}
-            found["split"] = None if found.get("split") is None else Split.from_dict(found["split"])
+            found["split"] = None if found.get("split") is None else TwoStagePlan.from_dict(found["split"])
             return cls(**found)
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(f"expected a design as hoplon writes it, got {error}; resume the run") from error

@@ -11,7 +11,7 @@ from hoplon.campaign._peak_memory import peak_memory_bytes
 from hoplon.campaign.campaign import Campaign, Way
 from hoplon.campaign.pilot import Pilot
 from hoplon.campaign.runner import MOST_FAULTS
-from hoplon.campaign.stratified.schedule import Course
+from hoplon.campaign.stratified.schedule import SequentialSchedule
 from hoplon.errors import HoplonError
 from hoplon.injection.memory_budget import Budget
 from hoplon.stats.intervals import wilson
@@ -100,14 +100,14 @@ def _runs(pilot: Pilot, faults: int, half_width: float | None) -> int:
     """Faults x inputs; the faults of a campaign's own pilot meet other batches than the later ones."""
     if pilot.split is None or half_width is None:
         return faults * pilot.inputs
-    first = min(faults, Course(half_width).pilot_runs)
+    first = min(faults, SequentialSchedule(half_width).pilot_runs)
     met = pilot.inputs * pilot.split.pilot / pilot.split.of
     return math.ceil(first * met + (faults - first) * pilot.inputs_each)
 
 
 def _faults_for(half_width: float, probability: float, *, confidence: float, unit: int) -> int | None:
     """How many uniform faults it takes, in whole units, if this share of them fails."""
-    level = 1 - sum(Course(half_width, confidence).tails(0))
+    level = 1 - sum(SequentialSchedule(half_width, confidence).tails(0))
 
     def reached(units: int) -> bool:
         n = units * unit

@@ -9,10 +9,10 @@ from typing import final
 
 import numpy as np
 
-from hoplon.campaign.stratified.input_batches import Levels
+from hoplon.campaign.stratified.input_batches import SecondStage
 from hoplon.faults.table import FaultTable
-from hoplon.injection.injector import Evaluator
-from hoplon.stats.two_stage import Floats, Split
+from hoplon.injection.injector import Injector
+from hoplon.stats.two_stage import Floats, TwoStagePlan
 
 
 @final
@@ -34,7 +34,7 @@ class Pilot:
     input_batches: int
     batch: int
     unit_faults: int
-    split: Split | None = None
+    split: TwoStagePlan | None = None
 
     @property
     def inputs_each(self) -> float:
@@ -75,8 +75,8 @@ class Stopwatch:
 
 
 def time_two_levels(
-    evaluator: Evaluator, draw: Callable[[int, int], FaultTable], *, most: int, seed: int, seconds: float
-) -> tuple[int, float, Split]:
+    evaluator: Injector, draw: Callable[[int, int], FaultTable], *, most: int, seed: int, seconds: float
+) -> tuple[int, float, TwoStagePlan]:
     """Run memory faults on random batches of inputs, in parts of 1, 2, 4, ... faults, until time is up.
 
     Args:
@@ -86,7 +86,7 @@ def time_two_levels(
     Returns:
         The faults of the last part, what they took, and the split that all outcomes make cheapest.
     """
-    levels = Levels(evaluator, seed)
+    levels = SecondStage(evaluator, seed)
     shares: list[Floats] = []
     begun, part = time.perf_counter(), 0
     while True:

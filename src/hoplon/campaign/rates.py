@@ -105,8 +105,8 @@ def rates_by(
 ) -> list[tuple[tuple[Any, ...], Rate]]:
     """The rate in every group of runs that agree in ``keys``, in the order of the keys, null last.
 
-    With a column ``weight``, a group is a domain whose own size is estimated along: see `hoplon.stats.intervals.weighted`. The
-    largest weight of all runs is that of a failure not yet seen in the group.
+    With a column ``weight``, a group is a domain whose own size is estimated along: see
+    `hoplon.stats.intervals.weighted`. The largest weight of all runs is that of a failure not yet seen in the group.
     """
     interval: _Limits = partial(_plain, target=target, confidence=confidence, complete=complete)
     weights = _WEIGHT in runs.collect_schema().names()

@@ -21,7 +21,7 @@ from hoplon.formats.base import Field
 from hoplon.formats.named import format_named
 from hoplon.program.sites import Site, ValueSite
 from hoplon.stats.intervals import wilson
-from hoplon.stats.two_stage import Split
+from hoplon.stats.two_stage import TwoStagePlan
 
 _KEYS = ("layer", "kind", "bit", "field", "direction", "input")
 _FIELDS: tuple[Field, ...] = ("sign", "exponent", "mantissa")
@@ -51,7 +51,7 @@ class Results:
     prediction: str | None = None
 
     @property
-    def split(self) -> Split | None:
+    def split(self) -> TwoStagePlan | None:
         """How many batches of inputs each memory fault met, and why; None where that was not chosen: all."""
         return None if self.design is None else self.design.split
 

@@ -15,9 +15,9 @@ from hoplon.campaign.design import Design
 from hoplon.campaign.executors import Executor
 from hoplon.campaign.results import Results, held_results, stored_results
 from hoplon.campaign.store import RunDirectory
-from hoplon.campaign.stratified.schedule import Course
+from hoplon.campaign.stratified.schedule import SequentialSchedule
 from hoplon.faults.table import FaultTable
-from hoplon.stats.two_stage import Split
+from hoplon.stats.two_stage import TwoStagePlan
 
 Progress = Callable[[int, int | None], None]
 Unit = tuple[FaultTable, pl.DataFrame]
@@ -38,7 +38,7 @@ def looks(count: int | None, size: int) -> Iterator[int]:
         units *= 2
 
 
-class Advance:
+class ProgressCallback:
     """Counts finished faults for the caller's progress display; ``done`` were before."""
 
     def __init__(self, progress: Progress | None, total: int | None, *, done: int = 0) -> None:
@@ -53,14 +53,14 @@ class Advance:
             self._progress(self._done, self._total)
 
 
-class Keeper:
+class UnitStore:
     """Holds finished units, on disk or in memory, and runs only those that are missing."""
 
     def __init__(self, directory: RunDirectory | None, manifest: dict[str, Any]) -> None:
         self._directory, self._manifest = directory, manifest
         self._held: dict[int, Unit] = {}
 
-    def run(self, executor: Executor, planned: Mapping[int, Any], advance: Advance | None) -> None:
+    def run(self, executor: Executor, planned: Mapping[int, Any], advance: ProgressCallback | None) -> None:
         """Run the units that are missing; ``advance`` is told of each, where the units cannot tell."""
         done = set(self._held) if self._directory is None else self._directory.finished()
         items = {unit: item for unit, item in planned.items() if unit not in done}
@@ -76,11 +76,11 @@ class Keeper:
         elif unit not in self._directory.finished():
             self._directory.write(unit, *found)
 
-    def split(self) -> Split | None:
+    def split(self) -> TwoStagePlan | None:
         """The split that was recorded; None where there is none."""
         return None if self._directory is None else self._directory.split()
 
-    def keep_split(self, split: Split) -> None:
+    def keep_split(self, split: TwoStagePlan) -> None:
         """Record a split, so that a resumed run goes on with it."""
         if self._directory is not None and self._directory.split() is None:
             self._directory.keep_split(split)
@@ -94,7 +94,9 @@ class Keeper:
         return held_results(self._manifest, held, level=design.level, design=design)
 
 
-def run_uniform(keep: Keeper, executor: Executor, tell: Advance | None, course: Course, size: int) -> Results:
+def run_uniform(
+    keep: UnitStore, executor: Executor, tell: ProgressCallback | None, course: SequentialSchedule, size: int
+) -> Results:
     """All faults count alike: a unit tells roughly how many it takes, a part of these tells it well, then one look."""
     units, look, parts, begun = 1, 0, iter(_PLANNED_PARTS), time.perf_counter()
     design = Design((), (), (), 0, course.confidence)

@@ -24,7 +24,7 @@ import torch
 from hoplon.campaign.design import Design
 from hoplon.errors import StoreError
 from hoplon.faults.table import FaultTable, Target
-from hoplon.stats.two_stage import Split
+from hoplon.stats.two_stage import TwoStagePlan
 
 _MANIFEST = "manifest.json"
 _DESIGN = "design.json"
@@ -188,7 +188,7 @@ class RunDirectory:
         except OSError as error:
             raise StoreError(f"expected to read {self.path / _DESIGN}, got {error}") from error
 
-    def keep_split(self, split: Split) -> None:
+    def keep_split(self, split: TwoStagePlan) -> None:
         """Write how many inputs memory faults meet, once the pilot has decided it.
 
         Raises:
@@ -196,14 +196,14 @@ class RunDirectory:
         """
         write_atomically(self.path / _SPLIT, split.to_json())
 
-    def split(self) -> Split | None:
+    def split(self) -> TwoStagePlan | None:
         """What `keep_split` wrote; None before.
 
         Raises:
             StoreError: a damaged file.
         """
         try:
-            return Split.from_json((self.path / _SPLIT).read_text())
+            return TwoStagePlan.from_json((self.path / _SPLIT).read_text())
         except FileNotFoundError:
             return None
         except OSError as error:

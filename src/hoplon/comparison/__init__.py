@@ -1,3 +1,7 @@
-"""The same faults in every arm."""
+"""The same faults in every arm: what a protection bought, and at which price."""
 
 from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

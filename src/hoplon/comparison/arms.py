@@ -14,8 +14,8 @@ import torch
 from hoplon.campaign.results import Results, site_kinds
 from hoplon.campaign.store import RunDirectory, content_digest, versions
 from hoplon.faults.table import FaultTable
-from hoplon.injection.golden_run import Reference
-from hoplon.injection.injector import Evaluator
+from hoplon.injection.golden_run import GoldenRun
+from hoplon.injection.injector import Injector
 from hoplon.injection.memory_faults import Arrival
 from hoplon.injection.replay.golden import Placement
 from hoplon.program.sites import Site
@@ -23,7 +23,7 @@ from hoplon.protections.base import Overlay
 
 
 @dataclass(frozen=True)
-class Shelf:
+class ArmStore:
     """A run directory per target and arm: written when an arm is finished, and read instead of running it again."""
 
     path: Path
@@ -53,12 +53,12 @@ class ArmRuns:
 
     def __init__(
         self,
-        reference: Reference,
+        reference: GoldenRun,
         table: FaultTable,
         placement: Placement,
         arrival: Arrival,
         confidence: float,
-        shelf: Shelf | None,
+        shelf: ArmStore | None,
     ) -> None:
         self._reference, self._table, self._placement, self._arrival = reference, table, placement, arrival
         self._confidence, self._shelf = confidence, shelf
@@ -119,7 +119,7 @@ class ArmRuns:
             if self._same_effect(over, other):
                 advance(len(self._table))
                 return runs, observed
-        runs, observed = Evaluator(self._reference, over, self._placement, self._arrival).runs(
+        runs, observed = Injector(self._reference, over, self._placement, self._arrival).runs(
             self._table, advance=advance
         )
         self._seen.append((over, runs, observed))

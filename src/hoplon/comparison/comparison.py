@@ -17,7 +17,7 @@ from rich.table import Table
 from hoplon.campaign.rates import Rate, rate_of
 from hoplon.campaign.results import Results
 from hoplon.campaign.store import versions
-from hoplon.comparison.arms import ArmRuns, Shelf
+from hoplon.comparison.arms import ArmRuns, ArmStore
 from hoplon.comparison.costs.latency import LatencyRatio, measure
 from hoplon.comparison.exposure import Exposure, exposure_of, exposure_table
 from hoplon.comparison.paired import paired
@@ -26,8 +26,8 @@ from hoplon.criteria.classification import TopK
 from hoplon.criteria.outcome import Outcome, classify
 from hoplon.errors import HoplonError
 from hoplon.faults.table import FaultTable
-from hoplon.injection.golden_run import Reference, accuracy, golden_outputs
-from hoplon.injection.injector import Evaluator
+from hoplon.injection.golden_run import GoldenRun, accuracy, golden_outputs
+from hoplon.injection.injector import Injector
 from hoplon.injection.memory_faults import Arrival
 from hoplon.injection.replay.golden import Placement
 from hoplon.injection.working_memory import WorkingMemory
@@ -286,7 +286,7 @@ def compare(
         raise HoplonError(f"expected at least one arm and one fault, got {len(arms)} arms and {len(tables)} tables")
     chosen = criterion or TopK()
     inputs = as_inputs(data)
-    reference = Reference.run(program, inputs, chosen, batch=batch)
+    reference = GoldenRun.run(program, inputs, chosen, batch=batch)
     overlays = {name: overlay(program, protections, label=name) for name, protections in arms.items()}
     whole = inputs if held_out is None else as_inputs(held_out)
     costs = _costs(reference, overlays, whole, latency=latency)
@@ -294,7 +294,7 @@ def compare(
     tell = _Teller(progress, total)
     found: list[Arm] = []
     for table in tables:
-        keep = None if store is None else Shelf(Path(store), resume)
+        keep = None if store is None else ArmStore(Path(store), resume)
         runner = ArmRuns(reference, table, placement, arrival, confidence, keep)
         by_name = {name: runner.run(over, tell.arm(name)) for name, over in overlays.items()}
         baseline = next((name for name, over in overlays.items() if not over.protections), None)
@@ -302,7 +302,7 @@ def compare(
             base = by_name[baseline] if baseline not in (None, name) else None
             arm = _arm(name, results, base, overlays[name], costs[name], reference, confidence)
             if table.target == "memory":
-                evaluator = Evaluator(reference, overlays[name], placement, arrival)
+                evaluator = Injector(reference, overlays[name], placement, arrival)
                 exposure = exposure_of(
                     evaluator,
                     table,
@@ -319,7 +319,7 @@ def compare(
 
 
 def _costs(
-    reference: Reference, overlays: Mapping[str, Overlay], held_out: Inputs, *, latency: bool
+    reference: GoldenRun, overlays: Mapping[str, Overlay], held_out: Inputs, *, latency: bool
 ) -> dict[str, Cost]:
     latencies: dict[str, LatencyRatio] = {}
     if latency and reference.program.exported is not None:
@@ -368,7 +368,7 @@ def _arm(
     base: Results | None,
     over: Overlay,
     cost: Cost,
-    reference: Reference,
+    reference: GoldenRun,
     confidence: float,
 ) -> Arm:
     criterion = results.criteria[0]
@@ -396,7 +396,7 @@ def _arm(
     )
 
 
-def _wrong_fault_free(reference: Reference, outputs: Sequence[Any]) -> int:
+def _wrong_fault_free(reference: GoldenRun, outputs: Sequence[Any]) -> int:
     """Eligible inputs that fail in an arm without any fault, under the first column."""
     found = classify(
         reference.criterion, reference=reference.outputs, golden=outputs, faulty=outputs, labels=reference.data.y
@@ -405,7 +405,7 @@ def _wrong_fault_free(reference: Reference, outputs: Sequence[Any]) -> int:
 
 
 def _caption(
-    reference: Reference, tables: Sequence[FaultTable], placement: Placement, confidence: float
+    reference: GoldenRun, tables: Sequence[FaultTable], placement: Placement, confidence: float
 ) -> dict[str, Any]:
     data: Inputs = reference.data
     return {

@@ -15,7 +15,7 @@ from hoplon.faults.sampling.measures import BitUniform
 from hoplon.faults.single_word import BitFlip
 from hoplon.faults.table import FaultTable
 from hoplon.injection.armed_memory import ArmedMemory
-from hoplon.injection.injector import Evaluator
+from hoplon.injection.injector import Injector
 from hoplon.program.sites import MemorySite
 from hoplon.stats.intervals import Interval
 
@@ -65,7 +65,7 @@ class Exposure:
 
 
 def exposure_of(
-    evaluator: Evaluator,
+    evaluator: Injector,
     table: FaultTable,
     rate: Rate,
     *,

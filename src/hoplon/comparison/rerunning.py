@@ -24,8 +24,8 @@ from hoplon.errors import DataError, HoplonError, SiteError
 from hoplon.faults.table import FaultTable
 from hoplon.formats.named import format_named
 from hoplon.formats.native import Native
-from hoplon.injection.golden_run import Reference
-from hoplon.injection.injector import Evaluator
+from hoplon.injection.golden_run import GoldenRun
+from hoplon.injection.injector import Injector
 from hoplon.injection.replay.golden import Placement
 from hoplon.program.inputs import as_inputs
 from hoplon.program.program import Program
@@ -101,7 +101,7 @@ class Rerun:
         return "\n".join(lines)
 
 
-def replay_run(
+def rerun(
     run: str | os.PathLike[str],
     program: Program,
     data: Any,
@@ -148,9 +148,9 @@ def replay_run(
     if repr(chosen) != manifest["criterion"]:
         raise HoplonError(f"expected the criterion of the run, {manifest['criterion']}, got {chosen!r}; give that one")
     size = program.signature.fixed_batch or batch or manifest["batch"]
-    reference = Reference.run(program, inputs, chosen, batch=size)
+    reference = GoldenRun.run(program, inputs, chosen, batch=size)
     where = placement or manifest["placement"]
-    evaluator = Evaluator(reference, overlay(program, protections), where, manifest.get("arrival", "before"))
+    evaluator = Injector(reference, overlay(program, protections), where, manifest.get("arrival", "before"))
     level = confidence or original.confidence
     own = _manifest(original, reference, tuple(protections), where, level)
     directory = None if store is None else RunDirectory.create(store, own, resume=resume)
@@ -167,7 +167,7 @@ def replay_run(
 def _rerun(
     source: RunDirectory,
     units: int,
-    evaluator: Evaluator,
+    evaluator: Injector,
     directory: RunDirectory | None,
     progress: Progress | None,
     total: int,
@@ -216,7 +216,7 @@ def _compared(original: Results, results: Results, *, same_inputs: bool) -> Reru
 
 
 def _manifest(
-    original: Results, reference: Reference, protections: tuple[Protection, ...], placement: Placement, level: float
+    original: Results, reference: GoldenRun, protections: tuple[Protection, ...], placement: Placement, level: float
 ) -> dict[str, Any]:
     """As that of a campaign, with the records of the original in the place of a plan."""
     program, data = reference.program, reference.data

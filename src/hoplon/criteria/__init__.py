@@ -2,30 +2,6 @@
 
 from __future__ import annotations
 
-from hoplon.criteria.base import Criterion, Judged
-from hoplon.criteria.classification import TopK
-from hoplon.criteria.combined import Several, as_criterion
-from hoplon.criteria.custom import Custom
-from hoplon.criteria.detection import Detection
-from hoplon.criteria.embedding import EmbeddingDistance
-from hoplon.criteria.outcome import OUTCOME_NAMES, Outcome, classify, measure
-from hoplon.criteria.regression import Deviation
-from hoplon.criteria.tokens import PerplexityChange, TokenMatch
+import lazy_loader
 
-__all__ = [
-    "OUTCOME_NAMES",
-    "Criterion",
-    "Custom",
-    "Detection",
-    "Deviation",
-    "EmbeddingDistance",
-    "Judged",
-    "Outcome",
-    "PerplexityChange",
-    "Several",
-    "TokenMatch",
-    "TopK",
-    "as_criterion",
-    "classify",
-    "measure",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

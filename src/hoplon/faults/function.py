@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.faults.model import Places, Strikes, WordModel
+from hoplon.faults.model import Places, SampledFaults, WordModel
 from hoplon.formats.base import NumberFormat
 from hoplon.formats.native import native
 
@@ -49,7 +49,7 @@ class Function(WordModel):
         """Refused: what becomes of a word depends on the value."""
         raise HoplonError(f"expected places whose values can be seen for {self.name}, got none; use strike")
 
-    def strike(self, anchors: Places, *, generator: torch.Generator) -> Strikes:
+    def strike(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
         """Write the function's result over each anchor."""
         words = anchors.words()
         flip, number = torch.zeros_like(words), torch.zeros_like(words)
@@ -65,4 +65,6 @@ class Function(WordModel):
             number[mine] = len(formats)
             formats.append(form)
         certain = torch.ones(len(anchors), dtype=torch.float64)
-        return Strikes(torch.arange(len(anchors)), anchors, formats, number, torch.zeros_like(words), flip, certain)
+        return SampledFaults(
+            torch.arange(len(anchors)), anchors, formats, number, torch.zeros_like(words), flip, certain
+        )

@@ -80,7 +80,7 @@ class Places:
 
 
 @dataclass(frozen=True, eq=False)
-class Strikes:
+class SampledFaults:
     """The struck words of n faults: ``after = (before & keep) ^ flip``.
 
     Args:
@@ -103,7 +103,7 @@ class Strikes:
     probability: Tensor
 
     @classmethod
-    def joined(cls, parts: Sequence[tuple[Strikes, Tensor]], sites: Places) -> Strikes:
+    def joined(cls, parts: Sequence[tuple[SampledFaults, Tensor]], sites: Places) -> SampledFaults:
         """Strikes of several models as one, ordered by fault.
 
         Args:
@@ -176,7 +176,7 @@ class FaultModel(ABC):
         return self.format[site.name]
 
     @abstractmethod
-    def strike(self, anchors: Places, *, generator: torch.Generator) -> Strikes:
+    def strike(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
         """One independent fault per anchor.
 
         Raises:
@@ -207,7 +207,7 @@ class WordModel(FaultModel):
         """
         raise HoplonError(f"expected a fault model whose changes can be listed, such as BitFlip, got {self.name}")
 
-    def strike(self, anchors: Places, *, generator: torch.Generator) -> Strikes:
+    def strike(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
         """Strike the anchors, a word each."""
         count = len(anchors)
         keep, flip, number = (torch.zeros(count, dtype=torch.int64) for _ in range(3))
@@ -221,7 +221,7 @@ class WordModel(FaultModel):
             keep[mine], flip[mine], probability[mine] = (part.to(keep.device) for part in drawn)
             number[mine] = len(formats)
             formats.append(form)
-        return Strikes(torch.arange(count), anchors, formats, number, keep, flip, probability)
+        return SampledFaults(torch.arange(count), anchors, formats, number, keep, flip, probability)
 
     def _by_format(self, anchors: Places) -> Iterator[tuple[NumberFormat, Tensor]]:
         """The formats of the sites with the rows they hold; site by site where a format varies within a site."""

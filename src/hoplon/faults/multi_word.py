@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.faults.model import FaultModel, Places, Strikes, WordModel, distinct
+from hoplon.faults.model import FaultModel, Places, SampledFaults, WordModel, distinct
 from hoplon.faults.single_word import BitFlip
 
 
@@ -26,7 +26,7 @@ class _Spread(FaultModel):
 
     def _struck(
         self, model: WordModel, anchors: Places, fault: Tensor, element: Tensor, *, generator: torch.Generator
-    ) -> Strikes:
+    ) -> SampledFaults:
         """Independent changes at these elements of the anchors' sites; the probability is that of all of a fault."""
         rows = dataclasses.replace(anchors.take(fault), element=element)
         struck = model.strike(rows, generator=generator)
@@ -60,7 +60,7 @@ class Elements(_Spread):
         if self.count < 1:
             raise HoplonError(f"expected count of at least 1 element, got {self.count}")
 
-    def strike(self, anchors: Places, *, generator: torch.Generator) -> Strikes:
+    def strike(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
         """The anchors and count - 1 other elements of their tensors."""
         for site in anchors.sites:
             if site.numel < self.count:
@@ -104,7 +104,7 @@ class Burst(_Spread):
         if (self.words is None) == (self.bytes is None) or (self.words or self.bytes or 0) < 1:
             raise HoplonError(f"expected words or bytes, at least 1, got words={self.words}, bytes={self.bytes}")
 
-    def strike(self, anchors: Places, *, generator: torch.Generator) -> Strikes:
+    def strike(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
         """The anchors and their neighbours, the anchor first."""
         first, length = self._extent(anchors)
         fault = torch.arange(len(anchors)).repeat_interleave(length)
@@ -179,7 +179,7 @@ class BitRate(FaultModel):
         """
         return -math.expm1(bits * math.log1p(-self.rate))
 
-    def strike(self, anchors: Places, *, generator: torch.Generator) -> Strikes:
+    def strike(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
         """One exposure of all sites per anchor, of which only the input matters."""
         formats = [self.format_for(site) for site in anchors.sites]
         widths = torch.tensor([form.bits for form in formats])
@@ -201,7 +201,7 @@ class BitRate(FaultModel):
         site = torch.searchsorted(word_ends, word, right=True)
         places = dataclasses.replace(anchors.take(fault), number=site, element=word - (word_ends - words)[site])
         keep = torch.tensor([form.all_ones for form in formats])[site]
-        return Strikes(fault, places, formats, site, keep, flip, self._probability(counts, total))
+        return SampledFaults(fault, places, formats, site, keep, flip, self._probability(counts, total))
 
     def _counts(self, faults: int, total: int, generator: torch.Generator) -> Tensor:
         """Flips per exposure, out of so many bits."""
@@ -268,7 +268,7 @@ class Mixture(FaultModel):
         """Whether all models are."""
         return all(model.anchored for model in self.models)
 
-    def strike(self, anchors: Places, *, generator: torch.Generator) -> Strikes:
+    def strike(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
         """Each anchor struck by a model drawn for it."""
         weights = torch.tensor(self.weights or [1.0] * len(self.models), dtype=torch.float64)
         shares = weights / weights.sum()
@@ -279,4 +279,4 @@ class Mixture(FaultModel):
             mine = (chosen == index).nonzero()[:, 0]
             struck = model.strike(anchors.take(mine), generator=generator)
             parts.append((dataclasses.replace(struck, probability=struck.probability * shares[index]), mine))
-        return Strikes.joined(parts, anchors)
+        return SampledFaults.joined(parts, anchors)

@@ -5,22 +5,6 @@ A word travels as int64 holding its unsigned value; a 64-bit word as its two's c
 
 from __future__ import annotations
 
-from hoplon.formats.base import Field, NumberFormat, equal_bits, integer_view, same_bits
-from hoplon.formats.fixed import FixedPoint
-from hoplon.formats.named import format_named, one_per_word
-from hoplon.formats.native import Native, native
-from hoplon.formats.quantized import Quantized
+import lazy_loader
 
-__all__ = [
-    "Field",
-    "FixedPoint",
-    "Native",
-    "NumberFormat",
-    "Quantized",
-    "equal_bits",
-    "format_named",
-    "integer_view",
-    "native",
-    "one_per_word",
-    "same_bits",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

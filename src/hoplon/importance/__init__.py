@@ -2,29 +2,6 @@
 
 from __future__ import annotations
 
-from hoplon.importance._fisher import fisher
-from hoplon.importance._gradient import gradient
-from hoplon.importance._layerwise import layerwise
-from hoplon.importance._magnitude import magnitude
-from hoplon.importance._nisp import nisp
-from hoplon.importance._random import random
-from hoplon.importance._taylor import taylor
-from hoplon.importance.analysis import by_layer, heat_map, magnitudes, overlap
-from hoplon.importance.damage.score import expected_damage
-from hoplon.importance.scores import Scores
+import lazy_loader
 
-__all__ = [
-    "Scores",
-    "by_layer",
-    "expected_damage",
-    "fisher",
-    "gradient",
-    "heat_map",
-    "layerwise",
-    "magnitude",
-    "magnitudes",
-    "nisp",
-    "overlap",
-    "random",
-    "taylor",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

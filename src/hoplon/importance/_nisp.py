@@ -13,7 +13,7 @@ from torch import Tensor
 from hoplon.errors import HoplonError
 from hoplon.importance._layerwise import layerwise
 from hoplon.importance.damage.readers import readers_of
-from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, Progress, Seen, batches_of, described
+from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, Progress, StreamSummary, batches_of, described
 from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Stream
 from hoplon.program.program import Program, Ref
@@ -56,7 +56,7 @@ def nisp(
     """
     chosen = sites.select(program)
     readers = readers_of(program, chosen, "nisp")
-    seen, responses, sample = Seen(), [], None
+    seen, responses, sample = StreamSummary(), [], None
     with torch.inference_mode():
         for part in batches_of(program, data, batch=batch, seen=seen, progress=progress):
             sample = part.take([0]) if sample is None else sample

@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass
-class Seen:
+class StreamSummary:
     """What went by in a stream: the samples, those of the first batch, and the name of the data."""
 
     name: str = ""
@@ -34,7 +34,7 @@ class Seen:
 
 
 def batches_of(
-    program: Program, data: Stream, *, batch: int, seen: Seen, progress: Progress | None = None
+    program: Program, data: Stream, *, batch: int, seen: StreamSummary, progress: Progress | None = None
 ) -> Iterator[Inputs]:
     """The data in batches that the program takes whole; ``seen`` counts them as they go by.
 
@@ -103,7 +103,7 @@ def differentiated(
     visit: Callable[[Differentiated, Sequence[Tensor]], None],
     hook: Hook | None = None,
     progress: Progress | None = None,
-) -> Seen:
+) -> StreamSummary:
     """Run the program forward and backward on every batch; memory is only read, no ``.grad`` is written.
 
     Args:
@@ -115,7 +115,7 @@ def differentiated(
         DataError: see `batches_of` and the objective.
     """
     memory = program.memory()
-    seen = Seen()
+    seen = StreamSummary()
     with torch.inference_mode(False), torch.enable_grad():
         leaves = [memory[site.name].detach().requires_grad_() for site in sites]
         for site, leaf in zip(sites, leaves, strict=True):
@@ -138,7 +138,7 @@ def summed(
     batch: int,
     term: Callable[[Tensor, Tensor], Tensor],
     progress: Progress | None = None,
-) -> tuple[dict[str, Tensor], Seen]:
+) -> tuple[dict[str, Tensor], StreamSummary]:
     """The sum over batches of a term of gradient and weight, float32, by name of the storage.
 
     Args:
@@ -159,10 +159,15 @@ def summed(
 
 
 def described(
-    values: Mapping[str, Tensor], *, score: str, program: Program, seen: Seen | None = None, loss: object = None
+    values: Mapping[str, Tensor],
+    *,
+    score: str,
+    program: Program,
+    seen: StreamSummary | None = None,
+    loss: object = None,
 ) -> Scores:
     """The scores with where they come from."""
-    seen = seen or Seen()
+    seen = seen or StreamSummary()
     return Scores(
         values=values,
         score=score,

@@ -1,3 +1,7 @@
-"""From a fault table to one outcome per run."""
+"""From a fault table to one outcome per run: golden run, faulty runs, replay."""
 
 from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

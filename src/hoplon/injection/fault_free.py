@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoplon.injection.golden_run import Reference
+from hoplon.injection.golden_run import GoldenRun
 from hoplon.injection.memory_budget import Budget
 from hoplon.injection.replay.golden import Placement
 from hoplon.program.eager import EagerProgram
@@ -25,7 +25,7 @@ class FaultFree:
     At most half of the budget for fault-free values is kept, the latest batches.
     """
 
-    reference: Reference
+    reference: GoldenRun
     overlay: Overlay
     placement: Placement
     budget: Budget

@@ -54,7 +54,7 @@ def replay_of(program: Program, overlay: Overlay, batch: int, sites: Sites, plac
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class GoldenRun:
     """The fault-free unprotected run of a data set: what every arm is judged against.
 
     ``outputs``: flat, of all inputs, those that the criterion judges of shape ``(inputs, ...)``, None in the place of
@@ -78,7 +78,7 @@ class Reference:
         criterion: Criterion | Sequence[Criterion],
         *,
         batch: int | None = None,
-    ) -> Reference:
+    ) -> GoldenRun:
         """Run the data set fault-free, in padded batches of one fixed size, and pick the eligible inputs.
 
         Raises:
@@ -142,7 +142,7 @@ def golden_outputs(
     batch: int,
     rows: Tensor | None = None,
 ) -> tuple[Any, ...]:
-    """Fault-free flat outputs of a data set, or of some samples of it, under an overlay, as `Reference.outputs`."""
+    """Fault-free flat outputs of a data set, or of some samples of it, under an overlay, as `GoldenRun.outputs`."""
     replay = replay_of(program, overlay, batch, ())
     parts = []
     for part in (torch.arange(len(data)) if rows is None else rows).split(batch):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hoplon.injection.golden_run import Reference, replay_of
+from hoplon.injection.golden_run import GoldenRun, replay_of
 from hoplon.injection.memory_budget import USUAL, Budget
 from hoplon.injection.replay.golden import Golden, Placement
 from hoplon.injection.replay.replay import Replay
@@ -18,7 +18,7 @@ from hoplon.protections.base import Overlay
 class GoldenCache:
     """Golden values by input batch; the oldest go when the budget is spent."""
 
-    def __init__(self, reference: Reference, replay: Replay, most_bytes: int) -> None:
+    def __init__(self, reference: GoldenRun, replay: Replay, most_bytes: int) -> None:
         self._reference, self._replay, self._most_bytes = reference, replay, most_bytes
         self._held: OrderedDict[int, Golden] = OrderedDict()
 
@@ -36,7 +36,7 @@ class GoldenCache:
 class SharedReplay:
     """One replay, and its golden values, for tables of value faults on much the same sites. Pickled without them."""
 
-    reference: Reference
+    reference: GoldenRun
     overlay: Overlay
     placement: Placement
     budget: Budget = USUAL

@@ -10,35 +10,23 @@ import polars as pl
 from numpy.typing import NDArray
 
 from hoplon.faults.table import FaultTable
-from hoplon.injection.armed_memory import ArmedMemory
 from hoplon.injection.fault_free import FaultFree
-from hoplon.injection.golden_run import Reference, accuracy, default_batch, golden_outputs
+from hoplon.injection.golden_run import GoldenRun
 from hoplon.injection.golden_values import SharedReplay
 from hoplon.injection.memory_budget import USUAL, Budget
-from hoplon.injection.memory_faults import Arrival, MemoryRuns
+from hoplon.injection.memory_faults import Arrival, MemoryFaultRuns
 from hoplon.injection.replay.golden import Placement
-from hoplon.injection.value_faults import ValueRuns
+from hoplon.injection.value_faults import ValueFaultRuns
 from hoplon.protections.base import Overlay
 
-__all__ = [
-    "ArmedMemory",
-    "Arrival",
-    "Budget",
-    "Evaluator",
-    "Reference",
-    "accuracy",
-    "default_batch",
-    "golden_outputs",
-]
-
-Advance = Callable[[int], None]
+ProgressCallback = Callable[[int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluator:
+class Injector:
     """Runs fault tables in one arm (an overlay) and gives every run its outcomes."""
 
-    reference: Reference
+    reference: GoldenRun
     overlay: Overlay
     placement: Placement = "before"
     arrival: Arrival = "before"
@@ -51,7 +39,7 @@ class Evaluator:
         object.__setattr__(self, "_values", SharedReplay(self.reference, self.overlay, self.placement, self.budget))
 
     def runs(
-        self, table: FaultTable, *, advance: Advance | None = None, groups: NDArray[np.bool_] | None = None
+        self, table: FaultTable, *, advance: ProgressCallback | None = None, groups: NDArray[np.bool_] | None = None
     ) -> tuple[pl.DataFrame, FaultTable]:
         """The outcome of every run, and the table with the words that this arm met.
 
@@ -68,10 +56,10 @@ class Evaluator:
             DataError: a fault on an input that is not eligible, or on a site that the program lacks.
         """
         if table.target == "values":
-            runs: ValueRuns | MemoryRuns = ValueRuns(self._values, table)
+            runs: ValueFaultRuns | MemoryFaultRuns = ValueFaultRuns(self._values, table)
         else:
             parts = self.reference, self.overlay, self.placement, self.arrival
-            runs = MemoryRuns(*parts, table, groups, budget=self.budget)
+            runs = MemoryFaultRuns(*parts, table, groups, budget=self.budget)
         found, observed = runs.run(advance or (lambda count: None))
         if table.weighted:
             columns = [name for name in ("weight", "candidates") if name in table.frame.columns]

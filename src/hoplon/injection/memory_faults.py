@@ -15,7 +15,7 @@ from hoplon.criteria.outcome import Outcome
 from hoplon.errors import HoplonError
 from hoplon.faults.table import FaultTable
 from hoplon.injection.armed_memory import ArmedMemory
-from hoplon.injection.golden_run import Reference, replay_of
+from hoplon.injection.golden_run import GoldenRun, replay_of
 from hoplon.injection.memory_budget import SIDE_BY_SIDE_BYTES, USUAL, Budget
 from hoplon.injection.replay.golden import Golden, Placement
 from hoplon.injection.replay.packed import Changed, PackedReplay
@@ -37,7 +37,7 @@ class _Residue:
     report: GuardReport
 
 
-class MemoryRuns:
+class MemoryFaultRuns:
     """Memory faults: one fault meets all eligible inputs, or the batches of them in its group; guards check once.
 
     Faults that arrive before the check are met as the guards leave them. Those that arrive after it are met as they
@@ -46,7 +46,7 @@ class MemoryRuns:
 
     def __init__(
         self,
-        reference: Reference,
+        reference: GoldenRun,
         overlay: Overlay,
         placement: Placement,
         arrival: Arrival,

@@ -17,14 +17,14 @@ from hoplon.faults.table import FaultTable, series_to_words
 from hoplon.formats.named import one_per_word
 from hoplon.injection.golden_values import SharedReplay
 from hoplon.injection.memory_budget import WINDOW_BUDGET_BYTES
-from hoplon.injection.replay.golden import Golden, Hits, Struck
+from hoplon.injection.replay.golden import Golden, InjectedWords, Injections
 from hoplon.injection.replay.regions import RegionReplay
 from hoplon.injection.run_table import RUN_ERRORS, blank, run_frame
 
 Ints = NDArray[np.int64]
 
 
-class ValueRuns:
+class ValueFaultRuns:
     """Value faults: one fault meets one input.
 
     Faults of one word in a feature map go as regions, any number at once. A pass of others holds at most one fault per
@@ -149,7 +149,7 @@ class ValueRuns:
         self.detected[chunk] = (self.replay.flagged | self.replay.outvoted).cpu().numpy()[rows]
         return outputs
 
-    def _hits(self, rows: Ints, chunk: Ints) -> tuple[dict[str, Hits], dict[str, tuple[Tensor, Ints]]]:
+    def _hits(self, rows: Ints, chunk: Ints) -> tuple[dict[str, Injections], dict[str, tuple[Tensor, Ints]]]:
         """What faults strike by site, and for each hit its words in the table and its faults in ``chunk``."""
         device = self.reference.program.device
         words = np.concatenate([np.arange(self.first_row[f], self.first_row[f] + self.row_count[f]) for f in chunk])
@@ -159,7 +159,7 @@ class ValueRuns:
             here = self.site[words] == site
             mine, name = words[here], self.sites[site].name
             places[name] = torch.from_numpy(mine), fault_of_word[here]
-            hits[name] = Hits(
+            hits[name] = Injections(
                 rows=torch.from_numpy(rows[fault_of_word[here]]).to(device),
                 elements=self.element[mine].to(device),
                 keep=self.keep[mine].to(device),
@@ -168,7 +168,9 @@ class ValueRuns:
             )
         return hits, places
 
-    def _note(self, struck: Mapping[str, Struck], places: Mapping[str, tuple[Tensor, Ints]], chunk: Ints) -> None:
+    def _note(
+        self, struck: Mapping[str, InjectedWords], places: Mapping[str, tuple[Tensor, Ints]], chunk: Ints
+    ) -> None:
         """Keep what the words met."""
         for name, met in struck.items():
             words, faults = places[name]

@@ -1,3 +1,7 @@
-"""A model captured once: its steps, sites, inputs and what is proven of it."""
+"""A model captured once: its steps, sites, inputs, and what is proven of it."""
 
 from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -2,19 +2,6 @@
 
 from __future__ import annotations
 
-from hoplon.report.document import read_document, write_document
-from hoplon.report.page import render, write_page
-from hoplon.report.ranking import by_layer_figure, heat_map_figure, write_ranking
-from hoplon.report.verdict import Paragraph, verdict
+import lazy_loader
 
-__all__ = [
-    "Paragraph",
-    "by_layer_figure",
-    "heat_map_figure",
-    "read_document",
-    "render",
-    "verdict",
-    "write_document",
-    "write_page",
-    "write_ranking",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,3 +1,7 @@
-"""Statistics: intervals, stratified estimates, allocation. Needs numpy and scipy only."""
+"""Statistics: intervals, stratified and two-stage estimates, allocation. Needs numpy and scipy only."""
 
 from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -33,8 +33,8 @@ def allocate(
 
     Two needs are weighed against each other. Strata with failures get runs by Neyman's rule, in proportion to
     ``share x sqrt(p (1 - p))``. Every stratum gets at least a number in proportion to its share, since the upper limit
-    pays for the run that counts most (see `hoplon.stats.stratified.limits`): a heavy stratum without failures has to be ruled
-    out by runs. Both constants are found by search, with the interval itself as the measure.
+    pays for the run that counts most (see `hoplon.stats.stratified.limits`): a heavy stratum without failures has to
+    be ruled out by runs. Both constants are found by search, with the interval itself as the measure.
 
     Args:
         shares: shape ``(strata,)``, sum 1.

@@ -78,7 +78,8 @@ def effective(shares: Floats, sizes: NDArray[np.int64]) -> tuple[float, float]:
     Returns:
         Failures and runs, fractions among them; at least as many runs as clusters.
     Source:
-        See `hoplon.stats.intervals.clustered`: the runs that would have this variance, held down by one more whole cluster.
+        See `hoplon.stats.intervals.clustered`: the runs that would have this variance, held down by one more whole
+        cluster.
     """
     clusters, mean = len(shares), float(np.mean(shares))
     between, whole = float(((shares - mean) ** 2).sum()), clusters * mean * (1 - mean)
@@ -159,10 +160,10 @@ def paired_weighted(
             `limits`); None: they are known.
         confidence: in (0, 1).
     Source:
-        As `hoplon.stats.intervals.weighted`, with failures of the second arm as events that count negative: one of the largest
-        weight is added on either side. The total weight is taken as known. The first phase adds at most what as many
-        plain draws would leave open: the variance of a single fault's difference over the number of candidates
-        (Cochran 1977, section 12.2, whose between-strata variance it bounds).
+        As `hoplon.stats.intervals.weighted`, with failures of the second arm as events that count negative: one of
+        the largest weight is added on either side. The total weight is taken as known. The first phase adds at most
+        what as many plain draws would leave open: the variance of a single fault's difference over the number of
+        candidates (Cochran 1977, section 12.2, whose between-strata variance it bounds).
     """
     if not 0 < confidence < 1:
         raise HoplonError(f"expected confidence in (0, 1), got {confidence}")

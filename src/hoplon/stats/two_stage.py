@@ -21,7 +21,7 @@ _PILOT = 2  # batches of each fault of a pilot: the fewest that tell the levels 
 
 @final
 @dataclass(frozen=True)
-class Spread:
+class VarianceComponents:
     """How much the share of failing inputs varies: ``between`` the means of faults over all inputs, and ``within`` a
     fault from batch to batch of inputs; variances.
     """
@@ -36,18 +36,19 @@ class Spread:
 
 @final
 @dataclass(frozen=True)
-class Split:
+class TwoStagePlan:
     """How many input batches a memory fault meets, and why.
 
-    ``batches``: for the faults of either half of the strata (see `hoplon.campaign.stratified.schedule.Course`), each chosen from the pilot of
-    the other half; ``of``: all there are; ``pilot``: what the pilot's faults meet. ``spreads``: that the choices rest
-    on. ``fault_cost`` (guards' check), ``batch_cost`` (one pass): bytes of memory that have to be touched.
+    ``batches``: for the faults of either half of the strata (see
+    `hoplon.campaign.stratified.schedule.SequentialSchedule`), each chosen from the pilot of the other half; ``of``:
+    all there are; ``pilot``: what the pilot's faults meet. ``spreads``: that the choices rest on. ``fault_cost``
+    (guards' check), ``batch_cost`` (one pass): bytes of memory that have to be touched.
     """
 
     batches: tuple[int, int]
     of: int
     pilot: int
-    spreads: tuple[Spread, Spread]
+    spreads: tuple[VarianceComponents, VarianceComponents]
     fault_cost: float
     batch_cost: float
 
@@ -93,7 +94,7 @@ class Split:
             StoreError: others than those of a split.
         """
         try:
-            one, other = (Spread(**spread) for spread in found["spreads"])
+            one, other = (VarianceComponents(**spread) for spread in found["spreads"])
             first, second = found["batches"]
             return cls(**{**found, "spreads": (one, other), "batches": (int(first), int(second))})
         except (ValueError, TypeError, KeyError) as error:
@@ -105,7 +106,7 @@ def pilot_batches(of: int) -> int:
     return min(_PILOT, of)
 
 
-def spread_of(weights: Sequence[float], shares: Sequence[Floats], *, of: int) -> Spread:
+def spread_of(weights: Sequence[float], shares: Sequence[Floats], *, of: int) -> VarianceComponents:
     """Variance components from a pilot in strata.
 
     Args:
@@ -133,12 +134,12 @@ def spread_of(weights: Sequence[float], shares: Sequence[Floats], *, of: int) ->
         found.append((between, inside, float(share.mean()) * (1 - float(share.mean()))))
         failing += int(share.any(axis=1).sum())
     if not failing:
-        return Spread(0.0, 0.0)
+        return VarianceComponents(0.0, 0.0)
     between, within, whole = (float(part) for part in np.average(found, axis=0, weights=parts))
-    return Spread((failing * max(between, 0.0) + whole) / (failing + 1), within)
+    return VarianceComponents((failing * max(between, 0.0) + whole) / (failing + 1), within)
 
 
-def cheapest(spread: Spread, *, of: int, fault_cost: float, batch_cost: float) -> int:
+def cheapest(spread: VarianceComponents, *, of: int, fault_cost: float, batch_cost: float) -> int:
     """How many batches each fault meets, so that a precision costs least.
 
     The variance of an estimate from n faults of b batches is ``(between + within (1 / b - 1 / of)) / n``, its cost
@@ -158,7 +159,7 @@ def cheapest(spread: Spread, *, of: int, fault_cost: float, batch_cost: float) -
     Source:
         Cochran 1977, section 10.6, equation 10.26.
     Example:
-        >>> cheapest(Spread(between=0.01, within=0.04), of=100, fault_cost=9.0, batch_cost=1.0)
+        >>> cheapest(VarianceComponents(between=0.01, within=0.04), of=100, fault_cost=9.0, batch_cost=1.0)
         6
     """
     if of < 1 or fault_cost < 0 or batch_cost <= 0:
@@ -208,7 +209,7 @@ def draw_groups(batches: Ints, sizes: Ints, *, seed: int, unit: int) -> NDArray[
 
 
 def effects(
-    shares: Sequence[Floats], *, pilot: Spread | None = None, met: int = 1, batches: int = 1, of: int = 1
+    shares: Sequence[Floats], *, pilot: VarianceComponents | None = None, met: int = 1, batches: int = 1, of: int = 1
 ) -> Floats:
     """For a plan: the variance of a fault's share over that of one input's outcome, by stratum.
 

@@ -52,7 +52,7 @@ def write_pages(out: Path, result: StudyResult) -> Pages:
 
 
 def as_document(result: StudyResult) -> dict[str, Any]:
-    """The study as plain values: ``rows`` with the keys of :data:`hoplon_studies.framework.rows.KEYS`, and what they rest on."""
+    """The study as plain values: ``rows`` with the keys of :data:`KEYS` of ``rows``, and what they rest on."""
     identity, findings = result.manifest["identity"], result.findings
     return {
         "format": FORMAT,

@@ -12,26 +12,24 @@ import polars as pl
 import pytest
 import torch
 
-from hoplon import (
-    BitFlip,
-    Campaign,
-    Exhaustive,
-    HoplonError,
-    Inputs,
-    KnownBits,
-    Memory,
-    Results,
-    StoreError,
-    capture,
-    load_results,
-)
-from hoplon.campaign.stratified.input_batches import Levels
+from hoplon import BitFlip, Campaign, HoplonError, Inputs, KnownBits, Memory, Results, capture, load_results
+from hoplon.campaign.stratified.input_batches import SecondStage
 from hoplon.cli.tables import document, tables
-from hoplon.injection.golden_run import Reference
-from hoplon.injection.injector import Evaluator
+from hoplon.errors import StoreError
+from hoplon.faults.sampling import Exhaustive
+from hoplon.injection.golden_run import GoldenRun
+from hoplon.injection.injector import Injector
 from hoplon.protections.base import Overlay
 from hoplon.stats.intervals import clustered
-from hoplon.stats.two_stage import Split, Spread, cheapest, draw_groups, effects, pilot_batches, spread_of
+from hoplon.stats.two_stage import (
+    TwoStagePlan,
+    VarianceComponents,
+    cheapest,
+    draw_groups,
+    effects,
+    pilot_batches,
+    spread_of,
+)
 from tests.support.small import small_net
 
 HALF_WIDTH = 0.02
@@ -100,7 +98,7 @@ def test_components_are_found_from_two_batches_of_each_fault() -> None:
     generator = np.random.default_rng(2)
     means = generator.normal(0.5, 0.05, size=(4000, 1))
     everything = means + generator.normal(0, 0.1, size=(4000, 10))
-    real = Spread(everything.mean(1).var(), everything.var(axis=1, ddof=1).mean())
+    real = VarianceComponents(everything.mean(1).var(), everything.var(axis=1, ddof=1).mean())
     met = np.take_along_axis(everything, generator.random((4000, 10)).argsort(1)[:, :2], axis=1)
     found = spread_of([1.0], [met], of=10)
     assert found.between == pytest.approx(real.between, rel=0.15)
@@ -110,7 +108,7 @@ def test_components_are_found_from_two_batches_of_each_fault() -> None:
     half = spread_of([0.5, 0.5], [met, np.zeros((4000, 2))], of=10)
     assert half.within == pytest.approx(found.within / 2)
     assert spread_of([0.5, 0.5], [met, np.zeros((1, 2))], of=10) == found
-    assert spread_of([1.0], [np.zeros((5, 2))], of=10) == Spread(0.0, 0.0)
+    assert spread_of([1.0], [np.zeros((5, 2))], of=10) == VarianceComponents(0.0, 0.0)
     few = spread_of([1.0], [np.array([[0.0, 1.0], [0.0, 0.0]])], of=10)
     assert few.within == pytest.approx(0.25)
     assert few.between == pytest.approx((0.125 - 0.25 * (1 / 2 - 1 / 10) + 0.25 * 0.75) / 2)
@@ -129,7 +127,7 @@ def test_components_are_found_from_two_batches_of_each_fault() -> None:
 def test_the_split_is_the_one_of_the_square_root(
     between: float, within: float, fault_cost: float, expected: int
 ) -> None:
-    spread = Spread(between, within)
+    spread = VarianceComponents(between, within)
     assert cheapest(spread, of=100, fault_cost=fault_cost, batch_cost=1.0) == expected
     price = [spread.variance(b, of=100) * (fault_cost + b) for b in range(1, 101)]
     assert price[expected - 1] == pytest.approx(min(price))
@@ -137,7 +135,7 @@ def test_the_split_is_the_one_of_the_square_root(
 
 def test_bad_costs_are_named() -> None:
     with pytest.raises(HoplonError, match="expected at least 1 batch, a cost per fault of at least 0"):
-        cheapest(Spread(0.1, 0.1), of=4, fault_cost=1.0, batch_cost=0.0)
+        cheapest(VarianceComponents(0.1, 0.1), of=4, fault_cost=1.0, batch_cost=0.0)
 
 
 def test_plans_know_that_a_fault_meets_several_inputs() -> None:
@@ -147,7 +145,9 @@ def test_plans_know_that_a_fault_meets_several_inputs() -> None:
     assert found[0] == pytest.approx(1)
     assert found[1] == pytest.approx(1 / 106)
     assert found[2] == 1
-    assert effects([even], pilot=Spread(0.1, 0.2), met=2, batches=1, of=10)[0] == pytest.approx(0.28 / 0.18 / 106)
+    assert effects([even], pilot=VarianceComponents(0.1, 0.2), met=2, batches=1, of=10)[0] == pytest.approx(
+        0.28 / 0.18 / 106
+    )
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +196,8 @@ def test_faults_meet_whole_batches_and_cost_fewer_runs(results: Results) -> None
 
 def test_each_half_is_split_by_the_other(campaign: Campaign) -> None:
     """Half 0 varies within faults only, half 1 between them only."""
-    reference = Reference.run(campaign.program, campaign.data, campaign.criterion, batch=4)
-    levels = Levels(Evaluator(reference, Overlay()), 0)
+    reference = GoldenRun.run(campaign.program, campaign.data, campaign.criterion, batch=4)
+    levels = SecondStage(Injector(reference, Overlay()), 0)
     within, between = [np.array([0.0, 1.0])] * 8, [np.full(2, fault % 2.0) for fault in range(8)]
     tally = [(np.array([one.mean() for one in half]), half) for half in (within, between)]
     levels.choose(tally, np.ones(1), recorded=None)
@@ -246,7 +246,7 @@ def test_a_resumed_campaign_goes_on_with_the_recorded_split(
     path = tmp_path / "run"
     first = campaign.run(half_width=HALF_WIDTH, seed=0, store=path)
     assert first.digest() == results.digest()
-    assert load_results(path).split == results.split == Split.from_json((path / "split.json").read_text())
+    assert load_results(path).split == results.split == TwoStagePlan.from_json((path / "split.json").read_text())
     shards = sorted(path.glob("*/unit-*.parquet"))
     for shard in shards:
         if shard.name != "unit-00000000.parquet":

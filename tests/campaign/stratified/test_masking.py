@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from hoplon import BitFlip, Inputs, Ranger, TopK, Values, capture, profile_ranges
-from hoplon.campaign.stratified.masking import LocalReach, Reached
+from hoplon.campaign.stratified.masking import LocalPropagation, Propagated
 from hoplon.faults.sampling import ElementUniform, Population
-from hoplon.injection.golden_run import Reference
-from hoplon.injection.injector import Evaluator
+from hoplon.injection.golden_run import GoldenRun
+from hoplon.injection.injector import Injector
 from hoplon.protections.base import Overlay, Protection, ValueProtection, overlay
 
 
@@ -32,19 +32,19 @@ class _Residual(nn.Module):
         return logits
 
 
-def _evaluator(activation: nn.Module, protections: Sequence[str] = ()) -> Evaluator:
+def _evaluator(activation: nn.Module, protections: Sequence[str] = ()) -> Injector:
     torch.manual_seed(0)
     net = _Residual(activation).eval()
     net.norm.running_mean.copy_(torch.randn(4))  # type: ignore[union-attr]
     net.norm.running_var.copy_(torch.rand(4) + 0.5)  # type: ignore[union-attr]
     x = torch.randn(10, 2, 5, 7)
     program = capture(net, x[:2])
-    reference = Reference.run(program, Inputs(x), TopK(1), batch=4)
+    reference = GoldenRun.run(program, Inputs(x), TopK(1), batch=4)
     arm: list[Protection] = [Ranger(profile_ranges(program, Inputs(x)))] if protections else []
-    return Evaluator(reference, overlay(program, arm))
+    return Injector(reference, overlay(program, arm))
 
 
-def _faults(evaluator: Evaluator, count: int) -> tuple[LocalReach, tuple[Tensor, ...]]:
+def _faults(evaluator: Injector, count: int) -> tuple[LocalPropagation, tuple[Tensor, ...]]:
     program, reference = evaluator.reference.program, evaluator.reference
     sites = Values(kind="conv").select(program)
     population = Population(sites, BitFlip(), reference.eligible)
@@ -73,10 +73,10 @@ def _faults(evaluator: Evaluator, count: int) -> tuple[LocalReach, tuple[Tensor,
             )
         ]
     )
-    return LocalReach(evaluator, sites), (places.number, places.element, places.input, words ^ strikes.flip)
+    return LocalPropagation(evaluator, sites), (places.number, places.element, places.input, words ^ strikes.flip)
 
 
-def _same(a: Reached, b: Reached) -> bool:
+def _same(a: Propagated, b: Propagated) -> bool:
     return (
         torch.equal(a.before.view(torch.int64), b.before.view(torch.int64))
         and torch.equal(a.after.view(torch.int64), b.after.view(torch.int64))
@@ -91,10 +91,10 @@ def test_struck_elements_alone_come_out_as_in_whole_maps(
     activation: nn.Module, arm: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reach, faults = _faults(_evaluator(activation, arm), 3000)
-    monkeypatch.setattr(LocalReach, "_on_maps", lambda *_: pytest.fail("whole maps were made"))
+    monkeypatch.setattr(LocalPropagation, "_on_maps", lambda *_: pytest.fail("whole maps were made"))
     alone = reach(*faults)
     monkeypatch.undo()
-    monkeypatch.setattr(LocalReach, "_gathered", lambda *_: None)
+    monkeypatch.setattr(LocalPropagation, "_gathered", lambda *_: None)
     whole = reach(*faults)
     assert _same(alone, whole)
     assert 0.02 < float(alone.masked.double().mean()) < 0.98
@@ -114,9 +114,9 @@ class _Everywhere(ValueProtection):
 def test_a_protection_by_place_is_followed_in_whole_maps() -> None:
     evaluator = _evaluator(nn.ReLU())
     name = next(site.name for site in evaluator.reference.program.value_sites if site.kind == "relu")
-    guarded = Evaluator(evaluator.reference, Overlay("by place", {name: _Everywhere()}))
+    guarded = Injector(evaluator.reference, Overlay("by place", {name: _Everywhere()}))
     reach, faults = _faults(evaluator, 500)
-    reach = LocalReach(guarded, Values(kind="conv").select(evaluator.reference.program))
+    reach = LocalPropagation(guarded, Values(kind="conv").select(evaluator.reference.program))
     found = reach(*faults)
     assert float(found.after.abs().max()) <= 2.0
     last = torch.linspace(0.1, 2.0, 7)[faults[1] % 7].double()

@@ -16,14 +16,10 @@ from torch import nn
 from hoplon import (
     BitFlip,
     Campaign,
-    Elements,
-    ElementUniform,
-    Exhaustive,
     HoplonError,
     Inputs,
     Memory,
     Ranger,
-    StoreError,
     StuckAt,
     Values,
     capture,
@@ -36,13 +32,22 @@ from hoplon.campaign.stratified import candidates
 from hoplon.campaign.stratified import schedule as course_of_campaigns
 from hoplon.campaign.stratified.bit_bands import bands_of
 from hoplon.campaign.stratified.first_phase import FirstPhase
-from hoplon.campaign.stratified.schedule import Course
-from hoplon.campaign.stratified.strata import ByBit, ByDeviation, ByFirstOrder, ByFunction, ByLayer, BySensitivity, Seen
-from hoplon.faults import FaultTable, Strikes, Target
-from hoplon.faults.sampling import Population
+from hoplon.campaign.stratified.schedule import SequentialSchedule
+from hoplon.campaign.stratified.strata import (
+    ByBit,
+    ByDeviation,
+    ByFirstOrder,
+    ByFunction,
+    ByLayer,
+    BySensitivity,
+    CandidateFeatures,
+)
+from hoplon.errors import StoreError
+from hoplon.faults import Elements, FaultTable, SampledFaults, Target
+from hoplon.faults.sampling import ElementUniform, Exhaustive, Population
 from hoplon.formats import FixedPoint, native
-from hoplon.injection.golden_run import Reference
-from hoplon.injection.injector import Evaluator
+from hoplon.injection.golden_run import GoldenRun
+from hoplon.injection.injector import Injector
 from hoplon.protections.base import Overlay
 
 HALF_WIDTH = 0.02
@@ -137,8 +142,8 @@ def test_what_is_proven_to_be_masked_is_masked(campaign: Campaign) -> None:
     assert proven.height > 50
     assert results.summary()[0].n_runs == results.runs.height - proven.height
     table = FaultTable("values", results.faults.frame.filter(pl.col("fault").is_in(proven["fault"].implode())))
-    reference = Reference.run(campaign.program, campaign.data, campaign.criterion, batch=4)  # type: ignore[arg-type]
-    runs, observed = Evaluator(reference, Overlay()).runs(table.plan())
+    reference = GoldenRun.run(campaign.program, campaign.data, campaign.criterion, batch=4)  # type: ignore[arg-type]
+    runs, observed = Injector(reference, Overlay()).runs(table.plan())
     assert (runs["top-1"] == "identical").all()
     assert observed.frame["before"].equals(table.frame["before"])
     assert observed.frame["after"].equals(table.frame["after"])
@@ -220,7 +225,7 @@ def test_any_strata_reach_the_precision(campaign: Campaign, truth: pl.DataFrame,
 
 def test_sensitivity_sees_moves_of_either_direction() -> None:
     """Two logits x and -x: gap 2 \\|x\\|, gradient of length sqrt(2)."""
-    seen = Seen((), *[torch.zeros(4).long()] * 3, *[torch.zeros(4)] * 4, torch.ones(4))  # type: ignore[call-arg]
+    seen = CandidateFeatures((), *[torch.zeros(4).long()] * 3, *[torch.zeros(4)] * 4, torch.ones(4))  # type: ignore[call-arg]
     seen = dataclasses.replace(
         seen,
         before=torch.tensor([1.0, 1.0, 1.0, 1.0]).double(),
@@ -236,7 +241,7 @@ def test_sensitivity_sees_moves_of_either_direction() -> None:
         BySensitivity((2.0, 1.0))
 
 
-def _negative(seen: Seen) -> torch.Tensor:
+def _negative(seen: CandidateFeatures) -> torch.Tensor:
     return torch.full_like(seen.number, -1)
 
 
@@ -292,7 +297,7 @@ def test_most_candidates_are_of_the_upper_exponent_whatever_bits_there_are(campa
     sites = Values(kind="conv").select(campaign.program)
     for model, upper in ((BitFlip(), 2), (BitFlip(field="exponent"), 1), (BitFlip(bits=(3, 30, 31)), 1)):
         bands = bands_of(Population(sites, model, torch.arange(2)), ElementUniform())
-        assert Course(0.01).candidates([band.part for band in bands]).argmax() == upper
+        assert SequentialSchedule(0.01).candidates([band.part for band in bands]).argmax() == upper
         assert bands[upper].label == "bits 27 to 30"
 
 
@@ -367,10 +372,10 @@ def test_strata_that_late_candidates_show_are_run() -> None:
     """They would pass for proven where nothing else is open."""
     counts, known = np.array([5, 0, 4091]), np.array([np.nan, np.nan, 0.0])
     first = FirstPhase(counts, known, np.zeros(3, dtype=np.int64), np.ones(1), np.array([4096]))
-    planned = Course(0.01).opened(first, np.zeros((3, 2), dtype=np.int64))
+    planned = SequentialSchedule(0.01).opened(first, np.zeros((3, 2), dtype=np.int64))
     assert planned[0].min() > 0
     assert planned[1:].max() == 0
-    assert (Course(0.01).opened(first, 9 * np.ones((3, 2), dtype=np.int64)) == 9).all()
+    assert (SequentialSchedule(0.01).opened(first, 9 * np.ones((3, 2), dtype=np.int64)) == 9).all()
 
 
 def test_a_run_with_candidates_drawn_otherwise_is_not_gone_on_with(campaign: Campaign, tmp_path: Path) -> None:
@@ -391,7 +396,9 @@ def test_candidates_looked_at_in_parts_are_the_same(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(candidates, "_MOST_AT_ONCE", most)
         drawn = candidates.Candidates(population, ElementUniform(), (ByDeviation(),), seed=0)
 
-        def noted(strikes: Strikes, look: Callable[..., Seen] = drawn._look, **options: bool) -> Seen:
+        def noted(
+            strikes: SampledFaults, look: Callable[..., CandidateFeatures] = drawn._look, **options: bool
+        ) -> CandidateFeatures:
             looked.append(len(strikes.fault))
             return look(strikes, **options)
 

@@ -18,19 +18,15 @@ from hoplon.formats import equal_bits
 from hoplon.importance import magnitude
 from hoplon.program.capturing import capture
 from hoplon.program.sites import Values
-from hoplon.protections import (
-    Clamp,
-    Duplicate,
-    EveryForward,
-    KnownBits,
-    Parity,
-    RandomInRange,
-    Ranger,
-    Rotating,
-    harden,
-    load_bundle,
-)
+from hoplon.protections.export.bundle import load_bundle
+from hoplon.protections.guards.known_bits.known_bits import KnownBits
+from hoplon.protections.guards.parity.parity import Parity
 from hoplon.protections.ranges import Profile, Ranges, profile_activations, profile_ranges
+from hoplon.protections.runtime.lowering import harden
+from hoplon.protections.runtime.schedule import EveryForward, Rotating
+from hoplon.protections.values.duplicate import Duplicate
+from hoplon.protections.values.policy import Clamp, RandomInRange
+from hoplon.protections.values.ranger import Ranger
 from tests.support.small import small_data, small_net
 
 Capsys = pytest.CaptureFixture[str]

@@ -10,25 +10,14 @@ import numpy as np
 import pytest
 
 from hoplon import (
-    AdjacentBits,
     BitFlip,
-    BitRate,
-    Burst,
     Campaign,
     Deviation,
-    Elements,
-    FixedPoint,
     HoplonError,
-    LayerUniform,
     Memory,
-    Mixture,
-    OpUniform,
     RandomValue,
-    Several,
-    Stratified,
     StuckAt,
     TopK,
-    TopScore,
     Values,
     Zero,
     capture,
@@ -38,6 +27,10 @@ from hoplon import (
 from hoplon.cli.commands.inject import positions
 from hoplon.cli.main import main
 from hoplon.cli.options.campaign_file import KEYS, Settings, merged, read_raw
+from hoplon.criteria import Several
+from hoplon.faults import AdjacentBits, BitRate, Burst, Elements, Mixture
+from hoplon.faults.sampling import LayerUniform, OpUniform, Stratified, TopScore
+from hoplon.formats import FixedPoint
 from hoplon.importance import Scores
 from hoplon.program.inputs import Inputs
 from tests.support.small import small_data, small_net

@@ -50,7 +50,7 @@ def test_bad_input_is_told_in_one_line(
 ) -> None:
     bare = tmp_path / "bare.py"
     bare.write_text(
-        "import torch\nfrom hoplon.program.inputs import Inputs\ndef data():\n    return Inputs(torch.ones(10, 1, 6, 6))\n"
+        "import torch\nfrom hoplon import Inputs\ndef data():\n    return Inputs(torch.ones(10, 1, 6, 6))\n"
     )
     out = ["--out", str(tmp_path / "scores.safetensors")]
     assert main(["rank", small_files[0], f"{bare}:data", *out]) == 2

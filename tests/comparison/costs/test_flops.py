@@ -15,8 +15,10 @@ from hoplon.program.capturing import capture
 from hoplon.program.program import Program
 from hoplon.program.signature import Signature
 from hoplon.program.trace import trace
-from hoplon.protections import TMR, Clamp, Detect, Policy, Ranger, ToZero
+from hoplon.protections.guards.tmr import TMR
 from hoplon.protections.ranges import ACTIVATION_KINDS, Bound, Ranges
+from hoplon.protections.values.policy import Clamp, Detect, Policy, ToZero
+from hoplon.protections.values.ranger import Ranger
 from hoplon_studies.networks.ranger_classifiers import MnistLeNet, Vgg16
 from hoplon_studies.networks.steering import Dave
 from tests.support.nets import NETS

@@ -55,8 +55,8 @@ def test_a_repair_is_timed_where_the_guard_holds_words(memory: dict[str, Tensor]
 
 def test_a_guard_that_only_reports_has_no_time_of_repair(memory: dict[str, Tensor]) -> None:
     before = {name: value.clone() for name, value in memory.items()}
-    one = armed(hp.Checksum(), memory)
-    assert repair_ms(one, hp.Checksum(), memory, list(memory)) is None
+    one = armed(hp.guards.Checksum(), memory)
+    assert repair_ms(one, hp.guards.Checksum(), memory, list(memory)) is None
     assert all(torch.equal(memory[name], value) for name, value in before.items())
     assert one.guard.check().detected == 0
 

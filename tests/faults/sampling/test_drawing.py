@@ -8,10 +8,11 @@ import pytest
 import torch
 from scipy import stats
 
-from hoplon import BitFlip, ElementUniform, FaultModel, FaultTable, HoplonError, ValueSite
-from hoplon.faults import BitRate, Burst, Elements, Mixture, RandomValue
-from hoplon.faults.sampling import OpUniform, Population, draw_faults, unit_generator
+from hoplon import BitFlip, FaultTable, HoplonError
+from hoplon.faults import BitRate, Burst, Elements, FaultModel, Mixture, RandomValue
+from hoplon.faults.sampling import ElementUniform, OpUniform, Population, draw_faults, unit_generator
 from hoplon.formats import FixedPoint
+from hoplon.program import ValueSite
 
 SITES = (ValueSite("a", "conv", shape=(2, 3)), ValueSite("b", "conv", shape=(1,)), ValueSite("c", "relu", shape=(13,)))
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hoplon import BitFlip, Campaign, Inputs, Memory, capture
 from hoplon.criteria import TopK
 from hoplon.formats import equal_bits
-from hoplon.injection.golden_run import Reference
-from hoplon.injection.injector import Evaluator
-from hoplon.injection.memory_faults import MemoryRuns
+from hoplon.injection.golden_run import GoldenRun
+from hoplon.injection.injector import Injector
+from hoplon.injection.memory_faults import MemoryFaultRuns
 from hoplon.injection.replay import Changed, Golden, PackedReplay
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite
@@ -85,7 +85,7 @@ def campaign() -> Campaign:
 def test_outcomes_are_those_of_whole_forwards(campaign: Campaign) -> None:
     results = campaign.run(count=40, seed=2)
     program, data = campaign.program, campaign.data
-    reference = Reference.run(program, data, campaign.criterion, batch=4)
+    reference = GoldenRun.run(program, data, campaign.criterion, batch=4)
     runs = results.runs
     for word in results.faults.frame.iter_rows(named=True):
         site = program.memory_site(str(word["site"]))
@@ -122,8 +122,8 @@ def test_samples_without_a_difference_run_no_further(campaign: Campaign, monkeyp
     table = Campaign(campaign.program, campaign.data, sites=Memory("first.weight"), criterion=TopK(1), batch=4).draw(
         count=12
     )
-    reference = Reference.run(campaign.program, campaign.data, campaign.criterion, batch=4)
-    runs, _ = Evaluator(reference, Overlay()).runs(table)
+    reference = GoldenRun.run(campaign.program, campaign.data, campaign.criterion, batch=4)
+    runs, _ = Injector(reference, Overlay()).runs(table)
     identical = runs.group_by("input").agg(all=(pl.col("top-1").cast(pl.String) == "identical").all()).sort("input")
     assert identical["all"][2]
     assert identical["all"][9]
@@ -135,11 +135,11 @@ def test_few_at_a_time_and_one_by_one_give_the_same_outcomes(
     campaign: Campaign, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = campaign.draw(count=20, seed=4)
-    reference = Reference.run(campaign.program, campaign.data, campaign.criterion, batch=4)
-    evaluator = Evaluator(reference, Overlay())
+    reference = GoldenRun.run(campaign.program, campaign.data, campaign.criterion, batch=4)
+    evaluator = Injector(reference, Overlay())
     expected, _ = evaluator.runs(table)
     if way == "few":
-        monkeypatch.setattr(MemoryRuns, "_enough", lambda self, waiting: bool(waiting))
+        monkeypatch.setattr(MemoryFaultRuns, "_enough", lambda self, waiting: bool(waiting))
     else:
 
         def raises(self: PackedReplay, golden: Golden, parts: list[Changed]) -> list[object]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hoplon import capture
 from hoplon.formats import equal_bits
-from hoplon.injection.replay import Hits, RegionReplay
+from hoplon.injection.replay import Injections, RegionReplay
 from hoplon.injection.replay import whole_maps as rest
 from hoplon.program.sites import ValueSite
 from hoplon.protections.base import Overlay, ValueProtection
@@ -127,12 +127,12 @@ class Faults:
         flips = torch.rand(count, generator=generator) < 0.7
         return cls(sites, site, row, element, torch.where(flips, ALL, 0), torch.where(flips, bits, words))
 
-    def hits(self) -> tuple[dict[str, Hits], dict[str, Tensor]]:
+    def hits(self) -> tuple[dict[str, Injections], dict[str, Tensor]]:
         hits, runs = {}, {}
         for number in self.site.unique().tolist():
             mine = (self.site == number).nonzero().flatten()
             name = self.sites[number].name
-            hits[name] = Hits(self.row[mine], self.element[mine], self.keep[mine], self.flip[mine])
+            hits[name] = Injections(self.row[mine], self.element[mine], self.keep[mine], self.flip[mine])
             runs[name] = mine
         return hits, runs
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hoplon import capture
 from hoplon.formats import equal_bits
-from hoplon.injection.replay import Hits, Placement, Replay
+from hoplon.injection.replay import Injections, Placement, Replay
 from hoplon.protections.base import Overlay, ValueProtection
 from tests.reference.forward import faulty_memory_outputs, faulty_outputs
 from tests.support.nets import NETS
@@ -45,12 +45,12 @@ def _shots(sites: list[tuple[str, int]], per_site: int, seed: int) -> list[_Shot
     return shots
 
 
-def _hits(shots: list[_Shot]) -> dict[str, Hits]:
+def _hits(shots: list[_Shot]) -> dict[str, Injections]:
     grouped: dict[str, list[_Shot]] = {}
     for shot in shots:
         grouped.setdefault(shot.site, []).append(shot)
     return {
-        site: Hits(
+        site: Injections(
             rows=torch.tensor([shot.row for shot in members]),
             elements=torch.tensor([shot.element for shot in members]),
             keep=torch.full((len(members),), ALL),
@@ -93,7 +93,7 @@ def test_several_words_of_one_fault_equal_the_naive_injector(name: str) -> None:
     site = max(program.value_sites, key=lambda s: s.numel)
     replay = Replay(program, Overlay(), BATCH, [site])
     hits = {
-        site.name: Hits(
+        site.name: Injections(
             rows=torch.tensor([1, 1, 1]),
             elements=torch.tensor([0, 1, site.numel - 1]),
             keep=torch.full((3,), ALL),
@@ -138,11 +138,11 @@ def test_no_flip_gives_the_golden_output(name: str) -> None:
     golden = replay.golden([x])
     nothing, one = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.int64)
     for site in program.value_sites:
-        hit = Hits(rows=one, elements=nothing, keep=one * ALL, flip=nothing)
+        hit = Injections(rows=one, elements=nothing, keep=one * ALL, flip=nothing)
         outputs, struck = replay.strike_values(golden, {site.name: hit})
         assert equal_bits(outputs[0], golden.outputs[0])
         assert not struck[site.name].reached.any()
-    hit = Hits(rows=one, elements=nothing, keep=one * ALL, flip=one << 30)
+    hit = Injections(rows=one, elements=nothing, keep=one * ALL, flip=one << 30)
     last = program.value_sites[-1].name
     outputs, struck = replay.strike_values(golden, {last: hit})
     assert struck[last].reached.all()
@@ -172,7 +172,7 @@ def test_placement_decides_who_is_last_at_a_site(placement: Placement, expected:
     golden = replay.golden([net.batch(BATCH)])
     assert float(golden.delivered[program.site_steps[":relu"]].max()) == 0.5
     infinity = 0x7F800000
-    hit = Hits(torch.tensor([0]), torch.tensor([2]), keep=torch.tensor([0]), flip=torch.tensor([infinity]))
+    hit = Injections(torch.tensor([0]), torch.tensor([2]), keep=torch.tensor([0]), flip=torch.tensor([infinity]))
     outputs, struck = replay.strike_values(golden, {":relu": hit})
     assert int(struck[":relu"].after[0]) == infinity
     hidden = golden.delivered[program.site_steps[":relu"]][0].clone()
@@ -193,8 +193,8 @@ def test_a_value_recomputed_after_an_earlier_fault_is_protected_before_a_later_s
         replay = Replay(program, over, BATCH, program.value_sites, placement)
         golden = replay.golden([x])
         hits = {
-            "fc1:linear": Hits(one, zero, torch.tensor([ALL]), torch.tensor([1 << 30])),
-            ":tanh": Hits(one, torch.tensor([1]), torch.tensor([ALL]), torch.tensor([1 << 31])),
+            "fc1:linear": Injections(one, zero, torch.tensor([ALL]), torch.tensor([1 << 30])),
+            ":tanh": Injections(one, torch.tensor([1]), torch.tensor([ALL]), torch.tensor([1 << 31])),
         }
         outputs, struck = replay.strike_values(golden, hits)
         memory = program.memory()

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 import hoplon as hp
-from hoplon import TMR, Aspis, DataError, HoplonError, StoreError
+from hoplon import TMR, Aspis, HoplonError
+from hoplon.errors import DataError, StoreError
 from hoplon.formats import equal_bits
 from hoplon.protections.export.bundle import _digest_of_index
 from hoplon.protections.export.serialization import described, restored
 from tests.support.harden_nets import CASES, sample, seeded
 
 
-def protected(name: str, when: hp.harden.When | None = None) -> hp.HardenedModule:
+def protected(name: str, when: hp.harden.When | None = None) -> hp.runtime.HardenedModule:
     program = hp.capture(seeded(CASES[name].make()), sample(name))
     ranges = hp.profile_ranges(program, sample(name))
     scores = hp.importance.magnitude(program)
@@ -29,15 +30,15 @@ def protected(name: str, when: hp.harden.When | None = None) -> hp.HardenedModul
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[hp.HardenedModule, Path]:
-    module = protected("residual", hp.Rotating(3))
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[hp.runtime.HardenedModule, Path]:
+    module = protected("residual", hp.runtime.Rotating(3))
     folder = tmp_path_factory.mktemp("bundle") / "out"
     hp.save_bundle(module, folder)
     return module, folder
 
 
 @pytest.fixture
-def bundle(saved: tuple[hp.HardenedModule, Path], tmp_path: Path) -> Path:
+def bundle(saved: tuple[hp.runtime.HardenedModule, Path], tmp_path: Path) -> Path:
     """A copy of the bundle, to be damaged."""
     target = tmp_path / "bundle"
     target.mkdir()
@@ -62,7 +63,7 @@ def faulty(x: Tensor) -> Tensor:
     return x * 1e4
 
 
-def test_it_comes_back_with_bounds_guards_schedule_and_names(saved: tuple[hp.HardenedModule, Path]) -> None:
+def test_it_comes_back_with_bounds_guards_schedule_and_names(saved: tuple[hp.runtime.HardenedModule, Path]) -> None:
     module, folder = saved
     twin = hp.load_bundle(folder)
     x = sample("residual", count=7)
@@ -74,7 +75,7 @@ def test_it_comes_back_with_bounds_guards_schedule_and_names(saved: tuple[hp.Har
     assert all(equal_bits(tensor, module.state_dict()[name]) for name, tensor in twin.state_dict().items())
     assert twin.overlay.label == "ranger+tmr+aspis-20%+known-bits+parity"
     assert twin.protections[0] == module.protections[0]
-    assert twin.when == hp.Rotating(3)
+    assert twin.when == hp.runtime.Rotating(3)
     assert twin.extra_bytes == module.extra_bytes
     for one, other in zip(twin.guards, module.guards, strict=True):
         assert one.copies.keys() == other.copies.keys()
@@ -105,7 +106,7 @@ def test_tied_tensors_constants_and_views_come_back_and_can_be_saved_again(name:
 
 
 def test_weights_that_changed_on_disk_are_repaired_and_said_so(
-    saved: tuple[hp.HardenedModule, Path], bundle: Path, caplog: pytest.LogCaptureFixture
+    saved: tuple[hp.runtime.HardenedModule, Path], bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     module, _ = saved
     model = bundle / "model.pt2"
@@ -224,7 +225,7 @@ def test_damage_is_refused(bundle: Path, harm: Callable[[Path], None], message: 
 
 
 @dataclass(frozen=True)
-class Foreign(hp.Protection):
+class Foreign(hp.protections.Protection):
     label = "foreign"
 
 
@@ -254,11 +255,15 @@ def test_what_a_bundle_cannot_hold_is_refused(tmp_path: Path) -> None:
         TMR(vote="tensor"),
         hp.KnownBits(block=64),
         hp.Parity(),
-        hp.SecDedMemory(),
-        hp.EveryForward(3),
-        hp.Ranger(hp.Ranges({"a": hp.Bound(0.1, 2.0)}, fingerprint="f"), policy=hp.RandomInRange(seed=4), where="all"),
-        hp.Ranger(hp.Ranges({"a": hp.Bound(0.1, 2.0)}), policy=hp.Detect(margin=0.5), last_linear=True),
-        hp.Duplicate(("fc:linear",)),
+        hp.guards.SecDedMemory(),
+        hp.runtime.EveryForward(3),
+        hp.Ranger(
+            hp.Ranges({"a": hp.ranges.Bound(0.1, 2.0)}, fingerprint="f"),
+            policy=hp.values.RandomInRange(seed=4),
+            where="all",
+        ),
+        hp.Ranger(hp.Ranges({"a": hp.ranges.Bound(0.1, 2.0)}), policy=hp.values.Detect(margin=0.5), last_linear=True),
+        hp.values.Duplicate(("fc:linear",)),
     ],
 )
 def test_a_description_comes_back_from_json(value: object) -> None:

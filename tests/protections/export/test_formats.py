@@ -17,22 +17,15 @@ from hoplon.errors import HoplonError
 from hoplon.formats import equal_bits
 from hoplon.program._torch_warnings import quiet_torch
 from hoplon.program.capturing import capture
-from hoplon.protections import (
-    TMR,
-    HardenedModule,
-    RandomInRange,
-    Ranger,
-    ToZero,
-    UncorrectableMemory,
-    export_aoti,
-    export_onnx,
-    export_pt2,
-    exported_program,
-    harden,
-)
 from hoplon.protections.base import Overlay
+from hoplon.protections.export.formats import export_aoti, export_onnx, export_pt2, exported_program
+from hoplon.protections.guards.tmr import TMR
 from hoplon.protections.ranges import Bound, Ranges, profile_ranges
-from hoplon.protections.runtime.lowering import Form
+from hoplon.protections.runtime.hardened_module import HardenedModule
+from hoplon.protections.runtime.lowering import Form, harden
+from hoplon.protections.runtime.monitor import UncorrectableMemory
+from hoplon.protections.values.policy import RandomInRange, ToZero
+from hoplon.protections.values.ranger import Ranger
 from tests.support.nets import NETS
 
 Run = Callable[[Tensor], Tensor]

@@ -145,7 +145,7 @@ def test_an_updated_small_tensor_is_named_though_it_shares_blocks() -> None:
     guard = hp.Parity().arm(memory)
     wanted = snapshot(memory)
     memory["e"].add_(1.0)
-    with pytest.raises(hp.StaleGuardError, match="words of e;"):
+    with pytest.raises(hp.protections.StaleGuardError, match="words of e;"):
         guard.check()
     assert same({name: tensor for name, tensor in memory.items() if name != "e"}, wanted)
 
@@ -180,7 +180,7 @@ def test_an_index_over_one_arena_is_repaired_and_never_followed_where_it_is_wron
     wanted, copies = snapshot(memory), snapshot(guard.copies)
     for entry in range(3):
         guard.copies["b#sums"][entry] ^= 1 << 40
-        assert guard.check() == hp.GuardReport(600, 1, 1, 0, ("b",)), "each sum is looked at in each check"
+        assert guard.check() == hp.protections.GuardReport(600, 1, 1, 0, ("b",)), "each sum is looked at in each check"
         assert same(guard.copies, copies)
     index = integer_view(guard.copies["a#index"])
     index[0] ^= -(2**31)

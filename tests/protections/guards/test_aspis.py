@@ -9,8 +9,7 @@ from torch import Tensor
 from hoplon.errors import HoplonError
 from hoplon.formats import equal_bits, integer_view
 from hoplon.importance import Scores
-from hoplon.protections import Aspis
-from hoplon.protections.guards.aspis import AspisGuard
+from hoplon.protections.guards.aspis import Aspis, AspisGuard
 from hoplon.protections.guards.index_sums import power_sums
 from hoplon.protections.memory_guard import GuardReport
 

@@ -55,9 +55,9 @@ def test_the_attack_tells_a_guard_that_misses_from_one_that_spoils(attacks: Modu
     assert attacks.attack(target, "same bit of a column", 60, seed=0)["missed"] in range(5, 55)
 
     class Spoils:
-        def check(self) -> hp.GuardReport:
+        def check(self) -> hp.protections.GuardReport:
             target.tensors["fc"][0, 0] = 1e9
-            return hp.GuardReport(1, 1, 1, 0)
+            return hp.protections.GuardReport(1, 1, 1, 0)
 
     target.guard = Spoils()
     assert attacks.attack(target, "1 random bit", 5, seed=0)["mis-repaired"] == 5

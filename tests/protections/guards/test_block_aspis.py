@@ -33,7 +33,7 @@ def test_the_best_blocks_are_protected_and_no_others() -> None:
     live = memory()
     wanted = {name: tensor.clone() for name, tensor in live.items()}
     scores = flat_scores(live, {"conv": [20, 40, 41], "half": [11]})
-    guard = hp.BlockAspis(scores, 42 / scores.total, block=16).arm(live)
+    guard = hp.guards.BlockAspis(scores, 42 / scores.total, block=16).arm(live)
     assert guard.copies["conv#index"].tolist() == [1, 2]  # 16 words each; 50 words of "half" have blocks of ten
     assert guard.copies["half#index"].tolist() == [1]
     assert guard.check().checked == 16 + 16 + 10
@@ -50,14 +50,14 @@ def test_blocks_follow_memory_where_strides_differ() -> None:
     place = live["last"][3, 2, 1, 1]
     offset = (place.data_ptr() - live["last"].data_ptr()) // 4
     element = 3 * 64 + 2 * 4 + 3
-    guard = hp.BlockAspis(flat_scores(live, {"last": [element]}), 16 / 1051, block=16).arm(live)
+    guard = hp.guards.BlockAspis(flat_scores(live, {"last": [element]}), 16 / 1051, block=16).arm(live)
     assert guard.copies["last#index"].tolist() == [offset // 16]
 
 
 def test_everything_at_once_is_repaired_in_every_dtype_and_layout() -> None:
     live = memory()
     wanted = {name: tensor.clone() for name, tensor in live.items()}
-    guard = hp.BlockAspis(flat_scores(live, {}), 1.0, block=16).arm(live)
+    guard = hp.guards.BlockAspis(flat_scores(live, {}), 1.0, block=16).arm(live)
     assert guard.protected_bytes == sum(tensor.nbytes for tensor in live.values())
     assert guard.copies["conv#1"].shape == (18, 16)
     for tensor in live.values():
@@ -71,7 +71,7 @@ def test_everything_at_once_is_repaired_in_every_dtype_and_layout() -> None:
 def test_a_wrong_entry_of_the_list_is_repaired_and_nothing_is_written_through_it() -> None:
     live = memory()
     wanted = {name: tensor.clone() for name, tensor in live.items()}
-    guard = hp.BlockAspis(flat_scores(live, {"conv": list(range(64))}), 64 / 1051, block=16).arm(live)
+    guard = hp.guards.BlockAspis(flat_scores(live, {"conv": list(range(64))}), 64 / 1051, block=16).arm(live)
     guard.copies["conv#index"][2] ^= 1 << 3
     report = guard.check()
     assert (report.corrected, report.uncorrectable) == (1, 0)
@@ -82,10 +82,10 @@ def test_a_wrong_entry_of_the_list_is_repaired_and_nothing_is_written_through_it
 def test_refusals_and_label() -> None:
     scores = flat_scores(memory(), {})
     with pytest.raises(hp.HoplonError, match="expected a block of at least one word, got 0"):
-        hp.BlockAspis(scores, 0.1, block=0)
+        hp.guards.BlockAspis(scores, 0.1, block=0)
     with pytest.raises(hp.HoplonError, match="expected scores from hoplon.importance, got float"):
-        hp.BlockAspis(0.1, 0.1)  # type: ignore[arg-type]
+        hp.guards.BlockAspis(0.1, 0.1)  # type: ignore[arg-type]
     with pytest.raises(hp.HoplonError, match="expected a storage 'conv' of shape"):
-        hp.BlockAspis(scores, 0.1).arm({})
-    assert hp.BlockAspis(scores, 0.01).label == "block-aspis-1%"
-    assert "in blocks of 64" in hp.BlockAspis(scores, 0.01).guarantee
+        hp.guards.BlockAspis(scores, 0.1).arm({})
+    assert hp.guards.BlockAspis(scores, 0.01).label == "block-aspis-1%"
+    assert "in blocks of 64" in hp.guards.BlockAspis(scores, 0.01).guarantee

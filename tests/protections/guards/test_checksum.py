@@ -37,7 +37,7 @@ def flip(tensor: Tensor, element: int, bit: int) -> None:
 
 def test_every_flip_of_a_top_byte_is_flagged_and_no_other() -> None:
     live = memory()
-    guard = hp.Checksum(group=64).arm(live)
+    guard = hp.guards.Checksum(group=64).arm(live)
     groups = {name: -(-tensor.numel() // 64) for name, tensor in live.items()}
     assert guard.check() == GuardReport(sum(groups.values()))
     assert guard.extra_bytes == 4 * sum(groups.values()) + 8 * len(live)
@@ -56,7 +56,7 @@ def test_every_flip_of_a_top_byte_is_flagged_and_no_other() -> None:
 def test_two_random_flips_in_one_group_are_missed_as_often_as_stated() -> None:
     generator = torch.Generator().manual_seed(2)
     live = {"w": torch.randint(-(2**31), 2**31, (64,), generator=generator, dtype=torch.int64).to(torch.int32)}
-    guard = hp.Checksum(group=64).arm(live)
+    guard = hp.guards.Checksum(group=64).arm(live)
     missed, trials = 0, 1500
     for _ in range(trials):
         places = torch.randperm(64, generator=generator)[:2].tolist()
@@ -72,7 +72,7 @@ def test_two_random_flips_in_one_group_are_missed_as_often_as_stated() -> None:
 def test_a_wrong_group_is_set_to_zero_once() -> None:
     live = memory()
     wanted = live["w"].clone()
-    guard = hp.Checksum("zero", group=64).arm(live)
+    guard = hp.guards.Checksum("zero", group=64).arm(live)
     flip(live["w"], 700, 30)
     assert guard.check() == GuardReport(41, 1, 0, 0, ("w",), 1)
     wanted.view(-1)[640:704] = 0
@@ -86,7 +86,7 @@ def test_a_wrong_group_is_loaded_again(kind: str, tmp_path: Path) -> None:
     wanted = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in live.items()}
     save_file(wanted, tmp_path / "weights.safetensors")
     source = tmp_path / "weights.safetensors" if kind == "file" else wanted.__getitem__
-    guard = hp.Checksum("reload", group=64, source=source).arm(live)
+    guard = hp.guards.Checksum("reload", group=64, source=source).arm(live)
     for name, element in (("w", 700), ("last", 300), ("gaps", 7), ("half", 76)):
         flip(live[name], element, 8 * live[name].itemsize - 2)
         flip(live[name], element, 0)  # comes back with its group
@@ -97,22 +97,22 @@ def test_a_wrong_group_is_loaded_again(kind: str, tmp_path: Path) -> None:
 
 def test_a_source_of_other_weights_does_not_pass_for_a_repair(tmp_path: Path) -> None:
     live = memory()
-    guard = hp.Checksum("reload", source=lambda name: live[name] + 1).arm(live)
+    guard = hp.guards.Checksum("reload", source=lambda name: live[name] + 1).arm(live)
     flip(live["w"], 3, 30)
     assert guard.check().uncorrectable == 1
-    unlike = hp.Checksum("reload", source=lambda _: torch.zeros(2)).arm(live)
-    missing = hp.Checksum("reload", source=tmp_path / "none.safetensors").arm(live)
+    unlike = hp.guards.Checksum("reload", source=lambda _: torch.zeros(2)).arm(live)
+    missing = hp.guards.Checksum("reload", source=tmp_path / "none.safetensors").arm(live)
     flip(live["w"], 3, 29)
-    with pytest.raises(hp.DataError, match=r"to load again, got torch.float32 and \(2,\)"):
+    with pytest.raises(hp.errors.DataError, match=r"to load again, got torch.float32 and \(2,\)"):
         unlike.check()
-    with pytest.raises(hp.DataError, match="save the weights there"):
+    with pytest.raises(hp.errors.DataError, match="save the weights there"):
         missing.check()
 
 
 def test_a_wrong_sum_is_repaired_by_the_other() -> None:
     live = memory()
     wanted = live["w"].clone()
-    guard = hp.Checksum("zero", group=64).arm(live)
+    guard = hp.guards.Checksum("zero", group=64).arm(live)
     for key in ("sums1", "sums2"):
         guard.copies[f"w#{key}"][4] += 9
         assert guard.check() == GuardReport(41, 1, 1, 0, ("w",))
@@ -122,10 +122,10 @@ def test_a_wrong_sum_is_repaired_by_the_other() -> None:
 
 def test_updates_are_refused_and_left() -> None:
     live = memory()
-    guard = hp.Checksum("zero").arm(live)
+    guard = hp.guards.Checksum("zero").arm(live)
     live["half"].mul_(-3)
     updated = live["half"].clone()
-    with pytest.raises(hp.StaleGuardError, match="of 77 words of half"):
+    with pytest.raises(hp.protections.StaleGuardError, match="of 77 words of half"):
         guard.check()
     assert torch.equal(live["half"], updated)
     guard.refresh()
@@ -134,7 +134,7 @@ def test_updates_are_refused_and_left() -> None:
 
 def test_slices_find_together_what_one_check_finds() -> None:
     live = {"w": torch.randn(400_000), "small": torch.randn(9)}
-    guard = hp.Checksum().arm(live)
+    guard = hp.guards.Checksum().arm(live)
     assert sum(guard.check(turn=turn, turns=3).checked for turn in range(3)) == 783
     flip(live["w"], 399_999, 30)
     assert [guard.check(turn=turn, turns=3).detected for turn in range(3)] == [0, 0, 1]
@@ -142,10 +142,10 @@ def test_slices_find_together_what_one_check_finds() -> None:
 
 def test_refusals() -> None:
     with pytest.raises(hp.HoplonError, match="expected action 'flag', 'zero' or 'reload', got 'fix'"):
-        hp.Checksum("fix")  # type: ignore[arg-type]
+        hp.guards.Checksum("fix")  # type: ignore[arg-type]
     with pytest.raises(hp.HoplonError, match="expected a source of weights with action 'reload' and no other"):
-        hp.Checksum("reload")
+        hp.guards.Checksum("reload")
     with pytest.raises(hp.HoplonError, match="expected a group of at least one word, got 0"):
-        hp.Checksum(group=0)
-    assert hp.Checksum("zero").label == "checksum-zero"
-    assert "sets them to 0" in hp.Checksum("zero").guarantee
+        hp.guards.Checksum(group=0)
+    assert hp.guards.Checksum("zero").label == "checksum-zero"
+    assert "sets them to 0" in hp.guards.Checksum("zero").guarantee

@@ -144,7 +144,7 @@ def test_an_update_is_refused_once_it_leaves_the_known_bits_and_nothing_is_writt
     live["w"][0, 0] = 3.0  # a single word leaves
     live["small"][0] = float("nan")
     updated = snapshot(live)
-    with pytest.raises(hp.StaleGuardError, match=r"of 2,048 words of w; call refresh\(\)"):
+    with pytest.raises(hp.protections.StaleGuardError, match=r"of 2,048 words of w; call refresh\(\)"):
         guard.check()
     assert_same(live, updated)
     guard.refresh()
@@ -157,7 +157,7 @@ def test_an_update_behind_torchs_back_is_refused_where_it_is_larger_than_a_burst
     live["w"].data.mul_(1.3)
     live["w"].data[0, 0] = 3.0
     assert live["w"]._version == 0
-    with pytest.raises(hp.StaleGuardError, match="words of w"):
+    with pytest.raises(hp.protections.StaleGuardError, match="words of w"):
         guard.check()
 
 
@@ -165,7 +165,7 @@ def test_a_part_that_was_written_anew_is_refused() -> None:
     live = {"w": small_values(64, 32)}
     guard = hp.KnownBits().arm(live)
     live["w"][:25] = torch.randn(25, 32, generator=torch.Generator().manual_seed(1))
-    with pytest.raises(hp.StaleGuardError, match="words of w"):
+    with pytest.raises(hp.protections.StaleGuardError, match="words of w"):
         guard.check()
 
 

@@ -67,7 +67,7 @@ def test_every_parameter_and_buffer_is_guarded_once_and_all_its_own_memory_is_co
     guard = hp.Parity().arm(memory)
     once = {name: tensor for name, tensor in memory.items() if name not in ("tied", "transposed", "empty")}
     assert guard.protected_bytes == sum(tensor.nbytes for tensor in once.values())
-    assert guard.check() == hp.GuardReport(checked=sum(tensor.numel() for tensor in once.values()))
+    assert guard.check() == hp.protections.GuardReport(checked=sum(tensor.numel() for tensor in once.values()))
     assert guard.extra_bytes == sum(copy.nbytes for copy in guard.copies.values())
     kept = [value for part in guard.parts for value in vars(part).values() if isinstance(value, Tensor)]
     assert [id(tensor) for tensor in kept] == [id(part.parity) for part in guard.parts]
@@ -100,7 +100,7 @@ def test_single_flips_are_repaired_wherever_they_are(name: str) -> None:
         if name == "torch.bool" and bit % 8:
             continue  # not a truth value
         flip(memory[name], max(0, bit))
-        assert guard.check() == hp.GuardReport(guard.check().checked, 1, 1, 0, (name,)), bit
+        assert guard.check() == hp.protections.GuardReport(guard.check().checked, 1, 1, 0, (name,)), bit
         assert same(memory, wanted)
     assert same(guard.copies, copies)
 
@@ -238,7 +238,7 @@ def test_a_block_without_any_right_sum_is_reported_not_rebuilt() -> None:
     assert torch.equal(memory, struck)
     memory[0] ^= 1  # memory is right again: columns add up, so it is the sums that are wrong
     guard.copies["sums#1@cpu"][1] ^= 1
-    assert guard.check() == hp.GuardReport(len(memory), 2, 2, 0, ("w",))
+    assert guard.check() == hp.protections.GuardReport(len(memory), 2, 2, 0, ("w",))
 
 
 def test_turns_together_check_everything_and_a_turn_looks_at_its_slice() -> None:
@@ -274,7 +274,7 @@ def test_an_update_is_refused_and_nothing_is_written(turns: int) -> None:
     for turn in range(turns):
         try:
             assert guard.check(turn=turn, turns=turns).detected == 0
-        except hp.StaleGuardError as refusal:
+        except hp.protections.StaleGuardError as refusal:
             refusals.append(str(refusal))
     assert len(refusals) >= max(1, turns // 2)  # half of the memory, and a slice never repairs without looking at all
     assert all("of 24,700 words of fc; call refresh" in refusal for refusal in refusals)
@@ -295,7 +295,7 @@ def test_an_update_of_a_small_storage_is_told_from_a_burst_by_the_version_counte
     assert guard.check().corrected == 40
     assert same(memory, wanted)
     bias.add_(1)
-    with pytest.raises(hp.StaleGuardError, match="40 of 40 words of bias"):
+    with pytest.raises(hp.protections.StaleGuardError, match="40 of 40 words of bias"):
         guard.check()
 
 
@@ -323,7 +323,7 @@ def test_refusals_and_labels() -> None:
     assert hp.Parity().label == "parity"
     assert "any change of one block" in hp.Parity().guarantee
     guard = hp.Parity().arm({"empty": torch.zeros(0)})
-    assert (guard.extra_bytes, guard.check()) == (0, hp.GuardReport())
+    assert (guard.extra_bytes, guard.check()) == (0, hp.protections.GuardReport())
 
 
 @st.composite
@@ -358,7 +358,7 @@ def test_after_a_check_memory_is_what_it_was_or_the_fault_is_reported(
     struck = snapshot(memory)
     try:
         report = guard.check()
-    except hp.StaleGuardError:
+    except hp.protections.StaleGuardError:
         assert same(memory, struck)
         return
     assert (report.detected > 0) == wrong

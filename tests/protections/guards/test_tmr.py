@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError
 from hoplon.formats import equal_bits, integer_view
-from hoplon.protections import TMR
+from hoplon.protections.guards.tmr import TMR
 from hoplon.protections.memory_guard import GuardReport
 
 GENERATOR_SEED = 5

@@ -16,7 +16,7 @@ def armed() -> tuple[dict[str, Tensor], TMRSparseGuard]:
     live = {"conv": torch.randn(6, 4, 3, 3, generator=generator), "half": torch.randn(8, 3, generator=generator).half()}
     live["conv"][0, 0] = 0.0
     scores = hp.Scores({name: torch.rand(tensor.shape, generator=generator) for name, tensor in live.items()})
-    return live, hp.TMRSparse(scores).arm(live)
+    return live, hp.guards.TMRSparse(scores).arm(live)
 
 
 def test_a_float32_weight_of_four_axes_takes_108_bytes() -> None:
@@ -88,7 +88,7 @@ def test_a_place_outside_is_reported_and_not_read() -> None:
 def test_updates_are_refused_and_refresh_copies_anew() -> None:
     live, guard = armed()
     live["conv"].mul_(2)
-    with pytest.raises(hp.StaleGuardError, match="words of conv"):
+    with pytest.raises(hp.protections.StaleGuardError, match="words of conv"):
         guard.check()
     guard.refresh()
     assert guard.check().detected == 0
@@ -102,7 +102,10 @@ def test_slices_part_the_storages() -> None:
 def test_its_failures_are_told() -> None:
     scores = hp.Scores({"w": torch.ones(10)})
     for failure in ("zero are unprotected", "leaves NaN", "unguarded mask"):
-        assert failure in hp.TMRSparse(scores).guarantee
-    assert (hp.TMRSparse(scores).label, hp.TMRSparse(scores, 0.1).label) == ("tmr-sparse", "tmr-sparse-10%")
+        assert failure in hp.guards.TMRSparse(scores).guarantee
+    assert (hp.guards.TMRSparse(scores).label, hp.guards.TMRSparse(scores, 0.1).label) == (
+        "tmr-sparse",
+        "tmr-sparse-10%",
+    )
     with pytest.raises(hp.HoplonError, match="expected scores from hoplon.importance, got int"):
-        hp.TMRSparse(3)  # type: ignore[arg-type]
+        hp.guards.TMRSparse(3)  # type: ignore[arg-type]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from hoplon import Program, capture
 from hoplon.errors import HoplonError
-from hoplon.protections import Ranger
 from hoplon.protections.ranges import Bound, ChannelBounds, Ranges, profile_activations, profile_ranges
+from hoplon.protections.values.ranger import Ranger
 
 
 class Pictures(nn.Module):

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from hoplon import Inputs, Values, capture
 from hoplon.errors import HoplonError, HoplonWarning
 from hoplon.formats import equal_bits
-from hoplon.protections import TMR, Ranger, harden
+from hoplon.protections.guards.tmr import TMR
 from hoplon.protections.ranges import Bound, Ranges, inherent_ranges, profile_ranges
+from hoplon.protections.runtime.lowering import harden
+from hoplon.protections.values.ranger import Ranger
 from tests.support.harden_nets import CASES, sample, seeded
 from tests.support.nets import NETS
 

@@ -17,20 +17,14 @@ from hoplon import capture
 from hoplon.errors import HoplonWarning
 from hoplon.formats import equal_bits
 from hoplon.program.program import Program
-from hoplon.protections import (
-    BoundValue,
-    Clamp,
-    HardenedModule,
-    Policy,
-    RandomInRange,
-    Ranger,
-    ToZero,
-    export_onnx,
-    harden,
-)
 from hoplon.protections.base import overlay
+from hoplon.protections.export.formats import export_onnx
 from hoplon.protections.ranges import ACTIVATION_KINDS, Bound, Ranges
-from hoplon.protections.values.clamp import rounded_outwards
+from hoplon.protections.runtime.hardened_module import HardenedModule
+from hoplon.protections.runtime.lowering import harden
+from hoplon.protections.values.clamp import BoundValue, rounded_outwards
+from hoplon.protections.values.policy import Clamp, Policy, RandomInRange, ToZero
+from hoplon.protections.values.ranger import Ranger
 from tests.protections.values.test_clamp import awkward
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -13,9 +13,12 @@ from hoplon import capture
 from hoplon.errors import HoplonError
 from hoplon.formats import equal_bits
 from hoplon.injection.replay import Replay
-from hoplon.protections import Clamp, Detect, Duplicate, Policy, RandomInRange, Ranger, ToZero, harden
 from hoplon.protections.base import overlay
 from hoplon.protections.ranges import Bound, Ranges, profile_ranges
+from hoplon.protections.runtime.lowering import harden
+from hoplon.protections.values.duplicate import Duplicate
+from hoplon.protections.values.policy import Clamp, Detect, Policy, RandomInRange, ToZero
+from hoplon.protections.values.ranger import Ranger
 from tests.support.nets import NETS
 
 FORMS = ("separate", "fused")

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import hoplon as hp
-from hoplon import TMR, Aspis, GuardReport, HoplonError, Scores, StaleGuardError, UncorrectableMemory
+from hoplon import TMR, Aspis, HoplonError, Scores
 from hoplon.formats import equal_bits
 from hoplon.formats.digest import digest_of
+from hoplon.protections import GuardReport, StaleGuardError
 from hoplon.protections.memory_guard import Guard
+from hoplon.protections.runtime import UncorrectableMemory
 from tests.support.harden_nets import CASES, sample, seeded
 
 
@@ -28,7 +30,7 @@ def strike(model: nn.Module, name: str = "fc.weight", value: float = 1e30) -> No
         dict([*model.named_parameters(), *model.named_buffers()])[name].view(-1)[0] = value
 
 
-def beyond_repair(guarded: hp.Guarded) -> None:
+def beyond_repair(guarded: hp.runtime.GuardedModel) -> None:
     strike(guarded.model)
     guarded.guards[0].copies["fc.weight#1"].view(-1)[0] = 6.0
 
@@ -97,7 +99,7 @@ def test_tied_weights_are_guarded_once_and_repaired_under_both_names() -> None:
 
 
 @dataclass(frozen=True)
-class Asked(hp.Protection):
+class Asked(hp.protections.Protection):
     """A guard that writes down which checks it is asked for."""
 
     asked: list[tuple[int, int]]
@@ -126,9 +128,9 @@ class _Asked(Guard):
     ("when", "wanted"),
     [
         (None, [(0, 1)] * 5),
-        (hp.EveryForward(2), [(0, 1)] * 3),
-        (hp.Rotating(3), [(0, 3), (1, 3), (2, 3), (0, 3), (1, 3)]),
-        (hp.OnDemand(), []),
+        (hp.runtime.EveryForward(2), [(0, 1)] * 3),
+        (hp.runtime.Rotating(3), [(0, 3), (1, 3), (2, 3), (0, 3), (1, 3)]),
+        (hp.runtime.OnDemand(), []),
     ],
 )
 def test_which_forward_passes_check_what(when: hp.harden.When | None, wanted: list[tuple[int, int]]) -> None:
@@ -149,18 +151,22 @@ def test_which_forward_passes_check_what(when: hp.harden.When | None, wanted: li
 
 
 def test_schedules_say_what_they_bound_and_refuse_what_they_cannot_do() -> None:
-    assert "before each forward pass: a fault reaches at most one forward pass" in hp.EveryForward().text
-    assert "at most 4 forward passes" in hp.EveryForward(4).text
-    assert "at most 7 forward passes" in hp.Rotating(7).text
-    assert (hp.EveryForward(4).latency, hp.Rotating(7).latency, hp.OnDemand().latency) == (4, 7, None)
-    guarded = hp.guard(net(), [TMR()], when=hp.Rotating(7))
-    assert guarded.guarantees["when"] == hp.Rotating(7).text
+    assert "before each forward pass: a fault reaches at most one forward pass" in hp.runtime.EveryForward().text
+    assert "at most 4 forward passes" in hp.runtime.EveryForward(4).text
+    assert "at most 7 forward passes" in hp.runtime.Rotating(7).text
+    assert (hp.runtime.EveryForward(4).latency, hp.runtime.Rotating(7).latency, hp.runtime.OnDemand().latency) == (
+        4,
+        7,
+        None,
+    )
+    guarded = hp.guard(net(), [TMR()], when=hp.runtime.Rotating(7))
+    assert guarded.guarantees["when"] == hp.runtime.Rotating(7).text
     assert guarded.check_due() == guarded.report
     assert guarded.report.latency == 7
     with pytest.raises(HoplonError, match="expected turns to be a whole number of at least 1, got 0"):
-        hp.Rotating(0)
+        hp.runtime.Rotating(0)
     with pytest.raises(HoplonError, match="expected n to be a whole number of at least 1, got True"):
-        hp.EveryForward(True)
+        hp.runtime.EveryForward(True)
     with pytest.raises(HoplonError, match=r"when to be EveryForward\(\), Rotating\(\) or OnDemand\(\), got 'often'"):
         hp.guard(net(), [TMR()], when="often")  # type: ignore[arg-type]
 
@@ -168,7 +174,7 @@ def test_schedules_say_what_they_bound_and_refuse_what_they_cannot_do() -> None:
 @pytest.mark.parametrize("turns", [1, 3, 40])
 def test_a_rotating_check_meets_every_fault_within_its_bound(turns: int) -> None:
     model = net()
-    guarded = hp.guard(model, [TMR()], when=hp.Rotating(turns))
+    guarded = hp.guard(model, [TMR()], when=hp.runtime.Rotating(turns))
     names = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if tensor.is_floating_point()]
     for name in names[::5]:
         waited = []
@@ -209,7 +215,7 @@ def test_what_was_found_is_remembered_and_logged(caplog: pytest.LogCaptureFixtur
 
 def test_uncorrectable_memory_raises_again_and_again_or_calls_back() -> None:
     model, x = net(), sample("residual")
-    guarded = hp.guard(model, [TMR()], when=hp.EveryForward(5), hook=True)
+    guarded = hp.guard(model, [TMR()], when=hp.runtime.EveryForward(5), hook=True)
     beyond_repair(guarded)
     for _ in range(2):  # a refused pass does not use up the check
         with pytest.raises(UncorrectableMemory, match="got 1 uncorrectable words in fc.weight") as info:
@@ -310,7 +316,7 @@ def _added(model: nn.Module) -> None:
 )
 def test_a_changed_model_is_refused_by_name_until_refreshed(change: object, got: str) -> None:
     model = net()
-    guarded = hp.guard(model, [TMR()], when=hp.Rotating(4))
+    guarded = hp.guard(model, [TMR()], when=hp.runtime.Rotating(4))
     assert callable(change)
     change(model)
     with pytest.raises(HoplonError, match=rf"got {got} call refresh\(\)"):
@@ -372,11 +378,11 @@ def test_a_module_with_bounds_alone_asks_nothing_of_its_memory() -> None:
 def test_what_cannot_be_guarded_is_refused() -> None:
     program = hp.capture(net(), sample("residual"))
     with pytest.raises(HoplonError, match="got ranger, which changes values and needs a graph: hp.harden"):
-        hp.guard(net(), [hp.Ranger(hp.inherent_ranges(hp.capture(net("pooled"), sample("pooled"))))])
+        hp.guard(net(), [hp.Ranger(hp.ranges.inherent_ranges(hp.capture(net("pooled"), sample("pooled"))))])
     with pytest.raises(HoplonError, match="expected protections such as hp.TMR"):
         hp.guard(net(), [program])  # type: ignore[list-item]
     with pytest.raises(HoplonError, match="in software, got sec-ded-memory, which models hardware"):
-        hp.guard(net(), [hp.SecDedMemory()])
+        hp.guard(net(), [hp.guards.SecDedMemory()])
     with pytest.raises(HoplonError, match="expected at least one protection that guards memory, got none"):
         hp.guard(net(), [])
     with pytest.raises(HoplonError, match="expected parameters or buffers to guard, got ReLU without any"):

@@ -13,23 +13,17 @@ from hoplon.formats import equal_bits, integer_view
 from hoplon.importance import taylor
 from hoplon.program.capturing import capture
 from hoplon.program.program import Program
-from hoplon.protections import (
-    TMR,
-    Aspis,
-    BoundValue,
-    Coverage,
-    HardenedModule,
-    Ranger,
-    UncorrectableMemory,
-    harden,
-    lower,
-)
 from hoplon.protections.base import Overlay, Protection, ValueProtection, overlay
-from hoplon.protections.guards.aspis import AspisGuard
+from hoplon.protections.guards.aspis import Aspis, AspisGuard
+from hoplon.protections.guards.tmr import TMR
 from hoplon.protections.memory_guard import GuardReport
 from hoplon.protections.ranges import Bound, Ranges, profile_ranges
 from hoplon.protections.runtime.graph import is_fresh, site_nodes
-from hoplon.protections.runtime.lowering import Form
+from hoplon.protections.runtime.hardened_module import HardenedModule
+from hoplon.protections.runtime.lowering import Form, harden, lower
+from hoplon.protections.runtime.monitor import UncorrectableMemory
+from hoplon.protections.values.clamp import BoundValue
+from hoplon.protections.values.ranger import Coverage, Ranger
 from tests.support.harden_nets import CASES, sample, seeded
 
 
@@ -50,10 +44,10 @@ class _Shifted(ValueProtection):
         return value.add_(0.125)
 
 
-Strikes = Mapping[str, Callable[[Tensor], Tensor]]
+SampledFaults = Mapping[str, Callable[[Tensor], Tensor]]
 
 
-def with_overlay(program: Program, over: Overlay, x: Tensor, strike: Strikes) -> Tensor:
+def with_overlay(program: Program, over: Overlay, x: Tensor, strike: SampledFaults) -> Tensor:
     """The semantics: at each site operator, fault, protection, readers."""
     sites = {step: name for name, step in program.site_steps.items()}
 

@@ -12,12 +12,15 @@ from hoplon import Inputs, Memory, Values, capture
 from hoplon.faults import BitFlip, FaultTable, series_to_words
 from hoplon.faults.sampling import ElementUniform, Population, draw_faults, unit_generator
 from hoplon.formats import equal_bits, native
-from hoplon.injection.replay import Hits, Replay
+from hoplon.injection.replay import Injections, Replay
 from hoplon.injection.working_memory import WorkingMemory
 from hoplon.program.program import Program
-from hoplon.protections import TMR, HardenedModule, Ranger, lower
 from hoplon.protections.base import Overlay, overlay
+from hoplon.protections.guards.tmr import TMR
 from hoplon.protections.ranges import profile_ranges
+from hoplon.protections.runtime.hardened_module import HardenedModule
+from hoplon.protections.runtime.lowering import lower
+from hoplon.protections.values.ranger import Ranger
 from tests.support.nets import NETS
 
 BATCH, FAULTS = 4, 100
@@ -66,7 +69,7 @@ def test_module_equals_overlay_fault_free_and_under_value_faults(name: str) -> N
     flips = series_to_words(table.frame["flip"])
     for fault, flip in zip(table.frame.iter_rows(named=True), flips, strict=True):
         row, one = fault["input"], torch.ones(1, dtype=torch.int64)
-        hit = Hits(one * row, one * fault["element"], one * native(torch.float32).all_ones, flip.view(1))
+        hit = Injections(one * row, one * fault["element"], one * native(torch.float32).all_ones, flip.view(1))
         outputs, _ = replay.strike_values(golden, {fault["site"]: hit})
         injecting = _Injecting(module.graph_module, fault["site"], row, fault["element"], int(flip))
         with torch.inference_mode():

@@ -6,9 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hoplon.program.capturing import capture
-from hoplon.protections import HardenedModule, Ranger, added_passes, harden
 from hoplon.protections.ranges import Bound, Ranges, profile_ranges
-from hoplon.protections.runtime.lowering import Form
+from hoplon.protections.runtime.hardened_module import HardenedModule
+from hoplon.protections.runtime.lowering import Form, harden
+from hoplon.protections.runtime.passes import added_passes
+from hoplon.protections.values.ranger import Ranger
 from tests.support.nets import NETS
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError
 from hoplon.formats import equal_bits, integer_view
-from hoplon.protections import BoundValue
+from hoplon.protections.values.clamp import BoundValue
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 BOUNDS = [(0.0, 6.0), (0.0, 0.0), (0.25, 4.0), (-0.5, 3.0), (-2.0, -1.0), (-1.0, 0.0), (0.0, 1e300), (0.1, 0.7)]

@@ -15,9 +15,10 @@ from hoplon import capture
 from hoplon.errors import HoplonWarning
 from hoplon.formats import equal_bits
 from hoplon.program.program import Program
-from hoplon.protections import Coverage, Ranger, harden
 from hoplon.protections.ranges import Bound, Ranges, inherent_ranges
+from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.values.dataflow import AnyBound
+from hoplon.protections.values.ranger import Coverage, Ranger
 
 RELU = Bound(0.0, 2.5)
 

@@ -12,9 +12,14 @@ from torch import Tensor
 from hoplon import BitFlip, Campaign, Inputs, Program, Values, capture, compare
 from hoplon.errors import HoplonError
 from hoplon.formats import equal_bits
-from hoplon.protections import Detect, HardenedModule, Ranger, added_passes, exceedances, harden
 from hoplon.protections.ranges import Bound, Ranges, profile_ranges
 from hoplon.protections.runtime.effect import Effect
+from hoplon.protections.runtime.hardened_module import HardenedModule
+from hoplon.protections.runtime.lowering import harden
+from hoplon.protections.runtime.passes import added_passes
+from hoplon.protections.values.exceedance import exceedances
+from hoplon.protections.values.policy import Detect
+from hoplon.protections.values.ranger import Ranger
 from tests.support.nets import NETS
 
 FORMS = ("export", "eager")

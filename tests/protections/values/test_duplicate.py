@@ -19,12 +19,16 @@ from hoplon.errors import HoplonError, HoplonWarning, SiteError
 from hoplon.faults import series_to_words
 from hoplon.faults.sampling import ElementUniform, Population, draw_faults, unit_generator
 from hoplon.formats import equal_bits, native
-from hoplon.injection.replay import Hits, Replay
+from hoplon.injection.replay import Injections, Replay
 from hoplon.program.sites import ValueSite
-from hoplon.protections import Duplicate, HardenedModule, Ranger, exceedances, export_pt2, harden
 from hoplon.protections.base import Chain, overlay
+from hoplon.protections.export.formats import export_pt2
 from hoplon.protections.ranges import profile_ranges
-from hoplon.protections.values.duplicate import RepeatedOperator, agreed
+from hoplon.protections.runtime.hardened_module import HardenedModule
+from hoplon.protections.runtime.lowering import harden
+from hoplon.protections.values.duplicate import Duplicate, RepeatedOperator, agreed
+from hoplon.protections.values.exceedance import exceedances
+from hoplon.protections.values.ranger import Ranger
 from tests.support.nets import NETS
 
 BATCH = 4
@@ -84,7 +88,7 @@ def test_module_equals_overlay_under_faults_in_every_run_and_before_it(name: str
     one = torch.ones(1, dtype=torch.int64)
     for fault, flip in zip(table.frame.iter_rows(named=True), series_to_words(table.frame["flip"]), strict=True):
         row, element = fault["input"], fault["element"]
-        hit = Hits(one * row, one * element, one * native(torch.float32).all_ones, flip.view(1))
+        hit = Injections(one * row, one * element, one * native(torch.float32).all_ones, flip.view(1))
         outputs, struck = replay.strike_values(golden, {site: hit})
         assert replay.outvoted.tolist() == [number == row for number in range(BATCH)]
         assert not struck[site].reached.any()
@@ -106,7 +110,7 @@ def test_module_equals_overlay_under_faults_in_every_run_and_before_it(name: str
 def test_a_fault_before_or_after_the_two_runs_passes_unseen() -> None:
     program, x = program_of("mlp"), NETS["mlp"].batch(BATCH)
     all_ones, one = native(torch.float32).all_ones, torch.ones(1, dtype=torch.int64)
-    hit = Hits(one, one, one * all_ones, one << 30)
+    hit = Injections(one, one, one * all_ones, one << 30)
     plain, over = overlay(program, []), overlay(program, [Duplicate()])
     for site, placement in ((":tanh", "before"), ("fc3:linear", "after")):
         outputs = []

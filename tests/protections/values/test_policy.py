@@ -12,9 +12,13 @@ from torch import Tensor
 from hoplon import capture
 from hoplon.errors import HoplonError
 from hoplon.formats import equal_bits
-from hoplon.protections import Clamp, Detect, Policy, RandomInRange, Ranger, ToZero, added_passes, export_pt2, harden
 from hoplon.protections.base import ValueProtection
+from hoplon.protections.export.formats import export_pt2
 from hoplon.protections.ranges import Bound, ChannelBounds, profile_ranges
+from hoplon.protections.runtime.lowering import harden
+from hoplon.protections.runtime.passes import added_passes
+from hoplon.protections.values.policy import Clamp, Detect, Policy, RandomInRange, ToZero
+from hoplon.protections.values.ranger import Ranger
 from tests.protections.values.test_clamp import DTYPES, awkward, outwards
 from tests.support.nets import NETS
 

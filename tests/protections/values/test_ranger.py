@@ -9,9 +9,9 @@ from hoplon.errors import HoplonError, SiteError
 from hoplon.program.capturing import capture
 from hoplon.program.program import Program
 from hoplon.program.sites import Values
-from hoplon.protections import Ranger
 from hoplon.protections.base import overlay
 from hoplon.protections.ranges import Bound, Ranges, inherent_ranges, profile_ranges
+from hoplon.protections.values.ranger import Ranger
 from tests.support.harden_nets import CASES, sample, seeded
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hoplon import capture
 from hoplon.errors import HoplonError
-from hoplon.protections import with_tanh
+from hoplon.protections.values.tanh_baseline import with_tanh
 
 
 class Nested(nn.Module):

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from hoplon.errors import HoplonError
-from hoplon.zoo import RECIPES
 from hoplon.zoo.datasets.driving import Frames
 from hoplon_studies.training import validation
-from hoplon_studies.training.recipes import Recipe
+from hoplon_studies.training.recipes import RECIPES, Recipe
 from hoplon_studies.training.validation import recorded, stretches, validate, variants
 
 

@@ -22,7 +22,7 @@ from hoplon.formats.base import NumberFormat
 
 @final
 @dataclass(frozen=True, eq=False)
-class Band:
+class BitBand:
     """Some of a population's faults.
 
     ``label``: such as "bits 27 to 30"; empty where it is the whole population. ``weight``: their probability.
@@ -35,13 +35,13 @@ class Band:
     part: int
 
 
-def bands_of(population: Population, sampling: Sampling) -> tuple[Band, ...]:
+def bands_of(population: Population, sampling: Sampling) -> tuple[BitBand, ...]:
     """Bands from the lowest bits to the highest; one where changes cannot be listed or differ from site to site.
 
     The highest bit is a band (the sign of a float), so are the next eighth of all bits, the next, and the rest: of
     float32 the upper half of the exponent, its lower half, and the mantissa.
     """
-    model, whole = population.fault_model, (Band("", 1.0, population, 0),)
+    model, whole = population.fault_model, (BitBand("", 1.0, population, 0),)
     forms = {form.name: form for form in map(model.format_for, population.sites)}
     form = next(iter(forms.values()))
     if not isinstance(sampling, Measure) or not isinstance(model, WordModel) or len(forms) > 1 or form.varies:
@@ -59,7 +59,7 @@ def bands_of(population: Population, sampling: Sampling) -> tuple[Band, ...]:
             some = _SomePatterns(model, keep[mine], flip[mine], probability[mine], format=model.format)
             label = f"bit {last}" if first == last else f"bits {first} to {last}"
             chosen = dataclasses.replace(population, fault_model=some)
-            found.append(Band(label, float(probability[mine].sum()), chosen, part))
+            found.append(BitBand(label, float(probability[mine].sum()), chosen, part))
     return tuple(found) if len(found) > 1 else whole
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from hoplon.campaign.stratified.bit_bands import bands_of
 from hoplon.campaign.stratified.first_phase import FirstPhase
-from hoplon.campaign.stratified.masking import Reached
-from hoplon.campaign.stratified.strata import Seen, Strata, joint_keys, joint_label
-from hoplon.faults.model import Places, Strikes
+from hoplon.campaign.stratified.masking import Propagated
+from hoplon.campaign.stratified.strata import CandidateFeatures, Strata, joint_keys, joint_label
+from hoplon.faults.model import Places, SampledFaults
 from hoplon.faults.sampling.base import Population, Sampling, draw_faults, unit_generator
 from hoplon.faults.table import FaultTable, series_to_words
 from hoplon.formats.base import NumberFormat
@@ -23,7 +23,7 @@ from hoplon.formats.named import format_named
 from hoplon.formats.native import native
 
 Slope = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-Arrive = Callable[[Tensor, Tensor, Tensor, Tensor], Reached]
+Arrive = Callable[[Tensor, Tensor, Tensor, Tensor], Propagated]
 
 BLOCK = 2**12
 _MOST_AT_ONCE = 2**22  # after the first ones: looking at one takes some 400 bytes
@@ -40,10 +40,12 @@ class Candidates:
     Args:
         population: what faults are drawn from; it observes the fault-free words.
         strata: how candidates are told apart.
-        arrive: follows value faults of one word, see `hoplon.campaign.stratified.masking.LocalReach`; None: what is struck is
+        arrive: follows value faults of one word, see `hoplon.campaign.stratified.masking.LocalPropagation`; None:
+        what is struck is
             all that is seen.
         steps: of the program, those of value sites, int64, shape ``(sites,)``; None: memory.
-        slope: gives `Seen.slope` and `Seen.sensitivity` by step, element and input; needed by strata that read it.
+        slope: gives `CandidateFeatures.slope` and `CandidateFeatures.sensitivity` by step, element and input; needed
+        by strata that read it.
         wrong: inputs that fail without a fault, int64; there a masked fault is a failure all the same.
     """
 
@@ -103,7 +105,7 @@ class Candidates:
         parts, bands = [self._draw(*block) for block in blocks], torch.tensor([band for band, _ in blocks])
         first = not self._blocks
         self._blocks += blocks
-        seen = self._look(Strikes.joined(_numbered(parts), parts[0].places), fix_scale=first)
+        seen = self._look(SampledFaults.joined(_numbered(parts), parts[0].places), fix_scale=first)
         keys, band = joint_keys(self._strata, seen), bands.repeat_interleave(BLOCK)
         spoilt = self._spoilt(seen)
         keys = torch.where(seen.masked & spoilt, _SPOILT_KEY, keys) + band * _OF_BAND
@@ -138,7 +140,7 @@ class Candidates:
         chosen = torch.where(in_band[0], sides[0], sides[1])
         return torch.where(in_band[0] | in_band[1], chosen, len(self._keys) + band)
 
-    def _name(self, seen: Seen) -> None:
+    def _name(self, seen: CandidateFeatures) -> None:
         """Labels and bands of the strata: those of their own, the rare kinds of each band, what is proven of each."""
         own = [divmod(key, _OF_BAND) for key in self._keys.tolist()]
         labels = [(band, _SPOILT if key == _SPOILT_KEY else joint_label(self._strata, key, seen)) for band, key in own]
@@ -185,7 +187,7 @@ class Candidates:
             after[mine] = number_format.words(number_format.strike(values, keep[mine], flip[mine]))
         return table.observed(before=before, after=after)
 
-    def _spoilt(self, seen: Seen) -> Tensor:
+    def _spoilt(self, seen: CandidateFeatures) -> Tensor:
         """Where the fault meets an input that fails anyway."""
         if seen.input is None:
             return torch.full_like(seen.masked, bool(len(self._wrong)))
@@ -194,11 +196,11 @@ class Candidates:
     def _generator(self, band: int, number: int) -> torch.Generator:
         return unit_generator(self._seed, number * _MOST_BANDS + band)
 
-    def _draw(self, band: int, number: int) -> Strikes:
+    def _draw(self, band: int, number: int) -> SampledFaults:
         generator = self._generator(band, number)
         return self._sampling.draw(self.bands[band].population, BLOCK, first=0, generator=generator).strikes
 
-    def _look(self, strikes: Strikes, *, fix_scale: bool) -> Seen:
+    def _look(self, strikes: SampledFaults, *, fix_scale: bool) -> CandidateFeatures:
         """What can be seen of each fault at its anchor, the first of its words."""
         fault = strikes.fault
         anchor = torch.cat([torch.ones(1, dtype=torch.bool), fault[1:] != fault[:-1]]).nonzero()[:, 0]
@@ -232,10 +234,10 @@ class Candidates:
         scale = torch.ones(max(int(step.max()) + 1, len(self._scale)), dtype=torch.float64)
         scale[: len(self._scale)] = self._scale
         given = places.number, places.element, places.input
-        return Seen(places.sites, *given, before, after, masked, bit, scale[step], *slopes)  # type: ignore[arg-type]
+        return CandidateFeatures(places.sites, *given, before, after, masked, bit, scale[step], *slopes)  # type: ignore[arg-type]
 
 
-def _numbered(parts: Sequence[Strikes]) -> list[tuple[Strikes, Tensor]]:
+def _numbered(parts: Sequence[SampledFaults]) -> list[tuple[SampledFaults, Tensor]]:
     """The parts with the numbers of their faults in the whole."""
     return [(part, torch.arange(BLOCK) + index * BLOCK) for index, part in enumerate(parts)]
 

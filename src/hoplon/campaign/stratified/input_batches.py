@@ -11,24 +11,25 @@ from hoplon.campaign.results import Results
 from hoplon.errors import StoreError
 from hoplon.faults.table import FaultTable
 from hoplon.injection.armed_memory import ArmedMemory
-from hoplon.injection.golden_run import Reference
-from hoplon.injection.injector import Evaluator
-from hoplon.stats.two_stage import Floats, Ints, Split, cheapest, draw_groups, effects, pilot_batches, spread_of
+from hoplon.injection.golden_run import GoldenRun
+from hoplon.injection.injector import Injector
+from hoplon.stats.two_stage import Floats, Ints, TwoStagePlan, cheapest, draw_groups, effects, pilot_batches, spread_of
 
 
-class Levels:
+class SecondStage:
     """Draws the inputs of memory faults, batch by batch, and chooses how many from the outcomes of a pilot.
 
-    What one half of the faults meets is chosen from the other half, as their number is: see `hoplon.campaign.stratified.schedule.Course`.
+    What one half of the faults meets is chosen from the other half, as their number is: see
+    `hoplon.campaign.stratified.schedule.SequentialSchedule`.
     """
 
-    def __init__(self, evaluator: Evaluator, seed: int) -> None:
+    def __init__(self, evaluator: Injector, seed: int) -> None:
         self._evaluator, self._seed = evaluator, seed
         reference = evaluator.reference
         self.sizes: Ints = np.full(reference.input_batches, reference.batch, dtype=np.int64)
         self.sizes[-1] = len(reference.eligible) - reference.batch * (reference.input_batches - 1)
         self._pilot = pilot_batches(len(self.sizes))
-        self.split: Split | None = None
+        self.split: TwoStagePlan | None = None
 
     @property
     def batches(self) -> tuple[int, int]:
@@ -91,7 +92,9 @@ class Levels:
             for cell in range(2 * strata)
         ]
 
-    def choose(self, tally: list[tuple[Floats, list[Floats]]], shares: Floats, *, recorded: Split | None) -> None:
+    def choose(
+        self, tally: list[tuple[Floats, list[Floats]]], shares: Floats, *, recorded: TwoStagePlan | None
+    ) -> None:
         """The split that the pilot's outcomes make cheapest, or the one that a stopped run recorded.
 
         Args:
@@ -112,10 +115,11 @@ class Levels:
             for other in (1, 0)
         )
         batches = tuple(cheapest(one, of=of, fault_cost=fault_cost, batch_cost=batch_cost) for one in spreads)
-        self.split = Split(batches, of, self._pilot, spreads, fault_cost, batch_cost)  # type: ignore[arg-type]
+        self.split = TwoStagePlan(batches, of, self._pilot, spreads, fault_cost, batch_cost)  # type: ignore[arg-type]
 
     def effects(self, tally: list[tuple[Floats, list[Floats]]]) -> Floats:
-        """See `hoplon.campaign.stratified.schedule.Course.main`: shape ``(strata, 2)``, of each half for faults of the *other* half's split.
+        """See `hoplon.campaign.stratified.schedule.SequentialSchedule.main`: shape ``(strata, 2)``, of each half for
+        faults of the *other* half's split.
 
         The plan of one half is made of what the other half shows, and for the inputs that its own faults meet.
         """
@@ -136,13 +140,13 @@ def _by_cell(frame: pl.DataFrame) -> list[tuple[int, list[object]]]:
     return list(zip(found["cell"].to_list(), found["failed"].to_list(), strict=True))
 
 
-def _batch_of(reference: Reference) -> pl.DataFrame:
+def _batch_of(reference: GoldenRun) -> pl.DataFrame:
     """The input batch of each eligible input."""
     eligible = reference.eligible.numpy()
     return pl.DataFrame({"input": eligible, "batch": np.arange(len(eligible)) // reference.batch})
 
 
-def _costs(evaluator: Evaluator) -> tuple[float, float]:
+def _costs(evaluator: Injector) -> tuple[float, float]:
     """Of a fault, of a pass over one batch of inputs: the bytes that each has to touch.
 
     Counted and not timed, so that one seed gives the same split on any machine and after any stop. A fault makes the

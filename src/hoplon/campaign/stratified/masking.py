@@ -21,7 +21,7 @@ from torch import Tensor
 from hoplon.campaign.stratified.elementwise import Elements
 from hoplon.formats.base import same_bits
 from hoplon.formats.native import native
-from hoplon.injection.injector import Evaluator
+from hoplon.injection.injector import Injector
 from hoplon.program.eager import EagerProgram
 from hoplon.program.program import Program, Ref
 from hoplon.program.sites import ValueSite, operator_name
@@ -40,7 +40,7 @@ _POINTWISE = frozenset({
 
 
 @dataclass(frozen=True, eq=False)
-class Reached:
+class Propagated:
     """What is left of faults where they leave their places, one row each.
 
     ``before``, ``after``: the fault-free and the faulty value, float64, shape ``(n,)``; where a value goes several
@@ -63,10 +63,10 @@ class _Place:
     ends: tuple[int, ...]
 
 
-class LocalReach:
+class LocalPropagation:
     """Follows struck values of an evaluator's arm to where they leave their places."""
 
-    def __init__(self, evaluator: Evaluator, sites: Sequence[ValueSite]) -> None:
+    def __init__(self, evaluator: Injector, sites: Sequence[ValueSite]) -> None:
         self._evaluator, program = evaluator, evaluator.reference.program
         self._sites = sites
         self._protections = {program.site_steps[name]: p for name, p in evaluator.overlay.values.items()}
@@ -74,7 +74,7 @@ class LocalReach:
         inner = {step for place in self._places for step in (place.start, *place.inner)}
         evaluator.fault_free.want(read for step in inner for read in (step, *program.steps[step].reads))
 
-    def __call__(self, number: Tensor, element: Tensor, given: Tensor, after: Tensor) -> Reached:
+    def __call__(self, number: Tensor, element: Tensor, given: Tensor, after: Tensor) -> Propagated:
         """Follow faults of one word.
 
         Args:
@@ -83,7 +83,7 @@ class LocalReach:
         """
         count = len(number)
         zero = torch.zeros(count, dtype=torch.float64)
-        found = Reached(zero, zero.clone(), torch.zeros_like(number), torch.zeros(count, dtype=torch.bool))
+        found = Propagated(zero, zero.clone(), torch.zeros_like(number), torch.zeros(count, dtype=torch.bool))
         reference = self._evaluator.reference
         position = torch.searchsorted(reference.eligible, given)
         row, kind = position % reference.batch, position // reference.batch * len(self._sites) + number
@@ -95,7 +95,7 @@ class LocalReach:
                 getattr(found, name)[here] = getattr(part, name)
         return found
 
-    def _follow(self, site: int, values: Mapping[int, Any], row: Tensor, element: Tensor, after: Tensor) -> Reached:
+    def _follow(self, site: int, values: Mapping[int, Any], row: Tensor, element: Tensor, after: Tensor) -> Propagated:
         place, layouts = self._places[site], self._evaluator.reference.program.layouts
         met = values[~place.start]
         layout = layouts.get(place.start)
@@ -108,7 +108,7 @@ class LocalReach:
             found = self._on_maps(site, values, index.numpy(), after)
         return replace(found, masked=found.masked & there)
 
-    def _gathered(self, place: _Place, values: Mapping[int, Any], index: Tensor, after: Tensor) -> Reached | None:
+    def _gathered(self, place: _Place, values: Mapping[int, Any], index: Tensor, after: Tensor) -> Propagated | None:
         """Follow the struck elements alone, side by side by channel; None where this need not give the bits of maps.
 
         The same is done to the fault-free values of these elements first: they have to come out as in the whole maps.
@@ -122,7 +122,7 @@ class LocalReach:
         words = after.to(flat.device)
         zero = torch.zeros(len(words), dtype=flat.dtype, device=flat.device)
         flat[slots.place] = native(flat.dtype).strike(zero, torch.zeros_like(words), words)
-        best: Reached | None = None
+        best: Propagated | None = None
         with torch.inference_mode():
             ways = []
             for found in (golden, struck):
@@ -135,16 +135,16 @@ class LocalReach:
             best = _larger(best, known.cpu(), ways[1][step].reshape(-1)[slots.place].cpu(), step)
         return best
 
-    def _on_maps(self, site: int, values: Mapping[int, Any], index: Ints, after: Tensor) -> Reached:
+    def _on_maps(self, site: int, values: Mapping[int, Any], index: Ints, after: Tensor) -> Propagated:
         """Follow faults in whole maps, those of one element one after the other."""
         kinds, which = np.unique(np.stack([index, after.numpy()]), axis=1, return_inverse=True)
         parts = [self._pass(site, values, torch.from_numpy(turn)) for turn in _turns(kinds)]
         order = np.concatenate([np.flatnonzero(_turn_of(kinds) == turn) for turn in range(len(parts))])
         back = torch.from_numpy(np.argsort(order)[which.reshape(-1)])
         columns = {n: torch.cat([getattr(p, n) for p in parts])[back] for n in ("before", "after", "step", "masked")}
-        return Reached(**columns)
+        return Propagated(**columns)
 
-    def _pass(self, site: int, values: Mapping[int, Any], faults: Tensor) -> Reached:
+    def _pass(self, site: int, values: Mapping[int, Any], faults: Tensor) -> Propagated:
         """Faults at different positions of one tensor: positions and words, int64, shape ``(2, n)``."""
         place = self._places[site]
         golden, struck = dict(values), dict(values)
@@ -158,7 +158,7 @@ class LocalReach:
                 for step in place.inner:
                     value = self._evaluator.reference.program.steps[step].run(found)  # type: ignore[arg-type]
                     found[step] = self._protected(step, value)
-        best: Reached | None = None
+        best: Propagated | None = None
         for step in place.ends:
             before, after = (self._taken(step, side[step], faults[0]) for side in (golden, struck))
             best = _larger(best, before, after, step)
@@ -205,15 +205,15 @@ def _turns(kinds: Ints) -> list[Ints]:
     return [kinds[:, turn == number] for number in range(int(turn.max()) + 1)]
 
 
-def _larger(best: Reached | None, golden: Tensor, struck: Tensor, step: int) -> Reached:
+def _larger(best: Propagated | None, golden: Tensor, struck: Tensor, step: int) -> Propagated:
     """Of two ends of a place, for each fault the one that differs more; masked only if both are equal."""
     before, after = golden.double(), struck.double()
-    new = Reached(before, after, torch.full((len(before),), step), same_bits(golden, struck))
+    new = Propagated(before, after, torch.full((len(before),), step), same_bits(golden, struck))
     if best is None:
         return new
     size = [(side.after - side.before).abs().nan_to_num(nan=torch.inf) for side in (best, new)]
     pick = size[1] > size[0]
-    return Reached(
+    return Propagated(
         torch.where(pick, new.before, best.before),
         torch.where(pick, new.after, best.after),
         torch.where(pick, new.step, best.step),

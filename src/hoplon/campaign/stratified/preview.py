@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError
 from hoplon.formats.native import native
-from hoplon.injection.injector import Evaluator
+from hoplon.injection.injector import Injector
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite, ValueSite
 
@@ -23,7 +23,7 @@ class Observer:
 
     def __init__(
         self,
-        evaluator: Evaluator,
+        evaluator: Injector,
         sites: Sequence[ValueSite | MemorySite],
         copies: Mapping[str, Tensor] | None = None,
     ) -> None:
@@ -72,7 +72,7 @@ class Observer:
         return found
 
 
-class Slopes:
+class LogitGradients:
     """How the outputs that decide the class change with a value, relative to the gap between the two largest.
 
     First order, of the unprotected model: two backward passes per batch of inputs, one for each of those outputs.
@@ -81,7 +81,7 @@ class Slopes:
         HoplonError: a model without a graph, memory sites, or no single judged output of shape ``(runs, classes)``.
     """
 
-    def __init__(self, evaluator: Evaluator, sites: Sequence[ValueSite | MemorySite]) -> None:
+    def __init__(self, evaluator: Injector, sites: Sequence[ValueSite | MemorySite]) -> None:
         reference = evaluator.reference
         judged = reference.criterion.judged(reference.golden)
         logits = isinstance(judged, Tensor) and judged.ndim == 2 and judged.shape[1] > 1
@@ -93,7 +93,8 @@ class Slopes:
         self._reference = reference
 
     def __call__(self, step: Tensor, element: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
-        """By step of the program, element and input, int64, shape ``(n,)``: slope and sensitivity, see `Seen`.
+        """By step of the program, element and input, int64, shape ``(n,)``: slope and sensitivity, see
+        `CandidateFeatures`.
 
         Returns:
             Of the gap, and the length of the gradient of both outputs, each over the gap: float64, shape ``(n,)``.

@@ -31,7 +31,7 @@ _ORDER = (2.0, 3.0, 10.0, 1.0)  # candidates of bands, by their part of the word
 
 @final
 @dataclass(frozen=True)
-class Course:
+class SequentialSchedule:
     """How many runs each half of each stratum gets, stage by stage.
 
     The runs of a stratum come in two halves. How long one half becomes is planned, once, from the pilot of the other.

@@ -19,7 +19,7 @@ _MOST_PARTS = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class CandidateFeatures:
     """Candidate faults before they propagate, one row each; of a fault of several words its first.
 
     ``sites``: what ``number`` refers to. ``number``, ``element``: int64, shape ``(n,)``. ``input``: int64, shape
@@ -55,15 +55,15 @@ class Strata(ABC):
 
     @property
     def needs_slope(self) -> bool:
-        """Whether ``Seen.slope`` or ``Seen.sensitivity`` is read."""
+        """Whether ``CandidateFeatures.slope`` or ``CandidateFeatures.sensitivity`` is read."""
         return False
 
     @abstractmethod
-    def keys(self, seen: Seen) -> Tensor:
+    def keys(self, seen: CandidateFeatures) -> Tensor:
         """The stratum of each candidate: int64 of at least 0, shape ``(n,)``."""
 
     @abstractmethod
-    def label(self, key: int, seen: Seen) -> str:
+    def label(self, key: int, seen: CandidateFeatures) -> str:
         """What a key stands for."""
 
 
@@ -88,7 +88,7 @@ class ByDeviation(Strata):
         if not self.decades or list(self.decades) != sorted(set(self.decades)):
             raise HoplonError(f"expected decades in ascending order, at least one, got {self.decades}")
 
-    def keys(self, seen: Seen) -> Tensor:
+    def keys(self, seen: CandidateFeatures) -> Tensor:
         """Decade, then sign; the last for what is not finite."""
         relative = seen.deviation.abs() / seen.scale
         edges = 10.0 ** torch.tensor(self.decades, dtype=torch.float64)
@@ -96,7 +96,7 @@ class ByDeviation(Strata):
         key = decade * 2 + (seen.deviation > 0).long() if self.signs else decade
         return torch.where(seen.after.isfinite(), key, self._count)
 
-    def label(self, key: int, seen: Seen) -> str:
+    def label(self, key: int, seen: CandidateFeatures) -> str:
         """Such as "deviation 1e+00 to 1e+01, positive"."""
         if key == self._count:
             return "not finite"
@@ -120,17 +120,17 @@ class ByDeviation(Strata):
 class ByLayer(Strata):
     """The module that owns the site."""
 
-    def keys(self, seen: Seen) -> Tensor:
+    def keys(self, seen: CandidateFeatures) -> Tensor:
         """Numbered in the order of the sites."""
         layers = self._layers(seen)
         order = {layer: number for number, layer in enumerate(dict.fromkeys(layers))}
         return torch.tensor([order[layer] for layer in layers])[seen.number]
 
-    def label(self, key: int, seen: Seen) -> str:
+    def label(self, key: int, seen: CandidateFeatures) -> str:
         """The layer."""
         return list(dict.fromkeys(self._layers(seen)))[key]
 
-    def _layers(self, seen: Seen) -> list[str]:
+    def _layers(self, seen: CandidateFeatures) -> list[str]:
         return [layer_of(site) for site in seen.sites]
 
 
@@ -139,11 +139,11 @@ class ByLayer(Strata):
 class ByBit(Strata):
     """The bit that can change; changes of several bits are one stratum."""
 
-    def keys(self, seen: Seen) -> Tensor:
+    def keys(self, seen: CandidateFeatures) -> Tensor:
         """The position plus one; 0 for several bits."""
         return seen.bit + 1
 
-    def label(self, key: int, seen: Seen) -> str:
+    def label(self, key: int, seen: CandidateFeatures) -> str:
         """Such as "bit 30"."""
         return f"bit {key - 1}" if key else "several bits"
 
@@ -168,14 +168,14 @@ class ByFirstOrder(Strata):
         """It does."""
         return True
 
-    def keys(self, seen: Seen) -> Tensor:
+    def keys(self, seen: CandidateFeatures) -> Tensor:
         """Falling gaps by size, after those that do not fall."""
         assert seen.slope is not None
         change = -(seen.slope * seen.deviation)
         key = torch.bucketize(change, torch.tensor(self.edges, dtype=torch.float64))
         return torch.where(change.isnan() | seen.after.isfinite().logical_not(), len(self.edges) + 1, key)
 
-    def label(self, key: int, seen: Seen) -> str:
+    def label(self, key: int, seen: CandidateFeatures) -> str:
         """Such as "gap falls by 0.1 to 0.5"."""
         if key > len(self.edges):
             return "gap not predicted"
@@ -209,14 +209,14 @@ class BySensitivity(Strata):
         """It does."""
         return True
 
-    def keys(self, seen: Seen) -> Tensor:
+    def keys(self, seen: CandidateFeatures) -> Tensor:
         """By size; the last for what is not finite."""
         assert seen.sensitivity is not None
         move = (seen.deviation.abs() * seen.sensitivity).nan_to_num(nan=0.0)
         key = torch.bucketize(move, torch.tensor(self.edges, dtype=torch.float64))
         return torch.where(seen.after.isfinite(), key, len(self.edges) + 1)
 
-    def label(self, key: int, seen: Seen) -> str:
+    def label(self, key: int, seen: CandidateFeatures) -> str:
         """Such as "outputs move by 0.1 to 0.3 gaps"."""
         if key > len(self.edges):
             return "not finite"
@@ -232,14 +232,14 @@ class ByFunction(Strata):
     """A rule of one's own.
 
     Args:
-        rule: from `Seen` to int64 keys of at least 0, shape ``(n,)``.
+        rule: from `CandidateFeatures` to int64 keys of at least 0, shape ``(n,)``.
         name: what a manifest calls it.
     """
 
-    rule: Callable[[Seen], Tensor] = field(repr=False)
+    rule: Callable[[CandidateFeatures], Tensor] = field(repr=False)
     name: str = "own"
 
-    def keys(self, seen: Seen) -> Tensor:
+    def keys(self, seen: CandidateFeatures) -> Tensor:
         """What the rule says.
 
         Raises:
@@ -254,12 +254,12 @@ class ByFunction(Strata):
             )
         return keys.to("cpu", torch.int64)
 
-    def label(self, key: int, seen: Seen) -> str:
+    def label(self, key: int, seen: CandidateFeatures) -> str:
         """Name and key."""
         return f"{self.name} {key}"
 
 
-def joint_keys(parts: Sequence[Strata], seen: Seen) -> Tensor:
+def joint_keys(parts: Sequence[Strata], seen: CandidateFeatures) -> Tensor:
     """One key per combination of the parts' strata: int64, shape ``(n,)``.
 
     Raises:
@@ -276,7 +276,7 @@ def joint_keys(parts: Sequence[Strata], seen: Seen) -> Tensor:
     return joint
 
 
-def joint_label(parts: Sequence[Strata], key: int, seen: Seen) -> str:
+def joint_label(parts: Sequence[Strata], key: int, seen: CandidateFeatures) -> str:
     """What a joint key stands for."""
     labels = []
     for part in reversed(parts):

@@ -19,20 +19,20 @@ from hoplon.campaign.rates import FAILURES
 from hoplon.campaign.results import Results
 from hoplon.campaign.stratified.candidates import Candidates
 from hoplon.campaign.stratified.first_phase import Ints
-from hoplon.campaign.stratified.input_batches import Levels
-from hoplon.campaign.stratified.masking import LocalReach
-from hoplon.campaign.stratified.preview import Slopes
-from hoplon.campaign.stratified.schedule import Course
+from hoplon.campaign.stratified.input_batches import SecondStage
+from hoplon.campaign.stratified.masking import LocalPropagation
+from hoplon.campaign.stratified.preview import LogitGradients
+from hoplon.campaign.stratified.schedule import SequentialSchedule
 from hoplon.campaign.stratified.strata import ByDeviation, BySensitivity, Strata
 from hoplon.criteria.outcome import Outcome
 from hoplon.errors import HoplonError
 from hoplon.faults.sampling.base import Population, Sampling
 from hoplon.faults.table import FaultTable
-from hoplon.injection.golden_run import Reference, golden_outputs
-from hoplon.injection.injector import Evaluator
+from hoplon.injection.golden_run import GoldenRun, golden_outputs
+from hoplon.injection.injector import Injector
 from hoplon.injection.run_table import blank, run_frame
 from hoplon.stats.stratified import Floats
-from hoplon.stats.two_stage import Split
+from hoplon.stats.two_stage import TwoStagePlan
 
 Unit = tuple[FaultTable, pl.DataFrame]
 Groups = NDArray[np.bool_]
@@ -47,12 +47,12 @@ _MOST_PROVEN = 2**14
 _RUNS_PER_PASS = 2.0  # of one input, by its time
 
 
-def default_strata(evaluator: Evaluator, population: Population) -> tuple[Strata, ...]:
+def default_strata(evaluator: Injector, population: Population) -> tuple[Strata, ...]:
     """By how far the two largest outputs move, where there are logits and gradients, and by large deviations, in case
     a gradient is blind; else by deviation alone.
     """
     try:
-        Slopes(evaluator, population.sites)
+        LogitGradients(evaluator, population.sites)
     except HoplonError:
         return (ByDeviation(),)
     return BySensitivity(), ByDeviation((1.0, 3.0), signs=False)
@@ -70,25 +70,25 @@ class TwoPhase:
         record: keeps the split.
     """
 
-    evaluator: Evaluator
+    evaluator: Injector
     population: Population
     sampling: Sampling
     strata: Sequence[Strata]
-    course: Course
+    course: SequentialSchedule
     seed: int
     run: Callable[[Planned], None]
     keep: Callable[[int, Unit], None]
     results: Callable[[int, Design], Results]
-    recall: Callable[[], Split | None]
-    record: Callable[[Split], None]
+    recall: Callable[[], TwoStagePlan | None]
+    record: Callable[[TwoStagePlan], None]
 
     def __post_init__(self) -> None:
         values, slope, arrive, steps = self.population.inputs is not None, None, None, None
         self.course = dataclasses.replace(self.course, again=looking_again(self.strata, self.evaluator.reference))
         if any(part.needs_slope for part in self.strata):
-            slope = Slopes(self.evaluator, self.population.sites)
+            slope = LogitGradients(self.evaluator, self.population.sites)
         if values:
-            arrive = LocalReach(self.evaluator, self.population.sites)  # type: ignore[arg-type]
+            arrive = LocalPropagation(self.evaluator, self.population.sites)  # type: ignore[arg-type]
             site_steps = self.evaluator.reference.program.site_steps
             steps = torch.tensor([site_steps[site.name] for site in self.population.sites])
         self._candidates = Candidates(
@@ -102,7 +102,7 @@ class TwoPhase:
             wrong=wrong_without_fault(self.evaluator),
         )
         self._units = self._faults = self._runs = 0
-        self._levels = None if values else Levels(self.evaluator, self.seed)
+        self._levels = None if values else SecondStage(self.evaluator, self.seed)
         self._expected: dict[str, float] = {}
         self._planned = np.zeros((0, 2), dtype=np.int64)
 
@@ -177,7 +177,7 @@ class TwoPhase:
         return self._effects()
 
     def _effects(self) -> Floats | None:
-        """See `hoplon.campaign.stratified.schedule.Course.main`; None of value faults, and where a pilot had nothing to run."""
+        """See `SequentialSchedule.main`; None of value faults, and where a pilot had nothing to run."""
         if self._levels is None or self._levels.split is None:
             return None
         results = self.results(self._units, self._design(self.course.confidence))
@@ -242,14 +242,14 @@ class TwoPhase:
         self._units, self._faults = self._units + 1, self._faults + len(chosen)
 
 
-def looking_again(strata: Sequence[Strata], reference: Reference) -> float:
+def looking_again(strata: Sequence[Strata], reference: GoldenRun) -> float:
     """What it costs to look at more candidates, whatever their number: passes of all inputs, in runs."""
     passes = 1 + 3 * any(part.needs_slope for part in strata)  # gradients of two outputs, and their forward
     return _RUNS_PER_PASS * passes * len(reference.eligible)
 
 
 def strike(
-    evaluator: Evaluator,
+    evaluator: Injector,
     table: FaultTable,
     cells: pl.DataFrame,
     groups: Groups | None = None,
@@ -261,7 +261,7 @@ def strike(
     return observed, _placed(runs, cells, proven=False)
 
 
-def wrong_without_fault(evaluator: Evaluator) -> Tensor:
+def wrong_without_fault(evaluator: Injector) -> Tensor:
     """The eligible inputs that fail in this arm without any fault: int64."""
     reference = evaluator.reference
     if not evaluator.overlay.values:
@@ -285,7 +285,7 @@ def _placed(runs: pl.DataFrame, cells: pl.DataFrame, *, proven: bool) -> pl.Data
     return runs.join(columns, on="fault", how="left", maintain_order="left")
 
 
-def _recorded(reference: Reference, table: FaultTable) -> pl.DataFrame:
+def _recorded(reference: GoldenRun, table: FaultTable) -> pl.DataFrame:
     """The rows of runs that need not be made: nothing changes."""
     faults = table.frame["fault"].unique(maintain_order=True).to_numpy()
     if table.target == "values":
@@ -304,7 +304,7 @@ def _recorded(reference: Reference, table: FaultTable) -> pl.DataFrame:
     return run_frame(faults, inputs, reference.criterion, outcomes, measures, none, none, reached)
 
 
-def _even_order(table: FaultTable, reference: Reference) -> Ints:
+def _even_order(table: FaultTable, reference: GoldenRun) -> Ints:
     """Fault numbers batch by batch of the inputs, so that a unit needs the fault-free values of few.
 
     Within a batch any stretch meets the inputs evenly, as a pass takes one fault of each.

@@ -16,7 +16,7 @@ from hoplon.cli.console import progress_bars, say, show, show_json, told_trainin
 from hoplon.cli.options import components as parts
 from hoplon.cli.options.campaign_file import SETTINGS, read_raw
 from hoplon.cli.tables import interval, plain
-from hoplon.comparison.rerunning import Rerun, replay_run
+from hoplon.comparison.rerunning import Rerun, rerun
 from hoplon.errors import StoreError
 from hoplon.program.capturing import capture
 from hoplon.report.document import write_document
@@ -54,7 +54,7 @@ def replay(
         say(f"hoplon replay: the faults of {run} in {model}, on {source}")
         try:
             with progress_bars() as tell:
-                found = replay_run(
+                found = rerun(
                     run,
                     capture(chosen.module, chosen.example, name=chosen.name),
                     samples,

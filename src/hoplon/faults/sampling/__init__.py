@@ -2,33 +2,6 @@
 
 from __future__ import annotations
 
-from hoplon.faults.sampling.base import Drawn, Measure, Population, Sampling, draw_faults, unit_generator
-from hoplon.faults.sampling.measures import (
-    Among,
-    BitUniform,
-    BottomScore,
-    ElementUniform,
-    LayerUniform,
-    OpUniform,
-    TopScore,
-)
-from hoplon.faults.sampling.plans import Exhaustive, Explicit, Stratified
+import lazy_loader
 
-__all__ = [
-    "Among",
-    "BitUniform",
-    "BottomScore",
-    "Drawn",
-    "ElementUniform",
-    "Exhaustive",
-    "Explicit",
-    "LayerUniform",
-    "Measure",
-    "OpUniform",
-    "Population",
-    "Sampling",
-    "Stratified",
-    "TopScore",
-    "draw_faults",
-    "unit_generator",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

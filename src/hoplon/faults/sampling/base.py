@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.faults.model import FaultModel, Observe, Places, Strikes
+from hoplon.faults.model import FaultModel, Observe, Places, SampledFaults
 from hoplon.faults.table import FaultTable, words_to_series
 from hoplon.program.sites import MemorySite, ValueSite
 
@@ -55,7 +55,7 @@ class Population:
 class Drawn:
     """Faults as drawn, with the probability of each (float64, shape ``(faults,)``)."""
 
-    strikes: Strikes
+    strikes: SampledFaults
     probability: Tensor
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError, SiteError, no_match
-from hoplon.faults.model import RANDOM_HIGH, Places, Strikes, WordModel
+from hoplon.faults.model import RANDOM_HIGH, Places, SampledFaults, WordModel
 from hoplon.faults.sampling.base import Drawn, Population, Sampling
 from hoplon.faults.sampling.measures import layer_of
 from hoplon.faults.single_word import BitFlip, single_bits
@@ -51,12 +51,12 @@ class _Patterns:
         keep, flip, probability = (torch.cat([by_name[form.name][i] for form in formats]) for i in range(3))
         return cls(formats, counts, counts.cumsum(0) - counts, keep, flip, probability)
 
-    def strikes(self, places: Places, pattern: Tensor) -> Strikes:
+    def strikes(self, places: Places, pattern: Tensor) -> SampledFaults:
         """One word per place, changed by this pattern of its site."""
         row = self.starts[places.number] + pattern
         count = torch.arange(len(places))
         keep, flip, probability = self.keep[row], self.flip[row], self.probability[row]
-        return Strikes(count, places, self.formats, places.number, keep, flip, probability)
+        return SampledFaults(count, places, self.formats, places.number, keep, flip, probability)
 
 
 @final
@@ -151,7 +151,7 @@ class Explicit(Sampling):
                 model = BitFlip(len(chosen), bits=tuple(chosen), format=model.format)
             if len(mine):
                 parts.append((model.strike(places.take(mine), generator=generator), mine))
-        strikes = Strikes.joined(parts, places)
+        strikes = SampledFaults.joined(parts, places)
         return Drawn(strikes, torch.full_like(strikes.probability, math.nan))
 
     def density(self, population: Population, anchors: Places, keep: Tensor, flip: Tensor) -> Tensor:

@@ -2,21 +2,6 @@
 
 from __future__ import annotations
 
-from hoplon.injection.replay.eager import EagerReplay
-from hoplon.injection.replay.golden import Golden, Hits, Placement, Struck
-from hoplon.injection.replay.packed import Changed, PackedReplay
-from hoplon.injection.replay.regions import RegionReplay, fits
-from hoplon.injection.replay.replay import Replay
+import lazy_loader
 
-__all__ = [
-    "Changed",
-    "EagerReplay",
-    "Golden",
-    "Hits",
-    "PackedReplay",
-    "Placement",
-    "RegionReplay",
-    "Replay",
-    "Struck",
-    "fits",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

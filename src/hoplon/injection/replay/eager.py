@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hoplon.formats.native import native
-from hoplon.injection.replay.golden import Golden, Hits, Struck
+from hoplon.injection.replay.golden import Golden, InjectedWords, Injections
 from hoplon.injection.replay.replay import Replay
 from hoplon.program.sites import ValueSite
 
@@ -31,7 +31,9 @@ class EagerReplay(Replay):
             outputs = self.program.run(leaves, hook=self._protect)
         return Golden(leaves, {}, {}, self.program.samples_first(outputs))
 
-    def strike_values(self, golden: Golden, hits: Mapping[str, Hits]) -> tuple[list[Any], dict[str, Struck]]:
+    def strike_values(
+        self, golden: Golden, hits: Mapping[str, Injections]
+    ) -> tuple[list[Any], dict[str, InjectedWords]]:
         """One faulty forward."""
         by_step = {self.program.site_steps[name]: (name, hit) for name, hit in hits.items()}
         struck = {name: _unreached(hit) for name, hit in hits.items()}
@@ -63,7 +65,7 @@ class EagerReplay(Replay):
             outputs = self.program.run(golden.leaves, memory, hook=self._protect)
         return self.program.samples_first(outputs)
 
-    def _strike_here(self, step: int, value: Tensor, hit: Hits) -> tuple[Tensor, Struck | None]:
+    def _strike_here(self, step: int, value: Tensor, hit: Injections) -> tuple[Tensor, InjectedWords | None]:
         """The value struck and protected, and what was met; untouched where it is too small for the element."""
         if int(hit.elements.max()) >= value.numel():
             return self._protect(step, value), None
@@ -81,7 +83,7 @@ class EagerReplay(Replay):
                 self.outvoted |= (form.words(old) != form.words(new)).any()
             result = self._protect(step, result)
         reached = bits.words(result[where]) != bits.words(fault_free[where])
-        return result, Struck(form.words(old), form.words(new), reached)
+        return result, InjectedWords(form.words(old), form.words(new), reached)
 
     def _fault_free(self, step: int, value: Tensor) -> Tensor:
         """A copy as its readers would get it without the fault; raises no alarm."""
@@ -89,6 +91,6 @@ class EagerReplay(Replay):
         return value.clone() if protection is None else protection(value)
 
 
-def _unreached(hit: Hits) -> Struck:
+def _unreached(hit: Injections) -> InjectedWords:
     nothing = torch.zeros_like(hit.elements)
-    return Struck(nothing, nothing, nothing.bool())
+    return InjectedWords(nothing, nothing, nothing.bool())

@@ -15,7 +15,7 @@ Placement = Literal["before", "after"]
 
 
 @dataclass(frozen=True)
-class Hits:
+class Injections:
     """Words struck at one value site in one pass.
 
     ``rows``: shape ``(n,)``, int64, the sample of the batch; ``elements``: shape ``(n,)``, int64, row-major within the
@@ -30,8 +30,8 @@ class Hits:
 
 
 @dataclass(frozen=True)
-class Struck:
-    """What :class:`Hits` met: words before and after the fault, and whether readers got a value that differs."""
+class InjectedWords:
+    """What :class:`Injections` met: words before and after the fault, and whether readers got a value that differs."""
 
     before: Tensor
     after: Tensor

@@ -14,7 +14,7 @@ from hoplon.formats.base import equal_bits
 from hoplon.injection.replay.rules import Rule
 from hoplon.injection.replay.windows import Ints, Pixels
 
-Form = Callable[[Rule, list[Tensor], Sequence[Any]], Tensor]
+KernelForm = Callable[[Rule, list[Tensor], Sequence[Any]], Tensor]
 Golden = Callable[[int], Pixels]
 
 _ENOUGH_VALUES = 4096
@@ -22,7 +22,7 @@ _MOST_LOOKS = 600
 _MOST_PROBES = 32
 
 
-class Agreement:
+class KernelForms:
     """Finds, once for each kind of step and shape of windows, a form that gives the bits of the step on whole maps.
 
     The order in which a kernel sums is decided by shapes and places, not by values. So a kernel that reproduces the
@@ -32,8 +32,8 @@ class Agreement:
     """
 
     def __init__(self) -> None:
-        self._found: dict[tuple[Any, ...], Form | None] = {}
-        self._first: dict[tuple[Any, ...], tuple[Form, ...]] = {}
+        self._found: dict[tuple[Any, ...], KernelForm | None] = {}
+        self._first: dict[tuple[Any, ...], tuple[KernelForm, ...]] = {}
 
     def form(
         self,
@@ -43,22 +43,22 @@ class Agreement:
         golden: Golden,
         values: Sequence[Any],
         after: Any = None,
-    ) -> Form | None:
+    ) -> KernelForm | None:
         """The form to use for ``size`` = (windows, height, width) of a step's result; None if there is none.
 
         Args:
             golden: the golden maps of steps; ``values``: what else the step reads; ``after``: its protection.
         """
         if rule.rounds == "never":
-            return pixelwise
+            return by_pixel
         key = _key(rule, size)
         if key not in self._found:
             looks = _Looks(rule, size, _sources(rule, golden(rule.operands[0]), golden(step), values, after))
-            candidates = self._first.get(rule.likeness, (pixelwise, mapwise))
+            candidates = self._first.get(rule.likeness, (by_pixel, by_map))
             found = next((form for form in candidates if looks.agree(form, values, after)), None)
             self._found[key] = found
-            if found is mapwise:  # what failed for one shape of windows is tried last for the next
-                self._first[rule.likeness] = (mapwise, pixelwise)
+            if found is by_map:  # what failed for one shape of windows is tried last for the next
+                self._first[rule.likeness] = (by_map, by_pixel)
         return self._found[key]
 
     def knows(self, rule: Rule, size: tuple[int, int, int]) -> bool:
@@ -93,7 +93,7 @@ class _Looks:
     size: tuple[int, int, int]
     sources: Sequence[tuple[Pixels, Pixels]]
 
-    def agree(self, form: Form, values: Sequence[Any], after: Any) -> bool:
+    def agree(self, form: KernelForm, values: Sequence[Any], after: Any) -> bool:
         """Whether a form gives the known bits at every look, and looks showed enough."""
         seen = 0
         for turn in range(_MOST_LOOKS):
@@ -153,13 +153,13 @@ def protected(data: Tensor, protection: Any) -> Tensor:
     return result.permute(0, 2, 3, 1).contiguous()
 
 
-def pixelwise(rule: Rule, windows: list[Tensor], values: Sequence[Any]) -> Tensor:
+def by_pixel(rule: Rule, windows: list[Tensor], values: Sequence[Any]) -> Tensor:
     """The operator on windows as they lie, pixel by pixel."""
     found = rule.run([window.permute(0, 3, 1, 2) for window in windows], values)
     return found.permute(0, 2, 3, 1).contiguous()
 
 
-def mapwise(rule: Rule, windows: list[Tensor], values: Sequence[Any]) -> Tensor:
+def by_map(rule: Rule, windows: list[Tensor], values: Sequence[Any]) -> Tensor:
     """The operator on windows that lie channel by channel, as whole maps do."""
     found = rule.run([window.permute(0, 3, 1, 2).contiguous() for window in windows], values)
     return found.permute(0, 2, 3, 1).contiguous()

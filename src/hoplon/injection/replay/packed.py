@@ -15,10 +15,10 @@ from hoplon.formats.base import same_bits
 from hoplon.injection.replay.golden import Golden
 from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.replay import Replay
-from hoplon.injection.replay.row_dependence import Maps, Ties
-from hoplon.injection.replay.sweep import Left
-from hoplon.injection.replay.values import Recalled
-from hoplon.injection.replay.whole_maps import Rest
+from hoplon.injection.replay.row_dependence import Maps, RowDependence
+from hoplon.injection.replay.sweep import Divergent
+from hoplon.injection.replay.values import GoldenValues
+from hoplon.injection.replay.whole_maps import WholeMapPasses
 from hoplon.injection.replay.windows import Ints, Samples
 
 
@@ -46,7 +46,7 @@ class PackedReplay(Replay):
     """
 
     _plan: Plan | None = field(default=None, init=False, repr=False)
-    _ties: Ties | None = field(default=None, init=False, repr=False)
+    _ties: RowDependence | None = field(default=None, init=False, repr=False)
 
     def golden(self, leaves: Sequence[Any]) -> Golden:
         """Run a batch fault-free under the overlay and keep what replays of ``sites`` will need."""
@@ -54,8 +54,8 @@ class PackedReplay(Replay):
         golden = self._golden(leaves, maps.note)
         if self._plan is None or self._plan.shapes != maps.shapes:
             self._plan = Plan.of(self.program, self._protections, maps.shapes, ())
-            self._ties = Ties(self.program, self._protections, self._plan.rules)
-        recalled = Recalled(self.program, self._protections, golden.delivered, {})
+            self._ties = RowDependence(self.program, self._protections, self._plan.rules)
+        recalled = GoldenValues(self.program, self._protections, golden.delivered, {})
         return Golden(golden.leaves, recalled, golden.produced, golden.outputs)
 
     def changed(
@@ -90,7 +90,7 @@ class PackedReplay(Replay):
         assert self._plan is not None, "golden values come from a plan"
         assert self._ties is not None, "they come with the plan"
         rows: Ints = np.concatenate([part.rows for part in parts])
-        left, done = Left(np.full(len(rows), -1)), 0
+        left, done = Divergent(np.full(len(rows), -1)), 0
         alike: dict[tuple[int, int], list[Samples]] = {}  # by step and number of channels
         for part in parts:
             runs = np.arange(done, done + len(part.rows))
@@ -101,7 +101,7 @@ class PackedReplay(Replay):
         for (step, _), pieces in alike.items():
             left.add(step, Samples.joined(pieces))
         with torch.inference_mode():
-            return Rest(self._plan, golden, rows, self.batch, self._ties).outputs(left)
+            return WholeMapPasses(self._plan, golden, rows, self.batch, self._ties).outputs(left)
 
     def order(self, struck: Sequence[Iterable[str]]) -> NDArray[np.int64]:
         """Faults, each given by the tensors it struck, so that those whose channels end at one step come together."""

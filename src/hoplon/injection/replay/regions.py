@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from hoplon.formats.native import native
-from hoplon.injection.replay.golden import Golden, Hits, Struck
-from hoplon.injection.replay.kernel_forms import Agreement, protected
+from hoplon.injection.replay.golden import Golden, InjectedWords, Injections
+from hoplon.injection.replay.kernel_forms import KernelForms, protected
 from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.replay import Lazy, Replay
-from hoplon.injection.replay.row_dependence import SHAPE_ERRORS, Maps, Ties, maps_of_one
-from hoplon.injection.replay.sweep import Left, Sweep
-from hoplon.injection.replay.values import Recalled
-from hoplon.injection.replay.whole_maps import Rest
+from hoplon.injection.replay.row_dependence import SHAPE_ERRORS, Maps, RowDependence, maps_of_one
+from hoplon.injection.replay.sweep import Divergent, Sweep
+from hoplon.injection.replay.values import GoldenValues
+from hoplon.injection.replay.whole_maps import WholeMapPasses
 from hoplon.injection.replay.windows import Ints, Pixels, Windows
 from hoplon.program.program import Program
 from hoplon.protections.base import Overlay
@@ -37,12 +37,12 @@ class RegionReplay(Replay):
     put in, through the operator, compared with golden bit by bit; a run without a difference has ended. Runs whose
     window is no longer small go on with whole values, ``batch`` runs to a pass. The outputs are those of a forward of
     the batch with the fault in its row, bit for bit: a form of an operator is used for a shape of windows only if it
-    reproduces golden bits (:class:`Agreement`), and a sample leaves its row only at steps that do not mind.
+    reproduces golden bits (:class:`KernelForms`), and a sample leaves its row only at steps that do not mind.
     """
 
     _plan: Plan | None = field(default=None, init=False, repr=False)
-    _ties: Ties | None = field(default=None, init=False, repr=False)
-    _agreement: Agreement = field(default_factory=Agreement, init=False, repr=False)
+    _ties: RowDependence | None = field(default=None, init=False, repr=False)
+    _agreement: KernelForms = field(default_factory=KernelForms, init=False, repr=False)
 
     def golden(self, leaves: Sequence[Any]) -> Golden:
         """Run a batch fault-free and keep what replays of ``sites`` will need, feature maps as pixels."""
@@ -56,7 +56,7 @@ class RegionReplay(Replay):
 
     def _settle_on(self, shapes: Mapping[int, tuple[int, ...]]) -> None:
         self._plan = Plan.of(self.program, self._protections, shapes, self._starts)
-        self._ties = Ties(self.program, self._protections, self._plan.rules)
+        self._ties = RowDependence(self.program, self._protections, self._plan.rules)
 
     def _run_golden(self, leaves: Sequence[Any]) -> tuple[Golden, Mapping[int, tuple[int, ...]]]:
         """A golden run by the plan, and the shapes that it met."""
@@ -81,7 +81,7 @@ class RegionReplay(Replay):
                 pixels[step] = Pixels.of(value)
         with torch.inference_mode():
             outputs = self.program.run(leaves, hook=keep)
-        recalled = Recalled(self.program, self._protections, held, pixels)
+        recalled = GoldenValues(self.program, self._protections, held, pixels)
         return Golden(leaves, recalled, produced, self.program.samples_first(outputs), pixels), maps.shapes
 
     def covers(self, golden: Golden, site: str) -> bool:
@@ -90,8 +90,8 @@ class RegionReplay(Replay):
         return step in golden.pixels and not self._repeats(step)
 
     def strike_many(
-        self, golden: Golden, hits: Mapping[str, Hits], runs: Mapping[str, Tensor], count: int
-    ) -> tuple[list[Any], dict[str, Struck]]:
+        self, golden: Golden, hits: Mapping[str, Injections], runs: Mapping[str, Tensor], count: int
+    ) -> tuple[list[Any], dict[str, InjectedWords]]:
         """Runs of one word each, any number in one row.
 
         Args:
@@ -103,7 +103,7 @@ class RegionReplay(Replay):
         assert self._plan is not None, "golden values come from a plan"
         assert self._ties is not None, "they come with the plan"
         rows = np.zeros(count, dtype=np.int64)
-        struck: dict[str, Struck] = {}
+        struck: dict[str, InjectedWords] = {}
         strikes: dict[int, Windows] = {}
         with torch.inference_mode():
             for name, hit in hits.items():
@@ -111,13 +111,13 @@ class RegionReplay(Replay):
                 rows[mine] = hit.rows.cpu().numpy()
                 step = self.program.site_steps[name]
                 strikes[step], struck[name] = self._windows(step, hit, mine, golden)
-            left = Left(np.full(count, -1))
+            left = Divergent(np.full(count, -1))
             maps = _Maps(golden)
             operands = Lazy(self.program, golden, self.program.memory())
             Sweep(self._plan, self._agreement, maps, operands, left).run(strikes)
-            return Rest(self._plan, golden, rows, self.batch, self._ties).outputs(left), struck
+            return WholeMapPasses(self._plan, golden, rows, self.batch, self._ties).outputs(left), struck
 
-    def _windows(self, step: int, hit: Hits, runs: Ints, golden: Golden) -> tuple[Windows, Struck]:
+    def _windows(self, step: int, hit: Injections, runs: Ints, golden: Golden) -> tuple[Windows, InjectedWords]:
         """The struck pixels, as readers get them, without those that nobody can tell from golden."""
         pixels = golden.pixels[step]
         shape = (pixels.channels, pixels.height, pixels.width)
@@ -140,7 +140,7 @@ class RegionReplay(Replay):
         reached = bits.words(data[where]) != bits.words(fault_free[where])
         box = np.stack([top, top, left, left], axis=1)
         windows = Windows(runs, rows, top, left, box, data).differing(pixels)
-        return windows, Struck(form.words(old), form.words(new), reached)
+        return windows, InjectedWords(form.words(old), form.words(new), reached)
 
 
 class _Maps:

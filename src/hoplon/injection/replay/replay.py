@@ -12,7 +12,7 @@ from torch import Tensor
 from hoplon.formats.base import equal_bits
 from hoplon.formats.native import native
 from hoplon.injection.replay.channels import Chain, Channels, chains_of
-from hoplon.injection.replay.golden import Golden, Hits, Placement, Struck
+from hoplon.injection.replay.golden import Golden, InjectedWords, Injections, Placement
 from hoplon.program.program import Program, Ref
 from hoplon.program.sites import MemorySite, ValueSite
 from hoplon.protections.base import Overlay
@@ -98,7 +98,9 @@ class Replay:
             produced[step] = value
         return result
 
-    def strike_values(self, golden: Golden, hits: Mapping[str, Hits]) -> tuple[list[Any], dict[str, Struck]]:
+    def strike_values(
+        self, golden: Golden, hits: Mapping[str, Injections]
+    ) -> tuple[list[Any], dict[str, InjectedWords]]:
         """One faulty pass: the golden batch, each sample with the hits that strike it.
 
         A sample keeps its row: some kernels compute the same row to other bits elsewhere in a batch.
@@ -114,7 +116,7 @@ class Replay:
             dirty |= self.program.descendants[step]
         values = Lazy(self.program, golden, self.program.memory())
         self.flagged, self.outvoted = self._no_flags(), self._no_flags()
-        struck: dict[str, Struck] = {}
+        struck: dict[str, InjectedWords] = {}
         with torch.inference_mode():
             for index in range(min(by_step), len(self.program.steps)):
                 recomputed = bool(dirty >> index & 1)
@@ -229,7 +231,7 @@ class Replay:
             value = golden.produced.get(index, value)
         return value.clone()
 
-    def _strike(self, index: int, value: Tensor, hit: Hits, golden: Golden) -> tuple[Tensor, Struck]:
+    def _strike(self, index: int, value: Tensor, hit: Injections, golden: Golden) -> tuple[Tensor, InjectedWords]:
         """Strike a private value in place; with ``placement="before"`` its protection follows."""
         layout = self.program.layouts[index]
         view = layout.samples_first(value)
@@ -247,7 +249,7 @@ class Replay:
         got = layout.samples_first(value)[(hit.rows, *inner)]
         fault_free = layout.samples_first(golden.delivered[index])[(hit.rows, *inner)]
         reached = bits.words(got) != bits.words(fault_free)
-        return value, Struck(form.words(old), form.words(new), reached)
+        return value, InjectedWords(form.words(old), form.words(new), reached)
 
     def _outputs(self, values: Lazy) -> list[Any]:
         return self.program.samples_first(self.program.outputs_from(values))

@@ -12,7 +12,7 @@ from torch import Tensor
 from hoplon.formats.base import equal_bits
 from hoplon.injection.replay.golden import Golden
 from hoplon.injection.replay.rules import Rule
-from hoplon.injection.replay.values import Recalled
+from hoplon.injection.replay.values import GoldenValues
 from hoplon.program.layout import BatchLayout
 from hoplon.program.program import Program
 
@@ -58,7 +58,7 @@ def maps_of_one(program: Program, leaves: Sequence[Any], batch: int) -> Shapes:
     return maps.shapes
 
 
-class Ties:
+class RowDependence:
     """The *tied* steps: those that compute a sample to other bits in another row of the batch.
 
     A kernel decides by shape and row, not by value, how it sums; so a step that gives every sample its golden bits with
@@ -174,7 +174,7 @@ class _FaultFree(Mapping[int, Any]):
             return self._own[step]
         program = self._program
         if step in program.memory_steps or step in program.constants:
-            assert isinstance(self._recalled, Recalled), "golden values of replay by regions"
+            assert isinstance(self._recalled, GoldenValues), "golden values of replay by regions"
             return self._recalled.operand(step)
         if step in self._golden.pixels or step in iter(self._recalled):
             value = self._recalled[step]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hoplon.injection.replay.kernel_forms import Agreement, Form, cut_under, protected
+from hoplon.injection.replay.kernel_forms import KernelForm, KernelForms, cut_under, protected
 from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.rules import Rule
 from hoplon.injection.replay.windows import Ints, Pixels, Places, Samples, Wholes, Windows, joined
@@ -30,7 +30,7 @@ _SIDES = np.array([*range(1, 13), 14, 16, 18, 20, 24, 28, 32, 40, 48, 56, 64, 80
 
 
 @dataclass
-class Left:
+class Divergent:
     """Runs that go on with whole values: from which step on, and what the fault has made of values before it.
 
     ``start``: shape ``(runs,)``, -1 for runs that became bit-identical to golden; ``pieces``: by step.
@@ -61,10 +61,10 @@ class Sweep:
     """A sweep in progress; ``values``: by step, what is live of it."""
 
     plan: Plan
-    agreement: Agreement
+    agreement: KernelForms
     maps: Callable[[int], Pixels]
     operands: Sequence[Any]
-    left: Left
+    left: Divergent
     values: dict[int, list[Windows]] = field(default_factory=dict)
 
     def run(self, strikes: Mapping[int, Windows]) -> None:
@@ -298,7 +298,7 @@ class Sweep:
             home[piece.runs], slot[piece.runs] = number, np.arange(len(piece))
         return home, slot
 
-    def _form(self, index: int, rule: Rule, size: tuple[int, int, int]) -> Form | None:
+    def _form(self, index: int, rule: Rule, size: tuple[int, int, int]) -> KernelForm | None:
         protection = self.plan.protections.get(index)
         return self.agreement.form(index, rule, size, self.maps, self.operands, protection)
 

@@ -11,7 +11,7 @@ from hoplon.program.program import Program
 _Protections = Mapping[int, Any]
 
 
-class Recalled(Mapping[int, Any]):
+class GoldenValues(Mapping[int, Any]):
     """Golden values as readers get them; iterating gives the steps whose plain values are held.
 
     A value that is not held is computed by the operator that made it, from the same operands in the same shapes.
@@ -49,7 +49,7 @@ class Recalled(Mapping[int, Any]):
 
 
 class _Operands(Sequence[Any]):
-    def __init__(self, values: Recalled) -> None:
+    def __init__(self, values: GoldenValues) -> None:
         self._values = values
 
     def __len__(self) -> int:

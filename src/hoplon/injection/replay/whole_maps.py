@@ -13,8 +13,8 @@ from torch import Tensor
 from hoplon.injection.replay.golden import Golden
 from hoplon.injection.replay.in_place import run_in_place
 from hoplon.injection.replay.plan import Plan
-from hoplon.injection.replay.row_dependence import Ties
-from hoplon.injection.replay.sweep import Left
+from hoplon.injection.replay.row_dependence import RowDependence
+from hoplon.injection.replay.sweep import Divergent
 from hoplon.injection.replay.windows import Ints, Samples, Wholes, Windows
 from hoplon.program.program import Ref
 
@@ -25,7 +25,7 @@ _FEW_TURNS = 8
 
 
 @dataclass(frozen=True)
-class Rest:
+class WholeMapPasses:
     """Passes over the steps that the sweep did not take.
 
     Up to the first tied step, a pass holds any ``batch`` runs, those that left at about the same step; from there on,
@@ -36,15 +36,15 @@ class Rest:
     golden: Golden
     rows: Ints
     batch: int
-    ties: Ties
+    ties: RowDependence
 
-    def outputs(self, left: Left) -> list[Any]:
+    def outputs(self, left: Divergent) -> list[Any]:
         """The flat outputs of all runs, samples first: golden ones for the runs that ended."""
         golden = self.golden.outputs
         index, fault_free = torch.from_numpy(self.rows), dict[int, Any]()
         found = [out.index_select(0, index.to(out.device)) if isinstance(out, Tensor) else out for out in golden]
         for tied, members in self._by_next_tied(left.start):
-            later = Left(np.where(np.isin(np.arange(len(left.start)), members), tied, -1))
+            later = Divergent(np.where(np.isin(np.arange(len(left.start)), members), tied, -1))
             times = self._times(int(left.start[members].min()), tied, _MOST_ROWS)
             order = members[np.argsort(left.start[members], kind="stable")]
             for chunk in _chunks(order, times[-1] * self.batch):
@@ -64,7 +64,9 @@ class Rest:
     def _times(self, first: int, last: int, most_rows: int) -> list[int]:
         return self.ties.times(first, last, self.golden, max(1, most_rows // self.batch))
 
-    def _in_rows(self, later: Left, members: Ints, tied: int, found: list[Any], fault_free: dict[int, Any]) -> None:
+    def _in_rows(
+        self, later: Divergent, members: Ints, tied: int, found: list[Any], fault_free: dict[int, Any]
+    ) -> None:
         """From the first tied step to the end: each run in the row of its input, some batches stacked."""
         end = len(self.plan.program.steps)
         turns = self._turns(members)
@@ -94,7 +96,7 @@ class Rest:
         turn = np.arange(len(order)) - np.searchsorted(rows, rows)
         return [order[turn == number] for number in range(turn.max(initial=-1) + 1)]
 
-    def _walk(self, values: _Pass, left: Left, runs: Ints, places: Ints, begin: int, end: int) -> None:
+    def _walk(self, values: _Pass, left: Divergent, runs: Ints, places: Ints, begin: int, end: int) -> None:
         """Run the steps from ``begin`` to before ``end``, with what the runs have joining at its step."""
         program = self.plan.program
         joins = _joins(left, runs, places)
@@ -110,7 +112,7 @@ class Rest:
                 values.join(index, joins[index])
             values.forget(program.last_reads[index])
 
-    def _keep(self, values: _Pass, later: Left, chunk: Ints, end: int) -> None:
+    def _keep(self, values: _Pass, later: Divergent, chunk: Ints, end: int) -> None:
         """What steps from ``end`` on read of a pass."""
         for step, value in values.own.items():
             layout = self.plan.program.layouts.get(step)
@@ -128,7 +130,7 @@ class Rest:
                 mine[runs] = output[rows]
 
 
-def _hand_over(left: Left, later: Left, chunk: Ints) -> None:
+def _hand_over(left: Divergent, later: Divergent, chunk: Ints) -> None:
     for step, pieces in left.pieces.items():
         for piece in pieces:
             chosen = np.isin(piece.runs, chunk)
@@ -144,7 +146,7 @@ def _chunks(runs: Ints, size: int) -> Iterator[Ints]:
 _Join = list[tuple["Windows | Wholes | Samples", Ints, Ints]]
 
 
-def _joins(left: Left, runs: Ints, places: Ints) -> dict[int, _Join]:
+def _joins(left: Divergent, runs: Ints, places: Ints) -> dict[int, _Join]:
     """By step: pieces, the rows of the pass that their windows go to, and which windows."""
     joins: dict[int, _Join] = {}
     for step, pieces in left.pieces.items():

@@ -1,3 +1,7 @@
-"""Guards of stored words."""
+"""Guards of stored words: what a check finds, repairs or reports."""
 
 from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -13,7 +13,7 @@ from hoplon.errors import HoplonError
 from hoplon.importance.scores import Scores
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.memory.words import of_turn_by_size
-from hoplon.protections.guards.replicas import Bite, Piece, bites_of, joint_words, kind_of, offsets, triplicated
+from hoplon.protections.guards.replicas import Chunk, ChunkBatch, bites_of, joint_words, kind_of, offsets, triplicated
 from hoplon.protections.guards.scored import require_scored, require_shapes
 from hoplon.protections.memory_guard import Guard, GuardReport, version_of
 
@@ -104,13 +104,13 @@ class AspisGuard(Guard):
         for name, part in parts.items():
             kinds.setdefault(kind_of(part.words), {})[name] = part.words, part.places
         self._copies: dict[str, Tensor] = {}
-        self._pieces: list[Piece] = []
+        self._pieces: list[Chunk] = []
         for chosen in kinds.values():
             pieces, copies = triplicated(chosen)
             self._pieces += pieces
             self._copies |= copies
         self._sizes = [len(piece) for piece in self._pieces]
-        self._bites: dict[tuple[int, int], list[Bite]] = {}
+        self._bites: dict[tuple[int, int], list[ChunkBatch]] = {}
         self._versions = {name: version_of(tensor) for name, tensor in self._live.items()}
 
     @property

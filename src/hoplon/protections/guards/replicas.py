@@ -24,7 +24,7 @@ _LAUNCHED_WORDS = 1 << 22  # elsewhere, the launch of an operator is what costs
 
 
 @final
-class Piece:
+class Chunk:
     """Some chosen words of one storage, or some chosen blocks.
 
     Attributes:
@@ -88,14 +88,14 @@ class Piece:
 
 
 @final
-class Bite:
+class ChunkBatch:
     """Consecutive pieces of one kind of word, and one size of block, compared at once.
 
     Attributes:
         pieces: them.
     """
 
-    def __init__(self, pieces: Sequence[Piece]) -> None:
+    def __init__(self, pieces: Sequence[Chunk]) -> None:
         self.pieces = tuple(pieces)
         self._index, self._first, self._second, self._sums = (
             _joined([getattr(piece, key) for piece in pieces]) for key in ("index", "first", "second", "sums")
@@ -182,9 +182,9 @@ def _gathers_by_int32() -> bool:
     return True
 
 
-def bites_of(pieces: Sequence[Piece]) -> list[Bite]:
+def bites_of(pieces: Sequence[Chunk]) -> list[ChunkBatch]:
     """Consecutive pieces of one kind of word put together."""
-    runs: list[list[Piece]] = []
+    runs: list[list[Chunk]] = []
     for piece in pieces:
         limit = _BITE_WORDS if piece.words.device.type == "cpu" else _LAUNCHED_WORDS
         last = runs[-1] if runs else []
@@ -192,7 +192,7 @@ def bites_of(pieces: Sequence[Piece]) -> list[Bite]:
         if not same or sum(map(len, last)) + len(piece) > limit:
             runs.append([])
         runs[-1].append(piece)
-    return [Bite(run) for run in runs]
+    return [ChunkBatch(run) for run in runs]
 
 
 def kind_of(words: Tensor) -> tuple[object, ...]:
@@ -200,11 +200,11 @@ def kind_of(words: Tensor) -> tuple[object, ...]:
     return words.dtype, words.device, *words.shape[1:]
 
 
-def triplicated(chosen: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[list[Piece], dict[str, Tensor]]:
+def triplicated(chosen: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[list[Chunk], dict[str, Tensor]]:
     """Copy chosen words of storages of one kind (:func:`kind_of`).
 
     Args:
-        chosen: by name, the words of the storage (:class:`Piece`) and places in them, int64, ascending.
+        chosen: by name, the words of the storage (:class:`Chunk`) and places in them, int64, ascending.
     Returns:
         The pieces, in order; and what holds them, by name: ``conv1.weight#1``, ``#2``, ``#index``, ``#sums``.
     """
@@ -217,12 +217,12 @@ def triplicated(chosen: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[list[Piece
     heights = [-(-count // _PIECE_WORDS) for count in counts]
     sums = copy_of(torch.zeros(3 * sum(heights), dtype=torch.int64, device=index.device))
     split = (index.split(counts), first.split(counts), second.split(counts), sums.split([3 * n for n in heights]))
-    pieces: list[Piece] = []
+    pieces: list[Chunk] = []
     copies: dict[str, Tensor] = {}
     for name, at, one, two, its_sums in zip(chosen, *split, strict=True):
         copies |= {f"{name}#1": one, f"{name}#2": two, f"{name}#index": at, f"{name}#sums": its_sums}
         parts = (at.split(_PIECE_WORDS), one.split(_PIECE_WORDS), two.split(_PIECE_WORDS), its_sums.split(3))
-        pieces += [Piece(name, chosen[name][0], *part) for part in zip(*parts, strict=True)]
+        pieces += [Chunk(name, chosen[name][0], *part) for part in zip(*parts, strict=True)]
     return pieces, copies
 
 

@@ -2,28 +2,6 @@
 
 from __future__ import annotations
 
-from hoplon.protections.ranges.bound import Bound, ChannelBounds
-from hoplon.protections.ranges.channels import ChannelAxis, axis_in_value
-from hoplon.protections.ranges.histogram import Histogram
-from hoplon.protections.ranges.inherent import ACTIVATION_KINDS, INHERENT, inherent_range, inherent_ranges
-from hoplon.protections.ranges.profile import Profile, QuantileOf, SiteProfile
-from hoplon.protections.ranges.profiling import profile_activations, profile_ranges
-from hoplon.protections.ranges.ranges import Ranges
+import lazy_loader
 
-__all__ = [
-    "ACTIVATION_KINDS",
-    "Bound",
-    "ChannelAxis",
-    "ChannelBounds",
-    "Histogram",
-    "Profile",
-    "QuantileOf",
-    "Ranges",
-    "SiteProfile",
-    "axis_in_value",
-    "INHERENT",
-    "inherent_range",
-    "inherent_ranges",
-    "profile_activations",
-    "profile_ranges",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

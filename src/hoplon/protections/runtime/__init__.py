@@ -1,3 +1,7 @@
 """Modules that carry protections, and when guards check."""
 
 from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -17,7 +17,7 @@ from hoplon.protections.base import Protection
 from hoplon.protections.guards.memory.arena import lay_end_to_end
 from hoplon.protections.memory_guard import Guard, GuardReport
 from hoplon.protections.runtime.bindings import memory_of
-from hoplon.protections.runtime.monitor import GuardEvent, Watch
+from hoplon.protections.runtime.monitor import GuardEvent, GuardMonitor
 from hoplon.protections.runtime.schedule import When
 
 
@@ -29,19 +29,20 @@ def guard(
     on_uncorrectable: Callable[[GuardReport], None] | None = None,
     hook: bool = False,
     end_to_end: bool = False,
-) -> Guarded:
+) -> GuardedModel:
     """Arm guards on all parameters and buffers of a model, which stays as it is and where it is.
 
     Two lines: arm once, then ``check()`` before each batch. Or let a hook check before each forward pass
-    (``hook=True``, :meth:`Guarded.attach`, or as a context manager). The memory as it is now is taken for correct; it
-    is repaired in place.
+    (``hook=True``, :meth:`GuardedModel.attach`, or as a context manager). The memory as it is now is taken for
+    correct; it is repaired in place.
 
     Args:
         protections: those that guard memory. Bounds on values need a graph: :func:`hoplon.harden` puts them there.
-        when: which check comes before which forward pass; :class:`EveryForward` by default. :meth:`Guarded.check` is a
+        when: which check comes before which forward pass; :class:`EveryForward` by default.
+        :meth:`GuardedModel.check` is a
             whole check whatever it says.
         on_uncorrectable: called with the report where memory cannot be repaired; by default
-            :class:`hoplon.UncorrectableMemory` is raised.
+            :class:`hoplon.runtime.UncorrectableMemory` is raised.
         hook: check before each forward pass of the model.
         end_to_end: first move what parameters and buffers hold, which stay the same tensors, to one piece of memory:
             checks of all of it take less time. Views of it made before no longer follow, nor does anything that holds
@@ -72,23 +73,23 @@ def guard(
         protection.require_made_for(memory)
     if end_to_end:
         lay_end_to_end(root)
-    watch = Watch(root, chosen, when=when, on_uncorrectable=on_uncorrectable)
+    watch = GuardMonitor(root, chosen, when=when, on_uncorrectable=on_uncorrectable)
     if len(watch.guards) < len(chosen):
         silent = next(protection.label for protection in chosen if protection.label not in watch.labels)
         raise HoplonError(f"expected protections that guard memory, got {silent}, which does not")
-    guarded = Guarded(model, watch)
+    guarded = GuardedModel(model, watch)
     return guarded.attach() if hook else guarded
 
 
 @final
-class Guarded:
+class GuardedModel:
     """A model's guards, from :func:`guard`.
 
     Attributes:
         model: the guarded model.
     """
 
-    def __init__(self, model: nn.Module, watch: Watch) -> None:
+    def __init__(self, model: nn.Module, watch: GuardMonitor) -> None:
         self.model = model
         self._armed_watch = watch
         self._vouched: str | None = None
@@ -186,7 +187,7 @@ class Guarded:
         self.detach()
 
     @property
-    def _watch(self) -> Watch:
+    def _watch(self) -> GuardMonitor:
         """The watch; in a copy it is armed here, once the copy is known to be whole."""
         if self._vouched is not None:
             if digest_of(memory_of(self._armed_watch.root)) != self._vouched:
@@ -225,20 +226,20 @@ class Guarded:
                 table["forward"] = self._shadowed
             self._shadowed = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Guarded:
+    def __deepcopy__(self, memo: dict[int, Any]) -> GuardedModel:
         """A copy of the model with guards of its own, and with the hook where there is one.
 
         Where the model is copied and this comes along in its hook, the copy of the model is not whole yet. So its
         guards are armed when they are first used, on what must be the memory that the original vouches for here.
         """
         self.check()
-        twin = Guarded.__new__(Guarded)
+        twin = GuardedModel.__new__(GuardedModel)
         memo[id(self)] = twin
         watch = self._armed_watch
         twin._vouched = digest_of(memory_of(watch.root))
         twin.model = deepcopy(self.model, memo)
         twin._shadowed = deepcopy(self._shadowed, memo)
-        twin._armed_watch = Watch(
+        twin._armed_watch = GuardMonitor(
             deepcopy(watch.root, memo),
             watch.protections,
             when=watch.when,

@@ -18,7 +18,7 @@ from hoplon.protections.guards.memory.arena import is_end_to_end, lay_end_to_end
 from hoplon.protections.memory_guard import Guard, GuardReport
 from hoplon.protections.runtime.eager_module import WatchedModel
 from hoplon.protections.runtime.effect import Effect
-from hoplon.protections.runtime.monitor import GuardEvent, Watch
+from hoplon.protections.runtime.monitor import GuardEvent, GuardMonitor
 from hoplon.protections.runtime.schedule import When
 from hoplon.protections.values.counter import Count
 from hoplon.protections.values.duplicate import RepeatedOperator
@@ -35,7 +35,7 @@ class HardenedModule(nn.Module):
 
     Attributes:
         overlay: what was put over the program.
-        alarms: forward passes that a detector (:class:`hoplon.Detect`) had repeated.
+        alarms: forward passes that a detector (:class:`hoplon.values.Detect`) had repeated.
         persistent_alarms: those of them that it flagged again: a false alarm, or a fault that stays, as in memory. What
             they gave was delivered.
     """
@@ -44,7 +44,7 @@ class HardenedModule(nn.Module):
     alarms: int
     persistent_alarms: int
     _runner: fx.GraphModule | WatchedModel
-    _watch: Watch
+    _watch: GuardMonitor
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class HardenedModule(nn.Module):
         self.overlay = overlay
         self.gradients = gradients
         self.training = False
-        self._watch = Watch(runner, overlay.protections, when=when, on_uncorrectable=on_uncorrectable)
+        self._watch = GuardMonitor(runner, overlay.protections, when=when, on_uncorrectable=on_uncorrectable)
 
     @property
     def graph_module(self) -> fx.GraphModule:

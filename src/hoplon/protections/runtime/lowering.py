@@ -83,7 +83,7 @@ def lower(
         when: which check of memory comes before which forward pass; :class:`EveryForward` by default,
             :class:`Rotating` for a slice at a time, :class:`OnDemand`.
         on_uncorrectable: called with the report where a check fails for good; the forward pass then goes on. By
-            default :class:`hoplon.UncorrectableMemory` is raised.
+            default :class:`hoplon.runtime.UncorrectableMemory` is raised.
     Raises:
         HoplonError: an overlay of another program, one that protects an input, an unknown form, the fused form of a
             program in the eager form, or an operator to run twice that writes over its input.

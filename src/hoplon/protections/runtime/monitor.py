@@ -70,8 +70,9 @@ class GuardEvent:
 
 
 @final
-class Watch:
-    """The guards of a module and what happens around their checks; :class:`HardenedModule` and `Guarded` both have one.
+class GuardMonitor:
+    """The guards of a module and what happens around their checks; :class:`HardenedModule` and `GuardedModel` both
+    have one.
 
     Attributes:
         when: which check comes before which forward pass.

@@ -18,7 +18,7 @@ def added_passes(module: HardenedModule) -> dict[str, int]:
     """By protected site, the operators that walk over its whole value and that the unprotected graph does not run.
 
     A view walks over nothing. A bound that took the place of its ReLU adds what it runs less that ReLU: 0 for the
-    integer clamp. Operators that run twice (:class:`hoplon.Duplicate`) are not listed; :func:`hoplon.count_flops`
+    integer clamp. Operators that run twice (:class:`Duplicate`) are not listed; :func:`hoplon.costs.count_flops`
     counts them. Nothing is computed; shapes alone go through the protections.
     """
     passes: dict[str, int] = {}

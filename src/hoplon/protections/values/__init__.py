@@ -1,3 +1,7 @@
-"""Protections of values in flight."""
+"""Protections of values in flight: bounds, detectors, operators that run twice."""
 
 from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -100,7 +100,7 @@ class Detect(Policy):
     A transient fault is gone in the second run. In a campaign of value faults a flagged run is detected and delivers
     the fault-free output; memory faults outlast it, and a campaign of those is as without the detector. A hardened
     module runs once more (:attr:`HardenedModule.alarms` counts). What a fault-free run trips is a false alarm:
-    :func:`hoplon.exceedances` measures them on held-out data.
+    :func:`hoplon.values.exceedances` measures them on held-out data.
 
     Args:
         margin: share by which each end is moved outwards before anything is flagged. The default is ours.

@@ -55,15 +55,15 @@ class Ranger(Protection):
     convolution, normalisation, residual addition, and attention that is one operator, its softmax inside.
 
     Args:
-        ranges: of this model, from :func:`hoplon.profile_ranges`, or :func:`hoplon.inherent_ranges` without any data.
+        ranges: of this model, from :func:`hoplon.profile_ranges`, or :func:`inherent_ranges` without any data.
         where: "algorithm1" is the above. "activations" bounds them alone, the ablation of section III-C. "all" also
             bounds every other operator output that was profiled (profile with ``sites=Values()``).
         last_linear: also bound the last linear layer, which has to be profiled. The paper leaves it out since its
-            values are the output themselves, and bounding it does not help; :class:`hoplon.Duplicate` does.
+            values are the output themselves, and bounding it does not help; :class:`hoplon.values.Duplicate` does.
         policy: what becomes of a value outside of its bound; :class:`Clamp` by default.
         unprofiled: what to do about an activation that ``ranges`` have no bound for. "refuse" takes the range of its
             function where that is bounded on both sides, and raises where it is not. "leave" leaves it unbounded.
-            Ranges of the functions alone (:func:`hoplon.inherent_ranges`) bound what they can.
+            Ranges of the functions alone (:func:`hoplon.ranges.inherent_ranges`) bound what they can.
     Raises:
         HoplonError: an unknown ``where`` or ``unprofiled``.
     Source:

@@ -34,7 +34,8 @@ def original_mnist(folder: Path | None = None, *, download: bool = False) -> Zoo
 
 
 def original_cifar10(folder: Path | None = None, *, download: bool = False) -> ZooData:
-    """CIFAR-10's 50,000 training images and 10,000 test images, normalised as :func:`hoplon.zoo.networks.cifar_resnet.cifar10` does.
+    """CIFAR-10's 50,000 training images and 10,000 test images, normalised as
+    :func:`hoplon.zoo.networks.cifar_resnet.cifar10` does.
 
     Arguments and errors as :func:`original_mnist`.
     """

@@ -45,7 +45,7 @@ class Checksum(Protection):
     (``mitigated``), and remembers that; "reload" takes them from ``source`` (``corrected`` if its sum then fits, else
     uncorrectable).
 
-    An update of the weights is refused (:class:`hoplon.StaleGuardError`) where most groups of a storage, or most of
+    An update of the weights is refused (:class:`StaleGuardError`) where most groups of a storage, or most of
     eight hashed words, are not what they were, within the limits of :func:`require_no_update`.
 
     Args:

@@ -13,7 +13,7 @@ from hoplon.errors import HoplonError
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.index_sums import mend_entry, power_sums
 from hoplon.protections.guards.known_bits.fingerprint import changed_witnesses, evidence_of, same_sum
-from hoplon.protections.guards.known_bits.reduction import Fold
+from hoplon.protections.guards.known_bits.reduction import BitwiseReduction
 from hoplon.protections.guards.known_bits.segments import Segment, segments_of
 from hoplon.protections.guards.voting import distinct
 from hoplon.protections.memory_guard import Guard, GuardReport, StaleGuardError, require_no_update, version_of
@@ -38,7 +38,7 @@ class KnownBits(Protection):
     although other bits are wrong with a probability of 2^-32.
     The guard's own words are kept beside sums, which repair one wrong entry of them and report two.
 
-    An update of the weights is refused (:class:`hoplon.StaleGuardError`) as soon as it moves a word out of the known
+    An update of the weights is refused (:class:`StaleGuardError`) as soon as it moves a word out of the known
     bits: when more than half of all words, or of eight hashed ones, are not what they were (in fewer than 16 words,
     and below 1,024 where no operator wrote, that may still be a fault); or when an operator wrote to the tensor, more
     than 16 and more than 1/8 of its words are out of the known bits, and restoring them does not give back the sum.
@@ -177,7 +177,7 @@ class _Group:
 
     def __init__(self, segments: list[Segment]) -> None:
         self.segments = segments
-        self.fold = Fold(segments)
+        self.fold = BitwiseReduction(segments)
         with torch.inference_mode(False):
             self.known = torch.zeros(2 * len(segments), dtype=segments[0].dtype)
             self.evidence = torch.zeros(2 * len(segments), dtype=torch.int32)

@@ -53,7 +53,7 @@ class _Slice:
 
 
 @final
-class Fold:
+class BitwiseReduction:
     """Walks over segments of one width of word, on all threads.
 
     On the CPU numpy folds a piece twice, with "and" and with "or", while the cache holds it; that takes 1.3 times as

@@ -39,7 +39,7 @@ class Parity(Protection):
       out the wrong columns among the wrong blocks: few columns, or a burst over the edge of two blocks.
     - Missed: changes of two or more blocks of a group that cancel in every column. Two random flips in memory do so
       with a probability of at most about ``group / (2 x bits of memory)``: :attr:`ParityGuard.miss_probability`.
-    - An update of the weights is refused (:class:`hoplon.StaleGuardError`); so is a fault that changes most words of a
+    - An update of the weights is refused (:class:`StaleGuardError`); so is a fault that changes most words of a
       storage of 1,024 words or more, which looks the same.
 
     Args:

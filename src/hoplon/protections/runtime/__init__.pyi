@@ -1,0 +1,12 @@
+from .guarded_model import GuardedModel as GuardedModel
+from .guarded_model import guard as guard
+from .hardened_module import HardenedModule as HardenedModule
+from .lowering import harden as harden
+from .lowering import lower as lower
+from .monitor import GuardEvent as GuardEvent
+from .monitor import GuardMonitor as GuardMonitor
+from .monitor import UncorrectableMemory as UncorrectableMemory
+from .schedule import EveryForward as EveryForward
+from .schedule import OnDemand as OnDemand
+from .schedule import Rotating as Rotating
+from .schedule import When as When
