@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 import hoplon as hp
 from hoplon.comparison.costs.latency import Overheads, conditions, measure
+from hoplon.program.operators import ACTIVATION_KINDS
 from hoplon.protections.base import Overlay, ValueProtection, overlay
-from hoplon.protections.ranges import ACTIVATION_KINDS
 from hoplon.protections.runtime.hardened_module import HardenedModule
 from hoplon.protections.runtime.passes import added_passes
 from hoplon.zoo import resolve_model

@@ -28,8 +28,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from injectors import Injector as Peer
-from injectors import Shot, available
+from injectors import Injector as Peer, Shot, available
 from limit import Needed, peak
 from rich.console import Console
 from rich.table import Table

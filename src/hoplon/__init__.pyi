@@ -1,31 +1,31 @@
 # A model, its sites and its data
 # Rooms
-from . import campaign as campaign
-from . import comparison as comparison
-from . import criteria as criteria
-from . import errors as errors
-from . import faults as faults
-from . import formats as formats
-from . import importance as importance
-from . import injection as injection
-from . import program as program
-from . import protections as protections
-from . import report as report
-from . import stats as stats
-from . import zoo as zoo
+from . import (
+    campaign as campaign,
+    comparison as comparison,
+    criteria as criteria,
+    errors as errors,
+    faults as faults,
+    formats as formats,
+    importance as importance,
+    injection as injection,
+    program as program,
+    protections as protections,
+    report as report,
+    stats as stats,
+    zoo as zoo,
+)
 
 # How bad is it
 from .campaign.campaign import Campaign as Campaign
 from .campaign.forecasting import forecast as forecast
-from .campaign.results import Results as Results
-from .campaign.results import load_results as load_results
+from .campaign.results import Results as Results, load_results as load_results
 from .campaign.stratified import strata as strata
 from .comparison import costs as costs
 
 # What it bought, at what price
 from .comparison.assessment import assess as assess
-from .comparison.comparison import Comparison as Comparison
-from .comparison.comparison import compare as compare
+from .comparison.comparison import Comparison as Comparison, compare as compare
 from .comparison.rerunning import rerun as rerun
 
 # What counts as harm
@@ -41,10 +41,7 @@ from .errors import HoplonError as HoplonError
 from .faults import sampling as sampling
 
 # How a word changes
-from .faults.single_word import BitFlip as BitFlip
-from .faults.single_word import RandomValue as RandomValue
-from .faults.single_word import StuckAt as StuckAt
-from .faults.single_word import Zero as Zero
+from .faults.single_word import BitFlip as BitFlip, RandomValue as RandomValue, StuckAt as StuckAt, Zero as Zero
 from .faults.table import FaultTable as FaultTable
 
 # Where it is
@@ -53,26 +50,17 @@ from .program.capturing import capture as capture
 from .program.inputs import Inputs as Inputs
 from .program.inspection import inspect as inspect
 from .program.program import Program as Program
-from .program.sites import GuardMemory as GuardMemory
-from .program.sites import Memory as Memory
-from .program.sites import Values as Values
-from .protections import export as export
-from .protections import guards as guards
-from .protections import ranges as ranges
-from .protections import runtime as runtime
-from .protections import values as values
-from .protections.export.bundle import load_bundle as load_bundle
-from .protections.export.bundle import save_bundle as save_bundle
-from .protections.export.formats import export_onnx as export_onnx
-from .protections.export.formats import export_pt2 as export_pt2
+from .program.sites import GuardMemory as GuardMemory, Memory as Memory, Values as Values
+from .protections import export as export, guards as guards, ranges as ranges, runtime as runtime, values as values
+from .protections.export.bundle import load_bundle as load_bundle, save_bundle as save_bundle
+from .protections.export.formats import export_onnx as export_onnx, export_pt2 as export_pt2
 from .protections.guards.aspis import Aspis as Aspis
 from .protections.guards.known_bits.known_bits import KnownBits as KnownBits
 from .protections.guards.parity.parity import Parity as Parity
 from .protections.guards.tmr import TMR as TMR
 
 # What fixes it
-from .protections.ranges.profiling import profile_activations as profile_activations
-from .protections.ranges.profiling import profile_ranges as profile_ranges
+from .protections.ranges.profiling import profile_activations as profile_activations, profile_ranges as profile_ranges
 from .protections.ranges.ranges import Ranges as Ranges
 from .protections.runtime.guarded_model import guard as guard
 from .protections.runtime.lowering import harden as harden

@@ -8,8 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hoplon.errors import DataError, HoplonError, StoreError
 from hoplon.faults import FaultTable, columns_of, series_to_words, words_to_series

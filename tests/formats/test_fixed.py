@@ -7,8 +7,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hoplon.errors import HoplonError
 from hoplon.formats import FixedPoint, equal_bits, format_named

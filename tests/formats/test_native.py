@@ -6,8 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hoplon.errors import HoplonError
 from hoplon.formats import Native, equal_bits, format_named, integer_view, native, one_per_word, same_bits

@@ -17,8 +17,7 @@ import torch.fx.config
 
 import hoplon as hp
 from hoplon.cli.main import main as command_line
-from tests.pins import campaigns, study
-from tests.pins import fixtures as files
+from tests.pins import campaigns, fixtures as files, study
 from tests.pins.digests import record
 
 

@@ -14,8 +14,7 @@ import torch
 
 import hoplon as hp
 from hoplon.cli.main import main as command_line
-from tests.pins import fixtures as files
-from tests.pins import networks, study
+from tests.pins import fixtures as files, networks, study
 from tests.pins.campaigns import CAMPAIGNS
 from tests.pins.digests import Record, record
 from tests.pins.renames import COLUMNS, KINDS, OUTCOMES

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from hoplon.cli.main import main
-from hoplon_studies import Context, Findings, Part, Row, Study, registry, study_names
-from hoplon_studies import aspis as aspis_module
+from hoplon_studies import Context, Findings, Part, Row, Study, aspis as aspis_module, registry, study_names
 
 KEYS = {"where", "model", "data", "paper", "here", "low", "high", "n", "seed", "note"}
 

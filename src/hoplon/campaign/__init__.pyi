@@ -1,9 +1,6 @@
 from . import stratified as stratified
-from .bit_search import BitBoundary as BitBoundary
-from .bit_search import bit_boundary as bit_boundary
+from .bit_search import BitBoundary as BitBoundary, bit_boundary as bit_boundary
 from .campaign import Campaign as Campaign
-from .forecasting import Forecast as Forecast
-from .forecasting import forecast as forecast
+from .forecasting import Forecast as Forecast, forecast as forecast
 from .rates import Rate as Rate
-from .results import Results as Results
-from .results import load_results as load_results
+from .results import Results as Results, load_results as load_results

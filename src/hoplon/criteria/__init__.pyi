@@ -1,15 +1,9 @@
-from .base import Criterion as Criterion
-from .base import Judged as Judged
+from .base import Criterion as Criterion, Judged as Judged
 from .classification import TopK as TopK
-from .combined import Several as Several
-from .combined import as_criterion as as_criterion
+from .combined import Several as Several, as_criterion as as_criterion
 from .custom import Custom as Custom
 from .detection import Detection as Detection
 from .embedding import EmbeddingDistance as EmbeddingDistance
-from .outcome import OUTCOME_NAMES as OUTCOME_NAMES
-from .outcome import Outcome as Outcome
-from .outcome import classify as classify
-from .outcome import measure as measure
+from .outcome import OUTCOME_NAMES as OUTCOME_NAMES, Outcome as Outcome, classify as classify, measure as measure
 from .regression import Deviation as Deviation
-from .tokens import PerplexityChange as PerplexityChange
-from .tokens import TokenMatch as TokenMatch
+from .tokens import PerplexityChange as PerplexityChange, TokenMatch as TokenMatch

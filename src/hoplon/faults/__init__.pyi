@@ -1,21 +1,24 @@
 from .function import Function as Function
-from .model import FaultModel as FaultModel
-from .model import Observe as Observe
-from .model import Place as Place
-from .model import Places as Places
-from .model import SampledFaults as SampledFaults
-from .model import WordModel as WordModel
-from .multi_word import BitRate as BitRate
-from .multi_word import Burst as Burst
-from .multi_word import Elements as Elements
-from .multi_word import Mixture as Mixture
-from .single_word import AdjacentBits as AdjacentBits
-from .single_word import BitFlip as BitFlip
-from .single_word import RandomValue as RandomValue
-from .single_word import StuckAt as StuckAt
-from .single_word import Zero as Zero
-from .table import FaultTable as FaultTable
-from .table import Target as Target
-from .table import columns_of as columns_of
-from .table import series_to_words as series_to_words
-from .table import words_to_series as words_to_series
+from .model import (
+    FaultModel as FaultModel,
+    Observe as Observe,
+    Place as Place,
+    Places as Places,
+    SampledFaults as SampledFaults,
+    WordModel as WordModel,
+)
+from .multi_word import BitRate as BitRate, Burst as Burst, Elements as Elements, Mixture as Mixture
+from .single_word import (
+    AdjacentBits as AdjacentBits,
+    BitFlip as BitFlip,
+    RandomValue as RandomValue,
+    StuckAt as StuckAt,
+    Zero as Zero,
+)
+from .table import (
+    FaultTable as FaultTable,
+    Target as Target,
+    columns_of as columns_of,
+    series_to_words as series_to_words,
+    words_to_series as words_to_series,
+)

@@ -1,11 +1,11 @@
-from .base import Field as Field
-from .base import NumberFormat as NumberFormat
-from .base import equal_bits as equal_bits
-from .base import integer_view as integer_view
-from .base import same_bits as same_bits
+from .base import (
+    Field as Field,
+    NumberFormat as NumberFormat,
+    equal_bits as equal_bits,
+    integer_view as integer_view,
+    same_bits as same_bits,
+)
 from .fixed import FixedPoint as FixedPoint
-from .named import format_named as format_named
-from .named import one_per_word as one_per_word
-from .native import Native as Native
-from .native import native as native
+from .named import format_named as format_named, one_per_word as one_per_word
+from .native import Native as Native, native as native
 from .quantized import Quantized as Quantized

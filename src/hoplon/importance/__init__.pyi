@@ -5,9 +5,6 @@ from ._magnitude import magnitude as magnitude
 from ._nisp import nisp as nisp
 from ._random import random as random
 from ._taylor import taylor as taylor
-from .analysis import by_layer as by_layer
-from .analysis import heat_map as heat_map
-from .analysis import magnitudes as magnitudes
-from .analysis import overlap as overlap
+from .analysis import by_layer as by_layer, heat_map as heat_map, magnitudes as magnitudes, overlap as overlap
 from .damage.score import expected_damage as expected_damage
 from .scores import Scores as Scores

@@ -16,9 +16,9 @@ from hoplon.importance.damage.readers import readers_of
 from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, Progress, StreamSummary, batches_of, described
 from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Stream
+from hoplon.program.operators import ACTIVATION_KINDS, canonical_kind
 from hoplon.program.program import Program, Ref
-from hoplon.program.sites import Memory, canonical_kind
-from hoplon.protections.ranges.inherent import ACTIVATION_KINDS
+from hoplon.program.sites import Memory
 
 _MIX = 0.5  # of spread against unlikeness, in the ranking of the outputs
 _DAMPING = 0.9  # of long paths; below 1, so that their sum exists

@@ -1,15 +1,13 @@
 from .capturing import capture as capture
 from .eager import EagerProgram as EagerProgram
 from .inputs import Inputs as Inputs
-from .inspection import FaultSpace as FaultSpace
-from .inspection import Inspection as Inspection
-from .inspection import inspect as inspect
-from .program import Program as Program
-from .program import Ref as Ref
-from .program import Step as Step
-from .sites import GuardMemory as GuardMemory
-from .sites import Memory as Memory
-from .sites import MemorySite as MemorySite
-from .sites import Site as Site
-from .sites import Values as Values
-from .sites import ValueSite as ValueSite
+from .inspection import FaultSpace as FaultSpace, Inspection as Inspection, inspect as inspect
+from .program import Program as Program, Ref as Ref, Step as Step
+from .sites import (
+    GuardMemory as GuardMemory,
+    Memory as Memory,
+    MemorySite as MemorySite,
+    Site as Site,
+    Values as Values,
+    ValueSite as ValueSite,
+)

@@ -15,9 +15,10 @@ from hoplon.errors import CaptureError
 from hoplon.formats.base import equal_bits
 from hoplon.program.eager_watch import OperatorCall, OperatorWatch
 from hoplon.program.layout import WholeLayout
+from hoplon.program.operators import carries_values
 from hoplon.program.program import Hook, Program, Ref, Step
 from hoplon.program.signature import Signature, copied
-from hoplon.program.sites import MemorySite, ValueSite, carries_values
+from hoplon.program.sites import MemorySite, ValueSite
 
 
 @final

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hoplon.program.sites import CallCounter, Identity, ValueSite, canonical_kind, is_passive
+from hoplon.program.operators import canonical_kind, is_passive
+from hoplon.program.sites import CallCounter, Identity, ValueSite
 
 
 @dataclass(frozen=True, eq=False)

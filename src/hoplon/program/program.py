@@ -16,8 +16,9 @@ from torch.utils import _pytree as pytree
 from hoplon.errors import SiteError
 from hoplon.program.inputs import Inputs
 from hoplon.program.layout import Layout
+from hoplon.program.operators import carries_values
 from hoplon.program.signature import Signature
-from hoplon.program.sites import Identity, MemorySite, ValueSite, carries_values
+from hoplon.program.sites import Identity, MemorySite, ValueSite
 
 Hook = Callable[[int, Any], Any]
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import prod
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -92,105 +91,6 @@ class MemorySite:
 
 Site = ValueSite | MemorySite
 _S = TypeVar("_S", ValueSite, MemorySite)
-
-_KINDS = {
-    **dict.fromkeys(["conv1d", "conv2d", "conv3d", "convolution", "_convolution", "mkldnn_convolution"], "conv"),
-    **dict.fromkeys(["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"], "conv_transpose"),
-    "addmm": "linear",
-    **dict.fromkeys(["mm", "bmm"], "matmul"),
-    **dict.fromkeys(
-        [
-            "_native_batch_norm_legit_no_training",
-            "_native_batch_norm_legit",
-            "native_batch_norm",
-            "cudnn_batch_norm",
-        ],
-        "batch_norm",
-    ),
-    "native_layer_norm": "layer_norm",
-    "native_group_norm": "group_norm",
-    **{f"max_pool{n}d{suffix}": "max_pool" for n in (1, 2, 3) for suffix in ("", "_with_indices")},
-    **{f"avg_pool{n}d": "avg_pool" for n in (1, 2, 3)},
-    **{f"{prefix}adaptive_avg_pool{n}d": "adaptive_avg_pool" for n in (1, 2, 3) for prefix in ("", "_")},
-    **{f"adaptive_max_pool{n}d": "adaptive_max_pool" for n in (1, 2, 3)},
-    "_softmax": "softmax",
-    "_log_softmax": "log_softmax",
-    "relu6": "hardtanh",
-    "selu": "elu",
-    "celu": "elu",
-    "_prelu_kernel": "prelu",
-    **dict.fromkeys(["rrelu_with_noise", "rrelu_with_noise_functional"], "rrelu"),
-    "clip": "clamp",
-    "concat": "cat",
-    "concatenate": "cat",
-    "constant_pad_nd": "pad",
-    "scaled_dot_product_attention": "attention",
-    "silu": "silu",
-    "true_divide": "div",
-    "divide": "div",
-    "multiply": "mul",
-    "subtract": "sub",
-}
-
-# Operators that copy, rearrange or select values without changing any; the schema marks true views by itself.
-# fmt: off
-_PASSIVE = frozenset(
-    [
-        "_reshape_copy", "_to_copy", "_unsafe_view", "alias", "alpha_dropout", "as_strided_scatter", "clone",
-        "contiguous", "copy", "copy_", "detach", "detach_", "diagonal_scatter", "dropout", "expand_copy",
-        "feature_alpha_dropout", "feature_dropout", "fill", "fill_", "flatten", "getitem", "lift_fresh",
-        "lift_fresh_copy", "permute_copy", "reshape", "select_scatter", "slice_scatter", "to", "unflatten",
-        "view_copy", "zero_",
-        "_assert_async", "_assert_scalar", "_assert_tensor_metadata",
-    ]
-)
-# fmt: on
-
-
-def operator_name(target: Any) -> str:
-    """The bare name of an ATen operator: no namespace, no overload, no in-place underscore.
-
-    Example:
-        >>> operator_name(torch.ops.aten.relu_.default)
-        'relu'
-    """
-    name = str(getattr(target, "_opname", None) or getattr(target, "__name__", target))
-    return name[:-1] if name.endswith("_") and not name.endswith("__") else name
-
-
-def canonical_kind(target: Any) -> str:
-    """The operator kind that is the same in the raw, functional and eager form of a model.
-
-    Example:
-        >>> canonical_kind(torch.ops.aten.addmm.default), canonical_kind(torch.ops.aten.conv2d.default)
-        ('linear', 'conv')
-    """
-    name = operator_name(target)
-    return _KINDS.get(name, name)
-
-
-# Operators that read the shape of a tensor and none of its values.
-_SHAPE_ONLY = frozenset(name for what in ("zeros", "ones", "full", "empty") for name in (f"{what}_like", f"new_{what}"))
-
-
-def carries_values(target: Any) -> bool:
-    """Whether a change of an operator's inputs can change its output at all.
-
-    Example:
-        >>> carries_values(torch.ops.aten.zeros_like.default), carries_values(torch.ops.aten.relu.default)
-        (False, True)
-    """
-    return operator_name(target) not in _SHAPE_ONLY
-
-
-def is_passive(target: Any) -> bool:
-    """Whether an operator only views, copies or rearranges values, so that its output is no site of its own."""
-    if target is operator.getitem or operator_name(target) in _PASSIVE:
-        return True
-    schema = getattr(target, "_schema", None)
-    if schema is None:
-        return True
-    return any(result.alias_info is not None and not result.alias_info.is_write for result in schema.returns)
 
 
 class CallCounter:

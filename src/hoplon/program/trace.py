@@ -19,9 +19,10 @@ from torch.utils import _pytree as pytree
 
 from hoplon.errors import CaptureError
 from hoplon.program._torch_warnings import quiet_torch
+from hoplon.program.operators import canonical_kind, is_passive
 from hoplon.program.program import Program, Ref, Step
 from hoplon.program.signature import Signature
-from hoplon.program.sites import CallCounter, Identity, MemorySite, canonical_kind, is_passive
+from hoplon.program.sites import CallCounter, Identity, MemorySite
 
 
 class NotTraceable(CaptureError):  # noqa: N818 -- says what the model is

@@ -1,12 +1,3 @@
-from . import export as export
-from . import guards as guards
-from . import ranges as ranges
-from . import runtime as runtime
-from . import values as values
-from .base import Overlay as Overlay
-from .base import Protection as Protection
-from .base import ValueProtection as ValueProtection
-from .base import overlay as overlay
-from .memory_guard import Guard as Guard
-from .memory_guard import GuardReport as GuardReport
-from .memory_guard import StaleGuardError as StaleGuardError
+from . import export as export, guards as guards, ranges as ranges, runtime as runtime, values as values
+from .base import Overlay as Overlay, Protection as Protection, ValueProtection as ValueProtection, overlay as overlay
+from .memory_guard import Guard as Guard, GuardReport as GuardReport, StaleGuardError as StaleGuardError

@@ -1,9 +1,8 @@
-from .document import read_document as read_document
-from .document import write_document as write_document
-from .page import render as render
-from .page import write_page as write_page
-from .ranking import by_layer_figure as by_layer_figure
-from .ranking import heat_map_figure as heat_map_figure
-from .ranking import write_ranking as write_ranking
-from .verdict import Paragraph as Paragraph
-from .verdict import verdict as verdict
+from .document import read_document as read_document, write_document as write_document
+from .page import render as render, write_page as write_page
+from .ranking import (
+    by_layer_figure as by_layer_figure,
+    heat_map_figure as heat_map_figure,
+    write_ranking as write_ranking,
+)
+from .verdict import Paragraph as Paragraph, verdict as verdict

@@ -1,20 +1,17 @@
 from .allocation import allocate as allocate
-from .bootstrap import Means as Means
-from .bootstrap import block_bootstrap as block_bootstrap
-from .intervals import Interval as Interval
-from .intervals import Ratio as Ratio
-from .intervals import clopper_pearson as clopper_pearson
-from .intervals import clustered as clustered
-from .intervals import mcnemar as mcnemar
-from .intervals import paired_clustered as paired_clustered
-from .intervals import paired_difference as paired_difference
-from .intervals import paired_ratio as paired_ratio
-from .intervals import sample_size as sample_size
-from .intervals import weighted as weighted
-from .intervals import wilson as wilson
-from .stratified import limits as limits
-from .stratified import paired_weighted as paired_weighted
-from .stratified import stratified as stratified
-from .two_stage import TwoStagePlan as TwoStagePlan
-from .two_stage import VarianceComponents as VarianceComponents
-from .two_stage import cheapest as cheapest
+from .bootstrap import Means as Means, block_bootstrap as block_bootstrap
+from .intervals import (
+    Interval as Interval,
+    Ratio as Ratio,
+    clopper_pearson as clopper_pearson,
+    clustered as clustered,
+    mcnemar as mcnemar,
+    paired_clustered as paired_clustered,
+    paired_difference as paired_difference,
+    paired_ratio as paired_ratio,
+    sample_size as sample_size,
+    weighted as weighted,
+    wilson as wilson,
+)
+from .stratified import limits as limits, paired_weighted as paired_weighted, stratified as stratified
+from .two_stage import TwoStagePlan as TwoStagePlan, VarianceComponents as VarianceComponents, cheapest as cheapest

@@ -1,18 +1,16 @@
-from .datasets.driving import TrivialErrors as TrivialErrors
-from .datasets.driving import training_angle as training_angle
-from .datasets.driving import trivial_errors as trivial_errors
-from .datasets.torchvision import gtsrb as gtsrb
-from .datasets.torchvision import imagenet as imagenet
-from .datasets.torchvision import original_cifar10 as original_cifar10
-from .datasets.torchvision import original_mnist as original_mnist
-from .entries import ZooData as ZooData
-from .entries import ZooModel as ZooModel
+from .datasets.driving import (
+    TrivialErrors as TrivialErrors,
+    training_angle as training_angle,
+    trivial_errors as trivial_errors,
+)
+from .datasets.torchvision import (
+    gtsrb as gtsrb,
+    imagenet as imagenet,
+    original_cifar10 as original_cifar10,
+    original_mnist as original_mnist,
+)
+from .entries import ZooData as ZooData, ZooModel as ZooModel
 from .networks.cifar_resnet import CifarResNet as CifarResNet
-from .networks.lenet_digits import LeNet as LeNet
-from .networks.lenet_digits import lenet_digits as lenet_digits
-from .registry import data as data
-from .registry import data_names as data_names
-from .registry import model as model
-from .registry import model_names as model_names
-from .resolve import resolve_data as resolve_data
-from .resolve import resolve_model as resolve_model
+from .networks.lenet_digits import LeNet as LeNet, lenet_digits as lenet_digits
+from .registry import data as data, data_names as data_names, model as model, model_names as model_names
+from .resolve import resolve_data as resolve_data, resolve_model as resolve_model

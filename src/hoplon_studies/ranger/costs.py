@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from hoplon.comparison.costs.flops import count_flops
 from hoplon.program.capturing import capture
+from hoplon.program.operators import ACTIVATION_KINDS
 from hoplon.protections.ranges.bound import Bound
-from hoplon.protections.ranges.inherent import ACTIVATION_KINDS
 from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.values.ranger import Ranger

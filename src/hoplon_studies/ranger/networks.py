@@ -19,9 +19,9 @@ from hoplon.errors import DataError
 from hoplon.faults.sampling.measures import OpUniform
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
+from hoplon.program.operators import ACTIVATION_KINDS
 from hoplon.program.program import Program
 from hoplon.program.sites import Values
-from hoplon.protections.ranges.inherent import ACTIVATION_KINDS
 from hoplon.protections.ranges.profile import Profile
 from hoplon.protections.ranges.profiling import profile_activations
 from hoplon.protections.ranges.ranges import Ranges

@@ -28,8 +28,7 @@ from hoplon import (
     profile_ranges,
 )
 from hoplon.campaign.rates import rate_of
-from hoplon.campaign.stratified import candidates
-from hoplon.campaign.stratified import schedule as course_of_campaigns
+from hoplon.campaign.stratified import candidates, schedule as course_of_campaigns
 from hoplon.campaign.stratified.bit_bands import bands_of
 from hoplon.campaign.stratified.first_phase import FirstPhase
 from hoplon.campaign.stratified.schedule import SequentialSchedule

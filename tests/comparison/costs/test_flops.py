@@ -12,11 +12,12 @@ from hoplon.comparison.costs.flops import CONVENTIONS, Convention, count_flops
 from hoplon.errors import HoplonError
 from hoplon.program._torch_warnings import quiet_torch
 from hoplon.program.capturing import capture
+from hoplon.program.operators import ACTIVATION_KINDS
 from hoplon.program.program import Program
 from hoplon.program.signature import Signature
 from hoplon.program.trace import trace
 from hoplon.protections.guards.tmr import TMR
-from hoplon.protections.ranges import ACTIVATION_KINDS, Bound, Ranges
+from hoplon.protections.ranges import Bound, Ranges
 from hoplon.protections.values.policy import Clamp, Detect, Policy, ToZero
 from hoplon.protections.values.ranger import Ranger
 from hoplon_studies.networks.ranger_classifiers import MnistLeNet, Vgg16

@@ -6,8 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from hoplon import BitFlip, Campaign, Inputs, Memory, capture
 from hoplon.criteria import TopK

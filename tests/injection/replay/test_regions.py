@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 from torch import Tensor, nn
 
 from hoplon import capture
 from hoplon.formats import equal_bits
-from hoplon.injection.replay import Injections, RegionReplay
-from hoplon.injection.replay import whole_maps as rest
+from hoplon.injection.replay import Injections, RegionReplay, whole_maps as rest
 from hoplon.program.sites import ValueSite
 from hoplon.protections.base import Overlay, ValueProtection
 from hoplon.protections.values.clamp import BoundValue

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from hoplon import capture
 from hoplon.errors import HoplonWarning
 from hoplon.formats import equal_bits
+from hoplon.program.operators import ACTIVATION_KINDS
 from hoplon.program.program import Program
 from hoplon.protections.base import overlay
 from hoplon.protections.export.formats import export_onnx
-from hoplon.protections.ranges import ACTIVATION_KINDS, Bound, Ranges
+from hoplon.protections.ranges import Bound, Ranges
 from hoplon.protections.runtime.hardened_module import HardenedModule
 from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.values.clamp import BoundValue, rounded_outwards

@@ -1,8 +1,10 @@
 from . import strata as strata
-from .strata import ByBit as ByBit
-from .strata import ByDeviation as ByDeviation
-from .strata import ByFirstOrder as ByFirstOrder
-from .strata import ByFunction as ByFunction
-from .strata import ByLayer as ByLayer
-from .strata import BySensitivity as BySensitivity
-from .strata import Strata as Strata
+from .strata import (
+    ByBit as ByBit,
+    ByDeviation as ByDeviation,
+    ByFirstOrder as ByFirstOrder,
+    ByFunction as ByFunction,
+    ByLayer as ByLayer,
+    BySensitivity as BySensitivity,
+    Strata as Strata,
+)

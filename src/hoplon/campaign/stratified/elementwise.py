@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from hoplon.program.layout import BatchLayout
+from hoplon.program.operators import canonical_kind
 from hoplon.program.program import Program
-from hoplon.program.sites import operator_name
 from hoplon.protections.base import ValueProtection
 
-_NORM = "_native_batch_norm_legit_no_training"
 _PLAIN = BatchLayout(0)
 
 
@@ -114,7 +113,7 @@ class Elements:
     def _fits(self, number: int, members: set[int]) -> bool:
         """Whether a step gives an element the same value beside other elements of its channel."""
         step = self.program.steps[number]
-        if step.op is operator.getitem or operator_name(step.op) == _NORM:
+        if step.op is operator.getitem or canonical_kind(step.op) == "batch_norm":
             return True
         return all(self._spreads(self.values[read]) for read in step.reads if read not in members)
 

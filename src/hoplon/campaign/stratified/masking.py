@@ -23,20 +23,12 @@ from hoplon.formats.base import same_bits
 from hoplon.formats.native import native
 from hoplon.injection.injector import Injector
 from hoplon.program.eager import EagerProgram
+from hoplon.program.operators import canonical_kind, has
 from hoplon.program.program import Program, Ref
-from hoplon.program.sites import ValueSite, operator_name
+from hoplon.program.sites import ValueSite
 from hoplon.protections.base import ValueProtection
 
 Ints = NDArray[np.int64]
-
-# fmt: off
-_POINTWISE = frozenset({
-    "relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max", "sigmoid", "tanh", "silu", "gelu", "elu", "selu",
-    "celu", "leaky_relu", "_prelu_kernel", "hardswish", "hardsigmoid", "mish", "softplus", "neg", "abs", "exp", "sqrt",
-    "rsqrt", "square", "add", "sub", "mul", "div", "maximum", "minimum", "clone", "detach", "dropout",
-    "_native_batch_norm_legit_no_training",
-})
-# fmt: on
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,12 +226,9 @@ def _place(program: Program, start: int, protections: Mapping[int, ValueProtecti
     outputs = {leaf.step for leaf in program.output_steps if isinstance(leaf, Ref)}
     members = [start, *inner]
     ends = [s for s in members if s in outputs or not set(program.readers[s]) <= set(inner)]
-    if any(operator_name(program.steps[s].op) == _NORM for s in ends):
+    if any(canonical_kind(program.steps[s].op) == "batch_norm" for s in ends):
         return alone
     return _Place(start, tuple(inner), tuple(ends))
-
-
-_NORM = "_native_batch_norm_legit_no_training"
 
 
 def _pointwise(
@@ -251,10 +240,10 @@ def _pointwise(
     if not changed or not set(changed) <= members or (step in protections and protections[step].detects):
         return False
     if found.op is operator.getitem:
-        return operator_name(program.steps[found.reads[0]].op) == _NORM and found.args[1] == 0
-    if operator_name(found.op) not in _POINTWISE:
+        return canonical_kind(program.steps[found.reads[0]].op) == "batch_norm" and found.args[1] == 0
+    if not has(found.op, "pointwise"):
         return False
-    if operator_name(found.op) == _NORM:
+    if canonical_kind(found.op) == "batch_norm":
         return found.args[0] == Ref(changed[0]) and len(changed) == 1
     shapes = {_shape(program, read) for read in changed} | {_shape(program, step)}
     return len(shapes) == 1 and None not in shapes

@@ -12,8 +12,7 @@ from rich.table import Table
 from hoplon.cli.console import say, show, show_json, told_training
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.program.capturing import capture
-from hoplon.program.inspection import FaultSpace, Inspection
-from hoplon.program.inspection import inspect as inspected
+from hoplon.program.inspection import FaultSpace, Inspection, inspect as inspected
 from hoplon.program.sites import MemorySite, Site, ValueSite
 from hoplon.report.document import write_document
 from hoplon.zoo.resolve import resolve_model

@@ -17,9 +17,9 @@ from hoplon.cli.output_folder import OutputFolder
 from hoplon.errors import HoplonError
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
+from hoplon.program.operators import ACTIVATION_KINDS
 from hoplon.program.program import Program
 from hoplon.program.sites import Values
-from hoplon.protections.ranges.inherent import ACTIVATION_KINDS
 from hoplon.protections.ranges.profile import Profile
 from hoplon.protections.ranges.profiling import profile_activations
 from hoplon.protections.ranges.ranges import Ranges

@@ -1,3 +1,2 @@
-from .flops import Flops as Flops
-from .flops import count_flops as count_flops
+from .flops import Flops as Flops, count_flops as count_flops
 from .latency import measure as measure

@@ -15,11 +15,10 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hoplon.errors import HoplonError
+from hoplon.program.operators import ACTIVATION_KINDS, canonical_kind, is_passive, operator_name
 from hoplon.program.program import Program, Ref, Step
 from hoplon.program.signature import TensorForm
-from hoplon.program.sites import canonical_kind, is_passive, operator_name
 from hoplon.protections.base import Chain, Protection, ValueProtection, overlay
-from hoplon.protections.ranges.inherent import ACTIVATION_KINDS
 from hoplon.protections.runtime.lowering import Form
 from hoplon.protections.values.clamp import BoundValue
 

@@ -1,16 +1,18 @@
-from .base import Drawn as Drawn
-from .base import Measure as Measure
-from .base import Population as Population
-from .base import Sampling as Sampling
-from .base import draw_faults as draw_faults
-from .base import unit_generator as unit_generator
-from .measures import Among as Among
-from .measures import BitUniform as BitUniform
-from .measures import BottomScore as BottomScore
-from .measures import ElementUniform as ElementUniform
-from .measures import LayerUniform as LayerUniform
-from .measures import OpUniform as OpUniform
-from .measures import TopScore as TopScore
-from .plans import Exhaustive as Exhaustive
-from .plans import Explicit as Explicit
-from .plans import Stratified as Stratified
+from .base import (
+    Drawn as Drawn,
+    Measure as Measure,
+    Population as Population,
+    Sampling as Sampling,
+    draw_faults as draw_faults,
+    unit_generator as unit_generator,
+)
+from .measures import (
+    Among as Among,
+    BitUniform as BitUniform,
+    BottomScore as BottomScore,
+    ElementUniform as ElementUniform,
+    LayerUniform as LayerUniform,
+    OpUniform as OpUniform,
+    TopScore as TopScore,
+)
+from .plans import Exhaustive as Exhaustive, Explicit as Explicit, Stratified as Stratified

@@ -19,8 +19,8 @@ from hoplon.criteria.base import Criterion
 from hoplon.criteria.outcome import Outcome, classify
 from hoplon.importance.damage.deviations import CLOSENESS, LEVELS
 from hoplon.program.inputs import Inputs
+from hoplon.program.operators import canonical_kind
 from hoplon.program.program import Program, Ref, Step
-from hoplon.program.sites import canonical_kind
 
 _LOOKS = 256  # samples on which inputs are watched
 _RARE = 1e-3  # of a layer's large deviations: what is not worth a probe

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hoplon.errors import HoplonError, SiteError
+from hoplon.program.operators import canonical_kind
 from hoplon.program.program import Program, Ref, Step
-from hoplon.program.sites import MemorySite, canonical_kind
+from hoplon.program.sites import MemorySite
 
 _KINDS = ("conv", "linear")
 

@@ -1,10 +1,5 @@
 from .eager import EagerReplay as EagerReplay
-from .golden import Golden as Golden
-from .golden import InjectedWords as InjectedWords
-from .golden import Injections as Injections
-from .golden import Placement as Placement
-from .packed import Changed as Changed
-from .packed import PackedReplay as PackedReplay
-from .regions import RegionReplay as RegionReplay
-from .regions import fits as fits
+from .golden import Golden as Golden, InjectedWords as InjectedWords, Injections as Injections, Placement as Placement
+from .packed import Changed as Changed, PackedReplay as PackedReplay
+from .regions import RegionReplay as RegionReplay, fits as fits
 from .replay import Replay as Replay

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hoplon.formats.base import equal_bits
-from hoplon.injection.replay.rules import ELEMENTWISE
 from hoplon.program.layout import BatchLayout
+from hoplon.program.operators import has
 from hoplon.program.program import Program, Ref, Step
 
 _aten: Any = torch.ops.aten
@@ -64,9 +64,9 @@ def _followed(program: Program, protections: Mapping[int, Any], first: int) -> t
     steps = [step]
     while step.index not in protections and len(program.readers[step.index]) == 1:
         step = program.steps[program.readers[step.index][0]]
-        known = step.op in ELEMENTWISE or step.op is _BATCH_NORM or (step.op is operator.getitem and step.args[1] == 0)
+        known = has(step.op, "exact") or step.op is _BATCH_NORM or (step.op is operator.getitem and step.args[1] == 0)
         own = [argument for argument in step.args if isinstance(argument, Ref) and argument.step == steps[-1].index]
-        reads_memory = step.op in ELEMENTWISE and any(read in program.memory_steps for read in step.reads)
+        reads_memory = has(step.op, "exact") and any(read in program.memory_steps for read in step.reads)
         if not known or reads_memory or step.index in protections or len(own) != 1:
             break
         steps.append(step)

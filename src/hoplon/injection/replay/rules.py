@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hoplon.program.operators import has
 from hoplon.program.program import Program, Ref, Step
 
 Ints = NDArray[np.int64]
@@ -91,9 +92,16 @@ def rules_of(program: Program, shapes: Shapes) -> dict[int, Rule]:
             source = step.args[0].step
             if source in rules and step.args[1] == 0 and step.index in shapes:
                 rules[step.index] = Rule((source,), lambda windows, values: windows[0])
-        elif (make := _MAKERS.get(step.op)) is not None and (rule := make(maker, step)) is not None:
+        elif (rule := _rule(maker, step)) is not None:
             rules[step.index] = rule
     return rules
+
+
+def _rule(maker: _Maker, step: Step) -> Rule | None:
+    if has(step.op, "exact"):
+        return maker.pointwise(step)
+    make = _MAKERS.get(step.op)
+    return None if make is None else make(maker, step)
 
 
 @dataclass(frozen=True)
@@ -116,12 +124,7 @@ class _Maker:
             return None
         if any(isinstance(argument, Ref) and argument.step not in self.shapes for argument in given):
             return None
-        return Rule(operands, _with_windows(step, operands))
-
-    def settling(self, step: Step) -> Rule | None:
-        """The same, where different inputs may give one output."""
-        rule = self.pointwise(step)
-        return None if rule is None else replace(rule, settles=True)
+        return Rule(operands, _with_windows(step, operands), settles=has(step.op, "settles"))
 
     def batch_norm(self, step: Step) -> Rule | None:
         """One product and one sum per element."""
@@ -273,27 +276,6 @@ class _Replaced(Sequence[Any]):
         return self._own[step] if step in self._own else self._values[step]
 
 
-_PLAIN = (
-    _aten.add.Tensor,
-    _aten.sub.Tensor,
-    _aten.mul.Tensor,
-    _aten.neg.default,
-    _aten.abs.default,
-    _aten.clone.default,
-    _aten.leaky_relu.default,
-)
-_SETTLING = (
-    _aten.relu.default,
-    _aten.relu6.default,
-    _aten.hardtanh.default,
-    _aten.clamp.default,
-    _aten.clamp_min.default,
-    _aten.clamp_max.default,
-    _aten.maximum.default,
-    _aten.minimum.default,
-)
-ELEMENTWISE = frozenset((*_PLAIN, *_SETTLING))
-"""Operators on feature maps of one shape that treat every element alike, by operations that are rounded correctly."""
 _MAKERS: Mapping[Any, Callable[[_Maker, Step], Rule | None]] = {
     _aten._native_batch_norm_legit_no_training.default: _Maker.batch_norm,
     _aten.conv2d.default: _Maker.conv,
@@ -304,6 +286,4 @@ _MAKERS: Mapping[Any, Callable[[_Maker, Step], Rule | None]] = {
     _aten.slice.Tensor: _Maker.cut,
     _aten.pad.default: _Maker.pad,
     _aten.constant_pad_nd.default: _Maker.pad,
-    **dict.fromkeys(_PLAIN, _Maker.pointwise),
-    **dict.fromkeys(_SETTLING, _Maker.settling),
 }

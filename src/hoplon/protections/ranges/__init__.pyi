@@ -1,15 +1,7 @@
-from .bound import Bound as Bound
-from .bound import ChannelBounds as ChannelBounds
-from .channels import ChannelAxis as ChannelAxis
-from .channels import axis_in_value as axis_in_value
+from .bound import Bound as Bound, ChannelBounds as ChannelBounds
+from .channels import ChannelAxis as ChannelAxis, axis_in_value as axis_in_value
 from .histogram import Histogram as Histogram
-from .inherent import ACTIVATION_KINDS as ACTIVATION_KINDS
-from .inherent import INHERENT as INHERENT
-from .inherent import inherent_range as inherent_range
-from .inherent import inherent_ranges as inherent_ranges
-from .profile import Profile as Profile
-from .profile import QuantileOf as QuantileOf
-from .profile import SiteProfile as SiteProfile
-from .profiling import profile_activations as profile_activations
-from .profiling import profile_ranges as profile_ranges
+from .inherent import INHERENT as INHERENT, inherent_range as inherent_range, inherent_ranges as inherent_ranges
+from .profile import Profile as Profile, QuantileOf as QuantileOf, SiteProfile as SiteProfile
+from .profiling import profile_activations as profile_activations, profile_ranges as profile_ranges
 from .ranges import Ranges as Ranges

@@ -5,24 +5,10 @@ from __future__ import annotations
 import math
 
 from hoplon.errors import SiteError
+from hoplon.program.operators import canonical_kind, operator_name
 from hoplon.program.program import Program, Step
-from hoplon.program.sites import canonical_kind, operator_name
 from hoplon.protections.ranges.bound import Bound
 from hoplon.protections.ranges.ranges import Ranges
-
-ACTIVATION_KINDS = frozenset(
-    {
-        *("relu", "leaky_relu", "rrelu", "prelu", "elu", "gelu", "silu", "mish", "softplus", "softsign", "glu"),
-        *("sigmoid", "log_sigmoid", "tanh", "tanhshrink", "softmax", "log_softmax", "atan"),
-        *("hardtanh", "hardswish", "hardsigmoid", "hardshrink", "softshrink", "threshold"),
-        *("clamp", "clamp_min", "clamp_max"),
-    }
-)
-"""The operator kinds that count as activations; ``relu6`` is a ``hardtanh``, ``selu`` and ``celu`` are ``elu``.
-
-``clamp`` is one since many a ReLU or ReLU6 is written so; unlike them it lets NaN pass.
-The arc tangent is one since a network for steering ends in it (Ranger, section IV).
-"""
 
 _INF = math.inf
 # Minima of the smooth functions, moved outwards so that no rounding of any kernel crosses them.

@@ -13,11 +13,15 @@ from torch import Tensor
 
 from hoplon.errors import DataError, HoplonError, HoplonWarning, SiteError
 from hoplon.program.inputs import Inputs, Stream, is_sized, stream
+from hoplon.program.operators import ACTIVATION_KINDS
 from hoplon.program.program import Program
 from hoplon.program.sites import Values, ValueSite
-from hoplon.protections.ranges.channels import ChannelAxis, axis_in_samples, require_known
-from hoplon.protections.ranges.channels import channel_axis as axis_of_channels
-from hoplon.protections.ranges.inherent import ACTIVATION_KINDS
+from hoplon.protections.ranges.channels import (
+    ChannelAxis,
+    axis_in_samples,
+    channel_axis as axis_of_channels,
+    require_known,
+)
 from hoplon.protections.ranges.profile import Ends, Observed, Profile, QuantileOf, SiteProfile, extremes
 from hoplon.protections.ranges.ranges import Ranges
 

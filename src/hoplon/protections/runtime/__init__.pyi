@@ -1,12 +1,5 @@
-from .guarded_model import GuardedModel as GuardedModel
-from .guarded_model import guard as guard
+from .guarded_model import GuardedModel as GuardedModel, guard as guard
 from .hardened_module import HardenedModule as HardenedModule
-from .lowering import harden as harden
-from .lowering import lower as lower
-from .monitor import GuardEvent as GuardEvent
-from .monitor import GuardMonitor as GuardMonitor
-from .monitor import UncorrectableMemory as UncorrectableMemory
-from .schedule import EveryForward as EveryForward
-from .schedule import OnDemand as OnDemand
-from .schedule import Rotating as Rotating
-from .schedule import When as When
+from .lowering import harden as harden, lower as lower
+from .monitor import GuardEvent as GuardEvent, GuardMonitor as GuardMonitor, UncorrectableMemory as UncorrectableMemory
+from .schedule import EveryForward as EveryForward, OnDemand as OnDemand, Rotating as Rotating, When as When

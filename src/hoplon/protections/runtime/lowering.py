@@ -9,8 +9,8 @@ from torch import fx
 
 from hoplon.errors import HoplonError
 from hoplon.program.eager import EagerProgram
+from hoplon.program.operators import canonical_kind
 from hoplon.program.program import Program
-from hoplon.program.sites import canonical_kind
 from hoplon.protections.base import Chain, Overlay, Protection, ValueProtection, overlay
 from hoplon.protections.memory_guard import GuardReport
 from hoplon.protections.runtime.eager_module import watched_model

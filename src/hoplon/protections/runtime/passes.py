@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hoplon.program.sites import is_passive
+from hoplon.program.operators import is_passive
 from hoplon.protections.runtime.hardened_module import HardenedModule
 
 

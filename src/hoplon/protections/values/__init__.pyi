@@ -1,10 +1,4 @@
 from .duplicate import Duplicate as Duplicate
-from .exceedance import Exceedances as Exceedances
-from .exceedance import exceedances as exceedances
-from .policy import Clamp as Clamp
-from .policy import Detect as Detect
-from .policy import Policy as Policy
-from .policy import RandomInRange as RandomInRange
-from .policy import ToZero as ToZero
-from .ranger import Coverage as Coverage
-from .ranger import Ranger as Ranger
+from .exceedance import Exceedances as Exceedances, exceedances as exceedances
+from .policy import Clamp as Clamp, Detect as Detect, Policy as Policy, RandomInRange as RandomInRange, ToZero as ToZero
+from .ranger import Coverage as Coverage, Ranger as Ranger

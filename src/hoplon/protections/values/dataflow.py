@@ -10,24 +10,13 @@ from functools import reduce
 import torch
 from torch.utils import _pytree as pytree
 
+from hoplon.program.operators import canonical_kind, has, is_passive, operator_name
 from hoplon.program.program import Ref, Step
-from hoplon.program.sites import canonical_kind, is_passive, operator_name
 from hoplon.protections.ranges.bound import Bound, ChannelBounds
 
 AnyBound = Bound | ChannelBounds
 
-# Operators whose every output value lies between the smallest and the largest value that they read.
-_POOLING = frozenset({"max_pool", "adaptive_max_pool"})
-_SELECTING = _POOLING | {
-    *("amax", "amin", "max", "min", "maximum", "minimum", "median", "sort", "topk"),
-    *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "flip", "roll", "repeat", "repeat_interleave", "tile"),
-    *("cat", "stack", "hstack", "vstack", "dstack", "column_stack", "type_as", "pad", "where", "masked_fill"),
-    *("index", "index_select", "gather", "take_along_dim"),
-    *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d"),
-    *(f"{way}_pad{n}d" for way in ("reflection", "replication") for n in (1, 2, 3)),
-}
-_AVERAGE_POOLING = frozenset({"avg_pool", "adaptive_avg_pool"})
-_AVERAGING = _AVERAGE_POOLING | {"mean", "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d"}
+_POOLING = frozenset({"max_pool", "adaptive_max_pool", "avg_pool", "adaptive_avg_pool"})
 # Arguments that say where, how often or in which dtype, none of whose values are in the output.
 _SAYING = {
     **dict.fromkeys(("index_select", "gather"), "index"),
@@ -85,7 +74,7 @@ def taken_over(step: Step, reads: Sequence[Step], sources: Sequence[AnyBound | N
         return Bound(number, number)
     if kind == "attention":
         return 'attention has its softmax inside, out of reach; capture with decompose=["attention"]'
-    if not _keeps_bounds(step, kind, reads):
+    if not _keeps_bounds(step, reads):
         return f"{kind} is not known to keep the range of what it reads"
     bounds = [source for source in sources if source is not None]
     if not bounds or len(bounds) < len(sources):
@@ -100,12 +89,12 @@ def taken_over(step: Step, reads: Sequence[Step], sources: Sequence[AnyBound | N
             return f"{kind} pads with {padding}"
         constant = Bound(padding, padding)
         bound = bound.hull_with(constant) if isinstance(bound, ChannelBounds) else bound.hull(constant)
-    return bound.widened(_ROUNDING) if kind in _AVERAGING else bound
+    return bound.widened(_ROUNDING) if has(step.op, "averages") else bound
 
 
-def _keeps_bounds(step: Step, kind: str, reads: Sequence[Step]) -> bool:
+def _keeps_bounds(step: Step, reads: Sequence[Step]) -> bool:
     if step.op is operator.getitem:  # only the first output of a max pool holds values, all of a split do
-        return step.args[1] == 0 or canonical_kind(reads[0].op) not in _SELECTING
+        return step.args[1] == 0 or not has(reads[0].op, "selects")
     if operator_name(step.op) in ("_to_copy", "to"):  # rounding to another format is monotone, so is that of the bound
         dtype = step.argument("dtype")
         known = dtype is None or isinstance(dtype, torch.dtype)
@@ -114,12 +103,12 @@ def _keeps_bounds(step: Step, kind: str, reads: Sequence[Step]) -> bool:
         return False
     if is_passive(step.op):
         return operator_name(step.op) not in _REMAKING
-    return kind in _SELECTING or kind in _AVERAGING
+    return has(step.op, "selects") or has(step.op, "averages")
 
 
 def _keeps_channels(step: Step, kind: str, bound: ChannelBounds) -> bool:
     """Whether each channel of the output is made of the same channel of the input."""
-    if kind in _POOLING | _AVERAGE_POOLING:  # over the last two axes or three: channels first are not pooled
+    if kind in _POOLING:  # over the last two axes or three: channels first are not pooled
         return bound.axis == 0 and operator_name(step.op).removesuffix("_with_indices").endswith(("2d", "3d"))
     return step.op is operator.getitem or operator_name(step.op) in _COPIES
 

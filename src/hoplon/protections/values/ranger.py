@@ -10,12 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
 from hoplon.errors import HoplonError
+from hoplon.program.operators import ACTIVATION_KINDS
 from hoplon.program.program import Program, Step
 from hoplon.program.sites import ValueSite
 from hoplon.protections.base import Protection, ValueProtection
 from hoplon.protections.ranges.bound import Bound, ChannelBounds
 from hoplon.protections.ranges.channels import axis_in_value
-from hoplon.protections.ranges.inherent import ACTIVATION_KINDS, INHERENT, inherent_range
+from hoplon.protections.ranges.inherent import INHERENT, inherent_range
 from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.values.dataflow import AnyBound, filled_with, hull, taken_over, value_reads
 from hoplon.protections.values.policy import Clamp, Policy
