@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 PYTEST := $(BIN)/python -m pytest -n 2
 
 .DEFAULT_GOAL := test
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all coverage lint docs bench clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -30,7 +30,16 @@ test: lint
 test-all: lint
 	$(PYTEST) -m "slow or not slow"
 
+coverage: $(READY)
+	$(PYTEST) --cov=hoplon --cov=hoplon_studies --cov-branch --cov-report=term:skip-covered
+
+docs: $(READY)
+	$(BIN)/python docs/api_index.py
+	$(BIN)/python docs/picture.py
+
+# The injectors that benchmarks compare with are older than the torch tested here, so they come without dependencies.
 bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt pytorchfi mrfi pyyaml
 	@set -e; for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script" --quick; done
 
 clean:
