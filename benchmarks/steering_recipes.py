@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hoplon.campaign.store import content_digest
+from hoplon.formats.digest import content_digest
 from hoplon.zoo.datasets.driving import frames
 from hoplon_studies.training.recipes import RECIPES, training_set
 from hoplon_studies.training.validation import FOLDS, RECORD, record, validate, variants

@@ -158,7 +158,8 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_missing_folder_or_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"write a fault table to .*nowhere/faults.parquet"):
+    (tmp_path / "nowhere").write_text("a file")
+    with pytest.raises(StoreError, match=r"expected to write .*nowhere/faults.parquet, got Not a directory"):
         TABLES["values"].save(tmp_path / "nowhere" / "faults.parquet")
     with pytest.raises(DataError, match=r"fault table \(Parquet\) at .*faults.parquet"):
         FaultTable.load(tmp_path / "faults.parquet")

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from hoplon.campaign.design import Design
 from hoplon.campaign.executors import Executor, Processes, Serial
+from hoplon.campaign.manifest import versions
 from hoplon.campaign.pilot import Pilot, Stopwatch, TimeIsUp, time_two_levels
 from hoplon.campaign.results import Results, site_kinds
 from hoplon.campaign.reweighting import reweighted
 from hoplon.campaign.runner import Progress, ProgressCallback, Unit, UnitStore, looks, run_uniform
-from hoplon.campaign.store import RunDirectory, content_digest, versions
+from hoplon.campaign.store import RunDirectory
 from hoplon.campaign.stratified.preview import Observer
 from hoplon.campaign.stratified.schedule import SequentialSchedule
 from hoplon.campaign.stratified.strata import Strata
@@ -34,6 +35,7 @@ from hoplon.faults.sampling.measures import ElementUniform
 from hoplon.faults.sampling.plans import Exhaustive
 from hoplon.faults.single_word import BitFlip
 from hoplon.faults.table import FaultTable
+from hoplon.formats.digest import content_digest
 from hoplon.injection.armed_memory import ArmedMemory
 from hoplon.injection.golden_run import GoldenRun
 from hoplon.injection.injector import Injector

@@ -12,7 +12,8 @@ import numpy as np
 from hoplon.campaign.stratified.input_batches import SecondStage
 from hoplon.faults.table import FaultTable
 from hoplon.injection.injector import Injector
-from hoplon.stats.two_stage import Floats, TwoStagePlan
+from hoplon.stats.intervals import Floats
+from hoplon.stats.two_stage import TwoStagePlan
 
 
 @final

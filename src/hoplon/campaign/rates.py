@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from hoplon.criteria.outcome import OUTCOME_NAMES
 from hoplon.faults.table import Target
-from hoplon.stats.intervals import Interval, clustered, weighted, wilson
+from hoplon.stats.intervals import Interval, Ints, clustered, weighted, wilson
 from hoplon.stats.stratified import ABOVE, CERTAIN, effective, stratified
 
 FAILURES = ("sdc", "nonfinite")
@@ -21,9 +20,6 @@ FAILURES = ("sdc", "nonfinite")
 _WEIGHT, _DRAWS = "weight", "candidates"
 _KINDS = [_WEIGHT, _DRAWS, "proven"]
 _ROUNDING = 1e-9
-
-Counts = NDArray[np.int64]
-Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -143,7 +139,7 @@ def _tallies(
 _NO_RUNS = pl.DataFrame({name: pl.Series([], dtype=pl.Int64) for name in ("runs", "faults", *OUTCOME_NAMES)})
 
 # Failures and runs of the clusters of a group; where they do not count alike, their columns `_KINDS` -> the interval.
-_Limits = Callable[[Counts, Counts, pl.DataFrame | None], Interval]
+_Limits = Callable[[Ints, Ints, pl.DataFrame | None], Interval]
 
 
 def _proven(runs: pl.LazyFrame) -> pl.Expr:
@@ -164,8 +160,8 @@ def _rate(criterion: str, tally: pl.DataFrame, n_inputs: int, interval: _Limits)
 
 
 def _plain(
-    failures: Counts,
-    runs: Counts,
+    failures: Ints,
+    runs: Ints,
     kinds: pl.DataFrame | None,
     *,
     target: Target,
@@ -181,7 +177,7 @@ def _plain(
 
 
 def _of_strata(
-    failures: Counts, runs: Counts, kinds: pl.DataFrame | None, *, target: Target, confidence: float
+    failures: Ints, runs: Ints, kinds: pl.DataFrame | None, *, target: Target, confidence: float
 ) -> Interval:
     """Runs or faults that count alike are a stratum; its share is what they stand for together.
 
@@ -209,8 +205,8 @@ def _of_strata(
 
 
 def _of_domain(
-    failures: Counts,
-    runs: Counts,
+    failures: Ints,
+    runs: Ints,
     kinds: pl.DataFrame | None,
     *,
     target: Target,

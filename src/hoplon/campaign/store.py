@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
 import io
 import json
 import os
-import platform
 import re
-import uuid
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 
 from hoplon.campaign.design import Design
 from hoplon.errors import StoreError
 from hoplon.faults.table import FaultTable, Target
+from hoplon.files import write_atomically
 from hoplon.stats.two_stage import TwoStagePlan
 
 _MANIFEST = "manifest.json"
@@ -32,74 +28,6 @@ _SPLIT = "split.json"
 _FOLDERS = ("faults", "runs")
 _SHARD = re.compile(r"unit-(\d{8})\.parquet")
 _LEFTOVER = re.compile(r"\.(manifest\.json|design\.json|split\.json|unit-\d{8}\.parquet)\.[0-9a-f]{32}")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a figure depends on: hoplon, Python, torch, numpy, scipy, polars."""
-    found = {"python": platform.python_version()}
-    for package in ("hoplon", "torch", "numpy", "scipy", "polars"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # run from a source tree that is not installed
-            found[package] = "unknown"
-    return found
-
-
-def content_digest(value: Any) -> str:
-    """SHA-256 of a description (plain values, tensors, and dataclasses, mappings and sequences of them).
-
-    Equal descriptions have equal digests in every process; objects of other classes count by their class alone.
-
-    Example:
-        >>> from hoplon.protections.ranges import Bound
-        >>> content_digest([Bound(0, 1)]) == content_digest([Bound(0, 1)]) != content_digest([Bound(0, 2)])
-        True
-    """
-    digest = hashlib.sha256()
-    _add_content(digest, value)
-    return digest.hexdigest()
-
-
-def _add_content(digest: hashlib._Hash, value: Any) -> None:
-    parts: list[Any] = []
-    if isinstance(value, torch.Tensor):
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
-    elif isinstance(value, Mapping):
-        parts = [part for item in value.items() for part in item]
-    elif isinstance(value, (list, tuple)):
-        parts = list(value)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = [getattr(value, option.name) for option in dataclasses.fields(value)]
-    elif value is None or isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype)):
-        digest.update(repr(value).encode())
-    digest.update(f"<{type(value).__qualname__} {len(parts)}>".encode())
-    for part in parts:
-        _add_content(digest, part)
-
-
-def write_atomically(path: Path, content: str | bytes, *, way_out: str = "choose a writable folder") -> None:
-    """Write a file so that it is there in full or as it was before.
-
-    Args:
-        way_out: ends the message if that fails.
-    Raises:
-        StoreError: the folder is missing, not writable, or the disk is full.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise StoreError(f"expected to write {path}, got {error.strerror or error}; {way_out}") from error
-    finally:
-        with contextlib.suppress(OSError):  # a parent that is a file, a disk that is gone
-            temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -145,7 +73,7 @@ class RunDirectory:
                     (self.path / folder).mkdir(exist_ok=True)
                 for leftover in [found for place in ("", *_FOLDERS) for found in (self.path / place).glob(".*.*")]:
                     if _LEFTOVER.fullmatch(leftover.name):
-                        leftover.unlink()
+                        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             except OSError as error:
                 raise StoreError(f"expected to write in {self.path}, got {error}; choose a writable folder") from error
             for unit in sorted(self.finished()):

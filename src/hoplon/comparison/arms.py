@@ -11,9 +11,11 @@ from typing import Any
 import polars as pl
 import torch
 
+from hoplon.campaign.manifest import versions
 from hoplon.campaign.results import Results, site_kinds
-from hoplon.campaign.store import RunDirectory, content_digest, versions
+from hoplon.campaign.store import RunDirectory
 from hoplon.faults.table import FaultTable
+from hoplon.formats.digest import content_digest
 from hoplon.injection.golden_run import GoldenRun
 from hoplon.injection.injector import Injector
 from hoplon.injection.memory_faults import Arrival

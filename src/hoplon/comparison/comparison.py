@@ -14,9 +14,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from hoplon.campaign.manifest import versions
 from hoplon.campaign.rates import Rate, rate_of
 from hoplon.campaign.results import Results
-from hoplon.campaign.store import versions
 from hoplon.comparison.arms import ArmRuns, ArmStore
 from hoplon.comparison.costs.latency import LatencyRatio, measure
 from hoplon.comparison.exposure import Exposure, exposure_of, exposure_table

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from hoplon.errors import DataError, StoreError
+from hoplon.errors import DataError
+from hoplon.files import replacing
 from hoplon.formats.named import format_named
 
 Target = Literal["values", "memory"]
@@ -177,20 +177,10 @@ class FaultTable:
         """Write the table as Parquet: the file is there in full, or as it was before.
 
         Raises:
-            StoreError: the file cannot be written (no such folder, no permission, full disk).
+            StoreError: the file cannot be written (no permission, full disk).
         """
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
-            with temporary.open("xb") as file:
-                self.frame.write_parquet(file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except OSError as error:
-            raise StoreError(f"expected to write a fault table to {path}, got {error}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as new:
+            self.frame.write_parquet(new)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

@@ -1,9 +1,11 @@
-"""Digests of memory: the same words under the same names give the same one, wherever they lie."""
+"""Digests of tensors and descriptions. Their values are stored in run directories and bundles: they never change."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,5 +27,45 @@ def digest_of(memory: Mapping[str, Tensor]) -> str:
 
 def digest_of_words(tensor: Tensor) -> str:
     """A SHA-256 over the words of one tensor in row-major order."""
+    digest = hashlib.sha256()
+    add_words(digest, tensor)
+    return digest.hexdigest()
+
+
+def add_words(digest: hashlib._Hash, tensor: Tensor) -> None:
+    """Feed a digest the words of one tensor in row-major order, whatever its strides and device."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return hashlib.sha256(flat.view(torch.uint8).numpy().data if flat.numel() else b"").hexdigest()
+    digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+
+
+def content_digest(value: Any) -> str:
+    """SHA-256 of a description (plain values, tensors, and dataclasses, mappings and sequences of them).
+
+    Equal descriptions have equal digests in every process; objects of other classes count by their class alone.
+
+    Example:
+        >>> from hoplon.protections.ranges import Bound
+        >>> content_digest([Bound(0, 1)]) == content_digest([Bound(0, 1)]) != content_digest([Bound(0, 2)])
+        True
+    """
+    digest = hashlib.sha256()
+    _add_content(digest, value)
+    return digest.hexdigest()
+
+
+def _add_content(digest: hashlib._Hash, value: Any) -> None:
+    parts: list[Any] = []
+    if isinstance(value, torch.Tensor):
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        add_words(digest, value)
+    elif isinstance(value, Mapping):
+        parts = [part for item in value.items() for part in item]
+    elif isinstance(value, (list, tuple)):
+        parts = list(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = [getattr(value, option.name) for option in dataclasses.fields(value)]
+    elif value is None or isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype)):
+        digest.update(repr(value).encode())
+    digest.update(f"<{type(value).__qualname__} {len(parts)}>".encode())
+    for part in parts:
+        _add_content(digest, part)

@@ -7,7 +7,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Self, final
 
 import torch
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hoplon.errors import DataError, HoplonError, no_match
+from hoplon.files import replacing
 
 
 @final
@@ -89,13 +89,15 @@ class Scores:
         return {name: part.nonzero()[:, 0] for name, part in zip(self.values, parts, strict=True)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write safetensors, provenance in the header. The file appears whole or not at all."""
-        target = Path(path)
-        partial = target.with_name(target.name + ".partial")
+        """Write safetensors, provenance in the header. The file appears whole or not at all.
+
+        Raises:
+            StoreError: the folder is not writable, or the disk is full.
+        """
         about = {"sites": list(self.values)} | {name: getattr(self, name) for name in _PROVENANCE}
         tensors = {name: score.contiguous() for name, score in self.values.items()}
-        save_file(tensors, partial, metadata={"hoplon.scores": json.dumps(about)})
-        partial.replace(target)
+        with replacing(path) as new:
+            save_file(tensors, new, metadata={"hoplon.scores": json.dumps(about)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

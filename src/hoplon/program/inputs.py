@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from hoplon.errors import DataError
-from hoplon.formats.base import integer_view
+from hoplon.formats.digest import add_words
 
 # One sample, as a map-style data set gives it: x, or x with its label.
 Sample = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
@@ -117,8 +117,7 @@ class Inputs:
                 digest.update(b"no labels")
                 continue
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            bits = integer_view(tensor).cpu().contiguous().numpy()
-            digest.update(bits.astype(bits.dtype.newbyteorder("<"), copy=False).tobytes())
+            add_words(digest, tensor)
         return digest.hexdigest()
 
     @classmethod

@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from hoplon.errors import SiteError
+from hoplon.formats.digest import add_words
 from hoplon.program.inputs import Inputs
 from hoplon.program.layout import Layout
 from hoplon.program.operators import carries_values
@@ -247,6 +248,5 @@ class Program:
             digest.update(f"{step.label}|{step.args}|{sorted(step.kwargs.items())}\n".encode())
         for name, tensor in sorted(self.memory().items()):
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+            add_words(digest, tensor)
         return digest.hexdigest()

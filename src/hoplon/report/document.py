@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hoplon.campaign.store import write_atomically
 from hoplon.errors import StoreError
+from hoplon.files import write_atomically
 
 Document = Mapping[str, Any]
 

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hoplon.campaign.store import write_atomically
+from hoplon.files import write_atomically
 from hoplon.report import figures, text as wording
 from hoplon.report.document import Document
 from hoplon.report.verdict import baseline, helps, improvement, rows_of, verdict

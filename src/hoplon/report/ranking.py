@@ -10,7 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
-from hoplon.campaign.store import write_atomically
+from hoplon.files import write_atomically
 from hoplon.report.figures import Figure, Spec
 from hoplon.report.page import plotly_script
 

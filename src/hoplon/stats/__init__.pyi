@@ -1,5 +1,5 @@
 from .allocation import allocate as allocate
-from .bootstrap import Means as Means, block_bootstrap as block_bootstrap
+from .bootstrap import block_bootstrap as block_bootstrap
 from .intervals import (
     Interval as Interval,
     Ratio as Ratio,

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hoplon.campaign.stratified.first_phase import Ints
-from hoplon.stats.stratified import CERTAIN, Floats, limits
+from hoplon.stats.intervals import Floats, Ints
+from hoplon.stats.stratified import CERTAIN, limits
 
 _FLOORS = np.geomspace(0.5, 24.0, 14)
 _STEPS = 13  # to a quarter of a percent

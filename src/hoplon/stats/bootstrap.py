@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from hoplon.errors import HoplonError
-from hoplon.stats.intervals import Interval
-
-Means = NDArray[np.float64]
+from hoplon.stats.intervals import Floats, Interval
 
 
 def block_bootstrap(
     values: ArrayLike,
-    figure: Callable[[Means], Means],
+    figure: Callable[[Floats], Floats],
     *,
     block: int,
     seed: int,

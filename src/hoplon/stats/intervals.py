@@ -13,6 +13,9 @@ from scipy import special, stats
 
 from hoplon.errors import HoplonError
 
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
 _NO_SKEW = 1e-3  # below, two terms of an expansion are exact to 1e-6 of the spread
 
 
@@ -197,9 +200,7 @@ def weighted(
     return Interval(found.estimate, min(low, found.low), max(high, found.high), confidence, method)
 
 
-def _gamma_limits(
-    weights: NDArray[np.float64], shares: NDArray[np.float64], added: float, confidence: float
-) -> tuple[float, float]:
+def _gamma_limits(weights: Floats, shares: Floats, added: float, confidence: float) -> tuple[float, float]:
     """Limits of a sum of rare events of unequal weight; where most faults fail, those that do not are the events."""
     mean = float((weights * shares).sum())
     if mean > 0.5:
@@ -213,7 +214,7 @@ def _gamma_limits(
     return low, min(float(gamma_quantile(above, 1 - tail)), 1.0)
 
 
-def gamma_quantile(cumulants: Sequence[ArrayLike], level: float) -> NDArray[np.float64]:
+def gamma_quantile(cumulants: Sequence[ArrayLike], level: float) -> Floats:
     """The quantile of the shifted gamma distribution with these three cumulants; of the normal one without a skew.
 
     Args:

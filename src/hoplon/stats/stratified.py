@@ -9,9 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hoplon.errors import HoplonError
-from hoplon.stats.intervals import Interval, gamma_quantile
-
-Floats = NDArray[np.float64]
+from hoplon.stats.intervals import Floats, Interval, Ints, gamma_quantile
 
 _METHOD = "stratified"
 
@@ -69,7 +67,7 @@ def stratified(
     return Interval(float(mean), float(low), float(high), confidence, _METHOD)
 
 
-def effective(shares: Floats, sizes: NDArray[np.int64]) -> tuple[float, float]:
+def effective(shares: Floats, sizes: Ints) -> tuple[float, float]:
     """Clusters as so many independent runs, and the failures among them.
 
     Args:

@@ -12,9 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hoplon.errors import HoplonError, StoreError
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from hoplon.stats.intervals import Floats, Ints
 
 _PILOT = 2  # batches of each fault of a pilot: the fewest that tell the levels apart
 

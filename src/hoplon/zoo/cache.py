@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hoplon.errors import DataError
+from hoplon.files import replacing
 
 _VARIABLE = "HOPLON_CACHE"
 
@@ -46,14 +46,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     Raises:
         DataError: the folder cannot be made or written to.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-") as folder:
-            new = Path(folder) / path.name
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new, dict(metadata))
-            new.replace(path)
-    except OSError as error:
-        raise DataError(f"expected to keep trained weights in {path.parent}, got {error}; set {_VARIABLE}") from error
+    way_out = f"set {_VARIABLE} to a folder in which trained weights can be kept"
+    with replacing(path, refusal=DataError, way_out=way_out) as new:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new, dict(metadata))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

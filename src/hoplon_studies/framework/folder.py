@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from hoplon.campaign.store import write_atomically
 from hoplon.errors import StoreError
+from hoplon.files import write_atomically
 from hoplon_studies.framework.findings import Findings
 
 FORMAT = 1

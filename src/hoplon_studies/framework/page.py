@@ -10,7 +10,7 @@ from typing import Any, final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hoplon.campaign.store import write_atomically
+from hoplon.files import write_atomically
 from hoplon_studies.framework.findings import Cell, Findings
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import StudyResult

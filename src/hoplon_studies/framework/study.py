@@ -17,10 +17,12 @@ from typing import Any, final
 import torch
 
 from hoplon.campaign.campaign import Campaign
+from hoplon.campaign.manifest import versions
 from hoplon.campaign.results import Results
-from hoplon.campaign.store import content_digest, versions, write_atomically
 from hoplon.comparison.costs.latency import conditions
 from hoplon.errors import HoplonError, no_match
+from hoplon.files import write_atomically
+from hoplon.formats.digest import content_digest
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon_studies.framework.findings import Findings, Source
 from hoplon_studies.framework.folder import StudyFolder

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hoplon.stats.bootstrap import Means, block_bootstrap
-from hoplon.stats.intervals import Interval
+from hoplon.stats.bootstrap import block_bootstrap
+from hoplon.stats.intervals import Floats, Interval
 from hoplon.zoo.datasets.driving import training_angle
 from hoplon_studies.framework.findings import Table
 from hoplon_studies.framework.rows import Row
@@ -34,10 +34,10 @@ def angle_errors(
     """RMSE or mean absolute error in degrees, with limits by stretches of time; ``measure`` is a key of MEASURES."""
     missed = _misses(network, module).numpy()
 
-    def rmse(means: Means) -> Means:
+    def rmse(means: Floats) -> Floats:
         return np.sqrt(means[..., 0])
 
-    def deviation(means: Means) -> Means:
+    def deviation(means: Floats) -> Floats:
         return means[..., 0]
 
     if measure == "RMSE":
@@ -57,7 +57,7 @@ def against_trivial(context: Context, network: Network) -> list[Row]:
     }
     missed = _misses(network, network.module)
 
-    def less(means: Means) -> Means:
+    def less(means: Floats) -> Floats:
         return np.sqrt(means[..., 0]) - np.sqrt(means[..., 1])
 
     rows = []
@@ -93,7 +93,7 @@ def _misses(network: Network, module: nn.Module) -> Tensor:
     return (network.degrees(outputs(module, network.held_out)) - network.targets).double()
 
 
-def _by_stretches(values: Means, figure: Callable[[Means], Means], *, seed: int) -> Interval:
+def _by_stretches(values: Floats, figure: Callable[[Floats], Floats], *, seed: int) -> Interval:
     return block_bootstrap(values, figure, block=min(STRETCH, len(values)), seed=seed)
 
 

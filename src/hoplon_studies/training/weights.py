@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hoplon.campaign.store import content_digest
 from hoplon.errors import DataError, HoplonWarning, no_match
+from hoplon.formats.digest import content_digest
 from hoplon.zoo.cache import cache_folder, load_tensors, save_tensors
 from hoplon.zoo.entries import ZooModel
 from hoplon_studies.training.classifier import Progress, seeded

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hoplon.campaign.store import content_digest
 from hoplon.errors import DataError, HoplonError, HoplonWarning
+from hoplon.formats.digest import content_digest
 from hoplon.zoo.cache import cache_folder, load_tensors, save_tensors
 from hoplon_studies.training import recipes, weights
 from hoplon_studies.training.classifier import seeded
@@ -206,5 +206,5 @@ def test_tensors_come_back_with_their_notes(tmp_path: Path) -> None:
     assert torch.equal(found["a"].view(torch.int32), tensors["a"].view(torch.int32))
     assert torch.equal(found["b"], tensors["b"])
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="expected to keep trained weights in .*; set HOPLON_CACHE"):
+    with pytest.raises(DataError, match="expected to write .*x.safetensors, got .*; set HOPLON_CACHE"):
         save_tensors(tmp_path / "file" / "x.safetensors", tensors, {})

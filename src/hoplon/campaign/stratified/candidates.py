@@ -21,6 +21,7 @@ from hoplon.faults.table import FaultTable, series_to_words
 from hoplon.formats.base import NumberFormat
 from hoplon.formats.named import format_named
 from hoplon.formats.native import native
+from hoplon.stats.intervals import Ints
 
 Slope = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Arrive = Callable[[Tensor, Tensor, Tensor, Tensor], Propagated]
@@ -71,7 +72,7 @@ class Candidates:
         self.bands = bands_of(population, sampling)
         self.labels: tuple[str, ...] = ()
         self.stratum: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
-        self._band_of: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+        self._band_of: Ints = np.zeros(0, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.stratum)
@@ -87,11 +88,11 @@ class Candidates:
         return FirstPhase(counts, known, self._band_of, weights / weights.sum(), BLOCK * self._drawn)
 
     @property
-    def _drawn(self) -> NDArray[np.int64]:
+    def _drawn(self) -> Ints:
         """Blocks of each band so far."""
         return np.bincount([band for band, _ in self._blocks], minlength=len(self.bands))
 
-    def extend(self, wanted: NDArray[np.int64]) -> None:
+    def extend(self, wanted: Ints) -> None:
         """Draw and look at candidates until each band has so many; the first ones decide what strata there are."""
         have = self._drawn.tolist()
         goal = [-(-count // BLOCK) for count in wanted.tolist()]
@@ -148,7 +149,7 @@ class Candidates:
         self.labels = tuple("; ".join(filter(None, (self.bands[band].label, label))) for band, label in labels)
         self._band_of = np.array([band for band, _ in labels], dtype=np.int64)
 
-    def table(self, chosen: NDArray[np.int64]) -> FaultTable:
+    def table(self, chosen: Ints) -> FaultTable:
         """The faults of these candidates, in this order, numbered from 0."""
         frames = []
         order = chosen.argsort(kind="stable")

@@ -8,9 +8,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from hoplon.stats.stratified import Floats
-
-Ints = NDArray[np.int64]
+from hoplon.stats.intervals import Floats, Ints
 
 
 @final

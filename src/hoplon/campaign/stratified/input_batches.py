@@ -13,7 +13,8 @@ from hoplon.faults.table import FaultTable
 from hoplon.injection.armed_memory import ArmedMemory
 from hoplon.injection.golden_run import GoldenRun
 from hoplon.injection.injector import Injector
-from hoplon.stats.two_stage import Floats, Ints, TwoStagePlan, cheapest, draw_groups, effects, pilot_batches, spread_of
+from hoplon.stats.intervals import Floats, Ints
+from hoplon.stats.two_stage import TwoStagePlan, cheapest, draw_groups, effects, pilot_batches, spread_of
 
 
 class SecondStage:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hoplon.campaign.stratified.elementwise import Elements
@@ -27,8 +26,7 @@ from hoplon.program.operators import canonical_kind, has
 from hoplon.program.program import Program, Ref
 from hoplon.program.sites import ValueSite
 from hoplon.protections.base import ValueProtection
-
-Ints = NDArray[np.int64]
+from hoplon.stats.intervals import Ints
 
 
 @dataclass(frozen=True, eq=False)

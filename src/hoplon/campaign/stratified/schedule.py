@@ -14,9 +14,10 @@ from typing import final
 
 import numpy as np
 
-from hoplon.campaign.stratified.first_phase import FirstPhase, Ints
+from hoplon.campaign.stratified.first_phase import FirstPhase
 from hoplon.stats.allocation import allocate
-from hoplon.stats.stratified import ABOVE, CERTAIN, Floats, limits
+from hoplon.stats.intervals import Floats, Ints
+from hoplon.stats.stratified import ABOVE, CERTAIN, limits
 
 # Spent at the first look, which is planned to be the last one; what is left is halved at every later look.
 _FIRST_LOOK = 0.8

@@ -18,7 +18,6 @@ from hoplon.campaign.design import Design
 from hoplon.campaign.rates import FAILURES
 from hoplon.campaign.results import Results
 from hoplon.campaign.stratified.candidates import Candidates
-from hoplon.campaign.stratified.first_phase import Ints
 from hoplon.campaign.stratified.input_batches import SecondStage
 from hoplon.campaign.stratified.masking import LocalPropagation
 from hoplon.campaign.stratified.preview import LogitGradients
@@ -31,7 +30,7 @@ from hoplon.faults.table import FaultTable
 from hoplon.injection.golden_run import GoldenRun, golden_outputs
 from hoplon.injection.injector import Injector
 from hoplon.injection.run_table import blank, run_frame
-from hoplon.stats.stratified import Floats
+from hoplon.stats.intervals import Floats, Ints
 from hoplon.stats.two_stage import TwoStagePlan
 
 Unit = tuple[FaultTable, pl.DataFrame]

@@ -12,13 +12,13 @@ from typing import Any, Self, final
 import torch
 
 from hoplon.campaign.campaign import Campaign
-from hoplon.campaign.store import write_atomically
 from hoplon.cli.options import components as parts
 from hoplon.cli.options.schema import FLAG, INTEGER, NUMBER, TEXT, Kind, one_of, read_options, several
 from hoplon.criteria.base import Criterion
 from hoplon.errors import HoplonError, StoreError
 from hoplon.faults.model import FaultModel
 from hoplon.faults.sampling.base import Sampling
+from hoplon.files import write_atomically
 from hoplon.formats.native import NATIVE_DTYPES, native
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program

@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, fx
 
 from hoplon.errors import DataError, HoplonError, StoreError
+from hoplon.files import replacing
 from hoplon.formats.base import integer_view
 from hoplon.formats.digest import digest_of_words
 from hoplon.program._torch_warnings import quiet_torch
@@ -51,8 +51,9 @@ def save_bundle(module: HardenedModule, folder: str | os.PathLike[str]) -> None:
     parts: dict[str, Tensor] = {}
     protections = [described(protection, parts) for protection in module.protections]
     when = described(module.when, parts)
-    partial = _fresh_folder(target)
-    try:
+    _require_replaceable(target)
+    with replacing(target) as partial:
+        partial.mkdir()
         export_pt2(module, partial / _MODEL, guards="drop")
         save_file(_guard_memory(module), partial / _GUARDS)
         save_file(parts, partial / _PARTS)
@@ -69,13 +70,6 @@ def save_bundle(module: HardenedModule, folder: str | os.PathLike[str]) -> None:
         }
         index["digest"] = _digest_of_index(index)
         (partial / _INDEX).write_text(json.dumps(index, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        partial.replace(target)
-    except OSError as error:
-        raise StoreError(f"expected a writable folder, got {target} ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load_bundle(
@@ -134,17 +128,10 @@ def _require_storable(module: HardenedModule) -> None:
             raise HoplonError(f"expected a module without {what}, which a graph in a file loses; lower without it")
 
 
-def _fresh_folder(target: Path) -> Path:
-    """An empty folder beside the target, which must be free or a bundle."""
-    partial = target.with_name(f".partial-{target.name}")
+def _require_replaceable(target: Path) -> None:
+    """Refuse a target that is neither free nor a bundle."""
     if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or (target / _INDEX).is_file())):
         raise StoreError(f"expected a new folder or a bundle to replace, got {target} with something else in it")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise StoreError(f"expected a writable folder, got {target} ({error.strerror or error})") from error
-    return partial
 
 
 def _versions() -> dict[str, str]:

@@ -19,6 +19,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from hoplon.errors import HoplonError
+from hoplon.files import replacing
 from hoplon.program._torch_warnings import quiet_torch
 from hoplon.protections.base import Chain, ValueProtection
 from hoplon.protections.ranges.bound import Bound
@@ -44,7 +45,7 @@ def export_pt2(module: HardenedModule, path: str | os.PathLike[str], *, guards: 
         UncorrectableMemory: a guard found weights that it cannot repair, which would be wrong in the file for good.
     """
     exported = exported_program(module, guards=guards)
-    with _whole(path) as partial, quiet_torch():
+    with replacing(path) as partial, quiet_torch():
         torch.export.save(exported, partial, extra_files={"hoplon.json": json.dumps(_described(module), indent=1)})
 
 
@@ -98,7 +99,7 @@ def export_aoti(module: HardenedModule, path: str | os.PathLike[str], *, guards:
     if shutil.which(compiler) is None and shutil.which("clang++") is None:
         raise HoplonError(f"expected a C++ compiler for AOTInductor, got none ({compiler}); set CXX, or use export_pt2")
     exported = exported_program(module, guards=guards)
-    with _whole(path) as partial, quiet_torch():
+    with replacing(path) as partial, quiet_torch():
         torch._inductor.aoti_compile_and_package(exported, package_path=os.fspath(partial))
 
 
@@ -185,19 +186,6 @@ def _described(module: HardenedModule) -> Mapping[str, Any]:
         "guards_dropped": bool(module.guards),
         "values": {name: str(effect) for name, effect in module.overlay.values.items()},
     }
-
-
-@contextmanager
-def _whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A place beside the target to write to; the file appears whole or not at all."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".partial-{target.name}")
-    try:
-        yield partial
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def bound_floats(value: Tensor, low: float, high: float) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, final
 
 from hoplon.errors import DataError, HoplonError, no_match
+from hoplon.files import write_atomically
 from hoplon.program.program import Program
 from hoplon.protections.ranges.bound import Bound, ChannelBounds
 
@@ -90,11 +91,12 @@ class Ranges:
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
-    """Write a file that appears whole or not at all."""
-    target = Path(path)
-    partial = target.with_name(target.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(target)
+    """Write a JSON file that appears whole or not at all.
+
+    Raises:
+        StoreError: the folder is not writable, or the disk is full.
+    """
+    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: str | os.PathLike[str], what: str, read: Callable[[dict[str, Any]], T]) -> T:
