@@ -2,28 +2,6 @@
 
 from __future__ import annotations
 
-from hoplon_studies.framework.findings import Findings, Source, Table
-from hoplon_studies.framework.page import Pages, write_pages
-from hoplon_studies.framework.profiles import PROFILES, Profile, profile_named
-from hoplon_studies.framework.rows import Row
-from hoplon_studies.framework.study import Context, Part, Study, StudyResult, run_study
-from hoplon_studies.registry import study_named, study_names
+import lazy_loader
 
-__all__ = [
-    "PROFILES",
-    "Context",
-    "Findings",
-    "Pages",
-    "Part",
-    "Profile",
-    "Row",
-    "Source",
-    "Study",
-    "StudyResult",
-    "Table",
-    "profile_named",
-    "run_study",
-    "study_named",
-    "study_names",
-    "write_pages",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -31,11 +31,8 @@ TINY = Plan(value_faults=64, memory_faults=4, inputs=40, latency=False)
 
 @pytest.fixture
 def tiny_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``demo --quick`` with fewer faults and few epochs, without timing."""
-    from hoplon.zoo.networks import lenet_digits as lenet
-
+    """``demo --quick`` with fewer faults, without timing."""
     monkeypatch.setattr(hoplon.cli.commands.demo, "QUICK", TINY)
-    monkeypatch.setattr(lenet, "_EPOCHS", 3)
 
 
 def demo_json(capsys: pytest.CaptureFixture[str], out: Path) -> dict[str, Any]:
@@ -204,7 +201,7 @@ def test_an_unwritable_folder_is_named_before_any_work(
     def work(*arguments: object, **options: object) -> None:
         raise AssertionError("worked before the folder was checked")
 
-    monkeypatch.setattr(hoplon.cli.commands.demo, "lenet_digits", work)
+    monkeypatch.setattr(hoplon.cli.commands.demo, "model", work)
     monkeypatch.setattr("hoplon.cli.commands.compare.resolve_data", work)
     (tmp_path / "file").write_text("")
     line = failing(capsys, *command, "--out", str(tmp_path / "file" / "out"))

@@ -13,8 +13,9 @@ from hoplon.errors import HoplonError
 from hoplon.program.capturing import capture
 from hoplon.program.program import Program
 from hoplon.zoo import ZooData, ZooModel, resolve_model
-from hoplon_studies import Profile, Row, StudyResult, profile_named, run_study, study_named, write_pages
+from hoplon_studies import Profile, Row, StudyResult, profile_named, run_study, write_pages
 from hoplon_studies.aspis import overheads, sizes, subjects
+from hoplon_studies.aspis.study import STUDY
 from hoplon_studies.framework.study import Published
 from tests.reference.study_figures import compared
 from tests.support.small import small_data, small_net
@@ -77,7 +78,7 @@ def rows_of(result: StudyResult) -> list[Row]:
 
 @pytest.mark.filterwarnings("ignore::hoplon.errors.HoplonWarning")
 def test_the_users_own_model_runs_every_part_and_its_figures_can_be_derived_from_the_runs(tmp_path: Path) -> None:
-    result = run_study(study_named("aspis"), out=tmp_path, profile=profile(), own=own())
+    result = run_study(STUDY, out=tmp_path, profile=profile(), own=own())
     pages = write_pages(tmp_path, result)
     rows = rows_of(result)
     wanted = {
@@ -125,7 +126,7 @@ class _Stopped(Exception):  # noqa: N818 -- says what is the case
 def test_an_interrupted_study_gives_the_page_of_one_that_was_not(tmp_path: Path, part: str, stage: str) -> None:
     def run(name: str, tell: Any = None) -> dict[str, bytes]:
         options: dict[str, Any] = {"only": ["important", part], "own": own(), "tell": tell}
-        write_pages(tmp_path / name, run_study(study_named("aspis"), out=tmp_path / name, profile=profile(), **options))
+        write_pages(tmp_path / name, run_study(STUDY, out=tmp_path / name, profile=profile(), **options))
         return {file.name: file.read_bytes() for file in (tmp_path / name).glob("aspis*") if file.is_file()}
 
     def stop(at: str, done: int, total: int | None) -> None:
@@ -139,7 +140,7 @@ def test_an_interrupted_study_gives_the_page_of_one_that_was_not(tmp_path: Path,
 
 def test_what_has_no_weights_here_says_so(tmp_path: Path) -> None:
     counts = profile(models=("resnet20-cifar10", "vgg11-cifar10"), architectures=())
-    result = run_study(study_named("aspis"), out=tmp_path, profile=counts)
+    result = run_study(STUDY, out=tmp_path, profile=counts)
     rows = [row for row in rows_of(result) if row.model in ("ResNet-20", "VGG11")]
     assert {row.where for row in rows} >= {"Table IV", "Fig. 13", "Fig. 12", "Fig. 15", "Fig. 16", "Fig. 17"}
     assert all((row.here, row.why) == (None, "no weights here") for row in rows)
@@ -150,7 +151,7 @@ def test_what_has_no_weights_here_says_so(tmp_path: Path) -> None:
 def test_a_part_found_anew_takes_its_finished_runs(tmp_path: Path) -> None:
     def run(again: tuple[str, ...] = (), tell: Any = None) -> StudyResult:
         options: dict[str, Any] = {"profile": profile(), "own": own(), "only": ["critical"]}
-        return run_study(study_named("aspis"), out=tmp_path, again=again, tell=tell, **options)
+        return run_study(STUDY, out=tmp_path, again=again, tell=tell, **options)
 
     def never(stage: str, done: int, total: int | None) -> None:
         assert done == total, f"{stage} runs again"
@@ -178,7 +179,7 @@ def test_data_without_labels_is_refused(tmp_path: Path) -> None:
     unlabelled = replace(data.held_out, y=None)
     with pytest.raises(HoplonError, match="expected labelled data, got points without labels"):
         run_study(
-            study_named("aspis"),
+            STUDY,
             out=tmp_path,
             profile=profile(),
             own=(model, ZooData("points", data.calibration, unlabelled)),

@@ -20,10 +20,10 @@ from hoplon_studies.driving import episodes, parts, simulator
 from hoplon_studies.driving.camera import as_input
 from hoplon_studies.driving.control import STRAIGHT_ON
 from hoplon_studies.driving.episodes import Blind, Expert, drive
-from hoplon_studies.driving.parts import STUDY
 from hoplon_studies.driving.settings import ARMS, SETTINGS, Class
 from hoplon_studies.driving.simulator import Scenario
 from hoplon_studies.driving.student import as_output, trained
+from hoplon_studies.driving.study import STUDY
 from hoplon_studies.driving.training import lessons, mean_error, train, waypoint_error
 from hoplon_studies.driving.trials import Classroom, Task
 from hoplon_studies.framework.profiles import DrivingCounts

@@ -13,15 +13,15 @@ from hoplon.program.inputs import Inputs
 from hoplon.stats.intervals import wilson
 from hoplon.zoo import TrivialErrors, ZooData
 from hoplon.zoo.cache import save_tensors
-from hoplon_studies import PROFILES, Profile, StudyResult, run_study, study_named, write_pages
+from hoplon.zoo.seeding import seeded
+from hoplon_studies import PROFILES, Profile, StudyResult, run_study, write_pages
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.ranger import angles, costs, networks, runs
-from hoplon_studies.training.classifier import seeded
+from hoplon_studies.ranger.study import STUDY
 from hoplon_studies.training.recipes import RECIPES
 from hoplon_studies.training.weights import weights_path
 from tests.reference.study_figures import compared_ranger
 
-STUDY = study_named("ranger")
 COUNTS = replace(
     PROFILES["quick"].ranger,
     faults=60,

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
 from hoplon import zoo
 from hoplon.errors import DataError, HoplonError
 from hoplon.zoo.cache import save_tensors
-from hoplon_studies.training.classifier import seeded
+from hoplon.zoo.seeding import seeded
 from hoplon_studies.training.recipes import RECIPES
 from hoplon_studies.training.weights import weights_path
 
@@ -40,3 +42,30 @@ def test_networks_of_a_recipe_come_from_the_cache_folder(monkeypatch, tmp_path):
     found = zoo.model("lenet-mnist")
     assert torch.equal(found.module.conv1.weight, kept.conv1.weight)
     assert found.example.shape == (4, 1, 28, 28)
+
+
+def test_models_of_another_package_are_listed_once_it_is_installed(monkeypatch, tmp_path):
+    (tmp_path / "others.py").write_text(
+        "import torch\n"
+        "from hoplon.zoo import ZooModel\n"
+        "def names(): return ('wide', 'lenet-digits')\n"
+        "def model(name, *, seed, progress):\n"
+        "    return ZooModel(f'{name}, seed {seed}', torch.nn.ReLU(), torch.zeros(2, 1))\n"
+    )
+    metadata = tmp_path / "others-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[hoplon.models]\nothers = others\n")
+    assert "wide" not in zoo.model_names()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "wide" in zoo.model_names()
+    assert zoo.model_names().count("lenet-digits") == 1
+    assert zoo.model("wide", seed=3).name == "wide, seed 3"
+    assert zoo.model("lenet-digits").name == "lenet-digits"  # what comes with hoplon needs no package
+
+
+def test_another_seed_of_lenet_needs_a_package_that_trains_it(monkeypatch):
+    monkeypatch.setattr(sys, "path", [])  # no package is installed
+    with pytest.raises(HoplonError, match="expected seed 0 for lenet-digits, .* got 5; install hoplon_studies"):
+        zoo.model("lenet-digits", seed=5)
+    assert "lenet-mnist" not in zoo.model_names()

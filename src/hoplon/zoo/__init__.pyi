@@ -11,6 +11,13 @@ from .datasets.torchvision import (
 )
 from .entries import ZooData as ZooData, ZooModel as ZooModel
 from .networks.cifar_resnet import CifarResNet as CifarResNet
-from .networks.lenet_digits import LeNet as LeNet, lenet_digits as lenet_digits
-from .registry import data as data, data_names as data_names, model as model, model_names as model_names
+from .networks.lenet_digits import LeNet as LeNet
+from .pretrained import lenet_digits as lenet_digits
+from .registry import (
+    ModelSource as ModelSource,
+    data as data,
+    data_names as data_names,
+    model as model,
+    model_names as model_names,
+)
 from .resolve import resolve_data as resolve_data, resolve_model as resolve_model

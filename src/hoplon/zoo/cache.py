@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import platformdirs
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -27,17 +27,11 @@ def cache_folder() -> Path:
         DataError: there is something else than a folder.
     """
     setting = os.environ.get(_VARIABLE)
-    folder = Path(setting).expanduser() if setting else _user_cache() / "hoplon"
+    default = platformdirs.user_cache_path("hoplon", appauthor=False, opinion=False)
+    folder = Path(setting).expanduser() if setting else default
     if folder.exists() and not folder.is_dir():
         raise DataError(f"expected a folder for trained weights, got the file {folder}; set {_VARIABLE} to another")
     return folder
-
-
-def _user_cache() -> Path:
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    named = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
-    return Path(named) if named else Path.home() / ".cache"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

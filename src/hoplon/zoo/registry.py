@@ -1,22 +1,22 @@
-"""The zoo's models and data by name."""
+"""The zoo's models and data by name; other packages add models through the entry point group ``hoplon.models``."""
 
 from __future__ import annotations
 
-from hoplon.errors import no_match
+from importlib.metadata import entry_points
+from typing import Protocol
+
+from hoplon.errors import HoplonError, no_match
+from hoplon.zoo.datasets.cifar10 import cifar10
 from hoplon.zoo.datasets.digits import digits
 from hoplon.zoo.datasets.driving import driving
 from hoplon.zoo.datasets.mnist import mnist
 from hoplon.zoo.datasets.torchvision import gtsrb, imagenet, original_cifar10, original_mnist
 from hoplon.zoo.entries import ZooData, ZooModel
-from hoplon.zoo.networks.cifar_resnet import cifar10, resnet_cifar10
-from hoplon.zoo.networks.lenet_digits import lenet_digits
-from hoplon_studies.networks.architectures import ARCHITECTURES, untrained
-from hoplon_studies.training.classifier import Progress
-from hoplon_studies.training.recipes import RECIPES
-from hoplon_studies.training.weights import trained
+from hoplon.zoo.pretrained import lenet_digits, resnet_cifar10
+from hoplon.zoo.seeding import Progress
 
+_LENET = "lenet-digits"
 _PRETRAINED_DEPTHS = {"resnet20-cifar10": 20, "resnet56-cifar10": 56}
-_PAPER = "paper:"
 _DATA = {
     "digits": digits,
     "mnist": mnist,
@@ -30,16 +30,29 @@ _DATA = {
 }
 
 
+class ModelSource(Protocol):
+    """Models of an installed package: a module or object that its entry point in ``hoplon.models`` names."""
+
+    def names(self) -> tuple[str, ...]:
+        """Names that :meth:`model` knows."""
+
+    def model(self, name: str, *, seed: int, progress: Progress | None) -> ZooModel:
+        """A model by one of these names; arguments as those of :func:`model`."""
+
+
+def _sources() -> list[ModelSource]:
+    return [entry.load() for entry in entry_points(group="hoplon.models")]
+
+
 def model_names() -> tuple[str, ...]:
-    """Names that ``model`` knows: pretrained, trained by a recipe, and the papers' with random weights.
+    """Names that ``model`` knows: those that come with weights, then those of installed packages.
 
     Example:
-        >>> model_names()[:4]
-        ('lenet-digits', 'resnet20-cifar10', 'resnet56-cifar10', 'lenet-mnist')
-        >>> [name for name in model_names() if "dave" in name]
-        ['dave-degrees', 'dave-radians', 'dave-radians-tanh', 'paper:dave-radians', 'paper:dave-degrees']
+        >>> model_names()[:3]
+        ('lenet-digits', 'resnet20-cifar10', 'resnet56-cifar10')
     """
-    return ("lenet-digits", *_PRETRAINED_DEPTHS, *RECIPES, *(f"{_PAPER}{name}" for name in ARCHITECTURES))
+    others = [name for source in _sources() for name in source.names()]
+    return tuple(dict.fromkeys([_LENET, *_PRETRAINED_DEPTHS, *others]))
 
 
 def data_names() -> tuple[str, ...]:
@@ -55,24 +68,30 @@ def data_names() -> tuple[str, ...]:
 def model(name: str, *, seed: int = 0, progress: Progress | None = None) -> ZooModel:
     """A model of the zoo.
 
-    Networks of a recipe come from the cache folder; where they are not there yet they are trained, which takes
-    minutes, and kept.
+    Networks that another package trains come from the cache folder; where they are not there yet they are trained,
+    which takes minutes, and kept.
 
     Args:
-        seed: of the training of ``lenet-digits`` and of the random weights of ``paper:NAME``; recipes have their own.
-        progress: told after every epoch of a training by recipe; ``lenet-digits`` trains in seconds, untold.
+        seed: of the training of ``lenet-digits`` and of random weights (``paper:NAME``); recipes have their own.
+            ``lenet-digits`` comes with the weights of seed 0; others are trained by ``hoplon_studies`` in seconds.
+        progress: told after every epoch of a training that takes minutes.
     Raises:
-        HoplonError: the zoo has no such model; the message lists near names.
+        HoplonError: the zoo has no such model; the message lists near names. Or ``lenet-digits`` of another seed,
+            and no installed package trains it.
         DataError: the model's weights, or the data to train it with, are not in ``HOPLON_DATA``.
     """
-    if name == "lenet-digits":
-        return lenet_digits(seed=seed)
+    if name == _LENET and seed == 0:
+        return lenet_digits()
     if name in _PRETRAINED_DEPTHS:
         return resnet_cifar10(_PRETRAINED_DEPTHS[name])
-    if name in RECIPES:
-        return trained(name, progress=progress)
-    if name.removeprefix(_PAPER) in ARCHITECTURES and name.startswith(_PAPER):
-        return untrained(name.removeprefix(_PAPER), seed=seed)
+    for source in _sources():
+        if name in source.names():
+            return source.model(name, seed=seed, progress=progress)
+    if name == _LENET:
+        raise HoplonError(
+            f"expected seed 0 for {_LENET}, whose weights come with hoplon, got {seed}; "
+            "install hoplon_studies, which trains it with other seeds"
+        )
     raise no_match("zoo model", name, model_names())
 
 

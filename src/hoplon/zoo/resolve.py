@@ -21,8 +21,8 @@ from hoplon.program.inputs import Inputs
 from hoplon.zoo import registry
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.files import read_arrays
+from hoplon.zoo.seeding import Progress, seeded
 from hoplon.zoo.torchvision_ops import import_torchvision
-from hoplon_studies.training.classifier import Progress, seeded
 
 _TORCHVISION = "torchvision:"
 _PIXELS = {"inception_v3": 299}

@@ -17,13 +17,11 @@ from hoplon_studies.driving.camera import SIZE
 from hoplon_studies.driving.control import WAYPOINTS
 from hoplon_studies.driving.episodes import Blind, Driver, Expert, drive
 from hoplon_studies.driving.film_strip import film_strip
-from hoplon_studies.driving.settings import ARMS, SETTINGS, Setting, prepare
+from hoplon_studies.driving.settings import ARMS, Setting, prepare
 from hoplon_studies.driving.simulator import Scenario
 from hoplon_studies.driving.statistics import crashes_of_one, seconds_of
 from hoplon_studies.driving.student import Student, trained
 from hoplon_studies.driving.text import (
-    INTRODUCTION,
-    capital,
     comparisons,
     crash_figure,
     crash_rows,
@@ -35,7 +33,7 @@ from hoplon_studies.driving.training import lessons, mean_error, waypoint_error
 from hoplon_studies.driving.trials import Classroom, Record, School, Task
 from hoplon_studies.framework.figures import Figure
 from hoplon_studies.framework.findings import Findings, Table
-from hoplon_studies.framework.study import Context, Part, Study
+from hoplon_studies.framework.study import Context
 
 _BLOCK, _PIECE = 64, 8  # episodes that are kept together, and that a process runs at a time
 _LONG_ENOUGH = 2.0  # seconds until a crash, for pictures in which something happens
@@ -88,7 +86,7 @@ def _school_of(students: Mapping[int, nn.Module], range_tracks: int, score_track
     return School(found)
 
 
-def _drivers(context: Context) -> Findings:
+def drivers(context: Context) -> Findings:
     """Who drives, without faults: the students must be worth hitting."""
 
     def measure() -> list[list[Any]]:
@@ -119,7 +117,7 @@ def _driven(context: Context, driver: Driver) -> tuple[int, int]:
     return found.count("crash"), count
 
 
-def _setting(setting: Setting, context: Context) -> Findings:
+def one_setting(setting: Setting, context: Context) -> Findings:
     """All arms under one setting, pooled over students."""
     main = setting.name == "main"
     count = context.profile.driving.main if main else context.profile.driving.other
@@ -198,14 +196,3 @@ def _film(context: Context, setting: Setting, records: Mapping[int, Sequence[Rec
         title = f"Episode {number} of training seed {seed}. Blue: where the car was. Red: the waypoints it follows."
         return film_strip("strip", title=title, films=films)
     return None
-
-
-STUDY = Study(
-    name="driving",
-    title="Closed-loop driving: the case study of Aspis beside hoplon's",
-    introduction=INTRODUCTION,
-    parts=(
-        Part("drivers", "Drivers without faults", _drivers),
-        *(Part(setting.name, capital(setting.title), partial(_setting, setting)) for setting in SETTINGS),
-    ),
-)

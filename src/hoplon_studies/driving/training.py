@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hoplon.program.inputs import Inputs
+from hoplon.zoo.seeding import one_thread, seeded
 from hoplon_studies.driving.camera import as_input, photograph
 from hoplon_studies.driving.control import STRAIGHT_ON, Command, clipped, expert_waypoints, pursue
 from hoplon_studies.driving.simulator import Scenario, World
 from hoplon_studies.driving.student import UNITS_PER_OUTPUT, Student, as_output
-from hoplon_studies.training.classifier import one_thread, seeded
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a stage, how much of it is done, and its total."""

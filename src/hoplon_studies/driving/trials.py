@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
+from hoplon.zoo.seeding import one_thread
 from hoplon_studies.driving.episodes import DECISIONS, Episode, drive
 from hoplon_studies.driving.film_strip import Film
 from hoplon_studies.driving.injected_driver import StruckStudent, Word
 from hoplon_studies.driving.settings import ARMS, Arm, Class, Setting
 from hoplon_studies.driving.simulator import Scenario
-from hoplon_studies.training.classifier import one_thread
 
 Record = dict[str, Any]
 """One episode of one arm: ``episode``, ``arm``, the fields of :class:`Episode`, and what the guards found in words

@@ -109,15 +109,15 @@ def _by_place(findings: Findings) -> Mapping[str, list[Row]]:
     return found
 
 
-def here(row: Row) -> str:
-    """What was found, with its limits and unit.
+def here(row: Row, *, absent: str = "–") -> str:
+    """The value found, with its limits and unit; ``absent`` where there is none.
 
     Example:
         >>> here(Row("Fig. 6", "a", "b", "share", "%", here=1.23456, low=0.5, high=3))
         '1.235 [0.5, 3] %'
     """
     if row.here is None:
-        return "–"
+        return absent
     limits = "" if row.low is None or row.high is None else f" [{_number(row.low)}, {_number(row.high)}]"
     return f"{cell(row.here)}{limits} {row.unit}".rstrip()
 

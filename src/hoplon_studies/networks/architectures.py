@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from hoplon.zoo.entries import ZooModel
+from hoplon.zoo.seeding import seeded
 from hoplon_studies.networks.ranger_classifiers import AlexNet, MnistLeNet, Vgg11, Vgg16
 from hoplon_studies.networks.ranger_resnet import ResNet18, SqueezeNet
 from hoplon_studies.networks.steering import Comma, Dave
-from hoplon_studies.training.classifier import seeded
 
 _LAYERS = ("conv", "add", "relu", "max_pool", "cat")
 

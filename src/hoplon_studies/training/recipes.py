@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hoplon.errors import DataError
+from hoplon.zoo.datasets.cifar10 import cifar10
 from hoplon.zoo.datasets.driving import frames
 from hoplon.zoo.datasets.mnist import mnist
-from hoplon.zoo.networks.cifar_resnet import cifar10
+from hoplon.zoo.seeding import Progress, one_thread, seeded
 from hoplon_studies.networks.ranger_classifiers import AlexNet, MnistLeNet, Vgg11, Vgg16
 from hoplon_studies.networks.ranger_resnet import ResNet18, SqueezeNet
 from hoplon_studies.networks.steering import Comma, Dave
-from hoplon_studies.training.classifier import Progress, one_thread, seeded
 
 _PROCEDURE = 1  # goes up when `train` changes what the same recipe gives
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError
 from hoplon.zoo.datasets.driving import Frames
-from hoplon_studies.training.classifier import Progress
+from hoplon.zoo.seeding import Progress
 from hoplon_studies.training.recipes import Recipe, train
 
 FOLDS = 5

@@ -15,7 +15,7 @@ from hoplon.errors import DataError, HoplonWarning, no_match
 from hoplon.formats.digest import content_digest
 from hoplon.zoo.cache import cache_folder, load_tensors, save_tensors
 from hoplon.zoo.entries import ZooModel
-from hoplon_studies.training.classifier import Progress, seeded
+from hoplon.zoo.seeding import Progress, seeded
 from hoplon_studies.training.recipes import RECIPES, Recipe, train, training_set
 
 _DATA = "data"  # the note of a file that holds the digest of what it was trained on

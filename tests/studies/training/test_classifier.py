@@ -6,7 +6,8 @@ from torch import nn
 
 from hoplon.errors import DataError
 from hoplon.program.inputs import Inputs
-from hoplon_studies.training.classifier import seeded, train_classifier
+from hoplon.zoo.seeding import seeded
+from hoplon_studies.training.classifier import train_classifier
 
 
 def _separable() -> Inputs:

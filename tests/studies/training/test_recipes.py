@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from hoplon.errors import DataError, HoplonError, HoplonWarning
 from hoplon.formats.digest import content_digest
 from hoplon.zoo.cache import cache_folder, load_tensors, save_tensors
+from hoplon.zoo.seeding import seeded
 from hoplon_studies.training import recipes, weights
-from hoplon_studies.training.classifier import seeded
 from hoplon_studies.training.recipes import RECIPES, Recipe, train
 from hoplon_studies.training.weights import note_data, trained, weights_path
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 from rich.table import Table
@@ -14,14 +15,38 @@ from rich.table import Table
 from hoplon.cli.commands.assess import threads as computing_on
 from hoplon.cli.console import progress_bars, say, show, show_json, told_training
 from hoplon.cli.output_folder import OutputFolder
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, no_match
+from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.resolve import resolve_data, resolve_model
-from hoplon_studies.framework.page import as_document, cell, here, write_pages
-from hoplon_studies.framework.profiles import profile_named
-from hoplon_studies.framework.study import StudyResult, run_study
-from hoplon_studies.registry import study_named
 
 _DATA = "HOPLON_DATA"
+_COLUMNS = ("where", "what", "model", "data", "paper", "here [95 %]", "n")
+
+
+class RunsStudy(Protocol):
+    """A study of an installed package: a function that its entry point in ``hoplon.studies`` names."""
+
+    def __call__(
+        self,
+        out: Path,
+        *,
+        profile: str,
+        seed: int,
+        own: Callable[[], tuple[ZooModel, ZooData]] | None,
+        command: Sequence[str],
+        only: Sequence[str],
+        again: Sequence[str],
+        tell: Callable[[str, int, int | None], None],
+        say: Callable[[str], None],
+    ) -> tuple[dict[str, Any], Sequence[Sequence[str]], Sequence[Path]]:
+        """Run the parts in ``only``, or all that have not finished, and write the study's pages into ``out``.
+
+        Args:
+            own: gives the user's model and data; None where there are none.
+            tell: told a stage, what is done of it, and all there is to do.
+        Returns:
+            The page as JSON, its rows as text under ``_COLUMNS``, and the files: page, JSON, figures.
+        """
 
 
 def study(
@@ -47,25 +72,24 @@ def study(
     as_json: Annotated[bool, typer.Option("--json", help="The page's JSON on stdout instead of a table.")] = False,
 ) -> None:
     """Run the tables and figures of a paper, go on where an earlier run stopped, and write the page."""
-    chosen, counts = study_named(name), profile_named(profile)
+    run = _study_named(name)
     folder = OutputFolder.prepare(out)
+
+    def own() -> tuple[ZooModel, ZooData]:
+        assert model is not None
+        return resolve_model(model[0], seed=seed, progress=told_training), resolve_data(model[1])
+
     with _data_in(data), computing_on(thread_count):
-        own = (
-            None
-            if model is None
-            else (resolve_model(model[0], seed=seed, progress=told_training), resolve_data(model[1]))
-        )
         command = ["hoplon", "study", name, "--profile", profile, "--seed", str(seed), "--out", str(out)]
         command += ["--model", *model] if model is not None else []
         command += ["--threads", str(thread_count)] if thread_count is not None else []
         try:
             with progress_bars() as tell:
-                result = run_study(
-                    chosen,
-                    out=folder.path,
-                    profile=counts,
+                document, rows, files = run(
+                    folder.path,
+                    profile=profile,
                     seed=seed,
-                    own=own,
+                    own=None if model is None else own,
                     command=command,
                     only=part or (),
                     again=again or (),
@@ -75,13 +99,20 @@ def study(
         except KeyboardInterrupt:
             say("hoplon: interrupted; finished parts are kept, the same command goes on")
             raise
-        pages = write_pages(folder.path, result)
     if as_json:
-        show_json(as_document(result))
+        show_json(document)
     else:
-        open_ends = [("Not run yet", [f"{one}: --part {one} runs it" for one in result.unfinished])]
-        show([_table(result)], open_ends if result.unfinished else [])
-    say(f"wrote {pages.markdown}, {pages.document} and {len(pages.figures)} figures")
+        unfinished = [f"{part}: --part {part} runs it" for part in document["unfinished"]]
+        show([_table(document, rows)], [("Not run yet", unfinished)] if unfinished else [])
+    say(f"wrote {files[0]}, {files[1]} and {len(files) - 2} figures")
+
+
+def _study_named(name: str) -> RunsStudy:
+    studies = {entry.name: entry for entry in entry_points(group="hoplon.studies")}
+    if name not in studies:
+        raise no_match("study", name, tuple(studies))
+    run: RunsStudy = studies[name].load()
+    return run
 
 
 @contextmanager
@@ -107,14 +138,11 @@ def _data_in(folder: Path | None) -> Iterator[None]:
             os.environ[_DATA] = before
 
 
-def _table(result: StudyResult) -> Table:
-    identity: dict[str, Any] = result.manifest["identity"]
-    title = f"{result.study.title}; profile {identity['profile']}, seed {identity['seed']}"
+def _table(document: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> Table:
+    title = f"{document['title']}; profile {document['profile']}, seed {document['seed']}"
     table = Table(title=title, title_justify="left")
-    for name in ("where", "what", "model", "data", "paper", "here [95 %]", "n"):
+    for name in _COLUMNS:
         table.add_column(name, justify="right" if name in ("paper", "here [95 %]", "n") else "left")
-    for findings in result.findings.values():
-        for row in findings.rows:
-            found = here(row) if row.here is not None else row.why
-            table.add_row(row.where, row.what, row.model, row.data, cell(row.paper), found, cell(row.n))
+    for row in rows:
+        table.add_row(*row)
     return table

@@ -13,10 +13,9 @@ from torch.utils.data import Dataset, Subset
 from hoplon.errors import DataError
 from hoplon.program.inputs import Inputs
 from hoplon.zoo.cache import cache_folder
+from hoplon.zoo.datasets.cifar10 import normalised
 from hoplon.zoo.entries import ZooData
 from hoplon.zoo.torchvision_ops import import_torchvision
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def original_mnist(folder: Path | None = None, *, download: bool = False) -> ZooData:
@@ -35,15 +34,13 @@ def original_mnist(folder: Path | None = None, *, download: bool = False) -> Zoo
 
 def original_cifar10(folder: Path | None = None, *, download: bool = False) -> ZooData:
     """CIFAR-10's 50,000 training images and 10,000 test images, normalised as
-    :func:`hoplon.zoo.networks.cifar_resnet.cifar10` does.
+    :func:`hoplon.zoo.datasets.cifar10.cifar10` does.
 
     Arguments and errors as :func:`original_mnist`.
     """
     parts = [_opened("CIFAR10", folder, download=download, train=train) for train in (True, False)]
     made = [
-        Inputs(
-            _normalised(torch.from_numpy(part.data).permute(0, 3, 1, 2)), torch.tensor(part.targets), name="CIFAR-10"
-        )
+        Inputs(normalised(torch.from_numpy(part.data).permute(0, 3, 1, 2)), torch.tensor(part.targets), name="CIFAR-10")
         for part in parts
     ]
     return ZooData("cifar10-original", made[0], made[1], tuple(parts[0].classes))
@@ -128,12 +125,6 @@ def _preparation(side: int, crop: int) -> Callable[[Any], Tensor]:
         rgb = picture.convert("RGB")
         sized = functional.resize(rgb, [side, side] if side == crop else [side])
         pixels: Tensor = functional.pil_to_tensor(functional.center_crop(sized, [crop, crop]))
-        return _normalised(pixels.unsqueeze(0))[0]
+        return normalised(pixels.unsqueeze(0))[0]
 
     return prepare
-
-
-def _normalised(pixels: Tensor) -> Tensor:
-    """uint8 pixels, ``(n, 3, h, w)``, as networks trained on ImageNet take them."""
-    x = pixels.float().div_(255)
-    return x.sub_(torch.tensor(_MEAN).view(3, 1, 1)).div_(torch.tensor(_STD).view(3, 1, 1)).contiguous()

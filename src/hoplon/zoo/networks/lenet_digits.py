@@ -1,14 +1,8 @@
-"""LeNet for the 8 x 8 digits, trained when asked for."""
+"""LeNet for the 8 x 8 digits."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
-
-from hoplon.zoo.datasets.digits import digits
-from hoplon.zoo.entries import ZooModel
-from hoplon_studies.training.classifier import Progress, seeded, train_classifier
-
-_EPOCHS = 40
 
 
 class LeNet(nn.Module):
@@ -45,12 +39,3 @@ class LeNet(nn.Module):
         x = self.relu3(self.fc1(self.flatten(x)))
         logits: Tensor = self.fc3(self.relu4(self.fc2(x)))
         return logits
-
-
-def lenet_digits(*, seed: int = 0, progress: Progress | None = None) -> ZooModel:
-    """LeNet trained on the training split of the digits; takes seconds, the same weights for the same seed."""
-    train = digits().calibration
-    with seeded(seed):
-        net = LeNet()
-    train_classifier(net, train, epochs=_EPOCHS, seed=seed, progress=progress)
-    return ZooModel(name="lenet-digits", module=net, example=train.tensors[0][:4].clone())

@@ -1,0 +1,35 @@
+"""The evaluation of Aspis (Schmedding, Yang, Jog and Smirni), part by part."""
+
+from __future__ import annotations
+
+from hoplon_studies.aspis.critical import critical_weights
+from hoplon_studies.aspis.maps import important_weights
+from hoplon_studies.aspis.overheads import time_and_memory
+from hoplon_studies.aspis.protection import same_faults
+from hoplon_studies.aspis.sizes import fault_space, magnitude
+from hoplon_studies.aspis.whole import whole_data
+from hoplon_studies.framework.command import command_of
+from hoplon_studies.framework.study import Part, Study
+
+STUDY = Study(
+    name="aspis",
+    title="Aspis: the paper's evaluation beside hoplon's",
+    introduction=(
+        "A. Schmedding, L. Yang, A. Jog and E. Smirni, *Aspis: Lightweight Neural Network Protection Against Soft "
+        "Errors*. Each row has what the paper gives and what was found here. The paper injects into VGG19, Inception "
+        "v3 and ResNet50 with trained weights, which are not here: networks on CIFAR-10 stand in for them and are "
+        "named as such. Times and memory are those of the paper's architectures, which do not depend on the weights.",
+    ),
+    parts=(
+        Part("fault-space", "Tables I to III: networks, their fault sites, and images", fault_space),
+        Part("magnitude", "Table IV: magnitudes of weights", magnitude),
+        Part("critical", "Figs. 6 and 13: which weights are critical", critical_weights),
+        Part("important", "Figs. 7 to 12: where the important weights are", important_weights),
+        Part("same-faults", "Figs. 15 and 16: Aspis against Ranger on the same faults", same_faults),
+        Part("overheads", "Figs. 4, 5 and 17 to 19, Table V: time and memory", time_and_memory),
+        Part("whole-data", "Figs. 4 and 17: run time over whole data sets", whole_data),
+    ),
+)
+
+COMMAND = command_of(STUDY)
+"""Run by ``hoplon study aspis``."""

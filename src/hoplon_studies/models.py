@@ -1,0 +1,31 @@
+"""The studies' networks for hoplon's zoo, which finds this module by its entry point in ``hoplon.models``."""
+
+from __future__ import annotations
+
+from hoplon.zoo.entries import ZooModel
+from hoplon.zoo.seeding import Progress
+from hoplon_studies.networks.architectures import ARCHITECTURES, untrained
+from hoplon_studies.training.classifier import train_lenet_digits
+from hoplon_studies.training.recipes import RECIPES
+from hoplon_studies.training.weights import trained
+
+_PAPER = "paper:"
+
+
+def names() -> tuple[str, ...]:
+    """LeNet for the digits of any seed, trained by a recipe, and the papers' networks with random weights.
+
+    Example:
+        >>> [name for name in names() if "dave" in name]
+        ['dave-degrees', 'dave-radians', 'dave-radians-tanh', 'paper:dave-radians', 'paper:dave-degrees']
+    """
+    return ("lenet-digits", *RECIPES, *(f"{_PAPER}{name}" for name in ARCHITECTURES))
+
+
+def model(name: str, *, seed: int = 0, progress: Progress | None = None) -> ZooModel:
+    """A network by one of :func:`names`; arguments and errors as :func:`hoplon.zoo.registry.model`."""
+    if name == "lenet-digits":
+        return train_lenet_digits(seed=seed)
+    if name in RECIPES:
+        return trained(name, progress=progress)
+    return untrained(name.removeprefix(_PAPER), seed=seed)
