@@ -11,10 +11,9 @@ import torch
 from hoplon.errors import HoplonError, no_match
 from hoplon.importance.scores import Scores
 from hoplon.protections.base import Protection
-from hoplon.protections.guards.aspis import Aspis
+from hoplon.protections.guards.aspis import Aspis, BlockAspis
 from hoplon.protections.guards.baselines.checksum import Checksum
 from hoplon.protections.guards.baselines.secded import SecDedMemory
-from hoplon.protections.guards.block_aspis import BlockAspis
 from hoplon.protections.guards.known_bits.known_bits import KnownBits
 from hoplon.protections.guards.parity.parity import Parity
 from hoplon.protections.guards.tmr import TMR

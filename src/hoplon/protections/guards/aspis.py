@@ -1,4 +1,4 @@
-"""Aspis: triplication of the most important weights alone."""
+"""Aspis: triplication of the most important weights, one by one or in blocks, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,17 +10,78 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
+from hoplon.formats.digest import digest_of
 from hoplon.importance.scores import Scores
 from hoplon.protections.base import Protection
-from hoplon.protections.guards.memory.words import of_turn_by_size
-from hoplon.protections.guards.replicas import Chunk, ChunkBatch, bites_of, joint_words, kind_of, offsets, triplicated
-from hoplon.protections.guards.scored import require_scored, require_shapes
+from hoplon.protections.guards.memory.words import of_turn_by_size, row_of
+from hoplon.protections.guards.replicas import (
+    Chunk,
+    ChunkBatch,
+    bites_of,
+    joint_words,
+    kind_of,
+    offsets,
+    spanned,
+    triplicated,
+)
 from hoplon.protections.memory_guard import Guard, GuardReport, version_of
+
+
+@dataclass(frozen=True)
+class ScoredProtection(Protection):
+    """A protection of the weights with the highest scores: it belongs to the model that was scored.
+
+    Raises:
+        HoplonError: scores that are none, or a fraction outside (0, 1].
+    """
+
+    scores: Scores
+    fraction: float
+
+    def __post_init__(self) -> None:
+        scores: object = self.scores
+        if not isinstance(scores, Scores):
+            got = type(scores).__name__
+            raise HoplonError(f"expected scores from hoplon.importance, got {got}; importance.taylor gives them")
+        self.scores.count(self.fraction)  # refuses a fraction outside (0, 1]
+
+    @property
+    def made_for(self) -> str | None:
+        """Fingerprint of the model that was scored."""
+        return self.scores.fingerprint
+
+    def require_made_for(self, memory: Mapping[str, Tensor]) -> None:
+        """Refuse memory that is not what was scored: other names, shapes, or weights where scores know their digest.
+
+        Raises:
+            HoplonError: says what differs.
+        """
+        self.require_shapes(memory)
+        scores = self.scores
+        if scores.weights and digest_of({name: memory[name] for name in scores.values}) != scores.weights:
+            raise HoplonError(
+                f"expected the weights that were scored ({scores.score or 'scores'}), got others under the same names; "
+                "score this model, or load the scored weights"
+            )
+
+    def require_shapes(self, memory: Mapping[str, Tensor]) -> None:
+        """Refuse memory that lacks a scored storage, or has it in another shape.
+
+        Raises:
+            HoplonError: names the storage.
+        """
+        for name, score in self.scores.values.items():
+            shape = tuple(memory[name].shape) if name in memory else None
+            if shape != tuple(score.shape):
+                raise HoplonError(
+                    f"expected a storage {name!r} of shape {tuple(score.shape)}, as scored, got {shape or 'none'}; "
+                    "score this model"
+                )
 
 
 @final
 @dataclass(frozen=True)
-class Aspis(Protection):
+class Aspis(ScoredProtection):
     """Keeps two more copies of the weights with the highest scores and repairs all three by majority, bit for bit.
 
     Args:
@@ -34,25 +95,10 @@ class Aspis(Protection):
         words and not by subtraction (which cannot undo NaN), and an index that is guarded itself.
     """
 
-    scores: Scores
-    fraction: float
-
-    def __post_init__(self) -> None:
-        given: object = self.scores
-        if not isinstance(given, Scores):
-            got = type(given).__name__
-            raise HoplonError(f"expected scores from hoplon.importance, got {got}; importance.taylor gives them")
-        self.scores.count(self.fraction)  # refuses a fraction outside (0, 1]
-
     @property
     def label(self) -> str:
         """What reports call it: "aspis-1%"."""
         return f"aspis-{100 * self.fraction:g}%"
-
-    @property
-    def made_for(self) -> str | None:
-        """The model that was scored."""
-        return self.scores.fingerprint
 
     @property
     def guarantee(self) -> str:
@@ -66,17 +112,13 @@ class Aspis(Protection):
             "other weights"
         )
 
-    def require_made_for(self, memory: Mapping[str, Tensor]) -> None:
-        """Refuse memory without the scored storages, and other weights than the scored ones where scores know them."""
-        require_scored(self.scores, memory)
-
     def arm(self, memory: Mapping[str, Tensor]) -> AspisGuard:
         """A guard over the chosen weights of these tensors.
 
         Raises:
             HoplonError: a scored storage is missing or has another shape.
         """
-        require_shapes(self.scores, memory)
+        self.require_shapes(memory)
         chosen = self.scores.top(self.fraction)
         live = {name: memory[name].detach() for name, indices in chosen.items() if indices.numel()}
         parts = {}
@@ -84,6 +126,82 @@ class Aspis(Protection):
             words, start = joint_words(tensor)
             parts[name] = Part(tensor, words, start + offsets(tensor, chosen[name].to(tensor.device)))
         return AspisGuard(parts)
+
+
+@final
+@dataclass(frozen=True)
+class BlockAspis(ScoredProtection):
+    """Keeps two more copies of the blocks of memory with the highest mean scores; repairs all three by majority.
+
+    The vote is per word, bit for bit, as in :class:`hoplon.Aspis`, and so is what it guarantees; the list of blocks is
+    guarded like the index there. A check reads whole runs of memory where scattered weights take a cache line each, and
+    the list costs 4 bytes a block: 8 bytes and a little per protected float32 weight. Important weights outside of
+    important blocks are not protected.
+
+    Args:
+        scores: of this model, from :mod:`hoplon.importance`.
+        fraction: of the scored weights, in (0, 1]; the best blocks that fit, at least one.
+        block: words of a block. Storages that it does not divide have blocks of their largest divisor below it.
+    Raises:
+        HoplonError: a fraction outside (0, 1], or a block of less than one word.
+    Source:
+        Schmedding et al. (Aspis), section V, for the triplication of important weights; blocks are hoplon's own.
+    """
+
+    block: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block < 1:
+            raise HoplonError(f"expected a block of at least one word, got {self.block}")
+
+    @property
+    def label(self) -> str:
+        """What reports call it: "block-aspis-1%"."""
+        return f"block-aspis-{100 * self.fraction:g}%"
+
+    @property
+    def guarantee(self) -> str:
+        """What it repairs for certain, what it only detects, and how probably it misses what lies beyond."""
+        return (
+            f"for {100 * self.fraction:g} % of the scored weights, in blocks of {self.block}: repairs any "
+            "corruption of one of the three copies of a weight, bit for bit, and one wrong entry of 4,096 of the "
+            "list of blocks; reports weights whose copies all differ and two wrong entries, and writes through "
+            "neither; misses two copies that are wrong in the same way; does not look at other weights"
+        )
+
+    def arm(self, memory: Mapping[str, Tensor]) -> AspisGuard:
+        """A guard over the chosen blocks of these tensors.
+
+        Raises:
+            HoplonError: a scored storage is missing or has another shape.
+        """
+        self.require_shapes(memory)
+        sizes = {name: _divisor(score.numel(), self.block) for name, score in self.scores.values.items()}
+        parts = {}
+        for name, chosen in self._chosen({name: memory[name] for name in sizes}, sizes).items():
+            if not len(chosen):
+                continue
+            live = memory[name].detach()
+            blocks, row = chosen.to(live.device), row_of(live)
+            if row is None:
+                words = (blocks[:, None] * sizes[name] + torch.arange(sizes[name], device=live.device)).flatten()
+                parts[name] = Part(live, spanned(live), offsets(live, words))
+            else:
+                parts[name] = Part(live, row.view(-1, sizes[name]), blocks)
+        return AspisGuard(parts)
+
+    def _chosen(self, memory: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, Tensor]:
+        """By storage, the numbers of its blocks with the highest mean scores of all, ascending."""
+        means = {name: _in_memory(self.scores[name], memory[name]).view(-1, sizes[name]).mean(1) for name in sizes}
+        counts = [len(mean) for mean in means.values()]
+        words = torch.cat([torch.full((count,), sizes[name]) for name, count in zip(sizes, counts, strict=True)])
+        order = torch.cat(list(means.values())).argsort(descending=True, stable=True)
+        fits = words[order].cumsum(0) <= self.scores.count(self.fraction)
+        fits[0] = True
+        chosen = torch.zeros(len(order), dtype=torch.bool)
+        chosen[order[fits]] = True
+        return {name: part.nonzero()[:, 0] for name, part in zip(sizes, chosen.split(counts), strict=True)}
 
 
 class Part(NamedTuple):
@@ -156,3 +274,18 @@ class AspisGuard(Guard):
             for piece in self._pieces:
                 piece.refresh()
         self._versions = {name: version_of(tensor) for name, tensor in self._live.items()}
+
+
+def _in_memory(score: Tensor, tensor: Tensor) -> Tensor:
+    """Scores as one row, in the order in which memory holds their weights; row-major where that has gaps."""
+    flat = score.detach().double().cpu().reshape(-1)
+    if tensor.is_contiguous() or row_of(tensor) is None or not len(flat):
+        return flat
+    ordered = torch.empty_like(flat)
+    ordered[offsets(tensor.detach(), torch.arange(len(flat), device=tensor.device)).cpu()] = flat
+    return ordered
+
+
+def _divisor(count: int, limit: int) -> int:
+    """The largest divisor of a count up to a limit."""
+    return next((size for size in range(min(limit, count), 1, -1) if count % size == 0), 1)

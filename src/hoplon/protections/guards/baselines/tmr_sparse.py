@@ -9,18 +9,15 @@ from typing import final
 import torch
 from torch import Tensor
 
-from hoplon.errors import HoplonError
 from hoplon.formats.base import integer_view
-from hoplon.importance.scores import Scores
-from hoplon.protections.base import Protection
+from hoplon.protections.guards.aspis import ScoredProtection
 from hoplon.protections.guards.memory.words import of_turn_by_size
-from hoplon.protections.guards.scored import require_scored, require_shapes
 from hoplon.protections.memory_guard import Guard, GuardReport, require_no_update, version_of
 
 
 @final
 @dataclass(frozen=True)
-class TMRSparse(Protection):
+class TMRSparse(ScoredProtection):
     """The paper's triplication in COO tensors. A baseline: :class:`hoplon.Aspis` protects more for a ninth of it.
 
     Each storage has two sparse copies of its chosen weights and a sparse mask of their places; a check takes the
@@ -46,25 +43,12 @@ class TMRSparse(Protection):
         compared; here they are.
     """
 
-    scores: Scores
     fraction: float = 1.0
-
-    def __post_init__(self) -> None:
-        given: object = self.scores
-        if not isinstance(given, Scores):
-            got = type(given).__name__
-            raise HoplonError(f"expected scores from hoplon.importance, got {got}; importance.taylor gives them")
-        self.scores.count(self.fraction)
 
     @property
     def label(self) -> str:
         """What reports call it: "tmr-sparse", with a percentage below 100."""
         return "tmr-sparse" if self.fraction == 1 else f"tmr-sparse-{100 * self.fraction:g}%"
-
-    @property
-    def made_for(self) -> str | None:
-        """The model that was scored."""
-        return self.scores.fingerprint
 
     @property
     def guarantee(self) -> str:
@@ -77,17 +61,13 @@ class TMRSparse(Protection):
             "right weights (unnoticed)"
         )
 
-    def require_made_for(self, memory: Mapping[str, Tensor]) -> None:
-        """Refuse memory without the scored storages, and other weights than the scored ones where scores know them."""
-        require_scored(self.scores, memory)
-
     def arm(self, memory: Mapping[str, Tensor]) -> TMRSparseGuard:
         """A guard over the chosen weights of these tensors that are not zero.
 
         Raises:
             HoplonError: a scored storage is missing or has another shape.
         """
-        require_shapes(self.scores, memory)
+        self.require_shapes(memory)
         chosen = self.scores.top(self.fraction)
         parts = {name: _Sparse(memory[name].detach(), at) for name, at in chosen.items() if at.numel()}
         return TMRSparseGuard(parts)
