@@ -92,7 +92,7 @@ def read_bundle(folder: Path) -> dict[str, Any]:
         "outputs out of range": bytes_digest(far),
         "labels": [protection.label for protection in module.protections],
         "memory": {name: bytes_digest(tensor) for name, tensor in sorted(module.memory().items())},
-        "scheduled": repr(module.when),
+        "scheduled": repr(module.monitor.when),
     }
 
 

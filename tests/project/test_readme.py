@@ -37,7 +37,9 @@ def test_the_example_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path, mo
         expected = names["model"](names["x"])
     assert torch.equal(names["strong"](names["x"]).argmax(1), expected.argmax(1))
     assert names["strong"].check().checked > 0
-    assert names["guarded"].report.checked == sum(parameter.numel() for parameter in names["model"].parameters())
+    assert names["guarded"].monitor.report.checked == sum(
+        parameter.numel() for parameter in names["model"].parameters()
+    )
     loaded = names["hp"].load_bundle("strong")
     assert torch.equal(loaded(names["x"]), names["strong"](names["x"]))
 

@@ -40,9 +40,9 @@ def test_a_guard_notices_that_its_tensor_was_replaced() -> None:
     module = harden(capture(net.model(), net.batch(2)), [TMR()])
     weight = module.get_parameter("fc1.weight")
     weight.data = weight.data.clone()
-    with pytest.raises(HoplonError, match=r"got another tensor as fc1.weight; call refresh\(\)"):
+    with pytest.raises(HoplonError, match=r"got another tensor as fc1.weight; call monitor.refresh\(\)"):
         module(net.batch(2))
-    module.refresh()
+    module.monitor.refresh()
     with torch.no_grad():
         weight.view(-1)[0] = 1e30
     assert module.check().corrected == 1

@@ -91,7 +91,8 @@ class StaleGuardError(HoplonError):
     def __init__(self, name: str, differing: int, total: int) -> None:
         super().__init__(
             f"expected memory that only soft errors may have changed, got other values in {differing:,} of {total:,} "
-            f"words of {name}; call refresh() if it was updated on purpose, load the weights again if it was not"
+            f"words of {name}; call refresh() of model.monitor, or of the guard, if it was updated on purpose, load "
+            "the weights again if it was not"
         )
 
 

@@ -64,7 +64,7 @@ class StruckStudent:
         words = tuple(fault)
         try:
             with _unlogged():
-                self._late = words if arrival == "after" and self.module.guards else ()
+                self._late = words if arrival == "after" and self.module.monitor.guards else ()
                 if not self._late:
                     self._strike(words)
                 self.found = self._first = self._check()
@@ -72,7 +72,7 @@ class StruckStudent:
         finally:
             for name, tensor in self._live.items():
                 tensor.copy_(self._golden[name])
-            self.module.refresh()
+            self.module.monitor.refresh()
 
     def waypoints(self, picture: NDArray[np.uint8], world: World) -> Floats | None:
         """Check, then look."""

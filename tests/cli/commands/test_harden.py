@@ -161,16 +161,16 @@ def test_harden_with_guards_writes_a_bundle(
     found = printed(capsys, "harden", small_files[0], *options, *files, "--out", str(tmp_path / "bundle"))
     module, x = load_bundle(tmp_path / "bundle"), small_data()[0].x * 1e6
     assert found["protection"] == module.overlay.label == "ranger+parity+aspis-10%+known-bits"
-    assert module.when == Rotating(4)
+    assert module.monitor.when == Rotating(4)
     assert found["when"] == Rotating(4).text
     assert equal_bits(module(x), harden(program(), [Ranger(Ranges.load(profiled / "ranges.json"))])(x))
-    assert sum(row["extra_bytes"] for row in found["guards"]) == module.extra_bytes
+    assert sum(row["extra_bytes"] for row in found["guards"]) == module.monitor.extra_bytes
     assert found["bytes"] == sum(path.stat().st_size for path in (tmp_path / "bundle").iterdir())
     alone = ["--no-bounds", "--guard", "tmr:tensor", "--when", "every:2", "--out", str(tmp_path / "alone")]
     assert main(["harden", small_files[0], *alone]) == 0
     told = capsys.readouterr().out
     assert "tmr-tensor, 2,400 bytes:" in told
-    assert load_bundle(tmp_path / "alone").when == EveryForward(2)
+    assert load_bundle(tmp_path / "alone").monitor.when == EveryForward(2)
 
 
 def test_guards_that_cannot_be_are_refused_before_the_work(

@@ -75,12 +75,12 @@ def test_it_comes_back_with_bounds_guards_schedule_and_names(saved: tuple[hp.run
     assert all(equal_bits(tensor, module.state_dict()[name]) for name, tensor in twin.state_dict().items())
     assert twin.overlay.label == "ranger+tmr+aspis-20%+known-bits+parity"
     assert twin.protections[0] == module.protections[0]
-    assert twin.when == hp.runtime.Rotating(3)
-    assert twin.extra_bytes == module.extra_bytes
-    for one, other in zip(twin.guards, module.guards, strict=True):
+    assert twin.monitor.when == hp.runtime.Rotating(3)
+    assert twin.monitor.extra_bytes == module.monitor.extra_bytes
+    for one, other in zip(twin.monitor.guards, module.monitor.guards, strict=True):
         assert one.copies.keys() == other.copies.keys()
         assert all(equal_bits(tensor, other.copies[name]) for name, tensor in one.copies.items())
-    assert not twin.events
+    assert not twin.monitor.events
     with torch.no_grad():
         twin.get_parameter("fc.weight").view(-1)[3] = float("nan")
     assert twin.check().uncorrectable == 0
@@ -99,7 +99,7 @@ def test_tied_tensors_constants_and_views_come_back_and_can_be_saved_again(name:
     assert equal_bits(again(x), module(x))
     assert equal_bits(again(faulty(x)), module(faulty(x)))
     assert again.memory().keys() == module.memory().keys()
-    assert again.extra_bytes == module.extra_bytes
+    assert again.monitor.extra_bytes == module.monitor.extra_bytes
     if name == "tied":
         assert again.get_parameter("a.weight") is again.get_parameter("b.weight")
         assert "gain" not in again.state_dict()
@@ -115,8 +115,8 @@ def test_weights_that_changed_on_disk_are_repaired_and_said_so(
     with caplog.at_level(logging.WARNING, logger="hoplon"):
         twin = hp.load_bundle(bundle)
     assert all(equal_bits(tensor, module.state_dict()[name]) for name, tensor in twin.state_dict().items())
-    assert twin.events[0].guard == "tmr"
-    assert twin.events[0].report.corrected == 2
+    assert twin.monitor.events[0].guard == "tmr"
+    assert twin.monitor.events[0].report.corrected == 2
     assert "tmr found 2 wrong words in" in caplog.text
 
 

@@ -212,7 +212,7 @@ def test_guards_are_refused_or_dropped(tmp_path: Path) -> None:
     assert equal_bits(loaded(net.batch(3)), program(net.batch(3)))
     with torch.no_grad():
         module.get_parameter("head.bias")[0] = 5.0
-    module.guards[0].copies["head.bias#1"][0] = 6.0
+    module.monitor.guards[0].copies["head.bias#1"][0] = 6.0
     with pytest.raises(UncorrectableMemory, match="1 uncorrectable words in head.bias"):
         export_pt2(module, path, guards="drop")
     with pytest.raises(HoplonError, match="expected guards 'refuse' or 'drop', got 'keep'"):

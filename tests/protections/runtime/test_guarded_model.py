@@ -32,7 +32,7 @@ def strike(model: nn.Module, name: str = "fc.weight", value: float = 1e30) -> No
 
 def beyond_repair(guarded: hp.runtime.GuardedModel) -> None:
     strike(guarded.model)
-    guarded.guards[0].copies["fc.weight#1"].view(-1)[0] = 6.0
+    guarded.monitor.guards[0].copies["fc.weight#1"].view(-1)[0] = 6.0
 
 
 def words(model: nn.Module) -> str:
@@ -49,9 +49,9 @@ def test_two_lines_repair_parameters_and_buffers() -> None:
     report = guarded.check()
     assert (report.detected, report.corrected, report.uncorrectable) == (2, 2, 0)
     assert set(report.where) == {"conv1.weight", "bn.running_mean"}
-    assert report == guarded.report
+    assert report == guarded.monitor.report
     assert words(model) == before
-    assert guarded.extra_bytes == 2 * sum(tensor.nbytes for tensor in model.state_dict().values())
+    assert guarded.monitor.extra_bytes == 2 * sum(tensor.nbytes for tensor in model.state_dict().values())
 
 
 def test_a_hook_checks_before_each_forward_pass_until_it_is_taken_away() -> None:
@@ -61,7 +61,7 @@ def test_a_hook_checks_before_each_forward_pass_until_it_is_taken_away() -> None
         guarded = hp.guard(model, [TMR()], hook=True)
         strike(model)
         assert equal_bits(model(x), wanted)
-        assert guarded.forwards == 1
+        assert guarded.monitor.forwards == 1
         guarded.detach()
         assert not guarded.attached
         assert "forward" not in model.__dict__
@@ -71,7 +71,7 @@ def test_a_hook_checks_before_each_forward_pass_until_it_is_taken_away() -> None
             assert guarded.attached
             assert guarded.attach().attached  # twice is once
             assert equal_bits(model(x), wanted)
-        assert guarded.forwards == 2
+        assert guarded.monitor.forwards == 2
         assert not model._forward_pre_hooks
 
 
@@ -92,7 +92,7 @@ def test_any_dtype(dtype: torch.dtype) -> None:
 def test_tied_weights_are_guarded_once_and_repaired_under_both_names() -> None:
     model = net("tied")
     guarded = hp.guard(model, [TMR()])
-    assert guarded.extra_bytes == 2 * 4 * (16 + 4 + 4 + 1)
+    assert guarded.monitor.extra_bytes == 2 * 4 * (16 + 4 + 4 + 1)
     strike(model, "a.weight")
     assert guarded.check().corrected == 1
     assert model.get_parameter("b.weight") is model.get_parameter("a.weight")
@@ -147,7 +147,7 @@ def test_which_forward_passes_check_what(when: hp.harden.When | None, wanted: li
     for _ in range(5):
         hardened(x)
     assert asked == wanted
-    assert hardened.when == guarded.when
+    assert hardened.monitor.when == guarded.monitor.when
 
 
 def test_schedules_say_what_they_bound_and_refuse_what_they_cannot_do() -> None:
@@ -160,9 +160,9 @@ def test_schedules_say_what_they_bound_and_refuse_what_they_cannot_do() -> None:
         None,
     )
     guarded = hp.guard(net(), [TMR()], when=hp.runtime.Rotating(7))
-    assert guarded.guarantees["when"] == hp.runtime.Rotating(7).text
-    assert guarded.check_due() == guarded.report
-    assert guarded.report.latency == 7
+    assert guarded.monitor.guarantees["when"] == hp.runtime.Rotating(7).text
+    assert guarded.monitor.check_due() == guarded.monitor.report
+    assert guarded.monitor.report.latency == 7
     with pytest.raises(HoplonError, match="expected turns to be a whole number of at least 1, got 0"):
         hp.runtime.Rotating(0)
     with pytest.raises(HoplonError, match="expected n to be a whole number of at least 1, got True"):
@@ -179,11 +179,11 @@ def test_a_rotating_check_meets_every_fault_within_its_bound(turns: int) -> None
     for name in names[::5]:
         waited = []
         for start in range(turns):
-            while guarded.forwards % turns != start:
-                guarded.check_due()
+            while guarded.monitor.forwards % turns != start:
+                guarded.monitor.check_due()
             strike(model, name)
             passes = 1
-            while not (report := guarded.check_due()) or not report.detected:
+            while not (report := guarded.monitor.check_due()) or not report.detected:
                 passes += 1
             assert report.corrected == 1
             waited.append(passes)
@@ -194,13 +194,13 @@ def test_what_was_found_is_remembered_and_logged(caplog: pytest.LogCaptureFixtur
     model, x = net(), sample("residual")
     guarded = hp.guard(model, [TMR()], hook=True, on_uncorrectable=lambda report: None)
     model(x)
-    assert not guarded.events
+    assert not guarded.monitor.events
     with caplog.at_level(logging.WARNING, logger="hoplon"):
         strike(model, "fc.bias")
         model(x)
         beyond_repair(guarded)
         model(x)
-    first, second = guarded.events
+    first, second = guarded.monitor.events
     assert (first.guard, first.forward, first.report.corrected) == ("tmr", 1, 1)
     assert str(first) == "tmr found 1 wrong words in fc.bias after 1 forward passes: 1 corrected"
     assert second.time >= first.time > 1.6e9
@@ -210,7 +210,7 @@ def test_what_was_found_is_remembered_and_logged(caplog: pytest.LogCaptureFixtur
     assert "1 beyond repair" in caplog.text
     for _ in range(1001):
         guarded.check()
-    assert len(guarded.events) == 1000
+    assert len(guarded.monitor.events) == 1000
 
 
 def test_uncorrectable_memory_raises_again_and_again_or_calls_back() -> None:
@@ -223,12 +223,12 @@ def test_uncorrectable_memory_raises_again_and_again_or_calls_back() -> None:
         assert info.value.report.uncorrectable == 1
     with pytest.raises(UncorrectableMemory):
         guarded.check()
-    assert guarded.forwards == 0
+    assert guarded.monitor.forwards == 0
     seen: list[GuardReport] = []
     patient = hp.guard(net(), [TMR()], on_uncorrectable=seen.append)
     beyond_repair(patient)
     assert patient.check().uncorrectable == 1
-    assert seen == [patient.report]
+    assert seen == [patient.monitor.report]
 
 
 def test_what_one_guard_cannot_repair_another_one_may() -> None:
@@ -236,7 +236,7 @@ def test_what_one_guard_cannot_repair_another_one_may() -> None:
     before = words(model)
     guarded = hp.guard(model, [TMR(vote="tensor"), TMR()])
     strike(model)
-    guarded.guards[0].copies["fc.weight#1"].view(-1)[1] = 6.0
+    guarded.monitor.guards[0].copies["fc.weight#1"].view(-1)[1] = 6.0
     report = guarded.check()
     assert (report.uncorrectable, report.where) == (0, ("fc.weight",))
     assert words(model) == before
@@ -256,7 +256,7 @@ def test_updated_weights_are_refused_and_left_alone_until_refreshed() -> None:
     with pytest.raises(StaleGuardError, match=r"got other values in .* words of .*; call refresh\(\)"):
         guarded.check()
     assert words(model) == after
-    guarded.refresh()
+    guarded.monitor.refresh()
     assert guarded.check().detected == 0
     strike(model)
     assert guarded.check().corrected == 1
@@ -319,11 +319,11 @@ def test_a_changed_model_is_refused_by_name_until_refreshed(change: object, got:
     guarded = hp.guard(model, [TMR()], when=hp.runtime.Rotating(4))
     assert callable(change)
     change(model)
-    with pytest.raises(HoplonError, match=rf"got {got} call refresh\(\)"):
+    with pytest.raises(HoplonError, match=rf"got {got} call monitor.refresh\(\)"):
         guarded.check()
-    with pytest.raises(HoplonError, match=rf"got {got} call refresh\(\)"):  # within the bound of the schedule
-        [guarded.check_due() for _ in range(4)]
-    guarded.refresh()
+    with pytest.raises(HoplonError, match=rf"got {got} call monitor.refresh\(\)"):  # within the bound of the schedule
+        [guarded.monitor.check_due() for _ in range(4)]
+    guarded.monitor.refresh()
     assert guarded.check().detected == 0
 
 
@@ -334,12 +334,12 @@ def test_on_a_gpu_and_moved_there() -> None:
     model.cuda()
     with pytest.raises(HoplonError, match="got conv1.weight on cuda:0 where it was on cpu"):
         guarded.check()
-    guarded.refresh()
+    guarded.monitor.refresh()
     before = words(model)
     strike(model, value=float("nan"))
     assert guarded.check().corrected == 1
     assert words(model) == before
-    assert all(tensor.is_cuda for tensor in guarded.guards[0].copies.values())
+    assert all(tensor.is_cuda for tensor in guarded.monitor.guards[0].copies.values())
 
 
 def scores_of(model: nn.Module, **about: str) -> Scores:
@@ -415,9 +415,11 @@ def test_a_compiled_model_goes_on_checking(order: str, backend: str) -> None:
         for number in range(3):
             strike(model)
             assert torch.allclose(run(x), wanted)
-            assert guarded.forwards == number + 1
-        assert len(guarded.events) == 3
-        assert guarded.report.where == ("fc.weight",)  # the user's name, also where the compiler wrapped the model
+            assert guarded.monitor.forwards == number + 1
+        assert len(guarded.monitor.events) == 3
+        assert guarded.monitor.report.where == (
+            "fc.weight",
+        )  # the user's name, also where the compiler wrapped the model
         guarded.detach()
         strike(model)
         assert not torch.allclose(run(x), wanted)
@@ -432,7 +434,7 @@ def test_a_compiled_hardened_module_goes_on_checking() -> None:
     for number in range(3):
         strike(hardened)
         assert torch.allclose(run(x), wanted)
-        assert len(hardened.events) == number + 1
+        assert len(hardened.monitor.events) == number + 1
 
 
 def test_a_hooked_model_is_copied_with_its_guards_and_not_exported_or_pickled() -> None:
@@ -448,12 +450,12 @@ def test_a_hooked_model_is_copied_with_its_guards_and_not_exported_or_pickled() 
         assert equal_bits(twin(x), wanted)
         strike(twin, "a.weight")
         assert equal_bits(twin(x), wanted)
-        assert not guarded.events
+        assert not guarded.monitor.events
         twin_of_handle = copy.deepcopy(guarded)
         strike(twin_of_handle.model, "b.bias")
         with pytest.raises(HoplonError, match="expected the copy of a guarded model"):
             twin_of_handle.check()
-        twin_of_handle.refresh()
+        twin_of_handle.monitor.refresh()
         assert twin_of_handle.check().checked == 25
         assert twin_of_handle.attached
         twin_of_handle.detach()

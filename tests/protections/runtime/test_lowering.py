@@ -189,7 +189,7 @@ def test_its_state_has_the_users_names_and_ties() -> None:
     assert module.get_parameter("a.weight").data_ptr() != model.get_parameter("a.weight").data_ptr()
     words = 16 + 4 + 4 + 1 + 1  # weight once, two biases, gain, the constant
     assert module.check() == GuardReport(checked=words)
-    assert module.extra_bytes == 2 * 4 * words
+    assert module.monitor.extra_bytes == 2 * 4 * words
     assert module.memory().keys() >= {"a.weight", "b.weight", "gain"}
     assert [type(protection) for protection in module.protections] == [TMR]
 
@@ -204,10 +204,10 @@ def test_shared_memory_is_repaired_in_the_users_model() -> None:
     with torch.no_grad():
         model.get_parameter("conv1.weight").view(-1)[5] = float("nan")
     assert equal_bits(own(x), wanted)
-    assert own.report.detected == 0
+    assert own.monitor.report.detected == 0
     assert hashes(model) != before
     assert equal_bits(shared(x), wanted)
-    assert shared.report.corrected == 1
+    assert shared.monitor.report.corrected == 1
     assert hashes(model) == before
 
 
@@ -221,12 +221,16 @@ def test_guards_check_before_each_forward_pass() -> None:
         module.get_parameter("fc.bias")[0] = 1e30
         module.get_buffer("bn.running_mean")[1] = float("inf")
     assert equal_bits(module(x), wanted)
-    assert (module.report.detected, module.report.corrected, module.report.uncorrectable) == (2, 2, 0)
-    assert set(module.report.where) == {"fc.bias", "bn.running_mean"}
+    assert (module.monitor.report.detected, module.monitor.report.corrected, module.monitor.report.uncorrectable) == (
+        2,
+        2,
+        0,
+    )
+    assert set(module.monitor.report.where) == {"fc.bias", "bn.running_mean"}
 
 
 def uncorrectable(module: HardenedModule) -> None:
-    guard = module.guards[0]
+    guard = module.monitor.guards[0]
     with torch.no_grad():
         module.get_parameter("conv1.weight").view(-1)[0] = 5.0
     guard.copies["conv1.weight#1"].view(-1)[0] = 6.0
@@ -265,12 +269,12 @@ def test_loading_and_moving_arm_the_guards_anew() -> None:
     assert equal_bits(module.get_parameter("fc.weight"), other.get_parameter("fc.weight"))
     module.to(torch.float64)
     assert module.check().detected == 0
-    assert isinstance(module.guards[1], AspisGuard)
-    assert module.guards[0].copies["fc.weight#1"].dtype == torch.float64
+    assert isinstance(module.monitor.guards[1], AspisGuard)
+    assert module.monitor.guards[0].copies["fc.weight#1"].dtype == torch.float64
     assert module(x.double()).dtype == torch.float64
     with torch.no_grad():
         module.get_parameter("fc.weight").add_(1.0)
-    module.refresh()
+    module.monitor.refresh()
     assert module.check().detected == 0
 
 
@@ -305,7 +309,7 @@ def test_a_deep_copy_is_on_its_own() -> None:
     wanted = module(x)
     with torch.no_grad():
         twin.get_parameter("b.bias").add_(1.0)
-    twin.refresh()
+    twin.monitor.refresh()
     assert equal_bits(module(x), wanted)
     assert not equal_bits(twin(x), wanted)
 

@@ -110,5 +110,5 @@ def test_a_guarded_module_repairs_what_its_overlay_repairs(name: str) -> None:
             if tensor.is_floating_point():
                 tensor.view(-1)[-1] = float("nan")
         assert equal_bits(module(x), wanted)
-    assert module.report.corrected > 0
-    assert module.report.uncorrectable == 0
+    assert module.monitor.report.corrected > 0
+    assert module.monitor.report.uncorrectable == 0

@@ -93,7 +93,7 @@ def harden(
         "form": form.value,
         "protection": module.overlay.label,
         "guards": _guards_of(module),
-        "when": module.when.text if module.guards else None,
+        "when": module.monitor.when.text if module.monitor.guards else None,
         "out": str(out),
         "bytes": sum(path.stat().st_size for path in ([out] if out.is_file() else out.iterdir())),
         "bounded": sum(row["low"] is not None for row in rows),
@@ -116,7 +116,7 @@ def _guards_of(module: HardenedModule) -> list[dict[str, Any]]:
     guarding = [protection for protection in module.protections if not isinstance(protection, Ranger)]
     return [
         {"label": protection.label, "guarantee": protection.guarantee, "extra_bytes": armed.extra_bytes}
-        for protection, armed in zip(guarding, module.guards, strict=True)
+        for protection, armed in zip(guarding, module.monitor.guards, strict=True)
     ]
 
 

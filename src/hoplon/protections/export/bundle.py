@@ -50,7 +50,7 @@ def save_bundle(module: HardenedModule, folder: str | os.PathLike[str]) -> None:
     _require_storable(module)
     parts: dict[str, Tensor] = {}
     protections = [described(protection, parts) for protection in module.protections]
-    when = described(module.when, parts)
+    when = described(module.monitor.when, parts)
     _require_replaceable(target)
     with replacing(target) as partial:
         partial.mkdir()
@@ -141,7 +141,7 @@ def _versions() -> dict[str, str]:
 def _guard_memory(module: HardenedModule) -> dict[str, Tensor]:
     return {
         f"{number}/{name}": tensor.detach().cpu().contiguous().clone()
-        for number, guard in enumerate(module.guards)
+        for number, guard in enumerate(module.monitor.guards)
         for name, tensor in guard.copies.items()
     }
 
@@ -252,7 +252,7 @@ def _changed(module: HardenedModule, index: Mapping[str, Any]) -> list[str]:
 
 def _recall(module: HardenedModule, knowledge: Mapping[str, Tensor], changed: list[str]) -> None:
     """Let the guards know what they knew when the bundle was saved, in the place of what they see now."""
-    for number, (label, guard) in enumerate(zip(module._watch.labels, module.guards, strict=True)):
+    for number, (label, guard) in enumerate(module.monitor.armed):
         prefix = f"{number}/"
         saved = {name.removeprefix(prefix): tensor for name, tensor in knowledge.items() if name.startswith(prefix)}
         copies = guard.copies

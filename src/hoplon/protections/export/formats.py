@@ -111,7 +111,7 @@ def exported_program(module: HardenedModule, *, guards: Guards = "refuse") -> Ex
     """
     if guards not in ("refuse", "drop"):
         raise HoplonError(f"expected guards 'refuse' or 'drop', got {guards!r}")
-    if module.guards and guards == "refuse":
+    if module.monitor.guards and guards == "refuse":
         raise HoplonError(
             f"expected a module without guards of memory, got {module.overlay.label}: a graph carries bounds, "
             "not guards; guards='drop' leaves them out"
@@ -183,7 +183,7 @@ def _described(module: HardenedModule) -> Mapping[str, Any]:
     return {
         "format": 1,
         "protections": module.overlay.label,
-        "guards_dropped": bool(module.guards),
+        "guards_dropped": bool(module.monitor.guards),
         "values": {name: str(effect) for name, effect in module.overlay.values.items()},
     }
 

@@ -137,8 +137,8 @@ class Bindings:
 
 def _refuse(got: str) -> None:
     raise HoplonError(
-        f"expected the memory that the guards were armed on, got {got}; call refresh() after replacing a parameter or "
-        "changing the model on purpose"
+        f"expected the memory that the guards were armed on, got {got}; call monitor.refresh() after replacing a "
+        "parameter or changing the model on purpose"
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from functools import partial
@@ -12,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from hoplon.errors import HoplonError
-from hoplon.formats.digest import digest_of
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.memory.arena import lay_end_to_end
-from hoplon.protections.memory_guard import Guard, GuardReport
+from hoplon.protections.memory_guard import GuardReport
 from hoplon.protections.runtime.bindings import memory_of
-from hoplon.protections.runtime.monitor import GuardEvent, GuardMonitor
+from hoplon.protections.runtime.monitor import GuardMonitor
 from hoplon.protections.runtime.schedule import When
 
 
@@ -39,8 +37,7 @@ def guard(
     Args:
         protections: those that guard memory. Bounds on values need a graph: :func:`hoplon.harden` puts them there.
         when: which check comes before which forward pass; :class:`EveryForward` by default.
-        :meth:`GuardedModel.check` is a
-            whole check whatever it says.
+            :meth:`GuardedModel.check` is a whole check whatever it says.
         on_uncorrectable: called with the report where memory cannot be repaired; by default
             :class:`hoplon.runtime.UncorrectableMemory` is raised.
         hook: check before each forward pass of the model.
@@ -73,11 +70,12 @@ def guard(
         protection.require_made_for(memory)
     if end_to_end:
         lay_end_to_end(root)
-    watch = GuardMonitor(root, chosen, when=when, on_uncorrectable=on_uncorrectable)
-    if len(watch.guards) < len(chosen):
-        silent = next(protection.label for protection in chosen if protection.label not in watch.labels)
+    monitor = GuardMonitor(root, chosen, when=when, on_uncorrectable=on_uncorrectable)
+    labels = [label for label, _ in monitor.armed]
+    if len(labels) < len(chosen):
+        silent = next(protection.label for protection in chosen if protection.label not in labels)
         raise HoplonError(f"expected protections that guard memory, got {silent}, which does not")
-    guarded = GuardedModel(model, watch)
+    guarded = GuardedModel(model, monitor)
     return guarded.attach() if hook else guarded
 
 
@@ -87,76 +85,28 @@ class GuardedModel:
 
     Attributes:
         model: the guarded model.
+        monitor: the guards, when they check and what they found.
     """
 
-    def __init__(self, model: nn.Module, watch: GuardMonitor) -> None:
+    def __init__(self, model: nn.Module, monitor: GuardMonitor) -> None:
         self.model = model
-        self._armed_watch = watch
-        self._vouched: str | None = None
+        self.monitor = monitor
         self._shadowed: Any = None
 
     @property
-    def when(self) -> When:
-        """Which check comes before which forward pass."""
-        return self._armed_watch.when
-
-    @property
-    def guards(self) -> list[Guard]:
-        """The armed guards, in the order of the protections."""
-        return self._watch.guards
-
-    @property
     def protections(self) -> tuple[Protection, ...]:
-        """What protects the model."""
-        return self._armed_watch.protections
-
-    @property
-    def report(self) -> GuardReport:
-        """What the last check found."""
-        return self._armed_watch.report
-
-    @property
-    def events(self) -> deque[GuardEvent]:
-        """The checks that found something, the last thousand of them; they also go to the logger "hoplon"."""
-        return self._armed_watch.events
-
-    @property
-    def forwards(self) -> int:
-        """Forward passes that the hook has let through, or :meth:`check_due` was called for."""
-        return self._armed_watch.forwards
-
-    @property
-    def extra_bytes(self) -> int:
-        """Memory of the guards, in bytes."""
-        return self._watch.extra_bytes
-
-    @property
-    def guarantees(self) -> dict[str, str]:
-        """By label, what each guard repairs for certain, only detects and misses; under "when", when it looks."""
-        return self._watch.guarantees()
+        """The protections whose guards are armed on the model."""
+        return self.monitor.protections
 
     def check(self) -> GuardReport:
         """Compare and repair all of the memory.
 
         Raises:
             UncorrectableMemory: wrong words that cannot be repaired, and no ``on_uncorrectable`` was given.
-            StaleGuardError: the weights were updated, not hit; nothing was written. Call :meth:`refresh`.
+            StaleGuardError: the weights were updated, not hit; nothing was written. Call ``monitor.refresh()``.
             HoplonError: a tensor was replaced, moved, cast, reshaped, added or removed; names it.
         """
-        return self._watch.require_correct(self._watch.check())
-
-    def check_due(self) -> GuardReport | None:
-        """The check that ``when`` asks for before the next forward pass, for loops without a hook; None: none is due.
-
-        Raises:
-            UncorrectableMemory, StaleGuardError, HoplonError: as :meth:`check`.
-        """
-        return self._watch.before_forward()
-
-    def refresh(self) -> None:
-        """Take the memory as it is now for correct, after an update, a move or a cast."""
-        self._vouched = None
-        self._armed_watch.refresh()
+        return self.monitor.require_correct(self.monitor.check())
 
     @property
     def attached(self) -> bool:
@@ -186,19 +136,6 @@ class GuardedModel:
     def __exit__(self, *_: object) -> None:
         self.detach()
 
-    @property
-    def _watch(self) -> GuardMonitor:
-        """The watch; in a copy it is armed here, once the copy is known to be whole."""
-        if self._vouched is not None:
-            if digest_of(memory_of(self._armed_watch.root)) != self._vouched:
-                raise HoplonError(
-                    "expected the copy of a guarded model to hold what was copied, got other values before its guards "
-                    "were armed; copy it again, or call refresh() if it was changed on purpose"
-                )
-            self._vouched = None
-            self._armed_watch.arm()
-        return self._armed_watch
-
     def _hooks(self) -> list[int]:
         hooks = self.model._forward_pre_hooks
         return [number for number, hook in hooks.items() if getattr(hook, "__self__", None) is self]
@@ -206,7 +143,7 @@ class GuardedModel:
     def _before(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         if torch.compiler.is_exporting():
             raise HoplonError("expected a model without the hook of its guards, which no graph can carry; detach() it")
-        self.check_due()
+        self.monitor.check_due()
 
     def _shadow_forward(self) -> None:
         """Give the model a ``forward`` of its own: code compiled before the hook came would be used again without it.
@@ -227,25 +164,13 @@ class GuardedModel:
             self._shadowed = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> GuardedModel:
-        """A copy of the model with guards of its own, and with the hook where there is one.
-
-        Where the model is copied and this comes along in its hook, the copy of the model is not whole yet. So its
-        guards are armed when they are first used, on what must be the memory that the original vouches for here.
-        """
+        """A copy of the model with guards of its own, and with the hook where there is one."""
         self.check()
         twin = GuardedModel.__new__(GuardedModel)
         memo[id(self)] = twin
-        watch = self._armed_watch
-        twin._vouched = digest_of(memory_of(watch.root))
         twin.model = deepcopy(self.model, memo)
         twin._shadowed = deepcopy(self._shadowed, memo)
-        twin._armed_watch = GuardMonitor(
-            deepcopy(watch.root, memo),
-            watch.protections,
-            when=watch.when,
-            on_uncorrectable=watch.on_uncorrectable,
-            arm=False,
-        )
+        twin.monitor = self.monitor.copied(memo)
         return twin
 
     def __reduce__(self) -> NoReturn:
@@ -258,10 +183,9 @@ def _uncompiled(model: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else model
 
 
-def _require_guard_alone(protection: Protection) -> None:
-    given: object = protection
-    if not isinstance(given, Protection):
-        raise HoplonError(f"expected protections such as hp.TMR(), got {given!r}")
+def _require_guard_alone(protection: object) -> None:
+    if not isinstance(protection, Protection):
+        raise HoplonError(f"expected protections such as hp.TMR(), got {protection!r}")
     if protection.is_hardware:
         raise HoplonError(f"expected protections in software, got {protection.label}, which models hardware")
     if type(protection).values is not Protection.values:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy as copying
-from collections import deque
 from collections.abc import Callable
 from typing import Any, NoReturn, Self, final
 
@@ -15,10 +14,10 @@ from hoplon.errors import HoplonError
 from hoplon.program._torch_warnings import quiet_torch
 from hoplon.protections.base import Overlay, Protection
 from hoplon.protections.guards.memory.arena import is_end_to_end, lay_end_to_end
-from hoplon.protections.memory_guard import Guard, GuardReport
+from hoplon.protections.memory_guard import GuardReport
 from hoplon.protections.runtime.eager_module import WatchedModel
 from hoplon.protections.runtime.effect import Effect
-from hoplon.protections.runtime.monitor import GuardEvent, GuardMonitor
+from hoplon.protections.runtime.monitor import GuardMonitor
 from hoplon.protections.runtime.schedule import When
 from hoplon.protections.values.counter import Count
 from hoplon.protections.values.duplicate import RepeatedOperator
@@ -30,7 +29,7 @@ class HardenedModule(nn.Module):
 
     Before each forward pass, or when its schedule says so, the guards check and repair memory; also where the module is
     compiled: checks stay outside of what the compiler sees. ``to`` and ``load_state_dict`` arm them anew; after any
-    other change of the weights call :meth:`refresh`. The forward pass runs without gradients, unless lowered
+    other change of the weights call ``monitor.refresh()``. The forward pass runs without gradients, unless lowered
     with them.
 
     Attributes:
@@ -44,7 +43,7 @@ class HardenedModule(nn.Module):
     alarms: int
     persistent_alarms: int
     _runner: fx.GraphModule | WatchedModel
-    _watch: GuardMonitor
+    _monitor: GuardMonitor
 
     def __init__(
         self,
@@ -66,7 +65,7 @@ class HardenedModule(nn.Module):
         self.overlay = overlay
         self.gradients = gradients
         self.training = False
-        self._watch = GuardMonitor(runner, overlay.protections, when=when, on_uncorrectable=on_uncorrectable)
+        self._monitor = GuardMonitor(runner, overlay.protections, when=when, on_uncorrectable=on_uncorrectable)
 
     @property
     def graph_module(self) -> fx.GraphModule:
@@ -82,7 +81,7 @@ class HardenedModule(nn.Module):
 
     @property
     def protections(self) -> tuple[Protection, ...]:
-        """What protects it."""
+        """The protections that it was lowered with."""
         return self.overlay.protections
 
     @property
@@ -103,39 +102,9 @@ class HardenedModule(nn.Module):
         self.alarms = self.persistent_alarms = 0
 
     @property
-    def guards(self) -> list[Guard]:
-        """The armed guards."""
-        return self._watch.guards
-
-    @property
-    def when(self) -> When:
-        """Which check comes before which forward pass."""
-        return self._watch.when
-
-    @property
-    def report(self) -> GuardReport:
-        """Findings of the last check."""
-        return self._watch.report
-
-    @property
-    def events(self) -> deque[GuardEvent]:
-        """The checks that found something, the last thousand of them; they also go to the logger "hoplon"."""
-        return self._watch.events
-
-    @property
-    def guarantees(self) -> dict[str, str]:
-        """By label, what each guard repairs for certain, only detects and misses; under "when", when it looks."""
-        return self._watch.guarantees()
-
-    @property
-    def on_uncorrectable(self) -> Callable[[GuardReport], None] | None:
-        """What is called where memory cannot be repaired; None raises."""
-        return self._watch.on_uncorrectable
-
-    @property
-    def extra_bytes(self) -> int:
-        """Memory of the guards, in bytes."""
-        return self._watch.extra_bytes
+    def monitor(self) -> GuardMonitor:
+        """The guards, when they check and what they found."""
+        return self._monitor
 
     def memory(self) -> dict[str, Tensor]:
         """Every parameter, buffer and constant by name, live; names that share a storage are all there."""
@@ -153,11 +122,7 @@ class HardenedModule(nn.Module):
             HoplonError: a tensor was replaced since the guards were armed, so that they watch memory nobody reads.
             StaleGuardError: the memory looks updated, not hit.
         """
-        return self._watch.check()
-
-    def refresh(self) -> None:
-        """Take the memory as it is now for correct, also where tensors were replaced."""
-        self._watch.refresh()
+        return self._monitor.check()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Check memory if it is time, then run.
@@ -165,8 +130,8 @@ class HardenedModule(nn.Module):
         Raises:
             UncorrectableMemory: a guard found what it cannot repair, and no ``on_uncorrectable`` was given.
         """
-        if self._watch.guards:
-            self._watch.before_forward()
+        if self._monitor.armed:
+            self._monitor.check_due()
         if not self._detectors:
             return self._run(args, kwargs)
         before = self._flagged()
@@ -196,7 +161,7 @@ class HardenedModule(nn.Module):
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load weights and arm the guards on them; the bounds stay those of the profiled weights."""
         result = super().load_state_dict(*args, **kwargs)
-        self._watch.arm()
+        self._monitor.arm()
         return result
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
@@ -204,7 +169,7 @@ class HardenedModule(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if owned:
             lay_end_to_end(self)
-        self._watch.arm()
+        self._monitor.arm()
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HardenedModule:
@@ -213,8 +178,13 @@ class HardenedModule(nn.Module):
         twin._non_persistent_buffers_set.update(self._non_persistent_buffers_set)  # which torch forgets
         if is_end_to_end(self):
             lay_end_to_end(twin)
+        monitor = self._monitor
         return HardenedModule(
-            twin, self.overlay, gradients=self.gradients, when=self.when, on_uncorrectable=self.on_uncorrectable
+            twin,
+            self.overlay,
+            gradients=self.gradients,
+            when=monitor.when,
+            on_uncorrectable=monitor.on_uncorrectable,
         )
 
     def __reduce__(self) -> NoReturn:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast, final
 
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from hoplon.errors import HoplonError
+from hoplon.formats.digest import digest_of
 from hoplon.protections.base import Protection
 from hoplon.protections.memory_guard import Guard, GuardReport, check_all
 from hoplon.protections.runtime.bindings import Bindings, memory_of
@@ -71,13 +73,12 @@ class GuardEvent:
 
 @final
 class GuardMonitor:
-    """The guards of a module and what happens around their checks; :class:`HardenedModule` and `GuardedModel` both
-    have one.
+    """The guards of a module and what happens around their checks: ``monitor`` of a hardened or a guarded model.
 
     Attributes:
         when: which check comes before which forward pass.
-        report: what the last check found.
-        events: the checks that found something, the last thousand of them.
+        report: findings of the last check.
+        events: the checks that found something, the last thousand of them; they also go to the logger "hoplon".
         forwards: forward passes begun.
         on_uncorrectable: called where a check finds what it cannot repair; None raises.
     """
@@ -89,23 +90,23 @@ class GuardMonitor:
         *,
         when: When | None = None,
         on_uncorrectable: Callable[[GuardReport], None] | None = None,
-        arm: bool = True,
+        vouched: str | None = None,
     ) -> None:
-        given: object = EveryForward() if when is None else when
-        if not isinstance(given, When):
-            raise HoplonError(f"expected when to be EveryForward(), Rotating() or OnDemand(), got {given!r}")
+        schedule: object = EveryForward() if when is None else when
+        if not isinstance(schedule, When):
+            raise HoplonError(f"expected when to be EveryForward(), Rotating() or OnDemand(), got {schedule!r}")
         self.root = root
         self.protections = tuple(protections)
-        self.when = given
+        self.when = schedule
         self.on_uncorrectable = on_uncorrectable
         self.report = GuardReport()
         self.events: deque[GuardEvent] = deque(maxlen=_EVENTS_KEPT)
         self.forwards = 0
-        self.labels: list[str] = []
-        self.guards: list[Guard] = []
+        self._armed: list[tuple[str, Guard]] = []
+        self._vouched = vouched
         self._bindings: Bindings | None = None
         self._lock = threading.RLock()
-        if arm:
+        if vouched is None:
             self.arm()
 
     def arm(self) -> None:
@@ -113,8 +114,8 @@ class GuardMonitor:
         guarding = [protection for protection in self.protections if type(protection).arm is not Protection.arm]
         memory = memory_of(self.root) if guarding else {}
         armed = [(protection.label, protection.arm(memory)) for protection in guarding]
-        self.labels = [label for label, guard in armed if guard is not None]
-        self.guards = [guard for _, guard in armed if guard is not None]
+        self._armed = [(label, guard) for label, guard in armed if guard is not None]
+        self._vouched = None
         self._bindings = Bindings(self.root)
 
     def refresh(self) -> None:
@@ -126,15 +127,51 @@ class GuardMonitor:
             else:
                 self.arm()
 
+    def copied(self, memo: dict[int, Any]) -> GuardMonitor:
+        """A monitor of a deep copy of the module.
+
+        Where the module is copied and this comes along in its hook, the copy of the module is not whole yet. So its
+        guards are armed when they are first used, on what must be the memory that the original vouches for here.
+        """
+        return GuardMonitor(
+            deepcopy(self.root, memo),
+            self.protections,
+            when=self.when,
+            on_uncorrectable=self.on_uncorrectable,
+            vouched=digest_of(memory_of(self.root)),
+        )
+
+    @property
+    def armed(self) -> list[tuple[str, Guard]]:
+        """The label of each protection that guards memory, and its guard, in the order of the protections.
+
+        Raises:
+            HoplonError: the module is a copy and was changed before its guards were armed.
+        """
+        if self._vouched is not None:
+            if digest_of(memory_of(self.root)) != self._vouched:
+                raise HoplonError(
+                    "expected the copy of a guarded model to hold what was copied, got other values before its guards "
+                    "were armed; copy it again, or call monitor.refresh() if it was changed on purpose"
+                )
+            self.arm()
+        return self._armed
+
+    @property
+    def guards(self) -> list[Guard]:
+        """The armed guards."""
+        return [guard for _, guard in self.armed]
+
     @property
     def extra_bytes(self) -> int:
         """Memory of the guards, in bytes."""
         return sum(guard.extra_bytes for guard in self.guards)
 
+    @property
     def guarantees(self) -> dict[str, str]:
-        """By label, what each guard repairs for certain, what it only detects, what it misses; and when it looks."""
+        """By label, what each guard repairs for certain, only detects and misses; under "when", when it looks."""
         stated = {protection.label: protection.guarantee for protection in self.protections}
-        return {label: stated[label] for label in self.labels} | {"when": self.when.text}
+        return {label: stated[label] for label, _ in self.armed} | {"when": self.when.text}
 
     @_uncompiled
     def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
@@ -145,20 +182,21 @@ class GuardMonitor:
             StaleGuardError: the memory looks updated, not hit.
         """
         with self._lock:
-            if self._bindings is None or not self.guards:
+            armed = self.armed
+            if self._bindings is None or not armed:
                 self.report = GuardReport()
                 return self.report
             self._bindings.require_same(turn=turn, turns=turns)
-            reports = check_all(self.guards, turn=turn, turns=turns)
-            for label, report in zip(self.labels, reports, strict=True):
+            reports = check_all([guard for _, guard in armed], turn=turn, turns=turns)
+            for (label, _), report in zip(armed, reports, strict=True):
                 if report.detected:
                     self._note(GuardEvent(time.time(), self.forwards, label, report))
             self.report = replace(sum(reports, GuardReport()), latency=self.when.latency)
             return self.report
 
     @_uncompiled
-    def before_forward(self) -> GuardReport | None:
-        """The check that is due before the next forward pass, if any, and what follows from it.
+    def check_due(self) -> GuardReport | None:
+        """Make the check that ``when`` asks for before the next forward pass, and count the pass; None: none is due.
 
         A pass that a check refuses does not count: the same check comes again before the next one.
 
@@ -167,7 +205,7 @@ class GuardMonitor:
             HoplonError, StaleGuardError: see :meth:`check`.
         """
         with self._lock:
-            due = self.when.due(self.forwards) if self.guards else None
+            due = self.when.due(self.forwards) if self.armed else None
             report = None
             if due is not None:
                 turn, turns = due
