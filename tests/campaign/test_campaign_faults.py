@@ -121,7 +121,7 @@ def test_functions_see_what_their_faults_meet(placement: str) -> None:
     )
     before, _, after = met(campaign.run(count=200, seed=0).faults)
     single = native(torch.float32)
-    values = single.strike(torch.zeros(200), 0, before)
+    values = single.apply(torch.zeros(200), 0, before)
     assert torch.equal(after, single.words(values * 4))
 
 

@@ -65,7 +65,7 @@ class TestGuardMemory:
         for site in armed.guard_sites:
             for bit in range(8 * site.dtype.itemsize):
                 word = {"site": site.name, "element": 0, "keep": 2 ** (8 * site.dtype.itemsize) - 1, "flip": 1 << bit}
-                name, old, new = armed.strike({**word, "format": str(site.dtype).removeprefix("torch.")})
+                name, old, new = armed.corrupt({**word, "format": str(site.dtype).removeprefix("torch.")})
                 assert name is None
                 assert old ^ new in (1 << bit, (1 << bit) - 2**64)
                 assert not armed.check().uncorrectable

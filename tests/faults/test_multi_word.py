@@ -82,7 +82,7 @@ each_model = pytest.mark.parametrize("model", MODELS, ids=lambda m: m.name)
 def test_strikes_are_well_formed(model: FaultModel) -> None:
     """Every fault has rows, in order, no word twice, inside its site; words fit; the seed decides."""
     places = anchors(200)
-    struck, again = (model.strike(places, generator=seeded()) for _ in range(2))
+    struck, again = (model.sample(places, generator=seeded()) for _ in range(2))
     for name in ("fault", "format", "keep", "flip", "probability"):
         assert equal_bits(getattr(struck, name), getattr(again, name)), name
     fault, number, element = struck.fault, struck.places.number, struck.places.element
@@ -105,7 +105,7 @@ def test_strikes_are_well_formed(model: FaultModel) -> None:
 
 @each_model
 def test_no_anchors_give_no_faults(model: FaultModel) -> None:
-    struck = model.strike(anchors(0), generator=seeded())
+    struck = model.sample(anchors(0), generator=seeded())
     assert [len(part) for part in (struck.fault, struck.keep, struck.probability)] == [0, 0, 0]
 
 
@@ -115,7 +115,7 @@ def test_value_faults_keep_the_input_of_their_anchor(model: FaultModel) -> None:
         pytest.skip("the observer of this test knows memory only")
     places = anchors(50)
     places = Places(SITES, places.number, places.element, torch.arange(50) % 7)
-    struck = model.strike(places, generator=seeded())
+    struck = model.sample(places, generator=seeded())
     assert torch.equal(struck.places.input, places.input[struck.fault])
 
 
@@ -129,7 +129,7 @@ def rows_of(struck: SampledFaults, fault: int) -> list[tuple[str, int, int]]:
 
 def test_elements_are_different_and_every_set_equally_likely() -> None:
     places = Places(SITES[:1], torch.zeros(30_000).long(), torch.randint(6, (30_000,), generator=seeded(1)))
-    struck = Elements(3).strike(places, generator=seeded())
+    struck = Elements(3).sample(places, generator=seeded())
     sets = Counter(tuple(sorted(row)) for row in struck.places.element.view(-1, 3).tolist())
     assert len(sets) == math.comb(6, 3)
     assert stats.chisquare(list(sets.values())).pvalue > 1e-3
@@ -140,7 +140,7 @@ def test_elements_are_different_and_every_set_equally_likely() -> None:
 
 def test_words_in_a_row_end_with_the_tensor() -> None:
     places = Places(SITES, torch.tensor([0, 0, 2]), torch.tensor([1, 4, 24]))
-    struck = Burst(BitFlip(bits=(3,)), words=4).strike(places, generator=seeded())
+    struck = Burst(BitFlip(bits=(3,)), words=4).sample(places, generator=seeded())
     assert rows_of(struck, 0) == [("a", 1, 8), ("a", 2, 8), ("a", 3, 8), ("a", 4, 8)]
     assert rows_of(struck, 1) == [("a", 4, 8), ("a", 5, 8)]
     assert rows_of(struck, 2) == [("c", 24, 8)]
@@ -161,7 +161,7 @@ def test_lines_are_aligned_and_as_wide_as_the_format(
     form: Quantized | None, expected: list[tuple[str, list[int]]]
 ) -> None:
     places = Places(SITES, torch.tensor([0, 1, 2]), torch.tensor([1, 13, 24]))
-    struck = Burst(BitFlip(format=form), bytes=16).strike(places, generator=seeded())
+    struck = Burst(BitFlip(format=form), bytes=16).sample(places, generator=seeded())
     found = [rows_of(struck, fault) for fault in range(3)]
     assert [(rows[0][0], [element for _, element, _ in rows]) for rows in found] == expected
     assert {name for rows in found for name, _, _ in rows[:1]} == {"a", "b", "c"}
@@ -169,8 +169,8 @@ def test_lines_are_aligned_and_as_wide_as_the_format(
 
 def test_a_lane_is_one_bit_and_other_bursts_are_not() -> None:
     places = Places(SITES, torch.full((300,), 1), torch.arange(300) % 40)
-    lane = Burst(words=4, lane=True).strike(places, generator=seeded())
-    free = Burst(words=4).strike(places, generator=seeded())
+    lane = Burst(words=4, lane=True).sample(places, generator=seeded())
+    free = Burst(words=4).sample(places, generator=seeded())
     for struck, most in ((lane, 1), (free, 4)):
         bits = [{flip for _, _, flip in rows_of(struck, fault)} for fault in range(300)]
         assert max(map(len, bits)) == most
@@ -184,7 +184,7 @@ def test_flips_of_a_rate_are_binomial_given_at_least_one() -> None:
     places = Places(sites, torch.zeros(faults).long(), torch.zeros(faults).long())
     for at_least_one in (True, False):
         model = BitRate(rate, at_least_one=at_least_one)
-        struck = model.strike(places, generator=seeded())
+        struck = model.sample(places, generator=seeded())
         flips = torch.zeros(faults).long()
         flips.index_add_(0, struck.fault, torch.tensor([int(flip).bit_count() for flip in struck.flip.tolist()]))
         expected = stats.binom.pmf(range(7), bits, rate)
@@ -204,7 +204,7 @@ def test_flips_of_a_rate_are_binomial_given_at_least_one() -> None:
 
 
 def test_a_high_rate_flips_its_share_and_reaches_the_last_word() -> None:
-    struck = BitRate(0.6).strike(anchors(40), generator=seeded())
+    struck = BitRate(0.6).sample(anchors(40), generator=seeded())
     flips = sum(int(flip).bit_count() for flip in struck.flip.tolist())
     assert stats.binomtest(flips, 40 * (6 * 32 + 40 * 16 + 25 * 32), 0.6).pvalue > 1e-3
     assert {(2, 24), (0, 0)} <= set(zip(struck.places.number.tolist(), struck.places.element.tolist(), strict=True))
@@ -213,7 +213,7 @@ def test_a_high_rate_flips_its_share_and_reaches_the_last_word() -> None:
 def test_a_rare_rate_over_many_bits_is_exact() -> None:
     huge = (MemorySite("w", shape=(10**9,)),)
     places = Places(huge, torch.zeros(500).long(), torch.zeros(500).long())
-    struck = BitRate(1e-15).strike(places, generator=seeded())
+    struck = BitRate(1e-15).sample(places, generator=seeded())
     assert len(struck.fault) == 500  # one flip each: two would come once in 30,000
     assert int(struck.places.element.max()) > 9.8e8
     assert struck.probability[0] == pytest.approx(1 / 32e9, rel=1e-4)
@@ -221,7 +221,7 @@ def test_a_rare_rate_over_many_bits_is_exact() -> None:
 
 def test_mixtures_follow_their_weights() -> None:
     model = Mixture((BitFlip(bits=(0,)), BitFlip(bits=(1,)), BitFlip(bits=(2,))), (1, 2, 5))
-    struck = model.strike(anchors(8000), generator=seeded())
+    struck = model.sample(anchors(8000), generator=seeded())
     counts = [int((struck.flip == 1 << bit).sum()) for bit in range(3)]
     assert stats.chisquare(counts, [1000, 2000, 5000]).pvalue > 1e-3
     assert struck.probability[struck.flip == 4].unique().tolist() == [0.625]
@@ -229,11 +229,11 @@ def test_mixtures_follow_their_weights() -> None:
 
 def test_functions_write_their_result_for_good() -> None:
     places = anchors(60)
-    struck = Function(lambda values, generator: values * 2 + 1, "affine").strike(places, generator=seeded())
+    struck = Function(lambda values, generator: values * 2 + 1, "affine").sample(places, generator=seeded())
     assert not struck.keep.any()
     for row, (number, element) in enumerate(zip(places.number.tolist(), places.element.tolist(), strict=True)):
         value, form = VALUES[number][element], native(SITES[number].dtype)
-        assert equal_bits(form.strike(value, 0, struck.flip[row]), value * 2 + 1)
+        assert equal_bits(form.apply(value, 0, struck.flip[row]), value * 2 + 1)
 
 
 def test_functions_draw_from_the_generator_they_are_given() -> None:
@@ -241,13 +241,13 @@ def test_functions_draw_from_the_generator_they_are_given() -> None:
         return values + torch.randn(values.shape, generator=generator).to(values.dtype)
 
     model = Function(noisy, "noise")
-    first, again, other = (model.strike(anchors(40), generator=seeded(seed)).flip for seed in (0, 0, 1))
+    first, again, other = (model.sample(anchors(40), generator=seeded(seed)).flip for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def strike(model: FaultModel) -> Callable[[], object]:
-    return lambda: model.strike(anchors(5), generator=seeded())
+    return lambda: model.sample(anchors(5), generator=seeded())
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def strike(model: FaultModel) -> Callable[[], object]:
         (strike(Function(lambda v, g: v.double(), "f")), r"Function\('f'\) to give torch.*, got torch.float64"),
         (strike(Function(lambda v, g: 1.0, "f")), r"Function\('f'\) to give torch.*, got float"),
         (
-            lambda: Function(lambda v, g: v, "f").strike(
+            lambda: Function(lambda v, g: v, "f").sample(
                 Places(SITES, torch.zeros(1).long(), torch.zeros(1).long()), generator=seeded()
             ),
             "expected to see the values that the faults meet, got none; draw in a Campaign",

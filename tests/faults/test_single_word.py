@@ -63,7 +63,7 @@ def test_draws_fit_the_format_and_follow_the_seed(model: WordModel, number_forma
     assert [t.shape for t in (keep, flip, probability)] == [(50,)] * 3
     dtype = getattr(number_format, "dtype", torch.float64)
     values = torch.linspace(-3, 3, 50).to(dtype if isinstance(number_format, Native) else torch.float64)
-    struck = number_format.strike(values, keep, flip)
+    struck = number_format.apply(values, keep, flip)
     assert torch.equal(number_format.words(struck), number_format.words(values) & keep ^ flip)
 
 
@@ -108,7 +108,7 @@ def test_the_top_bit_of_a_double_is_reached() -> None:
     assert (keep.tolist(), flip.tolist()) == ([-1], [-1])
     keep, flip, _ = BitFlip(bits=(63,)).draw(1, format=native(torch.float64), generator=seeded())
     value = torch.tensor([2.0], dtype=torch.float64)
-    assert native(torch.float64).strike(value, keep, flip).tolist() == [-2.0]
+    assert native(torch.float64).apply(value, keep, flip).tolist() == [-2.0]
 
 
 def test_a_model_strikes_the_bits_of_the_value_unless_told_otherwise() -> None:
@@ -188,7 +188,7 @@ def test_stuck_bits_are_set_whatever_they_were() -> None:
     values = torch.tensor([1.0, -1.0, 2.0, float("nan")], dtype=torch.float16).repeat(200)
     for value in (0, 1):
         keep, flip, _ = StuckAt(value, count=2).draw(len(values), format=half, generator=seeded())
-        before, after = half.words(values), half.words(half.strike(values, keep, flip))
+        before, after = half.words(values), half.words(half.apply(values, keep, flip))
         stuck = ~keep & 0xFFFF
         assert {bits.bit_count() for bits in stuck.tolist()} == {2}
         assert torch.equal(after & stuck, stuck * value)
@@ -224,13 +224,13 @@ def test_fields_of_mixed_formats_are_each_ones_own() -> None:
 )
 def test_zero_is_the_number_zero(number_format: NumberFormat, dtype: torch.dtype) -> None:
     keep, flip, _ = Zero().draw(3, format=number_format, generator=seeded())
-    assert number_format.strike(torch.tensor([1, 3, 0]).to(dtype), keep, flip).tolist() == [0, 0, 0]
+    assert number_format.apply(torch.tensor([1, 3, 0]).to(dtype), keep, flip).tolist() == [0, 0, 0]
 
 
 def test_random_numbers_are_uniform_and_random_words_too() -> None:
     single = native(torch.float32)
     keep, flip, probability = RandomValue(-1.0, 3.0).draw(50_000, format=single, generator=seeded())
-    numbers = single.strike(torch.ones(50_000), keep, flip)
+    numbers = single.apply(torch.ones(50_000), keep, flip)
     assert stats.kstest(numbers.numpy(), stats.uniform(-1, 4).cdf).pvalue > 1e-3
     assert probability.isnan().all()
     for number_format in (native(torch.float64), native(torch.int8)):
@@ -244,10 +244,10 @@ def test_words_of_channels_are_struck_by_their_own_scale() -> None:
     form = Quantized(torch.int8, (0.5, 2.0), (5, -7), axis=0)
     site = MemorySite("w", shape=(2, 3))
     anchors = Places((site,), torch.zeros(6).long(), torch.arange(6))
-    struck = Zero(format=form).strike(anchors, generator=seeded())
+    struck = Zero(format=form).sample(anchors, generator=seeded())
     assert struck.flip.tolist() == [5, 5, 5, 249, 249, 249]
     values = torch.full((6,), 4.0)
-    assert form.at(struck.places.element, site.shape).strike(values, struck.keep, struck.flip).tolist() == [0.0] * 6
+    assert form.at(struck.places.element, site.shape).apply(values, struck.keep, struck.flip).tolist() == [0.0] * 6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -46,7 +46,7 @@ def test_words_and_strikes_are_those_of_exact_arithmetic(
     word = fixed.fixed_word(number, form.integer, form.fraction)
     assert form.words(value).tolist() == [word]
     keep, flip = (data.draw(st.integers(0, form.all_ones)) for _ in range(2))
-    struck = form.strike(value, keep, flip)
+    struck = form.apply(value, keep, flip)
     assert struck.dtype == dtype
     if (word & keep) ^ flip == word:
         assert equal_bits(struck, value)
@@ -64,9 +64,9 @@ def test_flipping_twice_gives_back_what_the_dtype_can_hold(form: FixedPoint) -> 
     steps = torch.randint(form.all_ones + 1, (500,), generator=torch.Generator().manual_seed(0)).double()
     values = steps * 2.0**-form.fraction
     for bit in range(form.bits):
-        once = form.strike(values, form.all_ones, 1 << bit)
+        once = form.apply(values, form.all_ones, 1 << bit)
         assert torch.equal(form.words(once), form.words(values) ^ (1 << bit))
-        assert equal_bits(form.strike(once, form.all_ones, 1 << bit), values)
+        assert equal_bits(form.apply(once, form.all_ones, 1 << bit), values)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_flipping_twice_gives_back_what_the_dtype_can_hold(form: FixedPoint) -> 
 )
 def test_the_sum_is_rounded_once(dtype: torch.dtype, residue: float, flip: int, expected: int) -> None:
     """Half-way between two numbers of the dtype but for a residue that an intermediate rounding would lose."""
-    struck = FixedPoint(21, 10).strike(torch.tensor([residue, -residue], dtype=dtype), 2**31 - 1, flip)
+    struck = FixedPoint(21, 10).apply(torch.tensor([residue, -residue], dtype=dtype), 2**31 - 1, flip)
     assert struck.tolist() == [expected * 2.0**-10, -expected * 2.0**-10]
 
 
@@ -88,19 +88,19 @@ def test_the_papers_formats() -> None:
     assert [form.bytes for form in FORMATS[:2]] == [4, 2]
     # "32-bit: 21 integer and 10 fraction bits": the largest deviation of one bit is 2**20, the smallest 2**-10.
     half = torch.tensor([0.5, -0.5])
-    assert FORMATS[0].strike(half, 2**31 - 1, 1 << 30).tolist() == [1048576.5, -1048576.5]
-    assert FORMATS[0].strike(half, 2**31 - 1, 1).tolist() == [0.5009765625, -0.5009765625]
-    assert FORMATS[1].strike(half, 2**16 - 1, 1 << 15).tolist() == [8192.5, -8192.5]
+    assert FORMATS[0].apply(half, 2**31 - 1, 1 << 30).tolist() == [1048576.5, -1048576.5]
+    assert FORMATS[0].apply(half, 2**31 - 1, 1).tolist() == [0.5009765625, -0.5009765625]
+    assert FORMATS[1].apply(half, 2**16 - 1, 1 << 15).tolist() == [8192.5, -8192.5]
     # Saturation at 2**14 - 0.25, and the bit it then clears.
-    assert FORMATS[1].strike(torch.tensor([27154.0]), 2**16 - 1, 1 << 15).tolist() == [8191.75]
+    assert FORMATS[1].apply(torch.tensor([27154.0]), 2**16 - 1, 1 << 15).tolist() == [8191.75]
 
 
 def test_special_values_become_numbers_or_stay() -> None:
     form = FORMATS[1]
     values = torch.tensor([math.nan, math.inf, -math.inf, -0.0])
     assert form.words(values).tolist() == [0, 65535, 65535, 0]
-    assert form.strike(values, 65535, 1 << 15).tolist() == [8192.0, 8191.75, -8191.75, -8192.0]
-    assert equal_bits(form.strike(values, 65535, 0), values)
+    assert form.apply(values, 65535, 1 << 15).tolist() == [8192.0, 8191.75, -8191.75, -8192.0]
+    assert equal_bits(form.apply(values, 65535, 0), values)
 
 
 @pytest.mark.parametrize("form", [*FORMATS, *PAPER], ids=str)
@@ -118,7 +118,7 @@ def test_quirks_are_those_of_the_decimal_string(form: FixedPoint) -> None:
     )
     values = values[values.abs() < (2.0**14 if form.integer == 14 else 1e7)]
     positions = torch.randint(form.bits, values.shape, generator=generator)
-    struck = form.strike(values, form.all_ones, 1 << positions)
+    struck = form.apply(values, form.all_ones, 1 << positions)
     pairs = list(zip(values.tolist(), positions.tolist(), strict=True))
     read = [fixed.read_digits(value, form.integer, form.fraction)[-form.bits :] for value, _ in pairs]
     expected = [fixed.read_and_flipped(v, form.integer, form.fraction, p) for v, p in pairs]
@@ -131,8 +131,8 @@ def test_quirks_read_small_numbers_wrongly_and_the_default_does_not() -> None:
     assert FORMATS[0].words(small).tolist() == [0]
     assert PAPER[0].words(small).tolist() == [3 << 10]
     # "Clearing" the bit that is not there subtracts 1.
-    assert PAPER[0].strike(small, 2**31 - 1, 1 << 10).tolist() == pytest.approx([-0.999968])
-    assert FORMATS[0].strike(small, 2**31 - 1, 1 << 10).tolist() == pytest.approx([1.000032])
+    assert PAPER[0].apply(small, 2**31 - 1, 1 << 10).tolist() == pytest.approx([-0.999968])
+    assert FORMATS[0].apply(small, 2**31 - 1, 1 << 10).tolist() == pytest.approx([1.000032])
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_quirks_refuse_what_the_injector_cannot_read(form: FixedPoint, value: fl
         (lambda: FixedPoint(8, 8, quirks=True), r"expected \(21, 10\) or \(14, 2\) with quirks, got \(8, 8\)"),
         (lambda: FixedPoint(21, 10).words(torch.ones(1).int()), "expected floating-point values.*got torch.int32"),
         (lambda: FixedPoint(21, 10).encode(-torch.ones(1)), r"numbers of at least 0 for fixed\(21,10\), got -1"),
-        (lambda: FixedPoint(2, 2).strike(torch.ones(1), 15, 16), r"words in \[0, 2\*\*4\) for fixed\(2,2\), got 16"),
+        (lambda: FixedPoint(2, 2).apply(torch.ones(1), 15, 16), r"words in \[0, 2\*\*4\) for fixed\(2,2\), got 16"),
     ],
 )
 def test_what_does_not_fit_is_refused(make: object, message: str) -> None:

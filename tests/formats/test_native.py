@@ -63,7 +63,7 @@ def test_every_position_of_every_value_flips_as_in_the_reference(number_format: 
     exact = exact_values(number_format)
     values = torch.tensor(exact, dtype=number_format.dtype)
     for position in range(number_format.bits):
-        after = number_format.strike(values, number_format.all_ones, signed(1 << position))
+        after = number_format.apply(values, number_format.all_ones, signed(1 << position))
         expected = [int(bits.flipped(bits.text_of(value, number_format.dtype), position), 2) for value in exact]
         assert after.dtype == number_format.dtype
         assert unsigned(number_format.words(after)) == expected, position
@@ -76,7 +76,7 @@ def test_any_keep_and_flip_strike_as_in_the_reference(number_format: Native, dat
     word = st.integers(0, 2**width - 1)
     before, keep, flip = data.draw(word), data.draw(word), data.draw(word)
     raw = patterns(number_format, np.array([before], dtype=np.uint64))  # any word, signalling NaNs included
-    after = number_format.strike(raw, torch.tensor([signed(keep)]), torch.tensor([signed(flip)]))
+    after = number_format.apply(raw, torch.tensor([signed(keep)]), torch.tensor([signed(flip)]))
     expected = bits.struck(f"{before:0{width}b}", f"{keep:0{width}b}", f"{flip:0{width}b}")
     assert unsigned(number_format.words(after)) == [int(expected, 2)]
     assert unsigned(number_format.words(raw)) == [before]
@@ -87,10 +87,10 @@ def test_strike_undoes_itself_and_leaves_its_argument(number_format: Native) -> 
     values = torch.tensor(exact_values(number_format), dtype=number_format.dtype)
     before = number_format.words(values)
     flip = torch.full((len(values),), signed((1 << number_format.bits - 1) | 1))
-    once = number_format.strike(values, number_format.all_ones, flip)
+    once = number_format.apply(values, number_format.all_ones, flip)
     assert not same_bits(once, values).any()
     assert torch.equal(number_format.words(values), before)
-    assert same_bits(number_format.strike(once, number_format.all_ones, flip), values).all()
+    assert same_bits(number_format.apply(once, number_format.all_ones, flip), values).all()
 
 
 @each_format
@@ -98,31 +98,31 @@ def test_strike_undoes_itself_and_leaves_its_argument(number_format: Native) -> 
 def test_shape_is_kept_also_where_degenerate(number_format: Native, shape: tuple[int, ...]) -> None:
     values = torch.ones(shape).to(number_format.dtype)
     assert number_format.words(values).shape == shape
-    struck = number_format.strike(values, 0, 0)
+    struck = number_format.apply(values, 0, 0)
     assert (struck.shape, struck.dtype) == (shape, number_format.dtype)
     assert not struck.double().any()
 
 
 def test_strides_may_be_any() -> None:
     values = torch.arange(12, dtype=torch.float32).view(3, 4).t()[::2]
-    assert torch.equal(native(torch.float32).strike(values, 0xFFFFFFFF, 1 << 31), -values)
+    assert torch.equal(native(torch.float32).apply(values, 0xFFFFFFFF, 1 << 31), -values)
 
 
 def test_one_value_meets_many_masks() -> None:
-    after = native(torch.float32).strike(torch.tensor([1.0]), 0xFFFFFFFF, torch.tensor([0, 1 << 31, 1 << 23]))
+    after = native(torch.float32).apply(torch.tensor([1.0]), 0xFFFFFFFF, torch.tensor([0, 1 << 31, 1 << 23]))
     assert after.tolist() == [1.0, -1.0, 0.5]
 
 
 def test_zero_and_stuck_bits() -> None:
     single, value = native(torch.float32), torch.tensor([1.0])
-    assert single.strike(value, 0, 0).tolist() == [0.0]
-    assert single.strike(value, 0xFFFFFFFF ^ (1 << 31), 1 << 31).tolist() == [-1.0]
-    assert single.strike(-value, 0xFFFFFFFF ^ (1 << 31), 1 << 31).tolist() == [-1.0]
+    assert single.apply(value, 0, 0).tolist() == [0.0]
+    assert single.apply(value, 0xFFFFFFFF ^ (1 << 31), 1 << 31).tolist() == [-1.0]
+    assert single.apply(-value, 0xFFFFFFFF ^ (1 << 31), 1 << 31).tolist() == [-1.0]
 
 
 def test_struck_value_is_outside_autograd() -> None:
     value = torch.tensor([1.0], requires_grad=True)
-    assert not native(torch.float32).strike(value, 0xFFFFFFFF, 1).requires_grad
+    assert not native(torch.float32).apply(value, 0xFFFFFFFF, 1).requires_grad
 
 
 @each_format
@@ -156,19 +156,19 @@ def test_a_word_too_wide_is_refused(number_format: Native, word: str) -> None:
     wide = 1 << number_format.bits if word == "past" else -1
     message = rf"expected words in \[0, 2\*\*{number_format.bits}\) for {number_format.name}, got {wide}"
     with pytest.raises(HoplonError, match=message):
-        number_format.strike(value, number_format.all_ones, wide)
+        number_format.apply(value, number_format.all_ones, wide)
     with pytest.raises(HoplonError, match=message):
-        number_format.strike(value, torch.tensor([wide]), 0)
+        number_format.apply(value, torch.tensor([wide]), 0)
 
 
 def test_a_float_mask_is_refused() -> None:
     with pytest.raises(HoplonError, match=r"expected words as int64, got torch\.float32"):
-        native(torch.float32).strike(torch.ones(1), torch.ones(1), 0)
+        native(torch.float32).apply(torch.ones(1), torch.ones(1), 0)
 
 
 def test_values_of_another_dtype_are_refused() -> None:
     message = r"expected values of torch.float32, got torch.float16; use native\(torch.float16\)"
-    for call in (lambda v: native(torch.float32).words(v), lambda v: native(torch.float32).strike(v, 0, 0)):
+    for call in (lambda v: native(torch.float32).words(v), lambda v: native(torch.float32).apply(v, 0, 0)):
         with pytest.raises(HoplonError, match=message):
             call(torch.ones(1, dtype=torch.float16))
 
@@ -220,9 +220,9 @@ def test_every_pattern_and_every_bit(number_format: Native) -> None:
     values = patterns(number_format, words)
     assert torch.equal(number_format.words(values), torch.from_numpy(words.astype(np.int64)))
     for position, expected in enumerate(every_flip(number_format.bits)):
-        once = number_format.strike(values, number_format.all_ones, 1 << position)
+        once = number_format.apply(values, number_format.all_ones, 1 << position)
         assert torch.equal(number_format.words(once), torch.from_numpy(expected)), position
-        assert equal_bits(number_format.strike(once, number_format.all_ones, 1 << position), values), position
+        assert equal_bits(number_format.apply(once, number_format.all_ones, 1 << position), values), position
 
 
 def test_a_million_float32_patterns() -> None:
@@ -234,9 +234,9 @@ def test_a_million_float32_patterns() -> None:
     expected = np.array([int(bits.flipped(t, p), 2) for t, p in zip(texts, position.tolist(), strict=True)])
     single, values = native(torch.float32), patterns(native(torch.float32), words)
     flip = torch.from_numpy(1 << position)
-    once = single.strike(values, single.all_ones, flip)
+    once = single.apply(values, single.all_ones, flip)
     assert torch.equal(single.words(once), torch.from_numpy(expected))
-    assert equal_bits(single.strike(once, single.all_ones, flip), values)
+    assert equal_bits(single.apply(once, single.all_ones, flip), values)
 
 
 @pytest.mark.parametrize("number_format", FLOATS, ids=str)
@@ -246,7 +246,7 @@ def test_fields_are_those_that_change_sign_size_and_fraction(number_format: Nati
     one = torch.ones(1).to(number_format.dtype)
 
     def flip(position: int) -> float:
-        return float(number_format.strike(one, number_format.all_ones, signed(1 << position)).double())
+        return float(number_format.apply(one, number_format.all_ones, signed(1 << position)).double())
 
     assert flip(sign[0]) == -1
     # A mantissa bit of 1.0 adds a fraction; an exponent bit (all set but the top one) divides by a power of four or so.
@@ -278,6 +278,6 @@ def test_words_of_several_formats_are_struck_in_one_call() -> None:
     form, values = one_per_word(names), torch.tensor([1.0, 1.0, -1.0, 1.0])
     assert form.words(values).tolist() == [0x3F800000, 4, 0xBF800000, 2]
     keep = torch.tensor([format_named(name).all_ones for name in names])
-    struck = form.at(torch.arange(4), (4,)).strike(values, keep, torch.tensor([1 << 31, 4, 1 << 31, 1]))
+    struck = form.at(torch.arange(4), (4,)).apply(values, keep, torch.tensor([1 << 31, 4, 1 << 31, 1]))
     assert struck.tolist() == [-1.0, 0.0, 1.0, 1.5]
     assert one_per_word(["float32"] * 2) is native(torch.float32)

@@ -39,7 +39,7 @@ def test_words_and_values_are_those_of_torch(form: Quantized) -> None:
     assert torch.equal(form.words(grid), form.words(values))
     # A word that changes and changes back passes through the value that torch dequantises to.
     flip = 1 << form.bits - 2
-    assert equal_bits(form.strike(form.strike(values, form.all_ones, flip), form.all_ones, flip), grid)
+    assert equal_bits(form.apply(form.apply(values, form.all_ones, flip), form.all_ones, flip), grid)
 
 
 @each_format
@@ -50,14 +50,14 @@ def test_a_fault_moves_the_value_by_the_change_of_the_word_times_the_scale(form:
     wide = torch.float64 if form.dtype == torch.int32 else torch.float32
     values = steps.to(wide) * scale.to(wide)
     for bit in range(form.bits):
-        struck = form.strike(values, form.all_ones, 1 << bit)
+        struck = form.apply(values, form.all_ones, 1 << bit)
         words = (form.words(values) ^ (1 << bit)) % 2**form.bits
         assert torch.equal(form.words(struck), words)
         signed = (
             words if form.dtype == torch.uint8 else (words + 2 ** (form.bits - 1)) % 2**form.bits - 2 ** (form.bits - 1)
         )
         assert equal_bits(struck, (signed - zero).to(wide) * scale.to(wide))
-        assert equal_bits(form.strike(struck, form.all_ones, 1 << bit), values)
+        assert equal_bits(form.apply(struck, form.all_ones, 1 << bit), values)
 
 
 def test_channels_are_found_from_the_element() -> None:
@@ -67,8 +67,8 @@ def test_channels_are_found_from_the_element() -> None:
     some = values.flatten()[elements]
     placed = form.at(elements, (2, 3, 2))
     assert torch.equal(placed.words(some), form.words(values).flatten()[elements])
-    struck = placed.strike(some, form.all_ones, 1 << 6)
-    assert equal_bits(struck, form.strike(values, form.all_ones, 1 << 6).flatten()[elements])
+    struck = placed.apply(some, form.all_ones, 1 << 6)
+    assert equal_bits(struck, form.apply(values, form.all_ones, 1 << 6).flatten()[elements])
     assert placed.name == form.name
     assert FORMATS[0].at(elements, (2, 3, 2)) is FORMATS[0]
 
@@ -77,15 +77,15 @@ def test_words_that_stay_leave_the_value_alone() -> None:
     values = torch.tensor([0.123, math.nan, math.inf, -1e9, -0.0])
     form = FORMATS[0]
     assert form.words(values).tolist() == [5, 3, 127, 128, 3]
-    assert equal_bits(form.strike(values, form.all_ones, 0), values)
-    struck = form.strike(values, form.all_ones, 1)
+    assert equal_bits(form.apply(values, form.all_ones, 0), values)
+    struck = form.apply(values, form.all_ones, 1)
     assert struck.tolist() == pytest.approx([0.05, -0.05, 6.15, -6.5, -0.05])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_the_dtype_of_the_values_is_kept(dtype: torch.dtype) -> None:
     values = torch.tensor([0.5, -1.0]).to(dtype)
-    struck = Quantized(torch.int8, 0.5).strike(values, 255, 1)
+    struck = Quantized(torch.int8, 0.5).apply(values, 255, 1)
     assert struck.dtype == dtype
     assert struck.tolist() == [0.0, -0.5]
 

@@ -93,14 +93,14 @@ def test_every_planned_memory_fault_hits_its_word_alone(name: str, monkeypatch: 
     small = {name for name, site in sites.items() if site.numel <= 4096}
     for fault, flip in zip(table.frame.iter_rows(named=True), flips, strict=True):
         site = sites[fault["site"]]
-        before, after = memory.strike(site, fault["element"], form=_form(), keep=_form().all_ones, flip=flip)
+        before, after = memory.corrupt(site, fault["element"], form=_form(), keep=_form().all_ones, flip=flip)
         assert before ^ after == flip
         if site.name in small or hits % 100 == 0:  # a look at every word of a large tensor, for one fault in a hundred
             for alias in (site.name, *site.aliases):
                 wrong = (integer_view(memory.tensors[alias]) != integer_view(golden[site.name])).flatten().nonzero()
                 assert wrong.flatten().tolist() == [fault["element"]]
         hits += 1
-        memory.restore([site.name]) if site.numel <= 4096 else memory.strike(
+        memory.restore([site.name]) if site.numel <= 4096 else memory.corrupt(
             site, fault["element"], form=_form(), keep=_form().all_ones, flip=flip
         )
     assert hits == FAULTS

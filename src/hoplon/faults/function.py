@@ -47,16 +47,16 @@ class Function(WordModel):
 
     def draw(self, count: int, *, format: NumberFormat, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Refused: what becomes of a word depends on the value."""
-        raise HoplonError(f"expected places whose values can be seen for {self.name}, got none; use strike")
+        raise HoplonError(f"expected places whose values can be seen for {self.name}, got none; use sample")
 
-    def strike(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
+    def sample(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
         """Write the function's result over each anchor."""
         words = anchors.words()
         flip, number = torch.zeros_like(words), torch.zeros_like(words)
         formats: list[NumberFormat] = []
         for form, mine in self._by_format(anchors):
             dtype = anchors.sites[int(anchors.number[mine][0])].dtype
-            values = native(dtype).strike(torch.zeros(int(mine.sum())).to(dtype), 0, words[mine])
+            values = native(dtype).apply(torch.zeros(int(mine.sum())).to(dtype), 0, words[mine])
             result: object = self.function(values.clone(), generator)
             if not isinstance(result, Tensor) or result.shape != values.shape or result.dtype != dtype:
                 found = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__

@@ -81,7 +81,7 @@ class Places:
 
 @dataclass(frozen=True, eq=False)
 class SampledFaults:
-    """The struck words of n faults: ``after = (before & keep) ^ flip``.
+    """Words that n faults change: ``after = (before & keep) ^ flip``.
 
     Args:
         fault: which fault, int64, shape ``(rows,)``, ascending from 0; the first row of a fault is its anchor, the
@@ -91,7 +91,8 @@ class SampledFaults:
         format: which of them, int64, shape ``(rows,)``.
         keep: int64 words, shape ``(rows,)``.
         flip: likewise.
-        probability: of drawing this change at this anchor, float64, shape ``(faults,)``; NaN where it has a density.
+        probability: float64, shape ``(faults,)``: of this change at this anchor from a fault model, of place, input and
+            change from a sampling; NaN where it has a density.
     """
 
     fault: Tensor
@@ -104,10 +105,10 @@ class SampledFaults:
 
     @classmethod
     def joined(cls, parts: Sequence[tuple[SampledFaults, Tensor]], sites: Places) -> SampledFaults:
-        """Strikes of several models as one, ordered by fault.
+        """Join the faults of several models, ordered by fault.
 
         Args:
-            parts: strikes, and the number that each of their faults has in the whole.
+            parts: faults, and the number that each of them has in the whole.
             sites: places whose sites, observer and kind of input the parts share.
         """
         known: dict[str, int] = {}
@@ -139,7 +140,7 @@ class SampledFaults:
 class FaultModel(ABC):
     """What a fault changes, once a place (site, element, input) is drawn: its anchor.
 
-    A new model of one word is a `WordModel`; one of several words implements `strike`.
+    A new model of one word is a `WordModel`; one of several words implements `sample`.
 
     Args:
         format: the bits that are struck: one format for all sites, or one per name of a site, as quantised models
@@ -164,7 +165,7 @@ class FaultModel(ABC):
         return True
 
     def format_for(self, site: Place) -> NumberFormat:
-        """The format struck at a site.
+        """Return the format whose bits a fault changes at a site.
 
         Raises:
             HoplonError: formats by name that leave the site out, or a dtype whose bits cannot be struck.
@@ -176,8 +177,8 @@ class FaultModel(ABC):
         return self.format[site.name]
 
     @abstractmethod
-    def strike(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
-        """One independent fault per anchor.
+    def sample(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
+        """Sample one independent fault per anchor.
 
         Raises:
             HoplonError: the model does not fit a site or its format.
@@ -207,8 +208,8 @@ class WordModel(FaultModel):
         """
         raise HoplonError(f"expected a fault model whose changes can be listed, such as BitFlip, got {self.name}")
 
-    def strike(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
-        """Strike the anchors, a word each."""
+    def sample(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
+        """Sample a change of one word at each anchor."""
         count = len(anchors)
         keep, flip, number = (torch.zeros(count, dtype=torch.int64) for _ in range(3))
         probability = torch.ones(count, dtype=torch.float64)

@@ -24,15 +24,15 @@ class _Spread(FaultModel):
         if self.format is not None:
             raise HoplonError(f"expected the format in the model of the words, got {self.format} in {self.name}")
 
-    def _struck(
+    def _sampled(
         self, model: WordModel, anchors: Places, fault: Tensor, element: Tensor, *, generator: torch.Generator
     ) -> SampledFaults:
         """Independent changes at these elements of the anchors' sites; the probability is that of all of a fault."""
         rows = dataclasses.replace(anchors.take(fault), element=element)
-        struck = model.strike(rows, generator=generator)
+        words = model.sample(rows, generator=generator)
         probability = torch.ones(len(anchors), dtype=torch.float64)
-        probability.scatter_reduce_(0, fault, struck.probability, "prod")
-        return dataclasses.replace(struck, fault=fault, probability=probability)
+        probability.scatter_reduce_(0, fault, words.probability, "prod")
+        return dataclasses.replace(words, fault=fault, probability=probability)
 
 
 @final
@@ -60,8 +60,8 @@ class Elements(_Spread):
         if self.count < 1:
             raise HoplonError(f"expected count of at least 1 element, got {self.count}")
 
-    def strike(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
-        """The anchors and count - 1 other elements of their tensors."""
+    def sample(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
+        """Sample changes of the anchors and count - 1 other elements of their tensors."""
         for site in anchors.sites:
             if site.numel < self.count:
                 raise HoplonError(
@@ -72,7 +72,7 @@ class Elements(_Spread):
         anchor = anchors.element[:, None]
         element = torch.cat([anchor, others + (others >= anchor).long()], 1).flatten()
         fault = torch.arange(len(anchors)).repeat_interleave(self.count)
-        return self._struck(self.model, anchors, fault, element, generator=generator)
+        return self._sampled(self.model, anchors, fault, element, generator=generator)
 
 
 @final
@@ -104,8 +104,8 @@ class Burst(_Spread):
         if (self.words is None) == (self.bytes is None) or (self.words or self.bytes or 0) < 1:
             raise HoplonError(f"expected words or bytes, at least 1, got words={self.words}, bytes={self.bytes}")
 
-    def strike(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
-        """The anchors and their neighbours, the anchor first."""
+    def sample(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
+        """Sample changes of the anchors and their neighbours, the anchor first."""
         first, length = self._extent(anchors)
         fault = torch.arange(len(anchors)).repeat_interleave(length)
         offset = torch.arange(len(fault)) - (length.cumsum(0) - length)[fault]
@@ -113,8 +113,8 @@ class Burst(_Spread):
         start = anchors.element - first
         element = first[fault] + (start[fault] + offset) % length[fault]
         if not self.lane:
-            return self._struck(self.model, anchors, fault, element, generator=generator)
-        once = self.model.strike(anchors, generator=generator)
+            return self._sampled(self.model, anchors, fault, element, generator=generator)
+        once = self.model.sample(anchors, generator=generator)
         return dataclasses.replace(
             once,
             fault=fault,
@@ -179,8 +179,8 @@ class BitRate(FaultModel):
         """
         return -math.expm1(bits * math.log1p(-self.rate))
 
-    def strike(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
-        """One exposure of all sites per anchor, of which only the input matters."""
+    def sample(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
+        """Sample one exposure of all sites per anchor, of which only the input matters."""
         formats = [self.format_for(site) for site in anchors.sites]
         widths = torch.tensor([form.bits for form in formats])
         words = torch.tensor([site.numel for site in anchors.sites])
@@ -268,15 +268,15 @@ class Mixture(FaultModel):
         """Whether all models are."""
         return all(model.anchored for model in self.models)
 
-    def strike(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
-        """Each anchor struck by a model drawn for it."""
+    def sample(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
+        """Sample at each anchor from a model drawn for it."""
         weights = torch.tensor(self.weights or [1.0] * len(self.models), dtype=torch.float64)
         shares = weights / weights.sum()
         unit = torch.rand(len(anchors), dtype=torch.float64, generator=generator)
         chosen = torch.searchsorted(shares.cumsum(0), unit, right=True).clamp(max=len(self.models) - 1)
         parts = []
         for index, model in enumerate(self.models):
-            mine = (chosen == index).nonzero()[:, 0]
-            struck = model.strike(anchors.take(mine), generator=generator)
-            parts.append((dataclasses.replace(struck, probability=struck.probability * shares[index]), mine))
+            rows = (chosen == index).nonzero()[:, 0]
+            faults = model.sample(anchors.take(rows), generator=generator)
+            parts.append((dataclasses.replace(faults, probability=faults.probability * shares[index]), rows))
         return SampledFaults.joined(parts, anchors)

@@ -87,7 +87,7 @@ class NumberFormat(ABC):
         """The word that holds each value: int64, shape and device of `values`."""
 
     @abstractmethod
-    def strike(self, values: Tensor, keep: Tensor | int, flip: Tensor | int) -> Tensor:
+    def apply(self, values: Tensor, keep: Tensor | int, flip: Tensor | int) -> Tensor:
         """The values after ``(word & keep) ^ flip``: a new tensor, dtype and device of `values`.
 
         Args:

@@ -47,7 +47,7 @@ class FixedPoint(NumberFormat):
         Chen, Li, Pattabiraman, DSN 2021 (Ranger), section IV: 32 bits are 21.10 and a sign, 16 bits 14.2. Its fault
         adds or subtracts a power of two, other elements are not quantised; the sign is no target there either.
     Example:
-        >>> FixedPoint(21, 10).strike(torch.tensor([-1.5]), 2**31 - 1, 1 << 30)
+        >>> FixedPoint(21, 10).apply(torch.tensor([-1.5]), 2**31 - 1, 1 << 30)
         tensor([-1048577.5000])
     """
 
@@ -95,7 +95,7 @@ class FixedPoint(NumberFormat):
             )
         return self.words(numbers)
 
-    def strike(self, values: Tensor, keep: Tensor | int, flip: Tensor | int) -> Tensor:
+    def apply(self, values: Tensor, keep: Tensor | int, flip: Tensor | int) -> Tensor:
         """The values after the fault in their magnitude: a new tensor of the dtype of `values`."""
         before = self.words(values)
         after = (before & self._mask(keep, values.device)) ^ self._mask(flip, values.device)
@@ -107,8 +107,8 @@ class FixedPoint(NumberFormat):
         elif self.integer == 14:
             magnitude = magnitude.clamp(max=self.all_ones * step)
         negative = integer_view(values) < 0 if values.dtype.itemsize > 1 else integer_view(values) >= 0x80
-        struck = _signed_sum(magnitude, (after - before).double() * step, negative, values.dtype)
-        return torch.where(after == before, integer_view(values), integer_view(struck)).view(values.dtype)
+        changed = _signed_sum(magnitude, (after - before).double() * step, negative, values.dtype)
+        return torch.where(after == before, integer_view(values), integer_view(changed)).view(values.dtype)
 
     def _as_read(self, values: Tensor) -> Tensor:
         """The word that Ranger's injector reads off the decimal string of each magnitude."""

@@ -83,12 +83,12 @@ class _OnePerWord(NumberFormat):
             found[mine] = form.words(values[mine])
         return found
 
-    def strike(self, values: Tensor, keep: Tensor | int, flip: Tensor | int) -> Tensor:
+    def apply(self, values: Tensor, keep: Tensor | int, flip: Tensor | int) -> Tensor:
         keep, flip = (torch.as_tensor(mask, device=values.device).expand(values.shape) for mask in (keep, flip))
-        struck = values.clone()
+        after = values.clone()
         for form, mine in self._parts(values):
-            struck[mine] = form.strike(values[mine], keep[mine], flip[mine])
-        return struck
+            after[mine] = form.apply(values[mine], keep[mine], flip[mine])
+        return after
 
     def at(self, elements: Tensor, shape: Sequence[int]) -> NumberFormat:
         index = self.index.to(elements.device)

@@ -38,7 +38,7 @@ class Native(NumberFormat):
         >>> one = torch.tensor([1.0])
         >>> hex(Native(torch.float32).words(one))
         '0x3f800000'
-        >>> Native(torch.float32).strike(one, keep=0xFFFFFFFF, flip=1 << 31)
+        >>> Native(torch.float32).apply(one, keep=0xFFFFFFFF, flip=1 << 31)
         tensor([-1.])
     """
 
@@ -76,12 +76,12 @@ class Native(NumberFormat):
             numbers = numbers.round().clamp(limits.min, limits.max)
         return self.words(numbers.to(self.dtype))
 
-    def strike(self, values: Tensor, keep: Tensor | int, flip: Tensor | int) -> Tensor:
+    def apply(self, values: Tensor, keep: Tensor | int, flip: Tensor | int) -> Tensor:
         """The values after ``(word & keep) ^ flip``; integer operations only, so NaN payloads survive."""
         self._check(values)
         before = integer_view(values)
-        struck = (before & self._narrow(keep, before)) ^ self._narrow(flip, before)
-        return struck.view(self.dtype)
+        after = (before & self._narrow(keep, before)) ^ self._narrow(flip, before)
+        return after.view(self.dtype)
 
     def field(self, name: Field) -> tuple[int, ...]:
         """The positions of the sign, the exponent or the mantissa of a floating-point word."""

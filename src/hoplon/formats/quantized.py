@@ -43,7 +43,7 @@ class _Affine(NumberFormat):
         steps = (values.detach().double().nan_to_num(0.0, math.inf, -math.inf) / scale).round() + zero
         return steps.clamp(limits.min, limits.max).to(torch.int64) & self.all_ones
 
-    def strike(self, values: Tensor, keep: Tensor | int, flip: Tensor | int) -> Tensor:
+    def apply(self, values: Tensor, keep: Tensor | int, flip: Tensor | int) -> Tensor:
         """Dequantises the integer after ``(word & keep) ^ flip``; a value whose word stays is left alone."""
         before = self.words(values)
         after = (before & self._mask(keep, values.device)) ^ self._mask(flip, values.device)
@@ -85,7 +85,7 @@ class Quantized(_Affine):
         Jacob et al., CVPR 2018 (arXiv:1712.05877), equation 1; rounding as ``torch.quantize_per_tensor``.
     Example:
         >>> form = Quantized(torch.int8, 0.5, 0)
-        >>> form.strike(torch.tensor([1.0, 1.0]), form.all_ones, torch.tensor([1 << 7, 0]))
+        >>> form.apply(torch.tensor([1.0, 1.0]), form.all_ones, torch.tensor([1 << 7, 0]))
         tensor([-63.,   1.])
     """
 

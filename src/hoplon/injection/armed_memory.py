@@ -46,7 +46,7 @@ class ArmedMemory:
             for name, tensor in self.copies.items()
         )
 
-    def strike(self, word: dict[str, Any]) -> tuple[str | None, int, int]:
+    def corrupt(self, word: dict[str, Any]) -> tuple[str | None, int, int]:
         """Change the word of one row of a fault table.
 
         Returns:
@@ -60,7 +60,7 @@ class ArmedMemory:
             found = strike_word(self.copies[word["site"]], word["element"], form=form, keep=keep, flip=flip)
             return None, *found
         site = self._program.memory_site(word["site"])
-        found = self.working.strike(site, word["element"], form=form, keep=keep, flip=flip)
+        found = self.working.corrupt(site, word["element"], form=form, keep=keep, flip=flip)
         return site.name, *found
 
     def check(self) -> GuardReport:

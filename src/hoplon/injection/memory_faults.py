@@ -125,7 +125,7 @@ class MemoryFaultRuns:
 
     def _strike(self, word: dict[str, Any]) -> str | None:
         row = word["row"]
-        name, self.before[row], self.after[row] = self.armed.strike(word)
+        name, self.before[row], self.after[row] = self.armed.corrupt(word)
         return name
 
     def _enough(self, waiting: Sequence[tuple[int, Changed]]) -> bool:

@@ -36,7 +36,7 @@ class WorkingMemory:
                 self.tensors[name] = copy
                 self.readable[name] = copy.detach().requires_grad_(tensor.requires_grad)
 
-    def strike(self, site: MemorySite, element: int, *, form: NumberFormat, keep: int, flip: int) -> tuple[int, int]:
+    def corrupt(self, site: MemorySite, element: int, *, form: NumberFormat, keep: int, flip: int) -> tuple[int, int]:
         """Change one word; the words before and after come back."""
         return strike_word(self.tensors[site.name], element, form=form, keep=keep, flip=flip)
 
@@ -80,7 +80,7 @@ def strike_word(tensor: Tensor, element: int, *, form: NumberFormat, keep: int, 
     form = form.at(index, tensor.shape)
     old = tensor[where]
     before = int(form.words(old))
-    tensor[where] = form.strike(old, keep, flip)
+    tensor[where] = form.apply(old, keep, flip)
     return before, int(form.words(tensor[where]))
 
 

@@ -80,7 +80,7 @@ def _outputs(network: Network, table: FaultTable, fault: int, row: int) -> tuple
             return value
         changed = value.clone().contiguous()
         flat = changed.view(-1)
-        flat[element] = form.strike(flat[element : element + 1], keep, flip)[0]
+        flat[element] = form.apply(flat[element : element + 1], keep, flip)[0]
         return changed
 
     leaves = program.leaves(network.met, torch.tensor([row]))

@@ -48,7 +48,7 @@ def _faults(evaluator: Injector, count: int) -> tuple[LocalPropagation, tuple[Te
     program, reference = evaluator.reference.program, evaluator.reference
     sites = Values(kind="conv").select(program)
     population = Population(sites, BitFlip(), reference.eligible)
-    strikes = ElementUniform().draw(population, count, first=0, generator=torch.Generator().manual_seed(4)).strikes
+    strikes = ElementUniform().draw(population, count, first=0, generator=torch.Generator().manual_seed(4))
     places = strikes.places
     assert places.input is not None
     golden = {site.name: [] for site in sites}  # type: ignore[var-annotated]

@@ -160,9 +160,10 @@ def test_shares_that_are_no_whole_counts_come_out_right_on_average() -> None:
 def test_density_is_the_probability_of_the_place_given_the_change(sampling: Stratified) -> None:
     whole = population(BitFlip())
     generator = unit_generator(0, 0)
-    strikes = (found := sampling.draw(whole, 500, first=0, generator=generator)).strikes
-    density = sampling.density(whole, strikes.places, strikes.keep, strikes.flip)
-    assert torch.allclose(density * strikes.probability / 3, found.probability, rtol=1e-12)
+    faults = sampling.draw(whole, 500, first=0, generator=generator)
+    density = sampling.density(whole, faults.places, faults.keep, faults.flip)
+    widths = torch.tensor([8 * site.dtype.itemsize for site in whole.sites])
+    assert torch.allclose(density / widths[faults.places.number] / 3, faults.probability, rtol=1e-12)
 
 
 @pytest.mark.parametrize(

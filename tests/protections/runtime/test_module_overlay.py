@@ -39,7 +39,7 @@ class _Injecting(fx.Interpreter):
         if n.meta.get("site") == self._site:
             sample = result[self._row]
             where = tuple(int(i) for i in torch.unravel_index(torch.tensor(self._element), sample.shape))
-            sample[where] = native(sample.dtype).strike(sample[where], native(sample.dtype).all_ones, self._flip)
+            sample[where] = native(sample.dtype).apply(sample[where], native(sample.dtype).all_ones, self._flip)
             self.landed = True
         return result
 
@@ -87,7 +87,7 @@ def test_module_equals_overlay_under_memory_faults(name: str) -> None:
     memory, live = WorkingMemory(program), module.memory()
     for fault, flip in zip(table.frame.iter_rows(named=True), series_to_words(table.frame["flip"]), strict=True):
         site, form = program.memory_site(fault["site"]), native(torch.float32)
-        memory.strike(site, fault["element"], form=form, keep=form.all_ones, flip=int(flip))
+        memory.corrupt(site, fault["element"], form=form, keep=form.all_ones, flip=int(flip))
         names = (site.name, *site.aliases)
         outputs = replay.strike_memory(golden, memory.tensors, names)
         with torch.inference_mode():

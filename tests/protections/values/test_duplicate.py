@@ -49,7 +49,7 @@ def strikes(operator: Callable[..., Tensor], runs: tuple[int, ...], where: tuple
     def run(*args: Any, **kwargs: Any) -> Tensor:
         result = operator(*args, **kwargs)
         if next(done) in runs:
-            result[where] = native(result.dtype).strike(result[where], native(result.dtype).all_ones, flip)
+            result[where] = native(result.dtype).apply(result[where], native(result.dtype).all_ones, flip)
         return result
 
     return run

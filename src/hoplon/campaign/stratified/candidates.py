@@ -185,7 +185,7 @@ class Candidates:
         ):
             values = _values(words[mine], places.sites[int(places.number[mine[0]])].dtype)
             before[mine] = number_format.words(values)
-            after[mine] = number_format.words(number_format.strike(values, keep[mine], flip[mine]))
+            after[mine] = number_format.words(number_format.apply(values, keep[mine], flip[mine]))
         return table.observed(before=before, after=after)
 
     def _spoilt(self, seen: CandidateFeatures) -> Tensor:
@@ -199,7 +199,7 @@ class Candidates:
 
     def _draw(self, band: int, number: int) -> SampledFaults:
         generator = self._generator(band, number)
-        return self._sampling.draw(self.bands[band].population, BLOCK, first=0, generator=generator).strikes
+        return self._sampling.draw(self.bands[band].population, BLOCK, first=0, generator=generator)
 
     def _look(self, strikes: SampledFaults, *, fix_scale: bool) -> CandidateFeatures:
         """What can be seen of each fault at its anchor, the first of its words."""
@@ -215,7 +215,7 @@ class Candidates:
         for mine, number_format in _alike(places, form, strikes.formats):
             dtype = places.sites[int(places.number[mine[0]])].dtype
             values = _values(words[mine], dtype)
-            hit = number_format.strike(values, keep[mine], flip[mine])
+            hit = number_format.apply(values, keep[mine], flip[mine])
             struck[mine] = native(dtype).words(hit)
             before[mine], after[mine] = values.double(), hit.double()
             bit[mine] = _single(keep[mine], flip[mine], number_format)
@@ -265,7 +265,7 @@ def _alike(places: Places, form: Tensor, formats: Sequence[NumberFormat]) -> lis
 def _values(words: Tensor, dtype: torch.dtype) -> Tensor:
     """Words of a dtype as its values: undoes ``native(dtype).words``."""
     zero = torch.zeros(len(words), dtype=dtype)
-    return native(dtype).strike(zero, torch.zeros_like(words), words) if len(words) else zero
+    return native(dtype).apply(zero, torch.zeros_like(words), words) if len(words) else zero
 
 
 def _single(keep: Tensor, flip: Tensor, number_format: NumberFormat) -> Tensor:

@@ -111,7 +111,7 @@ class LocalPropagation:
         flat = struck.view(-1)
         words = after.to(flat.device)
         zero = torch.zeros(len(words), dtype=flat.dtype, device=flat.device)
-        flat[slots.place] = native(flat.dtype).strike(zero, torch.zeros_like(words), words)
+        flat[slots.place] = native(flat.dtype).apply(zero, torch.zeros_like(words), words)
         best: Propagated | None = None
         with torch.inference_mode():
             ways = []
@@ -162,7 +162,7 @@ class LocalPropagation:
         flat = samples.reshape(-1)
         words = faults[1].to(flat.device)
         zero = torch.zeros(len(words), dtype=flat.dtype, device=flat.device)
-        flat[faults[0].to(flat.device)] = native(flat.dtype).strike(zero, torch.zeros_like(words), words)
+        flat[faults[0].to(flat.device)] = native(flat.dtype).apply(zero, torch.zeros_like(words), words)
         if flat.data_ptr() != samples.data_ptr():  # reshape made a copy
             samples.copy_(flat.view(samples.shape))
         return value

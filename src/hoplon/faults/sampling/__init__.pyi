@@ -1,5 +1,4 @@
 from .base import (
-    Drawn as Drawn,
     Measure as Measure,
     Population as Population,
     Sampling as Sampling,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,14 +52,6 @@ class Population:
         return Places(self.sites, number, element, given, self.observe)
 
 
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """Faults as drawn, with the probability of each (float64, shape ``(faults,)``)."""
-
-    strikes: SampledFaults
-    probability: Tensor
-
-
 @dataclass(frozen=True)
 class Sampling(ABC):
     """Which faults a campaign meets.
@@ -71,8 +64,12 @@ class Sampling(ABC):
         return None
 
     @abstractmethod
-    def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> Drawn:
-        """`count` faults, from the one numbered `first` on where they are listed."""
+    def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> SampledFaults:
+        """Draw `count` faults, from the one numbered `first` on where they are listed.
+
+        Returns:
+            Faults whose probability is that of the whole draw: place, input and change.
+        """
 
     @abstractmethod
     def density(self, population: Population, anchors: Places, keep: Tensor, flip: Tensor) -> Tensor:
@@ -97,7 +94,7 @@ class Measure(Sampling):
     def probability(self, sites: Sites, number: Tensor, element: Tensor) -> Tensor:
         """Of drawing each element: float64, shape ``(n,)``; sums to 1 over all elements of all sites."""
 
-    def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> Drawn:
+    def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> SampledFaults:
         """Elements by the measure, changes by the fault model, inputs in shuffled rounds, independent of one another.
 
         Each input is equally likely for each fault; over the draws, all inputs are met equally often, up to one. So a
@@ -109,11 +106,11 @@ class Measure(Sampling):
         if population.inputs is not None:
             which = _rounds(len(population.inputs), count, generator=generator)
         anchors = population.places(number, element, which)
-        strikes = population.fault_model.strike(anchors, generator=generator)
-        probability = strikes.probability / population.inputs_each
+        faults = population.fault_model.sample(anchors, generator=generator)
+        probability = faults.probability / population.inputs_each
         if population.fault_model.anchored:
             probability = probability * self.probability(population.sites, number, element)
-        return Drawn(strikes, probability)
+        return dataclasses.replace(faults, probability=probability)
 
     def check(self, fault_model: FaultModel) -> None:
         """Refuse a fault model to which this measure would mean nothing."""
@@ -161,21 +158,21 @@ def draw_faults(
     size = sampling.size(population)
     if size is not None and first + count > size:
         raise HoplonError(f"expected a count of at most {size}, all the faults there are, got {first + count}")
-    drawn = sampling.draw(population, count, first=first, generator=generator)
-    strikes, places = drawn.strikes, drawn.strikes.places
+    faults = sampling.draw(population, count, first=first, generator=generator)
+    places = faults.places
     columns = {} if places.input is None else {"input": places.input.numpy()}
-    formats = list(dict.fromkeys(form.name for form in strikes.formats))
-    known = torch.tensor([formats.index(form.name) for form in strikes.formats], dtype=torch.int64)
+    formats = list(dict.fromkeys(form.name for form in faults.formats))
+    known = torch.tensor([formats.index(form.name) for form in faults.formats], dtype=torch.int64)
     frame = pl.DataFrame(
         {
-            "fault": strikes.fault.numpy(),
+            "fault": faults.fault.numpy(),
             "site": _named([site.name for site in places.sites], places.number),
             "element": places.element.numpy(),
             **columns,
-            "format": _named(formats, known[strikes.format]),
-            "keep": words_to_series(strikes.keep),
-            "flip": words_to_series(strikes.flip),
-            "probability": drawn.probability[strikes.fault].numpy(),
+            "format": _named(formats, known[faults.format]),
+            "keep": words_to_series(faults.keep),
+            "flip": words_to_series(faults.flip),
+            "probability": faults.probability[faults.fault].numpy(),
         }
     )
     return FaultTable("memory" if population.inputs is None else "values", frame)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError, SiteError, no_match
 from hoplon.faults.model import RANDOM_HIGH, Places, SampledFaults, WordModel
-from hoplon.faults.sampling.base import Drawn, Population, Sampling
+from hoplon.faults.sampling.base import Population, Sampling
 from hoplon.faults.sampling.measures import layer_of
 from hoplon.faults.single_word import BitFlip, single_bits
 from hoplon.formats.base import NumberFormat
@@ -51,7 +52,7 @@ class _Patterns:
         keep, flip, probability = (torch.cat([by_name[form.name][i] for form in formats]) for i in range(3))
         return cls(formats, counts, counts.cumsum(0) - counts, keep, flip, probability)
 
-    def strikes(self, places: Places, pattern: Tensor) -> SampledFaults:
+    def faults_at(self, places: Places, pattern: Tensor) -> SampledFaults:
         """One word per place, changed by this pattern of its site."""
         row = self.starts[places.number] + pattern
         count = torch.arange(len(places))
@@ -73,7 +74,7 @@ class Exhaustive(Sampling):
         per_input: int = sum(site.numel * count for site, count in zip(population.sites, counts, strict=True))
         return per_input * population.inputs_each
 
-    def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> Drawn:
+    def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> SampledFaults:
         """The faults from number `first` on."""
         patterns = _Patterns.of(population)
         sizes = torch.tensor([site.numel for site in population.sites]) * patterns.counts
@@ -84,8 +85,9 @@ class Exhaustive(Sampling):
         offset = rest - (ends - sizes)[number]
         each = patterns.counts[number]
         places = population.places(number, offset // each, which)
-        strikes = patterns.strikes(places, offset % each)
-        return Drawn(strikes, strikes.probability / population.elements / population.inputs_each)
+        faults = patterns.faults_at(places, offset % each)
+        probability = faults.probability / population.elements / population.inputs_each
+        return dataclasses.replace(faults, probability=probability)
 
     def density(self, population: Population, anchors: Places, keep: Tensor, flip: Tensor) -> Tensor:
         """One over the number of elements."""
@@ -124,7 +126,7 @@ class Explicit(Sampling):
         """Faults of the list x inputs."""
         return len(self.faults) * population.inputs_each
 
-    def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> Drawn:
+    def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> SampledFaults:
         """The faults from number `first` on."""
         if not population.fault_model.anchored:
             raise HoplonError(f"{population.fault_model.name} spans all sites: expected a model that strikes one place")
@@ -150,9 +152,9 @@ class Explicit(Sampling):
             if chosen is not None:
                 model = BitFlip(len(chosen), bits=tuple(chosen), format=model.format)
             if len(mine):
-                parts.append((model.strike(places.take(mine), generator=generator), mine))
-        strikes = SampledFaults.joined(parts, places)
-        return Drawn(strikes, torch.full_like(strikes.probability, math.nan))
+                parts.append((model.sample(places.take(mine), generator=generator), mine))
+        faults = SampledFaults.joined(parts, places)
+        return dataclasses.replace(faults, probability=torch.full_like(faults.probability, math.nan))
 
     def density(self, population: Population, anchors: Places, keep: Tensor, flip: Tensor) -> Tensor:
         """Refused: nothing was drawn."""
@@ -184,7 +186,7 @@ class Stratified(Sampling):
             if not 0 < share < math.inf:
                 raise HoplonError(f"expected a share above 0 for {self.by} {stratum}, got {share}")
 
-    def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> Drawn:
+    def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> SampledFaults:
         """Strata by systematic sampling of their shares; within one, element and change as element-uniform."""
         patterns = _Patterns.of(population)
         cells = self._cells(population, patterns)
@@ -196,9 +198,9 @@ class Stratified(Sampling):
         sizes = torch.tensor([site.numel for site in population.sites])[number]
         element = torch.randint(RANDOM_HIGH, (count,), generator=generator) % sizes
         which = torch.randint(population.inputs_each, (count,), generator=generator)
-        strikes = patterns.strikes(population.places(number, element, which), cell - patterns.starts[number])
+        faults = patterns.faults_at(population.places(number, element, which), cell - patterns.starts[number])
         place = cells.ratio[cell] / population.elements / population.inputs_each
-        return Drawn(strikes, strikes.probability * place)
+        return dataclasses.replace(faults, probability=faults.probability * place)
 
     def density(self, population: Population, anchors: Places, keep: Tensor, flip: Tensor) -> Tensor:
         """Element-uniform, times the share of the fault's stratum over its probability."""

@@ -67,7 +67,7 @@ class Deviations:
         classes, representative = _classes(flat)
         keep, flip, probability = _changes(model, form, generator)
         before = flat[representative].unsqueeze(1).expand(-1, len(keep))
-        after = form.strike(before, keep.expand_as(before), flip.expand_as(before)).double()
+        after = form.apply(before, keep.expand_as(before), flip.expand_as(before)).double()
         change = after - before.double()
         edges = _edges(flat)
         return cls(classes, *_tallied(change, probability, edges, classes.bincount()))

@@ -93,7 +93,7 @@ class Layer:
 
 
 class Probe(NamedTuple):
-    """One strike: where its result is counted (channel, direction, range), and what is added to the channel."""
+    """One deviation: where its result is counted (channel, direction, range), and what is added to the channel."""
 
     layer: Layer
     place: tuple[int, int, int]
@@ -145,8 +145,8 @@ class Prober:
         eligible = self.criterion.eligible(judged, part.y).cpu()
         for _ in range(self.passes):
             probes = self._next(len(part))
-            struck = self.program.samples_first(self.program.run(leaves, hook=self._strike(probes)))
-            outcome = classify(self.criterion, reference=reference, golden=reference, faulty=struck, labels=part.y)
+            faulty = self.program.samples_first(self.program.run(leaves, hook=self._with(probes)))
+            outcome = classify(self.criterion, reference=reference, golden=reference, faulty=faulty, labels=part.y)
             for probe, counts, found in zip(probes, eligible.tolist(), outcome[:, 0].tolist(), strict=True):
                 if counts:
                     probe.layer.tried[probe.place] += 1
@@ -190,12 +190,12 @@ class Prober:
             probes.append(Probe(layer, (channel, side, level), -size if side else size))
         return probes
 
-    def _strike(self, probes: Sequence[Probe]) -> Any:
+    def _with(self, probes: Sequence[Probe]) -> Any:
         rows: dict[int, list[tuple[int, Probe]]] = {}
         for row, probe in enumerate(probes):
             rows.setdefault(probe.layer.step.index, []).append((row, probe))
 
-        def strike(step: int, value: Any) -> Any:
+        def apply(step: int, value: Any) -> Any:
             if step in rows:  # in place: an operator's own output, which nobody has read yet
                 samples = self.program.layouts[step].samples_first(value)
                 for row, probe in rows[step]:
@@ -203,7 +203,7 @@ class Prober:
                     samples[row].select(probe.layer.axis(value.dim()), probe.place[0]).add_(size)
             return value
 
-        return strike
+        return apply
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,7 +75,7 @@ class EagerReplay(Replay):
         result = (value if self.placement == "before" else fault_free).clone()
         where = torch.unravel_index(hit.elements, result.shape) if result.dim() else ()
         old = result[where]
-        new = form.strike(old, hit.keep, hit.flip)
+        new = form.apply(old, hit.keep, hit.flip)
         result[where] = new
         if self.placement == "before":
             if self._repeats(step):

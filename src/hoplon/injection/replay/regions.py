@@ -132,7 +132,7 @@ class RegionReplay(Replay):
         where = (torch.arange(len(rows), device=data.device), 0, 0, torch.from_numpy(channel).to(data.device))
         form = (hit.format or native(data.dtype)).at(hit.elements, shape)
         old = data[where]
-        new = form.strike(old, hit.keep, hit.flip)
+        new = form.apply(old, hit.keep, hit.flip)
         data[where] = new
         if self.placement == "before":
             data = protected(data, self._protections.get(step))

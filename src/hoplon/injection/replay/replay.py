@@ -238,7 +238,7 @@ class Replay:
         form = (hit.format or native(value.dtype)).at(hit.elements, view.shape[1:])
         inner = torch.unravel_index(hit.elements, view.shape[1:]) if view.dim() > 1 else ()
         old = view[(hit.rows, *inner)]
-        new = form.strike(old, hit.keep, hit.flip)
+        new = form.apply(old, hit.keep, hit.flip)
         view[(hit.rows, *inner)] = new
         if self.placement == "before":
             if self._repeats(index):
