@@ -164,7 +164,10 @@ def test_a_hardened_module_is_laid_out_and_stays_so(tmp_path: Path) -> None:
     assert arena_around(next(model.parameters())) is None
     hp.save_bundle(hardened, tmp_path / "bundle")
     loaded = hp.load_bundle(tmp_path / "bundle")
-    shapes = [{name: tensor.shape for name, tensor in module.guards[0].copies.items()} for module in (hardened, loaded)]
+    shapes = [
+        {name: tensor.shape for name, tensor in module.monitor.guards[0].copies.items()}
+        for module in (hardened, loaded)
+    ]
     assert shapes[0] == shapes[1]
     size = sum(file.stat().st_size for file in (tmp_path / "bundle").iterdir())
     assert size < 3 * sum(tensor.nbytes for tensor in hardened.memory().values()) + 200_000

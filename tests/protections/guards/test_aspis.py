@@ -138,16 +138,6 @@ def test_two_wrong_index_entries_are_reported_and_nothing_is_written() -> None:
     assert_same(live, wanted)
 
 
-def test_refresh_takes_a_change_for_correct() -> None:
-    live = memory()
-    guard = armed(live)
-    live["fc"].fill_(1.5)
-    guard.refresh()
-    live["fc"][0, 0] = -1.5
-    assert guard.check().corrected == 1
-    assert live["fc"].eq(1.5).all()
-
-
 def test_refusals_and_labels() -> None:
     with pytest.raises(HoplonError, match=r"expected a fraction in \(0, 1\], got 1.5"):
         Aspis(scores(), 1.5)

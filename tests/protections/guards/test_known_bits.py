@@ -268,7 +268,7 @@ def test_nearly_all_harm_of_single_flips_to_a_hardened_model_is_undone() -> None
     wanted = hardened(x)
     flip(hardened.get_parameter("0.weight"), 3, 30)
     assert torch.equal(hardened(x), wanted)
-    assert hardened.report.corrected == 1
+    assert hardened.monitor.report.corrected == 1
 
 
 def test_blocks_know_more_bits_than_tensors() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from hoplon.errors import DataError, HoplonError
 from hoplon.formats.base import integer_view
 from hoplon.protections.base import Protection
-from hoplon.protections.guards.known_bits.fingerprint import changed_witnesses, evidence_of
+from hoplon.protections.guards.known_bits.fingerprint import changed_samples, fingerprint_of
 from hoplon.protections.guards.known_bits.segments import Segment, segments_of
 from hoplon.protections.guards.memory.words import of_turn_by_size, shared
 from hoplon.protections.guards.voting import copy_of, distinct
@@ -161,7 +161,7 @@ class ChecksumGuard(Guard):
     def _remember(self, name: str, segment: Segment) -> None:
         with torch.inference_mode(False):
             kept = self._evidence.setdefault(name, torch.zeros(2, dtype=torch.int32))
-        kept.copy_(evidence_of(segment.words()))
+        kept.copy_(fingerprint_of(segment.words()))
 
     def _differing(self, pieces: Sequence[tuple[str, int, int]]) -> list[str]:
         """Storages with a group whose sum is not as both kept ones."""
@@ -197,10 +197,10 @@ class ChecksumGuard(Guard):
         if groups > 1:
             differing = total * int(wrong[0].sum()) // groups
             require_no_update(name, differing=differing, total=total, written=written)
-        now = evidence_of(self._segments[name].words())
-        changed, witnesses = changed_witnesses(now, self._evidence[name], total)
+        now = fingerprint_of(self._segments[name].words())
+        changed, sampled = changed_samples(now, self._evidence[name], total)
         if bool(wrong[0].any()):
-            require_no_update(name, differing=total * changed // witnesses, total=total, written=written)
+            require_no_update(name, differing=total * changed // sampled, total=total, written=written)
 
     def _act(self, name: str, wrong: tuple[Tensor, Tensor]) -> GuardReport:
         first, second = self._copies[f"{name}#sums1"], self._copies[f"{name}#sums2"]

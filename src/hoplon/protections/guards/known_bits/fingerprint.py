@@ -1,4 +1,8 @@
-"""Eight bytes that tell whether words are what they were, and whether many of them changed or few."""
+"""A 64-bit fingerprint of a tensor's words.
+
+A position-weighted 32-bit checksum, which every single bit flip changes, and 4-bit hashes of eight sampled words, which
+tell a local change (a soft error) from a wholesale one (an optimizer step).
+"""
 
 from __future__ import annotations
 
@@ -12,37 +16,42 @@ from torch import Tensor
 _MODULUS = (1 << 32) - 5  # prime: no factor and no power of two is a multiple of it, so every single flip is seen
 _BASE = 0x6C8E9CF5  # what the sum of a chunk is multiplied by for each chunk after it
 _CHUNK = 1 << 15
-_WITNESSES = 8
+_SAMPLES = 8
 _HASH = 13
 
 
-def evidence_of(words: Tensor) -> Tensor:
-    """The sum of words and a hash of eight of them, int32, shape ``(2,)``.
+def fingerprint_of(words: Tensor) -> Tensor:
+    """Compute the checksum of words and the hashes of eight of them.
 
     Args:
-        words: integers on the CPU, shape ``(n,)``.
+        words: integers of 1, 2, 4 or 8 bytes on the CPU, shape ``(n,)``.
+    Returns:
+        int32, shape ``(2,)``: the checksum, and eight hashes of 4 bits.
     """
     hashes = sum(hash_ << (4 * number) for number, hash_ in enumerate(_hashes(words)))
     return torch.tensor([_signed(_sum(words)), _signed(hashes)], dtype=torch.int32)
 
 
 def same_sum(left: Tensor, right: Tensor) -> bool:
-    """Whether two pieces of evidence have the same sum.
+    """Return True if two fingerprints have the same checksum.
 
     Every flip of one bit changes it, any other change with a probability of 1 - 2^-32.
     """
     return bool(left[0] == right[0])
 
 
-def changed_witnesses(left: Tensor, right: Tensor, count: int) -> tuple[int, int]:
-    """How many of the hashed words differ, and how many were hashed, of ``count`` words; a change is seen by 12/13."""
+def changed_samples(left: Tensor, right: Tensor, count: int) -> tuple[int, int]:
+    """Count the sampled words whose hashes differ, and those that were sampled of ``count`` words.
+
+    A change of a sampled word shows in its hash with a probability of 12/13.
+    """
     different = (int(left[1]) ^ int(right[1])) & 0xFFFFFFFF
-    changed = sum((different >> (4 * number)) & 15 != 0 for number in range(_WITNESSES))
-    return changed, min(count, _WITNESSES)
+    changed = sum((different >> (4 * number)) & 15 != 0 for number in range(_SAMPLES))
+    return changed, min(count, _SAMPLES)
 
 
 def _sum(words: Tensor) -> int:
-    """The sum of all 32-bit parts of words, each with a factor of its own, modulo a prime."""
+    """Sum all 32-bit parts of words, each times a factor of its own, modulo a prime."""
     row = words.contiguous().numpy()
     parts = row.view(np.uint32) if row.itemsize >= 4 else row.view(f"u{row.itemsize}")
     factors, total = _factors(), 0
@@ -65,9 +74,7 @@ def _factors() -> npt.NDArray[np.uint64]:
 
 def _hashes(words: Tensor) -> list[int]:
     count = len(words)
-    places = (
-        range(count) if count < _WITNESSES else [(2 * k + 1) * count // (2 * _WITNESSES) for k in range(_WITNESSES)]
-    )
+    places = range(count) if count < _SAMPLES else [(2 * k + 1) * count // (2 * _SAMPLES) for k in range(_SAMPLES)]
     return [int(words[place]) % _HASH for place in places]
 
 

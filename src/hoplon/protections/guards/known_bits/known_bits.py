@@ -12,7 +12,7 @@ from torch import Tensor
 from hoplon.errors import HoplonError
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.index_sums import mend_entry, power_sums
-from hoplon.protections.guards.known_bits.fingerprint import changed_witnesses, evidence_of, same_sum
+from hoplon.protections.guards.known_bits.fingerprint import changed_samples, fingerprint_of, same_sum
 from hoplon.protections.guards.known_bits.reduction import BitwiseReduction
 from hoplon.protections.guards.known_bits.segments import Segment, segments_of
 from hoplon.protections.guards.voting import distinct
@@ -157,9 +157,9 @@ class KnownBitsGuard(Guard):
         written = version_of(self._live[name]) != self._versions[name]
         differing = sum(int(group.wrong(number).sum()) for _, number in found)
         require_no_update(name, differing=differing, total=total, written=written)
-        seen = [group.witnesses(number) for number, part in enumerate(group.segments) if part.name == name]
-        changed, witnesses = (sum(counts) for counts in zip(*seen, strict=True))
-        require_no_update(name, differing=total * changed // witnesses, total=total, written=written)
+        seen = [group.changed_samples(number) for number, part in enumerate(group.segments) if part.name == name]
+        changed, sampled = (sum(counts) for counts in zip(*seen, strict=True))
+        require_no_update(name, differing=total * changed // sampled, total=total, written=written)
         many = differing > max(_FEW_WORDS, total // _MANY)
         if written and many and not all(group.fits(number) for _, number in found):
             raise StaleGuardError(name, differing, total)
@@ -194,7 +194,7 @@ class _Group:
         self.masks().copy_(~(every ^ some))
         self.values().copy_(every & some)
         for number, segment in enumerate(self.segments):
-            self.evidence[2 * number : 2 * number + 2] = evidence_of(segment.words())
+            self.evidence[2 * number : 2 * number + 2] = fingerprint_of(segment.words())
         self.sums[:3] = power_sums(_narrow(self.known))
         self.sums[3:] = power_sums(self.evidence)
 
@@ -223,12 +223,12 @@ class _Group:
 
     def fits(self, number: int) -> bool:
         """Whether the restored words are all of what the segment held."""
-        return same_sum(evidence_of(self.restored(number)), self._evidence(number))
+        return same_sum(fingerprint_of(self.restored(number)), self._evidence(number))
 
-    def witnesses(self, number: int) -> tuple[int, int]:
+    def changed_samples(self, number: int) -> tuple[int, int]:
         """How many hashed words of a segment changed, of how many."""
         segment = self.segments[number]
-        return changed_witnesses(evidence_of(segment.words()), self._evidence(number), len(segment))
+        return changed_samples(fingerprint_of(segment.words()), self._evidence(number), len(segment))
 
     def restore(self, number: int) -> GuardReport:
         """Write the known bits of a segment."""
