@@ -17,7 +17,6 @@ from hoplon.criteria.outcome import classify, measure
 from hoplon.errors import DataError
 from hoplon.injection.replay.eager import EagerReplay
 from hoplon.injection.replay.golden import Placement
-from hoplon.injection.replay.packed import PackedReplay
 from hoplon.injection.replay.regions import RegionReplay, fits
 from hoplon.injection.replay.replay import Replay
 from hoplon.program.eager import EagerProgram
@@ -47,9 +46,8 @@ def replay_of(program: Program, overlay: Overlay, batch: int, sites: Sites, plac
     """The replay that fits the form of the program."""
     if isinstance(program, EagerProgram):
         return EagerReplay(program, overlay, batch, sites, placement)
-    if not sites or not fits(overlay):
-        return Replay(program, overlay, batch, sites, placement)
-    kind = RegionReplay if isinstance(sites[0], ValueSite) else PackedReplay
+    in_regions = sites and isinstance(sites[0], ValueSite) and fits(overlay)
+    kind = RegionReplay if in_regions else Replay
     return kind(program, overlay, batch, sites, placement)
 
 

@@ -59,7 +59,7 @@ class Injector:
             runs: ValueFaultRuns | MemoryFaultRuns = ValueFaultRuns(self._values, table)
         else:
             parts = self.reference, self.overlay, self.placement, self.arrival
-            runs = MemoryFaultRuns(*parts, table, groups, budget=self.budget)
+            runs = MemoryFaultRuns(*parts, table, groups)
         found, observed = runs.run(advance or (lambda count: None))
         if table.weighted:
             columns = [name for name in ("weight", "candidates") if name in table.frame.columns]

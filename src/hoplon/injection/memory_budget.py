@@ -11,7 +11,6 @@ from hoplon.program.sites import ValueSite
 
 GOLDEN_BUDGET_BYTES = 2 * 2**30
 # For the values of runs that are under way at once: they are mostly far smaller than whole ones.
-SIDE_BY_SIDE_BYTES = 2**30
 WINDOW_BUDGET_BYTES = 4 * 2**30
 _MOST_RUNS = 8192
 

@@ -16,9 +16,7 @@ from hoplon.errors import HoplonError
 from hoplon.faults.table import FaultTable
 from hoplon.injection.armed_memory import ArmedMemory
 from hoplon.injection.golden_run import GoldenRun, replay_of
-from hoplon.injection.memory_budget import SIDE_BY_SIDE_BYTES, USUAL, Budget
 from hoplon.injection.replay.golden import Golden, Placement
-from hoplon.injection.replay.packed import Changed, PackedReplay
 from hoplon.injection.run_table import RUN_ERRORS, blank, run_frame
 from hoplon.injection.working_memory import Words
 from hoplon.program.sites import MemorySite
@@ -52,8 +50,6 @@ class MemoryFaultRuns:
         arrival: Arrival,
         table: FaultTable,
         groups: NDArray[np.bool_] | None = None,
-        *,
-        budget: Budget = USUAL,
     ) -> None:
         self.reference, self.table, self.arrival = reference, table, arrival
         program = self.reference.program
@@ -61,7 +57,6 @@ class MemoryFaultRuns:
         self.memory = self.armed.working
         sites = self._sites()
         self.replay = replay_of(program, overlay, self.reference.batch, sites, placement)
-        self.most = budget.runs(program, program.value_sites, batch=reference.batch, default=SIDE_BY_SIDE_BYTES)
         self.faults = table.frame["fault"].unique(maintain_order=True).to_numpy()
         shape = len(self.faults), reference.input_batches
         self.groups = np.ones(shape, dtype=np.bool_) if groups is None else groups
@@ -75,25 +70,15 @@ class MemoryFaultRuns:
         """Strike, check and restore every fault first; then run what is left of them, input batch by input batch."""
         residues = list(self._residues())
         finished = 0
-        struck = [residue.changed for residue in residues]
-        order = self.replay.order(struck) if isinstance(self.replay, PackedReplay) else np.arange(len(residues))
         for number in range(self.reference.input_batches):
-            met = self.groups[:, number]
+            meets = self.groups[:, number]
             leaves, real = self.reference.leaves(number)
-            golden = self.replay.golden(leaves) if met.any() else None
+            golden = self.replay.golden(leaves) if meets.any() else None
             columns = slice(number * self.reference.batch, number * self.reference.batch + real)
-            waiting: list[tuple[int, Changed]] = []
-            for turn, index in enumerate(order.tolist()):
-                if golden is not None and met[index]:
-                    part = self._begun(golden, residues[index], columns)
-                    if part is None:
-                        self._judge(index, golden, residues[index], columns)
-                    else:
-                        waiting.append((index, part))
-                if golden is not None and (turn + 1 == len(order) or self._enough(waiting)):
-                    self._finish(waiting, golden, residues, columns)
-                    waiting = []
-                done = ((number * len(residues)) + turn + 1) // self.reference.input_batches
+            for index, residue in enumerate(residues):
+                if golden is not None and meets[index]:
+                    self._judge(index, golden, residue, columns)
+                done = (number * len(residues) + index + 1) // self.reference.input_batches
                 advance(done - finished)
                 finished = done
         return self._frame(residues), self.table.observed(before=self.before, after=self.after)
@@ -127,54 +112,6 @@ class MemoryFaultRuns:
         row = word["row"]
         name, self.before[row], self.after[row] = self.armed.corrupt(word)
         return name
-
-    def _enough(self, waiting: Sequence[tuple[int, Changed]]) -> bool:
-        """Whether one fault more could be more than go side by side."""
-        return sum(len(part.rows) for _, part in waiting) > self.most - self.reference.batch
-
-    def _begun(self, golden: Golden, residue: _Residue, columns: slice) -> Changed | None:
-        """The samples that a fault reaches, to go on beside those of others; None for a fault that goes alone."""
-        stopped = residue.report.uncorrectable and self.arrival == "before"
-        if stopped or not residue.changed or not isinstance(self.replay, PackedReplay):
-            return None
-        with self.memory.holding(residue.changed) as names:
-            entries = self._entries(residue.changed, names)
-            try:
-                real = columns.stop - columns.start
-                return self.replay.changed(golden, self.memory.readable, names, entries=entries, real=real)
-            except RUN_ERRORS:
-                return None
-
-    def _finish(
-        self,
-        waiting: Sequence[tuple[int, Changed]],
-        golden: Golden,
-        residues: Sequence[_Residue],
-        columns: slice,
-    ) -> None:
-        """Run what is left of faults side by side; each alone where an operator raises."""
-        if not waiting:
-            return
-        assert isinstance(self.replay, PackedReplay), "only its faults wait"
-        rows = np.concatenate([part.rows for _, part in waiting])
-        fault = np.repeat([index for index, _ in waiting], [len(part.rows) for _, part in waiting])
-        whole = self.reference.judge(
-            columns, slice(columns.stop - columns.start), golden=golden.outputs, faulty=golden.outputs
-        )
-        for index, _ in waiting:
-            self.outcomes[index, columns], self.measures[index, columns] = whole
-        if not len(rows):
-            return
-        try:
-            outputs = self.replay.finish(golden, [part for _, part in waiting])
-        except RUN_ERRORS:
-            for index, _ in waiting:
-                self._judge(index, golden, residues[index], columns)
-            return
-        where, positions = torch.from_numpy(rows), columns.start + rows
-        fault_free = [out[where.to(out.device)] if isinstance(out, torch.Tensor) else out for out in golden.outputs]
-        found = self.reference.judge(torch.from_numpy(positions), slice(None), golden=fault_free, faulty=outputs)
-        self.outcomes[fault, positions], self.measures[fault, positions] = found
 
     def _judge(self, index: int, golden: Golden, residue: _Residue, columns: slice) -> None:
         if residue.report.uncorrectable and self.arrival == "before":

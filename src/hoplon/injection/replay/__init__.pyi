@@ -1,5 +1,4 @@
 from .eager import EagerReplay as EagerReplay
 from .golden import Golden as Golden, InjectedWords as InjectedWords, Injections as Injections, Placement as Placement
-from .packed import Changed as Changed, PackedReplay as PackedReplay
 from .regions import RegionReplay as RegionReplay, fits as fits
 from .replay import Replay as Replay

@@ -13,7 +13,7 @@ from torch import Tensor
 from hoplon.injection.replay.kernel_forms import KernelForm, KernelForms, cut_under, protected
 from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.rules import Rule
-from hoplon.injection.replay.windows import Ints, Pixels, Places, Samples, Wholes, Windows, joined
+from hoplon.injection.replay.windows import Ints, Pixels, Places, Wholes, Windows, joined
 
 # Windows of one shape are run so many at a time, so that few shapes have to agree and their values stay in the cache.
 _COUNTS = (256, 64, 32, 16, 8, 4, 2)
@@ -37,10 +37,10 @@ class Divergent:
     """
 
     start: Ints
-    pieces: dict[int, list[Windows | Wholes | Samples]] = field(default_factory=dict)
+    pieces: dict[int, list[Windows | Wholes]] = field(default_factory=dict)
     _homes: dict[int, tuple[Ints, Ints]] = field(default_factory=dict, repr=False)
 
-    def add(self, step: int, piece: Windows | Wholes | Samples) -> None:
+    def add(self, step: int, piece: Windows | Wholes) -> None:
         """What some runs have at a step."""
         if len(piece):
             self.pieces.setdefault(step, []).append(piece)

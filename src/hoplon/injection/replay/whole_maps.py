@@ -15,7 +15,7 @@ from hoplon.injection.replay.in_place import run_in_place
 from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.row_dependence import RowDependence
 from hoplon.injection.replay.sweep import Divergent
-from hoplon.injection.replay.windows import Ints, Samples, Wholes, Windows
+from hoplon.injection.replay.windows import Ints, Wholes, Windows
 from hoplon.program.program import Ref
 
 # A pass holds so many samples, or one batch where that is more.
@@ -143,7 +143,7 @@ def _chunks(runs: Ints, size: int) -> Iterator[Ints]:
         yield runs[begin : begin + size]
 
 
-_Join = list[tuple["Windows | Wholes | Samples", Ints, Ints]]
+_Join = list[tuple["Windows | Wholes", Ints, Ints]]
 
 
 def _joins(left: Divergent, runs: Ints, places: Ints) -> dict[int, _Join]:

@@ -174,36 +174,6 @@ class Wholes:
         value[_index(rows, value)] = self.data.index_select(0, _index(chosen, self.data))
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Some channels of runs, the others golden: ``data`` of shape ``(n, c, ...)``, ``channels`` of shape ``(n, c)``."""
-
-    runs: Ints
-    rows: Ints
-    channels: Tensor
-    data: Tensor
-
-    def __len__(self) -> int:
-        return len(self.runs)
-
-    def pick(self, chosen: NDArray[np.bool_]) -> Samples:
-        """Some of the runs."""
-        where = np.flatnonzero(chosen)
-        index = _index(where, self.data)
-        return Samples(self.runs[where], self.rows[where], self.channels[index], self.data[index])
-
-    def into(self, value: Tensor, rows: Ints, chosen: Ints) -> None:
-        """Put some of them into rows of a value with its samples first, in place."""
-        index = _index(chosen, self.data)
-        value[_index(rows, value)[:, None], self.channels[index]] = self.data[index]
-
-    @classmethod
-    def joined(cls, parts: Sequence[Samples]) -> Samples:
-        """Samples with equally many channels, one after another."""
-        runs, rows = (np.concatenate([getattr(part, name) for part in parts]) for name in ("runs", "rows"))
-        return cls(runs, rows, torch.cat([part.channels for part in parts]), torch.cat([part.data for part in parts]))
-
-
 def _index(places: Ints, like: Tensor) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(places)).to(like.device)
 
