@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hoplon import capture
 from hoplon.formats import equal_bits
-from hoplon.injection.replay import Injections, RegionReplay, whole_maps as rest
+from hoplon.injection.replay import Injections, RegionReplay
 from hoplon.program.sites import ValueSite
 from hoplon.protections.base import Overlay, ValueProtection
 from hoplon.protections.values.clamp import BoundValue
@@ -205,25 +205,6 @@ def test_networks_that_once_differed(found: tuple[Any, ...]) -> None:
     assert equal_bits(found.replayed, found.wanted)
     assert found.struck == 60
     assert found.covered > 1
-
-
-def test_runs_that_left_go_on_in_stacks_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        body = [nn.Conv2d(4, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()]
-        model = nn.Sequential(*body, nn.Conv2d(32, 32, 3, padding=1), nn.Flatten(), nn.Linear(32 * 64, 300)).eval()
-        x = torch.randn(BATCH, 4, 8, 8)
-    stacked: list[int] = []
-    made = rest._Pass.__init__
-
-    def counted(self: rest._Pass, plan: Any, golden: Any, rows: Any, **how: Any) -> None:
-        stacked.append(len(rows) // BATCH)
-        made(self, plan, golden, rows, **how)
-
-    monkeypatch.setattr(rest._Pass, "__init__", counted)
-    found = compared(model, x, 90, 5)
-    assert equal_bits(found.replayed, found.wanted)
-    assert max(stacked) > 1
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)

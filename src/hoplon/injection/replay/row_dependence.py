@@ -72,33 +72,6 @@ class RowDependence:
         self._from = len(program.steps)
         self._tied: set[int] = set()
         self._like: dict[tuple[Any, ...], bool] = {}
-        self._repeats: dict[tuple[Any, ...], bool] = {}
-
-    def times(self, first: int, last: int, golden: Golden, most: int) -> list[int]:
-        """How many batches can be stacked in a pass over the steps from ``first`` to before ``last``: 1, and others.
-
-        Stacked, the golden batch has to give its bits in every layer of the stack.
-        """
-        with torch.inference_mode():
-            return [1, *(n for n in (2, 4, 8) if n <= most and self._can_repeat(first, last, golden, n))]
-
-    def _can_repeat(self, first: int, last: int, golden: Golden, times: int) -> bool:
-        values = _FaultFree(self._program, self._protections, golden)
-        stacked = _Stacked(self._program, values, times)
-        for step in self._program.steps[first:last]:
-            rule = self._rules.get(step.index)
-            if step.op is None or not step.carries or (rule is not None and rule.rounds == "never"):
-                continue
-            key = (times, *((*rule.likeness, rule.axes) if rule is not None else (step.index,)))
-            if key not in self._repeats:
-                try:
-                    self._repeats[key] = not self._differs(step.index, values, stacked)
-                except SHAPE_ERRORS:
-                    self._repeats[key] = False
-            if not self._repeats[key]:
-                return False
-            values.forget(self._program.last_reads[step.index])
-        return True
 
     def next(self, step: int, golden: Golden) -> int:
         """The first step from this one on at which a sample has to be in its own row; the number of steps if none.
@@ -224,25 +197,7 @@ class _Moved(Mapping[int, Any]):
         if layout is None or not isinstance(value, Tensor):
             return value
         count = layout.samples_first(value).shape[0]
-        return layout.take(value, self._order(count).to(value.device))
-
-    def _order(self, count: int) -> Tensor:
-        return (torch.arange(count) - 1) % count
-
-
-class _Stacked(_Moved):
-    """The same with the whole batch several times over."""
-
-    def __init__(self, program: Program, values: _FaultFree, times: int) -> None:
-        super().__init__(program, values)
-        self._times = times
-
-    def __getitem__(self, step: int) -> Any:
-        asked = self._program.steps[step]
-        return self.made(step) if asked.op is not None and not asked.carries else super().__getitem__(step)
-
-    def _order(self, count: int) -> Tensor:
-        return torch.arange(count).repeat(self._times)
+        return layout.take(value, ((torch.arange(count) - 1) % count).to(value.device))
 
 
 def _rows(layout: Any, value: Any, rows: Sequence[int]) -> Any:

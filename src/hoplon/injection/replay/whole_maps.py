@@ -18,18 +18,13 @@ from hoplon.injection.replay.sweep import Divergent
 from hoplon.injection.replay.windows import Ints, Wholes, Windows
 from hoplon.program.program import Ref
 
-# A pass holds so many samples, or one batch where that is more.
-_MOST_ROWS = 32
-# With so few passes to come, looking whether batches can be stacked would cost more than it saves.
-_FEW_TURNS = 8
-
 
 @dataclass(frozen=True)
 class WholeMapPasses:
     """Passes over the steps that the sweep did not take.
 
     Up to the first tied step, a pass holds any ``batch`` runs, those that left at about the same step; from there on,
-    each run lies in the row of its input. Passes of several batches' size are made where they give the same bits.
+    each run lies in the row of its input.
     """
 
     plan: Plan
@@ -45,15 +40,11 @@ class WholeMapPasses:
         found = [out.index_select(0, index.to(out.device)) if isinstance(out, Tensor) else out for out in golden]
         for tied, members in self._by_next_tied(left.start):
             later = Divergent(np.where(np.isin(np.arange(len(left.start)), members), tied, -1))
-            times = self._times(int(left.start[members].min()), tied, _MOST_ROWS)
             order = members[np.argsort(left.start[members], kind="stable")]
-            for chunk in _chunks(order, times[-1] * self.batch):
+            for chunk in _chunks(order, self.batch):
                 if (begin := int(left.start[chunk].min())) < tied:
-                    size = next(count for count in times if count * self.batch >= len(chunk)) * self.batch
-                    row = np.pad(self.rows[chunk], (0, size - len(chunk)), mode="edge")
-                    values = _Pass(
-                        self.plan, self.golden, row, moved=True, wide=size > self.batch, fault_free=fault_free
-                    )
+                    row = np.pad(self.rows[chunk], (0, self.batch - len(chunk)), mode="edge")
+                    values = _Pass(self.plan, self.golden, row, fault_free)
                     self._walk(values, left, chunk, np.arange(len(chunk)), begin, tied)
                     self._keep(values, later, chunk, tied)
                 else:
@@ -61,25 +52,14 @@ class WholeMapPasses:
             self._in_rows(later, members, tied, found, fault_free)
         return found
 
-    def _times(self, first: int, last: int, most_rows: int) -> list[int]:
-        return self.ties.times(first, last, self.golden, max(1, most_rows // self.batch))
-
     def _in_rows(
         self, later: Divergent, members: Ints, tied: int, found: list[Any], fault_free: dict[int, Any]
     ) -> None:
-        """From the first tied step to the end: each run in the row of its input, some batches stacked."""
-        end = len(self.plan.program.steps)
-        turns = self._turns(members)
-        times = self._times(tied, end, _MOST_ROWS) if len(turns) > _FEW_TURNS else [1]
-        for begin in range(0, len(turns), times[-1]):
-            layers = turns[begin : begin + times[-1]]
-            chunk = np.concatenate(layers)
-            place = np.concatenate([self.rows[runs] + number * self.batch for number, runs in enumerate(layers)])
-            size = next(count for count in times if count >= len(layers))
-            row = np.tile(np.arange(self.batch), size)
-            values = _Pass(self.plan, self.golden, row, moved=size > 1, wide=size > 1, fault_free=fault_free)
-            self._walk(values, later, chunk, place, tied, end)
-            self._collect(values, chunk, place, found)
+        """From the first tied step to the end: each run in the row of its input."""
+        for chunk in self._turns(members):
+            values = _Pass(self.plan, self.golden, None, fault_free)
+            self._walk(values, later, chunk, self.rows[chunk], tied, len(self.plan.program.steps))
+            self._collect(values, chunk, self.rows[chunk], found)
 
     def _by_next_tied(self, start: Ints) -> Iterator[tuple[int, Ints]]:
         """Runs that are alive, by the first tied step that they meet."""
@@ -159,24 +139,15 @@ def _joins(left: Divergent, runs: Ints, places: Ints) -> dict[int, _Join]:
 
 
 class _Pass(Sequence[Any]):
-    """The values that a pass sees; golden ones of the inputs ``rows``, in this order, where it has none of its own.
+    """The values that a pass sees; golden ones where it has none of its own.
 
-    ``moved``: whether the rows are others than the batch's; ``wide``: whether there are more of them; ``fault_free``:
-    golden values that passes share.
+    ``rows``: shape ``(batch,)``, the inputs whose golden values lie in its rows; None for those of the batch;
+    ``fault_free``: golden values that passes share.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        golden: Golden,
-        rows: Ints,
-        *,
-        moved: bool,
-        wide: bool,
-        fault_free: dict[int, Any],
-    ) -> None:
-        self._plan, self._golden, self._moved, self._wide = plan, golden, moved, wide
-        self._rows = torch.from_numpy(rows).to(plan.program.device)
+    def __init__(self, plan: Plan, golden: Golden, rows: Ints | None, fault_free: dict[int, Any]) -> None:
+        self._plan, self._golden = plan, golden
+        self._rows = None if rows is None else torch.from_numpy(rows).to(plan.program.device)
         self._memory, self._shared = plan.program.memory(), fault_free
         self._read: dict[int, Any] = {}
         self.own: dict[int, Any] = {}
@@ -197,13 +168,12 @@ class _Pass(Sequence[Any]):
         return self._read[step]
 
     def _fault_free(self, step: int) -> Any:
-        asked = self._plan.program.steps[step]
-        if self._wide and asked.op is not None and not asked.carries:
-            return asked.run(self)
         if step not in self._shared:
             self._shared[step] = self._golden.delivered[step]
         value, layout = self._shared[step], self._plan.program.layouts.get(step)
-        return layout.take(value, self._rows) if self._moved and layout and isinstance(value, Tensor) else value
+        if self._rows is None or layout is None or not isinstance(value, Tensor):
+            return value
+        return layout.take(value, self._rows)
 
     def compute(self, index: int) -> None:
         """Run a step."""
@@ -216,7 +186,7 @@ class _Pass(Sequence[Any]):
         """Put what runs have at a step into their rows."""
         if step not in self.own:
             shared = self[step]
-            self.own[step] = shared if self._moved else shared.clone()
+            self.own[step] = shared.clone() if self._rows is None else shared
             self._read.pop(step, None)
         value = self.own[step]
         view = self._plan.program.layouts[step].samples_first(value)
