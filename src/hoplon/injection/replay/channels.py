@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hoplon.formats.base import equal_bits
+from hoplon.injection.replay.values import Protections, StepValues
 from hoplon.program.layout import BatchLayout
 from hoplon.program.operators import has
 from hoplon.program.program import Program, Ref, Step
@@ -25,8 +26,6 @@ _BLOCKS = (16, 32, 64)
 # Groups of a grouped convolution that are computed together.
 _GROUPS = (1, 8, 16, 32)
 _ENOUGH_VALUES = 4096
-
-Recall = Callable[[int], Any]
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Chain:
         return self.steps[-1].index
 
 
-def chains_of(program: Program, protections: Mapping[int, Any], names: Sequence[str]) -> dict[str, Chain]:
+def chains_of(program: Program, protections: Protections, names: Sequence[str]) -> dict[str, Chain]:
     """The chains of tensors that one convolution, linear layer or batch norm reads, by the name it reads them under."""
     found: dict[str, Chain] = {}
     for given, name in program.memory_steps.items():
@@ -56,7 +55,7 @@ def chains_of(program: Program, protections: Mapping[int, Any], names: Sequence[
     return found
 
 
-def _followed(program: Program, protections: Mapping[int, Any], first: int) -> tuple[Step, ...]:
+def _followed(program: Program, protections: Protections, first: int) -> tuple[Step, ...]:
     step = program.steps[first]
     plain = step.op in _PRODUCTS and not step.argument("transposed")
     if not plain and step.op is not _BATCH_NORM:
@@ -87,12 +86,12 @@ class Channels:
     _trusted: dict[int, bool] = field(default_factory=dict)
 
     def end(
-        self, chain: Chain, recall: Recall, memory: Mapping[str, Tensor], channels: Tensor, golden_end: Tensor
+        self, chain: Chain, golden: StepValues, memory: Mapping[str, Tensor], channels: Tensor, golden_end: Tensor
     ) -> Tensor | None:
         """The channels of the value at the end of a chain, under changed memory; None if they cannot be had alone.
 
         Args:
-            recall: golden values by step.
+            golden: golden values by step.
             channels: shape ``(n,)``, int64, those that the changed words feed.
             golden_end: the golden value there.
         Returns:
@@ -101,63 +100,64 @@ class Channels:
         first = chain.steps[0]
         block = None
         if first.op in _PRODUCTS:
-            if first.op is _LINEAR and recall(first.args[0].step).dim() != 2:
+            if first.op is _LINEAR and golden[first.args[0].step].dim() != 2:
                 return None  # its channels are not the second axis
-            block = self._block(first, recall)
+            block = self._block(first, golden)
             if block is None:
                 return None
         if chain.end not in self._trusted:
-            self._trusted[chain.end] = self._fits(chain, recall, golden_end) and equal_bits(
-                self._run(chain, recall, self.program.memory(), channels, block), golden_end[:, channels].contiguous()
+            self._trusted[chain.end] = self._fits(chain, golden, golden_end) and equal_bits(
+                self._run(chain, golden, self.program.memory(), channels, block), golden_end[:, channels].contiguous()
             )
-        return self._run(chain, recall, memory, channels, block) if self._trusted[chain.end] else None
+        return self._run(chain, golden, memory, channels, block) if self._trusted[chain.end] else None
 
-    def _fits(self, chain: Chain, recall: Recall, golden_end: Tensor) -> bool:
+    def _fits(self, chain: Chain, golden: StepValues, golden_end: Tensor) -> bool:
         """Whether every other map that the chain reads has the channels of its end."""
         inside = {step.index for step in chain.steps} | set(self.program.memory_steps)
         first = chain.steps[0]
         given = {first.args[0].step} if first.op in _PRODUCTS else set()
         outer = {read for step in chain.steps for read in step.reads} - inside - given
-        values = [recall(read) for read in outer]
+        values = [golden[read] for read in outer]
         like = golden_end.shape[1], golden_end.dim()
         return all(isinstance(value, Tensor) and (*value.shape[1:2], value.dim()) == like for value in values)
 
     def _run(
-        self, chain: Chain, recall: Recall, memory: Mapping[str, Tensor], channels: Tensor, block: int | None
+        self, chain: Chain, golden: StepValues, memory: Mapping[str, Tensor], channels: Tensor, block: int | None
     ) -> Tensor:
         first = chain.steps[0]
-        values = _Some(self.program, recall, memory, channels)
+        steps = chain.steps[block is not None :]
+        values = StepValues(self.program, golden, own=_parts(golden, memory, channels, chain.steps, steps))
         if block is not None:
-            values.own[first.index] = self._convolved(first, recall, memory, channels, block)
-        for step in chain.steps[block is not None :]:
+            values.own[first.index] = self._convolved(first, golden, memory, channels, block)
+        for step in steps:
             values.own[step.index] = step.run(values)
         result: Tensor = values.own[chain.end]
         return result
 
     def _convolved(
-        self, step: Step, recall: Recall, memory: Mapping[str, Tensor], channels: Tensor, block: int
+        self, step: Step, golden: StepValues, memory: Mapping[str, Tensor], channels: Tensor, block: int
     ) -> Tensor:
         """These channels of a convolution's or linear layer's result, each computed in its block."""
         parts = []
         for number in (channels // block).unique().tolist():
             inside = channels[channels // block == number] - number * block
             wanted = torch.arange(number * block, (number + 1) * block)
-            parts.append(_part(self.program, step, recall, memory, wanted)[:, inside])
+            parts.append(_part(self.program, step, golden, memory, wanted)[:, inside])
         return torch.cat(parts, 1)
 
-    def _block(self, step: Step, recall: Recall) -> int | None:
+    def _block(self, step: Step, golden: StepValues) -> int | None:
         """How many channels to compute together; all of them where fewer give other bits; None for too few values.
 
         Of a plain convolution the first and the last block are looked at, of others all.
         """
-        given: Tensor = recall(step.args[0].step)
+        given: Tensor = golden[step.args[0].step]
         memory = self.program.memory()
         weight = memory[self.program.memory_steps[step.args[1].step]]
         numbers = tuple(str(step.argument(name)) for name in ("stride", "padding", "dilation", "groups"))
         key = (given.shape, given.stride(), weight.shape, weight.requires_grad, step.argument("bias") is None, *numbers)
         if key not in self._blocks:
             count = len(weight)
-            whole = _part(self.program, step, recall, memory, torch.arange(count))
+            whole = _part(self.program, step, golden, memory, torch.arange(count))
             self._blocks[key] = count if int(whole.count_nonzero()) >= _ENOUGH_VALUES else None
             groups = _groups_of(step)
             sizes = _BLOCKS if groups == 1 else [many * (count // groups) for many in _GROUPS]
@@ -167,7 +167,7 @@ class Channels:
                 plain = step.op in _CONVOLUTIONS and groups == 1
                 begins = [0, count - block] if plain else list(range(0, count, block))
                 parts = [
-                    _part(self.program, step, recall, memory, torch.arange(begin, begin + block)) for begin in begins
+                    _part(self.program, step, golden, memory, torch.arange(begin, begin + block)) for begin in begins
                 ]
                 same = [whole[:, begin : begin + block] for begin in begins]
                 if equal_bits(torch.cat(parts, 1), torch.cat(same, 1)):
@@ -176,18 +176,17 @@ class Channels:
         return self._blocks[key]
 
 
-def _part(program: Program, step: Step, recall: Recall, memory: Mapping[str, Tensor], channels: Tensor) -> Tensor:
+def _part(program: Program, step: Step, golden: StepValues, memory: Mapping[str, Tensor], channels: Tensor) -> Tensor:
     """Some output channels of a convolution or linear layer, in the order given; of a grouped one, whole groups."""
-    values = _Some(program, recall, memory, channels)
-    given: Tensor = recall(step.args[0].step)
+    given: Tensor = golden[step.args[0].step]
     groups = _groups_of(step)
     if groups > 1:
         outputs = len(memory[program.memory_steps[step.args[1].step]]) // groups
         inputs, first, many = given.shape[1] // groups, int(channels[0]) // outputs, len(channels) // outputs
         given = given[:, first * inputs : (first + many) * inputs].contiguous()
         step = _with_groups(step, many)
-    values.own[step.args[0].step] = given
-    result: Tensor = step.run(values)
+    own = _entries(program, memory, channels, step) | {step.args[0].step: given}
+    result: Tensor = step.run(golden.replaced(own))
     return result
 
 
@@ -204,22 +203,25 @@ def _with_groups(step: Step, groups: int) -> Step:
     return replace(step, kwargs={**step.kwargs, "groups": groups})
 
 
-class _Some(Sequence[Any]):
-    """Values of steps: some channels of feature maps, the entries of memory for these channels."""
+def _entries(program: Program, memory: Mapping[str, Tensor], channels: Tensor, step: Step) -> dict[int, Tensor]:
+    """The entries for these channels of the memory that a step reads, by the step of the memory."""
+    entries = {}
+    for read in step.reads:
+        if (name := program.memory_steps.get(read)) is not None:
+            tensor = memory[name]
+            part = tensor.detach()[channels.to(tensor.device)]
+            entries[read] = part.requires_grad_(tensor.requires_grad)
+    return entries
 
-    def __init__(self, program: Program, recall: Recall, memory: Mapping[str, Tensor], channels: Tensor) -> None:
-        self._program, self._recall, self._memory, self._channels = program, recall, memory, channels
-        self.own: dict[int, Any] = {}
 
-    def __len__(self) -> int:
-        return len(self._program.steps)
-
-    def __getitem__(self, step: Any) -> Any:
-        if step in self.own:
-            return self.own[step]
-        if (name := self._program.memory_steps.get(step)) is not None:
-            tensor = self._memory[name]
-            part = tensor.detach()[self._channels.to(tensor.device)]
-            return part.requires_grad_(tensor.requires_grad)
-        value = self._recall(step)
-        return value[:, self._channels.to(value.device)].contiguous()
+def _parts(
+    golden: StepValues, memory: Mapping[str, Tensor], channels: Tensor, inside: Sequence[Step], steps: Sequence[Step]
+) -> dict[int, Tensor]:
+    """These channels of what some steps of a chain read from outside of it."""
+    numbers = {step.index for step in inside}
+    own: dict[int, Tensor] = {}
+    for step in steps:
+        own |= _entries(golden.program, memory, channels, step)
+        for read in set(step.reads) - numbers - own.keys():
+            own[read] = golden[read][:, channels.to(golden[read].device)].contiguous()
+    return own

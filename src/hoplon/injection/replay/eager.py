@@ -11,6 +11,7 @@ from torch import Tensor
 from hoplon.formats.native import native
 from hoplon.injection.replay.golden import Golden, InjectedWords, Injections
 from hoplon.injection.replay.replay import Replay
+from hoplon.injection.replay.values import GoldenValues
 from hoplon.program.sites import ValueSite
 
 
@@ -29,7 +30,8 @@ class EagerReplay(Replay):
         """Run fault-free; nothing but the outputs is kept."""
         with torch.inference_mode():
             outputs = self.program.run(leaves, hook=self._protect)
-        return Golden(leaves, {}, {}, self.program.samples_first(outputs))
+        nothing = GoldenValues(self.program, self._protections, {})
+        return Golden(leaves, nothing, {}, self.program.samples_first(outputs))
 
     def strike_values(
         self, golden: Golden, hits: Mapping[str, Injections]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
 from hoplon.formats.base import NumberFormat
-from hoplon.injection.replay.windows import Pixels
+from hoplon.injection.replay.values import GoldenValues
 
 Placement = Literal["before", "after"]
 
@@ -43,20 +43,18 @@ class Golden:
     """The fault-free values of one input batch that replay needs.
 
     ``delivered``: by step, as readers get them (after the step's protection); ``produced``: by step, as the operator
-    made them, where the protection changed something; ``outputs``: the flat outputs; ``pixels``: by step, feature maps
-    that are kept in this form, and from which ``delivered`` makes the plain one when it is asked for.
+    made them, where the protection changed something; ``outputs``: the flat outputs.
     """
 
     leaves: Sequence[Any]
-    delivered: Mapping[int, Any]
+    delivered: GoldenValues
     produced: Mapping[int, Tensor]
     outputs: Sequence[Any]
-    pixels: Mapping[int, Pixels] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
         """Memory held, counted once per tensor."""
-        maps = (pixels.flat for pixels in self.pixels.values())
-        held = (*self.delivered.values(), *self.produced.values(), *maps)
+        maps = (pixels.flat for pixels in self.delivered.pixels.values())
+        held = (*self.delivered.held.values(), *self.produced.values(), *maps)
         tensors = {id(value): value for value in held if isinstance(value, Tensor)}
         return sum(t.numel() * t.element_size() for t in tensors.values())

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from hoplon.formats.base import equal_bits
 from hoplon.injection.replay.rules import Rule
+from hoplon.injection.replay.values import StepValues
 from hoplon.injection.replay.windows import Ints, Pixels
 
-KernelForm = Callable[[Rule, list[Tensor], Sequence[Any]], Tensor]
+KernelForm = Callable[[Rule, list[Tensor], StepValues], Tensor]
 Golden = Callable[[int], Pixels]
 
 _ENOUGH_VALUES = 4096
@@ -41,7 +42,7 @@ class KernelForms:
         rule: Rule,
         size: tuple[int, int, int],
         golden: Golden,
-        values: Sequence[Any],
+        values: StepValues,
         after: Any = None,
     ) -> KernelForm | None:
         """The form to use for ``size`` = (windows, height, width) of a step's result; None if there is none.
@@ -70,9 +71,7 @@ def _key(rule: Rule, size: tuple[int, int, int]) -> tuple[Any, ...]:
     return (*rule.likeness, *(size if rule.rounds == "by shape" else ()))
 
 
-def _sources(
-    rule: Rule, given: Pixels, result: Pixels, values: Sequence[Any], after: Any
-) -> list[tuple[Pixels, Pixels]]:
+def _sources(rule: Rule, given: Pixels, result: Pixels, values: StepValues, after: Any) -> list[tuple[Pixels, Pixels]]:
     """What a step is given and what comes out: golden, and random values where golden ones are few."""
     sources = [(given, result)]
     generator = torch.Generator().manual_seed(0)
@@ -93,7 +92,7 @@ class _Looks:
     size: tuple[int, int, int]
     sources: Sequence[tuple[Pixels, Pixels]]
 
-    def agree(self, form: KernelForm, values: Sequence[Any], after: Any) -> bool:
+    def agree(self, form: KernelForm, values: StepValues, after: Any) -> bool:
         """Whether a form gives the known bits at every look, and looks showed enough."""
         seen = 0
         for turn in range(_MOST_LOOKS):
@@ -153,13 +152,13 @@ def protected(data: Tensor, protection: Any) -> Tensor:
     return result.permute(0, 2, 3, 1).contiguous()
 
 
-def by_pixel(rule: Rule, windows: list[Tensor], values: Sequence[Any]) -> Tensor:
+def by_pixel(rule: Rule, windows: list[Tensor], values: StepValues) -> Tensor:
     """The operator on windows as they lie, pixel by pixel."""
     found = rule.run([window.permute(0, 3, 1, 2) for window in windows], values)
     return found.permute(0, 2, 3, 1).contiguous()
 
 
-def by_map(rule: Rule, windows: list[Tensor], values: Sequence[Any]) -> Tensor:
+def by_map(rule: Rule, windows: list[Tensor], values: StepValues) -> Tensor:
     """The operator on windows that lie channel by channel, as whole maps do."""
     found = rule.run([window.permute(0, 3, 1, 2).contiguous() for window in windows], values)
     return found.permute(0, 2, 3, 1).contiguous()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from hoplon.injection.replay.in_place import overwritten
 from hoplon.injection.replay.rules import Rule, rules_of
+from hoplon.injection.replay.values import Protections
 from hoplon.program.program import Program, Ref
 
 
@@ -21,7 +21,7 @@ class Plan:
     """
 
     program: Program
-    protections: Mapping[int, Any]
+    protections: Protections
     shapes: Mapping[int, tuple[int, ...]]
     rules: Mapping[int, Rule]
     kept: frozenset[int]
@@ -33,7 +33,7 @@ class Plan:
     def of(
         cls,
         program: Program,
-        protections: Mapping[int, Any],
+        protections: Protections,
         maps: Mapping[int, tuple[int, ...]],
         starts: Iterable[int],
     ) -> Plan:

@@ -14,10 +14,10 @@ from hoplon.formats.native import native
 from hoplon.injection.replay.golden import Golden, InjectedWords, Injections
 from hoplon.injection.replay.kernel_forms import KernelForms, protected
 from hoplon.injection.replay.plan import Plan
-from hoplon.injection.replay.replay import Lazy, Replay
+from hoplon.injection.replay.replay import Replay
 from hoplon.injection.replay.row_dependence import SHAPE_ERRORS, Maps, RowDependence, maps_of_one
 from hoplon.injection.replay.sweep import Divergent, Sweep
-from hoplon.injection.replay.values import GoldenValues
+from hoplon.injection.replay.values import GoldenValues, StepValues
 from hoplon.injection.replay.whole_maps import WholeMapPasses
 from hoplon.injection.replay.windows import Ints, Pixels, Windows
 from hoplon.program.program import Program
@@ -81,13 +81,13 @@ class RegionReplay(Replay):
                 pixels[step] = Pixels.of(value)
         with torch.inference_mode():
             outputs = self.program.run(leaves, hook=keep)
-        recalled = GoldenValues(self.program, self._protections, held, pixels)
-        return Golden(leaves, recalled, produced, self.program.samples_first(outputs), pixels), maps.shapes
+        values = GoldenValues(self.program, self._protections, held, pixels)
+        return Golden(leaves, values, produced, self.program.samples_first(outputs)), maps.shapes
 
     def covers(self, golden: Golden, site: str) -> bool:
         """Whether runs with a word struck at this site can be taken by :meth:`strike_many`."""
         step = self.program.site_steps[site]
-        return step in golden.pixels and not self._repeats(step)
+        return step in golden.delivered.pixels and not self._repeats(step)
 
     def strike_many(
         self, golden: Golden, hits: Mapping[str, Injections], runs: Mapping[str, Tensor], count: int
@@ -112,14 +112,13 @@ class RegionReplay(Replay):
                 step = self.program.site_steps[name]
                 strikes[step], struck[name] = self._windows(step, hit, mine, golden)
             left = Divergent(np.full(count, -1))
-            maps = _Maps(golden)
-            operands = Lazy(self.program, golden, self.program.memory())
-            Sweep(self._plan, self._agreement, maps, operands, left).run(strikes)
+            operands = StepValues(self.program, golden.delivered)
+            Sweep(self._plan, self._agreement, golden.delivered.map, operands, left).run(strikes)
             return WholeMapPasses(self._plan, golden, rows, self.batch, self._ties).outputs(left), struck
 
     def _windows(self, step: int, hit: Injections, runs: Ints, golden: Golden) -> tuple[Windows, InjectedWords]:
         """The struck pixels, as readers get them, without those that nobody can tell from golden."""
-        pixels = golden.pixels[step]
+        pixels = golden.delivered.pixels[step]
         shape = (pixels.channels, pixels.height, pixels.width)
         rows = hit.rows.cpu().numpy()
         channel, top, left = (part.cpu().numpy() for part in torch.unravel_index(hit.elements, shape))
@@ -141,19 +140,6 @@ class RegionReplay(Replay):
         box = np.stack([top, top, left, left], axis=1)
         windows = Windows(runs, rows, top, left, box, data).differing(pixels)
         return windows, InjectedWords(form.words(old), form.words(new), reached)
-
-
-class _Maps:
-    """Golden feature maps as pixels, also of steps that are not kept so."""
-
-    def __init__(self, golden: Golden) -> None:
-        self._golden = golden
-
-    def __call__(self, step: int) -> Pixels:
-        if step in self._golden.pixels:
-            return self._golden.pixels[step]
-        value = self._golden.delivered[step]
-        return Pixels.of(value[0] if isinstance(value, tuple) else value)
 
 
 def _shapes(program: Program, leaves: Sequence[Any], batch: int) -> Mapping[int, tuple[int, ...]]:

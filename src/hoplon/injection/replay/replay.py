@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from hoplon.formats.base import equal_bits
 from hoplon.formats.native import native
 from hoplon.injection.replay.channels import Chain, Channels, chains_of
 from hoplon.injection.replay.golden import Golden, InjectedWords, Injections, Placement
+from hoplon.injection.replay.values import GoldenValues, Protections, StepValues
 from hoplon.program.program import Program, Ref
 from hoplon.program.sites import MemorySite, ValueSite
 from hoplon.protections.base import Overlay
@@ -42,7 +43,7 @@ class Replay:
     placement: Placement = "before"
     flagged: Tensor = field(init=False, repr=False)
     outvoted: Tensor = field(init=False, repr=False)
-    _protections: dict[int, Any] = field(init=False, repr=False)
+    _protections: Protections = field(init=False, repr=False)
     _kept: frozenset[int] = field(init=False, repr=False)
     _starts: frozenset[int] = field(init=False, repr=False)
     _chains: Mapping[str, Chain] = field(init=False, repr=False)
@@ -65,27 +66,19 @@ class Replay:
 
     def golden(self, leaves: Sequence[Any]) -> Golden:
         """Run a batch fault-free under the overlay and keep what replays of ``sites`` will need."""
-        return self._golden(leaves)
-
-    def _golden(self, leaves: Sequence[Any], note: Callable[[int, Any], None] | None = None) -> Golden:
-        """The same; ``note`` is told of every value, as readers get it."""
         delivered: dict[int, Any] = dict(zip(self.program.input_steps, leaves, strict=True))
         produced: dict[int, Tensor] = {}
 
         def keep(step: int, value: Any) -> Any:
             result = self._under_protection(step, value, produced)
-            if note is not None:
-                note(step, result)
             if step in self._kept or not self.program.steps[step].carries:
                 delivered[step] = result
             return result
 
-        if note is not None:
-            for step, value in delivered.items():
-                note(step, value)
         with torch.inference_mode():
             outputs = self.program.run(leaves, hook=keep)
-        return Golden(leaves, delivered, produced, self.program.samples_first(outputs))
+        values = GoldenValues(self.program, self._protections, delivered)
+        return Golden(leaves, values, produced, self.program.samples_first(outputs))
 
     def _under_protection(self, step: int, value: Any, produced: dict[int, Tensor]) -> Any:
         """What readers get of a fault-free value; one that a fault may strike and its protection changes is kept."""
@@ -114,7 +107,7 @@ class Replay:
         dirty = 0
         for step in by_step:
             dirty |= self.program.descendants[step]
-        values = Lazy(self.program, golden, self.program.memory())
+        values = StepValues(self.program, golden.delivered)
         self.flagged, self.outvoted = self._no_flags(), self._no_flags()
         struck: dict[str, InjectedWords] = {}
         with torch.inference_mode():
@@ -124,9 +117,9 @@ class Replay:
                     name, hit = by_step[index]
                     value = self._computed(index, values) if recomputed else self._stored(golden, index)
                     value, struck[name] = self._strike(index, value, hit, golden)
-                    values.set(index, value)
+                    values.own[index] = value
                 elif recomputed:
-                    values.set(index, self._protect(index, self._run(index, values)))
+                    values.own[index] = self._protect(index, self._run(index, values))
                 values.forget(self.program.last_reads[index])
             return self._run_again(golden, self._outputs(values)), struck
 
@@ -148,20 +141,20 @@ class Replay:
         """
         names = set(changed)
         starts = [step for step, name in self.program.memory_steps.items() if name in names]
-        values = Lazy(self.program, golden, memory)
+        values = StepValues(self.program, golden.delivered, memory)
         with torch.inference_mode():
             if (ended := self._along_channels(golden, memory, starts, entries or {})) is not None:
                 end, value = ended
                 if value is None:
                     return list(golden.outputs)
-                values.set(end, value)
+                values.own[end] = value
                 starts = [end]
             dirty = 0
             for step in starts:
                 dirty |= self.program.descendants[step]
             for index in range(min(starts, default=len(self.program.steps)), len(self.program.steps)):
                 if dirty >> index & 1:
-                    values.set(index, self._protect(index, self._run(index, values)))
+                    values.own[index] = self._protect(index, self._run(index, values))
                 values.forget(self.program.last_reads[index])
             return self._outputs(values)
 
@@ -188,12 +181,11 @@ class Replay:
         if len(names) != 1 or names[0] not in self._chains or names[0] not in entries:
             return None
         chain, channels = self._chains[names[0]], entries[names[0]].unique()
-        recall = Lazy(self.program, golden, memory).__getitem__
         whole: Tensor = golden.delivered[chain.end]
-        found = self._channels.end(chain, recall, memory, channels, whole)
+        found = self._channels.end(chain, StepValues(self.program, golden.delivered), memory, channels, whole)
         return None if found is None else (chain.end, channels, found)
 
-    def _run(self, index: int, values: Lazy) -> Any:
+    def _run(self, index: int, values: StepValues) -> Any:
         return self.program.steps[index].run(values)
 
     def _protect(self, index: int, value: Any) -> Any:
@@ -219,7 +211,7 @@ class Replay:
             return outputs
         return [_mixed(self.flagged, *pair) for pair in zip(golden.outputs, outputs, strict=True)]
 
-    def _computed(self, index: int, values: Lazy) -> Any:
+    def _computed(self, index: int, values: StepValues) -> Any:
         """The value that the fault meets, recomputed because an earlier fault can have changed it."""
         value = self._run(index, values)
         return self._protect(index, value) if self.placement == "after" else value
@@ -251,7 +243,7 @@ class Replay:
         reached = bits.words(got) != bits.words(fault_free)
         return value, InjectedWords(form.words(old), form.words(new), reached)
 
-    def _outputs(self, values: Lazy) -> list[Any]:
+    def _outputs(self, values: StepValues) -> list[Any]:
         return self.program.samples_first(self.program.outputs_from(values))
 
 
@@ -262,37 +254,6 @@ def _mixed(rows: Tensor, golden: Any, faulty: Any) -> Any:
     if golden.shape != faulty.shape:  # one sample, whose fault changed the size of its output
         return golden
     return torch.where(rows.view(-1, *[1] * (faulty.dim() - 1)), golden, faulty)
-
-
-class Lazy(Sequence[Any]):
-    """The values that a pass sees: its own where the fault reaches, golden ones elsewhere."""
-
-    def __init__(self, program: Program, golden: Golden, memory: Mapping[str, Tensor]) -> None:
-        self._program = program
-        self._golden = golden
-        self._memory = memory
-        self._own: dict[int, Any] = {}
-
-    def __len__(self) -> int:
-        return len(self._program.steps)
-
-    def __getitem__(self, step: Any) -> Any:
-        if step in self._own:
-            return self._own[step]
-        if (name := self._program.memory_steps.get(step)) is not None:
-            return self._memory[name]
-        if step in self._program.constants:
-            return self._program.constants[step]
-        return self._golden.delivered[step]
-
-    def set(self, step: int, value: Any) -> None:
-        """Put a value of the pass's own in place."""
-        self._own[step] = value
-
-    def forget(self, steps: Iterable[int]) -> None:
-        """Free values that nobody reads any more."""
-        for step in steps:
-            self._own.pop(step, None)
 
 
 def _kept_steps(program: Program, starts: Iterable[int]) -> frozenset[int]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.formats.base import equal_bits
 from hoplon.injection.replay.golden import Golden
 from hoplon.injection.replay.rules import Rule
-from hoplon.injection.replay.values import GoldenValues
-from hoplon.program.layout import BatchLayout
+from hoplon.injection.replay.values import Protections, StepValues
+from hoplon.program.layout import BatchLayout, Layout
 from hoplon.program.program import Program
 
 # Of a sample, at least; with fewer, chance could hide that they are summed in another order.
@@ -21,7 +22,6 @@ _FEW_VALUES = 256
 # What an operator may raise for a number of samples that it does not take.
 SHAPE_ERRORS = (RuntimeError, IndexError, ValueError, TypeError)
 
-Protections = Mapping[int, Any]
 Shapes = dict[int, tuple[int, ...]]
 
 
@@ -86,7 +86,7 @@ class RowDependence:
         return found
 
     def _look(self, first: int, golden: Golden) -> None:
-        values = _FaultFree(self._program, self._protections, golden)
+        values = golden.delivered.computed()
         with torch.inference_mode():
             for step in self._program.steps[first : self._from]:
                 if step.op is not None and self._is_tied(step.index, values):
@@ -94,27 +94,27 @@ class RowDependence:
                 values.forget(self._program.last_reads[step.index])
         self._from = first
 
-    def _is_tied(self, index: int, values: _FaultFree) -> bool:
+    def _is_tied(self, index: int, values: StepValues) -> bool:
         rule = self._rules.get(index)
         if rule is None:
-            return self._differs(index, values, _Moved(self._program, values))
+            return self._differs(index, values)
         if rule.rounds == "never":
             return False
         key = (*rule.likeness, rule.axes)
         if key not in self._like:
-            self._like[key] = self._differs(index, values, _Moved(self._program, values))
+            self._like[key] = self._differs(index, values)
         return self._like[key]
 
-    def _differs(self, index: int, values: _FaultFree, other: _Moved) -> bool:
+    def _differs(self, index: int, values: StepValues) -> bool:
         """Whether the step gives other bits with its samples in other rows."""
         layout, plain = self._program.layouts.get(index), values[index]
         if isinstance(plain, tuple) and index in self._rules:
             layout, plain = BatchLayout(0), plain[0]
         if not isinstance(plain, Tensor):
             return False
-        found = other.made(index)
+        found = _Moved(self._program, self._protections, values).result(index)
         found = found[0] if isinstance(found, tuple) else found
-        expected = other.arranged(layout, plain)
+        expected = moved(layout, plain)
         few = layout is not None and plain.numel() < _FEW_VALUES * len(plain)
         return few or expected.shape != found.shape or not equal_bits(expected, found)
 
@@ -133,71 +133,33 @@ class RowDependence:
         )
 
 
-class _FaultFree(Mapping[int, Any]):
-    """Golden values by step, each computed at most once for as long as it is read."""
+class _Moved(StepValues):
+    """Golden values with every sample one row further."""
 
-    def __init__(self, program: Program, protections: Protections, golden: Golden) -> None:
-        self.protections = protections
-        self._program, self._golden = program, golden
-        self._recalled = golden.delivered
-        self._own: dict[int, Any] = {}
+    source: StepValues
 
-    def __getitem__(self, step: int) -> Any:
-        if step in self._own:
-            return self._own[step]
-        program = self._program
-        if step in program.memory_steps or step in program.constants:
-            assert isinstance(self._recalled, GoldenValues), "golden values of replay by regions"
-            return self._recalled.operand(step)
-        if step in self._golden.pixels or step in iter(self._recalled):
-            value = self._recalled[step]
-        else:
-            value = program.steps[step].run(self)  # type: ignore[arg-type]
-            protection = self.protections.get(step)
-            value = value if protection is None else protection(value)
-        self._own[step] = value
-        return value
+    def __init__(self, program: Program, protections: Protections, golden: StepValues) -> None:
+        super().__init__(program, golden)
+        self._protections = protections
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(len(self)))
+    @override
+    def resolve(self, step: int) -> Any:
+        value = self.source[step]
+        return self.result(step) if isinstance(value, tuple) else moved(self.program.layouts.get(step), value)
 
-    def __len__(self) -> int:
-        return len(self._program.steps)
-
-    def forget(self, steps: Sequence[int]) -> None:
-        """Free values that nobody reads any more."""
-        for step in steps:
-            self._own.pop(step, None)
-
-
-class _Moved(Mapping[int, Any]):
-    """The same with every sample one row further."""
-
-    def __init__(self, program: Program, values: _FaultFree) -> None:
-        self._program, self._values = program, values
-
-    def __getitem__(self, step: int) -> Any:
-        value = self._values[step]
-        return self.made(step) if isinstance(value, tuple) else self.arranged(self._program.layouts.get(step), value)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def made(self, step: int) -> Any:
-        """What the operator gives when it reads them."""
-        value = self._program.steps[step].run(self)  # type: ignore[arg-type]
-        protection = self._values.protections.get(step)
+    def result(self, step: int) -> Any:
+        """Return what the operator gives when it reads these values."""
+        value = self.program.steps[step].run(self)
+        protection = self._protections.get(step)
         return value if protection is None else protection(value)
 
-    def arranged(self, layout: Any, value: Any) -> Any:
-        """A value with its samples in the rows that they have here."""
-        if layout is None or not isinstance(value, Tensor):
-            return value
-        count = layout.samples_first(value).shape[0]
-        return layout.take(value, ((torch.arange(count) - 1) % count).to(value.device))
+
+def moved(layout: Layout | None, value: Any) -> Any:
+    """Return a value with every sample one row further, the last one in the first row."""
+    if layout is None or not isinstance(value, Tensor):
+        return value
+    count = layout.samples_first(value).shape[0]
+    return layout.take(value, ((torch.arange(count) - 1) % count).to(value.device))
 
 
 def _rows(layout: Any, value: Any, rows: Sequence[int]) -> Any:

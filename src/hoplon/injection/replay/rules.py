@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hoplon.injection.replay.values import StepValues
 from hoplon.program.operators import has
 from hoplon.program.program import Program, Ref, Step
 
 Ints = NDArray[np.int64]
 Shapes = Mapping[int, tuple[int, ...]]
-Local = Callable[[list[Tensor], Sequence[Any]], Tensor]
+Local = Callable[[list[Tensor], StepValues], Tensor]
 _aten: Any = torch.ops.aten
 
 
@@ -44,7 +45,7 @@ class Axis:
         return np.maximum(low, 0), np.minimum((last + self.pad) // self.stride, size - 1)
 
 
-def _unknown(windows: list[Tensor], values: Sequence[Any]) -> Tensor:
+def _unknown(windows: list[Tensor], values: StepValues) -> Tensor:
     raise AssertionError("the bits of this operator do not depend on shapes")
 
 
@@ -134,7 +135,7 @@ class _Maker:
         whole = _with_windows(step, (operand,))
         like = ("batch_norm", self._maps(operand))
 
-        def run(windows: list[Tensor], values: Sequence[Any]) -> Tensor:
+        def run(windows: list[Tensor], values: StepValues) -> Tensor:
             return whole(windows, values)[0]
 
         return Rule((operand,), run, rounds="by step", likeness=like, whole=run)
@@ -151,7 +152,7 @@ class _Maker:
         shape = self.program.memory()[self.program.memory_steps[weight.step]].shape
         groups = step.argument("groups")
 
-        def run(windows: list[Tensor], values: Sequence[Any]) -> Tensor:
+        def run(windows: list[Tensor], values: StepValues) -> Tensor:
             offset = values[bias.step] if isinstance(bias, Ref) else bias
             return torch.conv2d(windows[0], values[weight.step], offset, stride, (0, 0), dilation, groups)
 
@@ -170,7 +171,7 @@ class _Maker:
             return None
         kernel, stride, dilation = (_pair(step.argument(name)) for name in ("kernel_size", "stride", "dilation"))
 
-        def run(windows: list[Tensor], values: Sequence[Any]) -> Tensor:
+        def run(windows: list[Tensor], values: StepValues) -> Tensor:
             return F.max_pool2d(windows[0], kernel, stride or kernel, 0, dilation)  # type: ignore[arg-type]
 
         return Rule((step.args[0].step,), run, axes, fill=float("-inf"), settles=True)
@@ -186,7 +187,7 @@ class _Maker:
         kernel, stride = (_pair(step.argument(name)) for name in ("kernel_size", "stride"))
         divisor = step.argument("divisor_override")
 
-        def run(windows: list[Tensor], values: Sequence[Any]) -> Tensor:
+        def run(windows: list[Tensor], values: StepValues) -> Tensor:
             size: Any = kernel
             return F.avg_pool2d(windows[0], size, stride or size, 0, divisor_override=divisor)
 
@@ -257,23 +258,10 @@ def _pair(value: Any) -> tuple[int, int] | None:
 def _with_windows(step: Step, operands: Sequence[int]) -> Local:
     """The operator itself, with windows in the place of maps."""
 
-    def run(windows: list[Tensor], values: Sequence[Any]) -> Tensor:
-        return step.run(_Replaced(values, dict(zip(operands, windows, strict=True))))  # type: ignore[no-any-return]
+    def run(windows: list[Tensor], values: StepValues) -> Tensor:
+        return step.run(values.replaced(dict(zip(operands, windows, strict=True))))  # type: ignore[no-any-return]
 
     return run
-
-
-class _Replaced(Sequence[Any]):
-    """Values of steps, some of them replaced."""
-
-    def __init__(self, values: Sequence[Any], own: Mapping[int, Tensor]) -> None:
-        self._values, self._own = values, own
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __getitem__(self, step: Any) -> Any:
-        return self._own[step] if step in self._own else self._values[step]
 
 
 _MAKERS: Mapping[Any, Callable[[_Maker, Step], Rule | None]] = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from hoplon.injection.replay.kernel_forms import KernelForm, KernelForms, cut_under, protected
 from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.rules import Rule
+from hoplon.injection.replay.values import StepValues
 from hoplon.injection.replay.windows import Ints, Pixels, Places, Wholes, Windows, joined
 
 # Windows of one shape are run so many at a time, so that few shapes have to agree and their values stay in the cache.
@@ -63,7 +63,7 @@ class Sweep:
     plan: Plan
     agreement: KernelForms
     maps: Callable[[int], Pixels]
-    operands: Sequence[Any]
+    operands: StepValues
     left: Divergent
     values: dict[int, list[Windows]] = field(default_factory=dict)
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.injection.replay.golden import Golden
 from hoplon.injection.replay.in_place import run_in_place
 from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.row_dependence import RowDependence
 from hoplon.injection.replay.sweep import Divergent
+from hoplon.injection.replay.values import StepValues
 from hoplon.injection.replay.windows import Ints, Wholes, Windows
-from hoplon.program.program import Ref
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class WholeMapPasses:
     def outputs(self, left: Divergent) -> list[Any]:
         """The flat outputs of all runs, samples first: golden ones for the runs that ended."""
         golden = self.golden.outputs
-        index, fault_free = torch.from_numpy(self.rows), dict[int, Any]()
+        index, shared = torch.from_numpy(self.rows), StepValues(self.plan.program, self.golden.delivered)
         found = [out.index_select(0, index.to(out.device)) if isinstance(out, Tensor) else out for out in golden]
         for tied, members in self._by_next_tied(left.start):
             later = Divergent(np.where(np.isin(np.arange(len(left.start)), members), tied, -1))
@@ -44,20 +45,18 @@ class WholeMapPasses:
             for chunk in _chunks(order, self.batch):
                 if (begin := int(left.start[chunk].min())) < tied:
                     row = np.pad(self.rows[chunk], (0, self.batch - len(chunk)), mode="edge")
-                    values = _Pass(self.plan, self.golden, row, fault_free)
+                    values = _Pass(self.plan, shared, row)
                     self._walk(values, left, chunk, np.arange(len(chunk)), begin, tied)
                     self._keep(values, later, chunk, tied)
                 else:
                     _hand_over(left, later, chunk)
-            self._in_rows(later, members, tied, found, fault_free)
+            self._in_rows(later, members, tied, found, shared)
         return found
 
-    def _in_rows(
-        self, later: Divergent, members: Ints, tied: int, found: list[Any], fault_free: dict[int, Any]
-    ) -> None:
+    def _in_rows(self, later: Divergent, members: Ints, tied: int, found: list[Any], shared: StepValues) -> None:
         """From the first tied step to the end: each run in the row of its input."""
         for chunk in self._turns(members):
-            values = _Pass(self.plan, self.golden, None, fault_free)
+            values = _Pass(self.plan, shared, None)
             self._walk(values, later, chunk, self.rows[chunk], tied, len(self.plan.program.steps))
             self._collect(values, chunk, self.rows[chunk], found)
 
@@ -102,9 +101,7 @@ class WholeMapPasses:
 
     def _collect(self, values: _Pass, chunk: Ints, place: Ints, found: list[Any]) -> None:
         program = self.plan.program
-        leaves = program.output_steps
-        plain = program.samples_first([values[leaf.step] if isinstance(leaf, Ref) else leaf for leaf in leaves])
-        for mine, output in zip(found, plain, strict=True):
+        for mine, output in zip(found, program.samples_first(program.outputs_from(values)), strict=True):
             if isinstance(mine, Tensor):
                 rows, runs = (torch.from_numpy(part).to(mine.device) for part in (place, chunk))
                 mine[runs] = output[rows]
@@ -138,46 +135,30 @@ def _joins(left: Divergent, runs: Ints, places: Ints) -> dict[int, _Join]:
     return joins
 
 
-class _Pass(Sequence[Any]):
-    """The values that a pass sees; golden ones where it has none of its own.
+class _Pass(StepValues):
+    """Values of a pass of whole batches.
 
-    ``rows``: shape ``(batch,)``, the inputs whose golden values lie in its rows; None for those of the batch;
-    ``fault_free``: golden values that passes share.
+    ``rows``: shape ``(batch,)``, int64, the inputs whose golden values lie in its rows; None for those of the batch;
+    ``golden``: values that passes share.
     """
 
-    def __init__(self, plan: Plan, golden: Golden, rows: Ints | None, fault_free: dict[int, Any]) -> None:
-        self._plan, self._golden = plan, golden
+    source: StepValues
+
+    def __init__(self, plan: Plan, golden: StepValues, rows: Ints | None) -> None:
+        super().__init__(plan.program, golden)
+        self._plan = plan
         self._rows = None if rows is None else torch.from_numpy(rows).to(plan.program.device)
-        self._memory, self._shared = plan.program.memory(), fault_free
-        self._read: dict[int, Any] = {}
-        self.own: dict[int, Any] = {}
 
-    def __len__(self) -> int:
-        return len(self._plan.program.steps)
-
-    def __getitem__(self, step: Any) -> Any:
-        program = self._plan.program
-        if step in self.own:
-            return self.own[step]
-        if (name := program.memory_steps.get(step)) is not None:
-            return self._memory[name]
-        if step in program.constants:
-            return program.constants[step]
-        if step not in self._read:
-            self._read[step] = self._fault_free(step)
-        return self._read[step]
-
-    def _fault_free(self, step: int) -> Any:
-        if step not in self._shared:
-            self._shared[step] = self._golden.delivered[step]
-        value, layout = self._shared[step], self._plan.program.layouts.get(step)
+    @override
+    def resolve(self, step: int) -> Any:
+        value, layout = self.source[step], self.program.layouts.get(step)
         if self._rows is None or layout is None or not isinstance(value, Tensor):
             return value
         return layout.take(value, self._rows)
 
     def compute(self, index: int) -> None:
         """Run a step."""
-        step, spare = self._plan.program.steps[index], self.own.get(self._plan.overwritten.get(index, -1))
+        step, spare = self.program.steps[index], self.own.get(self._plan.overwritten.get(index, -1))
         value = step.run(self) if spare is None else run_in_place(step, self, spare)
         protection = self._plan.protections.get(index)
         self.own[index] = value if protection is None else protection.apply_(value)
@@ -187,14 +168,7 @@ class _Pass(Sequence[Any]):
         if step not in self.own:
             shared = self[step]
             self.own[step] = shared.clone() if self._rows is None else shared
-            self._read.pop(step, None)
         value = self.own[step]
-        view = self._plan.program.layouts[step].samples_first(value)
+        view = self.program.layouts[step].samples_first(value)
         for piece, rows, chosen in pieces:
             piece.into(view, rows, chosen)
-
-    def forget(self, steps: Sequence[int]) -> None:
-        """Free values that nobody reads any more."""
-        for step in steps:
-            self.own.pop(step, None)
-            self._read.pop(step, None)
