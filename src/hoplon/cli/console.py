@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from hoplon.report.text_table import TextTable
 
 Tell = Callable[[str, int, int | None], None]
 
@@ -35,19 +38,31 @@ def show_json(document: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
-def show(tables: Sequence[Table], paragraphs: Sequence[tuple[str, Sequence[str]]]) -> None:
+def show(tables: Sequence[TextTable | Table], paragraphs: Sequence[tuple[str, Sequence[str]]]) -> None:
     """Tables, then titled sentences, on stdout."""
     console = Console(file=sys.stdout, highlight=False)
     if not console.is_terminal:
         console = Console(file=sys.stdout, highlight=False, width=150)
     for table in tables:
-        console.print(table)
+        console.print(_drawn(table) if isinstance(table, TextTable) else table)
         console.print()
     for title, sentences in paragraphs:
         console.print(f"[bold]{title}[/bold]")
         for sentence in sentences:
             console.print(f"  {sentence}", markup=False)
         console.print()
+
+
+def _drawn(table: TextTable) -> Table:
+    """The table with borders; numbers are never wrapped."""
+    caption = None if table.caption is None else escape(table.caption)
+    drawn = Table(title=escape(table.title), caption=caption, title_justify="left", caption_justify="left")
+    for column in table.columns:
+        left = table.is_left(column)
+        drawn.add_column(escape(column), justify="left" if left else "right", no_wrap=not left)
+    for cells in table.rows:
+        drawn.add_row(*map(escape, cells))
+    return drawn
 
 
 class _Rate(ProgressColumn):

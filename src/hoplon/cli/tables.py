@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import polars as pl
-from rich.table import Table
 
 from hoplon.campaign.rates import Rate
 from hoplon.campaign.results import Results
+from hoplon.report.document import plain, with_limits
+from hoplon.report.text import interval, percent
+from hoplon.report.text_table import TextTable
 
 _MOST_ROWS = 40
 
 
 def document(results: Results) -> dict[str, Any]:
     """Everything a campaign found, as plain values; what was not measured is None."""
+
+    def by_criterion(view: Callable[..., pl.DataFrame], *arguments: str) -> dict[str, Any]:
+        return {name: plain(view(*arguments, criterion=name).to_dicts()) for name in results.criteria}
+
     found: dict[str, Any] = {
         "format": 1,
         "target": results.target,
@@ -25,88 +30,64 @@ def document(results: Results) -> dict[str, Any]:
         "summary": [_rate_row(rate) for rate in results.summary()],
         "prediction": results.prediction,
         "split": None if results.split is None else str(results.split),
-        "by_layer": {name: rows(results.by("layer", criterion=name)) for name in results.criteria},
-        "by_bit": {name: rows(results.by("bit", criterion=name)) for name in results.criteria},
+        "by_layer": by_criterion(results.by, "layer"),
+        "by_bit": by_criterion(results.by, "bit"),
     }
     if results.target == "memory" and not (results.split is not None and results.split.partial):
-        found["critical_share"] = {name: rows(results.critical_share(criterion=name)) for name in results.criteria}
-        found["distribution"] = {name: rows(results.distribution(criterion=name)) for name in results.criteria}
+        found["critical_share"] = by_criterion(results.critical_share)
+        found["distribution"] = by_criterion(results.distribution)
     return {**found, "digest": results.digest(), "manifest": dict(results.manifest)}
 
 
 def _rate_row(rate: Rate) -> dict[str, Any]:
-    parts = {
-        f"{name}_{end}": getattr(getattr(rate, name), end) for name in ("sdc", "nonfinite") for end in ("low", "high")
-    }
-    row = {"criterion": rate.criterion, **rate.as_row(), **parts, "outcomes": dict(rate.counts)}
+    shares = with_limits("sdc", rate.sdc) | with_limits("nonfinite", rate.nonfinite)
+    row = {"criterion": rate.criterion, **rate.as_row(), **shares, "outcomes": dict(rate.counts)}
     return {key: plain(value) for key, value in row.items()} | {"method": rate.failure.method}
 
 
-def plain(value: Any) -> Any:
-    """The value as JSON has it: None for NaN."""
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """A frame as a list of plain rows."""
-    return [{key: plain(value) for key, value in row.items()} for row in frame.iter_rows(named=True)]
-
-
-def tables(found: Mapping[str, Any]) -> list[Table]:
+def tables(found: Mapping[str, Any]) -> list[TextTable]:
     """Tables of a document: the summary, then by layer and by bit, and for memory faults the critical share."""
     first = found["summary"][0]
-    what = "Value" if found["target"] == "values" else "Memory"
     title = (
-        f"{what} faults: {first['n_faults']:,} faults, {first['n_inputs']:,} inputs, {first['n_runs']:,} runs; "
-        f"{first['method']} {100 * found['confidence']:g} %"
+        f"{'Value' if found['target'] == 'values' else 'Memory'} faults: {first['n_faults']:,} faults, "
+        f"{first['n_inputs']:,} inputs, {first['n_runs']:,} runs; {first['method']} {100 * found['confidence']:g} %"
     )
-    shown = [_table(title, ("criterion",), found["summary"])]
-    told = [found[key] for key in ("split", "prediction") if found.get(key)]
+    notes = [found[key] for key in ("split", "prediction") if found.get(key)]
     if found.get("split") and "critical_share" not in found:
-        told.insert(1, "critical faults are not counted: that takes all inputs of each fault, as with --count")
-    shown[0].caption = "\n".join(told) or None
+        notes.insert(1, "critical faults are not counted: that takes all inputs of each fault, as with --count")
+    shown = [_rates(title, "criterion", found["summary"], "\n".join(notes))]
     for name in found["by_layer"]:
         worst = sorted(found["by_layer"][name], key=lambda row: -(row["failure"] or 0))
-        shown.append(_table(f"By layer, worst first; {name}", ("layer",), worst))
-        shown.append(_table(f"By bit; {name}", ("bit",), found["by_bit"][name]))
+        shown.append(_rates(f"By layer, worst first; {name}", "layer", worst))
+        shown.append(_rates(f"By bit; {name}", "bit", found["by_bit"][name]))
         if "critical_share" in found:
             shown.append(_critical(name, found["critical_share"][name]))
     return shown
 
 
-def _table(title: str, keys: Sequence[str], found: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    for key in keys:
-        table.add_column(key)
-    for column in ("failure", "sdc", "nonfinite", "faults", "runs"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for row in found[:_MOST_ROWS]:
-        named = ["several" if row[key] is None else str(row[key]) for key in keys]
-        shares = [percent(row[name]) for name in ("sdc", "nonfinite")]
-        table.add_row(*named, interval(row, "failure"), *shares, f"{row['n_faults']:,}", f"{row['n_runs']:,}")
-    if len(found) > _MOST_ROWS:
-        table.caption = f"{len(found) - _MOST_ROWS} more rows in results.json and in --json"
-    return table
+def _rates(title: str, key: str, rates: Sequence[Mapping[str, Any]], caption: str = "") -> TextTable:
+    rows = [
+        [
+            "several" if row[key] is None else str(row[key]),
+            interval(row),
+            percent(row["sdc"]),
+            percent(row["nonfinite"]),
+            f"{row['n_faults']:,}",
+            f"{row['n_runs']:,}",
+        ]
+        for row in rates[:_MOST_ROWS]
+    ]
+    if len(rates) > _MOST_ROWS:
+        caption = f"{len(rates) - _MOST_ROWS} more rows in results.json and in --json"
+    return TextTable(title, (key, "failure", "sdc", "nonfinite", "faults", "runs"), rows, caption or None)
 
 
-def _critical(name: str, found: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(
-        title=f"Critical share: faults that fail more than a share of the inputs; {name}", title_justify="left"
+def _critical(name: str, shares: Sequence[Mapping[str, Any]]) -> TextTable:
+    return TextTable(
+        f"Critical share: faults that fail more than a share of the inputs; {name}",
+        ("fail more than", "share of faults", "faults"),
+        [
+            [f"{100 * row['threshold']:g} %", interval(row, "share"), f"{row['count']:,} of {row['n_faults']:,}"]
+            for row in shares
+        ],
     )
-    for column in ("fail more than", "share of faults", "faults"):
-        table.add_column(column, justify="right")
-    for row in found:
-        table.add_row(
-            f"{100 * row['threshold']:g} %", interval(row, "share"), f"{row['count']:,} of {row['n_faults']:,}"
-        )
-    return table
-
-
-def interval(row: Mapping[str, Any], name: str) -> str:
-    """An estimate with its limits, in percent."""
-    return f"{percent(row[name])} [{100 * row[f'{name}_low']:.2f}, {100 * row[f'{name}_high']:.2f}]"
-
-
-def percent(value: float | None) -> str:
-    """A probability in percent."""
-    return "not measured" if value is None else f"{100 * value:.2f} %"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,8 +12,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from hoplon.campaign.manifest import versions
 from hoplon.campaign.rates import Rate, rate_of
@@ -35,6 +34,9 @@ from hoplon.program.inputs import Inputs, as_inputs
 from hoplon.program.program import Program
 from hoplon.protections.base import Overlay, Protection, overlay
 from hoplon.protections.runtime.lowering import lower
+from hoplon.report.document import plain, with_limits
+from hoplon.report.text import interval, percent, points
+from hoplon.report.text_table import TextTable
 from hoplon.stats.intervals import Interval, Ratio
 
 Report = Callable[[str, int, int], None]
@@ -82,26 +84,20 @@ class Arm:
     def to_dict(self) -> dict[str, Any]:
         """The arm as plain values; absent measurements are None."""
         latency = self.cost.latency
-        return {
+        row = {
             "name": self.name,
             "target": self.target,
-            **{key: _plain(value) for key, value in self.rate.as_row().items()},
-            "sdc_low": self.rate.sdc.low,
-            "sdc_high": self.rate.sdc.high,
-            "nonfinite_low": self.rate.nonfinite.low,
-            "nonfinite_high": self.rate.nonfinite.high,
+            **self.rate.as_row(),
+            **with_limits("sdc", self.rate.sdc),
+            **with_limits("nonfinite", self.rate.nonfinite),
             "outcomes": dict(self.rate.counts),
             "detected": self.detected,
             "corrected": self.corrected,
             "acts_on_target": self.acts_on_target,
-            "difference": None if self.difference is None else self.difference.estimate,
-            "difference_low": None if self.difference is None else self.difference.low,
-            "difference_high": None if self.difference is None else self.difference.high,
+            **with_limits("difference", self.difference),
             "p_value": self.p_value,
-            "reduction": None if self.reduction is None else _finite(self.reduction.estimate),
-            "reduction_low": None if self.reduction is None else self.reduction.low,
-            "reduction_high": None if self.reduction is None else _finite(self.reduction.high),
-            "accuracy": _plain(self.cost.accuracy),
+            **with_limits("reduction", self.reduction),
+            "accuracy": self.cost.accuracy,
             "wrong_fault_free": self.wrong_fault_free,
             "latency_ratio": None if latency is None else latency.ratio,
             "latency_low": None if latency is None else latency.low,
@@ -110,6 +106,7 @@ class Arm:
             "extra_bytes": self.cost.extra_bytes,
             **({} if self.exposure is None else self.exposure.to_dict()),
         }
+        return {key: plain(value) for key, value in row.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +133,7 @@ class Comparison:
         groups = {
             f"by_{key}": {
                 target: {
-                    arm.name: _plain_rows(arm.results.by(key, criterion=arm.rate.criterion))
+                    arm.name: plain(arm.results.by(key, criterion=arm.rate.criterion).to_dicts())
                     for arm in self.arms
                     if arm.target == target
                 }
@@ -150,24 +147,20 @@ class Comparison:
     def _pairs(self, target: str) -> list[dict[str, Any]]:
         """For every two arms that act on a target, the difference in failure on the same faults."""
         acting = [arm for arm in self.arms if arm.target == target and arm.acts_on_target]
-        found = []
-        for arm in acting:
-            for other in acting:
-                if arm is not other:
-                    runs = (arm.results.lazy_runs, other.results.lazy_runs)
-                    confidence = self.caption["confidence"]
-                    found_here = paired(*runs, arm.rate.criterion, target=arm.results.target, confidence=confidence)
-                    gap = found_here.difference
-                    limits = {"difference_low": gap.low, "difference_high": gap.high}
-                    found.append({"name": arm.name, "over": other.name, "difference": gap.estimate, **limits})
-        return found
+        options = {"target": target, "confidence": self.caption["confidence"]}
+        pairs = []
+        for arm, other in itertools.permutations(acting, 2):
+            runs = (arm.results.lazy_runs, other.results.lazy_runs)
+            pair = paired(*runs, arm.rate.criterion, **options)
+            pairs.append({"name": arm.name, "over": other.name, **with_limits("difference", pair.difference)})
+        return pairs
 
-    def tables(self) -> list[Table]:
-        """For a terminal: one table per target, and one of the bits at risk where memory faults were run."""
+    def tables(self) -> list[TextTable]:
+        """Tabulate the arms under each target, and the bits at risk where memory faults were run."""
         exposed = {arm.name: arm.exposure for arm in self.arms if arm.exposure is not None}
         return [*(self._table(target) for target in self.targets), *([exposure_table(exposed)] if exposed else [])]
 
-    def _table(self, target: str) -> Table:
+    def _table(self, target: str) -> TextTable:
         arms = [arm for arm in self.arms if arm.target == target]
         first = arms[0].rate
         title = (
@@ -175,66 +168,33 @@ class Comparison:
             f"{first.n_inputs} inputs, {first.n_runs} runs; {first.criterion}, "
             f"{first.failure.method} {100 * self.caption['confidence']:g} %"
         )
-        table = Table(title=title, title_justify="left", caption_justify="left")
-        for column, justify in _COLUMNS:
-            table.add_column(column, justify=justify, no_wrap=True)
-        for arm in arms:
-            table.add_row(*_cells(arm))
-        if any(map(_idle, arms)):
-            table.caption = (
-                "· no protection of this kind of fault in the arm: what it does not touch, it cannot improve"
-            )
-        return table
+        note = "· no protection of this kind of fault in the arm: what it does not touch, it cannot improve"
+        return TextTable(title, _COLUMNS, [_cells(arm) for arm in arms], note if any(map(_idle, arms)) else None)
 
     def __str__(self) -> str:
-        console = Console(width=150, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
-        with console.file:
-            for table in self.tables():
-                console.print(table)
-        return console.export_text()
+        return "\n\n".join(map(str, self.tables()))
 
 
-_COLUMNS: tuple[tuple[str, Any], ...] = (
-    ("arm", "left"),
-    ("failure", "right"),
-    ("sdc", "right"),
-    ("nonfinite", "right"),
-    ("against none", "right"),
-    ("accuracy", "right"),
-    ("latency", "right"),
-    ("extra bytes", "right"),
-)
+_COLUMNS = ("arm", "failure", "sdc", "nonfinite", "against none", "accuracy", "latency", "extra bytes")
 
 
 def _cells(arm: Arm) -> list[str]:
-    latency = arm.cost.latency
-    marker = " ·" if _idle(arm) else ""
+    row, latency = arm.to_dict(), arm.cost.latency
     return [
-        arm.name + marker,
-        str(arm.rate.failure),
-        f"{100 * arm.rate.sdc.estimate:.2f} %",
-        f"{100 * arm.rate.nonfinite.estimate:.2f} %",
-        _against(arm),
-        "" if np.isnan(arm.cost.accuracy) else f"{100 * arm.cost.accuracy:.2f} %",
+        arm.name + (" ·" if _idle(arm) else ""),
+        interval(row),
+        percent(row["sdc"]),
+        percent(row["nonfinite"]),
+        points(row),
+        "" if row["accuracy"] is None else percent(row["accuracy"]),
         "" if latency is None else f"x {latency.ratio:.2f} [{latency.low:.2f}, {latency.high:.2f}]",
         f"{arm.cost.extra_bytes:,}",
     ]
 
 
 def _idle(arm: Arm) -> bool:
-    """Whether the arm protects, but nothing of this kind."""
+    """Tell whether the arm protects, but nothing of this kind."""
     return not arm.acts_on_target and arm.difference is not None
-
-
-def _against(arm: Arm) -> str:
-    """The difference to the unprotected arm in percentage points; nothing was estimated where the runs are the same."""
-    if arm.difference is None:
-        return ""
-    if _idle(arm):
-        return "same runs"
-    points = (arm.difference.estimate, arm.difference.low, arm.difference.high)
-    estimate, low, high = (f"{round(100 * point, 2) + 0.0:+.2f}" for point in points)
-    return f"{estimate} [{low}, {high}]"
 
 
 def compare(
@@ -424,16 +384,3 @@ def _caption(
         "faults": {table.target: {"count": len(table), "digest": table.plan().digest()} for table in tables},
         "versions": versions(),
     }
-
-
-def _plain(value: float | int) -> float | int | None:
-    return None if isinstance(value, float) and np.isnan(value) else value
-
-
-def _finite(value: float) -> float | None:
-    """None for what JSON has no number for: a ratio to an arm that never failed is infinite or unknown."""
-    return value if np.isfinite(value) else None
-
-
-def _plain_rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    return [{key: _plain(value) for key, value in row.items()} for row in frame.iter_rows(named=True)]

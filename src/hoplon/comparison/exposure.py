@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
-from rich.table import Table
 
 from hoplon.campaign.rates import Rate, rate_of
 from hoplon.faults.sampling.base import Population, draw_faults, unit_generator
@@ -17,6 +16,9 @@ from hoplon.faults.table import FaultTable
 from hoplon.injection.armed_memory import ArmedMemory
 from hoplon.injection.injector import Injector
 from hoplon.program.sites import MemorySite
+from hoplon.report.document import with_limits
+from hoplon.report.text import percent
+from hoplon.report.text_table import TextTable
 from hoplon.stats.intervals import Interval
 
 
@@ -47,19 +49,17 @@ class Exposure:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; None for what was not measured."""
-        failing, guard = self.failing_bits, self.guard_failure
+        failing = self.failing_bits or (None,) * 3
         return {
             "bits_at_risk": self.bits_at_risk,
             "model_bits": self.model_bits,
             "guard_bits": self.guard_bits,
             "hardware_bits": self.hardware_bits,
             "guard_faults": self.guard_faults,
-            "guard_failure": None if guard is None else guard.estimate,
-            "guard_failure_low": None if guard is None else guard.low,
-            "guard_failure_high": None if guard is None else guard.high,
-            "failing_bits": None if failing is None else failing[0],
-            "failing_bits_low": None if failing is None else failing[1],
-            "failing_bits_high": None if failing is None else failing[2],
+            **with_limits("guard_failure", self.guard_failure),
+            "failing_bits": failing[0],
+            "failing_bits_low": failing[1],
+            "failing_bits_high": failing[2],
             "uncorrectable": self.uncorrectable,
         }
 
@@ -107,21 +107,22 @@ def exposure_of(
     )
 
 
-def exposure_table(arms: Mapping[str, Exposure]) -> Table:
-    """For a terminal: by arm, runs that a guard stopped, bits at risk, and how many of them fail the model."""
-    title = "Memory at risk: struck layers, and what the guards of an arm hold"
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    table.caption = "failing: bits of the model and of the guards, each times their failure rate"
-    for column in ("arm", "stopped", "bits at risk", "of guards", "failing bits"):
-        table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
-    for name, found in arms.items():
+def exposure_table(arms: Mapping[str, Exposure]) -> TextTable:
+    """Tabulate by arm the runs that a guard stopped, bits at risk, and how many of them fail the model."""
+    rows = []
+    for name, exposure in arms.items():
         failing = "not measured"
-        if found.failing_bits is not None:
-            middle, low, high = (f"{bits:,.0f}" for bits in found.failing_bits)
+        if exposure.failing_bits is not None:
+            middle, low, high = (f"{bits:,.0f}" for bits in exposure.failing_bits)
             failing = f"{middle} [{low}, {high}]"
-        stopped = f"{100 * found.uncorrectable:.2f} %"
-        table.add_row(name, stopped, f"{found.bits_at_risk:,}", f"{found.guard_bits:,}", failing)
-    return table
+        bits = (f"{exposure.bits_at_risk:,}", f"{exposure.guard_bits:,}")
+        rows.append((name, percent(exposure.uncorrectable), *bits, failing))
+    return TextTable(
+        "Memory at risk: struck layers, and what the guards of an arm hold",
+        ("arm", "stopped", "bits at risk", "of guards", "failing bits"),
+        rows,
+        caption="failing: bits of the model and of the guards, each times their failure rate",
+    )
 
 
 def _summed(parts: Sequence[tuple[int, Interval]]) -> tuple[float, float, float]:

@@ -33,6 +33,8 @@ from hoplon.program.inputs import as_inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite, Site
 from hoplon.protections.base import Protection, overlay
+from hoplon.report.document import with_limits
+from hoplon.report.text import signed_points
 
 Progress = Callable[[int, int | None], None]
 
@@ -63,9 +65,7 @@ class Rerun:
             criteria[name] = {
                 "original": before.as_row() | {"outcomes": dict(before.counts)},
                 "other": after.as_row() | {"outcomes": dict(after.counts)},
-                "difference": pair.difference.estimate,
-                "difference_low": pair.difference.low,
-                "difference_high": pair.difference.high,
+                **with_limits("difference", pair.difference),
                 "method": pair.difference.method,
                 "p_value": pair.p_value,
                 "only_other_fails": pair.only_first,
@@ -91,12 +91,12 @@ class Rerun:
         for name, pair in self.paired.items():
             before, after = self.rates[name]
             test = "" if pair.p_value is None else f"; McNemar p = {pair.p_value:.2g}"
-            low, high = 100 * pair.difference.low, 100 * pair.difference.high
+            gap = pair.difference
             names = [side.manifest["program"]["name"] for side in (self.original, self.results)]
             lines.append(
                 f"{name}: failure {before.failure} in the original ({names[0]}), {after.failure} in the other "
                 f"({names[1]}), on the same {pair.n_faults} faults ({pair.n_runs} runs); difference "
-                f"{100 * pair.difference.estimate:+.2f} [{low:+.2f}, {high:+.2f}] points ({pair.difference.method}, "
+                f"{signed_points(gap.estimate, gap.low, gap.high)} points ({gap.method}, "
                 f"{100 * self.results.confidence:g} %); only the original fails in {pair.only_second} runs, only "
                 f"the other in {pair.only_first}{test}"
             )

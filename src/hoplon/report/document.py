@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,11 +11,37 @@ from typing import Any
 
 from hoplon.errors import StoreError
 from hoplon.files import write_atomically
+from hoplon.stats.intervals import Interval, Ratio
 
 Document = Mapping[str, Any]
 
 FORMAT = 1
 _NEEDED = ("arms", "by_bit", "by_layer", "population", "seed", "versions")
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it, mappings and lists included: None for NaN and infinities.
+
+    Example:
+        >>> plain({"failure": float("nan"), "counts": (1, 2)})
+        {'failure': None, 'counts': [1, 2]}
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def with_limits(name: str, interval: Interval | Ratio | None) -> dict[str, float | None]:
+    """An estimate and its limits as ``name``, ``name_low`` and ``name_high``; None where nothing was measured.
+
+    Example:
+        >>> with_limits("failure", Interval(0.5, 0.25, 0.75, 0.95, "wilson"))
+        {'failure': 0.5, 'failure_low': 0.25, 'failure_high': 0.75}
+    """
+    values = (None,) * 3 if interval is None else (interval.estimate, interval.low, interval.high)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
 
 
 def write_document(path: str | os.PathLike[str], document: Document) -> Path:

@@ -93,15 +93,24 @@ def factor(value: float) -> str:
     return f"{value:.1f}" if value < 9.95 else f"{float(f'{value:.2g}'):,.0f}"
 
 
+def signed_points(estimate: float, low: float, high: float) -> str:
+    """A difference of two probabilities in percentage points, with its interval.
+
+    Example:
+        >>> signed_points(-0.0235, -0.0258, -0.0), signed_points(0.0, -1e-6, 1e-6)
+        ('-2.35 [-2.58, +0.00]', '+0.00 [+0.00, +0.00]')
+    """
+    middle, lower, upper = (f"{round(100 * value, 2) + 0.0:+.2f}" for value in (estimate, low, high))
+    return f"{middle} [{lower}, {upper}]"
+
+
 def points(row: Mapping[str, Any]) -> str:
-    """The difference to the unprotected arm in percentage points, with its interval."""
+    """The difference to the unprotected arm in percentage points; nothing was estimated where the runs are the same."""
     if row["difference"] is None:
         return ""
     if not row["acts_on_target"]:
         return "same runs"
-    values = [100 * row[key] for key in ("difference", "difference_low", "difference_high")]
-    middle, low, high = (f"{value:+.2f}".replace("-0.00", "0.00").replace("+0.00", "0.00") for value in values)
-    return f"{middle} [{low}, {high}]".replace("-", "\N{MINUS SIGN}")
+    return signed_points(row["difference"], row["difference_low"], row["difference_high"])
 
 
 def latency(row: Mapping[str, Any]) -> str:

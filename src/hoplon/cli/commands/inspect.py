@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from hoplon.cli.console import say, show, show_json, told_training
 from hoplon.cli.output_folder import OutputFolder
@@ -15,6 +14,7 @@ from hoplon.program.capturing import capture
 from hoplon.program.inspection import FaultSpace, Inspection, inspect as inspected
 from hoplon.program.sites import MemorySite, Site, ValueSite
 from hoplon.report.document import write_document
+from hoplon.report.text_table import TextTable
 from hoplon.zoo.resolve import resolve_model
 
 _SPACE = {
@@ -50,54 +50,47 @@ def inspect(
         show([_layers(found), _values(found), _memory(found), _space(found)], paragraphs)
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index and column in ("elements", "values", "memory") else "left")
-    return table
+def _layers(inspection: Inspection) -> TextTable:
+    return TextTable(
+        f"{inspection.program.name}: {len(inspection.layers)} layers",
+        ("layer", "operators", "values", "memory"),
+        [(layer.name, ", ".join(layer.kinds), f"{layer.values:,}", f"{layer.memory:,}") for layer in inspection.layers],
+        left=("layer", "operators"),
+    )
 
 
-def _layers(found: Inspection) -> Table:
-    table = _table(f"{found.program.name}: {len(found.layers)} layers", ("layer", "operators", "values", "memory"))
-    for layer in found.layers:
-        table.add_row(layer.name, ", ".join(layer.kinds), f"{layer.values:,}", f"{layer.memory:,}")
-    return table
+def _values(inspection: Inspection) -> TextTable:
+    title = f"{len(inspection.values)} value sites: operator outputs of one sample; inputs on request (kind input)"
+    return _sites(title, "kind", [(site.name, site.kind, site) for site in (*inspection.inputs, *inspection.values)])
 
 
-def _values(found: Inspection) -> Table:
-    title = f"{len(found.values)} value sites: operator outputs of one sample; inputs on request (kind input)"
-    table = _table(title, ("site", "kind", "shape", "dtype", "elements"))
-    for site in (*found.inputs, *found.values):
-        table.add_row(site.name, site.kind, *_shown(site))
-    return table
-
-
-def _memory(found: Inspection) -> Table:
-    title = f"{len(found.memory)} memory sites: storages of parameters and buffers"
-    table = _table(title, ("site", "read by", "shape", "dtype", "elements"))
-    for site in found.memory:
+def _memory(inspection: Inspection) -> TextTable:
+    title = f"{len(inspection.memory)} memory sites: storages of parameters and buffers"
+    rows = []
+    for site in inspection.memory:
         names = " = ".join((site.name, *site.aliases)) + (" (buffer)" if site.is_buffer else "")
-        table.add_row(names, ", ".join(sorted(site.kinds)), *_shown(site))
-    return table
+        rows.append((names, ", ".join(sorted(site.kinds)), site))
+    return _sites(title, "read by", rows)
 
 
-def _shown(site: ValueSite | MemorySite) -> tuple[str, str, str]:
-    shape = " x ".join(map(str, site.shape)) or "scalar"
-    return shape, str(site.dtype).removeprefix("torch."), f"{site.numel:,}"
+def _sites(title: str, kind: str, sites: Sequence[tuple[str, str, ValueSite | MemorySite]]) -> TextTable:
+    words = ("site", kind, "shape", "dtype")
+    rows = []
+    for name, kinds, site in sites:
+        shape = " x ".join(map(str, site.shape)) or "scalar"
+        rows.append((name, kinds, shape, str(site.dtype).removeprefix("torch."), f"{site.numel:,}"))
+    return TextTable(title, (*words, "elements"), rows, left=words)
 
 
-def _space(found: Inspection) -> Table:
-    weights = found.conv_weights
+def _space(inspection: Inspection) -> TextTable:
+    weights = inspection.conv_weights
     columns: dict[str, Sequence[Site]] = {
         f"convolution weights ({len(weights)} layers)": weights,
-        "all memory": found.memory,
-        "values of one input": found.values,
+        "all memory": inspection.memory,
+        "values of one input": inspection.values,
     }
-    table = Table(title="Size of the fault space: different faults of one word", title_justify="left")
-    for name in ("", *columns):
-        table.add_column(name, justify="right" if name else "left")
-    table.add_row("elements", *(f"{sum(site.numel for site in sites):,}" for sites in columns.values()))
     spaces = [FaultSpace.of(sites).to_dict() for sites in columns.values()]
-    for key, title in _SPACE.items():
-        table.add_row(title, *(f"{space[key]:,}" for space in spaces))
-    return table
+    elements = [f"{sum(site.numel for site in sites):,}" for sites in columns.values()]
+    rows = [(title, *(f"{space[key]:,}" for space in spaces)) for key, title in _SPACE.items()]
+    title = "Size of the fault space: different faults of one word"
+    return TextTable(title, ("", *columns), [("elements", *elements), *rows])

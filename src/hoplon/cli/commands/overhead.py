@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.table import Table
 from torch import Tensor, nn
 
 from hoplon.cli.commands.assess import threads as computing_on
@@ -31,6 +30,7 @@ from hoplon.protections.runtime.lowering import lower
 from hoplon.protections.runtime.passes import added_passes
 from hoplon.protections.values.ranger import Ranger
 from hoplon.report.document import write_document
+from hoplon.report.text_table import TextTable
 from hoplon.zoo.resolve import resolve_model
 
 BASELINE, ORIGINAL = "none", "original"
@@ -156,11 +156,9 @@ def _flops(program: Program, protection: Ranger, form: str) -> dict[str, Any]:
     return added
 
 
-def _table(document: dict[str, Any]) -> Table:
+def _table(document: dict[str, Any]) -> TextTable:
     size, shape = document["bounded"], f"batch of {document['batch']}, {document['threads']} threads"
-    table = Table(title=f"{document['model']}, {size} bounded operators, {shape}", title_justify="left")
-    for name in ("arm", "median", "to none", "to original", "added passes", *(f"FLOPs, {c}" for c in CONVENTIONS)):
-        table.add_column(name, justify="left" if name == "arm" else "right")
+    rows = []
     for row in document["arms"]:
         ratios = [
             f"x {row[key]:.3f} [{row[f'{key}_low']:.3f}, {row[f'{key}_high']:.3f}]"
@@ -168,8 +166,9 @@ def _table(document: dict[str, Any]) -> Table:
         ]
         flops = ["" if row[f"flops_{c}"] is None else f"+ {100 * row[f'flops_{c}']:.3f} %" for c in CONVENTIONS]
         passes = "" if row["added_passes"] is None else str(row["added_passes"])
-        table.add_row(row["name"], f"{row['median_ms']:.3g} ms", *ratios, passes, *flops)
-    return table
+        rows.append((row["name"], f"{row['median_ms']:.3g} ms", *ratios, passes, *flops))
+    columns = ("arm", "median", "to none", "to original", "added passes", *(f"FLOPs, {c}" for c in CONVENTIONS))
+    return TextTable(f"{document['model']}, {size} bounded operators, {shape}", columns, rows)
 
 
 def _sentences(document: dict[str, Any]) -> list[tuple[str, list[str]]]:

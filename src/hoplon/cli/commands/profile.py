@@ -8,7 +8,6 @@ from statistics import median
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from hoplon.cli.commands.assess import threads as computing_on
 from hoplon.cli.console import duration, progress_bars, say, show, show_json, told_training
@@ -25,7 +24,9 @@ from hoplon.protections.ranges.profiling import profile_activations
 from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.values.exceedance import Exceedances, exceedances
 from hoplon.protections.values.ranger import Ranger, last_linear
-from hoplon.report.document import write_document
+from hoplon.report.document import with_limits, write_document
+from hoplon.report.text import interval, percent
+from hoplon.report.text_table import TextTable
 from hoplon.zoo.resolve import resolve_data, resolve_model
 
 _Names = Annotated[list[str] | None, typer.Option(help="Pattern on names of sites to profile; repeatable.")]
@@ -138,13 +139,10 @@ def _document(program: Program, found: Profile, ranges: Ranges, held_out: Inputs
 
 
 def _exceeded(found: Exceedances) -> dict[str, Any]:
-    rate = found.image_rate
     return {
         "images": found.images,
         "n_images": found.n_images,
-        "image_rate": rate.estimate,
-        "image_rate_low": rate.low,
-        "image_rate_high": rate.high,
+        **with_limits("image_rate", found.image_rate),
         "values": sum(site.values for site in found.sites.values()),
         "n_values": sum(site.n_values for site in found.sites.values()),
         "by_site": {name: site.values for name, site in found.sites.items() if site.values},
@@ -155,21 +153,20 @@ def _title(document: dict[str, Any]) -> str:
     return f"Bounds of {document['model']}: {document['choice']} over {document['n_samples']:,} samples"
 
 
-def _convergence(document: dict[str, Any]) -> Table:
-    table = Table(title="Convergence: share of its final range that a site had reached", title_justify="left")
-    for name in ("samples", "least site", "median site"):
-        table.add_column(name, justify="right")
-    for row in document["convergence"]:
-        table.add_row(f"{row['samples']:,}", f"{100 * row['least']:.1f} %", f"{100 * row['median']:.1f} %")
-    return table
+def _convergence(document: dict[str, Any]) -> TextTable:
+    rows = [
+        (f"{row['samples']:,}", percent(row["least"], decimals=1), percent(row["median"], decimals=1))
+        for row in document["convergence"]
+    ]
+    columns = ("samples", "least site", "median site")
+    return TextTable("Convergence: share of its final range that a site had reached", columns, rows)
 
 
 def _sentences(document: dict[str, Any]) -> list[tuple[str, list[str]]]:
     held, cost = document["held_out"], document["cost"]
-    interval = f"[{100 * held['image_rate_low']:.2f}, {100 * held['image_rate_high']:.2f}]"
     lines = [
         f"{held['images']:,} of {held['n_images']:,} images have a fault-free value outside of its bound: "
-        f"{100 * held['image_rate']:.2f} % {interval}, Wilson 95 %",
+        f"{interval(held, 'image_rate')}, Wilson 95 %",
         f"{held['values']:,} of {held['n_values']:,} values lie outside",
     ]
     return [

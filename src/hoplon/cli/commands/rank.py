@@ -9,13 +9,11 @@ from typing import Annotated, Any
 
 import torch.nn.functional as F
 import typer
-from rich.table import Table
 
 from hoplon import importance
 from hoplon.cli.commands.assess import threads as computing_on
 from hoplon.cli.console import progress_bars, say, show, show_json, told_training
 from hoplon.cli.output_folder import OutputFolder
-from hoplon.cli.tables import percent, rows
 from hoplon.errors import DataError
 from hoplon.faults.single_word import BitFlip
 from hoplon.importance._layerwise import layerwise
@@ -25,7 +23,10 @@ from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory
+from hoplon.report.document import plain
 from hoplon.report.ranking import by_layer_figure, heat_map_figure, write_ranking
+from hoplon.report.text import percent
+from hoplon.report.text_table import TextTable
 from hoplon.zoo.resolve import resolve_data, resolve_model
 
 
@@ -131,7 +132,7 @@ def scored(
 
 def described(program: Program, scores: Scores, fraction: float) -> dict[str, Any]:
     """What was found, as plain values."""
-    layers = rows(by_layer(scores, fraction))
+    layers = plain(by_layer(scores, fraction).to_dicts())
     names = ("score", "data", "n_samples", "batch", "loss", "fingerprint")
     return {
         "format": 1,
@@ -142,31 +143,34 @@ def described(program: Program, scores: Scores, fraction: float) -> dict[str, An
         "important": scores.count(fraction),
         "critical_share_of_first_layer": layers[0]["top_of_layer"],
         "by_layer": layers,
-        "magnitudes": rows(magnitudes(program, scores, fraction=fraction)),
+        "magnitudes": plain(magnitudes(program, scores, fraction=fraction).to_dicts()),
     }
 
 
-def _tables(document: Mapping[str, Any]) -> list[Table]:
+def _tables(document: Mapping[str, Any]) -> list[TextTable]:
     percent_sign = f"{100 * document['fraction']:g} %"
     of = f"{document['data']}, {document['n_samples']:,} samples" if document["n_samples"] else "no data"
     title = (
         f"{document['model']}: {document['score']} ({of}); {document['important']:,} of {document['weights']:,} "
         f"weights are the top {percent_sign}"
     )
-    layers = Table(title=title, title_justify="left")
-    layers.add_column("layer")
-    for column in ("weights", f"top {percent_sign}", "of the layer", f"bottom {percent_sign}", "of the layer", "mean"):
-        layers.add_column(column, justify="right")
+    layers = []
     for row in document["by_layer"]:
-        cells = [f"{row['weights']:,}"]
+        cells = [row["layer"], f"{row['weights']:,}"]
         for end in ("top", "bottom"):
             cells += [f"{row[end]:,}", percent(row[f"{end}_of_layer"])]
-        layers.add_row(row["layer"], *cells, "" if row["score"] is None else f"{row['score']:.3g}")
-    sizes = Table(title="Magnitude of the weights; cutoffs of the 100 smallest and largest", title_justify="left")
-    sizes.add_column("weights")
-    columns = ("n", "min", "q25", "median", "q75", "max", "low_cutoff", "high_cutoff")
-    for column in columns:
-        sizes.add_column(column.replace("_", " "), justify="right")
-    for row in document["magnitudes"]:
-        sizes.add_row(row["weights"], *("" if row[c] is None else f"{row[c]:,.3g}" for c in columns))
-    return [layers, sizes]
+        layers.append([*cells, "" if row["score"] is None else f"{row['score']:.3g}"])
+    ends = [part for end in ("top", "bottom") for part in (f"{end} {percent_sign}", "of the layer")]
+    statistics = ("n", "min", "q25", "median", "q75", "max", "low_cutoff", "high_cutoff")
+    sizes = [
+        [row["weights"], *("" if row[key] is None else f"{row[key]:,.3g}" for key in statistics)]
+        for row in document["magnitudes"]
+    ]
+    return [
+        TextTable(title, ("layer", "weights", *ends, "mean"), layers),
+        TextTable(
+            "Magnitude of the weights; cutoffs of the 100 smallest and largest",
+            ("weights", *(key.replace("_", " ") for key in statistics)),
+            sizes,
+        ),
+    ]

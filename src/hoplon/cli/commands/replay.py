@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from hoplon.campaign.store import RunDirectory
 from hoplon.cli.commands.assess import threads as computing_on
@@ -15,11 +14,12 @@ from hoplon.cli.commands.inject import one_or_several
 from hoplon.cli.console import progress_bars, say, show, show_json, told_training
 from hoplon.cli.options import components as parts
 from hoplon.cli.options.campaign_file import SETTINGS, read_raw
-from hoplon.cli.tables import interval, plain
 from hoplon.comparison.rerunning import Rerun, rerun
 from hoplon.errors import StoreError
 from hoplon.program.capturing import capture
-from hoplon.report.document import write_document
+from hoplon.report.document import plain, write_document
+from hoplon.report.text import interval, signed_points
+from hoplon.report.text_table import TextTable
 from hoplon.zoo.resolve import resolve_data, resolve_model
 
 
@@ -69,7 +69,7 @@ def replay(
             kept = f"the finished units in {out}; go on with --resume" if out else "nothing; give --out to keep units"
             say(f"hoplon: interrupted; kept: {kept}")
             raise
-    document = _plain(found.to_dict())
+    document = plain(found.to_dict())
     if out is not None:
         write_document(out / "results.json", document)
         say(f"wrote {out / 'results.json'} and the run in {out}")
@@ -79,24 +79,15 @@ def replay(
         show([_table(document)], [("Paired", str(found).splitlines()), *_notes(found)])
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
-    return plain(value)
-
-
-def _table(document: Mapping[str, Any]) -> Table:
+def _table(document: Mapping[str, Any]) -> TextTable:
     original, other = (document[side]["name"] for side in ("original", "other"))
-    table = Table(title=f"The same faults in {original} (original) and {other} (other)", title_justify="left")
-    for column in ("criterion", "failure, original", "failure, other", "difference, points"):
-        table.add_column(column, justify="left" if column == "criterion" else "right", no_wrap=True)
+    rows = []
     for name, row in document["criteria"].items():
-        low, high = 100 * row["difference_low"], 100 * row["difference_high"]
-        points = (
-            "not measured" if row["difference"] is None else f"{100 * row['difference']:+.2f} [{low:+.2f}, {high:+.2f}]"
-        )
-        table.add_row(name, interval(row["original"], "failure"), interval(row["other"], "failure"), points)
-    return table
+        limits = [row[key] for key in ("difference", "difference_low", "difference_high")]
+        points = "not measured" if None in limits else signed_points(*limits)
+        rows.append((name, interval(row["original"]), interval(row["other"]), points))
+    title = f"The same faults in {original} (original) and {other} (other)"
+    return TextTable(title, ("criterion", "failure, original", "failure, other", "difference, points"), rows)
 
 
 def _notes(found: Rerun) -> list[tuple[str, list[str]]]:

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.table import Table
-
 from hoplon.program.program import Program
 from hoplon.protections.ranges.inherent import inherent_ranges
 from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.values.policy import Clamp, Detect, Policy, RandomInRange, ToZero
 from hoplon.protections.values.ranger import Coverage, Ranger
+from hoplon.report.text_table import TextTable
 
 _MOST_ROWS = 60
 
@@ -95,14 +94,17 @@ def listed(coverage: Sequence[Coverage]) -> list[dict[str, Any]]:
     ]
 
 
-def coverage_table(rows: Sequence[dict[str, Any]], title: str) -> Table:
+def coverage_table(rows: Sequence[dict[str, Any]], title: str) -> TextTable:
     """The listing as a table."""
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    for name in ("site", "low", "high", "per channel", "why"):
-        table.add_column(name, justify="right" if name in ("low", "high") else "left")
-    for row in rows[:_MOST_ROWS]:
-        ends = ["" if row[end] is None else f"{row[end]:.6g}" for end in ("low", "high")]
-        table.add_row(row["site"], *ends, "yes" if row["per_channel"] else "", row["why"])
-    if len(rows) > _MOST_ROWS:
-        table.caption = f"{len(rows) - _MOST_ROWS} more rows in the JSON"
-    return table
+    cells = [
+        [
+            row["site"],
+            *("" if row[end] is None else f"{row[end]:.6g}" for end in ("low", "high")),
+            "yes" if row["per_channel"] else "",
+            row["why"],
+        ]
+        for row in rows[:_MOST_ROWS]
+    ]
+    more = f"{len(rows) - _MOST_ROWS} more rows in the JSON" if len(rows) > _MOST_ROWS else None
+    columns = ("site", "low", "high", "per channel", "why")
+    return TextTable(title, columns, cells, more, left=("site", "per channel", "why"))
