@@ -36,9 +36,8 @@ from hoplon.comparison.costs.guard_latency import (
     check_ms_per_layer,
     interleaved,
     repair_ms,
-    timed,
 )
-from hoplon.comparison.costs.latency import conditions
+from hoplon.comparison.costs.latency import conditions, timed
 from hoplon.protections.guards.memory.arena import lay_end_to_end
 from hoplon.zoo import resolve_model
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hoplon.comparison.costs.guard_latency import armed, timed
-from hoplon.comparison.costs.latency import median_interval
+from hoplon.comparison.costs.guard_latency import armed
+from hoplon.comparison.costs.latency import median_interval, timed
 from hoplon.program.inputs import Inputs
 from hoplon.protections.base import Overlay, Protection, overlay
 from hoplon.protections.guards.aspis import Aspis

@@ -92,6 +92,21 @@ def test_the_interval_of_a_median_is_the_shortest_that_keeps_its_promise(count: 
     assert misses(rank) <= 1 - confidence < misses(rank + 1)
 
 
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+def test_the_ranks_of_a_median_are_those_of_fair_coins(confidence: float) -> None:
+    for count in range(5, 201):
+        below, rank = 1, -1  # in 2**count outcomes; at most so many values lie on one side
+        while 2 * below <= (1 - confidence) * 2**count:
+            rank += 1
+            below += math.comb(count, rank + 1)
+        values = [float(value) for value in range(count, 0, -1)]
+        if rank < 0:
+            with pytest.raises(HoplonError, match=f"expected more values for .*, got {count}"):
+                median_interval(values, confidence=confidence)
+        else:
+            assert median_interval(values, confidence=confidence) == (rank + 1, count - rank)
+
+
 def test_refusals() -> None:
     arms = {"plain": torch.relu}
     with pytest.raises(HoplonError, match="expected the baseline to be one of plain, got 'none'"):

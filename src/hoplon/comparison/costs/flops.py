@@ -13,6 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from hoplon.errors import HoplonError
 from hoplon.program.operators import ACTIVATION_KINDS, canonical_kind, is_passive, operator_name
@@ -269,19 +270,15 @@ def _operator(step: Step, kind: str, args: tuple[Any, ...], result: Any, convent
 def _products(step: Step, kind: str, args: tuple[Any, ...], out: int, convention: Convention) -> int:
     """Convolutions and matrix products: 2 per multiply-accumulate, and the bias where it counts."""
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
-    biased = len(tensors) > 2
-    if kind == "attention":
+    if kind == "attention":  # torch has no count of its kernel for the CPU
         query, key, value = tensors[:3]
         scores = query.numel() // query.shape[-1] * key.shape[-2]
         return 2 * scores * (key.shape[-1] + value.shape[-1]) + 6 * scores  # scaling and softmax
-    if kind == "conv":
-        flops = 2 * out * tensors[1][0].numel()
-    elif kind == "conv_transpose":
-        flops = 2 * tensors[0].numel() * tensors[1][0].numel()
-    else:
-        left = tensors[1] if operator_name(step.op) in ("addmm", "baddbmm") else tensors[0]
-        flops = 2 * out * left.shape[-1]
-    return flops + (out if biased and convention == "tensorflow" else 0)
+    assert step.op is not None, f"{step.label} computes nothing"
+    with FlopCounterMode(display=False) as counter:
+        step.op(*args)
+    biased = len(tensors) > 2 and convention == "tensorflow"
+    return int(counter.get_total_flops()) + (out if biased else 0)
 
 
 def _pooling(step: Step, kind: str, args: tuple[Any, ...], result: Any, convention: Convention) -> int:

@@ -12,7 +12,7 @@ from typing import Any, cast, final
 import torch
 from torch import Tensor
 
-from hoplon.comparison.costs.latency import median_interval
+from hoplon.comparison.costs.latency import median_interval, timed
 from hoplon.errors import HoplonError
 from hoplon.formats.base import integer_view
 from hoplon.protections.base import Protection
@@ -162,17 +162,3 @@ def check_ms_per_layer(protection: Protection, memory: Mapping[str, Tensor], lay
         guard.check()
         total += median(timed(guard.check, memory[name].device) for _ in range(_LAYER_CHECKS))
     return 1e3 * total / len(layers)
-
-
-def timed(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds that a call takes, on an accelerator until it has finished."""
-    _finish(device)
-    start = time.perf_counter()
-    call()
-    _finish(device)
-    return time.perf_counter() - start
-
-
-def _finish(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import final
 
 import torch
-from scipy.stats import binom
+from scipy.stats import quantile_test
 from torch import Tensor
 
 from hoplon.errors import HoplonError
@@ -97,17 +99,17 @@ def measure(
         raise HoplonError(f"expected the baseline to be one of {', '.join(modules) or 'no arms'}, got {baseline!r}")
     if calls < 1:
         raise HoplonError(f"expected at least 1 call per block, got {calls}")
-    if _rank_of_median(blocks, confidence) is None:
+    if 2 * 0.5**blocks >= 1 - confidence:  # even the smallest and the largest of so many may miss the median
         raise HoplonError(f"expected more blocks for a {confidence:.0%} interval of a median, got {blocks}")
     order, generator = list(modules), random.Random(seed)
     times: dict[str, list[float]] = {name: [] for name in modules}
     with torch.inference_mode():
         for module in modules.values():
-            _time(module, x, 1, clock)  # warm-up: allocation, kernel selection
+            module(x)  # warm-up: allocation, kernel selection
         for _ in range(blocks):
             generator.shuffle(order)
             for name in order:
-                times[name].append(_time(modules[name], x, calls, clock))
+                times[name].append(timed(partial(modules[name], x), x.device, calls=calls, clock=clock))
     return Overheads(
         arms=_compared(times, baseline, confidence),
         baseline=baseline,
@@ -132,11 +134,10 @@ def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> tup
         >>> median_interval([5.0, 1.0, 4.0, 2.0, 3.0, 6.0])
         (1.0, 6.0)
     """
-    rank = _rank_of_median(len(values), confidence)
-    if rank is None:
+    limits = quantile_test(values, p=0.5).confidence_interval(confidence)
+    if math.isnan(limits.low):
         raise HoplonError(f"expected more values for a {confidence:.0%} interval of a median, got {len(values)}")
-    ordered = sorted(values)
-    return ordered[rank], ordered[-1 - rank]
+    return float(limits.low), float(limits.high)
 
 
 def conditions(device: torch.device) -> dict[str, str | int]:
@@ -153,23 +154,20 @@ def conditions(device: torch.device) -> dict[str, str | int]:
     }
 
 
-def _rank_of_median(count: int, confidence: float) -> int | None:
-    """The largest r for which values r and -1-r in order miss the median with probability 1 - confidence at most."""
-    tail = (1 - confidence) / 2
-    # the interval misses on one side when at most r of the values lie there
-    rank = int(binom.ppf(tail, count, 0.5)) if count else 0
-    while rank >= 0 and binom.cdf(rank, count, 0.5) > tail:
-        rank -= 1
-    return rank if rank >= 0 else None
+def timed(
+    call: Callable[[], object], device: torch.device, *, calls: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Seconds per call, on an accelerator until it has finished.
 
-
-def _time(module: Callable[[Tensor], object], x: Tensor, calls: int, clock: Callable[[], float]) -> float:
-    """Seconds per call."""
-    _finish(x.device)
+    Args:
+        calls: so many in a row.
+        clock: seconds, as ``time.perf_counter``.
+    """
+    _finish(device)
     start = clock()
     for _ in range(calls):
-        module(x)
-    _finish(x.device)
+        call()
+    _finish(device)
     return (clock() - start) / calls
 
 
@@ -180,10 +178,9 @@ def _finish(device: torch.device) -> None:
 
 
 def _compared(times: Mapping[str, Sequence[float]], baseline: str, confidence: float) -> tuple[LatencyRatio, ...]:
-    return tuple(_ratio(name, seconds, times[baseline], confidence) for name, seconds in times.items())
-
-
-def _ratio(name: str, times: Sequence[float], baseline: Sequence[float], confidence: float) -> LatencyRatio:
-    ratios = [own / other for own, other in zip(times, baseline, strict=True)]
-    low, high = median_interval(ratios, confidence=confidence)
-    return LatencyRatio(name, median(times) * 1e3, median(ratios), low, high, len(ratios))
+    arms = []
+    for name, seconds in times.items():
+        ratios = [own / other for own, other in zip(seconds, times[baseline], strict=True)]
+        limits = median_interval(ratios, confidence=confidence)
+        arms.append(LatencyRatio(name, median(seconds) * 1e3, median(ratios), *limits, len(ratios)))
+    return tuple(arms)
