@@ -26,7 +26,8 @@ def layers() -> list[list[str]]:
     """Rooms by layer, from the top, as the import contract in ``pyproject.toml`` has them."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     rows = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
-    return [[ABOVE], *([room.strip(" ()") for room in re.split("[:|]", row)] for row in rows)]
+    rooms = [[room.strip(" ()") for room in re.split("[:|]", row)] for row in rows]
+    return [[ABOVE, *rooms[0]], *rooms[1:]]
 
 
 def imports() -> nx.DiGraph:
@@ -36,7 +37,7 @@ def imports() -> nx.DiGraph:
     for module in graph.modules:
         for imported in graph.find_modules_directly_imported_by(module):
             ends = [_room(name) for name in (module, imported)]
-            if ends[0] != ends[1] and all(ends):
+            if ends[0] != ends[1] and all(ends) and "__main__" not in ends:
                 rooms.add_edge(*ends)
     return rooms
 
@@ -60,8 +61,15 @@ def draw() -> Figure:
         _box(axes, room, x, y)
     for above, below in nx.transitive_reduction(imports()).edges:
         (x0, y0), (x1, y1) = places[above], places[below]
-        bend = 0.0 if y0 - y1 < 1.5 else (0.25 if x1 >= x0 else -0.25)
-        arrow = {"arrowstyle": "-|>", "color": "#555555", "connectionstyle": f"arc3,rad={bend}", "lw": 0.9}
+        bend = 0.0 if y0 - y1 < 1.5 else (0.3 if x1 >= x0 else -0.3)
+        arrow = {
+            "arrowstyle": "-|>",
+            "color": "#555555",
+            "connectionstyle": f"arc3,rad={bend}",
+            "lw": 0.9,
+            "shrinkA": 0,
+            "shrinkB": 0,
+        }
         axes.annotate("", (x1, y1 + 0.24), (x0, y0 - 0.24), arrowprops=arrow)
     axes.set(xlim=(0, 10), ylim=(-len(rows) + 0.4, 0.6))
     axes.axis("off")
@@ -71,7 +79,7 @@ def draw() -> Figure:
 def _box(axes: Axes, room: str, x: float, y: float) -> None:
     color = "#e8eef7" if room != ABOVE else "#f4ead5"
     style = {"boxstyle": "round,pad=0.35", "facecolor": color, "edgecolor": "#34507a", "linewidth": 0.9}
-    axes.text(x, y, room, ha="center", va="center", bbox=style)
+    axes.text(x, y, room, ha="center", va="center", bbox=style, zorder=3)
 
 
 def write(path: Path) -> None:
