@@ -1,35 +1,52 @@
-"""Golden values that the tables of a campaign have in common."""
+"""Golden values of input batches: a cache with a budget, and what fills it for replay and for sampling."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar, final
+
+import torch
+from torch import Tensor
 
 from hoplon.injection.golden_run import GoldenRun, replay_of
 from hoplon.injection.memory_budget import USUAL, Budget
 from hoplon.injection.replay.golden import Golden, Placement
 from hoplon.injection.replay.replay import Replay
+from hoplon.program.eager import EagerProgram
+from hoplon.program.program import Program
 from hoplon.program.sites import ValueSite
 from hoplon.protections.base import Overlay
 
+T = TypeVar("T")
 
-class GoldenCache:
-    """Golden values by input batch; the oldest go when the budget is spent."""
 
-    def __init__(self, reference: GoldenRun, replay: Replay, most_bytes: int) -> None:
-        self._reference, self._replay, self._most_bytes = reference, replay, most_bytes
-        self._held: OrderedDict[int, Golden] = OrderedDict()
+@final
+class GoldenCache(Generic[T]):
+    """Golden values by input batch; the oldest batches go when the budget is spent.
 
-    def __getitem__(self, number: int) -> Golden:
-        if number not in self._held:
-            leaves, _ = self._reference.leaves(number)
-            golden = self._replay.golden(leaves)
-            while self._held and sum(g.bytes for g in self._held.values()) + golden.bytes > self._most_bytes:
+    Args:
+        run: gives the values of a batch.
+        tensors: the tensors among them, and anything else.
+        most_bytes: held at most, counted once per tensor; one batch is held in any case.
+    """
+
+    def __init__(self, run: Callable[[int], T], tensors: Callable[[T], Iterable[Any]], most_bytes: int) -> None:
+        self._run, self._tensors, self._most_bytes = run, tensors, most_bytes
+        self._held: OrderedDict[int, T] = OrderedDict()
+
+    def __getitem__(self, batch: int) -> T:
+        if batch not in self._held:
+            values = self._run(batch)
+            while self._held and self._bytes([*self._held.values(), values]) > self._most_bytes:
                 self._held.popitem(last=False)
-            self._held[number] = golden
-        return self._held[number]
+            self._held[batch] = values
+        return self._held[batch]
+
+    def _bytes(self, batches: Iterable[T]) -> int:
+        tensors = {id(x): x for values in batches for x in self._tensors(values) if isinstance(x, Tensor)}
+        return sum(tensor.nbytes for tensor in tensors.values())
 
 
 @dataclass(eq=False)
@@ -41,17 +58,77 @@ class SharedReplay:
     placement: Placement
     budget: Budget = USUAL
     _sites: dict[str, ValueSite] = field(default_factory=dict, init=False, repr=False)
-    _made: tuple[Replay, GoldenCache] | None = field(default=None, init=False, repr=False)
+    _current: tuple[Replay, GoldenCache[Golden]] | None = field(default=None, init=False, repr=False)
 
-    def of(self, sites: Sequence[ValueSite]) -> tuple[Replay, GoldenCache]:
-        """The replay; a new one, for all sites so far, when there are new ones."""
+    def of(self, sites: Sequence[ValueSite]) -> tuple[Replay, GoldenCache[Golden]]:
+        """Return the replay and its cache; new ones, for all sites so far, when there are new sites."""
         new = {site.name: site for site in sites if site.name not in self._sites}
         self._sites |= new
-        if new or self._made is None:
-            chosen = tuple(self._sites.values())
-            replay = replay_of(self.reference.program, self.overlay, self.reference.batch, chosen, self.placement)
-            self._made = replay, GoldenCache(self.reference, replay, self.budget.golden)
-        return self._made
+        if new or self._current is None:
+            reference, chosen = self.reference, tuple(self._sites.values())
+            replay = replay_of(reference.program, self.overlay, reference.batch, chosen, self.placement)
+            golden = GoldenCache(
+                lambda batch: replay.golden(reference.leaves(batch)[0]), Golden.tensors, self.budget.golden
+            )
+            self._current = replay, golden
+        return self._current
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_made": None}
+        return {**self.__dict__, "_current": None}
+
+
+@dataclass(eq=False)
+class FaultFree:
+    """Fault-free values of chosen steps, for batches of eligible inputs under an overlay. Pickled without them.
+
+    At most half of the budget for golden values is used.
+    """
+
+    reference: GoldenRun
+    overlay: Overlay
+    placement: Placement
+    budget: Budget
+    _steps: set[int] = field(default_factory=set, init=False, repr=False)
+    _cache: GoldenCache[Mapping[int, Any]] | None = field(default=None, init=False, repr=False)
+
+    def want(self, steps: Iterable[int]) -> None:
+        """Keep the values of these steps of the program too."""
+        new = set(steps) - self._steps
+        if new:
+            self._steps |= new
+            self._cache = None
+
+    def __getitem__(self, batch: int) -> Mapping[int, Any]:
+        """Return, by step, the value as its readers get it; by ``~step``, as a fault meets it."""
+        if self._cache is None:
+            self._cache = GoldenCache(self._run, Mapping.values, self.budget.golden // 2)
+        return self._cache[batch]
+
+    def _run(self, batch: int) -> dict[int, Any]:
+        program = self.reference.program
+        protections = {program.site_steps[name]: p for name, p in self.overlay.values.items()}
+        values: dict[int, Any] = {}
+
+        def keep(step: int, value: Any) -> Any:
+            delivered = protections[step](value) if step in protections else value
+            if step in self._steps:
+                values[step] = _copied(program, delivered)
+                values[~step] = _copied(program, value) if self.placement == "before" else values[step]
+            return delivered
+
+        leaves, _ = self.reference.leaves(batch)
+        memory = program.memory()
+        with torch.inference_mode():
+            values |= {step: memory[name] for step, name in program.memory_steps.items() if step in self._steps}
+            values |= {step: value for step, value in program.constants.items() if step in self._steps}
+            values |= {s: leaf for s, leaf in zip(program.input_steps, leaves, strict=True) if s in self._steps}
+            program.run(leaves, hook=keep)
+        return values
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": None}
+
+
+def _copied(program: Program, value: Any) -> Any:
+    """Return a value that no operator in place changes later; only eager programs have such operators."""
+    return value.clone() if isinstance(program, EagerProgram) and isinstance(value, Tensor) else value

@@ -10,9 +10,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from hoplon.faults.table import FaultTable
-from hoplon.injection.fault_free import FaultFree
 from hoplon.injection.golden_run import GoldenRun
-from hoplon.injection.golden_values import SharedReplay
+from hoplon.injection.golden_values import FaultFree, SharedReplay
 from hoplon.injection.memory_budget import USUAL, Budget
 from hoplon.injection.memory_faults import Arrival, MemoryFaultRuns
 from hoplon.injection.replay.golden import Placement

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,10 +51,8 @@ class Golden:
     produced: Mapping[int, Tensor]
     outputs: Sequence[Any]
 
-    @property
-    def bytes(self) -> int:
-        """Memory held, counted once per tensor."""
-        maps = (pixels.flat for pixels in self.delivered.pixels.values())
-        held = (*self.delivered.held.values(), *self.produced.values(), *maps)
-        tensors = {id(value): value for value in held if isinstance(value, Tensor)}
-        return sum(t.numel() * t.element_size() for t in tensors.values())
+    def tensors(self) -> Iterator[Any]:
+        """Iterate over the tensors that are held, and over values that are none."""
+        yield from self.delivered.held.values()
+        yield from (pixels.flat for pixels in self.delivered.pixels.values())
+        yield from self.produced.values()
