@@ -1,10 +1,10 @@
-"""Faults in memory that feed few channels of one feature map: those channels alone, up to where others read them."""
+"""Replay of memory faults that change few channels of one feature map: only those channels are computed."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,18 +21,16 @@ _CONVOLUTIONS = (_aten.conv2d.default, _aten.convolution.default)
 _LINEAR = _aten.linear.default
 _PRODUCTS = (*_CONVOLUTIONS, _LINEAR)
 _BATCH_NORM = _aten._native_batch_norm_legit_no_training.default
-# So many output channels of a convolution or linear layer are computed together: kernels work on blocks of them.
+# Numbers of output channels of a convolution or linear layer that are computed together: kernels work on such blocks.
 _BLOCKS = (16, 32, 64)
-# Groups of a grouped convolution that are computed together.
-_GROUPS = (1, 8, 16, 32)
 _ENOUGH_VALUES = 4096
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A step that reads a changed tensor, and the steps after it that treat each channel alike and alone.
+    """A step that reads a struck tensor, and the channel-wise steps that follow it.
 
-    ``steps``: in order, each with one reader, the next; ``end``: the last one, whose value others read.
+    ``steps``: in order, each with one reader, the next one; ``end``: the last one, whose value others read.
     """
 
     name: str
@@ -40,33 +38,35 @@ class Chain:
 
     @property
     def end(self) -> int:
-        """The step whose value is put together again."""
+        """The step at which the changed channels join the golden ones."""
         return self.steps[-1].index
 
 
 def chains_of(program: Program, protections: Protections, names: Sequence[str]) -> dict[str, Chain]:
-    """The chains of tensors that one convolution, linear layer or batch norm reads, by the name it reads them under."""
-    found: dict[str, Chain] = {}
-    for given, name in program.memory_steps.items():
-        if name in names and len(readers := program.readers[given]) == 1:
-            steps = _followed(program, protections, readers[0])
+    """Return the chains of tensors that one ungrouped convolution, linear layer or batch norm reads, by tensor name."""
+    chains: dict[str, Chain] = {}
+    for memory_step, name in program.memory_steps.items():
+        if name in names and len(readers := program.readers[memory_step]) == 1:
+            steps = _channelwise_steps(program, protections, readers[0])
             if steps:
-                found[name] = Chain(name, steps)
-    return found
+                chains[name] = Chain(name, steps)
+    return chains
 
 
-def _followed(program: Program, protections: Protections, first: int) -> tuple[Step, ...]:
+def _channelwise_steps(program: Program, protections: Protections, first: int) -> tuple[Step, ...]:
+    """Return the steps of the chain that begins at ``first``; none if it cannot be taken by channels."""
     step = program.steps[first]
-    plain = step.op in _PRODUCTS and not step.argument("transposed")
-    if not plain and step.op is not _BATCH_NORM:
+    ungrouped = not step.argument("transposed") and step.argument("groups") in (None, 1)
+    if step.op is not _BATCH_NORM and not (step.op in _PRODUCTS and ungrouped):
         return ()
     steps = [step]
     while step.index not in protections and len(program.readers[step.index]) == 1:
         step = program.steps[program.readers[step.index][0]]
-        known = has(step.op, "exact") or step.op is _BATCH_NORM or (step.op is operator.getitem and step.args[1] == 0)
-        own = [argument for argument in step.args if isinstance(argument, Ref) and argument.step == steps[-1].index]
+        channelwise = has(step.op, "exact") or step.op is _BATCH_NORM
+        channelwise |= step.op is operator.getitem and step.args[1] == 0
+        previous = [part for part in step.args if isinstance(part, Ref) and part.step == steps[-1].index]
         reads_memory = has(step.op, "exact") and any(read in program.memory_steps for read in step.reads)
-        if not known or reads_memory or step.index in protections or len(own) != 1:
+        if not channelwise or reads_memory or step.index in protections or len(previous) != 1:
             break
         steps.append(step)
     while steps and (steps[-1].index in protections or program.layouts.get(steps[-1].index) != BatchLayout(0)):
@@ -76,33 +76,34 @@ def _followed(program: Program, protections: Protections, first: int) -> tuple[S
 
 @dataclass
 class Channels:
-    """Computes changed channels of the ends of chains, where they come out as they do among all channels.
+    """Computes channels at the ends of chains, where they get the bits that they have among all channels.
 
-    That is looked at on golden values: once for each shape of convolution and number of channels, once for each chain.
+    Golden values show whether they do: they are looked at once for each shape of convolution or linear layer, and once
+    for each chain.
     """
 
     program: Program
-    _blocks: dict[tuple[Any, ...], int | None] = field(default_factory=dict)
+    _block_sizes: dict[tuple[Any, ...], int | None] = field(default_factory=dict)
     _trusted: dict[int, bool] = field(default_factory=dict)
 
     def end(
         self, chain: Chain, golden: StepValues, memory: Mapping[str, Tensor], channels: Tensor, golden_end: Tensor
     ) -> Tensor | None:
-        """The channels of the value at the end of a chain, under changed memory; None if they cannot be had alone.
+        """Compute channels of the value at the end of a chain under changed memory.
 
         Args:
             golden: golden values by step.
             channels: shape ``(n,)``, int64, those that the changed words feed.
-            golden_end: the golden value there.
+            golden_end: the golden value there, shape ``(batch, channels, ...)``.
         Returns:
-            Shape ``(batch, n, ...)``.
+            Shape ``(batch, n, ...)``; None if the channels do not keep their bits alone.
         """
         first = chain.steps[0]
         block = None
         if first.op in _PRODUCTS:
             if first.op is _LINEAR and golden[first.args[0].step].dim() != 2:
                 return None  # its channels are not the second axis
-            block = self._block(first, golden)
+            block = self._block_size(first, golden)
             if block is None:
                 return None
         if chain.end not in self._trusted:
@@ -112,11 +113,11 @@ class Channels:
         return self._run(chain, golden, memory, channels, block) if self._trusted[chain.end] else None
 
     def _fits(self, chain: Chain, golden: StepValues, golden_end: Tensor) -> bool:
-        """Whether every other map that the chain reads has the channels of its end."""
+        """True if every other map that the chain reads has as many channels as its end."""
         inside = {step.index for step in chain.steps} | set(self.program.memory_steps)
         first = chain.steps[0]
-        given = {first.args[0].step} if first.op in _PRODUCTS else set()
-        outer = {read for step in chain.steps for read in step.reads} - inside - given
+        operand = {first.args[0].step} if first.op in _PRODUCTS else set()
+        outer = {read for step in chain.steps for read in step.reads} - inside - operand
         values = [golden[read] for read in outer]
         like = golden_end.shape[1], golden_end.dim()
         return all(isinstance(value, Tensor) and (*value.shape[1:2], value.dim()) == like for value in values)
@@ -124,87 +125,62 @@ class Channels:
     def _run(
         self, chain: Chain, golden: StepValues, memory: Mapping[str, Tensor], channels: Tensor, block: int | None
     ) -> Tensor:
-        first = chain.steps[0]
-        steps = chain.steps[block is not None :]
-        values = StepValues(self.program, golden, own=_parts(golden, memory, channels, chain.steps, steps))
+        first, steps = chain.steps[0], chain.steps[block is not None :]
+        values = golden.replaced(_operands(chain, steps, golden, memory, channels))
         if block is not None:
-            values.own[first.index] = self._convolved(first, golden, memory, channels, block)
+            values.own[first.index] = _in_blocks(first, golden, memory, channels, block)
         for step in steps:
             values.own[step.index] = step.run(values)
         result: Tensor = values.own[chain.end]
         return result
 
-    def _convolved(
-        self, step: Step, golden: StepValues, memory: Mapping[str, Tensor], channels: Tensor, block: int
-    ) -> Tensor:
-        """These channels of a convolution's or linear layer's result, each computed in its block."""
-        parts = []
-        for number in (channels // block).unique().tolist():
-            inside = channels[channels // block == number] - number * block
-            wanted = torch.arange(number * block, (number + 1) * block)
-            parts.append(_part(self.program, step, golden, memory, wanted)[:, inside])
-        return torch.cat(parts, 1)
+    def _block_size(self, step: Step, golden: StepValues) -> int | None:
+        """Return how many channels to compute together; all where fewer give other bits; None for too few values.
 
-    def _block(self, step: Step, golden: StepValues) -> int | None:
-        """How many channels to compute together; all of them where fewer give other bits; None for too few values.
-
-        Of a plain convolution the first and the last block are looked at, of others all.
+        Of a convolution the first and the last block are looked at, of a linear layer all.
         """
-        given: Tensor = golden[step.args[0].step]
+        operand: Tensor = golden[step.args[0].step]
         memory = self.program.memory()
         weight = memory[self.program.memory_steps[step.args[1].step]]
-        numbers = tuple(str(step.argument(name)) for name in ("stride", "padding", "dilation", "groups"))
-        key = (given.shape, given.stride(), weight.shape, weight.requires_grad, step.argument("bias") is None, *numbers)
-        if key not in self._blocks:
+        numbers = tuple(str(step.argument(name)) for name in ("stride", "padding", "dilation"))
+        no_bias = step.argument("bias") is None
+        key = (operand.shape, operand.stride(), weight.shape, weight.requires_grad, no_bias, *numbers)
+        if key not in self._block_sizes:
             count = len(weight)
-            whole = _part(self.program, step, golden, memory, torch.arange(count))
-            self._blocks[key] = count if int(whole.count_nonzero()) >= _ENOUGH_VALUES else None
-            groups = _groups_of(step)
-            sizes = _BLOCKS if groups == 1 else [many * (count // groups) for many in _GROUPS]
-            for block in sizes:
-                if 2 * block > count or count % block or self._blocks[key] is None:
-                    continue
-                plain = step.op in _CONVOLUTIONS and groups == 1
-                begins = [0, count - block] if plain else list(range(0, count, block))
-                parts = [
-                    _part(self.program, step, golden, memory, torch.arange(begin, begin + block)) for begin in begins
-                ]
-                same = [whole[:, begin : begin + block] for begin in begins]
-                if equal_bits(torch.cat(parts, 1), torch.cat(same, 1)):
-                    self._blocks[key] = block
-                    break
-        return self._blocks[key]
+            whole = _part(step, golden, memory, torch.arange(count))
+            enough = int(whole.count_nonzero()) >= _ENOUGH_VALUES
+            usable = (size for size in _BLOCKS if 2 * size <= count and count % size == 0)
+            agreeing = (size for size in usable if _agrees(step, golden, memory, whole, size))
+            self._block_sizes[key] = next(agreeing, count) if enough else None
+        return self._block_sizes[key]
 
 
-def _part(program: Program, step: Step, golden: StepValues, memory: Mapping[str, Tensor], channels: Tensor) -> Tensor:
-    """Some output channels of a convolution or linear layer, in the order given; of a grouped one, whole groups."""
-    given: Tensor = golden[step.args[0].step]
-    groups = _groups_of(step)
-    if groups > 1:
-        outputs = len(memory[program.memory_steps[step.args[1].step]]) // groups
-        inputs, first, many = given.shape[1] // groups, int(channels[0]) // outputs, len(channels) // outputs
-        given = given[:, first * inputs : (first + many) * inputs].contiguous()
-        step = _with_groups(step, many)
-    own = _entries(program, memory, channels, step) | {step.args[0].step: given}
-    result: Tensor = step.run(golden.replaced(own))
+def _agrees(step: Step, golden: StepValues, memory: Mapping[str, Tensor], whole: Tensor, size: int) -> bool:
+    """True if blocks of output channels, each computed alone, have the bits of the whole result."""
+    count = whole.shape[1]
+    begins = [0, count - size] if step.op in _CONVOLUTIONS else range(0, count, size)
+    parts = [_part(step, golden, memory, torch.arange(begin, begin + size)) for begin in begins]
+    return equal_bits(torch.cat(parts, 1), torch.cat([whole[:, begin : begin + size] for begin in begins], 1))
+
+
+def _in_blocks(step: Step, golden: StepValues, memory: Mapping[str, Tensor], channels: Tensor, block: int) -> Tensor:
+    """Return output channels of a convolution or linear layer, each computed in its block."""
+    parts = []
+    for number in (channels // block).unique().tolist():
+        inside = channels[channels // block == number] - number * block
+        whole_block = torch.arange(number * block, (number + 1) * block)
+        parts.append(_part(step, golden, memory, whole_block)[:, inside])
+    return torch.cat(parts, 1)
+
+
+def _part(step: Step, golden: StepValues, memory: Mapping[str, Tensor], channels: Tensor) -> Tensor:
+    """Return some output channels of a convolution or linear layer, in the order given."""
+    result: Tensor = step.run(golden.replaced(_memory_entries(step, golden.program, memory, channels)))
     return result
 
 
-def _groups_of(step: Step) -> int:
-    return 1 if step.op is _LINEAR else int(step.argument("groups"))
-
-
-def _with_groups(step: Step, groups: int) -> Step:
-    """The same call with another number of groups."""
-    names = [argument.name for argument in step.op._schema.arguments]  # type: ignore[union-attr]
-    position = names.index("groups")
-    if position < len(step.args):
-        return replace(step, args=(*step.args[:position], groups, *step.args[position + 1 :]))
-    return replace(step, kwargs={**step.kwargs, "groups": groups})
-
-
-def _entries(program: Program, memory: Mapping[str, Tensor], channels: Tensor, step: Step) -> dict[int, Tensor]:
-    """The entries for these channels of the memory that a step reads, by the step of the memory."""
+def _memory_entries(step: Step, program: Program, memory: Mapping[str, Tensor], channels: Tensor) -> dict[int, Tensor]:
+    """Return the entries for these channels of all memory that a step reads, by the step that stands for it."""
     entries = {}
     for read in step.reads:
         if (name := program.memory_steps.get(read)) is not None:
@@ -214,14 +190,15 @@ def _entries(program: Program, memory: Mapping[str, Tensor], channels: Tensor, s
     return entries
 
 
-def _parts(
-    golden: StepValues, memory: Mapping[str, Tensor], channels: Tensor, inside: Sequence[Step], steps: Sequence[Step]
+def _operands(
+    chain: Chain, steps: Sequence[Step], golden: StepValues, memory: Mapping[str, Tensor], channels: Tensor
 ) -> dict[int, Tensor]:
-    """These channels of what some steps of a chain read from outside of it."""
-    numbers = {step.index for step in inside}
-    own: dict[int, Tensor] = {}
+    """Return these channels of all that some steps of a chain read from outside of it, by step."""
+    inside = {step.index for step in chain.steps}
+    operands: dict[int, Tensor] = {}
     for step in steps:
-        own |= _entries(golden.program, memory, channels, step)
-        for read in set(step.reads) - numbers - own.keys():
-            own[read] = golden[read][:, channels.to(golden[read].device)].contiguous()
-    return own
+        operands |= _memory_entries(step, golden.program, memory, channels)
+        for read in set(step.reads) - inside - operands.keys():
+            value = golden[read]
+            operands[read] = value[:, channels.to(value.device)].contiguous()
+    return operands
