@@ -1,4 +1,10 @@
 from .eager import EagerReplay as EagerReplay
-from .golden import Golden as Golden, InjectedWords as InjectedWords, Injections as Injections, Placement as Placement
+from .golden import (
+    Golden as Golden,
+    InjectedWords as InjectedWords,
+    Injections as Injections,
+    Placement as Placement,
+    ReplayStatistics as ReplayStatistics,
+)
 from .regions import RegionReplay as RegionReplay, fits as fits
 from .replay import Replay as Replay

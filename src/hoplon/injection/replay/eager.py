@@ -1,4 +1,4 @@
-"""Replay for programs in eager form: whole forwards of one sample."""
+"""Replay for programs in eager form: every pass is a whole forward of one sample."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.formats.native import native
-from hoplon.injection.replay.golden import Golden, InjectedWords, Injections
+from hoplon.injection.replay.golden import Golden, InjectedWords, Injections, ReplayStatistics
 from hoplon.injection.replay.replay import Replay
 from hoplon.injection.replay.values import GoldenValues
 from hoplon.program.sites import ValueSite
 
 
 class EagerReplay(Replay):
-    """The same for a program in eager form: every pass is a forward of the user's model on one sample.
+    """Replay of a program in eager form: every pass is a forward of the user's model on one sample.
 
     A word of the table that its input does not reach is reported with equal words before and after, not reached.
     """
@@ -26,34 +27,37 @@ class EagerReplay(Replay):
         sites = (site for site in self.sites if isinstance(site, ValueSite))
         self._shapes = {self.program.site_steps[site.name]: site.shape for site in sites}
 
+    @override
     def golden(self, leaves: Sequence[Any]) -> Golden:
-        """Run fault-free; nothing but the outputs is kept."""
+        # nothing but the outputs is kept
         with torch.inference_mode():
             outputs = self.program.run(leaves, hook=self._protect)
         nothing = GoldenValues(self.program, self._protections, {})
         return Golden(leaves, nothing, {}, self.program.samples_first(outputs))
 
+    @override
     def strike_values(
-        self, golden: Golden, hits: Mapping[str, Injections]
+        self, golden: Golden, injections: Mapping[str, Injections]
     ) -> tuple[list[Any], dict[str, InjectedWords]]:
-        """One faulty forward."""
-        by_step = {self.program.site_steps[name]: (name, hit) for name, hit in hits.items()}
-        struck = {name: _unreached(hit) for name, hit in hits.items()}
+        by_step = {self.program.site_steps[name]: name for name in injections}
+        words = {name: _unreached(injection) for name, injection in injections.items()}
         self.flagged, self.outvoted = self._no_flags(), self._no_flags()
 
         def hook(step: int, value: Tensor) -> Tensor:
             if step not in by_step:
                 return self._protect(step, value)  # type: ignore[no-any-return]
-            name, hit = by_step[step]
-            result, met = self._strike_here(step, value, hit)
-            if met is not None:
-                struck[name] = met
+            name = by_step[step]
+            result, changed = self._inject_into(step, value, injections[name])
+            if changed is not None:
+                words[name] = changed
             return result
 
         with torch.inference_mode():
             outputs = self.program.run(golden.leaves, hook=hook)
-        return self._run_again(golden, self.program.samples_first(outputs)), struck
+        self.statistics += ReplayStatistics(passes=1)
+        return self._with_golden_rows(golden, self.program.samples_first(outputs)), words
 
+    @override
     def strike_memory(
         self,
         golden: Golden,
@@ -62,22 +66,22 @@ class EagerReplay(Replay):
         *,
         entries: Mapping[str, Tensor] | None = None,
     ) -> list[Any]:
-        """One forward with changed memory."""
         with torch.inference_mode():
             outputs = self.program.run(golden.leaves, memory, hook=self._protect)
+        self.statistics += ReplayStatistics(passes=1)
         return self.program.samples_first(outputs)
 
-    def _strike_here(self, step: int, value: Tensor, hit: Injections) -> tuple[Tensor, InjectedWords | None]:
-        """The value struck and protected, and what was met; untouched where it is too small for the element."""
-        if int(hit.elements.max()) >= value.numel():
+    def _inject_into(self, step: int, value: Tensor, injections: Injections) -> tuple[Tensor, InjectedWords | None]:
+        """Change words of a value and protect it; leave it alone where it is too small for the element."""
+        if int(injections.elements.max()) >= value.numel():
             return self._protect(step, value), None
         fault_free = self._fault_free(step, value)
         shape = self._shapes.get(step, tuple(value.shape))
-        form, bits = (hit.format or native(value.dtype)).at(hit.elements, shape), native(value.dtype)
+        form, bits = (injections.format or native(value.dtype)).at(injections.elements, shape), native(value.dtype)
         result = (value if self.placement == "before" else fault_free).clone()
-        where = torch.unravel_index(hit.elements, result.shape) if result.dim() else ()
+        where = torch.unravel_index(injections.elements, result.shape) if result.dim() else ()
         old = result[where]
-        new = form.apply(old, hit.keep, hit.flip)
+        new = form.apply(old, injections.keep, injections.flip)
         result[where] = new
         if self.placement == "before":
             if self._repeats(step):
@@ -88,11 +92,11 @@ class EagerReplay(Replay):
         return result, InjectedWords(form.words(old), form.words(new), reached)
 
     def _fault_free(self, step: int, value: Tensor) -> Tensor:
-        """A copy as its readers would get it without the fault; raises no alarm."""
+        """Return a copy as its readers would get it without the fault; no detector reports it."""
         protection = self._protections.get(step)
         return value.clone() if protection is None else protection(value)
 
 
-def _unreached(hit: Injections) -> InjectedWords:
-    nothing = torch.zeros_like(hit.elements)
+def _unreached(injections: Injections) -> InjectedWords:
+    nothing = torch.zeros_like(injections.elements)
     return InjectedWords(nothing, nothing, nothing.bool())

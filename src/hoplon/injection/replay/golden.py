@@ -1,10 +1,10 @@
-"""What a pass strikes, what it met, and the fault-free values that it starts from."""
+"""Arguments and results of a replay: injections, the words they met, golden values, counts of the work done."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ Placement = Literal["before", "after"]
 
 @dataclass(frozen=True)
 class Injections:
-    """Words struck at one value site in one pass.
+    """Words to change at one value site in one pass.
 
     ``rows``: shape ``(n,)``, int64, the sample of the batch; ``elements``: shape ``(n,)``, int64, row-major within the
     sample; ``keep``, ``flip``: shape ``(n,)``, int64 words, after = (before & keep) ^ flip.
@@ -31,7 +31,11 @@ class Injections:
 
 @dataclass(frozen=True)
 class InjectedWords:
-    """What :class:`Injections` met: words before and after the fault, and whether readers got a value that differs."""
+    """Words that :class:`Injections` changed, each of shape ``(n,)``.
+
+    ``before``, ``after``: int64, the words before and after the fault; ``reached``: bool, whether readers got a value
+    that differs from the golden one.
+    """
 
     before: Tensor
     after: Tensor
@@ -43,7 +47,7 @@ class Golden:
     """The fault-free values of one input batch that replay needs.
 
     ``delivered``: by step, as readers get them (after the step's protection); ``produced``: by step, as the operator
-    made them, where the protection changed something; ``outputs``: the flat outputs.
+    produced them, where the protection changed something; ``outputs``: the flat outputs.
     """
 
     leaves: Sequence[Any]
@@ -56,3 +60,29 @@ class Golden:
         yield from self.delivered.held.values()
         yield from (pixels.flat for pixels in self.delivered.pixels.values())
         yield from self.produced.values()
+
+
+@final
+@dataclass(frozen=True)
+class ReplayStatistics:
+    """Counts of the work that a replay has done since it was created.
+
+    ``passes``: passes over whole values; ``operators``: operators run in these; ``windows``: windows that the sweeps
+    computed; ``left``: runs that left a sweep for whole values; ``carried_bytes``: the most that the runs of one call
+    carried from step to step, in bytes.
+    """
+
+    passes: int = 0
+    operators: int = 0
+    windows: int = 0
+    left: int = 0
+    carried_bytes: int = 0
+
+    def __add__(self, other: ReplayStatistics) -> ReplayStatistics:
+        return ReplayStatistics(
+            self.passes + other.passes,
+            self.operators + other.operators,
+            self.windows + other.windows,
+            self.left + other.left,
+            max(self.carried_bytes, other.carried_bytes),
+        )

@@ -1,4 +1,4 @@
-"""Where replay by regions is possible in a program, and which golden values it reads."""
+"""Plan of replay by regions: the steps that can run on windows, and the golden values that are kept for it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from hoplon.program.program import Program, Ref
 
 @dataclass(frozen=True)
 class Plan:
-    """What the shapes of values say about replay by regions.
+    """Plan of replay by regions for batches with feature maps of certain shapes.
 
-    ``shapes``: of feature maps by step; ``rules``: by step; ``kept``: the maps that windows are cut out of, or compared
-    with; ``compared``: steps whose result is; ``useful``: steps that an output is made of; ``overwritten``: by step,
+    ``shapes``: of feature maps by step; ``rules``: by step; ``kept``: steps whose golden maps are kept, since windows
+    are cut out of them or compared with them; ``compared``: steps whose result is compared with golden; ``useful``:
+    steps that an output depends on; ``overwritten``: by step,
     the operand whose memory its result may take.
     """
 
@@ -37,13 +38,13 @@ class Plan:
         maps: Mapping[int, tuple[int, ...]],
         starts: Iterable[int],
     ) -> Plan:
-        """A plan for batches with feature maps of these shapes."""
+        """Return the plan for feature maps of these shapes, by step, and faults at the steps ``starts``."""
         rules = rules_of(program, maps)
-        begun = [start for start in starts if start in maps]
+        map_starts = [start for start in starts if start in maps]
         reach = 0
-        for start in begun:
+        for start in map_starts:
             reach |= program.descendants[start] | 1 << start
-        kept, compared = set(begun), set()
+        kept, compared = set(map_starts), set()
         for index, rule in rules.items():
             if reach >> index & 1 and any(reach >> operand & 1 for operand in rule.operands):
                 if rule.settles and not _passes_on(program, rules, index):
@@ -56,7 +57,10 @@ class Plan:
 
 
 def _passes_on(program: Program, rules: Mapping[int, Rule], step: int) -> bool:
-    """Whether what a step makes goes through one cheap step after the other to one where it is compared anyway."""
+    """True if the step's value is only read through a chain of cheap pointwise steps that ends at a compared step.
+
+    A comparison at ``step`` as well would gain nothing.
+    """
     while len(program.readers[step]) == 1:
         (step,) = program.readers[step]
         rule = rules.get(step)

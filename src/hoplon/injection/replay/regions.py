@@ -1,4 +1,4 @@
-"""Replay that recomputes only the region of each feature map that a fault can have reached."""
+"""Replay that computes only the region of each feature map that a fault can have reached."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.formats.native import native
 from hoplon.injection.replay.golden import Golden, InjectedWords, Injections
@@ -25,41 +26,43 @@ from hoplon.protections.base import Overlay
 
 
 def fits(overlay: Overlay) -> bool:
-    """Whether every protection treats a value by the value and its channel alone, and none asks for a second run."""
+    """True if every protection treats a value by the value and its channel alone, and none asks for a second run."""
     return all(effect.local and not effect.detects for effect in overlay.values.values())
 
 
 @dataclass
 class RegionReplay(Replay):
-    """Many runs at once, each with one struck word in a feature map, none in a row of its own.
+    """Replay of many runs at once, each with one changed word in a feature map; any number may share a row.
 
-    A sweep takes the runs through the steps as windows: cut out of the golden operands, with what the fault has changed
-    put in, through the operator, compared with golden bit by bit; a run without a difference has ended. Runs whose
-    window is no longer small go on with whole values, ``batch`` runs to a pass. The outputs are those of a forward of
-    the batch with the fault in its row, bit for bit: a form of an operator is used for a shape of windows only if it
-    reproduces golden bits (:class:`KernelForms`), and a sample leaves its row only at steps that do not mind.
+    A sweep takes the runs through the steps as windows of feature maps: a window is cut out of the golden operands, the
+    values that the fault has changed are put in, the operator runs, and the result is compared with golden bit by bit;
+    a run without a difference has ended. Runs whose window is no longer small go on with whole values, ``batch`` runs
+    to a pass. The outputs are those of a forward of the batch with the fault in its row, bit for bit: a form of an
+    operator is used for a shape of windows only if it reproduces golden bits (:class:`KernelForms`), and a run leaves
+    its row only where no step is row-dependent (:class:`RowDependence`).
     """
 
     _plan: Plan | None = field(default=None, init=False, repr=False)
-    _ties: RowDependence | None = field(default=None, init=False, repr=False)
-    _agreement: KernelForms = field(default_factory=KernelForms, init=False, repr=False)
+    _row_dependence: RowDependence | None = field(default=None, init=False, repr=False)
+    _kernel_forms: KernelForms = field(default_factory=KernelForms, init=False, repr=False)
 
+    @override
     def golden(self, leaves: Sequence[Any]) -> Golden:
-        """Run a batch fault-free and keep what replays of ``sites`` will need, feature maps as pixels."""
+        # feature maps are kept as pixels
         if self._plan is None:
-            self._settle_on(_shapes(self.program, leaves, self.batch))
+            self._make_plan(_shapes(self.program, leaves, self.batch))
         golden, shapes = self._run_golden(leaves)
         if self._plan is not None and shapes != self._plan.shapes:  # one sample alone goes another way than many
-            self._settle_on(shapes)
+            self._make_plan(shapes)
             golden, _ = self._run_golden(leaves)
         return golden
 
-    def _settle_on(self, shapes: Mapping[int, tuple[int, ...]]) -> None:
-        self._plan = Plan.of(self.program, self._protections, shapes, self._starts)
-        self._ties = RowDependence(self.program, self._protections, self._plan.rules)
+    def _make_plan(self, shapes: Mapping[int, tuple[int, ...]]) -> None:
+        self._plan = Plan.of(self.program, self._protections, shapes, self._site_steps)
+        self._row_dependence = RowDependence(self.program, self._protections, self._plan.rules)
 
     def _run_golden(self, leaves: Sequence[Any]) -> tuple[Golden, Mapping[int, tuple[int, ...]]]:
-        """A golden run by the plan, and the shapes that it met."""
+        """Run a batch fault-free; keep values by the plan, and return the shapes of feature maps too."""
         assert self._plan is not None, "golden values come from a plan"
         plan, maps = self._plan, Maps(self.program, self.batch)
         held: dict[int, Any] = dict(zip(self.program.input_steps, leaves, strict=True))
@@ -85,53 +88,63 @@ class RegionReplay(Replay):
         return Golden(leaves, values, produced, self.program.samples_first(outputs)), maps.shapes
 
     def covers(self, golden: Golden, site: str) -> bool:
-        """Whether runs with a word struck at this site can be taken by :meth:`strike_many`."""
+        """True if :meth:`strike_many` takes runs with a changed word at this site."""
         step = self.program.site_steps[site]
         return step in golden.delivered.pixels and not self._repeats(step)
 
     def strike_many(
-        self, golden: Golden, hits: Mapping[str, Injections], runs: Mapping[str, Tensor], count: int
+        self, golden: Golden, injections: Mapping[str, Injections], runs: Mapping[str, Tensor], count: int
     ) -> tuple[list[Any], dict[str, InjectedWords]]:
-        """Runs of one word each, any number in one row.
+        """Replay runs of one word each, any number in one row.
 
         Args:
-            hits: by site name, sites that :meth:`covers`.
+            injections: by site name, sites that :meth:`covers`.
             runs: by site name, shape ``(n,)``, int64: the runs that the words belong to, each of ``count`` once.
         Returns:
-            The flat outputs, one entry per run, and what each hit met.
+            The flat outputs, one entry per run, and the words that the injections changed, by site name.
         """
         assert self._plan is not None, "golden values come from a plan"
-        assert self._ties is not None, "they come with the plan"
+        assert self._row_dependence is not None, "they come with the plan"
         rows = np.zeros(count, dtype=np.int64)
-        struck: dict[str, InjectedWords] = {}
-        strikes: dict[int, Windows] = {}
+        words: dict[str, InjectedWords] = {}
+        windows: dict[int, Windows] = {}
         with torch.inference_mode():
-            for name, hit in hits.items():
-                mine = runs[name].cpu().numpy()
-                rows[mine] = hit.rows.cpu().numpy()
+            for name, injection in injections.items():
+                members = runs[name].cpu().numpy()
+                rows[members] = injection.rows.cpu().numpy()
                 step = self.program.site_steps[name]
-                strikes[step], struck[name] = self._windows(step, hit, mine, golden)
-            left = Divergent(np.full(count, -1))
-            operands = StepValues(self.program, golden.delivered)
-            Sweep(self._plan, self._agreement, golden.delivered.map, operands, left).run(strikes)
-            return WholeMapPasses(self._plan, golden, rows, self.batch, self._ties).outputs(left), struck
+                windows[step], words[name] = self._inject_pixels(step, injection, members, golden)
+            divergent = Divergent(np.full(count, -1))
+            values = StepValues(self.program, golden.delivered)
+            sweep = Sweep(self._plan, self._kernel_forms, golden.delivered.map, values, divergent)
+            sweep.run(windows)
+            passes = WholeMapPasses(self._plan, golden, rows, self.batch, self._row_dependence)
+            outputs = passes.outputs(divergent)
+        self.statistics += sweep.statistics + passes.statistics
+        return outputs, words
 
-    def _windows(self, step: int, hit: Injections, runs: Ints, golden: Golden) -> tuple[Windows, InjectedWords]:
-        """The struck pixels, as readers get them, without those that nobody can tell from golden."""
+    def _inject_pixels(
+        self, step: int, injections: Injections, runs: Ints, golden: Golden
+    ) -> tuple[Windows, InjectedWords]:
+        """Change words of single pixels.
+
+        Returns:
+            Windows of one pixel, as readers get them, without those whose bits are golden; the changed words.
+        """
         pixels = golden.delivered.pixels[step]
         shape = (pixels.channels, pixels.height, pixels.width)
-        rows = hit.rows.cpu().numpy()
-        channel, top, left = (part.cpu().numpy() for part in torch.unravel_index(hit.elements, shape))
+        rows = injections.rows.cpu().numpy()
+        channel, top, left = (part.cpu().numpy() for part in torch.unravel_index(injections.elements, shape))
         fault_free = pixels.cut(rows, top, left, 1, 1)
         data = fault_free.clone()
         if self.placement == "before" and step in golden.produced:
-            made = golden.produced[step].permute(0, 2, 3, 1)
-            data = made[tuple(torch.from_numpy(part).to(made.device) for part in (rows, top, left))][:, None, None]
-            data = data.contiguous()
+            produced = golden.produced[step].permute(0, 2, 3, 1)
+            index = tuple(torch.from_numpy(part).to(produced.device) for part in (rows, top, left))
+            data = produced[index][:, None, None].contiguous()
         where = (torch.arange(len(rows), device=data.device), 0, 0, torch.from_numpy(channel).to(data.device))
-        form = (hit.format or native(data.dtype)).at(hit.elements, shape)
+        form = (injections.format or native(data.dtype)).at(injections.elements, shape)
         old = data[where]
-        new = form.apply(old, hit.keep, hit.flip)
+        new = form.apply(old, injections.keep, injections.flip)
         data[where] = new
         if self.placement == "before":
             data = protected(data, self._protections.get(step))
@@ -143,7 +156,7 @@ class RegionReplay(Replay):
 
 
 def _shapes(program: Program, leaves: Sequence[Any], batch: int) -> Mapping[int, tuple[int, ...]]:
-    """The shapes that a run of one sample shows; none where it fails, since some models take no single sample."""
+    """Return the shapes that a run of one sample shows; none where it fails: some models take no single sample."""
     try:
         return maps_of_one(program, leaves, batch)
     except SHAPE_ERRORS:

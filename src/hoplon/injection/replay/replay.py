@@ -1,4 +1,4 @@
-"""Faulty outputs from the golden run, without redoing what the fault cannot touch."""
+"""Replay of faults from golden values: only the steps that a fault can reach are run again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from hoplon.formats.base import equal_bits
 from hoplon.formats.native import native
 from hoplon.injection.replay.channels import Chain, Channels, chains_of
-from hoplon.injection.replay.golden import Golden, InjectedWords, Injections, Placement
+from hoplon.injection.replay.golden import Golden, InjectedWords, Injections, Placement, ReplayStatistics
 from hoplon.injection.replay.values import GoldenValues, Protections, StepValues
 from hoplon.program.program import Program, Ref
 from hoplon.program.sites import MemorySite, ValueSite
@@ -24,10 +24,12 @@ class Replay:
     """Replays faults in one program under one overlay, always with batches of ``batch`` samples.
 
     Golden and faulty values come from the same kernel shapes and rows, so a value that the fault cannot reach is
-    bit-identical in both. ``sites`` are those that faults will strike: they decide which golden values are kept.
+    bit-identical in both. ``sites`` are those of the faults to come: they decide which golden values are kept.
 
     ``placement="before"``: operator, fault, protection of that site, readers (the papers' order);
     ``"after"``: the fault strikes the stored, already protected value.
+
+    ``statistics``: counts of the work done so far.
 
     ``flagged``: bool, shape ``(batch,)``, the samples in which a detector found a wrong value during the last pass of
     value faults, at the struck sites or after them. Such a sample is run again and so gives its golden outputs.
@@ -41,21 +43,22 @@ class Replay:
     batch: int
     sites: Sequence[ValueSite] | Sequence[MemorySite]
     placement: Placement = "before"
+    statistics: ReplayStatistics = field(default=ReplayStatistics(), init=False, repr=False)
     flagged: Tensor = field(init=False, repr=False)
     outvoted: Tensor = field(init=False, repr=False)
     _protections: Protections = field(init=False, repr=False)
     _kept: frozenset[int] = field(init=False, repr=False)
-    _starts: frozenset[int] = field(init=False, repr=False)
+    _site_steps: frozenset[int] = field(init=False, repr=False)
     _chains: Mapping[str, Chain] = field(init=False, repr=False)
     _channels: Channels = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._protections = {self.program.site_steps[name]: p for name, p in self.overlay.values.items()}
-        self._starts = frozenset(step for site in self.sites for step in self._steps_of(site))
+        self._site_steps = frozenset(step for site in self.sites for step in self._steps_of(site))
         names = [name for site in self.sites if isinstance(site, MemorySite) for name in (site.name, *site.aliases)]
         self._chains = chains_of(self.program, self._protections, names)
         self._channels = Channels(self.program)
-        self._kept = _kept_steps(self.program, self._starts) | {chain.end for chain in self._chains.values()}
+        self._kept = _kept_steps(self.program, self._site_steps) | {chain.end for chain in self._chains.values()}
         self.flagged = self.outvoted = self._no_flags()
 
     def _steps_of(self, site: ValueSite | MemorySite) -> tuple[int, ...]:
@@ -81,47 +84,48 @@ class Replay:
         return Golden(leaves, values, produced, self.program.samples_first(outputs))
 
     def _under_protection(self, step: int, value: Any, produced: dict[int, Tensor]) -> Any:
-        """What readers get of a fault-free value; one that a fault may strike and its protection changes is kept."""
+        """Return a fault-free value as readers get it; record it in ``produced`` if faults and protection change it."""
         if (protection := self._protections.get(step)) is None:
             return value
         result = protection(value)
         if equal_bits(result, value):
             return value
-        if step in self._starts:
+        if step in self._site_steps:
             produced[step] = value
         return result
 
     def strike_values(
-        self, golden: Golden, hits: Mapping[str, Injections]
+        self, golden: Golden, injections: Mapping[str, Injections]
     ) -> tuple[list[Any], dict[str, InjectedWords]]:
-        """One faulty pass: the golden batch, each sample with the hits that strike it.
+        """Run one pass of the golden batch, each sample with the faults that are injected into it.
 
         A sample keeps its row: some kernels compute the same row to other bits elsewhere in a batch.
 
         Args:
-            hits: by site name.
+            injections: by site name.
         Returns:
-            The flat outputs, samples first, and what each hit met.
+            The flat outputs, samples first, and the words that the injections changed, by site name.
         """
-        by_step = {self.program.site_steps[name]: (name, hit) for name, hit in hits.items()}
+        by_step = {self.program.site_steps[name]: name for name in injections}
         dirty = 0
         for step in by_step:
             dirty |= self.program.descendants[step]
         values = StepValues(self.program, golden.delivered)
         self.flagged, self.outvoted = self._no_flags(), self._no_flags()
-        struck: dict[str, InjectedWords] = {}
+        words: dict[str, InjectedWords] = {}
         with torch.inference_mode():
             for index in range(min(by_step), len(self.program.steps)):
                 recomputed = bool(dirty >> index & 1)
                 if index in by_step:
-                    name, hit = by_step[index]
+                    name = by_step[index]
                     value = self._computed(index, values) if recomputed else self._stored(golden, index)
-                    value, struck[name] = self._strike(index, value, hit, golden)
+                    value, words[name] = self._inject(index, value, injections[name], golden)
                     values.own[index] = value
                 elif recomputed:
                     values.own[index] = self._protect(index, self._run(index, values))
                 values.forget(self.program.last_reads[index])
-            return self._run_again(golden, self._outputs(values)), struck
+            self.statistics += ReplayStatistics(passes=1)
+            return self._with_golden_rows(golden, self._outputs(values)), words
 
     def strike_memory(
         self,
@@ -131,61 +135,61 @@ class Replay:
         *,
         entries: Mapping[str, Tensor] | None = None,
     ) -> list[Any]:
-        """One pass with changed memory: the flat outputs of the golden batch's samples.
+        """Run one pass of the golden batch with changed memory.
 
         Args:
             memory: all tensors by name, the changed ones among them.
             changed: names of tensors that differ from the golden run's (all names of a storage).
-            entries: by name, shape ``(n,)``, int64, where along their first axis the changed words are; without it,
-                whatever reads the tensors is run as a whole.
+            entries: by name, shape ``(n,)``, int64, positions of the changed words along the first axis; without it,
+                the operators that read the tensors are run as a whole.
+        Returns:
+            The flat outputs, samples first.
         """
         names = set(changed)
-        starts = [step for step, name in self.program.memory_steps.items() if name in names]
+        changed_steps = [step for step, name in self.program.memory_steps.items() if name in names]
         values = StepValues(self.program, golden.delivered, memory)
         with torch.inference_mode():
-            if (ended := self._along_channels(golden, memory, starts, entries or {})) is not None:
+            if (ended := self._along_channels(golden, memory, changed_steps, entries or {})) is not None:
                 end, value = ended
                 if value is None:
                     return list(golden.outputs)
                 values.own[end] = value
-                starts = [end]
+                changed_steps = [end]
             dirty = 0
-            for step in starts:
+            for step in changed_steps:
                 dirty |= self.program.descendants[step]
-            for index in range(min(starts, default=len(self.program.steps)), len(self.program.steps)):
+            for index in range(min(changed_steps, default=len(self.program.steps)), len(self.program.steps)):
                 if dirty >> index & 1:
                     values.own[index] = self._protect(index, self._run(index, values))
                 values.forget(self.program.last_reads[index])
+            self.statistics += ReplayStatistics(passes=1)
             return self._outputs(values)
 
     def _along_channels(
-        self, golden: Golden, memory: Mapping[str, Tensor], starts: Sequence[int], entries: Mapping[str, Tensor]
+        self, golden: Golden, memory: Mapping[str, Tensor], steps: Sequence[int], entries: Mapping[str, Tensor]
     ) -> tuple[int, Tensor | None] | None:
-        """The step up to which channels could be taken alone, and its value, None for the golden one."""
-        alone = self._channels_alone(golden, memory, starts, entries)
-        if alone is None:
-            return None
-        end, channels, found = alone
-        whole: Tensor = golden.delivered[end]
-        if equal_bits(found, whole[:, channels].contiguous()):
-            return end, None
-        value = whole.clone()
-        value[:, channels] = found
-        return end, value
+        """Compute the channels that changed memory feeds, if they keep their bits alone.
 
-    def _channels_alone(
-        self, golden: Golden, memory: Mapping[str, Tensor], starts: Sequence[int], entries: Mapping[str, Tensor]
-    ) -> tuple[int, Tensor, Tensor] | None:
-        """The step up to which channels could be taken alone, the channels, and their values there."""
-        names = [self.program.memory_steps[step] for step in starts]
+        Returns:
+            The step that they are followed to, and its value, None for the golden one; None if they do not.
+        """
+        names = [self.program.memory_steps[step] for step in steps]
         if len(names) != 1 or names[0] not in self._chains or names[0] not in entries:
             return None
         chain, channels = self._chains[names[0]], entries[names[0]].unique()
         whole: Tensor = golden.delivered[chain.end]
-        found = self._channels.end(chain, StepValues(self.program, golden.delivered), memory, channels, whole)
-        return None if found is None else (chain.end, channels, found)
+        values = StepValues(self.program, golden.delivered)
+        changed = self._channels.end(chain, values, memory, channels, whole)
+        if changed is None:
+            return None
+        if equal_bits(changed, whole[:, channels].contiguous()):
+            return chain.end, None
+        value = whole.clone()
+        value[:, channels] = changed
+        return chain.end, value
 
     def _run(self, index: int, values: StepValues) -> Any:
+        self.statistics += ReplayStatistics(operators=1)
         return self.program.steps[index].run(values)
 
     def _protect(self, index: int, value: Any) -> Any:
@@ -198,49 +202,52 @@ class Replay:
         return protection.apply_(value)
 
     def _repeats(self, index: int) -> bool:
-        """Whether the operator runs twice, so that a fault in one result is found and undone."""
+        """True if the operator runs twice, so that a fault in one result is found and undone."""
         protection = self._protections.get(index)
         return protection is not None and protection.repeats
 
     def _no_flags(self) -> Tensor:
         return torch.zeros(self.batch, dtype=torch.bool, device=self.program.device)
 
-    def _run_again(self, golden: Golden, outputs: list[Any]) -> list[Any]:
-        """The outputs, those of flagged samples as in a run without the fault."""
+    def _with_golden_rows(self, golden: Golden, outputs: list[Any]) -> list[Any]:
+        """Return the outputs, those of flagged samples as in a run without the fault."""
         if not self.flagged.any():
             return outputs
         return [_mixed(self.flagged, *pair) for pair in zip(golden.outputs, outputs, strict=True)]
 
     def _computed(self, index: int, values: StepValues) -> Any:
-        """The value that the fault meets, recomputed because an earlier fault can have changed it."""
+        """Compute the value that the fault meets, since an earlier fault can have changed it."""
         value = self._run(index, values)
         return self._protect(index, value) if self.placement == "after" else value
 
     def _stored(self, golden: Golden, index: int) -> Tensor:
-        """A private copy of the golden value that the fault meets."""
+        """Return a private copy of the golden value that the fault meets."""
         value: Tensor = golden.delivered[index]
         if self.placement == "before":
             value = golden.produced.get(index, value)
         return value.clone()
 
-    def _strike(self, index: int, value: Tensor, hit: Injections, golden: Golden) -> tuple[Tensor, InjectedWords]:
-        """Strike a private value in place; with ``placement="before"`` its protection follows."""
+    def _inject(
+        self, index: int, value: Tensor, injections: Injections, golden: Golden
+    ) -> tuple[Tensor, InjectedWords]:
+        """Change words of a private value in place; with ``placement="before"`` its protection follows."""
         layout = self.program.layouts[index]
         view = layout.samples_first(value)
-        form = (hit.format or native(value.dtype)).at(hit.elements, view.shape[1:])
-        inner = torch.unravel_index(hit.elements, view.shape[1:]) if view.dim() > 1 else ()
-        old = view[(hit.rows, *inner)]
-        new = form.apply(old, hit.keep, hit.flip)
-        view[(hit.rows, *inner)] = new
+        form = (injections.format or native(value.dtype)).at(injections.elements, view.shape[1:])
+        inner = torch.unravel_index(injections.elements, view.shape[1:]) if view.dim() > 1 else ()
+        where = (injections.rows, *inner)
+        old = view[where]
+        new = form.apply(old, injections.keep, injections.flip)
+        view[where] = new
         if self.placement == "before":
             if self._repeats(index):
-                view[(hit.rows, *inner)] = old
-                self.outvoted[hit.rows[form.words(old) != form.words(new)]] = True
+                view[where] = old
+                self.outvoted[injections.rows[form.words(old) != form.words(new)]] = True
             value = self._protect(index, value)
         bits = native(value.dtype)
-        got = layout.samples_first(value)[(hit.rows, *inner)]
-        fault_free = layout.samples_first(golden.delivered[index])[(hit.rows, *inner)]
-        reached = bits.words(got) != bits.words(fault_free)
+        delivered = layout.samples_first(value)[where]
+        fault_free = layout.samples_first(golden.delivered[index])[where]
+        reached = bits.words(delivered) != bits.words(fault_free)
         return value, InjectedWords(form.words(old), form.words(new), reached)
 
     def _outputs(self, values: StepValues) -> list[Any]:
@@ -248,7 +255,7 @@ class Replay:
 
 
 def _mixed(rows: Tensor, golden: Any, faulty: Any) -> Any:
-    """The golden output in these rows, the faulty one elsewhere."""
+    """Return the golden output in these rows, the faulty one elsewhere."""
     if not isinstance(faulty, Tensor):
         return golden if rows.any() else faulty
     if golden.shape != faulty.shape:  # one sample, whose fault changed the size of its output
@@ -257,7 +264,7 @@ def _mixed(rows: Tensor, golden: Any, faulty: Any) -> Any:
 
 
 def _kept_steps(program: Program, starts: Iterable[int]) -> frozenset[int]:
-    """The golden values that replays from ``starts`` read: the starts', and operands' outside of what they change."""
+    """Return the steps whose golden values replays from ``starts`` read: these, and operands they do not change."""
     kept: set[int] = {leaf.step for leaf in program.output_steps if isinstance(leaf, Ref)}
     for start in starts:
         reach = program.descendants[start]

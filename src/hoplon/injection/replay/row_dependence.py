@@ -1,4 +1,4 @@
-"""What fault-free runs show: shapes of values, and which steps compute a sample to other bits in another row."""
+"""Properties of a program that golden runs show: shapes of feature maps, steps whose bits depend on the row."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from hoplon.injection.replay.values import Protections, StepValues
 from hoplon.program.layout import BatchLayout, Layout
 from hoplon.program.program import Program
 
-# Of a sample, at least; with fewer, chance could hide that they are summed in another order.
+# Values of a sample; with fewer, chance could hide that they are summed in another order.
 _FEW_VALUES = 256
-# What an operator may raise for a number of samples that it does not take.
+# Errors that an operator may raise for a number of samples that it does not take.
 SHAPE_ERRORS = (RuntimeError, IndexError, ValueError, TypeError)
 
 Shapes = dict[int, tuple[int, ...]]
 
 
 class Maps:
-    """Notes shapes ``(batch, channels, height, width)`` of the feature maps that lie channel by channel, by step."""
+    """Recorder of the shapes of feature maps ``(batch, channels, height, width)`` whose memory is in this order."""
 
     def __init__(self, program: Program, batch: int) -> None:
         self._program, self._batch = program, batch
         self.shapes: Shapes = {}
 
     def note(self, step: int, value: Any) -> None:
-        """A value of a run, with any number of samples."""
+        """Record the value of a step, with any number of samples."""
         if isinstance(value, Tensor) and value.dim() == 4 and self._program.layouts.get(step) == BatchLayout(0):
             strides = [stride for stride, size in zip(value.stride(), value.shape, strict=True) if size > 1]
             if strides == sorted(strides, reverse=True):
@@ -41,7 +41,7 @@ class Maps:
 
 
 def maps_of_one(program: Program, leaves: Sequence[Any], batch: int) -> Shapes:
-    """The shapes that one sample of a batch shows, or the whole batch where the program takes no other."""
+    """Record the shapes of a run of one sample, or of the whole batch where the program takes no other."""
     maps = Maps(program, batch)
     if program.signature.fixed_batch is None:
         layouts = (program.layouts.get(step) for step in program.input_steps)
@@ -59,67 +59,69 @@ def maps_of_one(program: Program, leaves: Sequence[Any], batch: int) -> Shapes:
 
 
 class RowDependence:
-    """The *tied* steps: those that compute a sample to other bits in another row of the batch.
+    """Steps whose result for a sample depends, in the last bits, on the row it occupies in the batch.
+
+    (Some kernels vectorise the batch dimension.) A run that reaches such a step must stay in its original row.
 
     A kernel decides by shape and row, not by value, how it sums; so a step that gives every sample its golden bits with
-    all of them one row further is not tied, nor are others of its likeness. A step that makes few values counts as
-    tied.
-    Steps are looked at when somebody asks, from the end on.
+    all of them one row further is not row-dependent, nor are other steps with the same kernels and shapes. A step that
+    computes few values counts as row-dependent. Steps are examined when they are asked for, from the end on.
     """
 
     def __init__(self, program: Program, protections: Protections, rules: Mapping[int, Rule]) -> None:
         self._program, self._protections, self._rules = program, protections, rules
-        self._from = len(program.steps)
-        self._tied: set[int] = set()
-        self._like: dict[tuple[Any, ...], bool] = {}
+        self._examined_from = self._step_count = len(program.steps)
+        self._dependent: set[int] = set()
+        self._by_likeness: dict[tuple[Any, ...], bool] = {}
 
     def next(self, step: int, golden: Golden) -> int:
-        """The first step from this one on at which a sample has to be in its own row; the number of steps if none.
+        """Return the first step from ``step`` on that needs a sample in its own row; the number of steps if none does.
 
-        Where an operator gives several results, they are taken apart in the same rows in which it ran.
+        An operator with several results that are read there or later counts too: a run cannot change rows between it
+        and its readers.
         """
-        if step < self._from:
-            self._look(step, golden)
-        found = min((tied for tied in self._tied if tied >= step), default=len(self._program.steps))
-        while (source := self._parted(step, found)) is not None:
-            found = source
-        return found
+        if step < self._examined_from:
+            self._examine(step, golden)
+        boundary = min((dependent for dependent in self._dependent if dependent >= step), default=self._step_count)
+        while (source := self._source_of_several(step, boundary)) is not None:
+            boundary = source
+        return boundary
 
-    def _look(self, first: int, golden: Golden) -> None:
+    def _examine(self, first: int, golden: Golden) -> None:
         values = golden.delivered.computed()
         with torch.inference_mode():
-            for step in self._program.steps[first : self._from]:
-                if step.op is not None and self._is_tied(step.index, values):
-                    self._tied.add(step.index)
+            for step in self._program.steps[first : self._examined_from]:
+                if step.op is not None and self._is_dependent(step.index, values):
+                    self._dependent.add(step.index)
                 values.forget(self._program.last_reads[step.index])
-        self._from = first
+        self._examined_from = first
 
-    def _is_tied(self, index: int, values: StepValues) -> bool:
+    def _is_dependent(self, index: int, values: StepValues) -> bool:
         rule = self._rules.get(index)
         if rule is None:
             return self._differs(index, values)
         if rule.rounds == "never":
             return False
         key = (*rule.likeness, rule.axes)
-        if key not in self._like:
-            self._like[key] = self._differs(index, values)
-        return self._like[key]
+        if key not in self._by_likeness:
+            self._by_likeness[key] = self._differs(index, values)
+        return self._by_likeness[key]
 
     def _differs(self, index: int, values: StepValues) -> bool:
-        """Whether the step gives other bits with its samples in other rows."""
-        layout, plain = self._program.layouts.get(index), values[index]
-        if isinstance(plain, tuple) and index in self._rules:
-            layout, plain = BatchLayout(0), plain[0]
-        if not isinstance(plain, Tensor):
+        """True if the step gives other bits with its samples in other rows."""
+        layout, golden = self._program.layouts.get(index), values[index]
+        if isinstance(golden, tuple) and index in self._rules:
+            layout, golden = BatchLayout(0), golden[0]
+        if not isinstance(golden, Tensor):
             return False
-        found = _Moved(self._program, self._protections, values).result(index)
-        found = found[0] if isinstance(found, tuple) else found
-        expected = moved(layout, plain)
-        few = layout is not None and plain.numel() < _FEW_VALUES * len(plain)
-        return few or expected.shape != found.shape or not equal_bits(expected, found)
+        result = _Moved(self._program, self._protections, values).result(index)
+        result = result[0] if isinstance(result, tuple) else result
+        expected = moved(layout, golden)
+        few = layout is not None and golden.numel() < _FEW_VALUES * len(golden)
+        return few or expected.shape != result.shape or not equal_bits(expected, result)
 
-    def _parted(self, first: int, step: int) -> int | None:
-        """An operator with several results, from ``first`` on, that runs before a step but is read there or later."""
+    def _source_of_several(self, first: int, step: int) -> int | None:
+        """Return a step with several results, from ``first`` to before ``step``, that ``step`` or later ones read."""
         program = self._program
         return next(
             (

@@ -1,9 +1,9 @@
-"""What is left after a sweep: whole values of the runs that are still alive, many runs to a pass."""
+"""Passes over whole values, for the runs that left a sweep: many runs to a pass."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from hoplon.injection.replay.golden import Golden
+from hoplon.injection.replay.golden import Golden, ReplayStatistics
 from hoplon.injection.replay.in_place import run_in_place
 from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.row_dependence import RowDependence
@@ -20,66 +20,74 @@ from hoplon.injection.replay.values import StepValues
 from hoplon.injection.replay.windows import Ints, Wholes, Windows
 
 
-@dataclass(frozen=True)
+@dataclass
 class WholeMapPasses:
     """Passes over the steps that the sweep did not take.
 
-    Up to the first tied step, a pass holds any ``batch`` runs, those that left at about the same step; from there on,
-    each run lies in the row of its input.
+    Runs that left the sweep at similar steps are batched together, in any rows, up to the first row-dependent step.
+    From that step on, every run occupies the row that its input has in the golden batch.
+
+    ``rows``: shape ``(runs,)``, int64, the row of each run's input.
     """
 
     plan: Plan
     golden: Golden
     rows: Ints
     batch: int
-    ties: RowDependence
+    row_dependence: RowDependence
+    statistics: ReplayStatistics = field(default=ReplayStatistics(), init=False)
 
-    def outputs(self, left: Divergent) -> list[Any]:
-        """The flat outputs of all runs, samples first: golden ones for the runs that ended."""
+    def outputs(self, divergent: Divergent) -> list[Any]:
+        """Return the flat outputs of all runs, samples first: golden ones for the runs that ended."""
         golden = self.golden.outputs
-        index, shared = torch.from_numpy(self.rows), StepValues(self.plan.program, self.golden.delivered)
-        found = [out.index_select(0, index.to(out.device)) if isinstance(out, Tensor) else out for out in golden]
-        for tied, members in self._by_next_tied(left.start):
-            later = Divergent(np.where(np.isin(np.arange(len(left.start)), members), tied, -1))
-            order = members[np.argsort(left.start[members], kind="stable")]
-            for chunk in _chunks(order, self.batch):
-                if (begin := int(left.start[chunk].min())) < tied:
-                    row = np.pad(self.rows[chunk], (0, self.batch - len(chunk)), mode="edge")
-                    values = _Pass(self.plan, shared, row)
-                    self._walk(values, left, chunk, np.arange(len(chunk)), begin, tied)
-                    self._keep(values, later, chunk, tied)
+        rows, shared = torch.from_numpy(self.rows), StepValues(self.plan.program, self.golden.delivered)
+        outputs = [out.index_select(0, rows.to(out.device)) if isinstance(out, Tensor) else out for out in golden]
+        for step, runs in self._by_next_dependent_step(divergent.start):
+            waiting = Divergent(np.where(np.isin(np.arange(len(divergent.start)), runs), step, -1))
+            order = runs[np.argsort(divergent.start[runs], kind="stable")]
+            for first in range(0, len(order), self.batch):
+                chunk = order[first : first + self.batch]
+                if (begin := int(divergent.start[chunk].min())) < step:
+                    filled = np.pad(self.rows[chunk], (0, self.batch - len(chunk)), mode="edge")
+                    values = _Pass(self.plan, shared, filled)
+                    self._run_steps(values, divergent, chunk, np.arange(len(chunk)), begin, step)
+                    self._hand_on_values(values, waiting, chunk)
                 else:
-                    _hand_over(left, later, chunk)
-            self._in_rows(later, members, tied, found, shared)
-        return found
+                    _hand_on_pieces(divergent, waiting, chunk)
+            self._in_rows(waiting, runs, step, outputs, shared)
+        return outputs
 
-    def _in_rows(self, later: Divergent, members: Ints, tied: int, found: list[Any], shared: StepValues) -> None:
-        """From the first tied step to the end: each run in the row of its input."""
-        for chunk in self._turns(members):
+    def _in_rows(self, waiting: Divergent, runs: Ints, first: int, outputs: list[Any], shared: StepValues) -> None:
+        """Run the steps from a row-dependent one to the end, each run in the row of its input."""
+        # Invariant: in each pass, the run in row r has the r-th input of the golden batch, at most one run per row, and
+        # every other row holds golden values. So all kernels see the shapes and rows of the golden run, and only the
+        # rows of the pass's own runs may be taken from its outputs.
+        self.statistics += ReplayStatistics(carried_bytes=waiting.bytes)
+        for chunk in self._one_run_per_row(runs):
             values = _Pass(self.plan, shared, None)
-            self._walk(values, later, chunk, self.rows[chunk], tied, len(self.plan.program.steps))
-            self._collect(values, chunk, self.rows[chunk], found)
+            self._run_steps(values, waiting, chunk, self.rows[chunk], first, len(self.plan.program.steps))
+            self._store_outputs(values, chunk, outputs)
 
-    def _by_next_tied(self, start: Ints) -> Iterator[tuple[int, Ints]]:
-        """Runs that are alive, by the first tied step that they meet."""
+    def _by_next_dependent_step(self, start: Ints) -> Iterator[tuple[int, Ints]]:
+        """Yield each first row-dependent step that runs meet, and these runs; runs that ended meet none."""
         alive = np.flatnonzero(start >= 0)
-        found = {int(step): self.ties.next(int(step), self.golden) for step in np.unique(start[alive])}
-        tied = np.array([found[step] for step in start[alive].tolist()], dtype=np.int64)
-        for step in np.unique(tied):
-            yield int(step), alive[tied == step]
+        boundary = {int(step): self.row_dependence.next(int(step), self.golden) for step in np.unique(start[alive])}
+        steps = np.array([boundary[step] for step in start[alive].tolist()], dtype=np.int64)
+        for step in np.unique(steps):
+            yield int(step), alive[steps == step]
 
-    def _turns(self, members: Ints) -> list[Ints]:
-        """Runs side by side, no two of one row."""
-        order = members[np.argsort(self.rows[members], kind="stable")]
+    def _one_run_per_row(self, runs: Ints) -> list[Ints]:
+        """Split runs into groups without two runs of one row."""
+        order = runs[np.argsort(self.rows[runs], kind="stable")]
         rows = self.rows[order]
         turn = np.arange(len(order)) - np.searchsorted(rows, rows)
         return [order[turn == number] for number in range(turn.max(initial=-1) + 1)]
 
-    def _walk(self, values: _Pass, left: Divergent, runs: Ints, places: Ints, begin: int, end: int) -> None:
-        """Run the steps from ``begin`` to before ``end``, with what the runs have joining at its step."""
+    def _run_steps(self, values: _Pass, divergent: Divergent, runs: Ints, places: Ints, begin: int, end: int) -> None:
+        """Run the steps from ``begin`` to before ``end``; what runs have at a step joins there, in rows ``places``."""
         program = self.plan.program
-        joins = _joins(left, runs, places)
-        dirty = 0
+        joins = _joins(divergent, runs, places)
+        dirty, operators = 0, 0
         for step in joins:
             dirty |= program.descendants[step]
             if step < begin:
@@ -87,59 +95,56 @@ class WholeMapPasses:
         for index in range(begin, end):
             if dirty >> index & 1 and index in self.plan.useful:
                 values.compute(index)
+                operators += 1
             if index in joins:
                 values.join(index, joins[index])
             values.forget(program.last_reads[index])
+        self.statistics += ReplayStatistics(passes=1, operators=operators)
 
-    def _keep(self, values: _Pass, later: Divergent, chunk: Ints, end: int) -> None:
-        """What steps from ``end`` on read of a pass."""
+    def _hand_on_values(self, values: _Pass, waiting: Divergent, runs: Ints) -> None:
+        """Keep the values of a pass that later steps read."""
         for step, value in values.own.items():
             layout = self.plan.program.layouts.get(step)
             if layout is not None and isinstance(value, Tensor):
-                data = layout.samples_first(value)[: len(chunk)]
-                later.add(step, Wholes(chunk, self.rows[chunk], data))
+                waiting.add(step, Wholes(runs, self.rows[runs], layout.samples_first(value)[: len(runs)]))
 
-    def _collect(self, values: _Pass, chunk: Ints, place: Ints, found: list[Any]) -> None:
+    def _store_outputs(self, values: _Pass, runs: Ints, outputs: list[Any]) -> None:
         program = self.plan.program
-        for mine, output in zip(found, program.samples_first(program.outputs_from(values)), strict=True):
-            if isinstance(mine, Tensor):
-                rows, runs = (torch.from_numpy(part).to(mine.device) for part in (place, chunk))
-                mine[runs] = output[rows]
+        for stored, output in zip(outputs, program.samples_first(program.outputs_from(values)), strict=True):
+            if isinstance(stored, Tensor):
+                stored[torch.from_numpy(runs).to(stored.device)] = output[
+                    torch.from_numpy(self.rows[runs]).to(stored.device)
+                ]
 
 
-def _hand_over(left: Divergent, later: Divergent, chunk: Ints) -> None:
-    for step, pieces in left.pieces.items():
+def _hand_on_pieces(divergent: Divergent, waiting: Divergent, runs: Ints) -> None:
+    for step, pieces in divergent.pieces.items():
         for piece in pieces:
-            chosen = np.isin(piece.runs, chunk)
+            chosen = np.isin(piece.runs, runs)
             if chosen.any():
-                later.add(step, piece.pick(chosen))
-
-
-def _chunks(runs: Ints, size: int) -> Iterator[Ints]:
-    for begin in range(0, len(runs), size):
-        yield runs[begin : begin + size]
+                waiting.add(step, piece.pick(chosen))
 
 
 _Join = list[tuple["Windows | Wholes", Ints, Ints]]
 
 
-def _joins(left: Divergent, runs: Ints, places: Ints) -> dict[int, _Join]:
-    """By step: pieces, the rows of the pass that their windows go to, and which windows."""
+def _joins(divergent: Divergent, runs: Ints, places: Ints) -> dict[int, _Join]:
+    """Return by step: pieces, the rows of the pass that their entries go to, and which entries."""
     joins: dict[int, _Join] = {}
-    for step, pieces in left.pieces.items():
-        home, slot = left.homes(step)
-        mine = home[runs]
-        for number in np.unique(mine[mine >= 0]).tolist():
-            here = mine == number
-            joins.setdefault(step, []).append((pieces[number], places[here], slot[runs[here]]))
+    for step, pieces in divergent.pieces.items():
+        piece_of_run, slot = divergent.homes(step)
+        numbers = piece_of_run[runs]
+        for number in np.unique(numbers[numbers >= 0]).tolist():
+            chosen = numbers == number
+            joins.setdefault(step, []).append((pieces[number], places[chosen], slot[runs[chosen]]))
     return joins
 
 
 class _Pass(StepValues):
     """Values of a pass of whole batches.
 
-    ``rows``: shape ``(batch,)``, int64, the inputs whose golden values lie in its rows; None for those of the batch;
-    ``golden``: values that passes share.
+    ``golden``: values that passes share; ``rows``: shape ``(batch,)``, int64, the rows of the golden batch that the
+    rows of the pass hold; None for the golden batch itself.
     """
 
     source: StepValues
@@ -164,11 +169,10 @@ class _Pass(StepValues):
         self.own[index] = value if protection is None else protection.apply_(value)
 
     def join(self, step: int, pieces: _Join) -> None:
-        """Put what runs have at a step into their rows."""
+        """Put what runs have at a step into their rows of its value."""
         if step not in self.own:
-            shared = self[step]
-            self.own[step] = shared.clone() if self._rows is None else shared
-        value = self.own[step]
-        view = self.program.layouts[step].samples_first(value)
+            golden = self[step]
+            self.own[step] = golden.clone() if self._rows is None else golden
+        view = self.program.layouts[step].samples_first(self.own[step])
         for piece, rows, chosen in pieces:
             piece.into(view, rows, chosen)

@@ -1,4 +1,4 @@
-"""Windows of feature maps: pixels side by side, cut out of golden values, with what a fault has changed put in."""
+"""Windows of feature maps, cut out of golden ones: containers of what faults have changed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Pixels:
 
     @classmethod
     def of(cls, value: Tensor) -> Pixels:
-        """A copy of a feature map."""
+        """Copy a feature map ``(batch, channels, height, width)``."""
         batch, channels, height, width = value.shape
         flat = value.new_empty(batch * height * width + 1, channels)
         flat[:-1].view(batch, height, width, channels).copy_(value.permute(0, 2, 3, 1))
@@ -39,20 +39,24 @@ class Pixels:
 
     @property
     def channels(self) -> int:
-        """How many values a pixel has."""
+        """Number of values of a pixel."""
         return self.flat.shape[1]
 
     @property
     def map(self) -> Tensor:
-        """A view of shape ``(batch, height, width, channels)``."""
+        """View of shape ``(batch, height, width, channels)``."""
         return self.flat[:-1].view(self.batch, self.height, self.width, -1)
 
     def value(self) -> Tensor:
-        """The feature map once more, contiguous."""
+        """Return the feature map ``(batch, channels, height, width)``, contiguous."""
         return self.map.permute(0, 3, 1, 2).contiguous()
 
     def cut(self, rows: Ints, top: Ints, left: Ints, height: int, width: int, *, fill: float = 0.0) -> Tensor:
-        """Windows of shape ``(n, height, width, channels)``; ``fill`` outside of the map."""
+        """Return windows of shape ``(n, height, width, channels)``, ``fill`` outside of the map.
+
+        Args:
+            rows, top, left: shape ``(n,)``, int64, samples and first lines and columns; may lie outside of the map.
+        """
         ys, xs = top[:, None] + np.arange(height), left[:, None] + np.arange(width)
         lines = rows[:, None] * (self.height * self.width) + ys * self.width
         index = lines[:, :, None] + xs[:, None, :]
@@ -61,15 +65,15 @@ class Pixels:
             index[outside] = len(self.flat) - 1
         else:
             outside = None
-        found = self.flat.index_select(0, _index(index.reshape(-1), self.flat)).view(len(rows), height, width, -1)
+        windows = self.flat.index_select(0, _index(index.reshape(-1), self.flat)).view(len(rows), height, width, -1)
         if fill and outside is not None:
-            found[torch.from_numpy(outside).to(found.device)] = fill
-        return found
+            windows[torch.from_numpy(outside).to(windows.device)] = fill
+        return windows
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where windows lie; see :class:`Windows`."""
+    """Runs and positions of windows; see :class:`Windows`."""
 
     runs: Ints
     rows: Ints
@@ -81,17 +85,17 @@ class Places:
         return len(self.runs)
 
     def at(self, where: Ints) -> Places:
-        """Some of them."""
+        """Return those at some positions of the arrays."""
         return Places(self.runs[where], self.rows[where], self.top[where], self.left[where], self.box[where])
 
     def holding(self, data: Tensor) -> Windows:
-        """Windows there."""
+        """Return windows at these places with ``data``, shape ``(n, height, width, channels)``."""
         return Windows(self.runs, self.rows, self.top, self.left, self.box, data)
 
 
 @dataclass(frozen=True)
 class Windows(Places):
-    """What faults have made of one step's value: for each run, a window of its map, and the box in it that differs.
+    """Windows of one step's feature map, one per run, and in each the box that can differ from golden.
 
     ``runs``, ``rows``, ``top``, ``left``: shape ``(n,)``; ``box``: shape ``(n, 4)``, first and last line, first and
     last column that can differ from golden, counted in the map; ``data``: shape ``(n, height, width, channels)``, as
@@ -101,35 +105,35 @@ class Windows(Places):
     data: Tensor
 
     def pick(self, chosen: NDArray[np.bool_]) -> Windows:
-        """Some of the runs."""
+        """Return the chosen runs; ``chosen`` has shape ``(n,)``."""
         if chosen.all():
             return self
         where = np.flatnonzero(chosen)
         return self.at(where).holding(self.data.index_select(0, _index(where, self.data)))
 
     def paste(self, position: Ints, target: Tensor, top: Ints, left: Ints) -> None:
-        """Put the windows of some runs into larger or smaller ones of the same map.
+        """Copy the windows of some runs into larger or smaller ones of the same map.
 
         Args:
-            position: shape ``(m,)``, for each target its window here, -1 for none.
+            position: shape ``(m,)``, int64, for each target the position of its window, -1 for none.
             target: shape ``(m, height, width, channels)``, contiguous, written to; ``top``, ``left``: where it lies.
         """
-        mine = np.flatnonzero(position >= 0)
-        if not len(mine):
+        targets = np.flatnonzero(position >= 0)
+        if not len(targets):
             return
-        source = position[mine]
+        source = position[targets]
         height, width = target.shape[1:3]
-        ys = top[mine, None] + np.arange(height) - self.top[source, None]
-        xs = left[mine, None] + np.arange(width) - self.left[source, None]
+        ys = top[targets, None] + np.arange(height) - self.top[source, None]
+        xs = left[targets, None] + np.arange(width) - self.left[source, None]
         size = self.data.shape[1:3]
         inside = ((ys >= 0) & (ys < size[0]))[:, :, None] & ((xs >= 0) & (xs < size[1]))[:, None, :]
         takes = ((source * size[0])[:, None] + ys)[:, :, None] * size[1] + xs[:, None, :]
-        puts = ((mine * height)[:, None] + np.arange(height))[:, :, None] * width + np.arange(width)
-        found = self.data.reshape(-1, target.shape[3]).index_select(0, _index(takes[inside], target))
-        target.view(-1, target.shape[3]).index_copy_(0, _index(puts[inside], target), found)
+        puts = ((targets * height)[:, None] + np.arange(height))[:, :, None] * width + np.arange(width)
+        pixels = self.data.reshape(-1, target.shape[3]).index_select(0, _index(takes[inside], target))
+        target.view(-1, target.shape[3]).index_copy_(0, _index(puts[inside], target), pixels)
 
     def into(self, value: Tensor, rows: Ints, chosen: Ints) -> None:
-        """Put the windows of some runs into rows of a whole value ``(n, channels, height, width)``, in place."""
+        """Copy the windows of some runs into rows of a whole value ``(n, channels, height, width)``, in place."""
         ys = self.top[chosen, None] + np.arange(self.data.shape[1])
         xs = self.left[chosen, None] + np.arange(self.data.shape[2])
         where = (rows[:, None, None], ys[:, :, None], xs[:, None, :])
@@ -137,7 +141,11 @@ class Windows(Places):
         value.permute(0, 2, 3, 1)[tuple(_index(part, value) for part in where)] = data
 
     def differing(self, golden: Pixels) -> Windows:
-        """Without the runs that are bit-identical to golden, and with boxes around what differs in the others."""
+        """Drop the runs whose window equals golden bit for bit.
+
+        For the others, ``box`` becomes the bounding box of the differing pixels: (top, bottom, left, right), int64,
+        shape ``(runs, 4)``; ``data`` keeps its size.
+        """
         fault_free = golden.cut(self.rows, self.top, self.left, *self.data.shape[1:3])
         differs: NDArray[np.bool_] = (integer_view(self.data) != integer_view(fault_free)).any(-1).cpu().numpy()
         lines, columns = np.any(differs, axis=2), np.any(differs, axis=1)
@@ -165,12 +173,12 @@ class Wholes:
         return len(self.runs)
 
     def pick(self, chosen: NDArray[np.bool_]) -> Wholes:
-        """Some of the runs."""
+        """Return the chosen runs; ``chosen`` has shape ``(n,)``."""
         where = np.flatnonzero(chosen)
         return Wholes(self.runs[where], self.rows[where], self.data.index_select(0, _index(where, self.data)))
 
     def into(self, value: Tensor, rows: Ints, chosen: Ints) -> None:
-        """Put some of them into rows of a value with its samples first, in place."""
+        """Copy the values of some runs into rows of a value with its samples first, in place."""
         value[_index(rows, value)] = self.data.index_select(0, _index(chosen, self.data))
 
 
@@ -179,7 +187,7 @@ def _index(places: Ints, like: Tensor) -> Tensor:
 
 
 def joined(parts: Sequence[Windows]) -> Windows:
-    """Windows of one size, one after another."""
+    """Join windows of one size."""
     if len(parts) == 1:
         return parts[0]
     places = Places(
