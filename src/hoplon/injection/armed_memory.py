@@ -1,4 +1,4 @@
-"""All that a memory fault can strike: the working memory, and what the guards that watch it hold."""
+"""Memory that faults can change: the working memory of a program, and the memory of the guards on it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class ArmedMemory:
     """The memory of a program with the guards of an overlay on it.
 
     Attributes:
-        working: parameters and buffers, to be struck.
+        working: parameters and buffers, to be changed by faults.
         guards: by label.
-        copies: what the guards hold, live, by the name of its site.
+        copies: tensors that the guards hold, live, by the name of their site.
     """
 
     def __init__(self, program: Program, overlay: Overlay) -> None:
@@ -39,7 +39,7 @@ class ArmedMemory:
 
     @property
     def guard_sites(self) -> tuple[MemorySite, ...]:
-        """A site for each tensor that a guard holds."""
+        """Sites of the tensors that guards hold."""
         kinds = frozenset(["guard"])
         return tuple(
             MemorySite(name, kinds=kinds, is_buffer=True, shape=tuple(tensor.shape), dtype=tensor.dtype)
@@ -50,28 +50,28 @@ class ArmedMemory:
         """Change the word of one row of a fault table.
 
         Returns:
-            The name of the struck parameter or buffer, None for a guard's own memory; the words before and after.
+            The name of the changed parameter or buffer, None for a guard's own memory; the words before and after.
         Raises:
             SiteError: neither a memory site of the program nor one of its guards.
         """
         keep, flip = (int(np.uint64(word[mask]).astype(np.int64)) for mask in ("keep", "flip"))
         form = format_named(word["format"])
         if word["site"] in self.copies:
-            found = strike_word(self.copies[word["site"]], word["element"], form=form, keep=keep, flip=flip)
-            return None, *found
+            words = strike_word(self.copies[word["site"]], word["element"], form=form, keep=keep, flip=flip)
+            return None, *words
         site = self._program.memory_site(word["site"])
-        found = self.working.corrupt(site, word["element"], form=form, keep=keep, flip=flip)
-        return site.name, *found
+        words = self.working.corrupt(site, word["element"], form=form, keep=keep, flip=flip)
+        return site.name, *words
 
     def check(self) -> GuardReport:
-        """What the guards find; so much wrong that they refuse to repair it is uncorrectable."""
+        """Run the guards' check; damage that is so large that they refuse to repair it counts as uncorrectable."""
         try:
             return sum(check_all(list(self.guards.values())), GuardReport())
         except StaleGuardError:
             return GuardReport(detected=1, uncorrectable=1, where=tuple(self.working.tensors))
 
     def restore(self, names: Iterable[str]) -> None:
-        """Put the model's bits back into these tensors, and the guards' into all that they hold."""
+        """Restore the bits of these tensors of the model, and of all memory of the guards."""
         self.working.restore(names)
         for name, tensor in self.copies.items():
             if not equal_bits(tensor, self._pristine[name]):

@@ -1,4 +1,4 @@
-"""The fault-free runs that outcomes are judged against."""
+"""The golden run: the fault-free run of a data set that outcomes are judged against."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LARGEST_BATCH = 64
 
 
 def default_batch(program: Program) -> int:
-    """The replay batch: as many samples as keep one batch of all values within half a GiB, at most 64.
+    """Return the replay batch: as many samples as keep one batch of all values within half a GiB, at most 64.
 
     A program of a fixed batch size has no choice.
     """
@@ -43,7 +43,7 @@ def default_batch(program: Program) -> int:
 
 
 def replay_of(program: Program, overlay: Overlay, batch: int, sites: Sites, placement: Placement = "before") -> Replay:
-    """The replay that fits the form of the program."""
+    """Return the replay that fits the form of the program, the sites and the protections."""
     if isinstance(program, EagerProgram):
         return EagerReplay(program, overlay, batch, sites, placement)
     in_regions = sites and isinstance(sites[0], ValueSite) and fits(overlay)
@@ -104,29 +104,29 @@ class GoldenRun:
     def judge(
         self, positions: Tensor | slice, rows: Tensor | slice, *, golden: Sequence[Any], faulty: Sequence[Any]
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """What came of runs on these eligible inputs, in these rows of the flat outputs of a pass.
+        """Classify runs on these eligible inputs, in these rows of the flat outputs of a pass.
 
         Returns:
             Outcomes, shape ``(runs, names)``, and measures, shape ``(runs, measure_names)``, of the criterion.
         """
         criterion, labels = self.criterion, self.data.y
-        reference, met = criterion.judged_rows(self.golden, positions), criterion.judged_rows(faulty, rows)
+        reference, outputs = criterion.judged_rows(self.golden, positions), criterion.judged_rows(faulty, rows)
         outcomes = classify(
             criterion,
             reference=reference,
             golden=criterion.judged_rows(golden, rows),
-            faulty=met,
+            faulty=outputs,
             labels=None if labels is None else labels[self.eligible[positions]],
         )
-        return outcomes.cpu().numpy(), measure(criterion, reference=reference, faulty=met).cpu().numpy()
+        return outcomes.cpu().numpy(), measure(criterion, reference=reference, faulty=outputs).cpu().numpy()
 
     @property
     def input_batches(self) -> int:
-        """Batches of eligible inputs."""
+        """Number of batches of eligible inputs."""
         return -(-len(self.eligible) // self.batch)
 
     def leaves(self, number: int) -> tuple[list[Any], int]:
-        """Flat inputs of one batch of eligible inputs, filled up to ``batch`` samples, and how many are real."""
+        """Return the flat inputs of a batch of eligible inputs, filled up to ``batch``, and how many of them are real."""
         rows = self.eligible[number * self.batch : (number + 1) * self.batch]
         return self.program.leaves(self.data, rows, batch=self.batch), len(rows)
 
@@ -140,7 +140,7 @@ def golden_outputs(
     batch: int,
     rows: Tensor | None = None,
 ) -> tuple[Any, ...]:
-    """Fault-free flat outputs of a data set, or of some samples of it, under an overlay, as `GoldenRun.outputs`."""
+    """Return fault-free flat outputs under an overlay, of a data set or some samples of it, as `GoldenRun.outputs`."""
     replay = replay_of(program, overlay, batch, ())
     parts = []
     for part in (torch.arange(len(data)) if rows is None else rows).split(batch):
@@ -150,6 +150,6 @@ def golden_outputs(
 
 
 def accuracy(criterion: Criterion, outputs: Sequence[Any], labels: Tensor | None) -> float:
-    """The share of inputs that are right, as the criterion sees it; NaN where it does not know."""
+    """Return the share of inputs that the criterion calls correct, in [0, 1]; NaN where it cannot tell."""
     right = criterion.correct(criterion.judged(outputs), labels)
     return float("nan") if right is None else right.double().mean().item()

@@ -1,4 +1,4 @@
-"""From faults to outcomes: the golden run of a data set, and the runs of a fault table against it."""
+"""Runs of fault tables in one arm, judged against the golden run of a data set."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ProgressCallback = Callable[[int], None]
 
 @dataclass(frozen=True, eq=False)
 class Injector:
-    """Runs fault tables in one arm (an overlay) and gives every run its outcomes."""
+    """Runs fault tables in one arm (an overlay) and classifies every run."""
 
     reference: GoldenRun
     overlay: Overlay
@@ -40,17 +40,17 @@ class Injector:
     def runs(
         self, table: FaultTable, *, advance: ProgressCallback | None = None, groups: NDArray[np.bool_] | None = None
     ) -> tuple[pl.DataFrame, FaultTable]:
-        """The outcome of every run, and the table with the words that this arm met.
+        """Run all faults of a table.
 
         Args:
-            advance: told the number of faults just finished.
-            groups: of memory faults, shape ``(faults, reference.input_batches)``: the batches of inputs that each
-                meets; all by default.
+            advance: called with the number of faults just finished.
+            groups: for memory faults, bool, shape ``(faults, reference.input_batches)``: the batches of inputs that run
+                with each; all by default.
         Returns:
-            One row per run: ``fault``, ``input``, one column per name of the criterion (Enum of outcomes),
-            one per measure (Float32, NaN where an output is not finite), ``detected``, ``corrected`` (by a guard),
-            ``reached`` (a reader got a changed value); ``weight`` and ``candidates`` where the table has
-            them.
+            The outcome of every run, and the table with the words before and after in this arm. One row per run:
+            ``fault``, ``input``, one column per name of the criterion (Enum of outcomes), one per measure (Float32, NaN
+            where an output is not finite), ``detected``, ``corrected`` (by a guard), ``reached`` (a reader got a changed
+            value); ``weight`` and ``candidates`` where the table has them.
         Raises:
             DataError: a fault on an input that is not eligible, or on a site that the program lacks.
         """
@@ -59,9 +59,9 @@ class Injector:
         else:
             parts = self.reference, self.overlay, self.placement, self.arrival
             runs = MemoryFaultRuns(*parts, table, groups)
-        found, observed = runs.run(advance or (lambda count: None))
+        outcomes, observed = runs.run(advance or (lambda count: None))
         if table.weighted:
             columns = [name for name in ("weight", "candidates") if name in table.frame.columns]
             weight = table.frame.select("fault", *columns).unique("fault")
-            found = found.join(weight, on="fault", how="left", maintain_order="left")
-        return found, observed
+            outcomes = outcomes.join(weight, on="fault", how="left", maintain_order="left")
+        return outcomes, observed

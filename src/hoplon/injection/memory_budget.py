@@ -1,4 +1,4 @@
-"""How much memory faults may take: fault-free values that are kept, and what runs under way at once carry."""
+"""Memory budget of a campaign: for golden values that are kept, and for what runs carry from step to step."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _MOST_RUNS = 8192
 @final
 @dataclass(frozen=True)
 class Budget:
-    """Bytes for faults; None: 2 GiB of fault-free values, and runs side by side by what they usually carry.
+    """Bytes for runs; None: 2 GiB of golden values, and as many runs at once as usually fit into 4 GiB.
 
-    With ``total``, half of it is for fault-free values and half for what runs carry from operator to operator, taken
-    for whole values at the step where most of them are live, although they are mostly windows or few channels. One run
-    and the fault-free values of one batch are held in any case; a pass works on a whole batch, and a memory fault meets
-    one.
+    With ``total``, half of it is for golden values and half for what runs carry from operator to operator, taken for
+    whole values at the step where most of them are live, although they are mostly windows. One run and the golden
+    values of one batch are held in any case; a pass, and a memory fault, works on a whole batch.
     """
 
     total: int | None = None
 
     @property
     def golden(self) -> int:
-        """For fault-free values of input batches."""
+        """Bytes for golden values of input batches."""
         return GOLDEN_BUDGET_BYTES if self.total is None else self.total // 2
 
     def runs(self, program: Program, sites: Sequence[ValueSite], *, batch: int, default: int) -> int:
-        """How many runs go side by side.
+        """Return the number of runs that are replayed at once.
 
         Args:
-            sites, default: where there is no total, bytes for the largest value of these sites of each.
+            batch: runs at once where there is no total, at least.
+            default: bytes for all runs where there is no total, each taken for the largest value of ``sites``.
         """
         if self.total is None:
             largest = max((site.numel * site.dtype.itemsize for site in sites), default=1)
@@ -49,7 +49,7 @@ USUAL = Budget()
 
 
 def live_bytes(program: Program) -> int:
-    """Bytes of one sample's values that are live at once, at most: those that a later step reads, and the one made."""
+    """Return the most bytes of one sample's values that are live at once: those that later steps read, and a result."""
     sizes: dict[int, int] = {}
     for site in program.value_sites:
         sizes[program.site_steps[site.name]] = site.numel * site.dtype.itemsize

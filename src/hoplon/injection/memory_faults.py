@@ -1,4 +1,4 @@
-"""Runs of memory faults: one fault meets all eligible inputs, after the guards' check."""
+"""Runs of memory faults: each fault is present while all eligible inputs run, after the guards' check."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from hoplon.protections.base import Overlay
 from hoplon.protections.memory_guard import GuardReport
 
 Arrival = Literal["before", "after"]
-"""When a memory fault strikes: before the guards' check, or after it."""
+"""Time of a memory fault: before the guards' check, or after it."""
 
 
 @dataclass
 class _Residue:
-    """What a fault leaves in memory after the guards' check."""
+    """Words that differ from the model's after the guards' check, and its report."""
 
     changed: dict[str, Words]
     report: GuardReport
 
 
 class MemoryFaultRuns:
-    """Memory faults: one fault meets all eligible inputs, or the batches of them in its group; guards check once.
+    """Runs of memory faults, each on all eligible inputs, or on the batches of them in its group; guards check once.
 
-    Faults that arrive before the check are met as the guards leave them. Those that arrive after it are met as they
-    are, and found by the next check: `detected` and `corrected` then say what came too late.
+    Inputs run with faults that arrive before the check as the guards leave them, and with those that arrive after it as
+    they are; the next check then finds these, and `detected` and `corrected` tell what it finds too late.
     """
 
     def __init__(
@@ -67,7 +67,13 @@ class MemoryFaultRuns:
         self.before, self.after = torch.zeros(height, dtype=torch.int64), torch.zeros(height, dtype=torch.int64)
 
     def run(self, advance: Callable[[int], None]) -> tuple[pl.DataFrame, FaultTable]:
-        """Strike, check and restore every fault first; then run what is left of them, input batch by input batch."""
+        """Inject, check and restore every fault first; then run the inputs with what is left of each, batch by batch.
+
+        Args:
+            advance: called with the number of faults just finished.
+        Returns:
+            The table of runs, and the fault table with the words before and after.
+        """
         residues = list(self._residues())
         finished = 0
         for number in range(self.reference.input_batches):
@@ -84,7 +90,7 @@ class MemoryFaultRuns:
         return self._frame(residues), self.table.observed(before=self.before, after=self.after)
 
     def _sites(self) -> tuple[MemorySite, ...]:
-        """What the faults can change: the struck storages, or all of them where guards are struck and may err."""
+        """Return the sites that can change: those of the faults, or all where faults in guards can mislead a repair."""
         program = self.reference.program
         names = self.table.frame["site"].unique().cast(pl.String).to_list()
         if self.armed.guards:
@@ -96,14 +102,14 @@ class MemoryFaultRuns:
     def _residues(self) -> Iterator[_Residue]:
         rows = self.table.frame.with_row_index("row").partition_by("fault", maintain_order=True)
         for words in rows:
-            struck = [name for word in words.iter_rows(named=True) if (name := self._strike(word)) is not None]
-            late = self.memory.changed(dict.fromkeys(struck)) if self.arrival == "after" else None
+            names = [name for word in words.iter_rows(named=True) if (name := self._strike(word)) is not None]
+            late = self.memory.changed(dict.fromkeys(names)) if self.arrival == "after" else None
             report = self.armed.check()
-            touched = list(dict.fromkeys([*struck, *report.where]))
+            touched = list(dict.fromkeys([*names, *report.where]))
             changed = self.memory.changed(touched) if late is None else late
             yield _Residue(changed, report)
             left = report.uncorrectable or report.mitigated or (report.detected and changed and late is None)
-            if left or len(struck) < words.height:  # what guards hold may differ: looking costs a read of it all
+            if left or len(names) < words.height:  # the guards' own memory may differ: comparing reads all of it
                 self.armed.restore(touched)
             else:
                 self.memory.restore(touched)
@@ -131,20 +137,20 @@ class MemoryFaultRuns:
         )
 
     def _entries(self, changed: dict[str, Words], names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Where along the first axis words changed, by all names of the tensors, for tensors with more than a word."""
+        """Return positions of changed words along the first axis, by all names of their tensors; none for scalars."""
         storage = {name: self.memory.tensors[name].data_ptr() for name in names}
         return {
-            name: where[0]
-            for struck, (where, _) in changed.items()
+            name: positions[0]
+            for changed_name, (positions, _) in changed.items()
             for name in names
-            if storage[name] == storage[struck] and self.memory.tensors[name].dim()
+            if storage[name] == storage[changed_name] and self.memory.tensors[name].dim()
         }
 
     def _frame(self, residues: Sequence[_Residue]) -> pl.DataFrame:
         n_inputs = len(self.reference.eligible)
-        met = self.groups[:, np.arange(n_inputs) // self.reference.batch].reshape(-1)
+        ran = self.groups[:, np.arange(n_inputs) // self.reference.batch].reshape(-1)
         flags = [
-            np.repeat(np.array(flag, dtype=bool), n_inputs)[met]
+            np.repeat(np.array(flag, dtype=bool), n_inputs)[ran]
             for flag in (
                 [r.report.detected > 0 for r in residues],
                 [r.report.corrected > 0 for r in residues],
@@ -152,10 +158,10 @@ class MemoryFaultRuns:
             )
         ]
         return run_frame(
-            np.repeat(self.faults, n_inputs)[met],
-            np.tile(self.reference.eligible.numpy(), len(self.faults))[met],
+            np.repeat(self.faults, n_inputs)[ran],
+            np.tile(self.reference.eligible.numpy(), len(self.faults))[ran],
             self.reference.criterion,
-            self.outcomes.reshape(-1, self.outcomes.shape[-1])[met],
-            self.measures.reshape(len(self.faults) * n_inputs, self.measures.shape[-1])[met],
+            self.outcomes.reshape(-1, self.outcomes.shape[-1])[ran],
+            self.measures.reshape(len(self.faults) * n_inputs, self.measures.shape[-1])[ran],
             *flags,
         )

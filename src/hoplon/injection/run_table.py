@@ -1,4 +1,4 @@
-"""The table of runs, and what an operator may raise when it meets a faulty value."""
+"""The table of runs, and the errors that an operator may raise on a faulty value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RUN_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, OverflowError, Ze
 
 
 def blank(criterion: Criterion, *runs: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Outcomes and measures of runs that are still to come; no measure without a run that ends."""
+    """Return arrays for outcomes, ``(*runs, names)``, and measures, ``(*runs, measure_names)``, the latter NaN."""
     outcomes = np.zeros((*runs, len(criterion.names)), dtype=np.uint8)
     return outcomes, np.full((*runs, len(criterion.measure_names)), np.nan, dtype=np.float32)
 
@@ -31,7 +31,7 @@ def run_frame(
     corrected: NDArray[np.bool_],
     reached: NDArray[np.bool_],
 ) -> pl.DataFrame:
-    """The table of runs in its one column order, sorted by fault and input."""
+    """Return the table of runs in its one column order, sorted by fault and input."""
     outcome_names = pl.Series(OUTCOME_NAMES, dtype=pl.Enum(OUTCOME_NAMES))
     columns = {name: outcome_names.gather(outcomes[:, index]) for index, name in enumerate(criterion.names)}
     columns |= {name: pl.Series(measures[:, index]) for index, name in enumerate(criterion.measure_names)}

@@ -1,4 +1,4 @@
-"""Runs of value faults: one fault meets one input, many faults share a pass."""
+"""Runs of value faults: each fault is injected into the run of one input; many runs share a pass."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Ints = NDArray[np.int64]
 
 
 class ValueFaultRuns:
-    """Value faults: one fault meets one input.
+    """Runs of value faults, each on one input.
 
-    Faults of one word in a feature map go as regions, any number at once. A pass of others holds at most one fault per
-    input, in that input's row; the faults of an input are taken in the order of their sites, so that the faults of one
-    pass strike at similar depths.
+    Faults of one word in a feature map are replayed by regions, any number at once. A pass of others holds at most one
+    fault per input, in that input's row; the faults of an input are taken in the order of their sites, so that the
+    faults of one pass begin at similar depths.
     """
 
     def __init__(self, shared: SharedReplay, table: FaultTable) -> None:
@@ -58,75 +58,81 @@ class ValueFaultRuns:
     def _positions(self) -> Ints:
         eligible = self.reference.eligible.numpy()
         position = np.searchsorted(eligible, self.input)
-        found = eligible[np.minimum(position, len(eligible) - 1)] == self.input
-        if not found.all():
+        known = eligible[np.minimum(position, len(eligible) - 1)] == self.input
+        if not known.all():
             raise DataError(
-                f"expected faults on inputs that the unprotected model gets right, got input {self.input[~found][0]}; "
+                f"expected faults on inputs that the unprotected model gets right, got input {self.input[~known][0]}; "
                 "use the data and the model that the table was drawn for"
             )
         return position
 
     def run(self, advance: Callable[[int], None]) -> tuple[pl.DataFrame, FaultTable]:
-        """All faults, batch by batch: those that can go as regions many at a time, the others row by row."""
+        """Run all faults, batch by batch: by regions in waves where that is possible, the others row by row.
+
+        Args:
+            advance: called with the number of faults just finished.
+        Returns:
+            The table of runs, and the fault table with the words before and after.
+        """
         if len(self.faults):
             steps = np.array([self.reference.program.site_steps[site.name] for site in self.sites])
             first_step = np.minimum.reduceat(steps[self.site], self.first_row)
             group = self.position // self.reference.batch
             for number in np.unique(group):
-                mine = np.flatnonzero(group == number)
-                mine = mine[np.argsort(first_step[mine], kind="stable")]
-                many = self._together(int(number), mine)
-                for chunk in np.split(mine[many], np.arange(self.wave, many.sum(), self.wave)):
-                    self._attempt_many(int(number), chunk, advance)
-                self._one_by_one(int(number), mine[~many], advance)
+                faults = np.flatnonzero(group == number)
+                faults = faults[np.argsort(first_step[faults], kind="stable")]
+                covered = self._covered(int(number), faults)
+                for chunk in np.split(faults[covered], np.arange(self.wave, covered.sum(), self.wave)):
+                    self._attempt_wave(int(number), chunk, advance)
+                self._one_per_row(int(number), faults[~covered], advance)
         return self._frame(), self.table.observed(before=self.before, after=self.after)
 
-    def _together(self, number: int, faults: Ints) -> NDArray[np.bool_]:
-        """Which faults of an input batch can go as regions: one word each, in a feature map."""
+    def _covered(self, number: int, faults: Ints) -> NDArray[np.bool_]:
+        """Return a mask of the faults of an input batch that regions cover: one word each, in a feature map."""
         if not isinstance(self.replay, RegionReplay):
             return np.zeros(len(faults), dtype=bool)
         golden = self.golden[number]
-        covered = np.array([self.replay.covers(golden, site.name) for site in self.sites])
-        together: NDArray[np.bool_] = (self.row_count[faults] == 1) & covered[self.site[self.first_row[faults]]]
-        return together
+        sites = np.array([self.replay.covers(golden, site.name) for site in self.sites])
+        covered: NDArray[np.bool_] = (self.row_count[faults] == 1) & sites[self.site[self.first_row[faults]]]
+        return covered
 
     @property
     def wave(self) -> int:
-        """How many runs are under way at once."""
+        """Number of runs that are replayed at once."""
         program, batch = self.reference.program, self.reference.batch
         return self.budget.runs(program, self.sites, batch=batch, default=WINDOW_BUDGET_BYTES)
 
-    def _one_by_one(self, number: int, faults: Ints, advance: Callable[[int], None]) -> None:
-        """Passes with at most one fault in a row; ``faults`` are in the order of their sites."""
+    def _one_per_row(self, number: int, faults: Ints, advance: Callable[[int], None]) -> None:
+        """Run passes with at most one fault in a row; ``faults`` are in the order of their sites."""
         turn = _turns(self.position[faults])
         for which in range(turn.max(initial=-1) + 1):
             chunk = faults[turn == which]
             self._attempt(number, chunk)
             advance(len(chunk))
 
-    def _attempt_many(self, number: int, chunk: Ints, advance: Callable[[int], None]) -> None:
-        """One sweep; if an operator raises, passes that find out which fault is the cause."""
+    def _attempt_wave(self, number: int, chunk: Ints, advance: Callable[[int], None]) -> None:
+        """Run one sweep; if an operator raises, run passes that find out which fault is the cause."""
         if not len(chunk):
             return
         golden, rows = self.golden[number], self.position[chunk] - number * self.reference.batch
         assert isinstance(self.replay, RegionReplay), "only its runs go together"
-        hits, places = self._hits(rows, chunk)
+        injections, places = self._injections(rows, chunk)
         runs = {name: torch.from_numpy(faults) for name, (_, faults) in places.items()}
         try:
-            outputs, struck = self.replay.strike_many(golden, hits, runs, len(chunk))
+            outputs, words = self.replay.strike_many(golden, injections, runs, len(chunk))
         except RUN_ERRORS:
-            self._one_by_one(number, chunk, advance)
+            self._one_per_row(number, chunk, advance)
             return
-        self._note(struck, places, chunk)
-        where = torch.from_numpy(rows)
-        fault_free = [out[where.to(out.device)] if isinstance(out, Tensor) else out for out in golden.outputs]
+        self._record(words, places, chunk)
+        index = torch.from_numpy(rows)
+        fault_free = [out[index.to(out.device)] if isinstance(out, Tensor) else out for out in golden.outputs]
         self.outcomes[chunk], self.measures[chunk] = self.reference.judge(
             torch.from_numpy(self.position[chunk]), slice(None), golden=fault_free, faulty=outputs
         )
         advance(len(chunk))
 
     def _attempt(self, number: int, chunk: Ints) -> None:
-        """One pass; if an operator raises, halves of it, down to the one fault that is the cause."""
+        """Run one pass; if an operator raises, run halves of it, down to the one fault that is the cause."""
         golden, rows = self.golden[number], self.position[chunk] - number * self.reference.batch
         try:
             outputs = self._pass(golden, rows, chunk)
@@ -143,39 +149,39 @@ class ValueFaultRuns:
         )
 
     def _pass(self, golden: Golden, rows: Ints, chunk: Ints) -> list[Any]:
-        hits, places = self._hits(rows, chunk)
-        outputs, struck = self.replay.strike_values(golden, hits)
-        self._note(struck, places, chunk)
+        injections, places = self._injections(rows, chunk)
+        outputs, words = self.replay.strike_values(golden, injections)
+        self._record(words, places, chunk)
         self.detected[chunk] = (self.replay.flagged | self.replay.outvoted).cpu().numpy()[rows]
         return outputs
 
-    def _hits(self, rows: Ints, chunk: Ints) -> tuple[dict[str, Injections], dict[str, tuple[Tensor, Ints]]]:
-        """What faults strike by site, and for each hit its words in the table and its faults in ``chunk``."""
+    def _injections(self, rows: Ints, chunk: Ints) -> tuple[dict[str, Injections], dict[str, tuple[Tensor, Ints]]]:
+        """Return the injections of faults by site, and for each its rows of the table and its faults in ``chunk``."""
         device = self.reference.program.device
         words = np.concatenate([np.arange(self.first_row[f], self.first_row[f] + self.row_count[f]) for f in chunk])
         fault_of_word = np.repeat(np.arange(len(chunk)), self.row_count[chunk])
-        hits, places = {}, {}
+        injections, places = {}, {}
         for site in np.unique(self.site[words]):
-            here = self.site[words] == site
-            mine, name = words[here], self.sites[site].name
-            places[name] = torch.from_numpy(mine), fault_of_word[here]
-            hits[name] = Injections(
-                rows=torch.from_numpy(rows[fault_of_word[here]]).to(device),
-                elements=self.element[mine].to(device),
-                keep=self.keep[mine].to(device),
-                flip=self.flip[mine].to(device),
-                format=one_per_word(self.formats[mine].tolist()),
+            at_site = self.site[words] == site
+            members, name = words[at_site], self.sites[site].name
+            places[name] = torch.from_numpy(members), fault_of_word[at_site]
+            injections[name] = Injections(
+                rows=torch.from_numpy(rows[fault_of_word[at_site]]).to(device),
+                elements=self.element[members].to(device),
+                keep=self.keep[members].to(device),
+                flip=self.flip[members].to(device),
+                format=one_per_word(self.formats[members].tolist()),
             )
-        return hits, places
+        return injections, places
 
-    def _note(
-        self, struck: Mapping[str, InjectedWords], places: Mapping[str, tuple[Tensor, Ints]], chunk: Ints
+    def _record(
+        self, words: Mapping[str, InjectedWords], places: Mapping[str, tuple[Tensor, Ints]], chunk: Ints
     ) -> None:
-        """Keep what the words met."""
-        for name, met in struck.items():
-            words, faults = places[name]
-            self.before[words], self.after[words] = met.before.cpu(), met.after.cpu()
-            np.logical_or.at(self.reached, chunk[faults], met.reached.cpu().numpy())
+        """Store the words before and after, and whether readers got changed ones."""
+        for name, changed in words.items():
+            members, faults = places[name]
+            self.before[members], self.after[members] = changed.before.cpu(), changed.after.cpu()
+            np.logical_or.at(self.reached, chunk[faults], changed.reached.cpu().numpy())
 
     def _frame(self) -> pl.DataFrame:
         # what a detector flagged was run again, and what a second run outvoted was put right: both are corrected
@@ -184,7 +190,7 @@ class ValueFaultRuns:
 
 
 def _turns(position: Ints) -> Ints:
-    """For each fault, how many faults of the same input come before it."""
+    """Return for each fault the number of faults of the same input before it."""
     order = np.argsort(position, kind="stable")
     ordered = position[order]
     turns = np.empty_like(position)

@@ -1,4 +1,4 @@
-"""A private copy of a program's memory, which faults may strike; the user's model is never written to."""
+"""A private copy of a program's memory for faults to change; the user's model is never written to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Words = tuple[tuple[Tensor, ...], Tensor]
 
 
 class WorkingMemory:
-    """All parameters and buffers once more: names that share a storage share it here too.
+    """A copy of all parameters and buffers; names that share a storage share it here too.
 
     Attributes:
         tensors: by name, to be written to.
@@ -37,22 +37,22 @@ class WorkingMemory:
                 self.readable[name] = copy.detach().requires_grad_(tensor.requires_grad)
 
     def corrupt(self, site: MemorySite, element: int, *, form: NumberFormat, keep: int, flip: int) -> tuple[int, int]:
-        """Change one word; the words before and after come back."""
+        """Change one word; return the words before and after."""
         return strike_word(self.tensors[site.name], element, form=form, keep=keep, flip=flip)
 
     def changed(self, names: Iterable[str]) -> dict[str, Words]:
-        """The words of these tensors that differ from the model's in any bit: by name, where and what they are."""
-        found: dict[str, Words] = {}
+        """Return by name the indices and values of the words that differ from the model's in any bit."""
+        changed: dict[str, Words] = {}
         for name in names:
             tensor = _indexable(self.tensors[name])
             where = (~same_bits(tensor, _indexable(self._golden[name]))).nonzero(as_tuple=True)
             if len(where[0]):
-                found[name] = where, tensor[where]
-        return found
+                changed[name] = where, tensor[where]
+        return changed
 
     @contextmanager
     def holding(self, changed: Mapping[str, Words]) -> Iterator[list[str]]:
-        """Put changed words in place, and the model's back afterwards; gives all names of the tensors they are in."""
+        """Put changed words in place, and the model's back afterwards; yield all names of the tensors they are in."""
         try:
             for name, (where, words) in changed.items():
                 _indexable(self.tensors[name])[where] = words
@@ -63,7 +63,7 @@ class WorkingMemory:
                 _indexable(self.tensors[name])[where] = _indexable(self._golden[name])[where]
 
     def restore(self, names: Iterable[str]) -> None:
-        """Put the model's bits back."""
+        """Restore the model's bits."""
         for name in names:
             self.tensors[name].copy_(self._golden[name].detach())
 
@@ -74,7 +74,7 @@ class WorkingMemory:
 
 
 def strike_word(tensor: Tensor, element: int, *, form: NumberFormat, keep: int, flip: int) -> tuple[int, int]:
-    """Change one word of a tensor, given by its row-major index; the words before and after come back."""
+    """Change one word of a tensor, given by its row-major index; return the words before and after."""
     index = torch.tensor(element)
     where = tuple(int(i) for i in torch.unravel_index(index, tensor.shape))
     form = form.at(index, tensor.shape)
@@ -85,5 +85,5 @@ def strike_word(tensor: Tensor, element: int, *, form: NumberFormat, keep: int, 
 
 
 def _indexable(tensor: Tensor) -> Tensor:
-    """A view with at least one axis, outside autograd."""
+    """Return a view with at least one axis, outside autograd."""
     return tensor.detach().unsqueeze(0) if tensor.dim() == 0 else tensor.detach()
