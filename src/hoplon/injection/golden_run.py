@@ -126,7 +126,7 @@ class GoldenRun:
         return -(-len(self.eligible) // self.batch)
 
     def leaves(self, number: int) -> tuple[list[Any], int]:
-        """Return the flat inputs of a batch of eligible inputs, filled up to ``batch``, and how many of them are real."""
+        """Return the flat inputs of a batch of eligible inputs, filled up to ``batch``, and the number of real ones."""
         rows = self.eligible[number * self.batch : (number + 1) * self.batch]
         return self.program.leaves(self.data, rows, batch=self.batch), len(rows)
 

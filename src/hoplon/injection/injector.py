@@ -49,8 +49,8 @@ class Injector:
         Returns:
             The outcome of every run, and the table with the words before and after in this arm. One row per run:
             ``fault``, ``input``, one column per name of the criterion (Enum of outcomes), one per measure (Float32, NaN
-            where an output is not finite), ``detected``, ``corrected`` (by a guard), ``reached`` (a reader got a changed
-            value); ``weight`` and ``candidates`` where the table has them.
+            where an output is not finite), ``detected``, ``corrected`` (by a guard), ``reached`` (a reader got a
+            changed value); ``weight`` and ``candidates`` where the table has them.
         Raises:
             DataError: a fault on an input that is not eligible, or on a site that the program lacks.
         """

@@ -1,4 +1,4 @@
-"""How a change travels through an operator on feature maps: which inputs an output pixel is made of."""
+"""Rules of operators on feature maps: the input pixels that an output pixel depends on, and how to run on windows."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ _aten: Any = torch.ops.aten
 
 @dataclass(frozen=True)
 class Axis:
-    """One spatial axis: output position o is made of the ``extent`` input positions from ``o * stride - pad`` on."""
+    """One spatial axis: output position o depends on the ``extent`` input positions from ``o * stride - pad`` on."""
 
     extent: int = 1
     stride: int = 1
     pad: int = 0
 
     def first(self, outputs: Ints) -> Ints:
-        """The first input position of each output position."""
+        """Return the first input position of each output position."""
         return outputs * self.stride - self.pad
 
     def size(self, outputs: int) -> int:
-        """How many input positions lie under so many neighbouring output positions."""
+        """Return the number of input positions that so many neighbouring output positions depend on."""
         return (outputs - 1) * self.stride + self.extent
 
     def reached(self, first: Ints, last: Ints, size: int) -> tuple[Ints, Ints]:
-        """The first and last of ``size`` output positions made of inputs in a range; the last below the first: none."""
+        """Return the first and last of ``size`` output positions that depend on inputs in a range; first > last: none."""
         low = -((self.extent - 1 - self.pad - first) // self.stride)  # rounded up
         return np.maximum(low, 0), np.minimum((last + self.pad) // self.stride, size - 1)
 
@@ -51,14 +51,14 @@ def _unknown(windows: list[Tensor], values: StepValues) -> Tensor:
 
 @dataclass(frozen=True)
 class Rule:
-    """A step that makes each pixel of a feature map from nearby pixels of others.
+    """A step whose result is a feature map, each pixel of which depends on nearby pixels of other maps.
 
     ``operands``: the steps whose maps it reads, one window of each in that order; ``axes``: lines and columns;
-    ``fill``: what counts as the value outside of a map; ``run``: the operator on windows without padding; ``rounds``:
-    how the bits of a result can depend on the shape of the windows: "never", "by step" (on the kernel, settled by one
-    look) or "by shape". ``settles``: whether the result is worth a comparison with golden. ``pointwise``: a pixel is
-    made of the same pixel alone, by products with weights (a 1 x 1 convolution). ``likeness``: steps of one likeness
-    run the same kernels on windows of one shape. ``products``: that one pixel of the result takes. ``whole``: the
+    ``fill``: the value outside of a map; ``run``: the operator on windows without padding; ``rounds``: how the bits of
+    a result can depend on the shape of the windows: "never", "by step" (on the kernel, settled by one comparison) or
+    "by shape". ``settles``: whether a comparison of the result with golden pays. ``pointwise``: a pixel depends on the
+    same pixel alone, by products with weights (a 1 x 1 convolution). ``likeness``: steps of one likeness run the same
+    kernels on windows of one shape. ``products``: number of products for one pixel of the result. ``whole``: the
     operator on whole maps, unless ``rounds`` is "never".
     """
 
@@ -75,15 +75,15 @@ class Rule:
 
     @property
     def grows(self) -> bool:
-        """Whether pixels move or spread."""
+        """True if pixels move or spread."""
         return self.axes != (Axis(), Axis())
 
 
 def rules_of(program: Program, shapes: Shapes) -> dict[int, Rule]:
-    """The rules of a program's steps; steps without one need whole values.
+    """Return the rules of a program's steps; steps without one need whole values.
 
     Args:
-        shapes: of the values of all steps that are contiguous feature maps with the samples along the first axis.
+        shapes: by step, of all values that are contiguous feature maps with the samples along the first axis.
     """
     maker = _Maker(program, shapes)
     rules: dict[int, Rule] = {}
@@ -107,7 +107,7 @@ def _rule(maker: _Maker, step: Step) -> Rule | None:
 
 @dataclass(frozen=True)
 class _Maker:
-    """Makes rules of steps, where it can."""
+    """Makes the rules of steps; each method returns None where there is none."""
 
     program: Program
     shapes: Shapes
@@ -116,7 +116,7 @@ class _Maker:
         return tuple(self.shapes[step] for step in steps)
 
     def pointwise(self, step: Step) -> Rule | None:
-        """An operator that treats every element alike, by operations that IEEE 754 rounds correctly."""
+        """Return the rule of an operator that treats every element alike and is rounded correctly (IEEE 754)."""
         operands = tuple(dict.fromkeys(read for read in step.reads if read in self.shapes))
         given = (*step.args, *step.kwargs.values())
         if step.index not in self.shapes or not operands or step.argument("alpha") not in (None, 1):
@@ -128,7 +128,7 @@ class _Maker:
         return Rule(operands, _with_windows(step, operands), settles=has(step.op, "settles"))
 
     def batch_norm(self, step: Step) -> Rule | None:
-        """One product and one sum per element."""
+        """Return the rule of a batch norm: one product and one sum per element."""
         operand = step.args[0].step
         if operand not in self.shapes:
             return None
@@ -141,7 +141,7 @@ class _Maker:
         return Rule((operand,), run, rounds="by step", likeness=like, whole=run)
 
     def conv(self, step: Step) -> Rule | None:
-        """A convolution that is not transposed, its padding given in numbers."""
+        """Return the rule of a convolution that is not transposed and has its padding given in numbers."""
         given, weight, bias = step.args[0].step, step.args[1], step.argument("bias")
         stride, padding, dilation = (_pair(step.argument(name)) for name in ("stride", "padding", "dilation"))
         known = given in self.shapes and step.index in self.shapes and isinstance(weight, Ref)
@@ -165,7 +165,7 @@ class _Maker:
         return replace(rule, whole=_with_windows(step, (given,)), products=shape.numel())
 
     def max_pool(self, step: Step) -> Rule | None:
-        """The largest of each neighbourhood."""
+        """Return the rule of the largest value of each neighbourhood."""
         axes = self._pooling(step)
         if axes is None:
             return None
@@ -177,7 +177,7 @@ class _Maker:
         return Rule((step.args[0].step,), run, axes, fill=float("-inf"), settles=True)
 
     def avg_pool(self, step: Step) -> Rule | None:
-        """The mean of each neighbourhood, where all have one size."""
+        """Return the rule of the mean of each neighbourhood, where all have one size."""
         axes = self._pooling(step)
         if axes is None or step.argument("ceil_mode"):
             return None
@@ -206,7 +206,7 @@ class _Maker:
         return lines, columns
 
     def cat(self, step: Step) -> Rule | None:
-        """Channels side by side."""
+        """Return the rule of a concatenation of channels."""
         tensors, axis = step.args[0], step.argument("dim")
         operands = tuple(part.step for part in tensors if isinstance(part, Ref))
         whole = len(operands) == len(tensors) and len(set(operands)) == len(operands)
@@ -215,7 +215,7 @@ class _Maker:
         return Rule(operands, lambda windows, values: torch.cat(windows, 1)) if step.index in self.shapes else None
 
     def cut(self, step: Step) -> Rule | None:
-        """Every n-th line or column, or some channels."""
+        """Return the rule of a slice of lines, columns or channels."""
         given, axis, start, pace = (step.argument(name) for name in ("self", "dim", "start", "step"))
         if given.step not in self.shapes or step.index not in self.shapes or not isinstance(start or 0, int):
             return None
@@ -232,7 +232,7 @@ class _Maker:
         return Rule((given.step,), lambda windows, values: windows[0][:, :, :: paces[0], :: paces[1]], axes)
 
     def pad(self, step: Step) -> Rule | None:
-        """Zeros around the map, or channels of zeros."""
+        """Return the rule of zeros around the map, or channels of zeros."""
         given, amounts = step.args[0], step.argument("pad")
         constant = step.argument("mode") in (None, "constant") and not step.argument("value")
         if given.step not in self.shapes or step.index not in self.shapes or not constant:
@@ -247,7 +247,7 @@ class _Maker:
 
 
 def _pair(value: Any) -> tuple[int, int] | None:
-    """One number per spatial axis; None where there are none, or they are not numbers."""
+    """Return one number per spatial axis; None where there are none, or they are no integers."""
     if isinstance(value, int):
         return value, value
     if isinstance(value, list | tuple) and value and all(isinstance(part, int) for part in value):
@@ -256,7 +256,7 @@ def _pair(value: Any) -> tuple[int, int] | None:
 
 
 def _with_windows(step: Step, operands: Sequence[int]) -> Local:
-    """The operator itself, with windows in the place of maps."""
+    """Return the operator itself, with windows in the place of maps."""
 
     def run(windows: list[Tensor], values: StepValues) -> Tensor:
         return step.run(values.replaced(dict(zip(operands, windows, strict=True))))  # type: ignore[no-any-return]
