@@ -14,7 +14,7 @@ import polars as pl
 
 import hoplon as hp
 from hoplon import zoo
-from hoplon.campaign.campaign import Campaign, _Work
+from hoplon.campaign.campaign import Campaign
 from hoplon.campaign.stratified.candidates import Candidates
 from hoplon.campaign.stratified.masking import LocalPropagation
 from hoplon.campaign.stratified.preview import LogitGradients
@@ -70,18 +70,18 @@ def recorded(arm: str, faults: int, folder: Path | None, *, seed: int) -> tuple[
         meta = json.loads((folder / f"{arm}.json").read_text(encoding="utf-8"))
         return meta["model"], _pool(arm, meta["again"], pl.read_parquet(folder / f"{arm}.parquet"))
     name, campaign = campaign_of(arm)
-    work = _Work(campaign, seed)
-    strata = default_strata(work.evaluator, work.population)
+    work = campaign._runner(seed)
+    strata = default_strata(work.injector, work.population)
     drawn = Candidates(
         work.population,
         campaign.sampling,
         strata,
         seed=seed,
-        arrive=LocalPropagation(work.evaluator, work.sites),
-        slope=LogitGradients(work.evaluator, work.sites) if any(part.needs_slope for part in strata) else None,
-        wrong=wrong_without_fault(work.evaluator),
+        arrive=LocalPropagation(work.injector, work.sites),
+        slope=LogitGradients(work.injector, work.sites) if any(part.needs_slope for part in strata) else None,
+        wrong=wrong_without_fault(work.injector),
     )
-    again = looking_again(strata, work.reference)
+    again = looking_again(strata, work.injector.reference)
     begun = time.perf_counter()
     each = np.ceil(faults * np.array([band.weight for band in drawn.bands])).astype(np.int64)
     drawn.extend(each)
@@ -92,7 +92,7 @@ def recorded(arm: str, faults: int, folder: Path | None, *, seed: int) -> tuple[
     seen, parts, faults = time.perf_counter(), [], len(rows)
     for start in range(0, faults, PART):
         table = drawn.table(rows[start : start + PART])
-        runs, _ = work.evaluator.runs(table)
+        runs, _ = work.injector.runs(table)
         failed = runs[campaign.criterion.names[0]].cast(pl.String).is_in(["sdc", "nonfinite"])
         parts.append(table.frame.select(pl.col("site").cast(pl.String).alias("layer"), table.bits, failed=failed))
     stratum = drawn.stratum[rows]

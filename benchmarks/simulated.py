@@ -14,7 +14,7 @@ import polars as pl
 from pools import Pool
 
 from hoplon.campaign.design import Design
-from hoplon.campaign.runner import run_uniform
+from hoplon.campaign.stopping import run_uniform
 from hoplon.campaign.stratified.candidates import BLOCK
 from hoplon.campaign.stratified.first_phase import FirstPhase
 from hoplon.campaign.stratified.schedule import SequentialSchedule
@@ -101,7 +101,7 @@ def two_phases(over: Population, generator: np.random.Generator) -> Found:
         wanted = np.where(over.known[:, None], 0, np.maximum(np.minimum(wanted, halves), runs))
         failures, runs = failures + generator.binomial(wanted - runs, truth[:, None]), wanted
 
-    grow(*course.main(first, failures, runs))
+    grow(*course.main_stage(first, failures, runs))
     estimate = None
     for look in itertools.count():
         mean, low, high = course.look(first, failures, runs, look=look)
@@ -110,7 +110,7 @@ def two_phases(over: Population, generator: np.random.Generator) -> Found:
             level = 1 - sum(course.tails(look))
             domains = tuple(_domain(over, name, first.shares, failures, runs, level, generator) for name in over.cells)
             return Found(estimate, low, high, float(runs.sum()), look + 1.0, float(first.drawn.sum()), domains)
-        grow(*course.more(first, failures, runs, look=look + 1))
+        grow(*course.next_allocation(first, failures, runs, look=look + 1))
     raise AssertionError("there is always another look")
 
 
@@ -160,7 +160,7 @@ def uniform(over: Population, generator: np.random.Generator) -> Found:
     failed: list[int] = []
     looked: list[Any] = []
 
-    def run(executor: object, planned: Mapping[int, int], advance: object) -> None:
+    def run(planned: Mapping[int, int]) -> None:
         failed.extend(generator.binomial(UNIT, over.target, size=len(planned) - len(failed)).tolist())
 
     def results(units: int, design: Design) -> Any:
@@ -169,7 +169,7 @@ def uniform(over: Population, generator: np.random.Generator) -> Found:
         return SimpleNamespace(summary=lambda: [SimpleNamespace(failure=rate, n_runs=units * UNIT)])
 
     keep: Any = SimpleNamespace(run=run, results=results)
-    run_uniform(keep, None, None, over.course, UNIT)  # type: ignore[arg-type]
+    run_uniform(keep, over.course, UNIT)
     rate = looked[-1]
     return Found(rate.estimate, rate.low, rate.high, float(len(failed) * UNIT), float(len(looked)), 0.0)
 

@@ -104,7 +104,7 @@ def test_the_model_is_left_alone() -> None:
         ({}, "expected exactly one of count and half_width"),
         ({"count": 0}, "expected a count of at least 1 fault, got 0"),
         ({"count": 1, "workers": 0}, "expected at least 1 worker, got 0"),
-        ({"count": 1, "threads": 0}, "expected at least 1 worker and 1 thread"),
+        ({"count": 1, "threads": 0}, "expected at least 1 thread, got 0"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, int], message: str) -> None:

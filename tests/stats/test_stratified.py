@@ -127,7 +127,7 @@ def _finish(
     first = FirstPhase(draw(drawn), np.full(len(shares), np.nan), BAND, weights, drawn)
     runs = course.pilot(first)
     failures = generator.binomial(runs, truth[:, None])
-    grow(*course.main(first, failures, runs))
+    grow(*course.main_stage(first, failures, runs))
     look, estimate = 0, None
     while True:
         mean, low, high = course.look(first, failures, runs, look=look)
@@ -135,7 +135,7 @@ def _finish(
         if (high - low) / 2 <= course.half_width:
             return estimate, low, high, float(runs.sum()), float(look)
         look += 1
-        grow(*course.more(first, failures, runs, look=look))
+        grow(*course.next_allocation(first, failures, runs, look=look))
 
 
 SHARES = np.array([0.60, 0.30, 0.05, 0.03, 0.02])

@@ -64,7 +64,9 @@ class Design:
             found["split"] = None if found.get("split") is None else TwoStagePlan.from_dict(found["split"])
             return cls(**found)
         except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(f"expected a design as hoplon writes it, got {error}; resume the run") from error
+            raise StoreError(
+                f"expected a design as hoplon writes it, got {error}; delete design.json and resume the run"
+            ) from error
 
     def weighted(self, runs: pl.LazyFrame) -> pl.LazyFrame:
         """The runs with columns ``weight``, the share of all faults that a run's fault stands for, and ``candidates``,

@@ -11,6 +11,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -21,6 +22,28 @@ from joblib.externals.loky import ProcessPoolExecutor, as_completed
 from hoplon.errors import HoplonError
 
 Work = Callable[[Any], Any]
+
+
+@contextmanager
+def torch_threads(threads: int | None, *, workers: int = 1) -> Iterator[int]:
+    """Compute with so many threads of torch (None: as many as now); afterwards the number is what it was.
+
+    Args:
+        threads: at least 1.
+        workers: checked along with it, at least 1.
+    Raises:
+        HoplonError: a number below 1.
+    """
+    before = torch.get_num_threads()
+    wanted = before if threads is None else threads
+    for number, what in ((workers, "worker"), (wanted, "thread")):
+        if number < 1:
+            raise HoplonError(f"expected at least 1 {what}, got {number}")
+    torch.set_num_threads(wanted)
+    try:
+        yield wanted
+    finally:
+        torch.set_num_threads(before)
 
 
 class Executor(ABC):

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, final
 
 from hoplon.campaign._peak_memory import peak_memory_bytes
-from hoplon.campaign.campaign import Campaign, Way
+from hoplon.campaign.campaign import Campaign
 from hoplon.campaign.pilot import Pilot
 from hoplon.campaign.runner import MOST_FAULTS
+from hoplon.campaign.stopping import DesignName
 from hoplon.campaign.stratified.schedule import SequentialSchedule
 from hoplon.errors import HoplonError
 from hoplon.injection.memory_budget import Budget
@@ -60,7 +61,7 @@ def forecast(
     count: int | None = None,
     half_width: float | None = None,
     confidence: float = 0.95,
-    design: Way | None = None,
+    design: DesignName | None = None,
     seed: int = 0,
     workers: int = 1,
     threads: int | None = None,

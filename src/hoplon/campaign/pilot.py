@@ -99,6 +99,6 @@ def time_two_levels(
         if ended - begun >= seconds or len(shares) >= most:
             break
     whole = np.array([share.mean() for share in shares])
-    levels.choose([(whole, shares)] * 2, np.ones(1), recorded=None)
+    levels.choose([(whole, shares)] * 2, np.ones(1))
     assert levels.split is not None, "just chosen"
     return size, ended - started, levels.split

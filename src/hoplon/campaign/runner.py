@@ -1,41 +1,34 @@
-"""How units are run and kept, and how uniform faults go on until a precision is reached."""
+"""Work units of a campaign: drawn, run, stored, and resumed."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from hoplon.campaign._peak_memory import peak_memory_bytes
 from hoplon.campaign.design import Design
 from hoplon.campaign.executors import Executor
 from hoplon.campaign.results import Results, held_results, stored_results
 from hoplon.campaign.store import RunDirectory
-from hoplon.campaign.stratified.schedule import SequentialSchedule
-from hoplon.faults.table import FaultTable
-from hoplon.stats.two_stage import TwoStagePlan
+from hoplon.faults.sampling.base import Population, Sampling, draw_faults, unit_generator
+from hoplon.faults.table import FaultTable, Target
+from hoplon.injection.injector import Injector
+from hoplon.program.sites import Site
 
 Progress = Callable[[int, int | None], None]
 Unit = tuple[FaultTable, pl.DataFrame]
+Groups = NDArray[np.bool_]
+# Faults that were chosen for a unit; for each, the half of the stratum that it belongs to; the batches of inputs that
+# each memory fault meets.
+Planned = tuple[FaultTable, pl.DataFrame, Groups | None]
 
 MOST_FAULTS = 10_000_000
-_SLACK = 1.05  # more than a pilot makes it seem, so that the first look is nearly always the last one
-_PLANNED_PARTS = (0.2, 0.7, 0.9, 1.0)  # how far to go before the number of faults is planned again
-
-
-def looks(count: int | None, size: int) -> Iterator[int]:
-    """After how many units the results are looked at: once for a count, after 1, 2, 4, ... for a forecast."""
-    if count is not None:
-        yield -(-count // size)
-        return
-    units = 1
-    while units * size <= MOST_FAULTS:
-        yield units
-        units *= 2
+_UNIT_FAULTS = {"values": 1024, "memory": 64}
 
 
 class ProgressCallback:
@@ -47,76 +40,146 @@ class ProgressCallback:
             self(0)
 
     def __call__(self, faults: int) -> None:
-        """So many more are finished."""
+        """Count so many more as finished."""
         self._done += faults
         if self._progress is not None:
             self._progress(self._done, self._total)
 
 
-class UnitStore:
-    """Holds finished units, on disk or in memory, and runs only those that are missing."""
+@dataclass(frozen=True, eq=False)
+class UnitRunner:
+    """Draws and runs work units; a unit of uniform faults is a function of seed and number alone.
 
-    def __init__(self, directory: RunDirectory | None, manifest: dict[str, Any]) -> None:
-        self._directory, self._manifest = directory, manifest
+    ``sites``: those selected. ``population``: what faults are drawn from; without ``inputs`` they strike memory.
+    """
+
+    injector: Injector
+    sites: tuple[Site, ...]
+    population: Population
+    sampling: Sampling
+    seed: int
+
+    @property
+    def target(self) -> Target:
+        """ "values" or "memory"."""
+        return "memory" if self.population.inputs is None else "values"
+
+    @property
+    def unit_size(self) -> int:
+        """Faults of a unit of uniform faults."""
+        return _UNIT_FAULTS[self.target]
+
+    def size(self, unit: int, count: int | None) -> int:
+        """Faults of one unit; the last one of a count may be short."""
+        return self.unit_size if count is None else max(0, min(self.unit_size, count - unit * self.unit_size))
+
+    def units(self, count: int) -> int:
+        """Units that so many faults make."""
+        return -(-count // self.unit_size)
+
+    def run(self, unit: int, *, count: int | None, advance: ProgressCallback | None = None) -> Unit:
+        """Draw and run one unit of uniform faults."""
+        runs, observed = self.injector.runs(self.draw(unit, self.size(unit, count)), advance=advance)
+        first = pl.col("fault") + unit * self.unit_size
+        return FaultTable(observed.target, observed.frame.with_columns(first)), runs.with_columns(first)
+
+    def run_planned(self, planned: Planned, *, advance: ProgressCallback | None = None) -> Unit:
+        """Run the faults chosen for one unit; their rows say to which half of which stratum they belong."""
+        table, cells, groups = planned
+        runs, observed = self.injector.runs(table, advance=advance, groups=groups)
+        return observed, in_cells(runs, cells, proven=False)
+
+    def draw(self, unit: int, count: int) -> FaultTable:
+        """Draw the first faults of one unit, numbered from 0: a short unit is the beginning of the whole one."""
+        whole = self.unit_size
+        listed = self.sampling.size(self.population)
+        table = draw_faults(
+            self.population,
+            whole if listed is None else min(whole, listed - unit * whole),
+            sampling=self.sampling,
+            generator=unit_generator(self.seed, unit),
+            first=unit * whole,
+        )
+        return FaultTable(table.target, table.frame.filter(pl.col("fault") < count))
+
+    def draw_some(self, first: int, count: int) -> FaultTable:
+        """Draw so many faults of the first unit, from this number on."""
+        table = self.draw(0, first + count)
+        return FaultTable(table.target, table.frame.filter(pl.col("fault") >= first))
+
+
+@dataclass(frozen=True)
+class UnitTask:
+    """Runs a unit, here or in another process: by its number, or with the faults that were chosen for it."""
+
+    runner: UnitRunner
+    count: int | None
+
+    def __call__(self, item: int | Planned, *, advance: ProgressCallback | None = None) -> Unit:
+        """Run one unit; from another process its progress is not seen until it is done."""
+        if isinstance(item, int):
+            return self.runner.run(item, count=self.count, advance=advance)
+        return self.runner.run_planned(item, advance=advance)
+
+
+class UnitStore:
+    """Holds finished units, on disk or in memory, and runs only those that are missing.
+
+    Args:
+        directory: of the run; None: in memory.
+        manifest: of the run.
+        executor: runs units.
+        report_progress: told of each finished unit, where the units cannot tell themselves.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory | None,
+        manifest: dict[str, Any],
+        executor: Executor,
+        report_progress: ProgressCallback | None = None,
+    ) -> None:
+        self._directory, self._manifest, self._executor = directory, manifest, executor
+        self._report_progress = report_progress
         self._held: dict[int, Unit] = {}
 
-    def run(self, executor: Executor, planned: Mapping[int, Any], advance: ProgressCallback | None) -> None:
-        """Run the units that are missing; ``advance`` is told of each, where the units cannot tell."""
+    def run(self, planned: Mapping[int, int | Planned]) -> None:
+        """Run and store the units that are missing."""
         done = set(self._held) if self._directory is None else self._directory.finished()
         items = {unit: item for unit, item in planned.items() if unit not in done}
-        for unit, (faults, runs) in executor.run(items):
-            if advance is not None:
-                advance(len(faults))
-            self.add(unit, (faults, runs))
+        for unit, (faults, runs) in self._executor.run(items):
+            if self._report_progress is not None:
+                self._report_progress(len(faults))
+            self.store(unit, (faults, runs))
 
-    def add(self, unit: int, found: Unit) -> None:
-        """Keep a unit; one that is there already stays."""
+    def store(self, unit: int, content: Unit) -> None:
+        """Store a unit; one that is there already stays."""
         if self._directory is None:
-            self._held[unit] = found
+            self._held[unit] = content
         elif unit not in self._directory.finished():
-            self._directory.write(unit, *found)
+            self._directory.write(unit, *content)
 
-    def split(self) -> TwoStagePlan | None:
-        """The split that was recorded; None where there is none."""
-        return None if self._directory is None else self._directory.split()
-
-    def keep_split(self, split: TwoStagePlan) -> None:
-        """Record a split, so that a resumed run goes on with it."""
-        if self._directory is not None and self._directory.split() is None:
-            self._directory.keep_split(split)
+    def design(self) -> Design | None:
+        """Return the design that a run before recorded; None where there is none."""
+        return None if self._directory is None else self._directory.design()
 
     def results(self, units: int, design: Design) -> Results:
-        """What the first units give."""
+        """Return the results of the first units under a design, which is recorded."""
         if self._directory is not None:
-            self._directory.keep_design(design)
+            self._directory.record_design(design)
             return stored_results(self._directory, self._manifest, units, level=design.level, design=design)
         held = [self._held[unit] for unit in range(units)]
         return held_results(self._manifest, held, level=design.level, design=design)
 
 
-def run_uniform(
-    keep: UnitStore, executor: Executor, tell: ProgressCallback | None, course: SequentialSchedule, size: int
-) -> Results:
-    """All faults count alike: a unit tells roughly how many it takes, a part of these tells it well, then one look."""
-    units, look, parts, begun = 1, 0, iter(_PLANNED_PARTS), time.perf_counter()
-    design = Design((), (), (), 0, course.confidence)
-    while True:
-        keep.run(executor, {unit: unit for unit in range(units)}, tell)
-        design = replace(design, level=1 - sum(course.tails(look)))
-        rate = keep.results(units, design).summary()[0]
-        wanted = math.ceil(_SLACK * units * (rate.failure.half_width / course.half_width) ** 2)
-        part = next(parts, None)
-        if part is not None:  # no look, however precise it is
-            design = replace(design, expected=amounts(rate.n_runs, begun, factor=max(wanted / units, 1.0)))
-            units = max(units, min(math.ceil(part * wanted), MOST_FAULTS // size))
-            continue
-        if rate.failure.half_width <= course.half_width or units * size >= MOST_FAULTS:
-            return keep.results(units, replace(design, spent=amounts(rate.n_runs, begun)))
-        look, units = look + 1, min(max(wanted, units + 1), MOST_FAULTS // size)
+def in_cells(runs: pl.DataFrame, cells: pl.DataFrame, *, proven: bool) -> pl.DataFrame:
+    """Add the columns ``cell`` and ``proven`` to runs: the half of a stratum, and whether nothing had to be run."""
+    columns = cells.with_columns(proven=pl.lit(proven))
+    return runs.join(columns, on="fault", how="left", maintain_order="left")
 
 
-def amounts(runs: float, begun: float, *, factor: float = 1.0) -> dict[str, float]:
-    """So many runs took so long since a point of the clock, times a factor; and the memory of this process so far."""
-    found = {"runs": runs * factor, "seconds": (time.perf_counter() - begun) * factor}
+def amounts(runs: float, seconds: float, **more: float) -> dict[str, float]:
+    """What a design records of expected and spent effort: these, and the peak memory of this process so far, bytes."""
+    found = {"runs": runs, "seconds": seconds, **more}
     memory = peak_memory_bytes()
     return found if memory is None else {**found, "memory_bytes": float(memory)}

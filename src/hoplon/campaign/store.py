@@ -20,11 +20,9 @@ from hoplon.campaign.design import Design
 from hoplon.errors import StoreError
 from hoplon.faults.table import FaultTable, Target
 from hoplon.files import write_atomically
-from hoplon.stats.two_stage import TwoStagePlan
 
 _MANIFEST = "manifest.json"
 _DESIGN = "design.json"
-_SPLIT = "split.json"
 _FOLDERS = ("faults", "runs")
 _SHARD = re.compile(r"unit-(\d{8})\.parquet")
 _LEFTOVER = re.compile(r"\.(manifest\.json|design\.json|split\.json|unit-\d{8}\.parquet)\.[0-9a-f]{32}")
@@ -95,7 +93,7 @@ class RunDirectory:
             raise StoreError(f"expected a JSON object in {file}, got {type(loaded).__name__}")
         return loaded
 
-    def keep_design(self, design: Design) -> None:
+    def record_design(self, design: Design) -> None:
         """Write how the runs stand for all faults.
 
         Raises:
@@ -104,7 +102,7 @@ class RunDirectory:
         write_atomically(self.path / _DESIGN, design.to_json())
 
     def design(self) -> Design | None:
-        """What `keep_design` wrote last; None where all faults count alike.
+        """What `record_design` wrote last; None where all faults count alike.
 
         Raises:
             StoreError: a damaged file.
@@ -115,27 +113,6 @@ class RunDirectory:
             return None
         except OSError as error:
             raise StoreError(f"expected to read {self.path / _DESIGN}, got {error}") from error
-
-    def keep_split(self, split: TwoStagePlan) -> None:
-        """Write how many inputs memory faults meet, once the pilot has decided it.
-
-        Raises:
-            StoreError: the disk is full or the folder is not writable.
-        """
-        write_atomically(self.path / _SPLIT, split.to_json())
-
-    def split(self) -> TwoStagePlan | None:
-        """What `keep_split` wrote; None before.
-
-        Raises:
-            StoreError: a damaged file.
-        """
-        try:
-            return TwoStagePlan.from_json((self.path / _SPLIT).read_text())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StoreError(f"expected to read {self.path / _SPLIT}, got {error}") from error
 
     def finished(self) -> set[int]:
         """Numbers of the finished units."""

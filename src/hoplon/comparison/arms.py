@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 
-from hoplon.campaign.manifest import versions
+from hoplon.campaign.manifest import FORMAT, protected_by, provenance
 from hoplon.campaign.results import Results, site_kinds
 from hoplon.campaign.store import RunDirectory
 from hoplon.faults.table import FaultTable
-from hoplon.formats.digest import content_digest
 from hoplon.injection.golden_run import GoldenRun
 from hoplon.injection.injector import Injector
 from hoplon.injection.memory_faults import Arrival
@@ -72,8 +70,7 @@ class ArmRuns:
         manifest = {
             **self._shared,
             "arm": over.label,
-            "protections": [protection.label for protection in over.protections],
-            "protections_digest": content_digest(over.protections),
+            **protected_by(over.protections),
         }
         if self._shelf is None:
             runs, observed = self._runs(over, advance)
@@ -91,24 +88,13 @@ class ArmRuns:
 
     def _common(self) -> dict[str, Any]:
         """What all arms share, for their manifests."""
-        reference, data, program = self._reference, self._reference.data, self._reference.program
         return {
-            "format": 1,
+            **provenance(self._reference, placement=self._placement, confidence=self._confidence),
+            "format": FORMAT,
             "target": self._table.target,
-            "criteria": list(reference.criterion.names),
-            "criterion": repr(reference.criterion),
             "faults": {"count": len(self._table), "digest": self._table.plan().digest()},
             "kinds": site_kinds(self._sites()),
-            "placement": self._placement,
             "arrival": self._arrival,
-            "program": {"name": program.name, "fingerprint": program.fingerprint()},
-            "data": {"name": data.name, "digest": data.digest(), "inputs": len(data)},
-            "eligible_inputs": len(reference.eligible),
-            "batch": reference.batch,
-            "threads": torch.get_num_threads(),
-            "device": str(program.device),
-            "confidence": self._confidence,
-            "versions": versions(),
         }
 
     def _sites(self) -> Iterator[Site]:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from hoplon.campaign.manifest import versions
+from hoplon.campaign.manifest import provenance
 from hoplon.campaign.rates import Rate, rate_of
 from hoplon.campaign.results import Results
 from hoplon.comparison.arms import ArmRuns, ArmStore
@@ -367,20 +367,14 @@ def _wrong_fault_free(reference: GoldenRun, outputs: Sequence[Any]) -> int:
 def _caption(
     reference: GoldenRun, tables: Sequence[FaultTable], placement: Placement, confidence: float
 ) -> dict[str, Any]:
-    data: Inputs = reference.data
+    found = provenance(reference, placement=placement, confidence=confidence)
+    program, data = found.pop("program"), found.pop("data")
     return {
-        "model": reference.program.name,
-        "fingerprint": reference.program.fingerprint(),
-        "data": data.name,
-        "inputs": len(data),
-        "eligible_inputs": len(reference.eligible),
+        **found,
+        "model": program["name"],
+        "fingerprint": program["fingerprint"],
+        "data": data["name"],
+        "inputs": data["inputs"],
         "criterion": reference.criterion.names[0],
-        "criteria": list(reference.criterion.names),
-        "placement": placement,
-        "confidence": confidence,
-        "batch": reference.batch,
-        "threads": torch.get_num_threads(),
-        "device": str(reference.program.device),
         "faults": {table.target: {"count": len(table), "digest": table.plan().digest()} for table in tables},
-        "versions": versions(),
     }

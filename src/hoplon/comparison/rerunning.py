@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import polars as pl
-import torch
 
-from hoplon.campaign.manifest import versions
+from hoplon.campaign.manifest import FORMAT, protected_by, provenance
 from hoplon.campaign.rates import Rate, rate_of
 from hoplon.campaign.results import Results, held_results, load_results, stored_results
+from hoplon.campaign.runner import Progress
 from hoplon.campaign.store import RunDirectory
 from hoplon.comparison.paired import Paired, paired
 from hoplon.criteria.base import Criterion
@@ -23,7 +23,6 @@ from hoplon.criteria.classification import TopK
 from hoplon.criteria.combined import as_criterion
 from hoplon.errors import DataError, HoplonError, SiteError
 from hoplon.faults.table import FaultTable
-from hoplon.formats.digest import content_digest
 from hoplon.formats.named import format_named
 from hoplon.formats.native import Native
 from hoplon.injection.golden_run import GoldenRun
@@ -35,8 +34,6 @@ from hoplon.program.sites import MemorySite, Site
 from hoplon.protections.base import Protection, overlay
 from hoplon.report.document import with_limits
 from hoplon.report.text import signed_points
-
-Progress = Callable[[int, int | None], None]
 
 
 @final
@@ -221,25 +218,13 @@ def _manifest(
     original: Results, reference: GoldenRun, protections: tuple[Protection, ...], placement: Placement, level: float
 ) -> dict[str, Any]:
     """As that of a campaign, with the records of the original in the place of a plan."""
-    program, data = reference.program, reference.data
     return {
-        "format": 1,
+        **provenance(reference, placement=placement, confidence=level),
+        **protected_by(protections),
+        "format": FORMAT,
         "target": original.target,
-        "criteria": list(reference.criterion.names),
-        "criterion": repr(reference.criterion),
         "replayed": {"digest": original.digest(), "program": original.manifest["program"]},
         "kinds": original.manifest.get("kinds", {}),
-        "placement": placement,
-        "protections": [protection.label for protection in protections],
-        "protections_digest": content_digest(protections),
-        "program": {"name": program.name, "fingerprint": program.fingerprint()},
-        "data": {"name": data.name, "digest": data.digest(), "inputs": len(data)},
-        "eligible_inputs": len(reference.eligible),
-        "batch": reference.batch,
-        "threads": torch.get_num_threads(),
-        "device": str(program.device),
-        "confidence": level,
-        "versions": versions(),
     }
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Self, final
 
 import numpy as np
@@ -68,22 +67,6 @@ class TwoStagePlan:
             f"{self.fault_cost / self.batch_cost:.2g} batches besides"
         )
 
-    def to_json(self) -> str:
-        """For a run directory."""
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """What `to_json` wrote.
-
-        Raises:
-            StoreError: something else.
-        """
-        try:
-            return cls.from_dict(json.loads(text))
-        except ValueError as error:
-            raise StoreError(f"expected a split as hoplon writes it, got {error}; resume the run") from error
-
     @classmethod
     def from_dict(cls, found: dict[str, Any]) -> Self:
         """From plain values.
@@ -96,7 +79,7 @@ class TwoStagePlan:
             first, second = found["batches"]
             return cls(**{**found, "spreads": (one, other), "batches": (int(first), int(second))})
         except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(f"expected a split as hoplon writes it, got {error!r}; resume the run") from error
+            raise StoreError(f"expected a split as hoplon writes it, got {error!r}") from error
 
 
 def pilot_batches(of: int) -> int:

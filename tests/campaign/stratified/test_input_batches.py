@@ -200,7 +200,7 @@ def test_each_half_is_split_by_the_other(campaign: Campaign) -> None:
     levels = SecondStage(Injector(reference, Overlay()), 0)
     within, between = [np.array([0.0, 1.0])] * 8, [np.full(2, fault % 2.0) for fault in range(8)]
     tally = [(np.array([one.mean() for one in half]), half) for half in (within, between)]
-    levels.choose(tally, np.ones(1), recorded=None)
+    levels.choose(tally, np.ones(1))
     assert levels.split is not None
     assert levels.split.batches == (1, 6)
     assert levels.split.spreads[0].within == 0
@@ -246,7 +246,7 @@ def test_a_resumed_campaign_goes_on_with_the_recorded_split(
     path = tmp_path / "run"
     first = campaign.run(half_width=HALF_WIDTH, seed=0, store=path)
     assert first.digest() == results.digest()
-    assert load_results(path).split == results.split == TwoStagePlan.from_json((path / "split.json").read_text())
+    assert load_results(path).split == results.split
     shards = sorted(path.glob("*/unit-*.parquet"))
     for shard in shards:
         if shard.name != "unit-00000000.parquet":
@@ -254,18 +254,24 @@ def test_a_resumed_campaign_goes_on_with_the_recorded_split(
     again = campaign.run(half_width=HALF_WIDTH, seed=0, store=path, resume=True)
     assert again.digest() == first.digest()
     assert results.split is not None
-    (path / "split.json").write_text(dataclasses.replace(results.split, batches=(3, 3)).to_json())
+    design = load_results(path).design
+    assert design is not None
+
+    def record(split: TwoStagePlan) -> None:
+        (path / "design.json").write_text(dataclasses.replace(design, split=split).to_json())
+
+    record(dataclasses.replace(results.split, batches=(3, 3)))
     for shard in path.glob("*/unit-*.parquet"):
         shard.unlink()
     other = campaign.run(half_width=HALF_WIDTH, seed=0, store=path, resume=True)
     assert other.split is not None
     assert other.split.batches == (3, 3)
     assert other.digest() != first.digest()
-    (path / "split.json").write_text(dataclasses.replace(results.split, of=7).to_json())
-    with pytest.raises(StoreError, match="expected a split of 6 input batches, got .* delete split.json"):
+    record(dataclasses.replace(results.split, of=7))
+    with pytest.raises(StoreError, match="expected a split of 6 input batches, got .* delete design.json"):
         campaign.run(half_width=HALF_WIDTH, seed=0, store=path, resume=True)
-    (path / "split.json").write_text("{}")
-    with pytest.raises(StoreError, match="expected a split as hoplon writes it"):
+    (path / "design.json").write_text(design.to_json().replace('"spreads"', '"spread"'))
+    with pytest.raises(StoreError, match="expected a split as hoplon writes it, got .* delete design.json"):
         campaign.run(half_width=HALF_WIDTH, seed=0, store=path, resume=True)
 
 

@@ -249,7 +249,7 @@ def _negative(seen: CandidateFeatures) -> torch.Tensor:
     [
         ({"count": 10, "design": "stratified"}, "expected a half-width for strata"),
         ({"count": 10, "strata": ByBit()}, "expected a half-width for strata"),
-        ({"half_width": 0.1, "design": "random"}, "expected design 'uniform' or 'stratified', got 'random'"),
+        ({"half_width": 0.1, "design": "random"}, "expected design 'uniform' or 'two-phase', got 'random'"),
         ({"half_width": 0.1, "design": "uniform", "strata": ByBit()}, "expected no strata for design='uniform'"),
         ({"half_width": 0.1, "strata": []}, "expected 1 to 4 kinds of strata, got 0"),
         ({"half_width": 0.1, "strata": ByFunction(_negative)}, "expected one integer of at least 0 per candidate"),
@@ -371,10 +371,10 @@ def test_strata_that_late_candidates_show_are_run() -> None:
     """They would pass for proven where nothing else is open."""
     counts, known = np.array([5, 0, 4091]), np.array([np.nan, np.nan, 0.0])
     first = FirstPhase(counts, known, np.zeros(3, dtype=np.int64), np.ones(1), np.array([4096]))
-    planned = SequentialSchedule(0.01).opened(first, np.zeros((3, 2), dtype=np.int64))
+    planned = SequentialSchedule(0.01).with_new_strata(first, np.zeros((3, 2), dtype=np.int64))
     assert planned[0].min() > 0
     assert planned[1:].max() == 0
-    assert (SequentialSchedule(0.01).opened(first, 9 * np.ones((3, 2), dtype=np.int64)) == 9).all()
+    assert (SequentialSchedule(0.01).with_new_strata(first, 9 * np.ones((3, 2), dtype=np.int64)) == 9).all()
 
 
 def test_a_run_with_candidates_drawn_otherwise_is_not_gone_on_with(campaign: Campaign, tmp_path: Path) -> None:

@@ -22,15 +22,26 @@ class SecondStage:
 
     What one half of the faults meets is chosen from the other half, as their number is: see
     `hoplon.campaign.stratified.schedule.SequentialSchedule`.
+
+    Args:
+        seed: of the campaign.
+        recorded: the split that a stopped run has chosen; the same is chosen again.
+    Raises:
+        StoreError: a record that is of another campaign.
     """
 
-    def __init__(self, evaluator: Injector, seed: int) -> None:
-        self._evaluator, self._seed = evaluator, seed
+    def __init__(self, evaluator: Injector, seed: int, *, recorded: TwoStagePlan | None = None) -> None:
+        self._evaluator, self._seed, self._recorded = evaluator, seed, recorded
         reference = evaluator.reference
         self.sizes: Ints = np.full(reference.input_batches, reference.batch, dtype=np.int64)
         self.sizes[-1] = len(reference.eligible) - reference.batch * (reference.input_batches - 1)
-        self._pilot = pilot_batches(len(self.sizes))
+        self._pilot, of = pilot_batches(len(self.sizes)), len(self.sizes)
         self.split: TwoStagePlan | None = None
+        fits = recorded is None or (
+            (recorded.of, recorded.pilot) == (of, self._pilot) and all(1 <= b <= of for b in recorded.batches)
+        )
+        if not fits:
+            raise StoreError(f"expected a split of {of} input batches, got {recorded}; delete design.json")
 
     @property
     def batches(self) -> tuple[int, int]:
@@ -93,22 +104,20 @@ class SecondStage:
             for cell in range(2 * strata)
         ]
 
-    def choose(
-        self, tally: list[tuple[Floats, list[Floats]]], shares: Floats, *, recorded: TwoStagePlan | None
-    ) -> None:
-        """The split that the pilot's outcomes make cheapest, or the one that a stopped run recorded.
+    @property
+    def known(self) -> TwoStagePlan | None:
+        """The split that was chosen, or will be: that of a stopped run."""
+        return self.split or self._recorded
+
+    def choose(self, tally: list[tuple[Floats, list[Floats]]], shares: Floats) -> None:
+        """Choose the split that the pilot's outcomes make cheapest, or the one that a stopped run recorded.
 
         Args:
             tally: of the pilot.
             shares: of the strata.
-        Raises:
-            StoreError: a record that is of another campaign.
         """
-        of = len(self.sizes)
-        if recorded is not None:
-            if (recorded.of, recorded.pilot) != (of, self._pilot) or not all(1 <= b <= of for b in recorded.batches):
-                raise StoreError(f"expected a split of {of} input batches, got {recorded}; delete split.json")
-            self.split = recorded
+        of, self.split = len(self.sizes), self._recorded
+        if self.split is not None:
             return
         fault_cost, batch_cost = _costs(self._evaluator)
         spreads = tuple(
@@ -119,10 +128,10 @@ class SecondStage:
         self.split = TwoStagePlan(batches, of, self._pilot, spreads, fault_cost, batch_cost)  # type: ignore[arg-type]
 
     def effects(self, tally: list[tuple[Floats, list[Floats]]]) -> Floats:
-        """See `hoplon.campaign.stratified.schedule.SequentialSchedule.main`: shape ``(strata, 2)``, of each half for
-        faults of the *other* half's split.
+        """Design effects for `SequentialSchedule.main_stage`: of each half, for faults of the *other* half's split.
 
-        The plan of one half is made of what the other half shows, and for the inputs that its own faults meet.
+        Shape ``(strata, 2)``. The plan of one half is made of what the other half shows, and for the inputs that its
+        own faults meet.
         """
         assert self.split is not None
         found = []

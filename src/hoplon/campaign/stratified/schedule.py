@@ -78,7 +78,7 @@ class SequentialSchedule:
         half = np.where(open_, np.maximum(np.ceil(self.pilot_runs * parts / 2), _LEAST), 0)
         return np.repeat(half.astype(np.int64)[:, None], 2, axis=1)
 
-    def main(
+    def main_stage(
         self, first: FirstPhase, failures: Ints, runs: Ints, *, effects: Floats | None = None
     ) -> tuple[Ints, Ints]:
         """Runs that each half is to have in all, and how many candidates of each band to draw.
@@ -103,10 +103,10 @@ class SequentialSchedule:
         halves = np.stack([np.ceil(plan / 2).astype(np.int64) for plan in planned], axis=1)
         return np.maximum(halves, runs), drawn
 
-    def more(
+    def next_allocation(
         self, first: FirstPhase, failures: Ints, runs: Ints, *, look: int, effects: Floats | None = None
     ) -> tuple[Ints, Ints]:
-        """As `main`, after a look that was not precise enough; ``look`` is the one to come."""
+        """As `main_stage`, after a look that was not precise enough; ``look`` is the one to come."""
         joint = None if effects is None else effects.mean(1)
         plan, drawn = self._plan(first, failures.sum(1), runs.sum(1), look=look, effects=joint)
         # at least a tenth more, so that the looks come to an end
@@ -114,7 +114,7 @@ class SequentialSchedule:
         wanted = np.where(runs > 0, wanted, wanted * (plan[:, None] > 0))
         return wanted, first.enough(wanted, drawn)
 
-    def opened(self, first: FirstPhase, planned: Ints) -> Ints:
+    def with_new_strata(self, first: FirstPhase, planned: Ints) -> Ints:
         """The plan, with a few runs for strata that candidates have shown since it was made."""
         new = (first.counts > 0) & ~first.sure & (planned.sum(1) == 0)
         return np.where(new[:, None], _LEAST, planned)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from hoplon.campaign._peak_memory import peak_memory_bytes
 from hoplon.campaign.design import Design
 from hoplon.campaign.rates import FAILURES
-from hoplon.campaign.results import Results
+from hoplon.campaign.runner import Planned, UnitRunner, UnitStore, amounts, in_cells
 from hoplon.campaign.stratified.candidates import Candidates
 from hoplon.campaign.stratified.input_batches import SecondStage
 from hoplon.campaign.stratified.masking import LocalPropagation
@@ -25,19 +22,12 @@ from hoplon.campaign.stratified.schedule import SequentialSchedule
 from hoplon.campaign.stratified.strata import ByDeviation, BySensitivity, Strata
 from hoplon.criteria.outcome import Outcome
 from hoplon.errors import HoplonError
-from hoplon.faults.sampling.base import Population, Sampling
+from hoplon.faults.sampling.base import Population
 from hoplon.faults.table import FaultTable
 from hoplon.injection.golden_run import GoldenRun, golden_outputs
 from hoplon.injection.injector import Injector
 from hoplon.injection.run_table import blank, run_frame
 from hoplon.stats.intervals import Floats, Ints
-from hoplon.stats.two_stage import TwoStagePlan
-
-Unit = tuple[FaultTable, pl.DataFrame]
-Groups = NDArray[np.bool_]
-# Number of a unit -> its faults; for each, the half of the stratum that it belongs to; the batches of inputs that each
-# memory fault meets.
-Planned = dict[int, tuple[FaultTable, pl.DataFrame, Groups | None]]
 
 _UNIT_FAULTS = {"values": 4096, "memory": 64}
 _MOST_UNIT_FAULTS = 4096
@@ -57,98 +47,98 @@ def default_strata(evaluator: Injector, population: Population) -> tuple[Strata,
     return BySensitivity(), ByDeviation((1.0, 3.0), signs=False)
 
 
-@dataclass
-class TwoPhase:
-    """The stages of one campaign.
+class TwoPhaseRun:
+    """Runs the stages of one campaign.
 
     Args:
-        run: runs planned units that are missing and keeps them.
-        keep: keeps a unit that needed no run.
-        results: what all units together give, under a design.
-        recall: the split of a run that is resumed; None where none was recorded.
-        record: keeps the split.
+        runner: of the campaign.
+        strata: what tells faults apart.
+        schedule: when to stop.
+        store: runs planned units that are missing, and stores them.
     """
 
-    evaluator: Injector
-    population: Population
-    sampling: Sampling
-    strata: Sequence[Strata]
-    course: SequentialSchedule
-    seed: int
-    run: Callable[[Planned], None]
-    keep: Callable[[int, Unit], None]
-    results: Callable[[int, Design], Results]
-    recall: Callable[[], TwoStagePlan | None]
-    record: Callable[[TwoStagePlan], None]
-
-    def __post_init__(self) -> None:
-        values, slope, arrive, steps = self.population.inputs is not None, None, None, None
-        self.course = dataclasses.replace(self.course, again=looking_again(self.strata, self.evaluator.reference))
-        if any(part.needs_slope for part in self.strata):
-            slope = LogitGradients(self.evaluator, self.population.sites)
-        if values:
-            arrive = LocalPropagation(self.evaluator, self.population.sites)  # type: ignore[arg-type]
-            site_steps = self.evaluator.reference.program.site_steps
-            steps = torch.tensor([site_steps[site.name] for site in self.population.sites])
+    def __init__(
+        self, runner: UnitRunner, strata: Sequence[Strata], schedule: SequentialSchedule, store: UnitStore
+    ) -> None:
+        injector, population, seed = runner.injector, runner.population, runner.seed
+        self._injector, self._store = injector, store
+        again = looking_again(strata, injector.reference)
+        self._schedule = dataclasses.replace(schedule, again=again)
+        slope, arrive, steps = None, None, None
+        if any(part.needs_slope for part in strata):
+            slope = LogitGradients(injector, population.sites)
+        self._levels: SecondStage | None = None
+        if population.inputs is not None:
+            arrive = LocalPropagation(injector, population.sites)  # type: ignore[arg-type]
+            site_steps = injector.reference.program.site_steps
+            steps = torch.tensor([site_steps[site.name] for site in population.sites])
+        else:
+            before = store.design()
+            self._levels = SecondStage(injector, seed, recorded=None if before is None else before.split)
         self._candidates = Candidates(
-            self.population,
-            self.sampling,
-            self.strata,
-            seed=self.seed,
+            population,
+            runner.sampling,
+            strata,
+            seed=seed,
             arrive=arrive,
             steps=steps,
             slope=slope,
-            wrong=wrong_without_fault(self.evaluator),
+            wrong=wrong_without_fault(injector),
         )
         self._units = self._faults = self._runs = 0
-        self._levels = None if values else SecondStage(self.evaluator, self.seed)
-        self._expected: dict[str, float] = {}
         self._planned = np.zeros((0, 2), dtype=np.int64)
 
     def finish(self) -> tuple[int, Design]:
-        """Run until the precision is reached; gives the number of units and the design."""
-        course, drawn, begun = self.course, self._candidates, time.perf_counter()
-        drawn.extend(course.candidates([band.part for band in drawn.bands]))
+        """Run until the precision is reached; return the number of units and the design."""
+        # Invariants, which make the estimate at the first look unbiased and the interval honest:
+        # - which candidates are run, and in which order, is fixed by the seed before any of them is;
+        # - how long one half of a stratum becomes is planned from the outcomes of its other half alone;
+        # - strata are those of the first candidates, and only their shares are counted anew when more are drawn;
+        # - each look spends a part of the probability to miss, and all parts together make 1 - confidence.
+        schedule, drawn, begun = self._schedule, self._candidates, time.perf_counter()
+        drawn.extend(schedule.candidates([band.part for band in drawn.bands]))
         self._planned = np.zeros((len(drawn.labels), 2), dtype=np.int64)
-        looked = time.perf_counter()
-        self._stage(course.pilot(drawn.first_phase))
-        pilot, pilot_s = self._runs, time.perf_counter() - looked
-        failures, effects = self._failures(course.confidence), self._choose()
-        counts, wanted = course.main(drawn.first_phase, failures, self._planned, effects=effects)
-        runs, first_s = max(float(pilot + self._to_come(counts)), float(pilot)), looked - begun
-        grown = float(np.maximum(wanted, drawn.first_phase.drawn).sum()) / len(drawn)
-        self._expected = self._amounts(runs, first_s * grown + runs * pilot_s / max(pilot, 1), first_s)
-        drawn.extend(wanted)
-        self._stage(course.opened(drawn.first_phase, counts))
-        self._prove()  # before the looks, which so know in which bands it lies
+        first_phase_s = time.perf_counter() - begun
+        expected = self._pilot_and_main_stage(first_phase_s)
         look = 0
         while True:
-            design, before = self._design(1 - sum(course.tails(look))), (len(drawn), self._planned.sum())
-            interval = self.results(self._units, design).summary()[0].failure
-            if interval.half_width <= course.half_width or self._planned.sum() >= _MOST_RUNS:
+            design, before = self._design(1 - sum(schedule.tails(look))), (len(drawn), self._planned.sum())
+            interval = self._store.results(self._units, design).summary()[0].failure
+            if interval.half_width <= schedule.half_width or self._planned.sum() >= _MOST_RUNS:
                 break
-            failures = self._failures(course.confidence)
-            counts, wanted = course.more(
+            failures = self._failures(schedule.confidence)
+            counts, wanted = schedule.next_allocation(
                 drawn.first_phase, failures, self._planned, look=look + 1, effects=self._effects()
             )
             drawn.extend(wanted)
-            self._stage(course.opened(drawn.first_phase, counts))
+            self._stage(schedule.with_new_strata(drawn.first_phase, counts))
             if (len(drawn), self._planned.sum()) == before:  # nothing is open, and no more candidates are to be had
                 break
             look += 1
-        spent = self._amounts(float(self._runs), time.perf_counter() - begun, first_s)
-        return self._units, dataclasses.replace(design, expected=self._expected, spent=spent)
+        spent = amounts(float(self._runs), time.perf_counter() - begun, first_phase_seconds=first_phase_s)
+        return self._units, dataclasses.replace(design, expected=expected, spent=spent)
 
-    def _amounts(self, runs: float, seconds: float, first_phase: float) -> dict[str, float]:
-        """For a design; the pilot has met every batch of inputs, so memory is not going to rise much above its peak."""
-        found = {"runs": runs, "seconds": seconds, "first_phase_seconds": first_phase}
-        memory = peak_memory_bytes()
-        return found if memory is None else {**found, "memory_bytes": float(memory)}
+    def _pilot_and_main_stage(self, first_phase_s: float) -> dict[str, float]:
+        """Run the pilot and what is planned from it; return what the pilot led to expect of the whole campaign."""
+        schedule, drawn, begun = self._schedule, self._candidates, time.perf_counter()
+        self._stage(schedule.pilot(drawn.first_phase))
+        pilot, pilot_s = self._runs, time.perf_counter() - begun
+        failures, effects = self._failures(schedule.confidence), self._choose()
+        counts, wanted = schedule.main_stage(drawn.first_phase, failures, self._planned, effects=effects)
+        runs = max(float(pilot + self._to_come(counts)), float(pilot))
+        grown = float(np.maximum(wanted, drawn.first_phase.drawn).sum()) / len(drawn)
+        seconds = first_phase_s * grown + runs * pilot_s / max(pilot, 1)
+        # the pilot has met every batch of inputs, so memory is not going to rise much above its peak
+        expected = amounts(runs, seconds, first_phase_seconds=first_phase_s)
+        drawn.extend(wanted)
+        self._stage(schedule.with_new_strata(drawn.first_phase, counts))
+        self._prove()  # before the looks, which so know in which bands it lies
+        return expected
 
     def _design(self, level: float) -> Design:
         drawn, first = self._candidates, self._candidates.first_phase
         known = tuple(None if np.isnan(value) else float(value) for value in first.known)
-        split = None if self._levels is None else self._levels.split
+        split = None if self._levels is None else self._levels.known
         shares, draws = tuple(first.shares.tolist()), tuple(first.draws.tolist())
         return Design(drawn.labels, shares, known, len(drawn), level, draws=draws, split=split)
 
@@ -156,7 +146,7 @@ class TwoPhase:
         """Failures so far in each half of each stratum; of a memory fault, the share of its inputs."""
         if not self._units:
             return np.zeros_like(self._planned)
-        results = self.results(self._units, self._design(level))
+        results = self._store.results(self._units, self._design(level))
         failed = pl.col(results.criteria[0]).cast(pl.String).is_in(FAILURES).mean()
         shares = results.lazy_runs.group_by("cell", "fault").agg(failed=failed)
         tally = shares.group_by("cell").agg(pl.col("failed").sum()).collect()
@@ -168,18 +158,16 @@ class TwoPhase:
         """After the pilot: how many inputs memory faults meet from here on; what that means for the plan."""
         if self._levels is None or not self._units:
             return None
-        results = self.results(self._units, self._design(self.course.confidence))
+        results = self._store.results(self._units, self._design(self._schedule.confidence))
         shares = self._candidates.first_phase.shares
-        self._levels.choose(self._levels.tally(results, len(shares)), shares, recorded=self.recall())
-        assert self._levels.split is not None
-        self.record(self._levels.split)
+        self._levels.choose(self._levels.tally(results, len(shares)), shares)
         return self._effects()
 
     def _effects(self) -> Floats | None:
-        """See `SequentialSchedule.main`; None of value faults, and where a pilot had nothing to run."""
+        """See `SequentialSchedule.main_stage`; None of value faults, and where a pilot had nothing to run."""
         if self._levels is None or self._levels.split is None:
             return None
-        results = self.results(self._units, self._design(self.course.confidence))
+        results = self._store.results(self._units, self._design(self._schedule.confidence))
         return self._levels.effects(self._levels.tally(results, len(self._candidates.labels)))
 
     def _to_come(self, counts: Ints) -> float:
@@ -202,8 +190,9 @@ class TwoPhase:
 
     def _spend(self, rows: Ints, cells: Ints) -> None:
         table = self._candidates.table(rows)
-        order = _even_order(table, self.evaluator.reference)
-        size, planned = _UNIT_FAULTS[table.target], {}
+        order = _even_order(table, self._injector.reference)
+        size = _UNIT_FAULTS[table.target]
+        planned: dict[int, Planned] = {}
         if self._levels is not None:  # units of as many passes: each needs the fault-free values of all batches
             size = min(max(size, _MOST_UNIT_FAULTS), size * self._levels.parts)
         for start in range(0, len(order), size):
@@ -213,7 +202,7 @@ class TwoPhase:
             planned[self._units] = part, cell, groups
             self._runs += len(mine) if self._levels is None or groups is None else self._levels.runs(groups)
             self._units, self._faults = self._units + 1, self._faults + len(mine)
-        self.run(planned)
+        self._store.run(planned)
 
     def _numbered(self, table: FaultTable, mine: Ints, cells: Ints) -> tuple[FaultTable, pl.DataFrame]:
         """Some faults of a table, numbered on from those of earlier units, and the cell of each."""
@@ -224,7 +213,7 @@ class TwoPhase:
 
     def _prove(self) -> None:
         """Records of faults that are proven to be masked: they stand for their share in groups and in other arms."""
-        drawn, spent = self._candidates, self._planned.sum() or self.course.pilot_runs
+        drawn, spent = self._candidates, self._planned.sum() or self._schedule.pilot_runs
         first, rows, cells = drawn.first_phase, [], []
         for stratum in np.flatnonzero(first.known == 0).tolist():
             share = float(first.shares[stratum])
@@ -237,27 +226,17 @@ class TwoPhase:
             return
         table, cell = self._numbered(drawn.table(chosen), np.arange(len(chosen)), np.concatenate(cells))
         table = drawn.observed(table)
-        self.keep(self._units, (table, _placed(_recorded(self.evaluator.reference, table), cell, proven=True)))
+        self._store.store(self._units, (table, in_cells(_recorded(self._injector.reference, table), cell, proven=True)))
         self._units, self._faults = self._units + 1, self._faults + len(chosen)
 
 
 def looking_again(strata: Sequence[Strata], reference: GoldenRun) -> float:
-    """What it costs to look at more candidates, whatever their number: passes of all inputs, in runs."""
+    """Fixed cost of enlarging the first phase, in equivalent runs, independent of the number of candidates.
+
+    One forward pass over all inputs; where strata need gradients, also the two backward passes and their forward.
+    """
     passes = 1 + 3 * any(part.needs_slope for part in strata)  # gradients of two outputs, and their forward
     return _RUNS_PER_PASS * passes * len(reference.eligible)
-
-
-def strike(
-    evaluator: Injector,
-    table: FaultTable,
-    cells: pl.DataFrame,
-    groups: Groups | None = None,
-    *,
-    advance: Callable[[int], None] | None = None,
-) -> Unit:
-    """Run the faults of one unit; their rows say to which half of which stratum they belong."""
-    runs, observed = evaluator.runs(table, advance=advance, groups=groups)
-    return observed, _placed(runs, cells, proven=False)
 
 
 def wrong_without_fault(evaluator: Injector) -> Tensor:
@@ -277,11 +256,6 @@ def wrong_without_fault(evaluator: Injector) -> Tensor:
     outcomes, _ = reference.judge(torch.arange(len(reference.eligible)), every, golden=outputs, faulty=outputs)
     failed = np.isin(outcomes, [int(Outcome.SDC), int(Outcome.NONFINITE)]).any(1)
     return reference.eligible[torch.from_numpy(failed)]
-
-
-def _placed(runs: pl.DataFrame, cells: pl.DataFrame, *, proven: bool) -> pl.DataFrame:
-    columns = cells.with_columns(proven=pl.lit(proven))
-    return runs.join(columns, on="fault", how="left", maintain_order="left")
 
 
 def _recorded(reference: GoldenRun, table: FaultTable) -> pl.DataFrame:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-
-import torch
+from collections.abc import Mapping, Sequence
 
 from hoplon.cli.console import progress_bars, say, show, show_json
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.comparison.assessment import MakeArm, Plan, announcement, assess
-from hoplon.errors import HoplonError
 from hoplon.program.capturing import capture
 from hoplon.report.document import write_document
 from hoplon.report.page import write_page
@@ -66,20 +62,3 @@ def run_assessment(
     else:
         show(found.comparison.tables(), [(part.title, part.sentences) for part in verdict(document)])
     say(f"wrote {page}, {out.path / 'results.json'} and {out.path / 'runs'}")
-
-
-@contextmanager
-def threads(count: int | None) -> Iterator[None]:
-    """A scope in which torch computes on this many threads; None leaves them alone.
-
-    Raises:
-        HoplonError: a count below 1.
-    """
-    if count is not None and count < 1:
-        raise HoplonError(f"expected at least 1 thread, got {count}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

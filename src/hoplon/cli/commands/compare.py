@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from hoplon.cli.commands.assess import run_assessment, threads
+from hoplon.campaign.executors import torch_threads
+from hoplon.cli.commands.assess import run_assessment
 from hoplon.cli.console import say, told_training
 from hoplon.cli.options import guards as guarding
 from hoplon.cli.output_folder import OutputFolder
@@ -85,7 +86,7 @@ def compare(
     }
     command = ["hoplon", "compare", model, data, *(str(part) for pair in options.items() for part in pair)]
     command += [part for text in more_arms for part in ("--arm", text)]
-    with threads(thread_count):
+    with torch_threads(thread_count):
         loaded = resolve_data(data)
         say(f"hoplon compare: {model} on {data}, seed {seed}")
         chosen = resolve_model(model, seed=seed, progress=told_training)

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from hoplon.cli.commands.assess import run_assessment, threads
+from hoplon.campaign.executors import torch_threads
+from hoplon.cli.commands.assess import run_assessment
 from hoplon.cli.console import say
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.comparison.assessment import Plan
@@ -35,7 +36,7 @@ def demo(
     folder = OutputFolder.prepare(out)
     plan = replace(QUICK if quick else FULL, seed=seed)
     say(f"hoplon demo: LeNet on handwritten digits, seed {seed}; about {'10 s' if quick else '1 minute'}")
-    with threads(1):
+    with torch_threads(1):
         lenet = model("lenet-digits", seed=seed)
         command = ["hoplon", "demo", "--seed", str(seed), *(["--quick"] if quick else [])]
         run_assessment(lenet, data("digits"), plan, out=folder, command=command, as_json=as_json, resume=resume)

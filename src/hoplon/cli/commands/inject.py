@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from hoplon.campaign.campaign import Campaign
+from hoplon.campaign.executors import torch_threads
 from hoplon.campaign.forecasting import Forecast, forecast
 from hoplon.campaign.results import Results
 from hoplon.campaign.store import RunDirectory
-from hoplon.cli.commands.assess import threads
 from hoplon.cli.console import duration, progress_bars, say, show, show_json, told_training
 from hoplon.cli.options.campaign_file import SETTINGS, Settings, merged, read_raw
 from hoplon.cli.tables import document, tables
@@ -93,7 +93,7 @@ def inject(
     folder = Path(settings.out)
     if not dry_run:
         _require_free(folder, resume=resume)
-    with _computing_on(settings.threads):
+    with torch_threads(settings.threads):
         chosen, held_out = (
             resolve_model(settings.model, seed=settings.seed, progress=told_training),
             resolve_data(settings.data).held_out,
@@ -104,9 +104,6 @@ def inject(
             _predict(campaign, settings, as_json=as_json)
         else:
             _run(campaign, settings, folder, resume=resume, as_json=as_json)
-
-
-_computing_on = threads  # the option of the command has the same name
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:

@@ -12,7 +12,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from hoplon.cli.commands.assess import threads as computing_on
+from hoplon.campaign.executors import torch_threads
 from hoplon.cli.console import say, show, show_json, told_training
 from hoplon.cli.options.bounds import Bounded, PolicyName, ranger
 from hoplon.cli.output_folder import OutputFolder
@@ -56,7 +56,7 @@ def overhead(
 ) -> None:
     """Time a model with its bounds in both forms, arms interleaved, beside no protection and the original."""
     folder = None if out is None else OutputFolder.prepare(out)
-    with computing_on(threads):
+    with torch_threads(threads):
         chosen = resolve_model(model, seed=seed, progress=told_training)
         say(f"hoplon overhead: {model}, seed {seed}")
         program = capture(chosen.module, chosen.example, name=chosen.name)

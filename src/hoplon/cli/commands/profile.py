@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hoplon.cli.commands.assess import threads as computing_on
+from hoplon.campaign.executors import torch_threads
 from hoplon.cli.console import duration, progress_bars, say, show, show_json, told_training
 from hoplon.cli.options.bounds import coverage_table, listed
 from hoplon.cli.output_folder import OutputFolder
@@ -68,7 +68,7 @@ def profile(
     """Observe fault-free values on calibration data and write bounds; tell convergence, exceedances and cost."""
     share, of = _quantile(quantile, image_quantile)
     folder = OutputFolder.prepare(out)
-    with computing_on(threads):
+    with torch_threads(threads):
         loaded, chosen = resolve_data(data), resolve_model(model, seed=seed, progress=told_training)
         say(f"hoplon profile: {model} on {data}, seed {seed}")
         program = capture(chosen.module, chosen.example, name=chosen.name)

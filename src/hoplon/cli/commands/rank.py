@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import typer
 
 from hoplon import importance
-from hoplon.cli.commands.assess import threads as computing_on
+from hoplon.campaign.executors import torch_threads
 from hoplon.cli.console import progress_bars, say, show, show_json, told_training
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.errors import DataError
@@ -75,7 +75,7 @@ def rank(
     for file in (out, page):
         if file is not None:
             OutputFolder.prepare(file.parent)
-    with computing_on(threads):
+    with torch_threads(threads):
         loaded, chosen = resolve_data(data), resolve_model(model, seed=seed, progress=told_training)
         say(f"hoplon rank: {model} on {data}, {score.value}, seed {seed}")
         program = capture(chosen.module, chosen.example, name=chosen.name)

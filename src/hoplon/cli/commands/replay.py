@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hoplon.campaign.executors import torch_threads
 from hoplon.campaign.store import RunDirectory
-from hoplon.cli.commands.assess import threads as computing_on
 from hoplon.cli.commands.inject import one_or_several
 from hoplon.cli.console import progress_bars, say, show, show_json, told_training
 from hoplon.cli.options import components as parts
@@ -48,7 +48,7 @@ def replay(
     start = known.get("seed", 0)
     judged = one_or_several(criterion) or known.get("criterion")
     protections = parts.protections(known.get("protection", []))
-    with computing_on(threads or manifest["threads"]):
+    with torch_threads(threads or manifest["threads"]):
         samples = resolve_data(source).held_out.sample(inputs or known.get("inputs"), seed=start)
         chosen = resolve_model(model, seed=start if seed is None else seed, progress=told_training)
         say(f"hoplon replay: the faults of {run} in {model}, on {source}")

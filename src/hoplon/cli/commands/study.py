@@ -12,7 +12,7 @@ from typing import Annotated, Any, Protocol
 import typer
 from rich.table import Table
 
-from hoplon.cli.commands.assess import threads as computing_on
+from hoplon.campaign.executors import torch_threads
 from hoplon.cli.console import progress_bars, say, show, show_json, told_training
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.errors import HoplonError, no_match
@@ -79,7 +79,7 @@ def study(
         assert model is not None
         return resolve_model(model[0], seed=seed, progress=told_training), resolve_data(model[1])
 
-    with _data_in(data), computing_on(thread_count):
+    with _data_in(data), torch_threads(thread_count):
         command = ["hoplon", "study", name, "--profile", profile, "--seed", str(seed), "--out", str(out)]
         command += ["--model", *model] if model is not None else []
         command += ["--threads", str(thread_count)] if thread_count is not None else []
