@@ -11,10 +11,10 @@ import torch
 from hoplon.errors import DataError
 from hoplon.stats.intervals import wilson
 from hoplon_studies.driving.camera import as_input, photograph
-from hoplon_studies.driving.control import ASIDE, SPEED, STRAIGHT_ON, clipped, expert_waypoints, pursue
+from hoplon_studies.driving.control import ASIDE, SPEED, STRAIGHT_ON, Pose, clipped, expert_waypoints, pursue
 from hoplon_studies.driving.roads import CELL, GRASS, PALETTE, ROAD, Road
 from hoplon_studies.driving.settings import ARMS
-from hoplon_studies.driving.simulator import Pose, Scenario
+from hoplon_studies.driving.simulator import Scenario
 from hoplon_studies.driving.statistics import compared, crashes_of_one, tally
 from hoplon_studies.driving.student import UNITS_PER_OUTPUT, as_output, trained, waypoints_of
 from hoplon_studies.driving.training import Frames, mean_error, squared_error

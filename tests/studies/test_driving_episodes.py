@@ -31,7 +31,7 @@ from tests.reference.study_figures import compared_driving
 
 pytestmark = pytest.mark.skipif(
     find_spec("gymnasium") is None or find_spec("Box2D") is None,
-    reason="needs gymnasium and Box2D: pip install 'hoplon[driving]'",
+    reason="needs gymnasium and Box2D: pip install 'hoplon[studies]'",
 )
 
 MAIN, ONE, _, CONTROL, LATE = SETTINGS
@@ -177,7 +177,7 @@ def test_arms_driven_once_drive_as_each_would_alone(student: Class, setting: obj
 def test_missing_simulator_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "gymnasium.envs.box2d", None)
     simulator.racing.cache_clear()
-    with pytest.raises(HoplonError, match=r"expected gymnasium with Box2D .* pip install 'hoplon\[driving\]'"):
+    with pytest.raises(HoplonError, match=r"expected gymnasium with Box2D .* pip install 'hoplon\[studies\]'"):
         simulator.racing()
 
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from hoplon_studies.driving.control import Pose
 from hoplon_studies.driving.roads import PALETTE, Floats, Ground
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from hoplon_studies.driving.simulator import Pose
 
 SIZE = 64
 """Pixels of a side."""

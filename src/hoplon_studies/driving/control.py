@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import final
 
 import numpy as np
 
 from hoplon_studies.driving.roads import Floats, Road
-
-if TYPE_CHECKING:
-    from hoplon_studies.driving.simulator import Pose
 
 SPEED = 25.0
 """Of the car, in units per second; the controller keeps it, whatever the student says."""
@@ -30,6 +27,23 @@ _LOOK_AHEAD = min(max(0.35 * SPEED + 2.0, 5.0), 14.0)
 _STEERING_LIMIT = 0.4
 
 
+@final
+@dataclass(frozen=True)
+class Pose:
+    """Of the car: position and speed in units (per second), heading in radians; heading 0 looks along the y axis."""
+
+    x: float
+    y: float
+    heading: float
+    speed: float
+
+    @property
+    def point(self) -> np.ndarray:
+        """The position, shape ``(2,)``."""
+        return np.array([self.x, self.y])
+
+
+@final
 @dataclass(frozen=True)
 class Command:
     """``steering`` in radians, positive to the left; ``gas`` and ``brake`` from 0 to 1."""

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hoplon_studies.driving.camera import photograph
-from hoplon_studies.driving.control import SPEED, STRAIGHT_ON, clipped, expert_waypoints, pursue
+from hoplon_studies.driving.control import SPEED, STRAIGHT_ON, Pose, clipped, expert_waypoints, pursue
 from hoplon_studies.driving.roads import Floats
-from hoplon_studies.driving.simulator import SECONDS_PER_DECISION, Pose, Scenario, World
+from hoplon_studies.driving.simulator import SECONDS_PER_DECISION, Scenario, World
 
 Ending = Literal["finished", "crash", "stall", "stopped"]
 """How an episode ends.

@@ -13,7 +13,7 @@ from typing import Any, final
 import numpy as np
 
 from hoplon.errors import HoplonError
-from hoplon_studies.driving.control import SPEED, Command
+from hoplon_studies.driving.control import SPEED, Command, Pose
 from hoplon_studies.driving.roads import HALF_WIDTH, RED, ROAD, WHITE, Road
 
 STEPS_PER_DECISION = 4
@@ -42,22 +42,6 @@ class Scenario:
         track = int(generator.integers(2**31))
         place, lateral, slant = generator.uniform([0, -_LATERAL, -_SLANT], [1, _LATERAL, _SLANT])
         return cls(track, float(place), float(lateral), float(slant))
-
-
-@final
-@dataclass(frozen=True)
-class Pose:
-    """Of the car: position and speed in units (per second), heading in radians; heading 0 looks along the y axis."""
-
-    x: float
-    y: float
-    heading: float
-    speed: float
-
-    @property
-    def point(self) -> np.ndarray:
-        """The position, shape ``(2,)``."""
-        return np.array([self.x, self.y])
 
 
 class World:
@@ -119,7 +103,7 @@ def racing() -> tuple[ModuleType, ModuleType]:
             from gymnasium.envs.box2d import car_dynamics, car_racing
         except ImportError as error:
             raise HoplonError(
-                f"expected gymnasium with Box2D for the driving study, got {error}; pip install 'hoplon[driving]'"
+                f"expected gymnasium with Box2D for the driving study, got {error}; pip install 'hoplon[studies]'"
             ) from error
     return car_racing, car_dynamics
 
