@@ -106,7 +106,7 @@ def test_the_users_own_model_runs_every_part_and_its_figures_can_be_derived_from
     assert 100 / 36 < held.here <= 100  # type: ignore[operator]
     (tmr,) = [row for row in rows if row.where == "Fig. 5" and row.what.startswith("TMR of")]
     assert tmr.here == pytest.approx(2 * 4 * (8 * 3 * 9 + 8 * 8 * 9) / 1e6)
-    assert all(figure.read_bytes().startswith(b"<svg") for figure in pages.figures)
+    assert all(figure.read_bytes().startswith(b"<?xml") for figure in pages.figures)
     markdown = pages.markdown.read_text()
     assert all(f"aspis/{figure.name}" in markdown for figure in pages.figures)
 
