@@ -1,4 +1,4 @@
-"""What every criterion answers: which outputs it judges, which inputs count, which runs are harmed."""
+"""The interface of criteria: the outputs that it judges, the inputs that count, the runs that are harmed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Judged: TypeAlias = Any
 
 @dataclass(frozen=True)
 class Criterion(ABC):
-    """What counts as harm in a finite output; rows of all tensors belong together, one row per run.
+    """A definition of harm in a finite output; rows of all tensors belong together, one row per run.
 
     Args:
         outputs: which outputs of the model are judged, as positions in the flat list of them: a number for one tensor,
@@ -45,7 +45,7 @@ class Criterion(ABC):
 
     @abstractmethod
     def harmed(self, golden: Judged, faulty: Judged, labels: Tensor | None) -> Tensor:
-        """Which runs are harmed: bool, shape ``(runs, len(names))``.
+        """Return True for the runs that are harmed: bool, shape ``(runs, len(names))``.
 
         Args:
             golden: reference outputs, shape ``(runs, ...)``, finite.
@@ -54,14 +54,14 @@ class Criterion(ABC):
         """
 
     def measures(self, golden: Judged, faulty: Judged) -> dict[str, Tensor]:
-        """How far the outputs moved, by name: floating point, shape ``(runs,)``; nothing unless overridden.
+        """Measure how far the outputs moved, by name: floating point, shape ``(runs,)``; nothing unless overridden.
 
         Arguments as for `harmed`.
         """
         return {}
 
     def correct(self, golden: Judged, labels: Tensor | None) -> Tensor | None:
-        """Which fault-free outputs are right: bool, shape ``(inputs,)``; None where that has no meaning."""
+        """Return True for right fault-free outputs: bool, shape ``(inputs,)``; None where that has no meaning."""
         return None
 
     def eligible(self, golden: Judged, labels: Tensor | None) -> Tensor:
@@ -89,7 +89,7 @@ class Criterion(ABC):
             raise DataError(f"expected {len(bad)} labels, one per input, got shape {tuple(labels.shape)}")
 
     def positions(self, outputs: Sequence[Any]) -> tuple[int, ...]:
-        """Where the judged outputs are among the flat outputs of a model.
+        """Positions of the judged outputs among the flat outputs of a model.
 
         Raises:
             DataError: a position that the model does not have, or at which there is no tensor.
@@ -128,12 +128,12 @@ class Criterion(ABC):
 
     @property
     def _at(self) -> str:
-        """What names end with where the output is chosen: "@1"."""
+        """Ending of names where the output is chosen: "@1"."""
         return "" if self.outputs is None else f"@{self.outputs}"
 
 
 def tensors_of(judged: Judged) -> tuple[Tensor, ...]:
-    """What a criterion judges, always as a tuple."""
+    """Return what a criterion judges, always as a tuple."""
     return judged if isinstance(judged, tuple) else (judged,)
 
 

@@ -52,7 +52,7 @@ class TopK(Criterion):
         return ("confidence_change" + self._at, "gap_change" + self._at)
 
     def harmed(self, golden: Tensor, faulty: Tensor, labels: Tensor | None) -> Tensor:
-        """Which runs lost the reference class: bool, shape ``(runs, 1)``; outputs ``(runs, classes)``."""
+        """Return True where the reference class is lost: bool, shape ``(runs, 1)``; outputs ``(runs, classes)``."""
         wanted = golden.argmax(1) if self.reference == "golden" else self._needed(labels)
         wanted = wanted.to(faulty.device).unsqueeze(1)
         own = faulty.gather(1, wanted)
@@ -61,7 +61,7 @@ class TopK(Criterion):
         return ahead.sum(1, keepdim=True) >= self.k
 
     def measures(self, golden: Tensor, faulty: Tensor) -> dict[str, Tensor]:
-        """What the golden class lost, faulty minus golden: its softmax probability, and its lead in logits.
+        """Measure the loss of the golden class, faulty minus golden: its softmax probability, and its lead in logits.
 
         The lead (gap) is the logit of the golden class minus the largest of the others; the outputs are taken as
         logits.

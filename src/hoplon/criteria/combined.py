@@ -62,7 +62,7 @@ class Several(Criterion):
         return tuple(dict.fromkeys(name for part in self.parts for name in part.measure_names))
 
     def positions(self, outputs: Sequence[Any]) -> tuple[int, ...]:
-        """Where the outputs are that any of the criteria judges, in rising order."""
+        """Positions of the outputs that any of the criteria judges, in rising order."""
         return tuple(sorted({position for part in self.parts for position in part.positions(outputs)}))
 
     def judged(self, outputs: Sequence[Any]) -> Judged:
@@ -82,7 +82,7 @@ class Several(Criterion):
         return found
 
     def correct(self, golden: Judged, labels: Tensor | None) -> Tensor | None:
-        """What the first criterion that knows right from wrong says."""
+        """Return the answer of the first criterion that knows right from wrong."""
         answers = (part.correct(part.judged(golden), labels) for part in self.parts)
         return next((answer for answer in answers if answer is not None), None)
 

@@ -54,7 +54,7 @@ class Custom(Criterion):
         return (self.name,)
 
     def harmed(self, golden: Judged, faulty: Judged, labels: Tensor | None) -> Tensor:
-        """What the function says: bool, shape ``(runs, 1)``.
+        """Return the result of the function: bool, shape ``(runs, 1)``.
 
         Raises:
             HoplonError: anything else than bool of shape ``(runs,)``.

@@ -69,7 +69,7 @@ class Detection(Criterion):
         return (f"detection-iou{self.iou:g}-score{self.score:g}" + at,)
 
     def harmed(self, golden: tuple[Tensor, ...], faulty: tuple[Tensor, ...], labels: Tensor | None) -> Tensor:
-        """Which runs lost or invented a detection: bool, shape ``(runs, 1)``."""
+        """Return True for runs that lost or invented a detection: bool, shape ``(runs, 1)``."""
         count = (self._scores(golden)[0] >= self.score).sum(1)
         harmed = count != (self._scores(faulty)[0] >= self.score).sum(1)
         open_runs = (~harmed & (count > 0)).nonzero().flatten()
@@ -117,7 +117,7 @@ class Detection(Criterion):
 
 
 def _all_matched(wanted: tuple[Tensor, Tensor], met: tuple[Tensor, Tensor], there: Tensor, least: float) -> Tensor:
-    """Whether each detection that is there finds a partner, in runs with equally many: bool, shape ``(runs,)``."""
+    """Return True where each detection finds a partner, in runs with equally many: bool, shape ``(runs,)``."""
     overlap = _iou(met[0], wanted[0])
     allowed = (overlap >= least) & (met[1].unsqueeze(2) == wanted[1].unsqueeze(1))
     overlap = overlap.where(allowed, -1.0)

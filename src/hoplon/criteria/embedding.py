@@ -46,7 +46,7 @@ class EmbeddingDistance(Criterion):
         return (f"{self.metric}>{self.threshold:g}" + self._at,)
 
     def harmed(self, golden: Tensor, faulty: Tensor, labels: Tensor | None) -> Tensor:
-        """Which embeddings moved further than the threshold: bool, shape ``(runs, 1)``."""
+        """Return True for embeddings that moved further than the threshold: bool, shape ``(runs, 1)``."""
         vectors = as_rows(golden).double(), as_rows(faulty).double()
         if self.metric == "euclidean":
             moved: Tensor = torch.linalg.vector_norm(vectors[1] - vectors[0], dim=1)

@@ -15,7 +15,7 @@ from hoplon.formats.base import same_bits
 
 
 class Outcome(enum.IntEnum):
-    """What came of one run, stored as uint8.
+    """The outcome of one run, stored as uint8.
 
     *masked* = identical + benign; *failure* = sdc + nonfinite.
     """
@@ -39,7 +39,7 @@ def classify(
     faulty: Sequence[Any],
     labels: Tensor | None,
 ) -> Tensor:
-    """The outcome of each run under each column of the criterion: uint8, shape ``(runs, len(names))``.
+    """Return the outcome of each run under each column of the criterion: uint8, shape ``(runs, len(names))``.
 
     The first that holds: a judged output not finite, NONFINITE; harmed against the reference, SDC; the bits of the
     arm's own golden outputs, IDENTICAL; else BENIGN. So an arm that gets an input wrong without any fault is counted
@@ -67,7 +67,7 @@ def classify(
 
 
 def measure(criterion: Criterion, *, reference: Sequence[Any], faulty: Sequence[Any]) -> Tensor:
-    """How far the outputs of each run moved: float32, shape ``(runs, len(measure_names))``.
+    """Measure how far the outputs of each run moved: float32, shape ``(runs, len(measure_names))``.
 
     NaN where an output that the criterion judges is not finite; a difference beyond the range of float32 is infinite.
     Arguments as for `classify`.

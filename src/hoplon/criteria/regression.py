@@ -67,7 +67,7 @@ class Deviation(Criterion):
         return tuple(f"deviation>{t!r}".removesuffix(".0") + self.unit + self._at for t in self.thresholds)
 
     def harmed(self, golden: Tensor, faulty: Tensor, labels: Tensor | None) -> Tensor:
-        """Which runs moved further than each threshold: bool, shape ``(runs, thresholds)``."""
+        """Return True where a run moved further than each threshold: bool, shape ``(runs, thresholds)``."""
         wide = torch.promote_types(faulty.dtype, torch.float32)
         moved = (faulty.to(wide) - golden.to(wide)).abs()
         largest = as_rows(moved).amax(1, keepdim=True) * self.scale

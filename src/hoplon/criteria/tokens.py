@@ -46,7 +46,7 @@ class TokenMatch(Criterion):
         return ("token-match" + (f">{100 * self.share:g}%" if self.share else "") + self._at,)
 
     def harmed(self, golden: Tensor, faulty: Tensor, labels: Tensor | None) -> Tensor:
-        """Which runs give other tokens: bool, shape ``(runs, 1)``; outputs ``(runs, length, vocabulary)``."""
+        """Return True where tokens differ: bool, shape ``(runs, 1)``; outputs ``(runs, length, vocabulary)``."""
         counted = _counted(golden, labels)
         changed = (golden.argmax(2) != faulty.argmax(2)) & counted
         return (changed.sum(1) > self.share * counted.sum(1)).unsqueeze(1)
@@ -97,7 +97,7 @@ class PerplexityChange(Criterion):
         return (f"perplexity>{self.factor:g}x" + self._at,)
 
     def harmed(self, golden: Tensor, faulty: Tensor, labels: Tensor | None) -> Tensor:
-        """Which runs find the labels less likely: bool, shape ``(runs, 1)``; labels ``(runs, length)``."""
+        """Return True where labels became less likely: bool, shape ``(runs, 1)``; labels ``(runs, length)``."""
         labels = self._needed(labels).to(faulty.device)
         growth = _log_perplexity(faulty, labels) - _log_perplexity(golden, labels)
         return (growth > math.log(self.factor)).unsqueeze(1)

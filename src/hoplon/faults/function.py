@@ -8,6 +8,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.errors import HoplonError
 from hoplon.faults.model import Places, SampledFaults, WordModel
@@ -41,12 +42,12 @@ class Function(WordModel):
             raise HoplonError(f"expected no format for {self.name}, which works on the value itself, got {self.format}")
 
     @property
+    @override
     def name(self) -> str:
-        """By its label."""
         return f"Function({self.label!r})"
 
     def draw(self, count: int, *, format: NumberFormat, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Refused: what becomes of a word depends on the value."""
+        """Refuse: the change of a word depends on the value."""
         raise HoplonError(f"expected places whose values can be seen for {self.name}, got none; use sample")
 
     def sample(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:

@@ -23,23 +23,23 @@ Observe = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Place(Protocol):
-    """What a fault model has to know of a site."""
+    """The properties of a site that a fault model reads."""
 
     @property
     def name(self) -> str:
-        """As the fault table has it."""
+        """Name in the fault table."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the storage, or of one sample."""
+        """Shape of the storage, or of one sample."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the values."""
+        """Dtype of the values."""
 
     @property
     def numel(self) -> int:
-        """How many elements."""
+        """Number of elements."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +64,12 @@ class Places:
         return len(self.number)
 
     def take(self, rows: Tensor) -> Places:
-        """Some of the rows, in this order."""
+        """Take some of the rows, in this order (int64, shape ``(k,)``)."""
         of_input = None if self.input is None else self.input[rows]
         return dataclasses.replace(self, number=self.number[rows], element=self.element[rows], input=of_input)
 
     def words(self) -> Tensor:
-        """The fault-free word of each row, in its own dtype.
+        """Return the fault-free word of each row: int64, shape ``(n,)``, in the dtype of its site.
 
         Raises:
             HoplonError: nobody observes.
@@ -138,7 +138,7 @@ class SampledFaults:
 
 @dataclass(frozen=True)
 class FaultModel(ABC):
-    """What a fault changes, once a place (site, element, input) is drawn: its anchor.
+    """A change of words, once a place (site, element, input) is drawn: its anchor.
 
     A new model of one word is a `WordModel`; one of several words implements `sample`.
 
@@ -161,7 +161,7 @@ class FaultModel(ABC):
 
     @property
     def anchored(self) -> bool:
-        """Whether the place that was drawn decides where the fault is; otherwise it spans all sites."""
+        """True if the place that was drawn decides where the fault is; otherwise it spans all sites."""
         return True
 
     def format_for(self, site: Place) -> NumberFormat:
@@ -187,7 +187,7 @@ class FaultModel(ABC):
 
 @dataclass(frozen=True)
 class WordModel(FaultModel):
-    """How one word changes, whatever the site."""
+    """A change of one word, whatever the site."""
 
     @abstractmethod
     def draw(self, count: int, *, format: NumberFormat, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ from typing import final
 import torch
 from scipy import stats
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.errors import HoplonError
 from hoplon.faults.model import FaultModel, Places, SampledFaults, WordModel, distinct
@@ -125,7 +126,7 @@ class Burst(_Spread):
         )
 
     def _extent(self, anchors: Places) -> tuple[Tensor, Tensor]:
-        """First element and number of elements of each burst."""
+        """Return the first element and the number of elements of each burst: int64, shape ``(n,)``."""
         sizes = torch.tensor([site.numel for site in anchors.sites])[anchors.number]
         if self.words is not None:
             return anchors.element, (sizes - anchors.element).clamp(max=self.words)
@@ -166,12 +167,12 @@ class BitRate(FaultModel):
             raise HoplonError(f"expected a rate in (0, 1), got {self.rate}")
 
     @property
+    @override
     def anchored(self) -> bool:
-        """An exposure spans all sites."""
         return False
 
     def occurrence(self, bits: int) -> float:
-        """The probability that at least one of so many bits flips.
+        """Return the probability that at least one of so many bits flips.
 
         Example:
             >>> round(BitRate(1e-9).occurrence(10**6), 9)
@@ -204,7 +205,7 @@ class BitRate(FaultModel):
         return SampledFaults(fault, places, formats, site, keep, flip, self._probability(counts, total))
 
     def _counts(self, faults: int, total: int, generator: torch.Generator) -> Tensor:
-        """Flips per exposure, out of so many bits."""
+        """Draw the flips per exposure, out of so many bits: int64, shape ``(faults,)``."""
         unit = 1 - torch.rand(faults, dtype=torch.float64, generator=generator)  # in (0, 1]
         if self.at_least_one:
             unit = unit * self.occurrence(total)
@@ -213,7 +214,7 @@ class BitRate(FaultModel):
         return torch.as_tensor(counts, dtype=torch.int64).clamp(min=int(self.at_least_one))
 
     def _probability(self, counts: Tensor, total: int) -> Tensor:
-        """Of flipping exactly these bits."""
+        """Return the probability of flipping exactly these bits: float64, shape ``(faults,)``."""
         log = counts.double() * math.log(self.rate) + (total - counts).double() * math.log1p(-self.rate)
         if self.at_least_one:
             log = log - math.log(self.occurrence(total))
@@ -264,8 +265,8 @@ class Mixture(FaultModel):
             raise HoplonError(f"expected a positive weight for each of {len(self.models)} models, got {self.weights}")
 
     @property
+    @override
     def anchored(self) -> bool:
-        """Whether all models are."""
         return all(model.anchored for model in self.models)
 
     def sample(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:

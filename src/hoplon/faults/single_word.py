@@ -12,6 +12,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.errors import HoplonError
 from hoplon.faults.model import RANDOM_HIGH, WordModel, distinct
@@ -58,7 +59,7 @@ class _SomeBits(WordModel):
         return keep, flip, torch.full_like(flip, share, dtype=torch.float64)
 
     def patterns(self, format: NumberFormat) -> tuple[Tensor, Tensor, Tensor]:
-        """Every set of positions, in ascending order of the lists of positions."""
+        """List every set of positions, in ascending order of the lists of positions."""
         positions = self._positions(format)
         number = math.comb(len(positions), self.count)
         if number > _MOST_PATTERNS:
@@ -68,7 +69,7 @@ class _SomeBits(WordModel):
         return keep, flip, torch.full((number,), 1 / number, dtype=torch.float64)
 
     def _positions(self, format: NumberFormat) -> tuple[int, ...]:
-        """The positions to choose from in this format."""
+        """Return the positions to choose from in this format."""
         if self.field is not None:
             positions = format.field(self.field)
         else:
@@ -159,7 +160,7 @@ class AdjacentBits(WordModel):
         return keep[chosen], flip[chosen], probability[chosen]
 
     def patterns(self, format: NumberFormat) -> tuple[Tensor, Tensor, Tensor]:
-        """Every place of the run, lowest first."""
+        """List every place of the run, lowest first."""
         places = format.bits - self.count + 1
         if places < 1:
             raise HoplonError(f"expected count of at most {format.bits} for {format.name}, got {self.count}")
@@ -182,8 +183,8 @@ class Zero(WordModel):
         flip = format.encode(torch.zeros(count, dtype=torch.float64))
         return torch.zeros_like(flip), flip, torch.ones(count, dtype=torch.float64)
 
+    @override
     def patterns(self, format: NumberFormat) -> tuple[Tensor, Tensor, Tensor]:
-        """The one change there is."""
         if format.varies:
             raise HoplonError(f"expected one word for zero to list, got one per channel in {format.name}; draw them")
         return self.draw(1, format=format, generator=torch.Generator())

@@ -126,7 +126,7 @@ class FaultTable:
 
     @property
     def weighted(self) -> bool:
-        """Whether the faults do not count alike: there is a column `weight`."""
+        """True if the faults do not count alike: there is a column `weight`."""
         return _WEIGHT in self.frame.columns
 
     @property

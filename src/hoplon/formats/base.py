@@ -1,4 +1,4 @@
-"""What every number format can do, and bits compared as bits."""
+"""The interface of number formats, and bits compared as bits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int
 
 
 def integer_view(values: Tensor) -> Tensor:
-    """The bits of `values` as integers of the same width; shares memory, any strides.
+    """View the bits of `values` as integers of their width: uint8, int16, int32, int64; shares memory, any strides.
 
     Raises:
         HoplonError: elements of more than 8 bytes.
@@ -30,7 +30,7 @@ def integer_view(values: Tensor) -> Tensor:
 
 
 def same_bits(left: Tensor, right: Tensor) -> Tensor:
-    """Where two tensors hold the same bits: bool, broadcast shape.
+    """Compare two tensors bit by bit: True where an element has the same bits; bool, broadcast shape.
 
     Unlike ``==``, a NaN equals itself and +0.0 differs from -0.0.
 
@@ -46,7 +46,7 @@ def same_bits(left: Tensor, right: Tensor) -> Tensor:
 
 
 def equal_bits(left: Tensor, right: Tensor) -> bool:
-    """Whether two tensors have one shape and dtype and hold the same bits everywhere.
+    """Return True if two tensors have one shape and dtype and hold the same bits everywhere.
 
     Example:
         >>> equal_bits(torch.tensor([float("nan")]), torch.tensor([float("nan")]))
@@ -59,7 +59,7 @@ def equal_bits(left: Tensor, right: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class NumberFormat(ABC):
-    """How a value is held in bits.
+    """A representation of values in words of bits.
 
     Every fault within one word is a pair (keep, flip): ``after = (before & keep) ^ flip``. A bit flip keeps
     all and flips its mask; stuck at 1 is ``(~mask, mask)``; stuck at 0 is ``(~mask, 0)``; zero is ``(0, 0)``.
@@ -80,15 +80,15 @@ class NumberFormat(ABC):
     @classmethod
     @abstractmethod
     def parse(cls, name: str) -> NumberFormat | None:
-        """The format of this class with this name, or None when the name is not one of them."""
+        """Return the format of this class with this name, or None when the name is not one of them."""
 
     @abstractmethod
     def words(self, values: Tensor) -> Tensor:
-        """The word that holds each value: int64, shape and device of `values`."""
+        """Return the word that holds each value: int64, shape and device of `values`."""
 
     @abstractmethod
     def apply(self, values: Tensor, keep: Tensor | int, flip: Tensor | int) -> Tensor:
-        """The values after ``(word & keep) ^ flip``: a new tensor, dtype and device of `values`.
+        """Change the words of values to ``(word & keep) ^ flip``: a new tensor, dtype and device of `values`.
 
         Args:
             values: any shape; not modified.
@@ -101,7 +101,7 @@ class NumberFormat(ABC):
         """
 
     def encode(self, numbers: Tensor) -> Tensor:
-        """The word of each number, as near as the format can hold it.
+        """Return the word of each number, as near as the format can hold it: int64, shape of `numbers`.
 
         Args:
             numbers: float64, any shape.
@@ -109,7 +109,7 @@ class NumberFormat(ABC):
         return self.words(numbers)
 
     def field(self, name: Field) -> tuple[int, ...]:
-        """The positions of a field of the word, 0 = least significant.
+        """Return the positions of a field of the word, 0 = least significant.
 
         Raises:
             HoplonError: a format whose words have no such fields.
@@ -117,7 +117,7 @@ class NumberFormat(ABC):
         raise HoplonError(f"expected a floating-point format, which has a field {name!r}, got {self.name}; use bits")
 
     def at(self, elements: Tensor, shape: Sequence[int]) -> NumberFormat:
-        """The format of the values at these elements, where it differs between them.
+        """Return the format of the values at these elements, where it differs between them.
 
         Args:
             elements: int64, shape ``(n,)``, row-major indices into `shape`.
@@ -129,7 +129,7 @@ class NumberFormat(ABC):
 
     @property
     def varies(self) -> bool:
-        """Whether `at` gives another format for other elements."""
+        """True if `at` gives another format for other elements."""
         return False
 
     @property

@@ -9,6 +9,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.errors import HoplonError
 from hoplon.formats.base import NumberFormat, integer_view
@@ -71,32 +72,32 @@ class FixedPoint(NumberFormat):
 
     @property
     def bits(self) -> int:
-        """Bits of the magnitude."""
+        """Width of the magnitude in bits."""
         return self.integer + self.fraction
 
     @classmethod
+    @override
     def parse(cls, name: str) -> FixedPoint | None:
-        """The format with this name."""
         found = _NAME.fullmatch(name)
         return None if found is None else cls(int(found[1]), int(found[2]), found[3] is not None)
 
     def words(self, values: Tensor) -> Tensor:
-        """The magnitude of each value as an integer; see the class."""
+        """Return the magnitude of each value as an integer, int64; see the class."""
         if self.quirks:
             return self._as_read(values)
         scaled = _magnitude(values) * 2.0**self.fraction
         return scaled.clamp(max=self.all_ones).to(torch.int64)
 
     def encode(self, numbers: Tensor) -> Tensor:
-        """The word of each number; none may be negative, for the sign is no part of the word."""
+        """Return the word of each number; none may be negative, for the sign is no part of the word."""
         if (numbers < 0).any():
             raise HoplonError(
                 f"expected numbers of at least 0 for {self.name}, got {numbers.min()}; its sign is no bit"
             )
         return self.words(numbers)
 
+    @override
     def apply(self, values: Tensor, keep: Tensor | int, flip: Tensor | int) -> Tensor:
-        """The values after the fault in their magnitude: a new tensor of the dtype of `values`."""
         before = self.words(values)
         after = (before & self._mask(keep, values.device)) ^ self._mask(flip, values.device)
         before, after, values = torch.broadcast_tensors(before, after, values.detach())

@@ -11,6 +11,7 @@ from typing import Self, TypeVar, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.errors import HoplonError
 from hoplon.formats.base import NumberFormat
@@ -146,12 +147,12 @@ class Quantized(_Affine):
 
     @property
     def channels(self) -> int | None:
-        """How many channels; None: per tensor."""
+        """Number of channels; None: per tensor."""
         return None if self.axis is None else len(self.scales)
 
     @property
+    @override
     def varies(self) -> bool:
-        """Whether there are channels."""
         return self.axis is not None
 
     @property

@@ -1,4 +1,4 @@
-"""How much each weight matters: one file per score."""
+"""Scores of the importance of each weight: one file per score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the important weights are: by layer, by magnitude, between data sets and scores, and as a heat map."""
+"""Places of the important weights: by layer, by magnitude, between data sets and scores, and as a heat map."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "max": 1.0}
 
 
 def by_layer(scores: Scores, fraction: float = 0.01) -> pl.DataFrame:
-    """How many of the most and of the least important weights lie in each storage.
+    """Count the most and the least important weights in each storage.
 
     The first row's ``top_of_layer`` is the critical share of the first layer.
 
@@ -90,7 +90,7 @@ def magnitudes(program: Program, scores: Scores, *, fraction: float = 0.01, coun
 
 
 def overlap(scores: Mapping[str, Scores], fraction: float = 0.01) -> pl.DataFrame:
-    """How far the important weights agree between scores, or between data sets.
+    """Compare the important weights of several scores, or of several data sets.
 
     Args:
         scores: by name; all of the same storages.
@@ -159,7 +159,7 @@ def _flat(scores: Scores, names: list[str]) -> Tensor:
 
 
 def _mask(scores: Scores, fraction: float) -> Tensor:
-    """Which weights are important, storages in the order of their names."""
+    """Return a mask of the important weights, storages in the order of their names: bool, shape ``(weights,)``."""
     parts = {name: torch.zeros(score.numel(), dtype=torch.bool) for name, score in sorted(scores.values.items())}
     for name, indices in scores.top(fraction).items():
         parts[name][indices.cpu()] = True

@@ -1,4 +1,4 @@
-"""What scores of weights share: batches of data, gradients of the weights on each, and what is said of a score."""
+"""Shared parts of scores: batches of data, gradients of the weights on each, and the description of a score."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class StreamSummary:
-    """What went by in a stream: the samples, those of the first batch, and the name of the data."""
+    """Summary of a stream: its samples, those of the first batch, and the name of the data."""
 
     name: str = ""
     samples: int = 0

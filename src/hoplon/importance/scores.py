@@ -54,11 +54,11 @@ class Scores:
 
     @cached_property
     def total(self) -> int:
-        """How many weights are scored."""
+        """Number of scored weights."""
         return sum(score.numel() for score in self.values.values())
 
     def count(self, fraction: float) -> int:
-        """How many weights the top ``fraction`` holds: ``round(fraction * total)``, at least one.
+        """Return the number of weights in the top ``fraction``: ``round(fraction * total)``, at least one.
 
         Raises:
             HoplonError: a fraction outside (0, 1].

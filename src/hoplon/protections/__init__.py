@@ -1,4 +1,4 @@
-"""What protects a network: bounds on values in flight, guards of stored words, and modules that carry both."""
+"""Protections of a network: bounds on values in flight, guards of stored words, and modules that carry both."""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from typing_extensions import override
+
 from hoplon.errors import HoplonError
 from hoplon.protections.memory_guard import Guard
 
@@ -18,33 +20,33 @@ if TYPE_CHECKING:
 
 
 class ValueProtection(ABC):
-    """What is done to a value site's output before anyone reads it."""
+    """An operation on a value site's output before anyone reads it."""
 
     @abstractmethod
     def __call__(self, value: Tensor) -> Tensor:
-        """The value as readers get it; same shape, dtype and strides, ``value`` itself is left alone."""
+        """Return the value as readers get it; same shape, dtype and strides, ``value`` itself is left alone."""
 
     @abstractmethod
     def apply_(self, value: Tensor) -> Tensor:
-        """The same on a buffer that may be overwritten; gives ``value`` back. Bit-identical to calling it."""
+        """Apply it to a buffer that may be overwritten, and return ``value``. Bit-identical to calling it."""
 
     def outside(self, value: Tensor) -> Tensor | None:
-        """Which values the protection takes for wrong: bool, in the shape of ``value``; None where it does not tell."""
+        """Return True for values that it takes for wrong: bool, shape of ``value``; None where it does not tell."""
         return None
 
     @property
     def detects(self) -> bool:
-        """Whether it leaves values as they are and asks for the run to be repeated where some are :meth:`outside`."""
+        """True if it leaves values as they are and asks for the run to be repeated where some are :meth:`outside`."""
         return False
 
     @property
     def repeats(self) -> bool:
-        """Whether the operator itself runs once more, so that a fault in the result of one run is found and undone."""
+        """True if the operator itself runs once more, so that a fault in the result of one run is found and undone."""
         return False
 
     @property
     def local(self) -> bool:
-        """Whether what becomes of an element depends on its value and its channel alone, not on where it lies.
+        """True if the result of an element depends on its value and its channel alone, not on where it lies.
 
         Only then can a part of a value be protected by itself; replay is slower without.
         """
@@ -62,21 +64,21 @@ class Protection(ABC):
     @property
     @abstractmethod
     def label(self) -> str:
-        """What reports call it."""
+        """Name in reports."""
 
     @property
     def made_for(self) -> str | None:
-        """The fingerprint of the program that it was profiled or scored on; None: it fits any."""
+        """Fingerprint of the program that it was profiled or scored on; None: it fits any."""
         return None
 
     @property
     def is_hardware(self) -> bool:
-        """Whether it models what hardware does: there is nothing to lower into a module, and nothing to time."""
+        """True if it models hardware: there is nothing to lower into a module, and nothing to time."""
         return False
 
     @property
     def guarantee(self) -> str:
-        """What it repairs for certain, what it only detects, and how probably it misses what lies beyond."""
+        """Sentence: faults repaired for certain, faults only detected, probability of missing those beyond."""
         return ""
 
     def require_made_for(self, memory: Mapping[str, Tensor]) -> None:
@@ -92,11 +94,11 @@ class Protection(ABC):
             )
 
     def values(self, program: Program) -> Mapping[str, ValueProtection]:
-        """Value protections by site name; none by default."""
+        """Return value protections by site name; none by default."""
         return {}
 
     def arm(self, memory: Mapping[str, Tensor]) -> Guard | None:
-        """A guard over live memory, given by name; None by default: the protection does not guard memory."""
+        """Arm a guard on live memory, given by name; None by default: the protection does not guard memory."""
         return None
 
 
@@ -107,23 +109,23 @@ class Chain(ValueProtection):
     links: tuple[ValueProtection, ...]
 
     @property
+    @override
     def extra_bytes(self) -> int:
-        """All links together."""
         return sum(link.extra_bytes for link in self.links)
 
     @property
+    @override
     def detects(self) -> bool:
-        """Whether a link does."""
         return any(link.detects for link in self.links)
 
     @property
     def repeats(self) -> bool:
-        """Whether a link does; the comparison comes before all other links, whatever their order."""
+        """True if a link repeats; the comparison comes before all other links, whatever their order."""
         return any(link.repeats for link in self.links)
 
     @property
+    @override
     def local(self) -> bool:
-        """Whether all links are."""
         return all(link.local for link in self.links)
 
     def __call__(self, value: Tensor) -> Tensor:
@@ -139,7 +141,7 @@ class Chain(ValueProtection):
         return value
 
     def outside(self, value: Tensor) -> Tensor | None:
-        """What any link takes for wrong in the value that it gets."""
+        """Return a mask of the values that any link takes for wrong in what it is given."""
         found: Tensor | None = None
         for link in self.links:
             wrong = link.outside(value)
@@ -158,15 +160,15 @@ class Overlay:
 
     @property
     def is_hardware(self) -> bool:
-        """Whether a protection in it is no software."""
+        """True if a protection in it models hardware."""
         return any(protection.is_hardware for protection in self.protections)
 
     def guards(self, memory: Mapping[str, Tensor]) -> list[Guard]:
-        """The guards of all protections, armed on this memory."""
+        """Arm the guards of all protections on this memory."""
         return list(self.labelled_guards(memory).values())
 
     def labelled_guards(self, memory: Mapping[str, Tensor]) -> dict[str, Guard]:
-        """The same by the label of their protection; a second one of a label gets a number: "tmr", "tmr.1"."""
+        """Arm them, by the label of their protection; a second one of a label gets a number: "tmr", "tmr.1"."""
         found: dict[str, Guard] = {}
         seen: Counter[str] = Counter()
         for protection in self.protections:

@@ -18,7 +18,7 @@ _FEW_WORDS = 16  # most of fewer words say nothing: a fault can hit them all
 
 @dataclass(frozen=True)
 class GuardReport:
-    """What one check of memory found.
+    """Findings of one check of memory.
 
     All counts are of words of memory (of blocks, where a guard cannot tell words). A detected word is one of:
     ``corrected``, restored bit for bit; ``mitigated``, made harmless but perhaps not what it was; ``uncorrectable``,
@@ -37,7 +37,7 @@ class GuardReport:
     latency: int | None = field(default=None, compare=False)
 
     def __add__(self, other: GuardReport) -> GuardReport:
-        """The findings of two guards together."""
+        """Add the findings of two guards."""
         return GuardReport(
             self.checked + other.checked,
             self.detected + other.detected,
@@ -97,7 +97,7 @@ class StaleGuardError(HoplonError):
 
 
 def check_all(guards: Sequence[Guard], *, turn: int = 0, turns: int = 1) -> list[GuardReport]:
-    """What each guard finds, in order.
+    """Check with each guard, in order.
 
     What one guard cannot repair, another one of the same memory perhaps can. So guards that report uncorrectable words
     look once more after all have had their turn; of what they found first, that which they find right or repair now
@@ -138,7 +138,7 @@ def require_no_update(name: str, *, differing: int, total: int, written: bool) -
 
 
 def of_turn(count: int, turn: int, turns: int) -> range:
-    """Which of ``count`` consecutive pieces belong to a turn; sizes differ by one at most.
+    """Return those of ``count`` consecutive pieces that belong to a turn; turns differ by one piece at most.
 
     Raises:
         HoplonError: a turn out of range.
@@ -152,5 +152,5 @@ def of_turn(count: int, turn: int, turns: int) -> range:
 
 
 def version_of(tensor: Tensor) -> int:
-    """How often operators wrote to the storage, as far as torch counts: tensors made in inference mode stay at 0."""
+    """Return how often operators wrote to the storage, as far as torch counts: 0 for tensors made in inference mode."""
     return 0 if tensor.is_inference() else tensor._version

@@ -1,4 +1,4 @@
-"""What a sampling is, and the table of the faults drawn by one."""
+"""Samplings of faults, and the table of the faults drawn by one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.errors import HoplonError
 from hoplon.faults.model import FaultModel, Observe, Places, SampledFaults
@@ -22,7 +23,7 @@ Sites = Sequence[ValueSite | MemorySite]
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """What faults are drawn from.
+    """Sites, inputs and fault model that faults are drawn from.
 
     Args:
         sites: value sites, or memory sites.
@@ -38,12 +39,12 @@ class Population:
 
     @property
     def elements(self) -> int:
-        """Of all sites."""
+        """Number of elements of all sites."""
         return sum(site.numel for site in self.sites)
 
     @property
     def inputs_each(self) -> int:
-        """How many inputs one fault may meet: it is drawn for one of them; 1 for memory."""
+        """Number of inputs that one fault may meet: it is drawn for one of them; 1 for memory."""
         return 1 if self.inputs is None else len(self.inputs)
 
     def places(self, number: Tensor, element: Tensor, which: Tensor) -> Places:
@@ -54,13 +55,13 @@ class Population:
 
 @dataclass(frozen=True)
 class Sampling(ABC):
-    """Which faults a campaign meets.
+    """A choice of the faults that a campaign meets.
 
     A probability over elements is a `Measure`; what also decides the pattern or lists the faults implements `draw`.
     """
 
     def size(self, population: Population) -> int | None:
-        """How many faults there are; None: faults are drawn, as many as asked for."""
+        """Return the number of faults; None: faults are drawn, as many as asked for."""
         return None
 
     @abstractmethod
@@ -73,7 +74,7 @@ class Sampling(ABC):
 
     @abstractmethod
     def density(self, population: Population, anchors: Places, keep: Tensor, flip: Tensor) -> Tensor:
-        """The probability of each anchor, given the change its fault makes; float64, shape ``(n,)``.
+        """Return the probability of each anchor, given the change its fault makes: float64, shape ``(n,)``.
 
         The ratio of two samplings' densities is the weight that takes an estimate from one to the other.
 
@@ -88,11 +89,11 @@ class Measure(Sampling):
 
     @abstractmethod
     def elements(self, sites: Sites, count: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Independent draws: site number and element, int64, each of shape ``(count,)``."""
+        """Draw independently: site number and element, int64, each of shape ``(count,)``."""
 
     @abstractmethod
     def probability(self, sites: Sites, number: Tensor, element: Tensor) -> Tensor:
-        """Of drawing each element: float64, shape ``(n,)``; sums to 1 over all elements of all sites."""
+        """Return the probability of each element: float64, shape ``(n,)``; sums to 1 over all elements of all sites."""
 
     def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> SampledFaults:
         """Elements by the measure, changes by the fault model, inputs in shuffled rounds, independent of one another.
@@ -117,8 +118,8 @@ class Measure(Sampling):
         if not fault_model.anchored:
             raise HoplonError(f"{fault_model.name} spans all sites: expected sampling ElementUniform(), got {self}")
 
+    @override
     def density(self, population: Population, anchors: Places, keep: Tensor, flip: Tensor) -> Tensor:
-        """The probability of the element, which does not depend on the change."""
         return self.probability(population.sites, anchors.number, anchors.element)
 
 

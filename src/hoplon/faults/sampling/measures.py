@@ -11,6 +11,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.errors import HoplonError, SiteError, no_match
 from hoplon.faults.model import RANDOM_HIGH, FaultModel
@@ -24,7 +25,7 @@ class ElementUniform(Measure):
     """Every element of every selected site is equally likely, the last of the last site included."""
 
     def check(self, fault_model: FaultModel) -> None:
-        """Any will do: a fault that spans all sites prefers none."""
+        """Accept any: a fault that spans all sites prefers none."""
 
     def elements(self, sites: Sites, count: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw a position in the concatenation of all sites."""
@@ -34,8 +35,8 @@ class ElementUniform(Measure):
         number = torch.searchsorted(ends, position, right=True)
         return number, position - (ends - sizes)[number]
 
+    @override
     def probability(self, sites: Sites, number: Tensor, element: Tensor) -> Tensor:
-        """One over the number of elements."""
         return torch.full(number.shape, 1 / sum(site.numel for site in sites), dtype=torch.float64)
 
 
@@ -45,7 +46,7 @@ class _SiteFirst(Measure):
 
     @abstractmethod
     def shares(self, sites: Sites) -> Tensor:
-        """The probability of each site: float64, shape ``(sites,)``; sums to 1."""
+        """Return the probability of each site: float64, shape ``(sites,)``; sums to 1."""
 
     def elements(self, sites: Sites, count: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw sites by their shares, then elements."""
@@ -57,8 +58,8 @@ class _SiteFirst(Measure):
         sizes = torch.tensor([site.numel for site in sites])[number]
         return number, torch.randint(RANDOM_HIGH, (count,), generator=generator) % sizes
 
+    @override
     def probability(self, sites: Sites, number: Tensor, element: Tensor) -> Tensor:
-        """The share of the site over its elements."""
         return (self.shares(sites) / torch.tensor([max(site.numel, 1) for site in sites]))[number]
 
 
@@ -92,8 +93,8 @@ class OpUniform(_SiteFirst):
         if self.kinds is not None:
             object.__setattr__(self, "kinds", tuple(self.kinds))
 
+    @override
     def shares(self, sites: Sites) -> Tensor:
-        """Equal for all that are listed and not dropped."""
         of_site = [_kinds(site) for site in sites]
         for kind in self.kinds or ():
             if not any(kind in kinds for kinds in of_site):
@@ -119,8 +120,8 @@ class BitUniform(_SiteFirst):
     What a particle does to a memory of words of several widths. The same as element-uniform where all have one width.
     """
 
+    @override
     def shares(self, sites: Sites) -> Tensor:
-        """By bits."""
         bits = torch.tensor([site.numel * site.dtype.itemsize for site in sites], dtype=torch.float64)
         return bits / bits.sum()
 
@@ -130,8 +131,8 @@ class BitUniform(_SiteFirst):
 class LayerUniform(_SiteFirst):
     """Every layer (the module that owns the sites) is equally likely, then every element of its selected sites."""
 
+    @override
     def shares(self, sites: Sites) -> Tensor:
-        """One over the layers, parted by size among the sites of a layer."""
         totals: dict[str, int] = {}
         for site in sites:
             totals[layer_of(site)] = totals.get(layer_of(site), 0) + site.numel
@@ -158,8 +159,8 @@ class _SomeElements(Measure):
         position = torch.randint(len(element), (count,), generator=generator)
         return number[position], element[position]
 
+    @override
     def probability(self, sites: Sites, number: Tensor, element: Tensor) -> Tensor:
-        """One over the number of chosen elements; 0 for others."""
         parts = self._parts(sites)
         found = torch.zeros(number.shape, dtype=torch.float64)
         total = sum(len(part) for _, part in parts)
@@ -186,7 +187,7 @@ class _SomeElements(Measure):
         return sorted(parts, key=lambda part: part[0])
 
     def _digest(self) -> str:
-        """What a manifest tells the chosen elements by."""
+        """Digest of the chosen elements in a manifest: 16 hexadecimal digits."""
         digest = hashlib.sha256()
         for name, elements in self.chosen.items():
             digest.update(f"{name} {len(elements)}\n".encode() + elements.numpy().tobytes())
@@ -207,8 +208,8 @@ class Among(_SomeElements):
     indices: Mapping[str, Tensor] = field(repr=False)
 
     @cached_property
+    @override
     def chosen(self) -> Mapping[str, Tensor]:
-        """Sorted, each once."""
         return {name: torch.as_tensor(part).to("cpu", torch.int64).unique() for name, part in self.indices.items()}
 
     def __repr__(self) -> str:
@@ -270,8 +271,8 @@ class TopScore(_Ranked):
     """
 
     @cached_property
+    @override
     def chosen(self) -> Mapping[str, Tensor]:
-        """The highest."""
         return self._highest(self.scores)
 
 
@@ -281,8 +282,8 @@ class BottomScore(_Ranked):
     """Uniform over the elements with the lowest scores; arguments as `TopScore`."""
 
     @cached_property
+    @override
     def chosen(self) -> Mapping[str, Tensor]:
-        """The lowest."""
         return self._highest({name: -score for name, score in self.scores.items()})
 
 

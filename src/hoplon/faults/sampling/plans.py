@@ -10,6 +10,7 @@ from typing import Literal, final, get_args
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.errors import HoplonError, SiteError, no_match
 from hoplon.faults.model import RANDOM_HIGH, Places, SampledFaults, WordModel
@@ -68,14 +69,14 @@ class Exhaustive(Sampling):
     In the order of input, site, element, change. The probability is that of drawing the fault element-uniformly.
     """
 
+    @override
     def size(self, population: Population) -> int:
-        """How many faults there are."""
         counts = _Patterns.of(population).counts.tolist()
         per_input: int = sum(site.numel * count for site, count in zip(population.sites, counts, strict=True))
         return per_input * population.inputs_each
 
+    @override
     def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> SampledFaults:
-        """The faults from number `first` on."""
         patterns = _Patterns.of(population)
         sizes = torch.tensor([site.numel for site in population.sites]) * patterns.counts
         ends = sizes.cumsum(0)
@@ -89,8 +90,8 @@ class Exhaustive(Sampling):
         probability = faults.probability / population.elements / population.inputs_each
         return dataclasses.replace(faults, probability=probability)
 
+    @override
     def density(self, population: Population, anchors: Places, keep: Tensor, flip: Tensor) -> Tensor:
-        """One over the number of elements."""
         return torch.full((len(anchors),), 1 / population.elements, dtype=torch.float64)
 
 
@@ -122,12 +123,12 @@ class Explicit(Sampling):
             raise HoplonError("expected at least one fault, got an empty list")
         object.__setattr__(self, "faults", tuple(listed))
 
+    @override
     def size(self, population: Population) -> int:
-        """Faults of the list x inputs."""
         return len(self.faults) * population.inputs_each
 
+    @override
     def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> SampledFaults:
-        """The faults from number `first` on."""
         if not population.fault_model.anchored:
             raise HoplonError(f"{population.fault_model.name} spans all sites: expected a model that strikes one place")
         number = {site.name: index for index, site in enumerate(population.sites)}
@@ -157,7 +158,7 @@ class Explicit(Sampling):
         return dataclasses.replace(faults, probability=torch.full_like(faults.probability, math.nan))
 
     def density(self, population: Population, anchors: Places, keep: Tensor, flip: Tensor) -> Tensor:
-        """Refused: nothing was drawn."""
+        """Refuse: nothing was drawn."""
         raise HoplonError("expected faults that were drawn, got an explicit list; it stands for no other faults")
 
 
@@ -233,7 +234,7 @@ class Stratified(Sampling):
         return _Cells(site, stratum, mass, masses, shares / shares.sum())
 
     def _keys(self, population: Population, patterns: _Patterns, site: Tensor) -> list[str | int]:
-        """Of which stratum each cell is."""
+        """Return the stratum of each cell."""
         if self.by != "bit":
             names = [s.name if self.by == "site" else layer_of(s) for s in population.sites]
             return [names[number] for number in site.tolist()]
@@ -262,7 +263,7 @@ class _Cells:
 
     @property
     def ratio(self) -> Tensor:
-        """How many times likelier each cell is than element-uniformly."""
+        """Likelihood of each cell over that under element-uniform sampling: float64, shape ``(cells,)``."""
         return (self.shares / self.masses)[self.stratum]
 
     def pick(self, unit: Tensor, within: Tensor) -> Tensor:

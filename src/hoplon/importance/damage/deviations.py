@@ -1,4 +1,4 @@
-"""What a fault model makes of the weights of a storage: how large the deviations are, and how likely."""
+"""Deviations that a fault model makes of the weights of a storage, and their probabilities."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Layer:
         return canonical_kind(self.step.op) == "linear"
 
     def axis(self, dims: int) -> int:
-        """Of the channels of input and output, from the end."""
+        """Return the axis of the channels of input and output, from the end."""
         return -1 if self.is_linear else 1 - dims
 
     @property
@@ -67,7 +67,7 @@ class Layer:
         return self.typical.nonzero()[:, 0]
 
     def cells(self) -> Tensor:
-        """What is probed: channel, direction, and whether NaN takes the place of a direction; ``(cells, 3)``, int64."""
+        """List what is probed: channel, direction, and 1 where NaN takes its place; int64, shape ``(cells, 3)``."""
         kinds = [(0, 0), (1, 0)] * (len(self.levels) > 0) + [(0, 1)] * self.nonfinite
         pairs = torch.tensor(kinds, dtype=torch.int64).reshape(-1, 2)
         channels = torch.arange(self.channels).repeat_interleave(len(pairs))
@@ -220,7 +220,7 @@ class _Fit:
 
     @property
     def variance(self) -> Tensor:
-        """Of one probe."""
+        """Variance of the outcome of one probe."""
         return self.base * (1 - self.base)
 
     @property
@@ -248,7 +248,7 @@ def _fitted(fits: Sequence[_Fit]) -> list[Tensor]:
 
 
 def _slope(fits: Sequence[_Fit]) -> Tensor:
-    """What a decade closer to overflow adds to the logit of the share, at least 0.
+    """Fit what a decade closer to overflow adds to the logit of the share, at least 0.
 
     One step of Newton's method for a logistic regression with an intercept per layer.
     """

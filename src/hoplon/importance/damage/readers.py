@@ -1,4 +1,4 @@
-"""Which convolutions and linear layers read a storage."""
+"""Convolutions and linear layers that read a storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The expected damage: the share of inputs that fail when a weight is struck, foretold over a fault model."""
+"""The expected damage: a forecast of the share of inputs that fail when a fault changes a weight."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _large(found: Deviations, site: MemorySite, layer: Layer, failure: Tensor) -
 
 
 def _driven(site: MemorySite, layer: Layer) -> tuple[Tensor, Tensor]:
-    """How often a weight's input is positive, and negative: ``(channels or 1, inputs)``; a bias is always there."""
+    """Return the shares of samples whose input is positive, and negative: ``(channels or 1, inputs)``; 1 for a bias."""
     if _is_bias(site, layer.step):
         return torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
     inputs = site.shape[1]

@@ -167,7 +167,7 @@ def _inputs(module: HardenedModule) -> tuple[tuple[Any, ...], dict[str, Any], An
 
 
 def _is_free(size: Any) -> bool:
-    """Whether a size of a captured value is a symbol."""
+    """Return True if a size of a captured value is a symbol."""
     return isinstance(size, torch.SymInt)
 
 

@@ -46,7 +46,7 @@ def described(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def restored(content: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What :func:`described` described.
+    """Build what :func:`described` described.
 
     Raises:
         DataError: an unknown kind, another version's fields, or values that it refuses.

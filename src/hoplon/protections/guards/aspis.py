@@ -8,6 +8,7 @@ from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.errors import HoplonError
 from hoplon.formats.digest import digest_of
@@ -97,12 +98,12 @@ class Aspis(ScoredProtection):
 
     @property
     def label(self) -> str:
-        """What reports call it: "aspis-1%"."""
+        """Name in reports, e.g. "aspis-1%"."""
         return f"aspis-{100 * self.fraction:g}%"
 
     @property
+    @override
     def guarantee(self) -> str:
-        """What it repairs for certain, what it only detects, and how probably it misses what lies beyond."""
         return (
             f"for {100 * self.fraction:g} % of the scored weights: repairs any corruption of one of the three "
             "copies of a weight, bit for bit, and one wrong index entry of 4,096; reports weights whose copies "
@@ -113,7 +114,7 @@ class Aspis(ScoredProtection):
         )
 
     def arm(self, memory: Mapping[str, Tensor]) -> AspisGuard:
-        """A guard over the chosen weights of these tensors.
+        """Arm a guard on the chosen weights of these tensors.
 
         Raises:
             HoplonError: a scored storage is missing or has another shape.
@@ -157,12 +158,12 @@ class BlockAspis(ScoredProtection):
 
     @property
     def label(self) -> str:
-        """What reports call it: "block-aspis-1%"."""
+        """Name in reports, e.g. "block-aspis-1%"."""
         return f"block-aspis-{100 * self.fraction:g}%"
 
     @property
+    @override
     def guarantee(self) -> str:
-        """What it repairs for certain, what it only detects, and how probably it misses what lies beyond."""
         return (
             f"for {100 * self.fraction:g} % of the scored weights, in blocks of {self.block}: repairs any "
             "corruption of one of the three copies of a weight, bit for bit, and one wrong entry of 4,096 of the "
@@ -171,7 +172,7 @@ class BlockAspis(ScoredProtection):
         )
 
     def arm(self, memory: Mapping[str, Tensor]) -> AspisGuard:
-        """A guard over the chosen blocks of these tensors.
+        """Arm a guard on the chosen blocks of these tensors.
 
         Raises:
             HoplonError: a scored storage is missing or has another shape.
@@ -205,7 +206,7 @@ class BlockAspis(ScoredProtection):
 
 
 class Part(NamedTuple):
-    """What is chosen of a storage: places in its words, which are one row, or cut into blocks."""
+    """Chosen places of a storage in its words, which are one row, or cut into blocks."""
 
     live: Tensor
     words: Tensor
@@ -238,7 +239,7 @@ class AspisGuard(Guard):
 
     @property
     def protected_bytes(self) -> int:
-        """The chosen weights."""
+        """Bytes of the chosen weights."""
         return sum(piece.first.nbytes for piece in self._pieces)
 
     def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:

@@ -51,7 +51,7 @@ class Chunk:
         self.second.copy_(live)
 
     def is_suspect(self) -> bool:
-        """Whether anything is amiss: index, words or copies."""
+        """Return True if index, words or copies are not as they should be."""
         return not self._index_is_right() or not agree(self.words[self.index], self.first, self.second)
 
     def require_no_update(self, written: bool) -> None:
@@ -115,7 +115,7 @@ class ChunkBatch:
         return self._first.numel()
 
     def is_intact(self) -> bool:
-        """Whether index, words and copies are as they were when each piece was last found right by itself."""
+        """Return True if index, words and copies are as they were when each chunk was last found right by itself."""
         powers = self._sums.view(-1, 3).sum(0).tolist()
         if powers != self._known:
             return False
@@ -129,11 +129,11 @@ class ChunkBatch:
         return all(torch.equal(now, then) for copy in self._copies for now, then in zip(parts, copy, strict=True))
 
     def take_for_right(self) -> None:
-        """Note that each piece by itself has been found right, or mended."""
+        """Record that each chunk by itself has been found right, or mended."""
         self._known = self._sums.view(-1, 3).sum(0).tolist()
 
     def _places_add_up(self, total: int) -> bool:
-        """Whether no single place is wrong."""
+        """Return True if no single place is wrong."""
         if self._index.device.type == "cpu":
             # In their own width: two wrong signs cancel, but are found as soon as words are gathered by them.
             return (int(self._index.sum(dtype=self._index.dtype)) - total) % (1 << 8 * self._index.itemsize) == 0
@@ -174,7 +174,7 @@ def _gather(words: Tensor, places: Tensor, out: Tensor) -> None:
 
 @functools.cache
 def _gathers_by_int32() -> bool:
-    """Whether this torch takes places as int32."""
+    """Return True if this torch takes places as int32."""
     try:
         torch.gather(torch.zeros(1), 0, torch.zeros(1, dtype=torch.int32))
     except RuntimeError:
@@ -183,7 +183,7 @@ def _gathers_by_int32() -> bool:
 
 
 def bites_of(pieces: Sequence[Chunk]) -> list[ChunkBatch]:
-    """Consecutive pieces of one kind of word put together."""
+    """Join consecutive chunks of one kind of word."""
     runs: list[list[Chunk]] = []
     for piece in pieces:
         limit = _BITE_WORDS if piece.words.device.type == "cpu" else _LAUNCHED_WORDS
@@ -196,7 +196,7 @@ def bites_of(pieces: Sequence[Chunk]) -> list[ChunkBatch]:
 
 
 def kind_of(words: Tensor) -> tuple[object, ...]:
-    """What pieces that are compared at once have in common."""
+    """Return what chunks of one batch have in common: dtype, device and the shape of a block."""
     return words.dtype, words.device, *words.shape[1:]
 
 

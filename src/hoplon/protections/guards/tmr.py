@@ -8,6 +8,7 @@ from typing import Literal, final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.errors import HoplonError
 from hoplon.formats.base import integer_view
@@ -41,13 +42,13 @@ class TMR(Protection):
             raise HoplonError(f"expected vote 'element' or 'tensor', got {self.vote!r}")
 
     @property
+    @override
     def label(self) -> str:
-        """What reports call it."""
         return "tmr" if self.vote == "element" else "tmr-tensor"
 
     @property
+    @override
     def guarantee(self) -> str:
-        """What it repairs for certain, what it only detects, and how probably it misses what lies beyond."""
         unit = "word" if self.vote == "element" else "tensor"
         return (
             f"repairs any corruption of one of the three copies of a {unit}, bit for bit; reports a {unit} whose "
@@ -56,7 +57,7 @@ class TMR(Protection):
         )
 
     def arm(self, memory: Mapping[str, Tensor]) -> TMRGuard:
-        """A guard over these tensors; names that share a storage are guarded once."""
+        """Arm a guard on these tensors; names that share a storage are guarded once."""
         return TMRGuard({name: without_repeats(tensor) for name, tensor in distinct(memory).items()}, self.vote)
 
 
@@ -80,8 +81,8 @@ class TMRGuard(Guard):
         return self._copies
 
     @property
+    @override
     def protected_bytes(self) -> int:
-        """All of the memory it was armed on."""
         return sum(live.nbytes for live in self._live.values())
 
     def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:

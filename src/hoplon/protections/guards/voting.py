@@ -27,7 +27,7 @@ def copy_of(tensor: Tensor) -> Tensor:
 
 
 def agree(live: Tensor, first: Tensor, second: Tensor) -> bool:
-    """Whether three tensors hold the same bits; reads each once and allocates nothing."""
+    """Return True if three tensors hold the same bits; reads each once and allocates nothing."""
     words = integer_view(live)
     return torch.equal(words, integer_view(first)) and torch.equal(words, integer_view(second))
 

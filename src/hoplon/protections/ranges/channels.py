@@ -1,4 +1,4 @@
-"""Which axis of a value holds its channels."""
+"""The axis of channels, in one sample and in a whole value."""
 
 from __future__ import annotations
 

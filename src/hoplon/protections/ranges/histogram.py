@@ -27,7 +27,7 @@ RELATIVE_ERROR = 2.0**-_MANTISSA
 @final
 @dataclass(frozen=True, eq=False)
 class Histogram:
-    """How many values fell into each bin; a sum of histograms is the histogram of all their values.
+    """Counts of values by bin; a sum of histograms is the histogram of all their values.
 
     The bins are fixed: float32 values with equal upper 16 bits share one. There are 65,536, and only those that
     hold a value are stored, in increasing order of value. So histograms of any data merge without loss.
@@ -58,7 +58,7 @@ class Histogram:
 
     @property
     def total(self) -> int:
-        """How many values were counted."""
+        """Number of values counted."""
         return int(self.counts.sum())
 
     def __add__(self, other: Histogram) -> Histogram:
@@ -105,7 +105,7 @@ class Histogram:
 
     @classmethod
     def from_plain(cls, content: Mapping[str, Any]) -> Self:
-        """What :meth:`to_plain` gave."""
+        """Read the content of :meth:`to_plain`."""
         bins, counts = (np.asarray(content[key], dtype=np.int64) for key in ("bins", "counts"))
         if bins.shape != counts.shape or (np.diff(bins) <= 0).any() or (counts < 0).any():
             raise ValueError("a histogram whose bins do not increase or do not match its counts")

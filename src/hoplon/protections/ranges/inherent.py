@@ -1,4 +1,4 @@
-"""What the values of an activation function cannot leave, whatever goes in."""
+"""Ranges that the values of an activation function cannot leave, whatever goes in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was observed of the values of each site: extremes, quantiles, and how they grew with the data."""
+"""Observations of the values of each site: extremes, quantiles, and how they grew with the data."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Observed:
 
     @classmethod
     def from_plain(cls, content: Mapping[str, Any]) -> Self:
-        """What :meth:`to_plain` gave."""
+        """Read the content of :meth:`to_plain`."""
         Bound(content["low"], content["high"])
         histograms = (Histogram.from_plain(content[name]) for name in ("values", "maxima", "minima"))
         return cls(content["low"], content["high"], *histograms)
@@ -85,7 +85,7 @@ class Observed:
 @final
 @dataclass(frozen=True)
 class SiteProfile:
-    """What was observed at one site: over all its values, and in each channel (empty unless asked for).
+    """Observations at one site: over all its values, and in each channel (empty unless asked for).
 
     ``axis`` is the axis of the channels among those of one sample, None where it is not known.
     """
@@ -113,7 +113,7 @@ class SiteProfile:
 @final
 @dataclass(frozen=True)
 class Profile:
-    """What was observed of a program's sites over calibration data, in memory that does not grow with the data.
+    """Observations of a program's sites over calibration data, in memory that does not grow with the data.
 
     Attributes:
         sites: by site name, in execution order.

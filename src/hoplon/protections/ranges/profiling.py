@@ -159,7 +159,7 @@ def _looks(name: str, samples: Tensor, before: SiteProfile | None, counts: Seque
 
 
 def _observe(samples: Tensor, axis: int | None, placed: int | None, *, quantiles: bool) -> SiteProfile:
-    """What is seen of these samples; ``placed`` is the axis of channels in them, ``axis`` in one sample of the site."""
+    """Observe these samples; ``placed`` is the axis of channels in them, ``axis`` in one sample of the site."""
     whole = Observed.of(samples, quantiles=quantiles)
     if axis is None or placed is None:
         return SiteProfile(whole)

@@ -100,7 +100,7 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None
 
 
 def read_json(path: str | os.PathLike[str], what: str, read: Callable[[dict[str, Any]], T]) -> T:
-    """What ``read`` makes of the content of a JSON file, any trouble as one clear error."""
+    """Apply ``read`` to the content of a JSON file, any trouble as one clear error."""
     try:
         return read(json.loads(Path(path).read_text(encoding="utf-8")))
     except OSError as error:

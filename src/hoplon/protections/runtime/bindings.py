@@ -1,4 +1,4 @@
-"""Which tensors a module holds under which names, and whether they are still the same ones."""
+"""Tensors of a module by name, and the check that they are still the same ones."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Bindings:
                 _refuse(_change_of(row, now))
 
     def same(self) -> bool:
-        """Whether :meth:`require_same` has nothing to refuse."""
+        """Return True if :meth:`require_same` has nothing to refuse."""
         try:
             self.require_same()
         except HoplonError:

@@ -48,13 +48,13 @@ def site_nodes(program: Program, graph: fx.Graph) -> dict[str, fx.Node]:
 
 
 def writes_in_place(node: fx.Node) -> bool:
-    """Whether the operator writes over its input: whoever shares that memory has to see the effect as well."""
+    """Return True if the operator writes over its input: whoever shares that memory has to see the effect as well."""
     schema = getattr(node.target, "_schema", None)
     return schema is not None and bool(schema.is_mutable)
 
 
 def is_fresh(node: fx.Node) -> bool:
-    """Whether the operator allocated its result: nobody else can see a change of it."""
+    """Return True if the operator allocated its result: nobody else can see a change of it."""
     result = node.meta["val"].untyped_storage()._cdata
     inputs = [source.meta.get("val") for source in node.all_input_nodes]
     return all(value.untyped_storage()._cdata != result for value in inputs if isinstance(value, Tensor))
@@ -80,7 +80,7 @@ def own_memory(graph_module: fx.GraphModule) -> None:
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:
-    """What tensors that are the same memory have in common."""
+    """Return a key that tensors of the same memory share."""
     return (tensor.data_ptr() or id(tensor), tuple(tensor.shape), tensor.stride(), tensor.dtype)
 
 

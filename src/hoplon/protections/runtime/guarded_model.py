@@ -110,7 +110,7 @@ class GuardedModel:
 
     @property
     def attached(self) -> bool:
-        """Whether the hook is there."""
+        """True if the hook is there."""
         return bool(self._hooks())
 
     def attach(self) -> Self:

@@ -1,4 +1,4 @@
-"""How often the protections of a hardened module walk over a value, counted from its graph."""
+"""Passes over a value that the protections of a hardened module add, counted from its graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When guards check memory: before each forward pass, a slice before each, or when asked."""
+"""Schedules of checks: before each forward pass, a slice before each, or on demand."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final
 
+from typing_extensions import override
+
 from hoplon.errors import HoplonError
 
 
 class When(ABC):
-    """Which check comes before which forward pass. Subclasses are frozen dataclasses."""
+    """A schedule of checks before forward passes. Subclasses are frozen dataclasses."""
 
     @abstractmethod
     def due(self, forward: int) -> tuple[int, int] | None:
-        """The check before forward pass ``forward`` (0 is the first): its turn and the number of turns; None: none."""
+        """Return the check before forward pass ``forward`` from 0: its turn and the number of turns; None: none."""
 
     @property
     @abstractmethod
     def latency(self) -> int | None:
-        """How many forward passes may run on a fault before a check comes to it; None: no bound."""
+        """Most forward passes that may run on a fault before a check comes to it; None: no bound."""
 
     @property
     @abstractmethod
     def text(self) -> str:
-        """What is checked when, and what follows for a fault, as a sentence."""
+        """Sentence: what is checked when, and what follows for a fault."""
 
 
 @final
@@ -46,18 +48,18 @@ class EveryForward(When):
     def __post_init__(self) -> None:
         _require_positive("n", self.n)
 
+    @override
     def due(self, forward: int) -> tuple[int, int] | None:
-        """All of it where ``forward`` is a multiple of ``n``."""
         return (0, 1) if forward % self.n == 0 else None
 
     @property
+    @override
     def latency(self) -> int:
-        """``n`` forward passes."""
         return self.n
 
     @property
+    @override
     def text(self) -> str:
-        """As a sentence."""
         every = "each forward pass" if self.n == 1 else f"each {self.n}th forward pass, beginning with the first"
         passes = "one forward pass" if self.n == 1 else f"{self.n} forward passes"
         return f"all memory is checked before {every}: a fault reaches at most {passes}"
@@ -83,18 +85,18 @@ class Rotating(When):
     def __post_init__(self) -> None:
         _require_positive("turns", self.turns)
 
+    @override
     def due(self, forward: int) -> tuple[int, int] | None:
-        """The slices in order."""
         return forward % self.turns, self.turns
 
     @property
+    @override
     def latency(self) -> int:
-        """``turns`` forward passes."""
         return self.turns
 
     @property
+    @override
     def text(self) -> str:
-        """As a sentence."""
         return (
             f"one slice of {self.turns} is checked before each forward pass, in turn: a fault reaches at most "
             f"{self.turns} forward passes"
@@ -106,18 +108,18 @@ class Rotating(When):
 class OnDemand(When):
     """Nothing before forward passes; memory is checked when ``check()`` is called."""
 
+    @override
     def due(self, forward: int) -> tuple[int, int] | None:
-        """Never."""
         return None
 
     @property
+    @override
     def latency(self) -> None:
-        """No bound."""
         return None
 
     @property
+    @override
     def text(self) -> str:
-        """As a sentence."""
         return "memory is checked when check() is called: a fault reaches every forward pass until then"
 
 

@@ -82,7 +82,7 @@ class BoundValue(ValueProtection):
 
 
 def clamp_words(value: Tensor, low: float, high: float) -> Tensor:
-    """What :class:`BoundValue` does with ``low >= 0``, as a plain function, whose call in a graph costs the least."""
+    """Apply a :class:`BoundValue` with ``low >= 0``, as a plain function, whose call in a graph costs the least."""
     integer, least, largest = _words(low, high, value.dtype)
     return value.detach().view(integer).clamp(least, largest).view(value.dtype)
 

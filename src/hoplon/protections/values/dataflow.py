@@ -1,4 +1,4 @@
-"""Which operators cannot leave the range of what they read, and what bound they take over."""
+"""Operators that cannot leave the range of what they read, and the bound that they take over."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _keeps_bounds(step: Step, reads: Sequence[Step]) -> bool:
 
 
 def _keeps_channels(step: Step, kind: str, bound: ChannelBounds) -> bool:
-    """Whether each channel of the output is made of the same channel of the input."""
+    """Return True if each channel of the output is made of the same channel of the input."""
     if kind in _POOLING:  # over the last two axes or three: channels first are not pooled
         return bound.axis == 0 and operator_name(step.op).removesuffix("_with_indices").endswith(("2d", "3d"))
     return step.op is operator.getitem or operator_name(step.op) in _COPIES

@@ -9,6 +9,7 @@ from typing import Any, cast, final
 
 import torch
 from torch import Tensor, fx, nn
+from typing_extensions import override
 
 from hoplon.errors import HoplonError
 from hoplon.formats.base import integer_view
@@ -51,8 +52,8 @@ class Duplicate(Protection):
         object.__setattr__(self, "sites", None if given is None else tuple(given))
 
     @property
+    @override
     def label(self) -> str:
-        """What reports call it."""
         return "duplicate" if self.sites is None else f"duplicate({','.join(self.sites)})"
 
     def values(self, program: Program) -> Mapping[str, ValueProtection]:
@@ -124,7 +125,7 @@ class RepeatedOperator(nn.Module):
         self.count = count
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """What the operator gives, after the comparison."""
+        """Run the operator twice and return its result, after the comparison."""
         return _run_apart(lambda: self.operator(*args, **kwargs), self.count)
 
 

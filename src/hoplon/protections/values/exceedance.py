@@ -1,4 +1,4 @@
-"""How often fault-free values lie outside of their bounds: false alarms of a detector, clamps of sound values."""
+"""Fault-free values outside of their bounds: false alarms of a detector, clamps of sound values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SiteExceedance:
 @final
 @dataclass(frozen=True)
 class Exceedances:
-    """What bounds do to fault-free values of data that they were not made from.
+    """Effect of bounds on fault-free values of data that they were not made from.
 
     ``images`` of ``n_images`` have a value outside of its bound at some site: they are false alarms of a detector, and
     what a clamp changes. If held-out and calibration images come from one source, an image exceeds the extremes of n

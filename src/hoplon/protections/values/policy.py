@@ -1,4 +1,4 @@
-"""What becomes of a value outside of its bound."""
+"""Policies for a value outside of its bound."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from hoplon.protections.values.clamp import BoundValue, rounded_outwards
 
 
 class Policy(ABC):
-    """What becomes of a value outside of its bound. Subclasses are frozen dataclasses."""
+    """A policy for values outside of their bound. Subclasses are frozen dataclasses."""
 
     @property
     @abstractmethod
     def label(self) -> str:
-        """What reports call it."""
+        """Name in reports."""
 
     @abstractmethod
     def effect(self, bound: Bound | ChannelBounds, *, site: str) -> ValueProtection:
@@ -118,7 +118,7 @@ class Detect(Policy):
 
     @property
     def label(self) -> str:
-        """What reports call it."""
+        """Name in reports."""
         return "detect"
 
     def effect(self, bound: Bound | ChannelBounds, *, site: str) -> ValueProtection:

@@ -32,7 +32,7 @@ _LINEAR = frozenset({"linear", "conv", "conv_transpose", "matmul", "addbmm", "ba
 @final
 @dataclass(frozen=True)
 class Coverage:
-    """Whether a value site is bounded, to what, and why or why not.
+    """Bound of a value site, if it has one, and the reason.
 
     ``bound`` holds all channels' bounds; ``per_channel`` says whether each has its own.
     """
@@ -88,7 +88,7 @@ class Ranger(Protection):
 
     @property
     def label(self) -> str:
-        """What reports call it: "ranger", and what differs from the paper's."""
+        """Name in reports: "ranger", and what differs from the paper's."""
         where = "" if self.where == "algorithm1" else f"-{self.where}"
         last = "+last" if self.last_linear else ""
         policy = "" if self.policy == Clamp() else f"-{self.policy.label}"
@@ -138,7 +138,7 @@ class Ranger(Protection):
 
 @dataclass(frozen=True)
 class _Found:
-    """What the values of a step are bounded to, by the name of the site that says so, and why."""
+    """Bound of the values of a step, the name of the site that it is of, and the reason."""
 
     name: str
     bound: AnyBound | None
@@ -199,7 +199,7 @@ class _Walk:
         return _Found(name, None, f"{site.kind} was not profiled")
 
     def _follow(self, step: Step, site: ValueSite | None, known: Mapping[int, _Found]) -> _Found:
-        """What a step takes over from the values it reads."""
+        """Return the bound that a step takes over from the values it reads."""
         reads = [self._program.steps[read] for read in value_reads(step) if self._program.steps[read].carries]
         sources = [known.get(read.index, _Found(read.label, None, "")) for read in reads]
         name = site.name if site is not None else sources[0].name if len(sources) == 1 else step.label

@@ -11,6 +11,7 @@ from typing import Literal, final
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.errors import DataError, HoplonError
 from hoplon.formats.base import integer_view
@@ -79,12 +80,12 @@ class Checksum(Protection):
 
     @property
     def label(self) -> str:
-        """What reports call it: "checksum-flag"."""
+        """Name in reports, e.g. "checksum-flag"."""
         return f"checksum-{self.action}"
 
     @property
+    @override
     def guarantee(self) -> str:
-        """What it detects for certain, what becomes of it, and how probably it misses what lies beyond."""
         then = {"flag": "reports them", "zero": "sets them to 0 (mitigated)", "reload": "loads them again"}[self.action]
         return (
             f"detects one flip, and any two but opposite ones in one lane, in the top bytes of a group of {self.group} "
@@ -185,7 +186,7 @@ class ChecksumGuard(Guard):
         return torch.cat(sums).to(torch.int16)
 
     def _wrong(self, name: str) -> tuple[Tensor, Tensor]:
-        """Which groups of a storage are wrong, and which have one sum that is."""
+        """Return masks of the wrong groups of a storage, and of those with one wrong sum: bool, shape ``(groups,)``."""
         first, second = self._copies[f"{name}#sums1"], self._copies[f"{name}#sums2"]
         now = self._sums_of(name, 0, len(first))
         return (now != first) & (now != second), (now == first) ^ (now == second)

@@ -8,6 +8,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.replicas import spanned
@@ -32,18 +33,18 @@ class SecDedMemory(Protection):
     """
 
     @property
+    @override
     def label(self) -> str:
-        """What reports call it."""
         return "sec-ded-memory"
 
     @property
+    @override
     def is_hardware(self) -> bool:
-        """It is."""
         return True
 
     @property
+    @override
     def guarantee(self) -> str:
-        """The code's."""
         return (
             "corrects one flipped bit per 64-bit word, reports two for certain; takes three for one (repaired at a "
             "wrong place, or reported), may miss four"
@@ -56,7 +57,7 @@ class SecDedMemory(Protection):
 
 @final
 class SecDedGuard(Guard):
-    """What was last written to each storage, to tell which bits are flipped: a device of the model, not of hardware."""
+    """Words as last written to each storage, to tell which bits are flipped: a device of the model, not of hardware."""
 
     def __init__(self, storages: Mapping[str, Tensor]) -> None:
         self._live = {name: spanned(tensor) for name, tensor in storages.items()}
@@ -69,12 +70,12 @@ class SecDedGuard(Guard):
 
     @property
     def extra_bytes(self) -> int:
-        """Of the check bits, eight per 64-bit word."""
+        """Bytes of the check bits, eight bits per 64-bit word."""
         return sum(-(-words.nbytes // 8) for words in self._live.values())
 
     @property
+    @override
     def protected_bytes(self) -> int:
-        """All of the memory."""
         return sum(words.nbytes for words in self._live.values())
 
     def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:

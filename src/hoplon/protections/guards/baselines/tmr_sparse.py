@@ -8,6 +8,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.formats.base import integer_view
 from hoplon.protections.guards.aspis import ScoredProtection
@@ -47,12 +48,12 @@ class TMRSparse(ScoredProtection):
 
     @property
     def label(self) -> str:
-        """What reports call it: "tmr-sparse", with a percentage below 100."""
+        """Name in reports: "tmr-sparse", with a percentage below 100."""
         return "tmr-sparse" if self.fraction == 1 else f"tmr-sparse-{100 * self.fraction:g}%"
 
     @property
+    @override
     def guarantee(self) -> str:
-        """What it repairs for certain, and its known failures."""
         return (
             "a baseline. Repairs for certain: corruption of one sparse copy of a tensor. Known failures: chosen "
             "weights that are zero are unprotected; faults in two tensors of a storage are uncorrectable; repair "
@@ -188,7 +189,7 @@ class _Sparse:
 
 
 def _same(left: Tensor, right: Tensor) -> bool:
-    """Whether two sparse tensors have the same places and, as numbers, the same values."""
+    """Return True if two sparse tensors have the same places and, as numbers, the same values."""
     return torch.equal(left._indices(), right._indices()) and torch.equal(left._values(), right._values())
 
 

@@ -18,7 +18,7 @@ _CHECKS = 7
 @final
 @dataclass(frozen=True)
 class Decoded:
-    """What :func:`zero_space_decode` found.
+    """Result of :func:`zero_space_decode`.
 
     Attributes:
         weights: int8, the shape of the encoded tensor.

@@ -8,6 +8,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.errors import HoplonError
 from hoplon.protections.base import Protection
@@ -59,12 +60,12 @@ class KnownBits(Protection):
 
     @property
     def label(self) -> str:
-        """What reports call it: "known-bits", or "known-bits/1024" with blocks."""
+        """Name in reports: "known-bits", or "known-bits/1024" with blocks."""
         return "known-bits" if self.block is None else f"known-bits/{self.block}"
 
     @property
+    @override
     def guarantee(self) -> str:
-        """What it repairs for certain, what it only mitigates, and what it does not see."""
         where = "tensor" if self.block is None else f"block of {self.block:,} words"
         return (
             f"repairs any number of flips in the bits that are equal in all words of a {where}; where words have "
@@ -73,7 +74,7 @@ class KnownBits(Protection):
         )
 
     def arm(self, memory: Mapping[str, Tensor]) -> KnownBitsGuard:
-        """A guard over these tensors; names that share a storage are guarded once."""
+        """Arm a guard on these tensors; names that share a storage are guarded once."""
         return KnownBitsGuard(distinct(memory), self.block)
 
 
@@ -213,7 +214,7 @@ class _Group:
         return GuardReport(0, 1, 1, 0, (segment.name,))
 
     def wrong(self, number: int) -> Tensor:
-        """Which words of a segment have a wrong known bit."""
+        """Return a mask of the words of a segment with a wrong known bit: bool, shape ``(words,)``."""
         return ((self.segments[number].words() ^ self.values()[number]) & self.masks()[number]) != 0
 
     def restored(self, number: int) -> Tensor:
@@ -222,11 +223,11 @@ class _Group:
         return (self.segments[number].words() & ~mask) | (self.values()[number] & mask)
 
     def fits(self, number: int) -> bool:
-        """Whether the restored words are all of what the segment held."""
+        """Return True if the restored words have the checksum of the segment."""
         return same_sum(fingerprint_of(self.restored(number)), self._evidence(number))
 
     def changed_samples(self, number: int) -> tuple[int, int]:
-        """How many hashed words of a segment changed, of how many."""
+        """Count the sampled words of a segment that changed, and all sampled ones."""
         segment = self.segments[number]
         return changed_samples(fingerprint_of(segment.words()), self._evidence(number), len(segment))
 
@@ -238,7 +239,7 @@ class _Group:
         return GuardReport(0, count, count * corrected, 0, (segment.name,), count * (not corrected))
 
     def _evidence(self, number: int) -> Tensor:
-        """What the segment held when it was last taken for correct; mended where one entry of all is wrong."""
+        """Return the fingerprint of a segment when it was last taken for correct; one wrong entry of all is mended."""
         if not torch.equal(power_sums(self.evidence), self.sums[3:]):
             limits = torch.iinfo(torch.int32)
             mend_entry(self.evidence, self.sums[3:], limits.min, limits.max + 1)

@@ -1,4 +1,4 @@
-"""Which segments of memory have a word whose known bits are wrong: memory read once."""
+"""Bitwise AND and OR over the words of segments, which tell where a known bit is wrong: memory is read once."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class BitwiseReduction:
         self._slices: dict[tuple[int, int], _Slice] = {}
 
     def violating(self, masks: Tensor, values: Tensor, turn: int, turns: int) -> tuple[int, list[int]]:
-        """How many words belong to a turn, and the numbers of the segments with one whose masked bits are wrong."""
+        """Count the words of a turn, and list the numbers of the segments with one whose masked bits are wrong."""
         if (turn, turns) not in self._slices:
             self._slices[turn, turns] = self._slice(turn, turns)
         mine = self._slices[turn, turns]

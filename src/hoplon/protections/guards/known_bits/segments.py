@@ -35,12 +35,12 @@ class Segment:
 
     @property
     def device(self) -> torch.device:
-        """Where the storage lies."""
+        """Device of the storage."""
         return self._words.device
 
     @property
     def nbytes(self) -> int:
-        """Of the words."""
+        """Bytes of the words."""
         return len(self) * self.dtype.itemsize
 
     def storage_words(self) -> Tensor:

@@ -60,7 +60,7 @@ def lay_end_to_end(module: nn.Module) -> None:
 
 
 def is_end_to_end(module: nn.Module) -> bool:
-    """Whether anything that a module holds lies in an arena."""
+    """Return True if anything that a module holds lies in an arena."""
     return any(arena_around(tensor) is not None for tensor in [*module.parameters(), *module.buffers()])
 
 

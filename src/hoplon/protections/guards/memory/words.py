@@ -80,7 +80,7 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
 
 
 def of_turn_by_size(sizes: Sequence[int], turn: int, turns: int) -> range:
-    """Which of consecutive pieces belong to a turn, cut so that turns differ by one piece's size at most.
+    """Return the consecutive pieces of a turn, cut so that turns differ by one piece's size at most.
 
     Raises:
         HoplonError: a turn out of range.

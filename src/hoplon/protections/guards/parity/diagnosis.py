@@ -44,14 +44,14 @@ def block_sums(blocks: Tensor) -> Tensor:
 
 
 def _terms(words: Tensor, factors: Tensor) -> Tensor:
-    """What each word adds to the two sums: ``(..., columns)`` and factors ``(columns, 2)`` to ``(..., columns, 2)``."""
+    """Compute what words add to both sums: ``(..., columns)``, factors ``(columns, 2)`` to ``(..., columns, 2)``."""
     low, high = words & _HALF, (words >> 32) & _HALF
     return torch.stack([low + high, low * factors[:, 0] + high * factors[:, 1]], -1)
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is wrong in a group of blocks.
+    """Wrong blocks of a group, and the group as it should be.
 
     Attributes:
         blocks: the group as it should be, int64, shape ``(rows + 1, columns)``, the parity row last; None if it cannot
@@ -97,7 +97,7 @@ def diagnose(blocks: Tensor, known: Tensor) -> Diagnosis:
 
 
 def _fit(sums: Tensor, known: Tensor) -> Tensor:
-    """Whether both sums are known, each from either copy; the last axis goes."""
+    """Return a mask of blocks both of whose sums are known, each from either copy; the last axis goes."""
     return torch.eq(sums, known).any(0).all(-1)
 
 

@@ -55,7 +55,7 @@ class Run:
 
 
 def runs_of(memory: Mapping[str, Tensor]) -> list[Run]:
-    """What tensors occupy, a byte that several of them share once, under the name of the first.
+    """List the memory of tensors, a byte that several of them share once, under the name of the first.
 
     In the order of the tensors, wherever they lie: what a guard lays out by it fits the same tensors elsewhere.
 
@@ -133,7 +133,7 @@ def bytes_of(span: Sequence[Run]) -> Tensor:
 
 
 def _is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill memory without gaps, in whatever order of axes."""
+    """Return True if the elements fill memory without gaps, in whatever order of axes."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1:

@@ -53,7 +53,7 @@ class WordMatrix:
 
     @property
     def packed(self) -> bool:
-        """Whether :meth:`words` makes a copy."""
+        """True if :meth:`words` makes a copy."""
         return self._live is None
 
     def words(self) -> Tensor:

@@ -9,6 +9,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.errors import HoplonError
 from hoplon.protections.base import Protection
@@ -59,8 +60,8 @@ class Parity(Protection):
             raise HoplonError(f"expected a group of at least 1 block, got {self.group}")
 
     @property
+    @override
     def label(self) -> str:
-        """What reports call it."""
         return "parity"
 
     @property
@@ -85,7 +86,7 @@ class Parity(Protection):
 
 @dataclass
 class _Findings:
-    """What is wrong, before anything is written.
+    """Wrong blocks of all groups, before anything is written.
 
     Attributes:
         repairs: groups that can be repaired.
@@ -165,7 +166,7 @@ class ParityGuard(Guard):
 
     @property
     def miss_probability(self) -> float:
-        """Of two flipped bits, drawn uniformly from the guarded memory: how probably, at most, a check misses them.
+        """Upper bound of the probability that a check misses two flipped bits, drawn uniformly from the guarded memory.
 
         They have to be the same bit of the same column, and to cancel: in opposite directions (at most half of the
         cases, if words do not depend on each other), or both in bit 63, where direction does not matter modulo 2^64.
@@ -220,5 +221,5 @@ class ParityGuard(Guard):
 
 
 def _distinct(found: Sequence[Tensor]) -> int:
-    """How many elements there are; an element may lie in two blocks."""
+    """Count elements, each once; one may lie in two blocks."""
     return len(torch.unique(torch.cat([numbers.cpu() for numbers in found])))

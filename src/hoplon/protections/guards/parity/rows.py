@@ -66,7 +66,7 @@ class ParityRows:
                 self._set_sums(group, torch.cat([block_sums(words), block_sums(self.parity[None, group.columns])]))
 
     def is_intact(self, turn: int, turns: int) -> bool:
-        """Whether a slice of memory adds up to its parity, and a slice of the sums is the same in both copies."""
+        """Return True if a slice of memory adds up to its parity and a slice of both copies of the sums agrees."""
         plan = self._plans.get((turn, turns))
         if plan is None:
             plan = self._plans[turn, turns] = self._plan(turn, turns)
@@ -152,7 +152,7 @@ def _strips_and_parity(matrix: WordMatrix, columns: range, parity: Tensor) -> li
 
 
 def _column(matrix: WordMatrix, position: int) -> int:
-    """Where a slice that begins at so many bytes of a matrix begins, as a column."""
+    """Return the column at which a slice begins that starts at so many bytes of a matrix."""
     if position >= WORD * matrix.rows * matrix.width:
         return matrix.width
     return max(0, position) // (WORD * _LANES * matrix.rows) * _LANES
