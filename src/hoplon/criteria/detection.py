@@ -75,9 +75,9 @@ class Detection(Criterion):
         open_runs = (~harmed & (count > 0)).nonzero().flatten()
         if len(open_runs):
             depth = int(count[open_runs].max())
-            wanted, met = (self._best(tuple(t[open_runs] for t in side), depth) for side in (golden, faulty))
+            wanted, present = (self._best(tuple(t[open_runs] for t in side), depth) for side in (golden, faulty))
             there = torch.arange(depth, device=count.device) < count[open_runs].unsqueeze(1)
-            harmed[open_runs] = ~_all_matched(wanted, met, there, self.iou)
+            harmed[open_runs] = ~_all_matched(wanted, present, there, self.iou)
         return harmed.unsqueeze(1)
 
     def check(self, golden: tuple[Tensor, ...], labels: Tensor | None) -> None:
@@ -116,10 +116,10 @@ class Detection(Criterion):
         return boxes, classes.gather(1, order)
 
 
-def _all_matched(wanted: tuple[Tensor, Tensor], met: tuple[Tensor, Tensor], there: Tensor, least: float) -> Tensor:
+def _all_matched(wanted: tuple[Tensor, Tensor], present: tuple[Tensor, Tensor], there: Tensor, least: float) -> Tensor:
     """Return True where each detection finds a partner, in runs with equally many: bool, shape ``(runs,)``."""
-    overlap = _iou(met[0], wanted[0])
-    allowed = (overlap >= least) & (met[1].unsqueeze(2) == wanted[1].unsqueeze(1))
+    overlap = _iou(present[0], wanted[0])
+    allowed = (overlap >= least) & (present[1].unsqueeze(2) == wanted[1].unsqueeze(1))
     overlap = overlap.where(allowed, -1.0)
     free = there.clone()
     matched = torch.ones(len(there), dtype=torch.bool, device=there.device)

@@ -78,12 +78,12 @@ def measure(criterion: Criterion, *, reference: Sequence[Any], faulty: Sequence[
     found: dict[str, Tensor] = {}
     runs = 0
     for part in criterion.parts:
-        golden, met = part.judged(reference), part.judged(faulty)
-        finite = finite_rows(met)
+        golden, outputs = part.judged(reference), part.judged(faulty)
+        finite = finite_rows(outputs)
         runs = len(finite)
         if set(part.measure_names) <= found.keys():
             continue
-        measured = part.measures(golden, met)
+        measured = part.measures(golden, outputs)
         if tuple(measured) != part.measure_names:
             raise HoplonError(f"expected the measures {part.measure_names} of {part.names[0]}, got {tuple(measured)}")
         found |= {name: values.float().where(finite, torch.nan) for name, values in measured.items()}
@@ -93,11 +93,11 @@ def measure(criterion: Criterion, *, reference: Sequence[Any], faulty: Sequence[
 
 def _outcomes(criterion: Criterion, reference: Judged, golden: Judged, faulty: Judged, labels: Tensor | None) -> Tensor:
     identical = torch.ones((), dtype=torch.bool)
-    for wanted, own, met in zip(*map(tensors_of, (reference, golden, faulty)), strict=True):
-        if not wanted.shape == own.shape == met.shape:
-            shapes = f"{tuple(wanted.shape)}, {tuple(own.shape)}, {tuple(met.shape)}"
+    for wanted, own, got in zip(*map(tensors_of, (reference, golden, faulty)), strict=True):
+        if not wanted.shape == own.shape == got.shape:
+            shapes = f"{tuple(wanted.shape)}, {tuple(own.shape)}, {tuple(got.shape)}"
             raise DataError(f"expected reference, golden and faulty outputs of one shape, got {shapes}")
-        identical = identical.to(met.device) & as_rows(same_bits(own, met)).all(1, keepdim=True)
+        identical = identical.to(got.device) & as_rows(same_bits(own, got)).all(1, keepdim=True)
     outcome = identical.to(torch.uint8).mul_(Outcome.IDENTICAL - Outcome.BENIGN).add_(Outcome.BENIGN)
     outcome = torch.where(criterion.harmed(reference, faulty, labels), int(Outcome.SDC), outcome)
     return torch.where(finite_rows(faulty).unsqueeze(1), outcome, int(Outcome.NONFINITE))

@@ -2,7 +2,6 @@ from .function import Function as Function
 from .model import (
     FaultModel as FaultModel,
     Observe as Observe,
-    Place as Place,
     Places as Places,
     SampledFaults as SampledFaults,
     WordModel as WordModel,

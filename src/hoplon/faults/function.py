@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from hoplon.errors import HoplonError
-from hoplon.faults.model import Places, SampledFaults, WordModel
+from hoplon.faults.model import Places, WordModel
 from hoplon.formats.base import NumberFormat
 from hoplon.formats.native import native
 
@@ -50,22 +50,14 @@ class Function(WordModel):
         """Refuse: the change of a word depends on the value."""
         raise HoplonError(f"expected places whose values can be seen for {self.name}, got none; use sample")
 
-    def sample(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
-        """Write the function's result over each anchor."""
-        words = anchors.words()
-        flip, number = torch.zeros_like(words), torch.zeros_like(words)
-        formats: list[NumberFormat] = []
-        for form, mine in self._by_format(anchors):
-            dtype = anchors.sites[int(anchors.number[mine][0])].dtype
-            values = native(dtype).apply(torch.zeros(int(mine.sum())).to(dtype), 0, words[mine])
-            result: object = self.function(values.clone(), generator)
-            if not isinstance(result, Tensor) or result.shape != values.shape or result.dtype != dtype:
-                found = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
-                raise HoplonError(f"expected {self.name} to give {dtype} {tuple(values.shape)}, got {found}")
-            flip[mine] = form.words(result)
-            number[mine] = len(formats)
-            formats.append(form)
-        certain = torch.ones(len(anchors), dtype=torch.float64)
-        return SampledFaults(
-            torch.arange(len(anchors)), anchors, formats, number, torch.zeros_like(words), flip, certain
-        )
+    def _draw_at(
+        self, anchors: Places, format: NumberFormat, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        dtype = anchors.sites[int(anchors.number[0])].dtype
+        values = native(dtype).apply(torch.zeros(len(anchors)).to(dtype), 0, anchors.words())
+        result: object = self.function(values.clone(), generator)
+        if not isinstance(result, Tensor) or result.shape != values.shape or result.dtype != dtype:
+            got = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+            raise HoplonError(f"expected {self.name} to give {dtype} {tuple(values.shape)}, got {got}")
+        flip = format.words(result)
+        return torch.zeros_like(flip), flip, torch.ones(len(anchors), dtype=torch.float64)

@@ -6,7 +6,6 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from hoplon.errors import HoplonError
 from hoplon.formats.base import NumberFormat
 from hoplon.formats.native import native
+from hoplon.program.sites import MemorySite, ValueSite
 
 # Far above any count of bits or words, so that a remainder is uniform to within 2**-20 of any of them.
 RANDOM_HIGH = 2**62
@@ -22,24 +22,7 @@ RANDOM_HIGH = 2**62
 Observe = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-class Place(Protocol):
-    """The properties of a site that a fault model reads."""
-
-    @property
-    def name(self) -> str:
-        """Name in the fault table."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the storage, or of one sample."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the values."""
-
-    @property
-    def numel(self) -> int:
-        """Number of elements."""
+Site = ValueSite | MemorySite
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +37,7 @@ class Places:
         observe: the fault-free words, for models that need them.
     """
 
-    sites: Sequence[Place]
+    sites: Sequence[Site]
     number: Tensor
     element: Tensor
     input: Tensor | None = None
@@ -111,27 +94,21 @@ class SampledFaults:
             parts: faults, and the number that each of them has in the whole.
             sites: places whose sites, observer and kind of input the parts share.
         """
-        known: dict[str, int] = {}
-        formats: dict[str, NumberFormat] = {}
-        columns: dict[str, list[Tensor]] = {name: [] for name in ("fault", "number", "element", "input")}
-        columns |= {name: [] for name in ("format", "keep", "flip")}
+        formats = {form.name: form for part, _ in parts for form in part.formats}
+        number_of = {name: index for index, name in enumerate(formats)}
         probability = torch.ones(sum(len(faults) for _, faults in parts), dtype=torch.float64)
+        rows = [(torch.zeros(0, dtype=torch.int64),) * 7]
         for part, faults in parts:
-            columns["fault"].append(faults[part.fault])
-            for name in ("number", "element"):
-                columns[name].append(getattr(part.places, name))
-            columns["input"].append(part.places.number if part.places.input is None else part.places.input)
-            same = [known.setdefault(form.name, len(known)) for form in part.formats]
-            formats |= {form.name: form for form in part.formats}
-            columns["format"].append(torch.tensor(same, dtype=torch.int64)[part.format])
-            for name in ("keep", "flip"):
-                columns[name].append(getattr(part, name))
+            places = part.places
+            inputs = places.number if places.input is None else places.input
+            form = torch.tensor([number_of[form.name] for form in part.formats], dtype=torch.int64)[part.format]
+            rows.append((faults[part.fault], places.number, places.element, inputs, form, part.keep, part.flip))
             probability[faults] = part.probability
-        whole = {name: torch.cat(column) if column else torch.zeros(0).long() for name, column in columns.items()}
-        order = torch.argsort(whole["fault"], stable=True)
-        fault, number, element, given, form, keep, flip = (column[order] for column in whole.values())
+        whole = [torch.cat(column) for column in zip(*rows, strict=True)]
+        order = torch.argsort(whole[0], stable=True)
+        fault, number, element, inputs, form, keep, flip = (column[order] for column in whole)
         places = dataclasses.replace(
-            sites, number=number, element=element, input=None if sites.input is None else given
+            sites, number=number, element=element, input=None if sites.input is None else inputs
         )
         return cls(fault, places, list(formats.values()), form, keep, flip, probability)
 
@@ -164,7 +141,7 @@ class FaultModel(ABC):
         """True if the place that was drawn decides where the fault is; otherwise it spans all sites."""
         return True
 
-    def format_for(self, site: Place) -> NumberFormat:
+    def format_for(self, site: Site) -> NumberFormat:
         """Return the format whose bits a fault changes at a site.
 
         Raises:
@@ -214,15 +191,20 @@ class WordModel(FaultModel):
         keep, flip, number = (torch.zeros(count, dtype=torch.int64) for _ in range(3))
         probability = torch.ones(count, dtype=torch.float64)
         formats: list[NumberFormat] = []
-        for form, mine in self._by_format(anchors):
-            placed = form
-            if form.varies:
-                placed = form.at(anchors.element[mine], anchors.sites[int(anchors.number[mine][0])].shape)
-            drawn = self.draw(int(mine.sum()), format=placed, generator=generator)
-            keep[mine], flip[mine], probability[mine] = (part.to(keep.device) for part in drawn)
-            number[mine] = len(formats)
+        for form, rows in self._by_format(anchors):
+            drawn = self._draw_at(anchors.take(rows), form, generator)
+            keep[rows], flip[rows], probability[rows] = (part.to(keep.device) for part in drawn)
+            number[rows] = len(formats)
             formats.append(form)
         return SampledFaults(torch.arange(count), anchors, formats, number, keep, flip, probability)
+
+    def _draw_at(
+        self, anchors: Places, format: NumberFormat, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw a change, as `draw` does, at each of some anchors of one format (of one site, where that varies)."""
+        shape = anchors.sites[int(anchors.number[0])].shape
+        placed = format.at(anchors.element, shape) if format.varies else format
+        return self.draw(len(anchors), format=placed, generator=generator)
 
     def _by_format(self, anchors: Places) -> Iterator[tuple[NumberFormat, Tensor]]:
         """The formats of the sites with the rows they hold; site by site where a format varies within a site."""
@@ -231,9 +213,9 @@ class WordModel(FaultModel):
         order = {key: index for index, key in enumerate(dict.fromkeys(keys))}
         group = torch.tensor([order[key] for key in keys])[anchors.number]
         for key, index in order.items():
-            mine = group == index
-            if mine.any():
-                yield forms[keys.index(key)], mine
+            rows = group == index
+            if rows.any():
+                yield forms[keys.index(key)], rows
 
 
 def _printed(option: object) -> str:

@@ -166,10 +166,7 @@ class BitRate(FaultModel):
         if not 0 < self.rate < 1:
             raise HoplonError(f"expected a rate in (0, 1), got {self.rate}")
 
-    @property
-    @override
-    def anchored(self) -> bool:
-        return False
+    anchored = False
 
     def occurrence(self, bits: int) -> float:
         """Return the probability that at least one of so many bits flips.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from hoplon.errors import HoplonError
 
 Field = Literal["sign", "exponent", "mantissa"]
+Word = TypeVar("Word", int, Tensor)
 
 _INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -27,6 +28,12 @@ def integer_view(values: Tensor) -> Tensor:
     if integer is None:
         raise HoplonError(f"expected elements of at most 8 bytes, got {values.dtype}")
     return values.detach().view(integer)
+
+
+def signed(word: Word, bits: int) -> Word:
+    """Read unsigned words of so many bits as two's complement: ``signed(255, 8) == -1``."""
+    sign = 1 << (bits - 1)
+    return (word ^ sign) - sign
 
 
 def same_bits(left: Tensor, right: Tensor) -> Tensor:

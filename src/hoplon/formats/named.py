@@ -79,15 +79,15 @@ class _OnePerWord(NumberFormat):
 
     def words(self, values: Tensor) -> Tensor:
         found = torch.empty_like(values, dtype=torch.int64)
-        for form, mine in self._parts(values):
-            found[mine] = form.words(values[mine])
+        for form, rows in self._parts(values):
+            found[rows] = form.words(values[rows])
         return found
 
     def apply(self, values: Tensor, keep: Tensor | int, flip: Tensor | int) -> Tensor:
         keep, flip = (torch.as_tensor(mask, device=values.device).expand(values.shape) for mask in (keep, flip))
         after = values.clone()
-        for form, mine in self._parts(values):
-            after[mine] = form.apply(values[mine], keep[mine], flip[mine])
+        for form, rows in self._parts(values):
+            after[rows] = form.apply(values[rows], keep[rows], flip[rows])
         return after
 
     def at(self, elements: Tensor, shape: Sequence[int]) -> NumberFormat:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.formats.base import Field, NumberFormat, integer_view
+from hoplon.formats.base import Field, NumberFormat, integer_view, signed
 
 _FLOATS = (
     torch.float64,
@@ -104,8 +104,7 @@ class Native(NumberFormat):
         mask = self._mask(word, like.device)
         if like.dtype in (torch.int64, torch.uint8):
             return mask.to(like.dtype)
-        sign = 1 << (self.bits - 1)
-        return ((mask ^ sign) - sign).to(like.dtype)
+        return signed(mask, self.bits).to(like.dtype)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from hoplon.errors import HoplonError
-from hoplon.formats.base import NumberFormat
+from hoplon.formats.base import NumberFormat, signed
 from hoplon.formats.native import native
 
 _N = TypeVar("_N", int, float)
@@ -54,13 +54,8 @@ class _Affine(NumberFormat):
     def _dequantised(self, words: Tensor, like: Tensor) -> Tensor:
         scale, zero = self._scale_and_zero(like)
         exact = torch.float64 if like.dtype == torch.float64 else torch.float32
-        return ((self._signed(words) - zero).to(exact) * scale.to(exact)).to(like.dtype)
-
-    def _signed(self, words: Tensor) -> Tensor:
-        if self.dtype == torch.uint8:
-            return words
-        sign = 1 << (self.bits - 1)
-        return (words ^ sign) - sign
+        steps = words if self.dtype == torch.uint8 else signed(words, self.bits)
+        return ((steps - zero).to(exact) * scale.to(exact)).to(like.dtype)
 
 
 @final

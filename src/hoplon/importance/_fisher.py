@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, MeanLoss, Progress, checked, described, summed
+from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, MeanLoss, Progress, checked, summed
 from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Inputs, Stream
 from hoplon.program.program import Program, Ref
@@ -75,14 +75,15 @@ def fisher(
         Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", arXiv:1801.05787, section 2,
         there times the square of the weight.
     """
-    found, seen = summed(
+    return summed(
         program,
         data,
         sites=sites,
         objective=SignedLosses(loss, torch.Generator().manual_seed(seed)),
         batch=batch,
         term=lambda gradient, weight: gradient.square_(),
+        score="fisher",
+        loss=loss,
+        mean=True,
         progress=progress,
     )
-    means = {name: total / seen.samples for name, total in found.items()}
-    return described(means, score="fisher", program=program, seen=seen, loss=loss)

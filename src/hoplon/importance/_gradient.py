@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, MeanLoss, Progress, described, summed
+from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, MeanLoss, Progress, summed
 from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Stream
 from hoplon.program.program import Program
@@ -22,13 +22,14 @@ def gradient(
 
     Arguments, result and errors as :func:`hoplon.importance._taylor`. It depends on ``batch`` in the same way.
     """
-    found, seen = summed(
+    return summed(
         program,
         data,
         sites=sites,
         objective=MeanLoss(loss),
         batch=batch,
         term=lambda gradient, weight: gradient.abs(),
+        score="gradient",
+        loss=loss,
         progress=progress,
     )
-    return described(found, score="gradient", program=program, seen=seen, loss=loss)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, MeanLoss, Progress, described, summed
+from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, MeanLoss, Progress, summed
 from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Stream
 from hoplon.program.program import Program
@@ -41,13 +41,14 @@ def taylor(
     Source:
         Molchanov et al., CVPR 2019, equation (8), per weight as in Aspis (Schmedding et al.), equation (1).
     """
-    found, seen = summed(
+    return summed(
         program,
         data,
         sites=sites,
         objective=MeanLoss(loss),
         batch=batch,
         term=lambda gradient, weight: (gradient * weight).square_(),
+        score="taylor",
+        loss=loss,
         progress=progress,
     )
-    return described(found, score="taylor", program=program, seen=seen, loss=loss)

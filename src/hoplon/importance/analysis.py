@@ -70,10 +70,7 @@ def magnitudes(program: Program, scores: Scores, *, fraction: float = 0.01, coun
     if count < 1:
         raise HoplonError(f"expected a count of at least 1, got {count}")
     memory = program.memory()
-    for name, score in scores.values.items():
-        if name not in memory or memory[name].shape != score.shape:
-            shape = tuple(memory[name].shape) if name in memory else "none"
-            raise HoplonError(f"expected a storage {name} of shape {tuple(score.shape)}, as scored, got {shape}")
+    scores.require_shapes(memory)
     sizes = {name: memory[name].detach().reshape(-1).double().abs().cpu() for name in scores.values}
     everything = {name: torch.arange(len(part)) for name, part in sizes.items()}
     chosen = {"all": everything, "top": scores.top(fraction), "bottom": _bottom(scores, fraction)}

@@ -137,12 +137,17 @@ def summed(
     objective: Objective,
     batch: int,
     term: Callable[[Tensor, Tensor], Tensor],
+    score: str,
+    loss: Loss,
+    mean: bool = False,
     progress: Progress | None = None,
-) -> tuple[dict[str, Tensor], StreamSummary]:
-    """The sum over batches of a term of gradient and weight, float32, by name of the storage.
+) -> Scores:
+    """Score weights by the sum over batches of a term of gradient and weight, float32.
 
     Args:
         term: called with gradient and weight of one storage as float32, which it may overwrite only in the gradient.
+        score: its name.
+        mean: divide by the number of samples.
     """
     chosen = sites.select(program)
     memory = program.memory()
@@ -155,7 +160,8 @@ def summed(
                 total.add_(term(gradient.float(), leaf.detach().float()))
 
     seen = differentiated(program, data, sites=chosen, objective=objective, batch=batch, visit=add, progress=progress)
-    return totals, seen
+    values = {name: total / seen.samples for name, total in totals.items()} if mean else totals
+    return described(values, score=score, program=program, seen=seen, loss=loss)
 
 
 def described(
@@ -184,9 +190,9 @@ def _called(loss: Loss, output: Any, labels: Tensor | None) -> object:
     try:
         return loss(output, labels)
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
-        given = "data without labels" if labels is None else f"labels of shape {tuple(labels.shape)}"
+        labelled = "data without labels" if labels is None else f"labels of shape {tuple(labels.shape)}"
         raise DataError(
-            f"expected a loss(output, labels) that takes what the model and the data give, got {given} and {error}"
+            f"expected a loss(output, labels) that takes what the model and the data give, got {labelled} and {error}"
         ) from error
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self, final
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from hoplon.errors import DataError, HoplonError, no_match
+from hoplon.faults.sampling.measures import highest
 from hoplon.files import replacing
 
 
@@ -79,14 +79,21 @@ class Scores:
             >>> Scores({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([[3.0], [2.0]])}).top(0.5)
             {'a': tensor([0]), 'b': tensor([0])}
         """
-        count = self.count(fraction)
-        flat = torch.cat([score.reshape(-1).double() for score in self.values.values()])
-        threshold = flat.kthvalue(flat.numel() - count + 1).values
-        chosen = flat > threshold
-        missing = count - int(chosen.sum())
-        chosen[(flat == threshold).nonzero()[:missing, 0]] = True
-        parts = chosen.split([score.numel() for score in self.values.values()])
-        return {name: part.nonzero()[:, 0] for name, part in zip(self.values, parts, strict=True)}
+        return highest(self.values, self.count(fraction))
+
+    def require_shapes(self, memory: Mapping[str, Tensor]) -> None:
+        """Refuse memory that lacks a scored storage, or has it in another shape.
+
+        Raises:
+            HoplonError: names the storage.
+        """
+        for name, score in self.values.items():
+            shape = tuple(memory[name].shape) if name in memory else None
+            if shape != tuple(score.shape):
+                raise HoplonError(
+                    f"expected a storage {name!r} of shape {tuple(score.shape)}, as scored, got {shape or 'none'}; "
+                    "score this model"
+                )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write safetensors, provenance in the header. The file appears whole or not at all.

@@ -235,7 +235,7 @@ class Candidates:
         scale = torch.ones(max(int(step.max()) + 1, len(self._scale)), dtype=torch.float64)
         scale[: len(self._scale)] = self._scale
         given = places.number, places.element, places.input
-        return CandidateFeatures(places.sites, *given, before, after, masked, bit, scale[step], *slopes)  # type: ignore[arg-type]
+        return CandidateFeatures(places.sites, *given, before, after, masked, bit, scale[step], *slopes)
 
 
 def _numbered(parts: Sequence[SampledFaults]) -> list[tuple[SampledFaults, Tensor]]:

@@ -49,8 +49,8 @@ class Population:
 
     def places(self, number: Tensor, element: Tensor, which: Tensor) -> Places:
         """Places from site number, element and position in `inputs`, each int64 of shape ``(n,)``."""
-        given = None if self.inputs is None else self.inputs[which]
-        return Places(self.sites, number, element, given, self.observe)
+        inputs = None if self.inputs is None else self.inputs[which]
+        return Places(self.sites, number, element, inputs, self.observe)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -239,15 +240,10 @@ class _Ranked(_SomeElements):
         if self.count is not None and not 1 <= self.count <= total:
             raise HoplonError(f"expected a count in [1, {total}], got {self.count}")
 
-    def _highest(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The elements with the highest scores; equal ones by the order of the sites, then by index."""
-        flat = torch.cat([score.detach().cpu().reshape(-1).double() for score in scores.values()])
-        count = self.count or max(1, round((self.fraction or 0) * len(flat)))
-        ranked = torch.sort(flat, descending=True, stable=True).indices[:count]
-        kept = torch.zeros(len(flat), dtype=torch.bool)
-        kept[ranked] = True
-        parts = kept.split([score.numel() for score in scores.values()])
-        return {name: part.nonzero()[:, 0] for name, part in zip(scores, parts, strict=True)}
+    def _highest(self, sign: int) -> dict[str, Tensor]:
+        scores = {name: sign * score.detach().cpu() for name, score in self.scores.items()}
+        total = sum(score.numel() for score in scores.values())
+        return highest(scores, self.count or max(1, round((self.fraction or 0) * total)))
 
     def __repr__(self) -> str:
         share = f"count={self.count}" if self.fraction is None else f"fraction={self.fraction}"
@@ -273,7 +269,7 @@ class TopScore(_Ranked):
     @cached_property
     @override
     def chosen(self) -> Mapping[str, Tensor]:
-        return self._highest(self.scores)
+        return self._highest(1)
 
 
 @final
@@ -284,7 +280,27 @@ class BottomScore(_Ranked):
     @cached_property
     @override
     def chosen(self) -> Mapping[str, Tensor]:
-        return self._highest({name: -score for name, score in self.scores.items()})
+        return self._highest(-1)
+
+
+def highest(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Find the elements with the highest scores of all tensors together; NaN ranks as infinity.
+
+    Args:
+        scores: real numbers, any shapes, on one device; not modified.
+        count: how many, in [1, number of elements].
+    Returns:
+        For every name the row-major indices of its chosen elements, int64, ascending; ``count`` in all. Equal scores go
+        by the order of the tensors, then by index.
+    """
+    flat = torch.cat([score.reshape(-1).double() for score in scores.values()])
+    flat = flat.nan_to_num(math.inf, math.inf, -math.inf)
+    threshold = flat.kthvalue(flat.numel() - count + 1).values
+    chosen = flat > threshold
+    missing = count - int(chosen.sum())
+    chosen[(flat == threshold).nonzero()[:missing, 0]] = True
+    parts = chosen.split([score.numel() for score in scores.values()])
+    return {name: part.nonzero()[:, 0] for name, part in zip(scores, parts, strict=True)}
 
 
 def layer_of(site: ValueSite | MemorySite) -> str:

@@ -148,12 +148,12 @@ class Explicit(Sampling):
         parts = []
         bits = [fault[2] if len(fault) > 2 else None for fault in self.faults]
         for chosen in dict.fromkeys(bits):
-            mine = torch.tensor([b == chosen for b in bits])[entry].nonzero()[:, 0]
+            rows = torch.tensor([b == chosen for b in bits])[entry].nonzero()[:, 0]
             model = population.fault_model
             if chosen is not None:
                 model = BitFlip(len(chosen), bits=tuple(chosen), format=model.format)
-            if len(mine):
-                parts.append((model.sample(places.take(mine), generator=generator), mine))
+            if len(rows):
+                parts.append((model.sample(places.take(rows), generator=generator), rows))
         faults = SampledFaults.joined(parts, places)
         return dataclasses.replace(faults, probability=torch.full_like(faults.probability, math.nan))
 
@@ -209,10 +209,10 @@ class Stratified(Sampling):
         ratio = self._cells(population, patterns).ratio / population.elements
         found = torch.zeros(len(anchors), dtype=torch.float64)
         for site in anchors.number.unique().tolist():
-            here = (anchors.number == site).nonzero()[:, 0]
-            mine = slice(int(patterns.starts[site]), int(patterns.starts[site] + patterns.counts[site]))
-            same = (patterns.keep[mine] == keep[here, None]) & (patterns.flip[mine] == flip[here, None])
-            found[here] = torch.where(same, ratio[mine], 0.0).amax(1)
+            rows = (anchors.number == site).nonzero()[:, 0]
+            cells = slice(int(patterns.starts[site]), int(patterns.starts[site] + patterns.counts[site]))
+            same = (patterns.keep[cells] == keep[rows, None]) & (patterns.flip[cells] == flip[rows, None])
+            found[rows] = torch.where(same, ratio[cells], 0.0).amax(1)
         return found
 
     def _cells(self, population: Population, patterns: _Patterns) -> _Cells:
@@ -228,8 +228,8 @@ class Stratified(Sampling):
         if self.allocation is None:
             return _Cells(site, stratum, mass, masses, masses)
         if set(self.allocation) != set(known):
-            given = ", ".join(map(str, self.allocation))
-            raise HoplonError(f"expected a share for every {self.by}: {', '.join(map(str, known))}; got {given}")
+            listed = ", ".join(map(str, self.allocation))
+            raise HoplonError(f"expected a share for every {self.by}: {', '.join(map(str, known))}; got {listed}")
         shares = torch.tensor([self.allocation[key] for key in known], dtype=torch.float64)
         return _Cells(site, stratum, mass, masses, shares / shares.sum())
 
@@ -240,8 +240,8 @@ class Stratified(Sampling):
             return [names[number] for number in site.tolist()]
         keys: list[str | int] = []
         for number, form in enumerate(patterns.formats):
-            mine = slice(int(patterns.starts[number]), int(patterns.starts[number] + patterns.counts[number]))
-            for bit in single_bits(patterns.keep[mine].tolist(), patterns.flip[mine].tolist(), form.all_ones):
+            cells = slice(int(patterns.starts[number]), int(patterns.starts[number] + patterns.counts[number]))
+            for bit in single_bits(patterns.keep[cells].tolist(), patterns.flip[cells].tolist(), form.all_ones):
                 if bit is None:
                     raise HoplonError(f"expected a fault model that touches one bit, got {population.fault_model.name}")
                 keys.append(bit)

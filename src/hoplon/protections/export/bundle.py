@@ -120,11 +120,11 @@ def load_bundle(
 
 
 def _require_storable(module: HardenedModule) -> None:
-    for given, what in (
+    for has, what in (
         (bool(module._counts) and not module._detectors, "telemetry"),
         (module.gradients, "gradients"),
     ):
-        if given:
+        if has:
             raise HoplonError(f"expected a module without {what}, which a graph in a file loses; lower without it")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from hoplon.protections.guards.memory.words import of_turn_by_size, row_of
 from hoplon.protections.guards.replicas import (
     Chunk,
     ChunkBatch,
-    bites_of,
+    chunk_batches,
     joint_words,
     kind_of,
     offsets,
@@ -36,6 +36,7 @@ class ScoredProtection(Protection):
         HoplonError: scores that are none, or a fraction outside (0, 1].
     """
 
+    kind: ClassVar[str]
     scores: Scores
     fraction: float
 
@@ -45,6 +46,11 @@ class ScoredProtection(Protection):
             got = type(scores).__name__
             raise HoplonError(f"expected scores from hoplon.importance, got {got}; importance.taylor gives them")
         self.scores.count(self.fraction)  # refuses a fraction outside (0, 1]
+
+    @property
+    def label(self) -> str:
+        """Name in reports, e.g. "aspis-1%"."""
+        return f"{self.kind}-{100 * self.fraction:g}%"
 
     @property
     def made_for(self) -> str | None:
@@ -57,27 +63,13 @@ class ScoredProtection(Protection):
         Raises:
             HoplonError: says what differs.
         """
-        self.require_shapes(memory)
         scores = self.scores
+        scores.require_shapes(memory)
         if scores.weights and digest_of({name: memory[name] for name in scores.values}) != scores.weights:
             raise HoplonError(
                 f"expected the weights that were scored ({scores.score or 'scores'}), got others under the same names; "
                 "score this model, or load the scored weights"
             )
-
-    def require_shapes(self, memory: Mapping[str, Tensor]) -> None:
-        """Refuse memory that lacks a scored storage, or has it in another shape.
-
-        Raises:
-            HoplonError: names the storage.
-        """
-        for name, score in self.scores.values.items():
-            shape = tuple(memory[name].shape) if name in memory else None
-            if shape != tuple(score.shape):
-                raise HoplonError(
-                    f"expected a storage {name!r} of shape {tuple(score.shape)}, as scored, got {shape or 'none'}; "
-                    "score this model"
-                )
 
 
 @final
@@ -96,10 +88,7 @@ class Aspis(ScoredProtection):
         words and not by subtraction (which cannot undo NaN), and an index that is guarded itself.
     """
 
-    @property
-    def label(self) -> str:
-        """Name in reports, e.g. "aspis-1%"."""
-        return f"aspis-{100 * self.fraction:g}%"
+    kind = "aspis"
 
     @property
     @override
@@ -119,7 +108,7 @@ class Aspis(ScoredProtection):
         Raises:
             HoplonError: a scored storage is missing or has another shape.
         """
-        self.require_shapes(memory)
+        self.scores.require_shapes(memory)
         chosen = self.scores.top(self.fraction)
         live = {name: memory[name].detach() for name, indices in chosen.items() if indices.numel()}
         parts = {}
@@ -156,10 +145,7 @@ class BlockAspis(ScoredProtection):
         if self.block < 1:
             raise HoplonError(f"expected a block of at least one word, got {self.block}")
 
-    @property
-    def label(self) -> str:
-        """Name in reports, e.g. "block-aspis-1%"."""
-        return f"block-aspis-{100 * self.fraction:g}%"
+    kind = "block-aspis"
 
     @property
     @override
@@ -177,7 +163,7 @@ class BlockAspis(ScoredProtection):
         Raises:
             HoplonError: a scored storage is missing or has another shape.
         """
-        self.require_shapes(memory)
+        self.scores.require_shapes(memory)
         sizes = {name: _divisor(score.numel(), self.block) for name, score in self.scores.values.items()}
         parts = {}
         for name, chosen in self._chosen({name: memory[name] for name in sizes}, sizes).items():
@@ -223,13 +209,13 @@ class AspisGuard(Guard):
         for name, part in parts.items():
             kinds.setdefault(kind_of(part.words), {})[name] = part.words, part.places
         self._copies: dict[str, Tensor] = {}
-        self._pieces: list[Chunk] = []
+        self._chunks: list[Chunk] = []
         for chosen in kinds.values():
-            pieces, copies = triplicated(chosen)
-            self._pieces += pieces
+            chunks, copies = triplicated(chosen)
+            self._chunks += chunks
             self._copies |= copies
-        self._sizes = [len(piece) for piece in self._pieces]
-        self._bites: dict[tuple[int, int], list[ChunkBatch]] = {}
+        self._sizes = [len(chunk) for chunk in self._chunks]
+        self._batches: dict[tuple[int, int], list[ChunkBatch]] = {}
         self._versions = {name: version_of(tensor) for name, tensor in self._live.items()}
 
     @property
@@ -240,29 +226,29 @@ class AspisGuard(Guard):
     @property
     def protected_bytes(self) -> int:
         """Bytes of the chosen weights."""
-        return sum(piece.first.nbytes for piece in self._pieces)
+        return sum(chunk.first.nbytes for chunk in self._chunks)
 
     def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
         """Compare and repair; counts weights, a corrupted copy or index entry counting as its weight."""
-        if (turn, turns) not in self._bites:
+        if (turn, turns) not in self._batches:
             numbers = of_turn_by_size(self._sizes, turn, turns)
-            self._bites[turn, turns] = bites_of(self._pieces[numbers.start : numbers.stop])
-        bites = self._bites[turn, turns]
-        report = GuardReport(sum(len(bite) for bite in bites))
-        if not bites:
+            self._batches[turn, turns] = chunk_batches(self._chunks[numbers.start : numbers.stop])
+        batches = self._batches[turn, turns]
+        report = GuardReport(sum(len(batch) for batch in batches))
+        if not batches:
             return report
         with torch.inference_mode():
-            suspects = [bite for bite in bites if not bite.is_intact()]
-            pieces = [piece for bite in suspects for piece in bite.pieces if piece.is_suspect()]
-            for piece in pieces:
-                piece.require_no_update(version_of(self._live[piece.name]) != self._versions[piece.name])
-            for piece in pieces:
-                detected, uncorrectable = piece.mend()
-                self._versions[piece.name] = version_of(self._live[piece.name])
-                where = (piece.name,) if detected else ()
+            suspects = [batch for batch in batches if not batch.is_intact()]
+            chunks = [chunk for batch in suspects for chunk in batch.chunks if chunk.is_suspect()]
+            for chunk in chunks:
+                chunk.require_no_update(version_of(self._live[chunk.name]) != self._versions[chunk.name])
+            for chunk in chunks:
+                detected, uncorrectable = chunk.mend()
+                self._versions[chunk.name] = version_of(self._live[chunk.name])
+                where = (chunk.name,) if detected else ()
                 report += GuardReport(0, detected, detected - uncorrectable, uncorrectable, where)
-            for bite in suspects:
-                bite.take_for_right()
+            for batch in suspects:
+                batch.take_for_right()
         return report
 
     def refresh(self) -> None:
@@ -272,8 +258,8 @@ class AspisGuard(Guard):
             HoplonError: the index is damaged beyond repair.
         """
         with torch.inference_mode():
-            for piece in self._pieces:
-                piece.refresh()
+            for chunk in self._chunks:
+                chunk.refresh()
         self._versions = {name: version_of(tensor) for name, tensor in self._live.items()}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hoplon.formats.base import signed
+
 
 def power_sums(entries: Tensor) -> Tensor:
     """Sums of e, p e and p^2 e over entries e at positions p = 1, 2, ..., int64 modulo 2^64, shape ``(3,)``.
@@ -27,7 +29,7 @@ def mend_entry(entries: Tensor, sums: Tensor, low: int, high: int) -> int | None
     Returns:
         The position of the mended entry from 0, or -1 for a sum; None if it is neither, and nothing was written.
     """
-    off = [_signed(int(now) - int(then)) for now, then in zip(power_sums(entries), sums, strict=True)]
+    off = [signed((int(now) - int(then)) % 2**64, 64) for now, then in zip(power_sums(entries), sums, strict=True)]
     if sum(gap != 0 for gap in off) == 1:
         if int(entries.min()) < low or int(entries.max()) >= high:
             return None
@@ -36,15 +38,10 @@ def mend_entry(entries: Tensor, sums: Tensor, low: int, high: int) -> int | None
     if not off[0] or off[1] % off[0]:
         return None
     position = off[1] // off[0]
-    if not 1 <= position <= len(entries) or _signed(position * off[1]) != off[2]:
+    if not 1 <= position <= len(entries) or signed(position * off[1] % 2**64, 64) != off[2]:
         return None
     entry = int(entries[position - 1]) - off[0]
     if not low <= entry < high:
         return None
     entries[position - 1] = entry
     return position - 1
-
-
-def _signed(value: int) -> int:
-    """An integer modulo 2^64, in the range of int64."""
-    return (value + 2**63) % 2**64 - 2**63

@@ -18,8 +18,8 @@ from hoplon.protections.guards.memory.words import in_wide
 from hoplon.protections.guards.voting import agree, copy_of, vote_
 from hoplon.protections.memory_guard import require_no_update
 
-_PIECE_WORDS = 1 << 12  # an index of so many entries has sums of its own
-_BITE_WORDS = 1 << 18  # gathered into caches and compared there
+_CHUNK_WORDS = 1 << 12  # an index of so many entries has sums of its own
+_BATCH_WORDS = 1 << 18  # gathered into caches and compared there
 _LAUNCHED_WORDS = 1 << 22  # elsewhere, the launch of an operator is what costs
 
 
@@ -89,22 +89,22 @@ class Chunk:
 
 @final
 class ChunkBatch:
-    """Consecutive pieces of one kind of word, and one size of block, compared at once.
+    """Consecutive chunks of one kind of word, and one size of block, compared at once.
 
     Attributes:
-        pieces: them.
+        chunks: them.
     """
 
-    def __init__(self, pieces: Sequence[Chunk]) -> None:
-        self.pieces = tuple(pieces)
+    def __init__(self, chunks: Sequence[Chunk]) -> None:
+        self.chunks = tuple(chunks)
         self._index, self._first, self._second, self._sums = (
-            _joined([getattr(piece, key) for piece in pieces]) for key in ("index", "first", "second", "sums")
+            _joined([getattr(chunk, key) for chunk in chunks]) for key in ("index", "first", "second", "sums")
         )
-        self._gathers: list[tuple[Tensor, slice]] = []  # words of a storage, and where its places are in the bite
+        self._gathers: list[tuple[Tensor, slice]] = []  # words of a storage, and where its places are in the batch
         done = 0
-        for _, same in groupby(pieces, key=lambda piece: (piece.words.data_ptr(), len(piece.words))):
+        for _, same in groupby(chunks, key=lambda chunk: (chunk.words.data_ptr(), len(chunk.words))):
             some = list(same)
-            count = sum(len(piece.index) for piece in some)
+            count = sum(len(chunk.index) for chunk in some)
             self._gathers.append((some[0].words, slice(done, done + count)))
             done += count
         self._lead = self._first.data_ptr() % 8 // self._first.itemsize
@@ -182,16 +182,16 @@ def _gathers_by_int32() -> bool:
     return True
 
 
-def bites_of(pieces: Sequence[Chunk]) -> list[ChunkBatch]:
+def chunk_batches(chunks: Sequence[Chunk]) -> list[ChunkBatch]:
     """Join consecutive chunks of one kind of word."""
     runs: list[list[Chunk]] = []
-    for piece in pieces:
-        limit = _BITE_WORDS if piece.words.device.type == "cpu" else _LAUNCHED_WORDS
+    for chunk in chunks:
+        limit = _BATCH_WORDS if chunk.words.device.type == "cpu" else _LAUNCHED_WORDS
         last = runs[-1] if runs else []
-        same = last and kind_of(last[0].words) == kind_of(piece.words)
-        if not same or sum(map(len, last)) + len(piece) > limit:
+        same = last and kind_of(last[0].words) == kind_of(chunk.words)
+        if not same or sum(map(len, last)) + len(chunk) > limit:
             runs.append([])
-        runs[-1].append(piece)
+        runs[-1].append(chunk)
     return [ChunkBatch(run) for run in runs]
 
 
@@ -206,7 +206,7 @@ def triplicated(chosen: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[list[Chunk
     Args:
         chosen: by name, the words of the storage (:class:`Chunk`) and places in them, int64, ascending.
     Returns:
-        The pieces, in order; and what holds them, by name: ``conv1.weight#1``, ``#2``, ``#index``, ``#sums``.
+        The chunks, in order; and what holds them, by name: ``conv1.weight#1``, ``#2``, ``#index``, ``#sums``.
     """
     small = all(len(words) <= torch.iinfo(torch.int32).max for words, _ in chosen.values())
     counts = [len(places) for _, places in chosen.values()]
@@ -214,16 +214,16 @@ def triplicated(chosen: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[list[Chunk
     words = torch.cat([words[at] for words, at in chosen.values()])
     padded = end_to_end([_padded(part) for part in (index, words, words)])
     index, first, second = (copy[: len(words)] for copy in padded)
-    heights = [-(-count // _PIECE_WORDS) for count in counts]
+    heights = [-(-count // _CHUNK_WORDS) for count in counts]
     sums = copy_of(torch.zeros(3 * sum(heights), dtype=torch.int64, device=index.device))
     split = (index.split(counts), first.split(counts), second.split(counts), sums.split([3 * n for n in heights]))
-    pieces: list[Chunk] = []
+    chunks: list[Chunk] = []
     copies: dict[str, Tensor] = {}
     for name, at, one, two, its_sums in zip(chosen, *split, strict=True):
         copies |= {f"{name}#1": one, f"{name}#2": two, f"{name}#index": at, f"{name}#sums": its_sums}
-        parts = (at.split(_PIECE_WORDS), one.split(_PIECE_WORDS), two.split(_PIECE_WORDS), its_sums.split(3))
-        pieces += [Chunk(name, chosen[name][0], *part) for part in zip(*parts, strict=True)]
-    return pieces, copies
+        parts = (at.split(_CHUNK_WORDS), one.split(_CHUNK_WORDS), two.split(_CHUNK_WORDS), its_sums.split(3))
+        chunks += [Chunk(name, chosen[name][0], *part) for part in zip(*parts, strict=True)]
+    return chunks, copies
 
 
 def joint_words(tensor: Tensor) -> tuple[Tensor, int]:

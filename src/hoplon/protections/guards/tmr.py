@@ -91,11 +91,11 @@ class TMRGuard(Guard):
         With ``vote="tensor"`` a tensor that differs in the words of a slice is voted on whole.
         """
         numbers = of_turn_by_size(self._sizes, turn, turns)
-        mine, sizes = self._pieces[numbers.start : numbers.stop], self._sizes[numbers.start : numbers.stop]
-        report = GuardReport(sum(piece.live.numel() for piece in mine))
-        if not mine:
+        pieces, sizes = self._pieces[numbers.start : numbers.stop], self._sizes[numbers.start : numbers.stop]
+        report = GuardReport(sum(piece.live.numel() for piece in pieces))
+        if not pieces:
             return report
-        suspects = [piece for run in shared(_differing, mine, sizes) for piece in run]
+        suspects = [piece for run in shared(_differing, pieces, sizes) for piece in run]
         names = tuple(dict.fromkeys(piece.name for piece in suspects))
         with torch.inference_mode():
             for name in names:

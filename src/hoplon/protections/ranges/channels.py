@@ -26,8 +26,8 @@ def channel_axis(program: Program, site: ValueSite, wanted: ChannelAxis | None =
     axes = len(site.shape)
     if not axes:
         return None
-    given = wanted if isinstance(wanted, int) else _fitting(site.name, wanted or {})
-    axis = (0 if axes > 2 else axes - 1) if given is None else given
+    chosen = wanted if isinstance(wanted, int) else _fitting(site.name, wanted or {})
+    axis = (0 if axes > 2 else axes - 1) if chosen is None else chosen
     if not -axes <= axis < axes:
         raise HoplonError(
             f"expected a channel axis in [{-axes}, {axes}) for {site.name}, a sample of which has shape {site.shape}, "

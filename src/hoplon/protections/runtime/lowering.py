@@ -138,27 +138,27 @@ def _insert(
     bounds_from_zero = isinstance(effect, BoundValue) and effect.low == 0
     if form == "fused" and bounds_from_zero and canonical_kind(node.target) == "relu":
         with graph_module.graph.inserting_before(node):
-            made = Effect(name, effect, count, in_place=writes_in_place(node), is_relu=True, gradients=gradients)
-            replacement = _call(graph_module, made, node.args[0])
+            module = Effect(name, effect, count, in_place=writes_in_place(node), is_relu=True, gradients=gradients)
+            replacement = _call(graph_module, module, node.args[0])
         replacement.meta = {**node.meta, "effect": effect}
         node.replace_all_uses_with(replacement)
         graph_module.graph.erase_node(node)
         return
     with graph_module.graph.inserting_after(node):
         in_place = not gradients and (writes_in_place(node) or is_fresh(node))
-        made = Effect(name, effect, count, in_place=in_place, gradients=gradients)
-        protected = _call(graph_module, made, node)
+        module = Effect(name, effect, count, in_place=in_place, gradients=gradients)
+        protected = _call(graph_module, module, node)
     own = {key: value for key, value in node.meta.items() if key != "site"}
     protected.meta = {**own, "effect": effect, "protects": name}
     node.replace_all_uses_with(protected, delete_user_cb=lambda user: user is not protected)
 
 
-def _call(graph_module: fx.GraphModule, made: Effect, value: Any) -> fx.Node:
+def _call(graph_module: fx.GraphModule, module: Effect, value: Any) -> fx.Node:
     """A call of an effect: of a plain function where it has one, since each call of a module costs microseconds."""
-    effect = made.effect
-    if isinstance(effect, BoundValue) and effect.low >= 0 and made.count is None and not made.gradients:
-        function = clamp_words_ if made.in_place else clamp_words
+    effect = module.effect
+    if isinstance(effect, BoundValue) and effect.low >= 0 and module.count is None and not module.gradients:
+        function = clamp_words_ if module.in_place else clamp_words
         return graph_module.graph.call_function(function, (value, effect.low, effect.high))
     place = f"_protection_{sum(child.startswith('_protection_') for child in graph_module._modules)}"
-    graph_module.add_module(place, made)
+    graph_module.add_module(place, module)
     return graph_module.graph.call_module(place, (value,))

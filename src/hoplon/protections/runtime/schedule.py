@@ -112,15 +112,9 @@ class OnDemand(When):
     def due(self, forward: int) -> tuple[int, int] | None:
         return None
 
-    @property
-    @override
-    def latency(self) -> None:
-        return None
+    latency = None
 
-    @property
-    @override
-    def text(self) -> str:
-        return "memory is checked when check() is called: a fault reaches every forward pass until then"
+    text = "memory is checked when check() is called: a fault reaches every forward pass until then"
 
 
 def _require_positive(name: str, value: object) -> None:

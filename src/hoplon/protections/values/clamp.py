@@ -51,15 +51,9 @@ class BoundValue(ValueProtection):
         object.__setattr__(self, "low", bound.low)
         object.__setattr__(self, "high", bound.high)
 
-    @property
-    def local(self) -> bool:
-        """Yes."""
-        return True
+    local = True
 
-    @property
-    def extra_bytes(self) -> int:
-        """Two float64 numbers."""
-        return 16
+    extra_bytes = 16  # two float64 numbers
 
     def __call__(self, value: Tensor) -> Tensor:
         """The bounded value as a new tensor."""

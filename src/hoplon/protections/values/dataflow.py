@@ -46,8 +46,8 @@ def value_reads(step: Step) -> tuple[int, ...]:
     if name is None:
         return step.reads
     said = _refs(step.argument(name))
-    given = (*step.args, *step.kwargs.values())
-    others = _refs([value for value in given if value is not step.argument(name)])
+    arguments = (*step.args, *step.kwargs.values())
+    others = _refs([value for value in arguments if value is not step.argument(name)])
     return tuple(read for read in step.reads if read not in said or read in others)
 
 

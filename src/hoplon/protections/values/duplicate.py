@@ -46,10 +46,10 @@ class Duplicate(Protection):
     sites: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        given: Any = self.sites
-        if isinstance(given, str) or (given is not None and not given):
-            raise HoplonError(f"expected the names of sites to duplicate, in a tuple, got {given!r}")
-        object.__setattr__(self, "sites", None if given is None else tuple(given))
+        sites: Any = self.sites
+        if isinstance(sites, str) or (sites is not None and not sites):
+            raise HoplonError(f"expected the names of sites to duplicate, in a tuple, got {sites!r}")
+        object.__setattr__(self, "sites", None if sites is None else tuple(sites))
 
     @property
     @override
@@ -75,15 +75,9 @@ class Duplicate(Protection):
 class Repeated(ValueProtection):
     """Stands for a second run of the operator; leaves every value as it is."""
 
-    @property
-    def repeats(self) -> bool:
-        """Yes."""
-        return True
+    repeats = True
 
-    @property
-    def local(self) -> bool:
-        """Yes."""
-        return True
+    local = True
 
     def __call__(self, value: Tensor) -> Tensor:
         """The value, as a new tensor."""
@@ -145,11 +139,11 @@ def repeat_node(graph_module: fx.GraphModule, node: fx.Node, site: str, count: C
     place = f"_repeated_{sum(child.startswith('_repeated_') for child in graph_module._modules)}"
     graph_module.add_module(place, RepeatedOperator(site, target, count))
     with graph_module.graph.inserting_before(node):
-        made = graph_module.graph.call_module(place, node.args, node.kwargs)
-    made.meta = dict(node.meta)
-    node.replace_all_uses_with(made)
+        repeated = graph_module.graph.call_module(place, node.args, node.kwargs)
+    repeated.meta = dict(node.meta)
+    node.replace_all_uses_with(repeated)
     graph_module.graph.erase_node(node)
-    return made
+    return repeated
 
 
 def _require_repeatable(program: Program, name: str) -> None:

@@ -81,11 +81,11 @@ def exceedances(
             def count(step: int, value: Any, part: Inputs = part, anywhere: Tensor = anywhere) -> Any:
                 if step in effects and (wrong := effects[step].outside(value)) is not None:
                     rows = program.layouts[step].samples_first(wrong)[: len(part)].flatten(1)
-                    here = rows.any(1)
+                    exceeding = rows.any(1)
                     values[step] += int(rows.sum())
                     totals[step] += rows.numel()
-                    images[step] += int(here.sum())
-                    anywhere |= here.cpu()
+                    images[step] += int(exceeding.sum())
+                    anywhere |= exceeding.cpu()
                 return value
 
             program.run(program.leaves(part), hook=count)

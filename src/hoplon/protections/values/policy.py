@@ -116,10 +116,7 @@ class Detect(Policy):
         if not 0 <= self.margin < math.inf:
             raise HoplonError(f"expected a finite margin of at least 0, got {self.margin}")
 
-    @property
-    def label(self) -> str:
-        """Name in reports."""
-        return "detect"
+    label = "detect"
 
     def effect(self, bound: Bound | ChannelBounds, *, site: str) -> ValueProtection:
         """An alarm."""
@@ -199,10 +196,7 @@ class Randomised(_Bounded):
 class Alarm(_Bounded):
     """Leaves every value as it is; :meth:`outside` flags what lies outside of the bound."""
 
-    @property
-    def detects(self) -> bool:
-        """Yes."""
-        return True
+    detects = True
 
     def __call__(self, value: Tensor) -> Tensor:
         """The value, as a new tensor."""

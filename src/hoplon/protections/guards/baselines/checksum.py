@@ -110,7 +110,7 @@ class ChecksumGuard(Guard):
         for name, segment in self._segments.items():
             empty = torch.zeros(groups[name], dtype=torch.int16, device=segment.device)
             self._copies |= {f"{name}#sums1": copy_of(empty), f"{name}#sums2": copy_of(empty)}
-        self._evidence: dict[str, Tensor] = {}
+        self._fingerprints: dict[str, Tensor] = {}
         self._pieces = [
             (name, start, min(start + step, groups[name]))
             for name, segment in self._segments.items()
@@ -122,7 +122,7 @@ class ChecksumGuard(Guard):
     @property
     def copies(self) -> Mapping[str, Tensor]:
         """The guard's own memory by name: ``conv1.weight#sums1`` and ``#sums2``, and ``#evidence`` of each storage."""
-        return self._copies | {f"{name}#evidence": tensor for name, tensor in self._evidence.items()}
+        return self._copies | {f"{name}#evidence": tensor for name, tensor in self._fingerprints.items()}
 
     @property
     def protected_bytes(self) -> int:
@@ -133,12 +133,12 @@ class ChecksumGuard(Guard):
         """Compare sums and act; counts groups, and a wrong sum as its group."""
         sizes = [(stop - start) * self._how.group for _, start, stop in self._pieces]
         numbers = of_turn_by_size(sizes, turn, turns)
-        mine, sizes = self._pieces[numbers.start : numbers.stop], sizes[numbers.start : numbers.stop]
-        report = GuardReport(sum(stop - start for _, start, stop in mine))
-        if not mine:
+        pieces, sizes = self._pieces[numbers.start : numbers.stop], sizes[numbers.start : numbers.stop]
+        report = GuardReport(sum(stop - start for _, start, stop in pieces))
+        if not pieces:
             return report
         names = dict.fromkeys(
-            name for run in shared(self._differing, mine, [4 * size for size in sizes]) for name in run
+            name for run in shared(self._differing, pieces, [4 * size for size in sizes]) for name in run
         )
         with torch.inference_mode():
             wrong = {name: self._wrong(name) for name in names}
@@ -161,7 +161,7 @@ class ChecksumGuard(Guard):
 
     def _remember(self, name: str, segment: Segment) -> None:
         with torch.inference_mode(False):
-            kept = self._evidence.setdefault(name, torch.zeros(2, dtype=torch.int32))
+            kept = self._fingerprints.setdefault(name, torch.zeros(2, dtype=torch.int32))
         kept.copy_(fingerprint_of(segment.words()))
 
     def _differing(self, pieces: Sequence[tuple[str, int, int]]) -> list[str]:
@@ -199,7 +199,7 @@ class ChecksumGuard(Guard):
             differing = total * int(wrong[0].sum()) // groups
             require_no_update(name, differing=differing, total=total, written=written)
         now = fingerprint_of(self._segments[name].words())
-        changed, sampled = changed_samples(now, self._evidence[name], total)
+        changed, sampled = changed_samples(now, self._fingerprints[name], total)
         if bool(wrong[0].any()):
             require_no_update(name, differing=total * changed // sampled, total=total, written=written)
 

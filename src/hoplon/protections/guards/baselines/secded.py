@@ -32,23 +32,14 @@ class SecDedMemory(Protection):
         Hamming, Bell System Technical Journal 29 (1950), section 4; assumed by Schmedding et al. (Aspis), section IV.
     """
 
-    @property
-    @override
-    def label(self) -> str:
-        return "sec-ded-memory"
+    label = "sec-ded-memory"
 
-    @property
-    @override
-    def is_hardware(self) -> bool:
-        return True
+    is_hardware = True
 
-    @property
-    @override
-    def guarantee(self) -> str:
-        return (
-            "corrects one flipped bit per 64-bit word, reports two for certain; takes three for one (repaired at a "
-            "wrong place, or reported), may miss four"
-        )
+    guarantee = (
+        "corrects one flipped bit per 64-bit word, reports two for certain; takes three for one (repaired at a "
+        "wrong place, or reported), may miss four"
+    )
 
     def arm(self, memory: Mapping[str, Tensor]) -> SecDedGuard:
         """The model of this memory's code, holding what was written to it."""

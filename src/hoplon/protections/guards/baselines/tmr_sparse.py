@@ -8,7 +8,6 @@ from typing import final
 
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from hoplon.formats.base import integer_view
 from hoplon.protections.guards.aspis import ScoredProtection
@@ -44,23 +43,21 @@ class TMRSparse(ScoredProtection):
         compared; here they are.
     """
 
+    kind = "tmr-sparse"
     fraction: float = 1.0
 
     @property
     def label(self) -> str:
         """Name in reports: "tmr-sparse", with a percentage below 100."""
-        return "tmr-sparse" if self.fraction == 1 else f"tmr-sparse-{100 * self.fraction:g}%"
+        return self.kind if self.fraction == 1 else super().label
 
-    @property
-    @override
-    def guarantee(self) -> str:
-        return (
-            "a baseline. Repairs for certain: corruption of one sparse copy of a tensor. Known failures: chosen "
-            "weights that are zero are unprotected; faults in two tensors of a storage are uncorrectable; repair "
-            "by subtraction leaves NaN after NaN or Inf (reported), and rounds other weights (mitigated), up to "
-            "losing them; NaN weights are uncorrectable; a wrong place in the unguarded mask makes it write to "
-            "right weights (unnoticed)"
-        )
+    guarantee = (
+        "a baseline. Repairs for certain: corruption of one sparse copy of a tensor. Known failures: chosen "
+        "weights that are zero are unprotected; faults in two tensors of a storage are uncorrectable; repair "
+        "by subtraction leaves NaN after NaN or Inf (reported), and rounds other weights (mitigated), up to "
+        "losing them; NaN weights are uncorrectable; a wrong place in the unguarded mask makes it write to "
+        "right weights (unnoticed)"
+    )
 
     def arm(self, memory: Mapping[str, Tensor]) -> TMRSparseGuard:
         """A guard over the chosen weights of these tensors that are not zero.
@@ -68,7 +65,7 @@ class TMRSparse(ScoredProtection):
         Raises:
             HoplonError: a scored storage is missing or has another shape.
         """
-        self.require_shapes(memory)
+        self.scores.require_shapes(memory)
         chosen = self.scores.top(self.fraction)
         parts = {name: _Sparse(memory[name].detach(), at) for name, at in chosen.items() if at.numel()}
         return TMRSparseGuard(parts)
@@ -102,10 +99,10 @@ class TMRSparseGuard(Guard):
         sizes = [len(part) for part in self._parts.values()]
         report = GuardReport()
         with torch.inference_mode():
-            mine = {names[number]: self._parts[names[number]] for number in of_turn_by_size(sizes, turn, turns)}
-            for name, part in mine.items():
+            parts = {names[number]: self._parts[names[number]] for number in of_turn_by_size(sizes, turn, turns)}
+            for name, part in parts.items():
                 part.require_no_update(name)
-            for name, part in mine.items():
+            for name, part in parts.items():
                 report += part.check(name)
         return report
 

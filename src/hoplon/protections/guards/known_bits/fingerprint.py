@@ -13,6 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hoplon.formats.base import signed
+
 _MODULUS = (1 << 32) - 5  # prime: no factor and no power of two is a multiple of it, so every single flip is seen
 _BASE = 0x6C8E9CF5  # what the sum of a chunk is multiplied by for each chunk after it
 _CHUNK = 1 << 15
@@ -29,7 +31,7 @@ def fingerprint_of(words: Tensor) -> Tensor:
         int32, shape ``(2,)``: the checksum, and eight hashes of 4 bits.
     """
     hashes = sum(hash_ << (4 * number) for number, hash_ in enumerate(_hashes(words)))
-    return torch.tensor([_signed(_sum(words)), _signed(hashes)], dtype=torch.int32)
+    return torch.tensor([signed(_sum(words), 32), signed(hashes, 32)], dtype=torch.int32)
 
 
 def same_sum(left: Tensor, right: Tensor) -> bool:
@@ -76,8 +78,3 @@ def _hashes(words: Tensor) -> list[int]:
     count = len(words)
     places = range(count) if count < _SAMPLES else [(2 * k + 1) * count // (2 * _SAMPLES) for k in range(_SAMPLES)]
     return [int(words[place]) % _HASH for place in places]
-
-
-def _signed(word: int) -> int:
-    """An unsigned 32-bit word in the range of int32."""
-    return word - (1 << 32) if word >> 31 else word

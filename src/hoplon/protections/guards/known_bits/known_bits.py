@@ -29,9 +29,9 @@ class KnownBits(Protection):
     """Restores the bits that are equal in all words of a tensor, from one word that says which and one that says how.
 
     Trained weights are small: the highest exponent bits are the same in all words of a tensor, and those are the ones
-    whose flips do nearly all of the harm. Per tensor the guard keeps two words (8 bytes for float32), and 8 bytes of
-    evidence (a sum and a hash of eight words), which are looked at only where a known bit is wrong. A check reads the
-    memory once.
+    whose flips do nearly all of the harm. Per tensor the guard keeps two words (8 bytes for float32), and an 8-byte
+    fingerprint (a checksum and hashes of eight words), which is looked at only where a known bit is wrong. A check
+    reads the memory once.
 
     Repaired for certain: every flip of known bits, however many and wherever, as long as no other bits are wrong;
     ``corrected``, bit for bit. Mitigated: words that also have other wrong bits; the known ones are restored, the
@@ -97,7 +97,7 @@ class KnownBitsGuard(Guard):
         return {
             f"{width}#{key}": tensor
             for width, group in self._groups.items()
-            for key, tensor in (("known", group.known), ("evidence", group.evidence), ("sums", group.sums))
+            for key, tensor in (("known", group.known), ("evidence", group.fingerprints), ("sums", group.sums))
         }
 
     @property
@@ -140,7 +140,7 @@ class KnownBitsGuard(Guard):
                 mended = group.mend()
                 report += mended
                 if not mended.uncorrectable:
-                    checked, numbers = group.fold.violating(group.masks(), group.values(), turn, turns)
+                    checked, numbers = group.reduction.violating(group.masks(), group.values(), turn, turns)
                     report += GuardReport(checked)
                     for number in numbers:
                         suspects.setdefault(group.segments[number].name, []).append((group, number))
@@ -174,14 +174,14 @@ class KnownBitsGuard(Guard):
 
 
 class _Group:
-    """The segments of one width of word: masks and values of their known bits, and evidence."""
+    """The segments of one width of word: masks and values of their known bits, and fingerprints."""
 
     def __init__(self, segments: list[Segment]) -> None:
         self.segments = segments
-        self.fold = BitwiseReduction(segments)
+        self.reduction = BitwiseReduction(segments)
         with torch.inference_mode(False):
             self.known = torch.zeros(2 * len(segments), dtype=segments[0].dtype)
-            self.evidence = torch.zeros(2 * len(segments), dtype=torch.int32)
+            self.fingerprints = torch.zeros(2 * len(segments), dtype=torch.int32)
             self.sums = torch.zeros(6, dtype=torch.int64)
 
     def masks(self) -> Tensor:
@@ -191,13 +191,13 @@ class _Group:
         return self.known[len(self.segments) :]
 
     def refresh(self) -> None:
-        every, some = self.fold.all_and_any()
+        every, some = self.reduction.all_and_any()
         self.masks().copy_(~(every ^ some))
         self.values().copy_(every & some)
         for number, segment in enumerate(self.segments):
-            self.evidence[2 * number : 2 * number + 2] = fingerprint_of(segment.words())
+            self.fingerprints[2 * number : 2 * number + 2] = fingerprint_of(segment.words())
         self.sums[:3] = power_sums(_narrow(self.known))
-        self.sums[3:] = power_sums(self.evidence)
+        self.sums[3:] = power_sums(self.fingerprints)
 
     def mend(self) -> GuardReport:
         """Repair masks and values; what was wrong with them."""
@@ -224,12 +224,12 @@ class _Group:
 
     def fits(self, number: int) -> bool:
         """Return True if the restored words have the checksum of the segment."""
-        return same_sum(fingerprint_of(self.restored(number)), self._evidence(number))
+        return same_sum(fingerprint_of(self.restored(number)), self._fingerprint(number))
 
     def changed_samples(self, number: int) -> tuple[int, int]:
         """Count the sampled words of a segment that changed, and all sampled ones."""
         segment = self.segments[number]
-        return changed_samples(fingerprint_of(segment.words()), self._evidence(number), len(segment))
+        return changed_samples(fingerprint_of(segment.words()), self._fingerprint(number), len(segment))
 
     def restore(self, number: int) -> GuardReport:
         """Write the known bits of a segment."""
@@ -238,12 +238,12 @@ class _Group:
         segment.write(wrong.nonzero()[:, 0], words[wrong])
         return GuardReport(0, count, count * corrected, 0, (segment.name,), count * (not corrected))
 
-    def _evidence(self, number: int) -> Tensor:
+    def _fingerprint(self, number: int) -> Tensor:
         """Return the fingerprint of a segment when it was last taken for correct; one wrong entry of all is mended."""
-        if not torch.equal(power_sums(self.evidence), self.sums[3:]):
+        if not torch.equal(power_sums(self.fingerprints), self.sums[3:]):
             limits = torch.iinfo(torch.int32)
-            mend_entry(self.evidence, self.sums[3:], limits.min, limits.max + 1)
-        return self.evidence[2 * number : 2 * number + 2]
+            mend_entry(self.fingerprints, self.sums[3:], limits.min, limits.max + 1)
+        return self.fingerprints[2 * number : 2 * number + 2]
 
 
 def _narrow(words: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from hoplon.protections.guards.known_bits.segments import Segment
 from hoplon.protections.guards.memory.words import of_turn_by_size, shared
 
-_CACHED_BYTES = 1 << 18  # stays in a core's cache from the first fold to the second
+_CACHED_BYTES = 1 << 18  # stays in a core's cache from the first reduction to the second
 _LAUNCHED_BYTES = 1 << 26  # elsewhere, the launch of an operator is what costs
 
 _Words = npt.NDArray[Any]
@@ -31,7 +31,7 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _Run:
-    """Consecutive pieces of one storage in numpy's terms: words, where each piece starts, what its folds come to."""
+    """Consecutive pieces of one storage in numpy's terms: words, where each piece starts, AND and OR of each."""
 
     words: _Words
     starts: npt.NDArray[np.intp]
@@ -56,7 +56,7 @@ class _Slice:
 class BitwiseReduction:
     """Walks over segments of one width of word, on all threads.
 
-    On the CPU numpy folds a piece twice, with "and" and with "or", while the cache holds it; that takes 1.3 times as
+    On the CPU numpy reduces a piece twice, with "and" and with "or", while the cache holds it; that takes 1.3 times as
     long as one sum of int64 words. torch has no such reduction, and its operators would write as much as they read.
     """
 
@@ -74,12 +74,12 @@ class BitwiseReduction:
         """Count the words of a turn, and list the numbers of the segments with one whose masked bits are wrong."""
         if (turn, turns) not in self._slices:
             self._slices[turn, turns] = self._slice(turn, turns)
-        mine = self._slices[turn, turns]
-        shared(_fold, mine.runs, mine.sizes)
-        mask, value = masks.numpy()[mine.numbers], values.numpy()[mine.numbers]
-        wrong = (((mine.every ^ value) | (mine.some ^ value)) & mask) != 0
-        found = set(mine.numbers[wrong].tolist()) | self._violating_elsewhere(mine.others, masks, values)
-        return mine.words, sorted(found)
+        portion = self._slices[turn, turns]
+        shared(_reduce, portion.runs, portion.sizes)
+        mask, value = masks.numpy()[portion.numbers], values.numpy()[portion.numbers]
+        wrong = (((portion.every ^ value) | (portion.some ^ value)) & mask) != 0
+        found = set(portion.numbers[wrong].tolist()) | self._violating_elsewhere(portion.others, masks, values)
+        return portion.words, sorted(found)
 
     def all_and_any(self) -> tuple[Tensor, Tensor]:
         """For each segment the bits that all of its words have, and those that any has; on the CPU."""
@@ -96,16 +96,16 @@ class BitwiseReduction:
         dtype = torch.empty(0, dtype=self._segments[0].dtype).numpy().dtype
         count = sum(len(run) for run in cached)
         every, some = np.zeros(count, dtype), np.zeros(count, dtype)
-        folded: list[_Run] = []
+        cut: list[_Run] = []
         done = 0
         for run in cached:
             starts = np.cumsum([0] + [piece.stop - piece.start for piece in run[:-1]], dtype=np.intp)
             ends = slice(done, done + len(run))
-            folded.append(_Run(self._words(run).numpy(), starts, every[ends], some[ends]))
+            cut.append(_Run(self._words(run).numpy(), starts, every[ends], some[ends]))
             done += len(run)
         return _Slice(
-            folded,
-            [run.words.nbytes for run in folded],
+            cut,
+            [run.words.nbytes for run in cut],
             np.array([piece.number for run in cached for piece in run], dtype=np.intp),
             every,
             some,
@@ -159,7 +159,7 @@ def _step(segment: Segment) -> int:
     return (_CACHED_BYTES if segment.device.type == "cpu" else _LAUNCHED_BYTES) // segment.dtype.itemsize
 
 
-def _fold(runs: Sequence[_Run]) -> None:
+def _reduce(runs: Sequence[_Run]) -> None:
     for run in runs:
         np.bitwise_and.reduceat(run.words, run.starts, out=run.every)
         np.bitwise_or.reduceat(run.words, run.starts, out=run.some)

@@ -24,13 +24,20 @@ def row_of(tensor: Tensor) -> Tensor | None:
 
     None where the tensor leaves gaps in memory. Expanded axes have one row in memory, which is what comes back.
     """
+    if not is_dense(tensor):
+        return None
+    return integer_view(tensor).as_strided((without_repeats(tensor).numel(),), (1,))
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Return True if elements fill memory without gaps, in whatever order of axes; expanded axes count once."""
     extent = 1
     axes = [(stride, size) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1 and stride]
     for stride, size in sorted(axes):
         if stride != extent:
-            return None
+            return False
         extent *= size
-    return integer_view(tensor).as_strided((extent,), (1,))
+    return True
 
 
 def without_repeats(tensor: Tensor) -> Tensor:
@@ -90,9 +97,9 @@ def of_turn_by_size(sizes: Sequence[int], turn: int, turns: int) -> range:
     """
     of_turn(1, turn, turns)
     total, before = sum(sizes), 0
-    mine = []
+    numbers = []
     for number, size in enumerate(sizes):
         if before * turns // total == turn:
-            mine.append(number)
+            numbers.append(number)
         before += size
-    return range(mine[0], mine[-1] + 1) if mine else range(0)
+    return range(numbers[0], numbers[-1] + 1) if numbers else range(0)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
+from hoplon.formats.base import integer_view
 from hoplon.protections.guards.memory.arena import arena_around
-from hoplon.protections.guards.memory.words import without_repeats
+from hoplon.protections.guards.memory.words import is_dense, without_repeats
 from hoplon.protections.guards.voting import distinct
 
 
@@ -70,11 +71,12 @@ def runs_of(memory: Mapping[str, Tensor]) -> list[Run]:
             raise HoplonError(f"expected plain memory as {name}, got {got} tensor; guard the others alone")
     for name, tensor in distinct(memory).items():
         single = without_repeats(tensor)
-        if _is_dense(single):
+        if is_dense(single):
             flat = single.as_strided((single.numel(),), (1,)).view(torch.uint8)
             dense.append((flat.data_ptr(), Run(name, flat, tensor.itemsize)))
         else:
-            found.append(Run(name, _bits(single), tensor.itemsize, gaps=True))
+            real = torch.view_as_real(single) if single.is_complex() else single
+            found.append(Run(name, integer_view(real), tensor.itemsize, gaps=True))
     covered: dict[torch.device, int] = {}
     for address, run in sorted(dense, key=lambda pair: (pair[0], -pair[1].nbytes)):
         device = run.tensor.device
@@ -112,13 +114,13 @@ def cut(span: Sequence[Run], length: int) -> tuple[list[Run], list[Run]]:
     before: list[Run] = []
     after: list[Run] = []
     for run in span:
-        here = min(length, run.nbytes)
-        if 0 < here < run.nbytes:
-            before.append(run.part(0, here))
-            after.append(run.part(here, run.nbytes))
+        taken = min(length, run.nbytes)
+        if 0 < taken < run.nbytes:
+            before.append(run.part(0, taken))
+            after.append(run.part(taken, run.nbytes))
         else:
-            (before if here else after).append(run)
-        length -= here
+            (before if taken else after).append(run)
+        length -= taken
     return before, after
 
 
@@ -130,21 +132,3 @@ def bytes_of(span: Sequence[Run]) -> Tensor:
         return first
     start = first.data_ptr() - arena.data_ptr()
     return arena[start : start + sum(run.nbytes for run in span)]
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    """Return True if the elements fill memory without gaps, in whatever order of axes."""
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size > 1:
-            if stride != expected:
-                return False
-            expected *= size
-    return True
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """A tensor with gaps in a dtype whose copies keep every bit."""
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
-    return tensor.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize])

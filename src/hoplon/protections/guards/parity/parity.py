@@ -9,7 +9,6 @@ from typing import final
 
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from hoplon.errors import HoplonError
 from hoplon.protections.base import Protection
@@ -59,10 +58,7 @@ class Parity(Protection):
         if self.group < 1:
             raise HoplonError(f"expected a group of at least 1 block, got {self.group}")
 
-    @property
-    @override
-    def label(self) -> str:
-        return "parity"
+    label = "parity"
 
     @property
     def guarantee(self) -> str:
