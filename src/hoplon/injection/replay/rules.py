@@ -40,7 +40,7 @@ class Axis:
         return (outputs - 1) * self.stride + self.extent
 
     def reached(self, first: Ints, last: Ints, size: int) -> tuple[Ints, Ints]:
-        """Return the first and last of ``size`` output positions that depend on inputs in a range; first > last: none."""
+        """Return the first and last of ``size`` outputs that depend on inputs in a range; first > last: none."""
         low = -((self.extent - 1 - self.pad - first) // self.stride)  # rounded up
         return np.maximum(low, 0), np.minimum((last + self.pad) // self.stride, size - 1)
 
