@@ -15,7 +15,7 @@ import hoplon.cli.commands.demo
 from hoplon.cli.commands import assess as assessing
 from hoplon.cli.main import main
 from hoplon.cli.output_folder import OutputFolder
-from hoplon.comparison.assessment import Plan
+from hoplon.comparison.assessment import AssessmentPlan
 from hoplon.errors import StoreError
 from hoplon.faults import FaultTable
 from hoplon.injection.injector import Injector
@@ -26,7 +26,7 @@ PROMISED = {
     "accuracy", "latency_ratio", "extra_bytes",
 }  # fmt: skip
 ARMS = ["none", "ranger", "aspis-1%", "aspis-10%", "tmr", "ranger+aspis-1%"]
-TINY = Plan(value_faults=64, memory_faults=4, inputs=40, latency=False)
+TINY = AssessmentPlan(value_faults=64, memory_faults=4, inputs=40, latency=False)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_compare_goes_on_with_what_an_interrupted_run_left(
         patch.setattr(Injector, "runs", interrupted)
         assert main(command) == 130
     kept = tmp_path / "out" / "runs.partial"
-    assert f"kept: 10 finished arms in {kept} (--resume takes them)" in capsys.readouterr().err
+    assert f"Interrupted. Saved: 10 finished arms in {kept}. Resume with --resume" in capsys.readouterr().err
     first = (kept / "values" / "none" / "runs" / "unit-00000000.parquet").stat().st_mtime_ns
     assert main([*command, "--resume"]) == 0
     runs = tmp_path / "out" / "runs"
@@ -214,7 +214,7 @@ def test_an_unwritable_folder_is_named_before_any_work(
     [
         (["--criterion", "best"], "expected a criterion of the form top-k"),
         (["--inputs", "0"], "expected inputs of at least 1, got 0"),
-        (["--threads", "0"], "expected at least 1 thread, got 0"),
+        (["--threads", "0"], "expected at least 1 worker and 1 thread, got 1 and 0"),
         (["--value-faults", "0", "--memory-faults", "0"], "expected value or memory faults to run"),
         (["--seed", "-1"], "expected a seed of at least 0, got -1"),
     ],
@@ -249,7 +249,7 @@ def test_ctrl_c_says_what_is_kept(
 
     monkeypatch.setattr(assessing, "assess", interrupted)
     assert main(["demo", "--quick", "--out", str(tmp_path)]) == 130
-    assert "hoplon: interrupted; kept: nothing new; what an earlier run left in" in capsys.readouterr().err
+    assert "Interrupted. Saved: nothing new; earlier results in" in capsys.readouterr().err
     assert (tmp_path / "results.json").read_text() == before
     assert (tmp_path / "runs" / "values" / "none" / "manifest.json").is_file()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hoplon.comparison.assessment import Plan, assess
+from hoplon.comparison.assessment import AssessmentPlan, assess
 from hoplon.program.capturing import capture
 from tests.support.small import small_data, small_net
 
@@ -15,5 +15,5 @@ from tests.support.small import small_data, small_net
 def document() -> dict[str, Any]:
     held_out, calibration = small_data()
     program = capture(small_net(), held_out.tensors[0][:4], name="small")
-    plan = Plan(value_faults=300, memory_faults=12, latency=False)
+    plan = AssessmentPlan(value_faults=300, memory_faults=12, latency=False)
     return assess(program, calibration=calibration, held_out=held_out, plan=plan).to_dict()

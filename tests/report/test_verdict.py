@@ -88,7 +88,7 @@ def test_arms_that_change_nothing_worsen_or_do_not_act_are_named_as_such() -> No
     said = sentences(NONE, unclear, worse, idle)
     assert said[1:] == (
         "bad: the network fails more often than unprotected.",
-        "dull: no difference to the unprotected network that this run could show.",
+        "dull: no difference to the unprotected network was detected in this run.",
         "guard: guards of stored weights, not meant for these faults.",
     )
 
@@ -97,7 +97,7 @@ def test_a_combination_is_compared_with_its_parts() -> None:
     part = row("a", 0.002, 0.001, 0.003, difference=(-0.018, -0.02, -0.016))
     both = row("a+b", 0.0015, 0.0008, 0.0025, difference=(-0.0185, -0.02, -0.016))
     protections = {"none": [], "a": ["a"], "a+b": ["a", "b"]}
-    wanted = "a+b: no gain over a alone that this run could show."
+    wanted = "a+b: no gain over a alone was detected in this run."
     assert wanted in sentences(NONE, part, both, protections=protections, gain=(-0.001, 0.0))
     shown = sentences(NONE, part, both, protections=protections, gain=(-0.001, -0.0001))
     assert wanted not in shown  # the same faults tell the arms apart although their own intervals overlap

@@ -17,29 +17,30 @@ from rich.text import Text
 
 from hoplon.report.text_table import TextTable
 
-Tell = Callable[[str, int, int | None], None]
+ProgressCallback = Callable[[str, int, int | None], None]
+"""Told a stage, what is done of it, and all there is to do (None: unknown)."""
 
 _LOG_SECONDS = 30.0
 
 
-def say(line: str) -> None:
-    """One line on stderr, as it is."""
+def print_status(line: str) -> None:
+    """Print one line on stderr, as it is."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 
 
-def told_training(done: int, total: int, loss: float) -> None:
-    """Progress of a training that a command has to wait for; the weights are kept, so it is the first time only."""
-    say(f"training: epoch {done} of {total}, loss {loss:.3g}")
+def report_training(done: int, total: int, loss: float) -> None:
+    """Print the progress of a training that a command has to wait for, once: the weights are kept."""
+    print_status(f"training: epoch {done} of {total}, loss {loss:.3g}")
 
 
 def show_json(document: Mapping[str, Any]) -> None:
-    """One JSON object on stdout."""
+    """Print one JSON object on stdout."""
     sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def show(tables: Sequence[TextTable | Table], paragraphs: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """Tables, then titled sentences, on stdout."""
+    """Print tables, then titled sentences, on stdout."""
     console = Console(file=sys.stdout, highlight=False)
     if not console.is_terminal:
         console = Console(file=sys.stdout, highlight=False, width=150)
@@ -75,11 +76,10 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def progress_bars() -> Iterator[Tell]:
-    """A scope that shows how far each stage is, at which rate, and the time left, on stderr.
+def progress_bars() -> Iterator[ProgressCallback]:
+    """Show on stderr how far each stage is, at which rate, and the time left.
 
-    The callable is told the stage, what is done and what there is in all; a new name of a stage with the same total
-    goes on with the same bar.
+    Stages whose names are alike up to a comma share a bar.
     """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
@@ -87,15 +87,15 @@ def progress_bars() -> Iterator[Tell]:
         tasks: dict[str, Any] = {}
         log = _Log()
 
-        def tell(stage: str, done: int, total: int | None) -> None:
+        def report_progress(stage: str, done: int, total: int | None) -> None:
             family = stage.partition(",")[0]
             if family not in tasks:  # what a resumed run has already is no work of this one
                 tasks[family] = bars.add_task(stage, total=total, completed=done)
             bars.update(tasks[family], description=f"{stage:<24}", completed=done, total=total)
             if not console.is_terminal:
-                log.tell(family, done, total)
+                log.report(family, done, total)
 
-        yield tell
+        yield report_progress
 
 
 class _Log:
@@ -105,18 +105,18 @@ class _Log:
         self._begun: dict[str, tuple[float, int]] = {}
         self._last = 0.0
 
-    def tell(self, stage: str, done: int, total: int | None) -> None:
+    def report(self, stage: str, done: int, total: int | None) -> None:
         now = time.monotonic()
         if stage not in self._begun:
             self._begun[stage] = now, done
-            say(f"{stage}: {'open end' if total is None else f'{total:,} to do'}")
+            print_status(f"{stage}: {'total unknown' if total is None else f'{total:,} to do'}")
         elif now - self._last < _LOG_SECONDS:
             return
         else:
             started, before = self._begun[stage]
             rate = (done - before) / max(now - started, 1e-9)
             left = "" if total is None or not rate else f", {duration((total - done) / rate)} left"
-            say(f"{stage}: {done:,}{'' if total is None else f' of {total:,}'}, {rate:,.0f}/s{left}")
+            print_status(f"{stage}: {done:,}{'' if total is None else f' of {total:,}'}, {rate:,.0f}/s{left}")
         self._last = now
 
 

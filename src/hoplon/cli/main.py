@@ -18,7 +18,7 @@ from hoplon.cli.commands.rank import rank
 from hoplon.cli.commands.replay import replay
 from hoplon.cli.commands.report import report
 from hoplon.cli.commands.study import study
-from hoplon.cli.console import say
+from hoplon.cli.console import print_status
 from hoplon.errors import HoplonError
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         app(args=None if arguments is None else list(arguments), prog_name="hoplon")
     except HoplonError as error:
-        say(f"hoplon: {error}")
+        print_status(f"hoplon: {error}")
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -26,20 +26,12 @@ class OutputFolder:
 
     @classmethod
     def prepare(cls, path: Path) -> OutputFolder:
-        """The folder, made if it is missing and proved writable.
+        """Make the folder if it is missing, and prove it writable.
 
         Raises:
             StoreError: it cannot be written, or its ``runs`` holds something that is no run.
         """
-        probe = path / f".hoplon-{uuid.uuid4().hex}"
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            probe.touch(exist_ok=False)
-            probe.unlink()
-        except OSError as error:
-            raise StoreError(
-                f"expected a writable output folder, got {path} ({error.strerror or error}); choose another with --out"
-            ) from error
+        require_writable(path)
         for name in (RUNS, _PARTIAL):
             _require_replaceable(path / name)
         return cls(path)
@@ -63,12 +55,30 @@ class OutputFolder:
 
     @property
     def kept(self) -> str:
-        """What an interrupted command leaves, in words."""
+        """Say what an interrupted command leaves."""
         done = len(list((self.path / _PARTIAL).glob("*/*/runs/unit-*.parquet")))
-        arms = "nothing new"
+        saved = f"nothing new; earlier results in {self.path} are unchanged."
         if done:
-            arms = f"{done} finished {'arm' if done == 1 else 'arms'} in {self.path / _PARTIAL} (--resume takes them)"
-        return f"{arms}; what an earlier run left in {self.path} is as it was"
+            arms = f"{done} finished {'arm' if done == 1 else 'arms'}"
+            saved = f"{arms} in {self.path / _PARTIAL}. Resume with --resume; earlier results are unchanged."
+        return saved
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder if it is missing, and refuse before the work what could not be written after it.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    probe = folder / f".hoplon-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise StoreError(
+            f"expected a writable output folder, got {folder} ({error.strerror or error}); choose another with --out"
+        ) from error
 
 
 def _require_replaceable(folder: Path) -> None:

@@ -14,6 +14,9 @@ from hoplon.report.text import interval, percent
 from hoplon.report.text_table import TextTable
 
 _MOST_ROWS = 40
+_NOT_COUNTED = (
+    "Critical faults are not counted here: with --half-width each fault meets a sample of the inputs. Use --count."
+)
 
 
 def document(results: Results) -> dict[str, Any]:
@@ -54,7 +57,7 @@ def tables(found: Mapping[str, Any]) -> list[TextTable]:
     )
     notes = [found[key] for key in ("split", "prediction") if found.get(key)]
     if found.get("split") and "critical_share" not in found:
-        notes.insert(1, "critical faults are not counted: that takes all inputs of each fault, as with --count")
+        notes.insert(1, _NOT_COUNTED)
     shown = [_rates(title, "criterion", found["summary"], "\n".join(notes))]
     for name in found["by_layer"]:
         worst = sorted(found["by_layer"][name], key=lambda row: -(row["failure"] or 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal, final
 
@@ -40,6 +41,17 @@ class TopK(Criterion):
             raise HoplonError(f"expected k of at least 1, got {self.k}")
         if self.reference not in ("golden", "label"):
             raise HoplonError(f"expected reference 'golden' or 'label', got {self.reference!r}")
+
+    @classmethod
+    def named(cls, name: str) -> TopK | None:
+        """Return the criterion of a name such as "top-5" or "top-1-label"; None for any other name.
+
+        Example:
+            >>> TopK.named("top-5"), TopK.named("steering")
+            (TopK(outputs=None, k=5, reference='golden'), None)
+        """
+        match = re.fullmatch(r"top-([1-9]\d*)(-label)?", name)
+        return None if match is None else cls(int(match[1]), reference="label" if match[2] else "golden")
 
     @property
     def names(self) -> tuple[str, ...]:

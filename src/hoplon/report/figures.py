@@ -19,6 +19,9 @@ _DECADES_FOR_LOG = 20.0  # ratio of the largest to the smallest share from which
 _FIELDS = {"float64": (62, 51), "float32": (30, 22), "float16": (14, 9), "bfloat16": (14, 6)}
 
 
+_BARS: Spec = {"type": "data", "symmetric": False}
+
+
 @dataclass(frozen=True)
 class Figure:
     """One plot: ``spec`` for plotly.js, ``title`` over it, ``alt`` for readers who cannot see it, ``height`` in px."""
@@ -154,50 +157,34 @@ def _dots(rows: Sequence[Row], key: str, axis: _Axis, role: str, *, across: bool
     value, group, bar = ("x", "y", "error_x") if across else ("y", "x", "error_y")
     seen = [row for row in rows if row["failure"]]
     unseen = [row for row in rows if not row["failure"]]
+    shares, highs = [100 * row["failure"] for row in seen], [100 * row["failure_high"] for row in unseen]
+
+    def marks(at: list[float], part: list[Row], texts: list[str], symbol: str, size: int) -> Spec:
+        return {
+            value: at,
+            group: [row[key] for row in part],
+            "customdata": texts,
+            "hovertemplate": "%{" + group + "}: %{customdata}<extra></extra>",
+            "marker": {"size": 9 if labels else size, "symbol": symbol},
+            **({"text": texts} if labels else {}),
+        }
+
     traces: list[Spec] = []
     if seen:
-        shares = [100 * row["failure"] for row in seen]
-        trace: Spec = {
-            value: shares,
-            group: [row[key] for row in seen],
-            "customdata": [interval(row) for row in seen],
-            "hovertemplate": "%{" + group + "}: %{customdata}<extra></extra>",
-            "marker": {"size": 9 if labels else 6, "symbol": "circle"},
-        }
+        trace = marks(shares, seen, [interval(row) for row in seen], "circle", 6)
         if role != "faint":
-            trace[bar] = {
-                "type": "data",
-                "symmetric": False,
-                "array": [100 * row["failure_high"] - share for row, share in zip(seen, shares, strict=True)],
-                "arrayminus": [
-                    share - max(100 * row["failure_low"], axis.floor) for row, share in zip(seen, shares, strict=True)
-                ],
-                "thickness": 1.6 if labels else 1.2,
-                "width": 4 if labels else 0,
-            }
-        if labels:
-            trace["text"] = [interval(row) for row in seen]
+            above = [100 * row["failure_high"] - share for row, share in zip(seen, shares, strict=True)]
+            lows = [max(100 * row["failure_low"], axis.floor) for row in seen]
+            below = [share - low for share, low in zip(shares, lows, strict=True)]
+            trace[bar] = {**_BARS, "array": above, "arrayminus": below, "thickness": 1.6 if labels else 1.2}
+            trace[bar]["width"] = 4 if labels else 0
         traces.append(_typed(trace, role, labels=labels, left=_room_is_left(shares, axis)))
     if unseen and role != "faint":
-        highs = [100 * row["failure_high"] for row in unseen]
-        trace = {
-            value: highs,
-            group: [row[key] for row in unseen],
-            "customdata": [_none_seen(row) for row in unseen],
-            "hovertemplate": "%{" + group + "}: %{customdata}<extra></extra>",
-            "marker": {"size": 9 if labels else 5, "symbol": "triangle-left-open" if across else "triangle-down-open"},
-        }
+        symbol = "triangle-left-open" if across else "triangle-down-open"
+        trace = marks(highs, unseen, [_none_seen(row) for row in unseen], symbol, 5)
         if labels:
-            floors = [high - axis.floor for high in highs]
-            trace[bar] = {
-                "type": "data",
-                "symmetric": False,
-                "array": [0] * len(highs),
-                "arrayminus": floors,
-                "thickness": 1.6,
-                "width": 0,
-            }
-            trace["text"] = [_none_seen(row) for row in unseen]
+            below = [high - axis.floor for high in highs]
+            trace[bar] = {**_BARS, "array": [0] * len(highs), "arrayminus": below, "thickness": 1.6, "width": 0}
         traces.append(_typed(trace, role if labels else "unseen", labels=labels, left=_room_is_left(highs, axis)))
     return traces
 

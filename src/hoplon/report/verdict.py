@@ -75,7 +75,7 @@ def _sentences(document: Document, rows: Sequence[Row]) -> tuple[str, ...]:
     found = [_unprotected(document, base)]
     found += [_helped(row, base, document) for row in helpful if row["name"] not in outdone]
     for name, other in outdone.items():
-        found.append(f"{name}: no gain over {other} alone that this run could show.")
+        found.append(f"{name}: no gain over {other} alone was detected in this run.")
     found += _where(document, base)
     acting = [row for row in rows if row is not base and row["acts_on_target"]]
     idle = [row["name"] for row in rows if row is not base and not row["acts_on_target"]]
@@ -84,7 +84,7 @@ def _sentences(document: Document, rows: Sequence[Row]) -> tuple[str, ...]:
     if worse:
         found.append(f"{listed(worse)}: the network fails more often than unprotected.")
     if unclear:
-        found.append(f"{listed(unclear)}: no difference to the unprotected network that this run could show.")
+        found.append(f"{listed(unclear)}: no difference to the unprotected network was detected in this run.")
     if idle:
         reason = "guards of stored weights, not meant for these faults" if target == "values" else "do not act here"
         found.append(f"{listed(idle)}: {reason}.")

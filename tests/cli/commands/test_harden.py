@@ -145,7 +145,7 @@ def test_harden_refuses_before_the_work_and_by_name(
         "expected a file of ranges, got": ["--ranges", "nowhere.json", "--out", str(tmp_path / "s.pt2")],
         "expected an activation with a range of its own": ["--out", str(tmp_path / "s.pt2")],
         "a graph cannot run itself": [*known, "--policy", "detect", "--out", str(tmp_path / "s.pt2")],
-        "expected a writable place": [*known, "--out", str(profiled / "ranges.json" / "s.pt2")],
+        "expected a writable output folder": [*known, "--out", str(profiled / "ranges.json" / "s.pt2")],
     }
     for message, options in cases.items():
         assert main(["harden", small_files[0], *options]) == 2

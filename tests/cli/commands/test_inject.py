@@ -113,8 +113,10 @@ def test_a_run_goes_on_without_being_told_what_it_was(
     with monkeypatch.context() as patch:
         patch.setattr("hoplon.campaign.store.RunDirectory.write", interrupted)
         assert main(["inject", *options, "--out", out]) == 130
-    assert f"kept: 1 finished units in {out}; go on with --resume --out {out}" in capsys.readouterr().err
-    assert "go on with --resume" in refused(capsys, "inject", *options, "--out", out)
+    assert (
+        f"Saved: 1 finished units in {out}. Resume with `hoplon inject --resume --out {out}`" in capsys.readouterr().err
+    )
+    assert "--resume it or choose another --out" in refused(capsys, "inject", *options, "--out", out)
     assert "seed: 0 there, 1 here" in refused(capsys, "inject", "--resume", "--out", out, "--seed", "1")
     assert ran(capsys, "inject", "--resume", "--out", out)["digest"] == whole["digest"]
     assert ran(capsys, "inject", "--resume", "--out", out, "--workers", "1")["digest"] == whole["digest"]
@@ -328,7 +330,7 @@ def test_replay_tells_two_models_apart(
     assert "(other)" in captured.out
     assert "on the same 90 faults (90 runs)" in " ".join(captured.out.split())
     assert "McNemar p =" in captured.out
-    assert "kept" not in captured.err
+    assert "Saved" not in captured.err
     assert ran(capsys, "replay", str(run), "--model", other)["original"]["name"] == model
     np.savez(tmp_path / "few.npz", x=np.zeros((9, 1, 6, 6), np.float32), y=np.zeros(9, np.int64))
     line = refused(capsys, "replay", str(run), "--model", other, "--data", str(tmp_path / "few.npz"))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from hoplon.cli.console import progress_bars, say, show, show_json
+from hoplon.cli.console import print_status, progress_bars, show, show_json
 from hoplon.cli.output_folder import OutputFolder
-from hoplon.comparison.assessment import MakeArm, Plan, announcement, assess
+from hoplon.comparison.assessment import AssessmentPlan, MakeArm, announcement, assess
 from hoplon.program.capturing import capture
 from hoplon.report.document import write_document
 from hoplon.report.page import write_page
@@ -18,10 +17,10 @@ from hoplon.zoo.entries import ZooData, ZooModel
 def run_assessment(
     model: ZooModel,
     data: ZooData,
-    plan: Plan,
+    plan: AssessmentPlan,
     *,
     out: OutputFolder,
-    command: Sequence[str],
+    command: str,
     as_json: bool,
     resume: bool = False,
     more_arms: Mapping[str, MakeArm] | None = None,
@@ -29,6 +28,7 @@ def run_assessment(
     """Assess a model on data; leave page, document and runs in the folder; print tables and verdict, or the document.
 
     Args:
+        command: gives these results again.
         resume: take the finished arms of an earlier run in the folder.
         more_arms: beside the standard ones.
     Raises:
@@ -38,9 +38,9 @@ def run_assessment(
     page = out.path / "report.html"
     try:
         program = capture(model.module, model.example, name=model.name)
-        say(announcement(program, data.held_out, plan, more_arms=len(more_arms or {})))
+        print_status(announcement(program, data.held_out, plan, more_arms=len(more_arms or {})))
         with out.runs(resume=resume) as runs:
-            with progress_bars() as tell:
+            with progress_bars() as report_progress:
                 found = assess(
                     program,
                     calibration=data.calibration,
@@ -49,16 +49,16 @@ def run_assessment(
                     more_arms=more_arms,
                     store=runs,
                     resume=resume,
-                    progress=tell,
+                    progress=report_progress,
                 )
-            document = {**found.to_dict(), "command": shlex.join(command), "report": str(page)}
+            document = {**found.to_dict(), "command": command, "report": str(page)}
             write_page(page, document)
             write_document(out.path / "results.json", document)
     except KeyboardInterrupt:
-        say(f"hoplon: interrupted; kept: {out.kept}")
+        print_status(f"Interrupted. Saved: {out.kept}")
         raise
     if as_json:
         show_json(document)
     else:
         show(found.comparison.tables(), [(part.title, part.sentences) for part in verdict(document)])
-    say(f"wrote {page}, {out.path / 'results.json'} and {out.path / 'runs'}")
+    print_status(f"wrote {page}, {out.path / 'results.json'} and {out.path / 'runs'}")

@@ -10,24 +10,24 @@ import typer
 
 from hoplon.campaign.executors import torch_threads
 from hoplon.cli.commands.assess import run_assessment
-from hoplon.cli.console import say
+from hoplon.cli.console import print_status
+from hoplon.cli.options.command_line import AsJson, ReportFolder, ResumeArms, Seed, command_of
 from hoplon.cli.output_folder import OutputFolder
-from hoplon.comparison.assessment import Plan
+from hoplon.comparison.assessment import AssessmentPlan
 from hoplon.zoo.registry import data, model
 
-FULL = Plan(value_faults=16_384, memory_faults=2_048)
-QUICK = Plan(value_faults=1_024, memory_faults=64)
+FULL = AssessmentPlan(value_faults=16_384, memory_faults=2_048)
+QUICK = AssessmentPlan(value_faults=1_024, memory_faults=64)
 
 
 def demo(
+    context: typer.Context,
     *,
-    out: Annotated[Path, typer.Option(help="Folder for report.html, results.json and the runs.")] = Path("hoplon-demo"),
-    seed: Annotated[int, typer.Option(help="Decides the faults; other than 0, trained weights too.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of tables.")] = False,
+    out: ReportFolder = Path("hoplon-demo"),
+    seed: Seed = 0,
+    as_json: AsJson = False,
     quick: Annotated[bool, typer.Option("--quick", help="Few faults: seconds, wide intervals.")] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Take the finished arms of an earlier run in --out.")
-    ] = False,
+    resume: ResumeArms = False,
 ) -> None:
     """Flip bits in LeNet, trained on handwritten digits, protect it, and report what that bought.
 
@@ -35,8 +35,8 @@ def demo(
     """
     folder = OutputFolder.prepare(out)
     plan = replace(QUICK if quick else FULL, seed=seed)
-    say(f"hoplon demo: LeNet on handwritten digits, seed {seed}; about {'10 s' if quick else '1 minute'}")
+    print_status(f"hoplon demo: LeNet on handwritten digits, seed {seed}; about {'10 s' if quick else '1 minute'}")
     with torch_threads(1):
         lenet = model("lenet-digits", seed=seed)
-        command = ["hoplon", "demo", "--seed", str(seed), *(["--quick"] if quick else [])]
+        command = command_of(context)
         run_assessment(lenet, data("digits"), plan, out=folder, command=command, as_json=as_json, resume=resume)

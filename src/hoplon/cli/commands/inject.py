@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
+from typer import Argument, Option
 
 from hoplon.campaign.campaign import Campaign
 from hoplon.campaign.executors import torch_threads
 from hoplon.campaign.forecasting import Forecast, forecast
 from hoplon.campaign.results import Results
 from hoplon.campaign.store import RunDirectory
-from hoplon.cli.console import duration, progress_bars, say, show, show_json, told_training
+from hoplon.cli.console import duration, print_status, progress_bars, show, show_json
+from hoplon.cli.loading import load_program
 from hoplon.cli.options.campaign_file import SETTINGS, Settings, merged, read_raw
+from hoplon.cli.options.command_line import DATA_HELP, MODEL_HELP, AsJson, Batch, Threads
 from hoplon.cli.tables import document, tables
 from hoplon.errors import HoplonError, StoreError
-from hoplon.program.capturing import capture
 from hoplon.report.document import write_document
-from hoplon.zoo.resolve import resolve_data, resolve_model
+from hoplon.zoo.resolve import resolve_data
 
-_Texts = list[str] | None
+Text: TypeAlias = str | None
+Texts: TypeAlias = list[str] | None
+Number: TypeAlias = float | None
+_HALF_WIDTH_HELP = (
+    "Stop when the half-width of the confidence interval of the failure probability is below this value, e.g. 0.005."
+)
 _PLAIN = (
     *("model", "data", "target", "dtype", "buffers", "placement", "inputs", "count", "half_width", "confidence"),
     *("seed", "batch", "threads", "workers", "out"),
@@ -36,57 +44,47 @@ _SAMPLING = {"sampling": "name"} | {name: name for name in ("drop_last", "by", "
 
 def inject(
     context: typer.Context,
-    model: Annotated[
-        str | None, typer.Argument(help="Zoo name, torchvision:NAME, module:factory, file.py:factory.")
-    ] = None,
-    data: Annotated[str | None, typer.Argument(help="A zoo name, an .npz file with x and y, or a factory.")] = None,
+    model: Annotated[Text, Argument(help=MODEL_HELP)] = None,
+    data: Annotated[Text, Argument(help=DATA_HELP)] = None,
     *,
-    config: Annotated[Path | None, typer.Option(help="A TOML file with these settings; options override it.")] = None,
-    target: Annotated[
-        str | None, typer.Option(help="values (operator outputs, default) or memory (weights, buffers).")
-    ] = None,
-    sites: Annotated[_Texts, typer.Option(help="Pattern on names of sites, such as 'layer1.*'; repeatable.")] = None,
-    kind: Annotated[_Texts, typer.Option(help="Operator, such as conv (memory: that reads it); repeatable.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Strike sites of this dtype; floating point by default.")] = None,
-    buffers: Annotated[bool | None, typer.Option("--buffers/--no-buffers", help="Strike buffers as well.")] = None,
-    fault: Annotated[
-        str | None, typer.Option(help="bitflip, stuck-at, adjacent-bits, random-value, zero, bit-rate.")
-    ] = None,
-    flips: Annotated[int | None, typer.Option(help="Bits struck per word.")] = None,
-    bits: Annotated[str | None, typer.Option(help="Positions to choose from: 30 or 30,31 or 23-30.")] = None,
-    field: Annotated[str | None, typer.Option(help="Or a field: sign, exponent, mantissa.")] = None,
-    stuck_value: Annotated[int | None, typer.Option(help="0 or 1, of stuck-at.")] = None,
-    low: Annotated[float | None, typer.Option(help="Of random-value; random bits without.")] = None,
-    high: Annotated[float | None, typer.Option(help="Of random-value.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Per bit, of bit-rate.")] = None,
-    format: Annotated[str | None, typer.Option(help="Bits of this number format, such as 'fixed(21,10)'.")] = None,
-    elements: Annotated[int | None, typer.Option(help="Strike so many elements of a tensor at once.")] = None,
-    words: Annotated[int | None, typer.Option(help="Strike so many words in a row.")] = None,
-    bytes: Annotated[int | None, typer.Option(help="Strike an aligned line of so many bytes.")] = None,
-    lane: Annotated[bool | None, typer.Option("--lane", help="The same bits in all words of a burst.")] = None,
-    criterion: Annotated[_Texts, typer.Option(help="top-1, top-5, top-1-label, steering, ...; repeatable.")] = None,
-    sampling: Annotated[
-        str | None, typer.Option(help="element, op, layer, stratified, exhaustive, top-score, ...")
-    ] = None,
-    drop_last: Annotated[int | None, typer.Option(help="Of op: leave out so many last operators.")] = None,
-    by: Annotated[str | None, typer.Option(help="Of stratified: site, layer or bit.")] = None,
-    scores: Annotated[str | None, typer.Option(help="Of top-score and bottom-score: a file of scores.")] = None,
-    fraction: Annotated[float | None, typer.Option(help="Of top-score and bottom-score.")] = None,
-    placement: Annotated[str | None, typer.Option(help="before or after the protection of a site.")] = None,
-    inputs: Annotated[int | None, typer.Option(help="Held-out inputs that faults meet; all by default.")] = None,
-    count: Annotated[int | None, typer.Option(help="So many faults; or")] = None,
-    half_width: Annotated[float | None, typer.Option(help="until failure is known to this, as a probability.")] = None,
-    confidence: Annotated[float | None, typer.Option(help="Of all intervals; 0.95 by default.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides faults and inputs; 0 by default.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Samples per pass; chosen from the model by default.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Of each process; torch's default by default.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that share the work; 1 by default.")] = None,
-    out: Annotated[str | None, typer.Option(help="The run directory; hoplon-run by default.")] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out; its settings are known.")
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say runs, time and memory; write nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of tables.")] = False,
+    config: Annotated[Path | None, Option(help="TOML file with these settings; options override it.")] = None,
+    target: Annotated[Text, Option(help="values (operator outputs, the default) or memory (weights, buffers).")] = None,
+    sites: Annotated[Texts, Option(help="Pattern of site names, such as 'layer1.*'; repeatable.")] = None,
+    kind: Annotated[Texts, Option(help="Kind of operator, such as conv (memory: that reads it); repeatable.")] = None,
+    dtype: Annotated[Text, Option(help="Dtype of the sites (default: floating point).")] = None,
+    buffers: Annotated[bool | None, Option("--buffers/--no-buffers", help="With --target memory: buffers too.")] = None,
+    fault: Annotated[Text, Option(help="bitflip, stuck-at, adjacent-bits, random-value, zero or bit-rate.")] = None,
+    flips: Annotated[int | None, Option(help="Number of bits flipped per word.")] = None,
+    bits: Annotated[Text, Option(help="Bit positions to draw from: 30, or 30,31, or 23-30.")] = None,
+    field: Annotated[Text, Option(help="Field to draw bits from: sign, exponent or mantissa.")] = None,
+    stuck_value: Annotated[int | None, Option(help="With --fault stuck-at: 0 or 1.")] = None,
+    low: Annotated[Number, Option(help="With --fault random-value: lower end (default: random bits).")] = None,
+    high: Annotated[Number, Option(help="With --fault random-value: upper end.")] = None,
+    rate: Annotated[Number, Option(help="With --fault bit-rate: flip probability per bit.")] = None,
+    format: Annotated[Text, Option(help="Number format whose bits are struck, such as 'fixed(21,10)'.")] = None,
+    elements: Annotated[int | None, Option(help="Number of elements of a tensor struck at once.")] = None,
+    words: Annotated[int | None, Option(help="Number of consecutive words struck at once.")] = None,
+    bytes: Annotated[int | None, Option(help="Size in bytes of an aligned line that is struck at once.")] = None,
+    lane: Annotated[bool | None, Option("--lane", help="With --words or --bytes: same bits in all words.")] = None,
+    criterion: Annotated[Texts, Option(help="Harm: top-1, top-5, top-1-label, steering, ...; repeatable.")] = None,
+    sampling: Annotated[Text, Option(help="element, op, layer, stratified, exhaustive, top-score, ...")] = None,
+    drop_last: Annotated[int | None, Option(help="With --sampling op: exclude the last N operators.")] = None,
+    by: Annotated[Text, Option(help="With --sampling stratified: site, layer or bit.")] = None,
+    scores: Annotated[Text, Option(help="With --sampling top-score or bottom-score: file of scores.")] = None,
+    fraction: Annotated[Number, Option(help="With --sampling top-score or bottom-score: share of all weights.")] = None,
+    placement: Annotated[Text, Option(help="Faults strike before or after the protection of their site.")] = None,
+    inputs: Annotated[int | None, Option(help="Number of held-out inputs (default: all).")] = None,
+    count: Annotated[int | None, Option(help="Number of faults to inject.")] = None,
+    half_width: Annotated[Number, Option(help=_HALF_WIDTH_HELP)] = None,
+    confidence: Annotated[Number, Option(help="Confidence of all intervals (default: 0.95).")] = None,
+    seed: Annotated[int | None, Option(help="Seed of faults, inputs and new weights (default: 0).")] = None,
+    batch: Batch = None,
+    threads: Threads = None,
+    workers: Annotated[int | None, Option(help="Number of processes that share the work (default: 1).")] = None,
+    out: Annotated[Text, Option(help="Run directory (default: hoplon-run).")] = None,
+    resume: Annotated[bool, Option("--resume", help="Resume the run in --out with its stored settings.")] = False,
+    dry_run: Annotated[bool, Option("--dry-run", help="Forecast runs, time and memory; write nothing.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Inject faults into a model and estimate how often it fails: over all, by layer, by bit."""
     settings = settings_of(context.params)
@@ -94,12 +92,9 @@ def inject(
     if not dry_run:
         _require_free(folder, resume=resume)
     with torch_threads(settings.threads):
-        chosen, held_out = (
-            resolve_model(settings.model, seed=settings.seed, progress=told_training),
-            resolve_data(settings.data).held_out,
-        )
-        say(f"hoplon inject: {settings.model} on {settings.data}, seed {settings.seed}")
-        campaign = settings.campaign(capture(chosen.module, chosen.example, name=chosen.name), held_out)
+        held_out = resolve_data(settings.data).held_out
+        status = f"hoplon inject: {settings.model} on {settings.data}, seed {settings.seed}"
+        campaign = settings.campaign(load_program(settings.model, seed=settings.seed, status=status)[1], held_out)
         if dry_run:
             _predict(campaign, settings, as_json=as_json)
         else:
@@ -150,7 +145,7 @@ def _require_free(folder: Path, *, resume: bool) -> None:
     """Refuse a folder with a run in it before any work."""
     if (folder / "manifest.json").exists() and not resume:
         raise StoreError(
-            f"expected a new run directory, got {folder} with a run in it; go on with --resume or choose another --out"
+            f"expected a new run directory, got {folder} with a run in it; --resume it or choose another --out"
         )
 
 
@@ -158,7 +153,7 @@ def _run(campaign: Campaign, settings: Settings, folder: Path, *, resume: bool, 
     if not (folder / "manifest.json").exists():
         settings.keep(folder)  # also proves that the folder can be written
     try:
-        with progress_bars() as tell:
+        with progress_bars() as report_progress:
             results: Results = campaign.run(
                 count=settings.count,
                 half_width=settings.half_width,
@@ -168,11 +163,12 @@ def _run(campaign: Campaign, settings: Settings, folder: Path, *, resume: bool, 
                 resume=resume,
                 workers=settings.workers,
                 threads=settings.threads,
-                progress=lambda done, total: tell("faults", done, total),
+                progress=partial(report_progress, "faults"),
             )
     except KeyboardInterrupt:
         units = len(RunDirectory(folder).finished())
-        say(f"hoplon: interrupted; kept: {units} finished units in {folder}; go on with --resume --out {folder}")
+        again = f"Resume with `hoplon inject --resume --out {folder}`."
+        print_status(f"Interrupted. Saved: {units} finished units in {folder}. {again}")
         raise
     found = document(results)
     write_document(folder / "results.json", found)
@@ -180,7 +176,7 @@ def _run(campaign: Campaign, settings: Settings, folder: Path, *, resume: bool, 
         show_json(found)
     else:
         show(tables(found), [])
-    say(f"wrote {folder / 'results.json'} and the run in {folder}")
+    print_status(f"wrote {folder / 'results.json'} and the run in {folder}")
 
 
 def _predict(campaign: Campaign, settings: Settings, *, as_json: bool) -> None:
@@ -210,4 +206,4 @@ def _predict(campaign: Campaign, settings: Settings, *, as_json: bool) -> None:
     for probability, faults in found.faults_at.items():
         number = "more than any campaign runs" if faults is None else f"{faults:,} faults"
         lines.append(f"if {100 * probability:g} % of the faults fail: {number}")
-    show([], [("Prediction; nothing was written", lines)])
+    show([], [("Dry run: forecast only, nothing was written", lines)])

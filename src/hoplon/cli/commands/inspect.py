@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from hoplon.cli.console import say, show, show_json, told_training
-from hoplon.cli.output_folder import OutputFolder
-from hoplon.program.capturing import capture
+from hoplon.cli.console import print_status, show, show_json
+from hoplon.cli.loading import load_program
+from hoplon.cli.options.command_line import AsJson, Model, Seed
+from hoplon.cli.output_folder import require_writable
 from hoplon.program.inspection import FaultSpace, Inspection, inspect as inspected
 from hoplon.program.sites import MemorySite, Site, ValueSite
 from hoplon.report.document import write_document
 from hoplon.report.text_table import TextTable
-from hoplon.zoo.resolve import resolve_model
 
 _SPACE = {
     "single": "one bit",
@@ -27,27 +27,26 @@ _SPACE = {
 
 
 def inspect(
-    model: Annotated[
-        str, typer.Argument(help="A zoo name, torchvision:NAME, package.module:factory or file.py:factory.")
-    ],
+    model: Model,
     *,
     out: Annotated[Path | None, typer.Option(help="Folder for inspection.json; not written by default.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights that are drawn or trained here.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of tables.")] = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """List what in a model can be hit (layers, operator outputs, parameters, buffers), and count possible faults."""
-    folder = None if out is None else OutputFolder.prepare(out)
-    chosen = resolve_model(model, seed=seed, progress=told_training)
-    found = inspected(capture(chosen.module, chosen.example, name=chosen.name))
-    document = found.to_dict()
-    if folder is not None:
-        say(f"wrote {write_document(folder.path / 'inspection.json', document)}")
+    if out is not None:
+        require_writable(out)
+    _, program = load_program(model, seed=seed)
+    inspection = inspected(program)
+    document = inspection.to_dict()
+    if out is not None:
+        print_status(f"wrote {write_document(out / 'inspection.json', document)}")
     if as_json:
         show_json(document)
     else:
-        unread = [f"{name} ({numel:,})" for name, numel in found.unread.items()]
+        unread = [f"{name} ({numel:,})" for name, numel in inspection.unread.items()]
         paragraphs = [("Storages that nothing reads, in no count (elements)", unread)] if unread else []
-        show([_layers(found), _values(found), _memory(found), _space(found)], paragraphs)
+        show([view(inspection) for view in (_layers, _values, _memory, _space)], paragraphs)
 
 
 def _layers(inspection: Inspection) -> TextTable:

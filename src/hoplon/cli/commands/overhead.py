@@ -13,13 +13,14 @@ import typer
 from torch import Tensor, nn
 
 from hoplon.campaign.executors import torch_threads
-from hoplon.cli.console import say, show, show_json, told_training
-from hoplon.cli.options.bounds import Bounded, PolicyName, ranger
-from hoplon.cli.output_folder import OutputFolder
+from hoplon.cli.console import print_status, show, show_json
+from hoplon.cli.loading import load_program
+from hoplon.cli.options.bounds import PolicyOption, Where, ranger
+from hoplon.cli.options.command_line import AsJson, Model, Seed, Threads
+from hoplon.cli.output_folder import require_writable
 from hoplon.comparison.costs.flops import CONVENTIONS, count_flops
 from hoplon.comparison.costs.latency import Overheads, measure
 from hoplon.errors import HoplonError
-from hoplon.program.capturing import capture
 from hoplon.program.program import Program
 from hoplon.program.sites import Values
 from hoplon.protections.base import Overlay, overlay
@@ -31,35 +32,31 @@ from hoplon.protections.runtime.passes import added_passes
 from hoplon.protections.values.ranger import Ranger
 from hoplon.report.document import write_document
 from hoplon.report.text_table import TextTable
-from hoplon.zoo.resolve import resolve_model
 
 BASELINE, ORIGINAL = "none", "original"
 
 
 def overhead(
-    model: Annotated[
-        str, typer.Argument(help="A zoo name, torchvision:NAME, package.module:factory or file.py:factory.")
-    ],
+    model: Model,
     *,
     ranges: Annotated[
         Path | None, typer.Option(help="ranges.json of hoplon profile; by default those of the example batch.")
     ] = None,
-    where: Annotated[Bounded, typer.Option(help="Which operators get a bound.")] = Bounded.ALGORITHM1,
-    policy: Annotated[PolicyName, typer.Option(help="What becomes of a value outside.")] = PolicyName.CLAMP,
+    where: Where = "algorithm1",
+    policy: PolicyOption = "clamp",
     batch: Annotated[int | None, typer.Option(help="Samples per call; those of the example by default.")] = None,
     blocks: Annotated[int, typer.Option(help="Blocks in which every arm runs; at least 6.")] = 30,
     calls: Annotated[int, typer.Option(help="Calls of each arm in a block.")] = 5,
-    threads: Annotated[int | None, typer.Option(help="Threads; torch's default by default.")] = None,
+    threads: Threads = None,
     out: Annotated[Path | None, typer.Option(help="Folder for overhead.json; not written by default.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights drawn or trained here, and of the order of arms.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of tables.")] = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Time a model with its bounds in both forms, arms interleaved, beside no protection and the original."""
-    folder = None if out is None else OutputFolder.prepare(out)
+    if out is not None:
+        require_writable(out)
     with torch_threads(threads):
-        chosen = resolve_model(model, seed=seed, progress=told_training)
-        say(f"hoplon overhead: {model}, seed {seed}")
-        program = capture(chosen.module, chosen.example, name=chosen.name)
+        chosen, program = load_program(model, seed=seed, status=f"hoplon overhead: {model}, seed {seed}")
         x = _batch_of(chosen.example, batch)
         known = Ranges.load(ranges.expanduser()) if ranges is not None else _of_example(program, chosen.example)
         protection = ranger(known, where=where, policy=policy, seed=seed)
@@ -72,8 +69,8 @@ def overhead(
             "protection": protection.label,
             **_document(program, protection, arms, found),
         }
-    if folder is not None:
-        say(f"wrote {write_document(folder.path / 'overhead.json', document)}")
+    if out is not None:
+        print_status(f"wrote {write_document(out / 'overhead.json', document)}")
     if as_json:
         show_json(document)
     else:
@@ -107,23 +104,17 @@ def _arms(program: Program, model: nn.Module, protection: Ranger) -> dict[str, n
 def _document(program: Program, protection: Ranger, arms: Mapping[str, nn.Module], found: Overheads) -> dict[str, Any]:
     to_original = found.versus(ORIGINAL)
     effects = protection.values(program)
-    rows = []
-    for arm in found.arms:
-        module, other = arms[arm.name], to_original[arm.name]
-        rows.append(
-            {
-                "name": arm.name,
-                "median_ms": arm.median_ms,
-                "ratio": arm.ratio,
-                "ratio_low": arm.low,
-                "ratio_high": arm.high,
-                "ratio_original": other.ratio,
-                "ratio_original_low": other.low,
-                "ratio_original_high": other.high,
-                "added_passes": _passes(module) if program.exported is not None else None,
-                **_flops(program, protection, arm.name),
-            }
-        )
+    rows = [
+        {
+            "name": arm.name,
+            "median_ms": arm.median_ms,
+            **arm.to_dict("ratio"),
+            **to_original[arm.name].to_dict("ratio_original"),
+            "added_passes": _passes(arms[arm.name]) if program.exported is not None else None,
+            **_flops(program, protection, arm.name),
+        }
+        for arm in found.arms
+    ]
     return {
         "arms": rows,
         "bounded": len(effects),

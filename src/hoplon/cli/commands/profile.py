@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -10,11 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from hoplon.campaign.executors import torch_threads
-from hoplon.cli.console import duration, progress_bars, say, show, show_json, told_training
+from hoplon.cli.console import duration, print_status, progress_bars, show, show_json
+from hoplon.cli.loading import load_program
 from hoplon.cli.options.bounds import coverage_table, listed
-from hoplon.cli.output_folder import OutputFolder
+from hoplon.cli.options.command_line import AsJson, Data, Model, Samples, Seed, Threads
+from hoplon.cli.output_folder import require_writable
 from hoplon.errors import HoplonError
-from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.operators import ACTIVATION_KINDS
 from hoplon.program.program import Program
@@ -27,23 +29,22 @@ from hoplon.protections.values.ranger import Ranger, last_linear
 from hoplon.report.document import with_limits, write_document
 from hoplon.report.text import interval, percent
 from hoplon.report.text_table import TextTable
-from hoplon.zoo.resolve import resolve_data, resolve_model
+from hoplon.zoo.resolve import resolve_data
 
+_TOLERANCE_HELP = "Relative growth of a bound in the second half of the data above which it counts as not converged."
 _Names = Annotated[list[str] | None, typer.Option(help="Pattern on names of sites to profile; repeatable.")]
 
 
 def profile(
-    model: Annotated[
-        str, typer.Argument(help="A zoo name, torchvision:NAME, package.module:factory or file.py:factory.")
-    ],
-    data: Annotated[str, typer.Argument(help="A zoo name, an .npz file with x and y, or a factory.")],
+    model: Model,
+    data: Data,
     *,
     out: Annotated[
         Path, typer.Option(help="Folder for ranges.json (the bounds), profile.json (to merge) and results.json.")
     ] = Path("hoplon-profile"),
-    seed: Annotated[int, typer.Option(help="Of weights drawn or trained here, and of the samples drawn.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of tables.")] = False,
-    samples: Annotated[int | None, typer.Option(help="So many calibration samples; all by default.")] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    samples: Samples = None,
     quantile: Annotated[
         float | None, typer.Option(help="Bounds that this share of all values does not exceed.")
     ] = None,
@@ -61,19 +62,18 @@ def profile(
     merge: Annotated[
         list[Path] | None, typer.Option(help="A profile.json of another machine to add; repeatable.")
     ] = None,
-    tolerance: Annotated[float, typer.Option(help="Growth over the last half of the data that is called late.")] = 0.1,
+    tolerance: Annotated[float, typer.Option(help=_TOLERANCE_HELP)] = 0.1,
     batch: Annotated[int, typer.Option(help="Samples per pass.")] = 64,
-    threads: Annotated[int | None, typer.Option(help="Threads; torch's default by default.")] = None,
+    threads: Threads = None,
 ) -> None:
     """Observe fault-free values on calibration data and write bounds; tell convergence, exceedances and cost."""
     share, of = _quantile(quantile, image_quantile)
-    folder = OutputFolder.prepare(out)
+    require_writable(out)
     with torch_threads(threads):
-        loaded, chosen = resolve_data(data), resolve_model(model, seed=seed, progress=told_training)
-        say(f"hoplon profile: {model} on {data}, seed {seed}")
-        program = capture(chosen.module, chosen.example, name=chosen.name)
+        loaded = resolve_data(data)
+        _, program = load_program(model, seed=seed, status=f"hoplon profile: {model} on {data}, seed {seed}")
         wanted = Values(tuple(sites)) if sites else Values() if all_operators else None
-        with progress_bars() as tell:
+        with progress_bars() as report_progress:
             found = profile_activations(
                 program,
                 loaded.calibration.sample(samples, seed=seed),
@@ -83,7 +83,7 @@ def profile(
                 channel_axis=channel_axis,
                 batch=batch,
                 tolerance=math.inf,
-                progress=lambda done, total: tell("samples", done, total),
+                progress=partial(report_progress, "samples"),
             )
         for path in merge or ():
             found = found.merge(Profile.load(path))
@@ -93,19 +93,21 @@ def profile(
             "model": model,
             "data": data,
             "seed": seed,
-            "ranges": str(folder.path / "ranges.json"),
+            "ranges": str(out / "ranges.json"),
             **_document(program, found, ranges, loaded.held_out, tolerance),
         }
-    ranges.save(folder.path / "ranges.json")
-    found.save(folder.path / "profile.json")
-    write_document(folder.path / "results.json", document)
+    ranges.save(out / "ranges.json")
+    found.save(out / "profile.json")
+    write_document(out / "results.json", document)
     if as_json:
         show_json(document)
     else:
         show([coverage_table(document["sites"], _title(document)), _convergence(document)], _sentences(document))
     if document["unconverged"]:
-        say(f"ranges not converged: {len(document['unconverged'])} of {len(found.sites)} still grew; profile more data")
-    say(f"wrote {', '.join(str(folder.path / name) for name in ('ranges.json', 'profile.json', 'results.json'))}")
+        growing = f"{len(document['unconverged'])} of {len(found.sites)}"
+        print_status(f"Not converged: {growing} ranges still grew; profile more data.")
+    files = [str(out / name) for name in ("ranges.json", "profile.json", "results.json")]
+    print_status(f"wrote {', '.join(files)}")
 
 
 def _quantile(of_values: float | None, of_images: float | None) -> tuple[float, str]:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch.nn.functional as F
 import typer
 
 from hoplon import importance
 from hoplon.campaign.executors import torch_threads
-from hoplon.cli.console import progress_bars, say, show, show_json, told_training
-from hoplon.cli.output_folder import OutputFolder
+from hoplon.cli.console import print_status, progress_bars, show, show_json
+from hoplon.cli.loading import load_program
+from hoplon.cli.options.command_line import AsJson, Data, Model, Samples, Seed, Threads
+from hoplon.cli.output_folder import require_writable
 from hoplon.errors import DataError
 from hoplon.faults.single_word import BitFlip
 from hoplon.importance._layerwise import layerwise
 from hoplon.importance.analysis import by_layer, heat_map, magnitudes
 from hoplon.importance.scores import Scores
-from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory
@@ -27,40 +28,25 @@ from hoplon.report.document import plain
 from hoplon.report.ranking import by_layer_figure, heat_map_figure, write_ranking
 from hoplon.report.text import percent
 from hoplon.report.text_table import TextTable
-from hoplon.zoo.resolve import resolve_data, resolve_model
+from hoplon.zoo.resolve import resolve_data
 
-
-class Score(enum.StrEnum):
-    """Which score."""
-
-    TAYLOR = "taylor"
-    GRADIENT = "gradient"
-    FISHER = "fisher"
-    NISP = "nisp"
-    MAGNITUDE = "magnitude"
-    RANDOM = "random"
-    EXPECTED_DAMAGE = "expected-damage"
-
-
-_WITHOUT_DATA = (Score.MAGNITUDE, Score.RANDOM)
-_WITHOUT_LABELS = (*_WITHOUT_DATA, Score.NISP)
-_SEEDED = (Score.RANDOM, Score.FISHER, Score.EXPECTED_DAMAGE)
+Score = Literal["taylor", "gradient", "fisher", "nisp", "magnitude", "random", "expected-damage"]
+_WITHOUT_LABELS = ("magnitude", "random", "nisp")
+_SEEDED = ("random", "fisher", "expected-damage")
 
 
 def rank(
-    model: Annotated[
-        str, typer.Argument(help="A zoo name, torchvision:NAME, package.module:factory or file.py:factory.")
-    ],
-    data: Annotated[str, typer.Argument(help="A zoo name, an .npz file with x and y, or a factory.")],
+    model: Model,
+    data: Data,
     *,
     out: Annotated[Path, typer.Option(help="File for the scores, safetensors.")] = Path("scores.safetensors"),
-    seed: Annotated[int, typer.Option(help="Of weights drawn or trained here, of samples, and of the score.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of tables.")] = False,
-    score: Annotated[Score, typer.Option(help="What makes a weight important.")] = Score.TAYLOR,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    score: Annotated[Score, typer.Option(help="What makes a weight important.")] = "taylor",
     fraction: Annotated[float, typer.Option(help="Of all weights: what counts as most and least important.")] = 0.01,
     within_layers: Annotated[bool, typer.Option("--layerwise", help="Rank within each layer only.")] = False,
     flips: Annotated[int, typer.Option(help="Of expected-damage: bits flipped per word.")] = 1,
-    samples: Annotated[int | None, typer.Option(help="So many calibration samples; all by default.")] = None,
+    samples: Samples = None,
     sites: Annotated[
         list[str] | None, typer.Option(help="Pattern on names of parameters; repeatable; by default all of their kind.")
     ] = None,
@@ -69,18 +55,18 @@ def rank(
     ] = None,
     batch: Annotated[int, typer.Option(help="Samples per gradient; Taylor and gradient depend on it.")] = 64,
     page: Annotated[Path | None, typer.Option(help="HTML file for the figures; not written by default.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; torch's default by default.")] = None,
+    threads: Threads = None,
 ) -> None:
     """Score every weight on calibration data, and tell where the most and the least important ones are."""
     for file in (out, page):
         if file is not None:
-            OutputFolder.prepare(file.parent)
+            require_writable(file.parent)
     with torch_threads(threads):
-        loaded, chosen = resolve_data(data), resolve_model(model, seed=seed, progress=told_training)
-        say(f"hoplon rank: {model} on {data}, {score.value}, seed {seed}")
-        program = capture(chosen.module, chosen.example, name=chosen.name)
+        loaded = resolve_data(data)
+        status = f"hoplon rank: {model} on {data}, {score}, seed {seed}"
+        _, program = load_program(model, seed=seed, status=status)
         selected = Memory(tuple(sites or ("*",)), kind=tuple(kind or ("conv", "linear")), buffers=False)
-        with progress_bars() as tell:
+        with progress_bars() as report_progress:
             found = scored(
                 program,
                 loaded.calibration.sample(samples, seed=seed),
@@ -89,7 +75,7 @@ def rank(
                 batch=batch,
                 seed=seed,
                 flips=flips,
-                progress=lambda done, total: tell("scores of weights", done, total),
+                progress=partial(report_progress, "scores of weights"),
             )
     found = layerwise(found) if within_layers else found
     document = described(program, found, fraction)
@@ -101,7 +87,7 @@ def rank(
         show_json(document | {"scores": str(out)})
     else:
         show(_tables(document), [])
-    say(f"wrote {out}" + (f" and {page}" if page else ""))
+    print_status(f"wrote {out}" + (f" and {page}" if page else ""))
 
 
 def scored(
@@ -121,11 +107,11 @@ def scored(
         DataError: data without labels, for a score that needs a loss.
     """
     if data.y is None and score not in _WITHOUT_LABELS:
-        raise DataError(f"expected labels in the calibration data for {score.value}, got none; try --score magnitude")
+        raise DataError(f"expected labels in the calibration data for {score}, got none; try --score magnitude")
     more: dict[str, Any] = {"seed": seed} if score in _SEEDED else {}
-    if score is Score.EXPECTED_DAMAGE:
+    if score == "expected-damage":
         more["fault_model"] = BitFlip(flips)
-    function = getattr(importance, score.value.replace("-", "_"))
+    function = getattr(importance, score.replace("-", "_"))
     found: Scores = function(program, data, loss=F.cross_entropy, sites=sites, batch=batch, progress=progress, **more)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,33 +12,32 @@ import typer
 from hoplon.campaign.executors import torch_threads
 from hoplon.campaign.store import RunDirectory
 from hoplon.cli.commands.inject import one_or_several
-from hoplon.cli.console import progress_bars, say, show, show_json, told_training
+from hoplon.cli.console import print_status, progress_bars, show, show_json
+from hoplon.cli.loading import load_program
 from hoplon.cli.options import components as parts
 from hoplon.cli.options.campaign_file import SETTINGS, read_raw
+from hoplon.cli.options.command_line import MODEL_HELP, AsJson
 from hoplon.comparison.rerunning import Rerun, rerun
 from hoplon.errors import StoreError
-from hoplon.program.capturing import capture
 from hoplon.report.document import plain, write_document
 from hoplon.report.text import interval, signed_points
 from hoplon.report.text_table import TextTable
-from hoplon.zoo.resolve import resolve_data, resolve_model
+from hoplon.zoo.resolve import resolve_data
 
 
 def replay(
     run: Annotated[Path, typer.Argument(help="The run directory of hoplon inject, or of a campaign in Python.")],
     *,
-    model: Annotated[
-        str, typer.Option(help="The other model: zoo name, torchvision:NAME, module:factory, file.py:factory.")
-    ],
-    data: Annotated[str | None, typer.Option(help="That of the run by default; value faults need the same.")] = None,
-    inputs: Annotated[int | None, typer.Option(help="As for inject; that of the run by default.")] = None,
-    criterion: Annotated[list[str] | None, typer.Option(help="That of the run by default.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights drawn or trained here; that of the run.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Samples per pass; that of the run by default.")] = None,
-    threads: Annotated[int | None, typer.Option(help="That of the run by default.")] = None,
-    out: Annotated[Path | None, typer.Option(help="A run directory for the other model; not kept by default.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the replay in --out.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of tables.")] = False,
+    model: Annotated[str, typer.Option(help=f"The other model. {MODEL_HELP}")],
+    data: Annotated[str | None, typer.Option(help="Data (default: that of the run, as value faults need).")] = None,
+    inputs: Annotated[int | None, typer.Option(help="Number of held-out inputs (default: that of the run).")] = None,
+    criterion: Annotated[list[str] | None, typer.Option(help="What counts as harm (default: that of the run).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of new weights (default: that of the run).")] = None,
+    batch: Annotated[int | None, typer.Option(help="Samples per forward pass (default: that of the run).")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads (default: that of the run).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory for the other model (default: not kept).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the replay in --out.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Strike the identical faults of a run in another model, and report the paired differences."""
     manifest = RunDirectory(run).manifest()
@@ -50,29 +50,29 @@ def replay(
     protections = parts.protections(known.get("protection", []))
     with torch_threads(threads or manifest["threads"]):
         samples = resolve_data(source).held_out.sample(inputs or known.get("inputs"), seed=start)
-        chosen = resolve_model(model, seed=start if seed is None else seed, progress=told_training)
-        say(f"hoplon replay: the faults of {run} in {model}, on {source}")
+        status = f"hoplon replay: the faults of {run} in {model}, on {source}"
+        _, program = load_program(model, seed=start if seed is None else seed, status=status)
         try:
-            with progress_bars() as tell:
+            with progress_bars() as report_progress:
                 found = rerun(
                     run,
-                    capture(chosen.module, chosen.example, name=chosen.name),
+                    program,
                     samples,
                     criterion=None if judged is None else parts.criterion(judged),
                     protections=protections,
                     batch=batch,
                     store=out,
                     resume=resume,
-                    progress=lambda done, total: tell("faults", done, total),
+                    progress=partial(report_progress, "faults"),
                 )
         except KeyboardInterrupt:
-            kept = f"the finished units in {out}; go on with --resume" if out else "nothing; give --out to keep units"
-            say(f"hoplon: interrupted; kept: {kept}")
+            kept = f"finished units in {out}. Resume with --resume." if out else "nothing; --out keeps finished units."
+            print_status(f"Interrupted. Saved: {kept}")
             raise
     document = plain(found.to_dict())
     if out is not None:
         write_document(out / "results.json", document)
-        say(f"wrote {out / 'results.json'} and the run in {out}")
+        print_status(f"wrote {out / 'results.json'} and the run in {out}")
     if as_json:
         show_json(document)
     else:

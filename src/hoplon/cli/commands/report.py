@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hoplon.cli.console import say, show, show_json
+from hoplon.cli.console import print_status, show, show_json
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.report.document import read_document
 from hoplon.report.page import write_page
@@ -17,7 +17,7 @@ from hoplon.report.verdict import verdict
 def report(
     run: Annotated[Path, typer.Argument(help="The folder of a demo or compare run, or its results.json.")],
     *,
-    out: Annotated[Path | None, typer.Option(help="Folder for report.html; that of the run by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for report.html (default: that of the run).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The results as one JSON object on stdout.")] = False,
 ) -> None:
     """Write report.html from results that are there already; nothing is run."""
@@ -29,4 +29,4 @@ def report(
         show_json({**document, "report": str(page)})
     else:
         show([], [(part.title, part.sentences) for part in verdict(document)])
-    say(f"wrote {page}")
+    print_status(f"wrote {page}")

@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from hoplon.campaign.executors import torch_threads
-from hoplon.cli.console import progress_bars, say, show, show_json, told_training
+from hoplon.cli.console import print_status, progress_bars, report_training, show, show_json
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.errors import HoplonError, no_match
 from hoplon.zoo.entries import ZooData, ZooModel
@@ -77,14 +77,14 @@ def study(
 
     def own() -> tuple[ZooModel, ZooData]:
         assert model is not None
-        return resolve_model(model[0], seed=seed, progress=told_training), resolve_data(model[1])
+        return resolve_model(model[0], seed=seed, progress=report_training), resolve_data(model[1])
 
     with _data_in(data), torch_threads(thread_count):
         command = ["hoplon", "study", name, "--profile", profile, "--seed", str(seed), "--out", str(out)]
         command += ["--model", *model] if model is not None else []
         command += ["--threads", str(thread_count)] if thread_count is not None else []
         try:
-            with progress_bars() as tell:
+            with progress_bars() as report_progress:
                 document, rows, files = run(
                     folder.path,
                     profile=profile,
@@ -93,18 +93,18 @@ def study(
                     command=command,
                     only=part or (),
                     again=again or (),
-                    tell=tell,
-                    say=say,
+                    tell=report_progress,
+                    say=print_status,
                 )
         except KeyboardInterrupt:
-            say("hoplon: interrupted; finished parts are kept, the same command goes on")
+            print_status("Interrupted. Saved: finished parts. The same command resumes the study.")
             raise
     if as_json:
         show_json(document)
     else:
         unfinished = [f"{part}: --part {part} runs it" for part in document["unfinished"]]
         show([_table(document, rows)], [("Not run yet", unfinished)] if unfinished else [])
-    say(f"wrote {files[0]}, {files[1]} and {len(files) - 2} figures")
+    print_status(f"wrote {files[0]}, {files[1]} and {len(files) - 2} figures")
 
 
 def _study_named(name: str) -> RunsStudy:

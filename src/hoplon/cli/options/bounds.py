@@ -1,11 +1,12 @@
-"""What ``profile``, ``harden`` and ``overhead`` share: bounds and what they do, as named on the command line."""
+"""Bounds and policies as named on the command line, for ``profile``, ``harden`` and ``overhead``."""
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import typer
 
 from hoplon.program.program import Program
 from hoplon.protections.ranges.inherent import inherent_ranges
@@ -17,71 +18,49 @@ from hoplon.report.text_table import TextTable
 _MOST_ROWS = 60
 
 
-class Bounded(enum.StrEnum):
-    """Which operators get a bound."""
-
-    ALGORITHM1 = "algorithm1"
-    ACTIVATIONS = "activations"
-    OPERATORS = "operators"
-    WITH_LAST_LINEAR = "with-last-linear"
-
-
-class PolicyName(enum.StrEnum):
-    """What becomes of a value outside of its bound."""
-
-    CLAMP = "clamp"
-    ZERO = "zero"
-    RANDOM = "random"
-    DETECT = "detect"
-
-
-class FormName(enum.StrEnum):
-    """How a bound enters the graph."""
-
-    SEPARATE = "separate"
-    FUSED = "fused"
-
-    @property
-    def form(self) -> Literal["separate", "fused"]:
-        """As :func:`hoplon.harden` takes it."""
-        return "fused" if self is FormName.FUSED else "separate"
+Bounded = Literal["algorithm1", "activations", "operators", "with-last-linear"]
+PolicyName = Literal["clamp", "zero", "random", "detect"]
+Where = Annotated[Bounded, typer.Option(help="Which operators get a bound.")]
+PolicyOption = Annotated[
+    PolicyName, typer.Option(help="What replaces a value outside of its bound; detect cannot be exported.")
+]
 
 
 def ranger(
     ranges: Ranges,
     *,
-    where: Bounded = Bounded.ALGORITHM1,
-    policy: PolicyName = PolicyName.CLAMP,
+    where: Bounded = "algorithm1",
+    policy: PolicyName = "clamp",
     seed: int = 0,
     leave_unprofiled: bool = False,
 ) -> Ranger:
-    """The protection that these options describe.
+    """Return the protection that these options describe.
 
     Args:
         seed: of random replacements.
     """
     policies: dict[PolicyName, Policy] = {
-        PolicyName.CLAMP: Clamp(),
-        PolicyName.ZERO: ToZero(),
-        PolicyName.RANDOM: RandomInRange(seed),
-        PolicyName.DETECT: Detect(),
+        "clamp": Clamp(),
+        "zero": ToZero(),
+        "random": RandomInRange(seed),
+        "detect": Detect(),
     }
     return Ranger(
         ranges,
-        where={Bounded.OPERATORS: "all", Bounded.ACTIVATIONS: "activations"}.get(where, "algorithm1"),  # type: ignore[arg-type]
-        last_linear=where is Bounded.WITH_LAST_LINEAR,
+        where={"operators": "all", "activations": "activations"}.get(where, "algorithm1"),  # type: ignore[arg-type]
+        last_linear=where == "with-last-linear",
         policy=policies[policy],
         unprofiled="leave" if leave_unprofiled else "refuse",
     )
 
 
 def ranges_for(program: Program, path: Path | None) -> Ranges:
-    """The ranges of a file, or those of the functions themselves."""
+    """Load the ranges of a file, or derive those of the functions themselves."""
     return inherent_ranges(program) if path is None else Ranges.load(path.expanduser())
 
 
 def listed(coverage: Sequence[Coverage]) -> list[dict[str, Any]]:
-    """What is bounded to what, what is not, and why, as plain rows."""
+    """List what is bounded to what, what is not, and why, as plain rows."""
     return [
         {
             "site": entry.site,
@@ -95,7 +74,7 @@ def listed(coverage: Sequence[Coverage]) -> list[dict[str, Any]]:
 
 
 def coverage_table(rows: Sequence[dict[str, Any]], title: str) -> TextTable:
-    """The listing as a table."""
+    """Tabulate such rows."""
     cells = [
         [
             row["site"],

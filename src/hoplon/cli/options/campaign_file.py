@@ -13,7 +13,7 @@ import torch
 
 from hoplon.campaign.campaign import Campaign
 from hoplon.cli.options import components as parts
-from hoplon.cli.options.schema import FLAG, INTEGER, NUMBER, TEXT, Kind, one_of, read_options, several
+from hoplon.cli.options.schema import FLAG, INTEGER, NUMBER, TEXT, OptionType, one_of, read_options, several
 from hoplon.criteria.base import Criterion
 from hoplon.errors import HoplonError, StoreError
 from hoplon.faults.model import FaultModel
@@ -32,29 +32,29 @@ def _dtype(value: Any) -> torch.dtype:
     return {native(dtype).name: dtype for dtype in NATIVE_DTYPES}[TEXT.read(value)]
 
 
-def _at_least(lowest: int) -> Kind:
+def _at_least(lowest: int) -> OptionType:
     def read(value: Any) -> int:
-        found: int = INTEGER.read(value)
-        if found < lowest:
+        number: int = INTEGER.read(value)
+        if number < lowest:
             raise ValueError
-        return found
+        return number
 
-    return Kind(f"an integer of at least {lowest}", read)
+    return OptionType(f"an integer of at least {lowest}", read)
 
 
 _ONE = _at_least(1)
-KEYS: Mapping[str, Kind] = {
+KEYS: Mapping[str, OptionType] = {
     "model": TEXT,
     "data": TEXT,
     "target": one_of("values", "memory"),
     "sites": several(TEXT),
     "kind": several(TEXT),
-    "dtype": Kind("the name of a dtype, such as 'int8'", _dtype),
+    "dtype": OptionType("the name of a dtype, such as 'int8'", _dtype),
     "buffers": FLAG,
-    "fault": Kind("a fault model", parts.fault_model),
-    "criterion": Kind("a criterion", parts.criterion),
-    "sampling": Kind("a sampling", parts.sampling),
-    "protection": Kind("a protection", parts.protections),
+    "fault": OptionType("a fault model", parts.fault_model),
+    "criterion": OptionType("a criterion", parts.criterion),
+    "sampling": OptionType("a sampling", parts.sampling),
+    "protection": OptionType("a protection", parts.protections),
     "placement": one_of("before", "after"),
     "inputs": _ONE,
     "count": _ONE,
@@ -66,7 +66,7 @@ KEYS: Mapping[str, Kind] = {
     "workers": _ONE,
     "out": TEXT,
 }
-"""Every key of a campaign file, and what it has to be."""
+"""Every key of a campaign file, and its type."""
 
 _DESCRIBED = ("fault", "criterion", "sampling", "protection")  # their errors name the key themselves
 
@@ -101,7 +101,7 @@ class Settings:
 
     @classmethod
     def read(cls, raw: Mapping[str, Any], *, source: str = "") -> Self:
-        """Check settings and make what they describe.
+        """Check settings and build what they describe.
 
         Args:
             source: the file that messages name.
@@ -126,13 +126,13 @@ class Settings:
         return cls(raw=dict(raw), **found)
 
     def selection(self) -> Values | Memory:
-        """The sites that faults strike."""
+        """Return the selection of sites that faults strike."""
         if self.target == "memory":
             return Memory(self.sites, kind=self.kind, dtype=self.dtype, buffers=self.buffers)
         return Values(self.sites, kind=self.kind, dtype=self.dtype)
 
     def campaign(self, program: Program, held_out: Inputs) -> Campaign:
-        """The campaign on a captured model and its data."""
+        """Return the campaign on a captured model and its data."""
         return Campaign(
             program,
             held_out.sample(self.inputs, seed=self.seed),
@@ -151,7 +151,7 @@ class Settings:
 
 
 def read_raw(path: Path) -> dict[str, Any]:
-    """The settings in a TOML file, or in the ``settings.json`` of a run, unchecked.
+    """Read the settings of a TOML file, or in the ``settings.json`` of a run, unchecked.
 
     Raises:
         StoreError: no such file, or one that is neither.
@@ -169,11 +169,11 @@ def read_raw(path: Path) -> dict[str, Any]:
 
 
 def merged(raw: Mapping[str, Any], given: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Settings of a file with those of the command line over them.
+    """Lay the settings of the command line over those of a file.
 
     Args:
         raw: of the file.
-        given: by key; None: not given.
+        options: of the command line by key; None: not given.
         parts: options within "fault" and "sampling", likewise; a name there starts that table afresh.
     Raises:
         HoplonError: options for one of several fault models of the file.

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 from hoplon.cli.options.bounds import Bounded, PolicyName, ranger
-from hoplon.cli.options.schema import FLAG, INTEGER, NUMBER, TABLE, TEXT, Kind, Recipe, made, one_of, several
+from hoplon.cli.options.schema import (
+    FLAG,
+    INTEGER,
+    NUMBER,
+    TABLE,
+    TEXT,
+    ComponentSpec,
+    OptionType,
+    build_component,
+    one_of,
+    several,
+)
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.combined import as_criterion
@@ -34,7 +45,9 @@ from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.values.duplicate import Duplicate
 from hoplon.protections.values.ranger import Ranger
 
-FORMAT = Kind("the name of a number format", lambda value: format_named(TEXT.read(value)))
+_Built = TypeVar("_Built")
+
+FORMAT = OptionType("the name of a number format", lambda value: format_named(TEXT.read(value)))
 _BITS = {"count": INTEGER, "bits": several(INTEGER), "field": one_of("sign", "exponent", "mantissa"), "format": FORMAT}
 _SPREAD = {"elements": INTEGER, "words": INTEGER, "bytes": INTEGER, "lane": FLAG}
 
@@ -64,46 +77,42 @@ def _spread(model: Callable[..., WordModel]) -> Callable[..., FaultModel]:
     return build
 
 
-FAULTS: Mapping[str, Recipe] = {
-    "bitflip": Recipe(_spread(BitFlip), {**_BITS, **_SPREAD}),
-    "stuck-at": Recipe(_spread(StuckAt), {"value": INTEGER, **_BITS, **_SPREAD}, required=("value",)),
-    "adjacent-bits": Recipe(_spread(AdjacentBits), {"count": INTEGER, "format": FORMAT, **_SPREAD}),
-    "random-value": Recipe(_spread(RandomValue), {"low": NUMBER, "high": NUMBER, "format": FORMAT, **_SPREAD}),
-    "zero": Recipe(_spread(Zero), {"format": FORMAT, **_SPREAD}),
-    "bit-rate": Recipe(BitRate, {"rate": NUMBER, "at_least_one": FLAG, "format": FORMAT}, required=("rate",)),
+FAULTS: Mapping[str, ComponentSpec] = {
+    "bitflip": ComponentSpec(_spread(BitFlip), {**_BITS, **_SPREAD}),
+    "stuck-at": ComponentSpec(_spread(StuckAt), {"value": INTEGER, **_BITS, **_SPREAD}, required=("value",)),
+    "adjacent-bits": ComponentSpec(_spread(AdjacentBits), {"count": INTEGER, "format": FORMAT, **_SPREAD}),
+    "random-value": ComponentSpec(_spread(RandomValue), {"low": NUMBER, "high": NUMBER, "format": FORMAT, **_SPREAD}),
+    "zero": ComponentSpec(_spread(Zero), {"format": FORMAT, **_SPREAD}),
+    "bit-rate": ComponentSpec(BitRate, {"rate": NUMBER, "at_least_one": FLAG, "format": FORMAT}, required=("rate",)),
 }
 """Fault models by name, and what each takes; several of them in a list, with weights, make a mixture."""
 
 
-def fault_model(given: Any) -> FaultModel:
-    """The fault model that a name, a table, or a list of tables with weights describes."""
-    if not isinstance(given, list):
-        model: FaultModel = made(given, FAULTS, where="fault")
+def fault_model(value: Any) -> FaultModel:
+    """Build the fault model that a name, a table, or a list of tables with weights describes."""
+    if not isinstance(value, list):
+        model: FaultModel = build_component(value, FAULTS, where="fault")
         return model
     models, weights = [], []
-    for number, part in enumerate(given):
+    for number, part in enumerate(value):
         table = dict(part) if isinstance(part, Mapping) else {"name": part}
         where = f"fault[{number}]"
         weight = table.pop("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             raise HoplonError(f"{where}.weight: expected a number, got {weight!r}")
         weights.append(float(weight))
-        models.append(made(table, FAULTS, where=where))
+        models.append(build_component(table, FAULTS, where=where))
     try:
         return Mixture(tuple(models), tuple(weights))
     except HoplonError as error:
         raise HoplonError(f"fault: {error}") from error
 
 
-def _ranked(kind: type[TopScore] | type[BottomScore]) -> Callable[..., Sampling]:
+def _ranked(sampling: type[TopScore] | type[BottomScore]) -> Callable[..., Sampling]:
     def build(*, scores: str, **options: Any) -> Sampling:
-        return kind(Scores.load(Path(scores).expanduser()).values, **options)
+        return sampling(Scores.load(Path(scores).expanduser()).values, **options)
 
     return build
-
-
-def _explicit(faults: tuple[Any, ...]) -> Explicit:
-    return Explicit([(site, element, *([tuple(bits[0])] if bits else [])) for site, element, *bits in faults])
 
 
 def _stratified(by: str, allocation: Mapping[str, Any] | None = None) -> Stratified:
@@ -115,10 +124,9 @@ def _stratified(by: str, allocation: Mapping[str, Any] | None = None) -> Stratif
 
 def _place(value: Any) -> tuple[Any, ...]:
     site, element, *bits = value
-    found = (TEXT.read(site), INTEGER.read(element), *(several(INTEGER).read(part) for part in bits))
-    if len(found) > 3:
+    if len(bits) > 1:
         raise ValueError
-    return found
+    return (TEXT.read(site), INTEGER.read(element), *map(several(INTEGER).read, bits))
 
 
 def _places(value: Any) -> tuple[Any, ...]:
@@ -132,49 +140,49 @@ def _shares(value: Any) -> dict[str, float]:
 
 
 _RANKED = {"scores": TEXT, "fraction": NUMBER, "count": INTEGER}
-SAMPLINGS: Mapping[str, Recipe] = {
-    "element": Recipe(ElementUniform),
-    "op": Recipe(OpUniform, {"kinds": several(TEXT), "drop_last": INTEGER}),
-    "layer": Recipe(LayerUniform),
-    "exhaustive": Recipe(Exhaustive),
-    "stratified": Recipe(
+SAMPLINGS: Mapping[str, ComponentSpec] = {
+    "element": ComponentSpec(ElementUniform),
+    "op": ComponentSpec(OpUniform, {"kinds": several(TEXT), "drop_last": INTEGER}),
+    "layer": ComponentSpec(LayerUniform),
+    "exhaustive": ComponentSpec(Exhaustive),
+    "stratified": ComponentSpec(
         _stratified,
-        {"by": one_of("site", "layer", "bit"), "allocation": Kind("a table of numbers", _shares)},
+        {"by": one_of("site", "layer", "bit"), "allocation": OptionType("a table of numbers", _shares)},
         required=("by",),
     ),
-    "explicit": Recipe(
-        _explicit,
-        {"faults": Kind("a list of [site, element] or [site, element, [bits]]", _places)},
+    "explicit": ComponentSpec(
+        lambda faults: Explicit(faults),
+        {"faults": OptionType("a list of [site, element] or [site, element, [bits]]", _places)},
         required=("faults",),
     ),
-    "top-score": Recipe(_ranked(TopScore), _RANKED, required=("scores",)),
-    "bottom-score": Recipe(_ranked(BottomScore), _RANKED, required=("scores",)),
+    "top-score": ComponentSpec(_ranked(TopScore), _RANKED, required=("scores",)),
+    "bottom-score": ComponentSpec(_ranked(BottomScore), _RANKED, required=("scores",)),
 }
 """Samplings by name, and what each takes."""
 
 
-def sampling(given: Any) -> Sampling:
-    """The sampling that a name or a table describes."""
-    found: Sampling = made(given, SAMPLINGS, where="sampling")
-    return found
+def sampling(value: Any) -> Sampling:
+    """Build the sampling that a name or a table describes."""
+    built: Sampling = build_component(value, SAMPLINGS, where="sampling")
+    return built
 
 
 _OUTPUT = {"outputs": INTEGER}
-CRITERIA: Mapping[str, Recipe] = {
-    "top-k": Recipe(TopK, {"k": INTEGER, "reference": one_of("golden", "label"), **_OUTPUT}),
-    "deviation": Recipe(
+CRITERIA: Mapping[str, ComponentSpec] = {
+    "top-k": ComponentSpec(TopK, {"k": INTEGER, "reference": one_of("golden", "label"), **_OUTPUT}),
+    "deviation": ComponentSpec(
         Deviation,
         {"thresholds": several(NUMBER), "unit": TEXT, "scale": NUMBER, **_OUTPUT},
         required=("thresholds",),
     ),
-    "steering": Recipe(Deviation.steering, {"scale": NUMBER, **_OUTPUT}),
-    "detection": Recipe(
+    "steering": ComponentSpec(Deviation.steering, {"scale": NUMBER, **_OUTPUT}),
+    "detection": ComponentSpec(
         Detection,
         {"iou": NUMBER, "score": NUMBER, "boxes": one_of("xyxy", "cxcywh"), "outputs": several(INTEGER)},
     ),
-    "tokens": Recipe(TokenMatch, {"share": NUMBER, **_OUTPUT}),
-    "perplexity": Recipe(PerplexityChange, {"factor": NUMBER, **_OUTPUT}),
-    "embedding": Recipe(
+    "tokens": ComponentSpec(TokenMatch, {"share": NUMBER, **_OUTPUT}),
+    "perplexity": ComponentSpec(PerplexityChange, {"factor": NUMBER, **_OUTPUT}),
+    "embedding": ComponentSpec(
         EmbeddingDistance,
         {"threshold": NUMBER, "metric": one_of("cosine", "euclidean"), **_OUTPUT},
         required=("threshold",),
@@ -183,62 +191,60 @@ CRITERIA: Mapping[str, Recipe] = {
 """Criteria by name, and what each takes; beside them "top-1", "top-5", ... and "top-1-label", ..."""
 
 
-def criterion(given: Any) -> Criterion:
-    """The criterion that a name, a table or a list of them describes."""
-    many = isinstance(given, list)
-    found = [
-        _criterion(part, where=f"criterion[{number}]" if many else "criterion")
-        for number, part in enumerate(given if many else [given])
-    ]
+def _each(value: Any, build: Callable[..., _Built], *, where: str) -> list[_Built]:
+    """Build one component, or each of a list of them, whose messages then name its number."""
+    if not isinstance(value, list):
+        return [build(value, where=where)]
+    return [build(part, where=f"{where}[{number}]") for number, part in enumerate(value)]
+
+
+def criterion(value: Any) -> Criterion:
+    """Build the criterion that a name, a table or a list of them describes."""
+    criteria = _each(value, _criterion, where="criterion")
     try:
-        return as_criterion(found if len(found) != 1 else found[0])
+        return as_criterion(criteria if len(criteria) != 1 else criteria[0])
     except HoplonError as error:
         raise HoplonError(f"criterion: {error}") from error
 
 
-def _criterion(given: Any, *, where: str) -> Criterion:
-    match = re.fullmatch(r"top-([1-9]\d*)(-label)?", given) if isinstance(given, str) else None
-    if match is not None:
-        return TopK(int(match[1]), reference="label" if match[2] else "golden")
+def _criterion(value: Any, *, where: str) -> Criterion:
+    if isinstance(value, str) and (top_k := TopK.named(value)) is not None:
+        return top_k
     try:
-        found: Criterion = made(given, CRITERIA, where=where)
+        built: Criterion = build_component(value, CRITERIA, where=where)
     except HoplonError as error:
         raise HoplonError(f"{error}; or top-1, top-5, ..., top-1-label") from error
-    return found
+    return built
 
 
-def _ranger(*, ranges: str, where: str = "algorithm1", policy: str = "clamp", seed: int = 0) -> Ranger:
-    return ranger(Ranges.load(Path(ranges).expanduser()), where=Bounded(where), policy=PolicyName(policy), seed=seed)
+def _ranger(*, ranges: str, where: Bounded = "algorithm1", policy: PolicyName = "clamp", seed: int = 0) -> Ranger:
+    return ranger(Ranges.load(Path(ranges).expanduser()), where=where, policy=policy, seed=seed)
 
 
-PROTECTIONS: Mapping[str, Recipe] = {
-    "ranger": Recipe(
+PROTECTIONS: Mapping[str, ComponentSpec] = {
+    "ranger": ComponentSpec(
         _ranger,
         {
             "ranges": TEXT,
-            "where": one_of(*Bounded),
-            "policy": one_of(*PolicyName),
+            "where": one_of(*get_args(Bounded)),
+            "policy": one_of(*get_args(PolicyName)),
             "seed": INTEGER,
         },
         required=("ranges",),
     ),
-    "duplicate": Recipe(Duplicate, {"sites": several(TEXT)}),
-    "aspis": Recipe(
+    "duplicate": ComponentSpec(Duplicate, {"sites": several(TEXT)}),
+    "aspis": ComponentSpec(
         lambda scores, fraction: Aspis(Scores.load(Path(scores).expanduser()), fraction),
         {"scores": TEXT, "fraction": NUMBER},
         required=("scores", "fraction"),
     ),
-    "tmr": Recipe(TMR, {"vote": one_of("element", "tensor")}),
-    "parity": Recipe(Parity, {"group": INTEGER}),
-    "known-bits": Recipe(KnownBits, {"block": INTEGER}),
+    "tmr": ComponentSpec(TMR, {"vote": one_of("element", "tensor")}),
+    "parity": ComponentSpec(Parity, {"group": INTEGER}),
+    "known-bits": ComponentSpec(KnownBits, {"block": INTEGER}),
 }
 """Protections by name, and what each takes."""
 
 
-def protections(given: Any) -> tuple[Protection, ...]:
-    """The protections that a name, a table or a list of them describes."""
-    many = isinstance(given, list)
-    return tuple(
-        made(part, PROTECTIONS, where=f"protection[{number}]" if many else "protection")
-        for number, part in enumerate(given if many else [given])
-    )
+def protections(value: Any) -> tuple[Protection, ...]:
+    """Build the protections that a name, a table or a list of them describes."""
+    return tuple(_each(value, partial(build_component, specs=PROTECTIONS), where="protection"))

@@ -11,8 +11,8 @@ from hoplon.errors import HoplonError, no_match
 
 @final
 @dataclass(frozen=True)
-class Kind:
-    """What a value has to be.
+class OptionType:
+    """The type of an option: how it is described in messages, and how a plain value is read.
 
     Args:
         expected: in words.
@@ -53,101 +53,102 @@ def _table(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-INTEGER = Kind("an integer", _integer)
-NUMBER = Kind("a number", _number)
-TEXT = Kind("a text", _text)
-FLAG = Kind("true or false", _flag)
-TABLE = Kind("a table", _table)
+INTEGER = OptionType("an integer", _integer)
+NUMBER = OptionType("a number", _number)
+TEXT = OptionType("a text", _text)
+FLAG = OptionType("true or false", _flag)
+TABLE = OptionType("a table", _table)
 
 
-def several(kind: Kind) -> Kind:
-    """One value of a kind or a list of them, as a tuple; not an empty one."""
+def several(item: OptionType) -> OptionType:
+    """Return the type of one value or a list of them, read as a tuple that is not empty."""
 
     def read(value: Any) -> tuple[Any, ...]:
-        found = tuple(kind.read(item) for item in (value if isinstance(value, list | tuple) else [value]))
-        if not found:
+        items = tuple(map(item.read, value if isinstance(value, list | tuple) else [value]))
+        if not items:
             raise ValueError
-        return found
+        return items
 
-    return Kind(f"{kind.expected} or a list of such", read)
+    return OptionType(f"{item.expected} or a list of such", read)
 
 
-def one_of(*names: str) -> Kind:
-    """One of these texts."""
+def one_of(*names: str) -> OptionType:
+    """Return the type of a text that is one of these names."""
 
     def read(value: Any) -> str:
         if value not in names:
             raise ValueError
         return str(value)
 
-    return Kind(" or ".join(repr(name) for name in names), read)
+    return OptionType(" or ".join(repr(name) for name in names), read)
 
 
 @final
 @dataclass(frozen=True)
-class Recipe:
-    """How an object is made from named options.
+class ComponentSpec:
+    """A component that files and the command line name: its builder and the options it takes.
 
     Args:
-        build: called with those that are given.
-        options: what each has to be.
-        required: those that must be given.
+        build: called with the options that were given.
+        options: type of each option by name.
+        required: names of the options that must be given.
     """
 
     build: Callable[..., Any]
-    options: Mapping[str, Kind] = field(default_factory=dict)
+    options: Mapping[str, OptionType] = field(default_factory=dict)
     required: tuple[str, ...] = ()
 
 
 def read_options(
-    given: Mapping[str, Any], options: Mapping[str, Kind], *, where: str = "", required: tuple[str, ...] = ()
+    values: Mapping[str, Any], options: Mapping[str, OptionType], *, where: str = "", required: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """The given options in their final form.
+    """Check options and bring them into their final form.
 
     Args:
         where: what the names of the options follow in messages: "fault.".
     Raises:
-        HoplonError: an unknown option, a missing one, or one of another kind; names it.
+        HoplonError: an unknown option, a missing one, or one of another type; names it.
     """
-    for name in given:
+    for name in values:
         if name not in options:
             raise HoplonError(f"{where}{name}: {no_match('option', name, [*options])}")
     for name in required:
-        if name not in given:
+        if name not in values:
             raise HoplonError(f"{where}{name}: expected {options[name].expected}, got nothing; give it")
-    found = {}
-    for name, value in given.items():
+    options_read = {}
+    for name, value in values.items():
         try:
-            found[name] = options[name].read(value)
+            options_read[name] = options[name].read(value)
         except HoplonError as error:
             raise HoplonError(f"{where}{name}: {error}") from error
         except (LookupError, TypeError, ValueError) as error:
             raise HoplonError(f"{where}{name}: expected {options[name].expected}, got {value!r}") from error
-    return found
+    return options_read
 
 
-def made(given: Any, recipes: Mapping[str, Recipe], *, where: str) -> Any:
-    """The object that a name, or a table with a name and options, describes.
+def build_component(value: Any, specs: Mapping[str, ComponentSpec], *, where: str) -> Any:
+    """Build the object that a name, or a table with a name and options, describes.
 
     Args:
-        given: "bitflip", or ``{"name": "bitflip", "count": 2}``.
+        value: "bitflip", or ``{"name": "bitflip", "count": 2}``.
         where: the key that messages name.
     Raises:
         HoplonError: no such name, or options that do not fit.
     Example:
-        >>> made({"name": "pair", "of": 2}, {"pair": Recipe(lambda of: (of, of), {"of": INTEGER})}, where="thing")
+        >>> specs = {"pair": ComponentSpec(lambda of: (of, of), {"of": INTEGER})}
+        >>> build_component({"name": "pair", "of": 2}, specs, where="thing")
         (2, 2)
     """
-    table = {"name": given} if isinstance(given, str) else given
+    table = {"name": value} if isinstance(value, str) else value
     if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
-        raise HoplonError(f"{where}: expected a name or a table with a name out of {', '.join(recipes)}, got {given!r}")
+        raise HoplonError(f"{where}: expected a name or a table with a name out of {', '.join(specs)}, got {value!r}")
     name = table["name"]
-    if name not in recipes:
-        raise HoplonError(f"{where}: {no_match('name', name, [*recipes])}; choose one of {', '.join(recipes)}")
-    recipe = recipes[name]
+    if name not in specs:
+        raise HoplonError(f"{where}: {no_match('name', name, [*specs])}; choose one of {', '.join(specs)}")
+    spec = specs[name]
     rest = {key: value for key, value in table.items() if key != "name"}
-    options = read_options(rest, recipe.options, where=f"{where}.", required=recipe.required)
+    options = read_options(rest, spec.options, where=f"{where}.", required=spec.required)
     try:
-        return recipe.build(**options)
+        return spec.build(**options)
     except HoplonError as error:
         raise HoplonError(f"{where}: {error}") from error

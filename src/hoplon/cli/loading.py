@@ -1,0 +1,23 @@
+"""From a model's name on the command line to a captured program."""
+
+from __future__ import annotations
+
+from hoplon.cli.console import print_status, report_training
+from hoplon.program.capturing import capture
+from hoplon.program.program import Program
+from hoplon.zoo.entries import ZooModel
+from hoplon.zoo.resolve import resolve_model
+
+
+def load_program(model: str, *, seed: int, status: str | None = None) -> tuple[ZooModel, Program]:
+    """Resolve a model, train it first where the zoo has to, and capture it.
+
+    Args:
+        status: printed once the model is there, since capturing a large one takes a while.
+    Raises:
+        HoplonError: no such model, or one that cannot be captured.
+    """
+    chosen = resolve_model(model, seed=seed, progress=report_training)
+    if status is not None:
+        print_status(status)
+    return chosen, capture(chosen.module, chosen.example, name=chosen.name)
