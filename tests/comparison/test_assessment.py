@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hoplon.campaign.results import load_results
-from hoplon.comparison.assessment import Plan, announcement, assess
+from hoplon.comparison.assessment import AssessmentPlan, announcement, assess
 from hoplon.errors import DataError, HoplonError
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
@@ -17,7 +17,7 @@ from hoplon.program.program import Program
 from hoplon.protections.ranges import Ranges
 from tests.support.small import small_data, small_net
 
-PLAN = Plan(value_faults=100, memory_faults=6, guard_faults=4, latency=False)
+PLAN = AssessmentPlan(value_faults=100, memory_faults=6, guard_faults=4, latency=False)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def program() -> Program:
     return capture(small_net(), torch.zeros(4, 1, 6, 6), name="small")
 
 
-def run(program: Program, plan: Plan = PLAN, **options: Any) -> dict[str, Any]:
+def run(program: Program, plan: AssessmentPlan = PLAN, **options: Any) -> dict[str, Any]:
     held_out, calibration = small_data()
     return assess(program, **{"calibration": calibration, "held_out": held_out, "plan": plan, **options}).to_dict()
 
@@ -47,13 +47,13 @@ def test_one_seed_gives_one_result_and_another_seed_another(program: Program) ->
     first, again = run(program), run(program)
     assert all("expected; it took" in found.pop("prediction") for found in (first, again))  # which are times
     assert again == first
-    other = run(program, Plan(value_faults=100, memory_faults=6, latency=False, seed=1))
+    other = run(program, AssessmentPlan(value_faults=100, memory_faults=6, latency=False, seed=1))
     assert other["faults"]["values"]["digest"] != first["faults"]["values"]["digest"]
 
 
 def test_accuracy_is_that_of_the_whole_held_out_set(program: Program) -> None:
     held_out, _ = small_data()
-    found = run(program, Plan(value_faults=20, memory_faults=0, inputs=7, latency=False))
+    found = run(program, AssessmentPlan(value_faults=20, memory_faults=0, inputs=7, latency=False))
     assert found["inputs"] == 7
     assert found["accuracy_inputs"] == len(held_out) == 20
     assert found["arms"][0]["accuracy"] == 0.75
@@ -82,7 +82,7 @@ def test_progress_names_the_stages_and_ends_complete(program: Program) -> None:
 
 
 def test_the_announcement_counts_what_will_run(program: Program) -> None:
-    said = announcement(program, small_data()[0], Plan(value_faults=1000, memory_faults=50, inputs=10))
+    said = announcement(program, small_data()[0], AssessmentPlan(value_faults=1000, memory_faults=50, inputs=10))
     assert "1,000 value faults in 68 values of 2 layers" in said
     assert "50 memory faults in 292 weights of 2 layers (each met by up to 10 inputs: 500 runs)" in said
 
@@ -99,7 +99,7 @@ def test_the_announcement_counts_what_will_run(program: Program) -> None:
 )
 def test_a_plan_refuses_numbers_out_of_range(options: dict[str, int], message: str) -> None:
     with pytest.raises(HoplonError, match=message):
-        Plan(**options)
+        AssessmentPlan(**options)
 
 
 @pytest.mark.parametrize("part", ["held_out", "calibration"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,13 @@ class ArmStore:
     path: Path
     resume: bool
 
-    def kept(
+    def load_or_run(
         self,
         manifest: Mapping[str, Any],
         run: Callable[[], tuple[pl.DataFrame, FaultTable]],
         advance: Callable[[int], None],
     ) -> tuple[pl.DataFrame, FaultTable]:
-        """The runs of the arm that the manifest describes; ``advance`` is told where they are there already."""
+        """Load the runs of the arm that the manifest describes and tell ``advance``, or run and store them."""
         slug = re.sub(r"[^a-z0-9.+-]+", "-", manifest["arm"].lower()).strip("-")
         directory = RunDirectory.create(self.path / manifest["target"] / slug, manifest, resume=self.resume)
         with directory.writing():
@@ -58,24 +59,22 @@ class ArmRuns:
         placement: Placement,
         arrival: Arrival,
         confidence: float,
-        shelf: ArmStore | None,
+        store: ArmStore | None,
     ) -> None:
         self._reference, self._table, self._placement, self._arrival = reference, table, placement, arrival
-        self._confidence, self._shelf = confidence, shelf
+        self._confidence, self._store = confidence, store
         self._seen: list[tuple[Overlay, pl.DataFrame, FaultTable]] = []
         self._shared = self._common()
 
     def run(self, over: Overlay, advance: Callable[[int], None]) -> Results:
-        """The results of one arm; ``advance`` is told of finished faults."""
+        """Run one arm and return its results; ``advance`` is told of finished faults."""
         manifest = {
             **self._shared,
             "arm": over.label,
             **protected_by(over.protections),
         }
-        if self._shelf is None:
-            runs, observed = self._runs(over, advance)
-        else:
-            runs, observed = self._shelf.kept(manifest, lambda: self._runs(over, advance), advance)
+        run = partial(self._runs, over, advance)
+        runs, observed = run() if self._store is None else self._store.load_or_run(manifest, run, advance)
         return Results(
             target=self._table.target,
             criteria=self._reference.criterion.names,

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 
 from hoplon.campaign._peak_memory import peak_memory_bytes
 from hoplon.campaign.campaign import Campaign
-from hoplon.comparison.comparison import Comparison, compare
+from hoplon.comparison.comparison import Comparison, Progress, compare
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.errors import DataError, HoplonError
@@ -35,16 +36,13 @@ from hoplon.protections.ranges.profiling import profile_ranges
 from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.values.ranger import Ranger
 
-Progress = Callable[[str, int, int], None]
-"""Told the stage at work, and how much of it is done: ``progress("value faults, ranger", 512, 8192)``."""
-
 VALUES = Values(kind=("conv", "linear"))
 MEMORY = Memory("*.weight", kind=("conv", "linear"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How much to run, and how harm is judged.
+class AssessmentPlan:
+    """The size of an assessment, and how harm is judged.
 
     Args:
         value_faults: faults in operator outputs, one input each; 0 leaves this kind out.
@@ -53,8 +51,8 @@ class Plan:
         inputs: how many held-out inputs faults meet, drawn by ``seed``; None for all. Accuracy is always that of all.
         calibration: how many calibration samples ranges and scores are computed on, drawn by ``seed``; None for all.
         criterion: what counts as harm.
-        placement: whether a fault strikes before or after the protection of its own site.
-        arrival: whether a memory fault strikes before the guards' check or after it.
+        placement: a fault strikes before or after the protection of its own site.
+        arrival: a memory fault strikes before the guards' check or after it.
         batch: samples per replay pass; chosen from the model's size by default.
         latency: measure what the arms cost in time; seconds per arm.
         seed: decides faults and samples.
@@ -91,7 +89,7 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Assessment:
-    """The comparison, and all that its figures rest on.
+    """A comparison and all that its figures rest on.
 
     ``population``: by target, what faults were drawn from; ``protections``: by arm, the labels of what is in it;
     ``guarantees``: by label, what a guard repairs for certain, detects and misses;
@@ -101,7 +99,7 @@ class Assessment:
     """
 
     comparison: Comparison
-    plan: Plan
+    plan: AssessmentPlan
     population: Mapping[str, Mapping[str, Any]]
     protections: Mapping[str, tuple[str, ...]]
     guarantees: Mapping[str, str]
@@ -132,7 +130,7 @@ MakeArm = Callable[[Ranges, Scores], tuple[Protection, ...]]
 
 
 def standard_arms(ranges: Ranges, scores: Scores) -> dict[str, tuple[Protection, ...]]:
-    """The arms that every assessment compares, by name; "none" is what differences refer to."""
+    """Return the arms that every assessment compares, by name; "none" is what differences refer to."""
     return {
         "none": (),
         "ranger": (Ranger(ranges),),
@@ -148,7 +146,7 @@ def assess(
     *,
     calibration: Inputs,
     held_out: Inputs,
-    plan: Plan,
+    plan: AssessmentPlan,
     more_arms: Mapping[str, MakeArm] | None = None,
     store: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -171,15 +169,18 @@ def assess(
         SiteError: no convolution or linear layer, or no activation.
         StoreError: ``store`` cannot be written, or has a run in it and ``resume`` was not asked for, or another run.
     """
-    tell = progress or (lambda stage, done, total: None)
+    report_progress = progress or (lambda stage, done, total: None)
     known = calibration.sample(plan.calibration, seed=plan.seed)
-    met = held_out.sample(plan.inputs, seed=plan.seed)
-    campaigns = _campaigns(program, met, plan)
+    inputs = held_out.sample(plan.inputs, seed=plan.seed)
+    campaigns = _campaigns(program, inputs, plan)
     tables = [campaign.draw(count=count, seed=plan.seed) for count, campaign in campaigns]
     _check_calibration(program, known, plan)
-    ranges = profile_ranges(program, known, progress=lambda done, total: tell("activation ranges", done, total))
+    ranges = profile_ranges(program, known, progress=partial(report_progress, "activation ranges"))
     scores = taylor(
-        program, known, loss=F.cross_entropy, progress=lambda done, total: tell("scores of weights", done, total)
+        program,
+        known,
+        loss=F.cross_entropy,
+        progress=partial(report_progress, "scores of weights"),
     )
     arms = standard_arms(ranges, scores) | {name: make(ranges, scores) for name, make in (more_arms or {}).items()}
     values_total = plan.value_faults * len(arms)
@@ -187,18 +188,18 @@ def assess(
     times: list[float] = []
 
     def faults_run(arm: str, done: int, total: int) -> None:
-        tell("costs without faults", 1, 1)
+        report_progress("costs without faults", 1, 1)
         if done <= (plan.value_faults + plan.memory_faults) * len(arms):
             times.append(time.perf_counter())
         if done <= values_total:
-            tell(f"value faults, {arm}", done, values_total)
+            report_progress(f"value faults, {arm}", done, values_total)
         else:
-            tell(f"memory faults, {arm}", done - values_total, total - values_total)
+            report_progress(f"memory faults, {arm}", done - values_total, total - values_total)
 
-    tell("costs without faults", 0, 1)
+    report_progress("costs without faults", 0, 1)
     comparison = compare(
         program,
-        met,
+        inputs,
         arms=arms,
         faults=tables,
         criterion=plan.criterion,
@@ -228,8 +229,8 @@ def assess(
     )
 
 
-def announcement(program: Program, held_out: Inputs, plan: Plan, *, more_arms: int = 0) -> str:
-    """What :func:`assess` is going to run, in one paragraph.
+def announcement(program: Program, held_out: Inputs, plan: AssessmentPlan, *, more_arms: int = 0) -> str:
+    """Describe in one paragraph the runs that :func:`assess` is going to make.
 
     Raises:
         SiteError: as :func:`assess`.
@@ -252,19 +253,13 @@ def announcement(program: Program, held_out: Inputs, plan: Plan, *, more_arms: i
     return f"{program.name}: {', '.join(parts)}; in {6 + more_arms} arms of protection"
 
 
-def _campaigns(program: Program, inputs: Inputs, plan: Plan) -> list[tuple[int, Campaign]]:
+def _campaigns(program: Program, inputs: Inputs, plan: AssessmentPlan) -> list[tuple[int, Campaign]]:
     selections: list[tuple[int, Values | Memory]] = [(plan.value_faults, VALUES), (plan.memory_faults, MEMORY)]
-    found = []
-    for count, sites in selections:
-        campaign = Campaign(
-            program, inputs, sites=sites, fault_model=FAULT_MODEL, criterion=plan.criterion, batch=plan.batch
-        )
-        if count:
-            found.append((count, campaign))
-    return found
+    options: dict[str, Any] = {"fault_model": FAULT_MODEL, "criterion": plan.criterion, "batch": plan.batch}
+    return [(count, Campaign(program, inputs, sites=sites, **options)) for count, sites in selections if count]
 
 
-def _expected(campaigns: Sequence[tuple[int, Campaign]], plan: Plan, *, arms: int) -> str:
+def _expected(campaigns: Sequence[tuple[int, Campaign]], plan: AssessmentPlan, *, arms: int) -> str:
     """What the faults of all arms are going to take, if each arm takes as long as none."""
     runs = seconds = 0.0
     for count, campaign in campaigns:
@@ -280,7 +275,7 @@ def _took(seconds: float) -> str:
     return f"{seconds:,.1f} s" + ("" if memory is None else f", {memory / 1e9:.2f} GB")
 
 
-def _check_calibration(program: Program, calibration: Inputs, plan: Plan) -> None:
+def _check_calibration(program: Program, calibration: Inputs, plan: AssessmentPlan) -> None:
     if calibration.y is None:
         raise DataError(f"expected labels in the calibration data {calibration.name!r}, got none; scores need a loss")
     size = min(plan.batch or default_batch(program), len(calibration))

@@ -39,14 +39,15 @@ from hoplon.report.text import interval, percent, points
 from hoplon.report.text_table import TextTable
 from hoplon.stats.intervals import Interval, Ratio
 
-Report = Callable[[str, int, int], None]
+Progress = Callable[[str, int, int], None]
+"""Told the arm or stage at work, and how much of it is done: ``progress("ranger", 512, 8192)``."""
 
 MEANT_FOR = {"values": "wrong values in flight", "memory": "corrupted weights in memory"}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What an arm costs without any fault.
+    """The costs of an arm without any fault.
 
     ``accuracy``: on all inputs; ``latency``: against the same lowering without protection; ``extra_bytes``: bounds,
     copies and indices beside the model's memory.
@@ -82,9 +83,9 @@ class Arm:
     exposure: Exposure | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The arm as plain values; absent measurements are None."""
+        """The arm as plain values; None for what was not measured."""
         latency = self.cost.latency
-        row = {
+        row: dict[str, Any] = {
             "name": self.name,
             "target": self.target,
             **self.rate.as_row(),
@@ -168,7 +169,7 @@ class Comparison:
             f"{first.n_inputs} inputs, {first.n_runs} runs; {first.criterion}, "
             f"{first.failure.method} {100 * self.caption['confidence']:g} %"
         )
-        note = "· no protection of this kind of fault in the arm: what it does not touch, it cannot improve"
+        note = "· this arm has no protection against this kind of fault; its runs are those of the unprotected model"
         return TextTable(title, _COLUMNS, [_cells(arm) for arm in arms], note if any(map(_idle, arms)) else None)
 
     def __str__(self) -> str:
@@ -214,7 +215,7 @@ def compare(
     held_out: Any | None = None,
     store: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    progress: Report | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Run the same faults in every arm and put failure, accuracy, latency and memory side by side.
 
@@ -226,8 +227,8 @@ def compare(
         arms: protections by arm name.
         faults: one table, or one for values and one for memory.
         criterion: one or several; top-1 against the golden class by default. The first column is compared.
-        placement: whether a value fault strikes before or after the protection of its own site.
-        arrival: whether a memory fault strikes before the guards' check, or after it.
+        placement: a value fault strikes before or after the protection of its own site.
+        arrival: a memory fault strikes before the guards' check or after it.
         guard_faults: with a table of memory faults, how many more single-bit flips strike what an arm's guards hold:
             copies are memory too. They make `Exposure.failing_bits` known.
         seed: of these.
@@ -251,47 +252,48 @@ def compare(
     whole = inputs if held_out is None else as_inputs(held_out)
     costs = _costs(reference, overlays, whole, latency=latency)
     total = sum(len(table) + (guard_faults if table.target == "memory" else 0) for table in tables) * len(arms)
-    tell = _Teller(progress, total)
-    found: list[Arm] = []
+    report = _ArmProgress(progress, total)
+    compared: list[Arm] = []
     for table in tables:
-        keep = None if store is None else ArmStore(Path(store), resume)
-        runner = ArmRuns(reference, table, placement, arrival, confidence, keep)
-        by_name = {name: runner.run(over, tell.arm(name)) for name, over in overlays.items()}
+        arm_store = None if store is None else ArmStore(Path(store), resume)
+        runner = ArmRuns(reference, table, placement, arrival, confidence, arm_store)
+        by_name = {name: runner.run(over, report.of_arm(name)) for name, over in overlays.items()}
         baseline = next((name for name, over in overlays.items() if not over.protections), None)
         for name, results in by_name.items():
             base = by_name[baseline] if baseline not in (None, name) else None
             arm = _arm(name, results, base, overlays[name], costs[name], reference, confidence)
             if table.target == "memory":
-                evaluator = Injector(reference, overlays[name], placement, arrival)
                 exposure = exposure_of(
-                    evaluator,
+                    Injector(reference, overlays[name], placement, arrival),
                     table,
                     arm.rate,
                     guard_faults=guard_faults,
                     seed=seed,
                     confidence=confidence,
-                    advance=tell.arm(name),
+                    advance=report.of_arm(name),
                 )
                 arm = replace(arm, exposure=exposure)
-            found.append(arm)
+            compared.append(arm)
     caption = {**_caption(reference, tables, placement, confidence), "arrival": arrival, "guard_faults": guard_faults}
-    return Comparison(tuple(found), {**caption, "accuracy_inputs": len(whole)})
+    return Comparison(tuple(compared), {**caption, "accuracy_inputs": len(whole)})
+
+
+def _latencies(reference: GoldenRun, overlays: Mapping[str, Overlay]) -> dict[str, LatencyRatio]:
+    """Time the arms on one batch, against the same lowering without protection; not those modelled in hardware."""
+    unprotected = "no protection"
+    timed = {unprotected: Overlay(), **{name: over for name, over in overlays.items() if not over.is_hardware}}
+    leaves = reference.program.leaves(reference.data, torch.arange(min(reference.batch, len(reference.data))))
+    args, kwargs = reference.program.signature.call(leaves)
+    modules = {name: lower(reference.program, over) for name, over in timed.items()}
+    calls = {name: (lambda x, module=module: module(*args, **kwargs)) for name, module in modules.items()}
+    return {arm.name: arm for arm in measure(calls, leaves[0], baseline=unprotected).arms}
 
 
 def _costs(
     reference: GoldenRun, overlays: Mapping[str, Overlay], held_out: Inputs, *, latency: bool
 ) -> dict[str, Cost]:
-    latencies: dict[str, LatencyRatio] = {}
-    if latency and reference.program.exported is not None:
-        plain = "no protection"
-        modules = {plain: lower(reference.program, Overlay())}
-        software = {name: over for name, over in overlays.items() if not over.is_hardware}
-        modules |= {name: lower(reference.program, over) for name, over in software.items()}
-        rows = torch.arange(min(reference.batch, len(reference.data)))
-        leaves = reference.program.leaves(reference.data, rows)
-        args, kwargs = reference.program.signature.call(leaves)
-        calls = {name: (lambda x, module=module: module(*args, **kwargs)) for name, module in modules.items()}
-        latencies = {arm.name: arm for arm in measure(calls, leaves[0], baseline=plain).arms}
+    timed = latency and reference.program.exported is not None
+    latencies = _latencies(reference, overlays) if timed else {}
     costs = {}
     known: list[tuple[Overlay, float]] = []  # guards change nothing without a fault: equal bounds, equal accuracy
     for name, over in overlays.items():
@@ -307,13 +309,13 @@ def _costs(
     return costs
 
 
-class _Teller:
+class _ArmProgress:
     """Adds up finished faults over arms and tables."""
 
-    def __init__(self, progress: Report | None, total: int) -> None:
+    def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress, self._total, self._done = progress, total, 0
 
-    def arm(self, name: str) -> Callable[[int], None]:
+    def of_arm(self, name: str) -> Callable[[int], None]:
         def advance(faults: int) -> None:
             self._done += faults
             if self._progress is not None:
@@ -334,10 +336,7 @@ def _arm(
     criterion = results.criteria[0]
     options: dict[str, Any] = {"target": results.target, "confidence": confidence}
     rate = rate_of(results.lazy_runs, criterion, **options)
-    difference, p_value, reduction = None, None, None
-    if base is not None:
-        pair = paired(results.lazy_runs, base.lazy_runs, criterion, **options)
-        difference, p_value, reduction = pair.difference, pair.p_value, pair.reduction
+    pair = None if base is None else paired(results.lazy_runs, base.lazy_runs, criterion, **options)
     runs = results.runs
     fault_free = golden_outputs(reference.program, over, reference.data, reference.criterion, batch=reference.batch)
     return Arm(
@@ -346,22 +345,22 @@ def _arm(
         results=results,
         rate=rate,
         cost=cost,
-        difference=difference,
-        p_value=p_value,
+        difference=None if pair is None else pair.difference,
+        p_value=None if pair is None else pair.p_value,
         wrong_fault_free=_wrong_fault_free(reference, fault_free),
         detected=float(runs["detected"].cast(pl.Float64).mean() or 0.0),  # type: ignore[arg-type]
         corrected=float(runs["corrected"].cast(pl.Float64).mean() or 0.0),  # type: ignore[arg-type]
         acts_on_target=bool(over.values) if results.target == "values" else bool(over.protections),
-        reduction=reduction,
+        reduction=None if pair is None else pair.reduction,
     )
 
 
 def _wrong_fault_free(reference: GoldenRun, outputs: Sequence[Any]) -> int:
-    """Eligible inputs that fail in an arm without any fault, under the first column."""
-    found = classify(
+    """Count eligible inputs that fail in an arm without any fault, under the first column."""
+    outcomes = classify(
         reference.criterion, reference=reference.outputs, golden=outputs, faulty=outputs, labels=reference.data.y
     )
-    return int(np.isin(found[reference.eligible, 0].cpu(), [Outcome.SDC, Outcome.NONFINITE]).sum())
+    return int(np.isin(outcomes[reference.eligible, 0].cpu(), [Outcome.SDC, Outcome.NONFINITE]).sum())
 
 
 def _caption(

@@ -21,10 +21,12 @@ from hoplon.report.text import percent
 from hoplon.report.text_table import TextTable
 from hoplon.stats.intervals import Interval
 
+_COUNTS = ("bits_at_risk", "model_bits", "guard_bits", "hardware_bits", "guard_faults")
+
 
 @dataclass(frozen=True)
 class Exposure:
-    """What of an arm's memory can be hit, and how much of it makes the model fail.
+    """Bits of an arm's memory that can be hit, and how many of them make the model fail.
 
     Were every bit to flip at a rate of q per hour, the arm would fail at ``q * failing_bits`` per hour, as long as
     flips are rare. ``guard_faults`` single-bit flips, bit-uniform over ``guard_bits``, gave ``guard_failure``; None
@@ -44,22 +46,16 @@ class Exposure:
 
     @property
     def bits_at_risk(self) -> int:
-        """Of the model and of its guards."""
+        """Bits of the model and of its guards."""
         return self.model_bits + self.guard_bits
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; None for what was not measured."""
         failing = self.failing_bits or (None,) * 3
         return {
-            "bits_at_risk": self.bits_at_risk,
-            "model_bits": self.model_bits,
-            "guard_bits": self.guard_bits,
-            "hardware_bits": self.hardware_bits,
-            "guard_faults": self.guard_faults,
+            **{name: getattr(self, name) for name in _COUNTS},
             **with_limits("guard_failure", self.guard_failure),
-            "failing_bits": failing[0],
-            "failing_bits_low": failing[1],
-            "failing_bits_high": failing[2],
+            **dict(zip(("failing_bits", "failing_bits_low", "failing_bits_high"), failing, strict=True)),
             "uncorrectable": self.uncorrectable,
         }
 
@@ -74,7 +70,7 @@ def exposure_of(
     confidence: float,
     advance: Callable[[int], None],
 ) -> Exposure:
-    """The exposure of an arm under memory faults.
+    """Estimate the exposure of an arm under memory faults.
 
     Args:
         table: of the memory faults; its sites are all that they were drawn from.
@@ -121,17 +117,16 @@ def exposure_table(arms: Mapping[str, Exposure]) -> TextTable:
         "Memory at risk: struck layers, and what the guards of an arm hold",
         ("arm", "stopped", "bits at risk", "of guards", "failing bits"),
         rows,
-        caption="failing: bits of the model and of the guards, each times their failure rate",
+        caption="failing bits = Σ bits × failure probability, over model and guard memory",
     )
 
 
 def _summed(parts: Sequence[tuple[int, Interval]]) -> tuple[float, float, float]:
-    """Bits times probability, added up; the limits too, which is wider than need be."""
-    return (
-        sum(bits * part.estimate for bits, part in parts),
-        sum(bits * part.low for bits, part in parts),
-        sum(bits * part.high for bits, part in parts),
+    """Sum bits times probability; the limits too, which is wider than need be."""
+    estimate, low, high = (
+        sum(bits * getattr(part, end) for bits, part in parts) for end in ("estimate", "low", "high")
     )
+    return estimate, low, high
 
 
 def _drawn_from(table: FaultTable) -> list[str]:

@@ -1,4 +1,4 @@
-"""The same faults met twice: how much more often one side fails than the other."""
+"""Two sides compared on the same faults: how much more often one fails than the other."""
 
 from __future__ import annotations
 
@@ -55,33 +55,33 @@ def paired(
         side.select("fault", "input", *weight, failed=pl.col(criterion).cast(pl.String).is_in(["sdc", "nonfinite"]))
         for side in (first, second)
     ]
-    here_failed, there_failed = pl.col("failed"), pl.col("failed_right")
+    first_failed, second_failed = pl.col("failed"), pl.col("failed_right")
     tally = (
         sides[0]
         .join(sides[1], on=["fault", "input"], how="inner")
         .group_by("fault")
         .agg(
             *[column.first() for column in weight],
-            only_first=(here_failed & ~there_failed).sum(),
-            only_second=(~here_failed & there_failed).sum(),
-            both=(here_failed & there_failed).sum(),
+            only_first=(first_failed & ~second_failed).sum().cast(pl.Int64),
+            only_second=(~first_failed & second_failed).sum().cast(pl.Int64),
+            both=(first_failed & second_failed).sum(),
             runs=pl.len(),
         )
         .sort("fault")
         .collect(engine="streaming")
     )
-    here, there, runs = (int(tally[name].sum()) for name in ("only_first", "only_second", "runs"))
+    only_first, only_second, both_fail, runs = (
+        int(tally[name].sum()) for name in ("only_first", "only_second", "both", "runs")
+    )
+    counts = (only_first, only_second, runs, tally.height)
+    if target == "values" and not weights:
+        interval = paired_difference(only_first, only_second, runs, confidence=confidence)
+        reduction = paired_ratio(both_fail, only_second, only_first, confidence=confidence)
+        return Paired(interval, mcnemar(only_first, only_second), *counts, reduction)
+    ours, theirs, sizes = (tally[name].to_numpy() for name in ("only_first", "only_second", "runs"))
     if weights:
-        one, other = (tally[name].to_numpy() / tally["runs"].to_numpy() for name in ("only_first", "only_second"))
-        draws = tally["candidates"].to_numpy() if counted else None
-        interval = paired_weighted(one, other, tally["weight"].to_numpy(), candidates=draws, confidence=confidence)
-        return Paired(interval, None, here, there, runs, tally.height)
-    if target == "values":
-        interval = paired_difference(here, there, runs, confidence=confidence)
-        reduction = paired_ratio(int(tally["both"].sum()), there, here, confidence=confidence)
-        return Paired(interval, mcnemar(here, there), here, there, runs, tally.height, reduction)
-    shares = (tally["only_first"].cast(pl.Int64) - tally["only_second"].cast(pl.Int64)).to_numpy() / tally[
-        "runs"
-    ].to_numpy()
-    interval = paired_clustered(shares, confidence=confidence)
-    return Paired(interval, None, here, there, runs, tally.height)
+        draws, weight_of = tally["candidates"].to_numpy() if counted else None, tally["weight"].to_numpy()
+        interval = paired_weighted(ours / sizes, theirs / sizes, weight_of, candidates=draws, confidence=confidence)
+    else:
+        interval = paired_clustered((ours - theirs) / sizes, confidence=confidence)
+    return Paired(interval, None, *counts)

@@ -1,9 +1,8 @@
-"""The faults of a run directory struck once more, in another model, and the difference that the model makes."""
+"""Faults of a run directory, injected again into another model, and the difference that the model makes."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ class Rerun:
     ``original``: the stored results; ``results``: those of the other model. ``rates``: by criterion, those of the
     original and of the other model, on the runs that both have; ``paired``: by criterion, the other model against the
     original. ``left_out``: runs of the original that the other model has no counterpart of, since it gets the input
-    wrong without a fault. ``same_inputs``: whether both met the same data.
+    wrong without a fault. ``same_inputs``: True if both met the same data.
     """
 
     original: Results
@@ -114,7 +113,7 @@ def rerun(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Rerun:
-    """Strike the faults of a run directory in another model and compare with the stored outcomes, fault by fault.
+    """Inject the faults of a run directory into another model and compare with the stored outcomes, fault by fault.
 
     Element, format, bits and (for value faults) input of every fault are those of the run. At equal batch and threads
     the model of the run gives its records again, bit for bit.
@@ -122,12 +121,12 @@ def rerun(
     Args:
         run: the run directory; of a stopped run, the units that are finished.
         program: the other model.
-        data: for value faults the data of the run; for memory faults better so.
+        data: for value faults that of the run; for memory faults preferably.
         criterion: that of the run; found by itself where it is top-k.
         protections: what is in place in the other model.
         placement, batch, confidence: those of the run by default.
         store: a folder for the run directory of the other model; in memory by default.
-        resume: go on with the run that is in ``store``.
+        resume: resume the run in ``store``.
         progress: told finished and total faults.
     Raises:
         SiteError: sites that the model lacks, or where a fault does not fit; all are listed.
@@ -155,9 +154,9 @@ def rerun(
     directory = None if store is None else RunDirectory.create(store, own, resume=resume)
     units = source.finished_from_start()
     with directory.writing() if directory else nullcontext():
-        held = _rerun(source, units, evaluator, directory, progress, len(original.faults))
+        shards = _rerun(source, units, evaluator, directory, progress, len(original.faults))
     if directory is None:
-        results = held_results(own, held, level=level)
+        results = held_results(own, shards, level=level)
     else:
         results = stored_results(directory, own, units, level=level)
     return _compared(original, results, same_inputs=same_inputs)
@@ -171,8 +170,8 @@ def _rerun(
     progress: Progress | None,
     total: int,
 ) -> list[tuple[FaultTable, pl.DataFrame]]:
-    """Unit by unit, as they were run; those that a resumed run has already are not run again."""
-    held: list[tuple[FaultTable, pl.DataFrame]] = []
+    """Run the units one after the other; those that a resumed run has already are not run again."""
+    shards: list[tuple[FaultTable, pl.DataFrame]] = []
     target = source.manifest()["target"]
     eligible = evaluator.reference.eligible.tolist()
     finished, done = 0, set() if directory is None else directory.finished()
@@ -194,10 +193,10 @@ def _rerun(
             continue
         runs, observed = evaluator.runs(table, advance=advance)
         if directory is None:
-            held.append((observed, runs))
+            shards.append((observed, runs))
         else:
             directory.write(unit, observed, runs)
-    return held
+    return shards
 
 
 def _compared(original: Results, results: Results, *, same_inputs: bool) -> Rerun:
@@ -229,10 +228,9 @@ def _manifest(
 
 
 def _top_k(manifest: Mapping[str, Any]) -> Criterion:
-    """The criterion of the run, where its names say all about it."""
-    found = [re.fullmatch(r"top-([1-9]\d*)(-label)?", name) for name in manifest["criteria"]]
-    known = [TopK(int(m[1]), reference="label" if m[2] else "golden") for m in found if m is not None]
-    if len(known) == len(found) > 0:
+    """Return the criterion of the run, where its names say all about it."""
+    known = [criterion for name in manifest["criteria"] if (criterion := TopK.named(name)) is not None]
+    if len(known) == len(manifest["criteria"]) > 0:
         chosen = as_criterion(known if len(known) > 1 else known[0])
         if repr(chosen) == manifest["criterion"]:
             return chosen
@@ -263,13 +261,13 @@ def _require_sites(original: Results, program: Program, run: Path) -> None:
 
 
 def _problem(site: Site | None, form: str, element: int) -> str | None:
-    """Why faults in this format up to this element have no place at a site; an empty text where there is no site."""
+    """Say why faults in this format up to this element do not fit a site; an empty text where there is none."""
     if site is None:
         return ""
     if element >= site.numel:
         what = "a storage" if isinstance(site, MemorySite) else "an output"
         return f" ({what} of {site.numel} elements, struck at {element})"
-    found = format_named(form)
-    if isinstance(found, Native) and found.dtype != site.dtype:
+    number_format = format_named(form)
+    if isinstance(number_format, Native) and number_format.dtype != site.dtype:
         return f" ({str(site.dtype).removeprefix('torch.')}, struck as {form})"
     return None

@@ -36,6 +36,10 @@ class LatencyRatio:
     high: float
     blocks: int
 
+    def to_dict(self, name: str) -> dict[str, float]:
+        """The ratio and its limits as ``name``, ``name_low`` and ``name_high``."""
+        return {name: self.ratio, f"{name}_low": self.low, f"{name}_high": self.high}
+
     def __str__(self) -> str:
         return f"{self.name}: {self.median_ms:.3g} ms, x {self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
