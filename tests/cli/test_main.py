@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-import hoplon.cli.commands.demo
-from hoplon.cli.commands import assess as assessing
+from hoplon.cli.commands.demo import FULL
 from hoplon.cli.main import main
 from hoplon.cli.output_folder import OutputFolder
-from hoplon.comparison.assessment import AssessmentPlan
 from hoplon.errors import StoreError
 from hoplon.faults import FaultTable
 from hoplon.injection.injector import Injector
@@ -26,13 +23,6 @@ PROMISED = {
     "accuracy", "latency_ratio", "extra_bytes",
 }  # fmt: skip
 ARMS = ["none", "ranger", "aspis-1%", "aspis-10%", "tmr", "ranger+aspis-1%"]
-TINY = AssessmentPlan(value_faults=64, memory_faults=4, inputs=40, latency=False)
-
-
-@pytest.fixture
-def tiny_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``demo --quick`` with fewer faults, without timing."""
-    monkeypatch.setattr(hoplon.cli.commands.demo, "QUICK", TINY)
 
 
 def demo_json(capsys: pytest.CaptureFixture[str], out: Path) -> dict[str, Any]:
@@ -43,7 +33,6 @@ def demo_json(capsys: pytest.CaptureFixture[str], out: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.usefixtures("tiny_demo")
 def test_demo_prints_one_object_with_what_is_promised(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     found = demo_json(capsys, tmp_path / "out")
     assert [(arm["name"], arm["target"]) for arm in found["arms"]] == [
@@ -58,15 +47,21 @@ def test_demo_prints_one_object_with_what_is_promised(capsys: pytest.CaptureFixt
     assert (tmp_path / "out" / "runs" / "memory" / "tmr" / "manifest.json").is_file()
 
 
-@pytest.mark.usefixtures("tiny_demo")
 def test_one_seed_gives_one_document_and_replaces_the_run_before(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], small_files: tuple[str, str], tmp_path: Path
 ) -> None:
-    first, second = demo_json(capsys, tmp_path), demo_json(capsys, tmp_path)
-    planned = [found.pop("prediction").partition(" runs, ")[0] for found in (first, second)]  # the rest is time
-    assert first == second
+    documents = []
+    for _ in range(2):
+        command = ["compare", *small_files, "--value-faults", "40", "--memory-faults", "4"]
+        assert main([*command, "--seed", "2", "--json", "--out", str(tmp_path / "out")]) == 0
+        documents.append(json.loads(capsys.readouterr().out))
+    planned = [document.pop("prediction").partition(" runs, ")[0] for document in documents]  # the rest is time
+    for arm in (arm for document in documents for arm in document["arms"]):
+        for measured in ("latency_ratio", "latency_low", "latency_high", "latency_ms"):
+            del arm[measured]
+    assert documents[0] == documents[1]
     assert planned[0] == planned[1]
-    assert not (tmp_path / "runs.partial").exists()
+    assert not (tmp_path / "out" / "runs.partial").exists()
 
 
 def test_compare_takes_the_users_own_model_and_data(
@@ -194,19 +189,16 @@ def test_missing_data_says_what_to_set(
     assert "set HOPLON_DATA to the folder that holds it" in line
 
 
-@pytest.mark.parametrize("command", [["demo"], ["compare", "lenet-digits", "digits"]])
+@pytest.mark.parametrize("command", [["demo"], ["compare", "no-such-model", "no-such-data"]])
 def test_an_unwritable_folder_is_named_before_any_work(
-    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    command: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    def work(*arguments: object, **options: object) -> None:
-        raise AssertionError("worked before the folder was checked")
-
-    monkeypatch.setattr(hoplon.cli.commands.demo, "model", work)
-    monkeypatch.setattr("hoplon.cli.commands.compare.resolve_data", work)
     (tmp_path / "file").write_text("")
-    line = failing(capsys, *command, "--out", str(tmp_path / "file" / "out"))
-    assert "expected a writable output folder, got" in line
-    assert "choose another with --out" in line
+    assert main([*command, "--out", str(tmp_path / "file" / "out")]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("hoplon: expected a writable output folder, got")
+    assert captured.err.endswith("choose another with --out\n")
+    assert captured.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -237,21 +229,20 @@ def test_a_misspelt_option_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     assert "--sed" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("tiny_demo")
 def test_ctrl_c_says_what_is_kept(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], small_files: tuple[str, str], tmp_path: Path
 ) -> None:
-    demo_json(capsys, tmp_path)
-    before = (tmp_path / "results.json").read_text()
-
-    def interrupted(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(assessing, "assess", interrupted)
-    assert main(["demo", "--quick", "--out", str(tmp_path)]) == 130
+    out, options = tmp_path / "out", ["--value-faults", "40", "--memory-faults", "0", "--out", str(tmp_path / "out")]
+    assert main(["compare", *small_files, *options]) == 0
+    before = (out / "results.json").read_text()
+    (tmp_path / "stopped.py").write_text(
+        "import torch\n\nclass Stopped(torch.nn.Module):\n    def forward(self, x):\n        raise KeyboardInterrupt\n\n"
+        "def net():\n    return Stopped().eval(), torch.zeros(4, 1, 6, 6)\n"
+    )
+    assert main(["compare", f"{tmp_path / 'stopped.py'}:net", small_files[1], *options]) == 130
     assert "Interrupted. Saved: nothing new; earlier results in" in capsys.readouterr().err
-    assert (tmp_path / "results.json").read_text() == before
-    assert (tmp_path / "runs" / "values" / "none" / "manifest.json").is_file()
+    assert (out / "results.json").read_text() == before
+    assert (out / "runs" / "values" / "none" / "manifest.json").is_file()
 
 
 def test_a_folder_that_holds_other_things_is_not_replaced(tmp_path: Path) -> None:
@@ -279,7 +270,7 @@ def test_threads_are_put_back(tmp_path: Path) -> None:
     assert torch.get_num_threads() == threads
 
 
-def test_the_plans_of_the_demo_are_large_enough_to_mean_something() -> None:
-    assert hoplon.cli.commands.demo.FULL.value_faults >= 5000
-    assert hoplon.cli.commands.demo.FULL.memory_faults >= 1000
-    assert replace(hoplon.cli.commands.demo.FULL, value_faults=0).inputs is None
+def test_the_plan_of_the_demo_is_large_enough_to_mean_something() -> None:
+    assert FULL.value_faults >= 5000
+    assert FULL.memory_faults >= 1000
+    assert FULL.inputs is None

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-import hoplon.comparison.arms
 from hoplon import (
     TMR,
     Campaign,
@@ -29,7 +28,6 @@ from hoplon import (
     profile_ranges,
 )
 from hoplon.errors import StoreError
-from hoplon.injection.injector import Injector
 from hoplon.protections.base import Protection
 from hoplon.protections.ranges import Bound
 from tests.support.nets import NETS
@@ -58,50 +56,39 @@ def setting() -> Setting:
     return Setting()
 
 
-class Counted:
-    """Counts fault tables that are run, and stops at one of them."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, stop: int | None = None) -> None:
-        self.tables, runs = 0, Injector.runs
-
-        def counting(evaluator: Injector, table: FaultTable, **options: Any) -> Any:
-            if self.tables == stop:
-                raise KeyboardInterrupt
-            self.tables += 1
-            return runs(evaluator, table, **options)
-
-        monkeypatch.setattr(hoplon.comparison.arms.Injector, "runs", counting)
-
-
 def _plain(found: Comparison) -> Mapping[str, Any]:
     return json.loads(json.dumps(found.to_dict()))  # type: ignore[no-any-return]
 
 
-def test_an_interrupted_comparison_goes_on_with_what_is_missing(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def _written(store: Path) -> dict[str, int]:
+    """When each finished arm was written, by target and arm."""
+    shards = store.rglob("runs/unit-00000000.parquet")
+    return {str(file.parents[1].relative_to(store)): file.stat().st_mtime_ns for file in shards}
+
+
+def test_an_interrupted_comparison_goes_on_with_what_is_missing(setting: Setting, tmp_path: Path) -> None:
+    def stop(arm: str, done: int, total: int) -> None:
+        if done > 4 * 40:  # in the fifth of six arms
+            raise KeyboardInterrupt
+
     whole = setting.compare(None)
-    with monkeypatch.context() as patch:
-        Counted(patch, stop=3)
-        with pytest.raises(KeyboardInterrupt):
-            setting.compare(tmp_path)
-    assert sorted(str(file.parent.relative_to(tmp_path)) for file in tmp_path.rglob("unit-00000000.parquet")) == [
-        f"{arm}/{folder}"
-        for arm in ("memory/none", "values/none", "values/ranger", "values/tmr")
-        for folder in ("faults", "runs")
-    ]
+    with pytest.raises(KeyboardInterrupt):
+        setting.compare(tmp_path, progress=stop)
+    first = _written(tmp_path)
+    assert sorted(first) == ["memory/none", "values/none", "values/ranger", "values/tmr"]
     with pytest.raises(StoreError, match="expected a new run directory, got .*values/none with a run in it; resume it"):
         setting.compare(tmp_path)
     told: list[int] = []
-    counted = Counted(monkeypatch)
     again = setting.compare(tmp_path, resume=True, progress=lambda arm, done, total: told.append(done))
-    assert counted.tables == 2  # memory faults under ranger and under tmr
+    second = _written(tmp_path)
+    assert second.items() > first.items()
+    assert second.keys() - first.keys() == {"memory/ranger", "memory/tmr"}
     assert told[-1] == 2 * 3 * 40
     assert _plain(again) == _plain(whole)
     for arm in again.arms:
         assert load_results(tmp_path / arm.target / arm.name).digest() == arm.results.digest()
-    assert Counted(monkeypatch).tables == 0
     assert _plain(setting.compare(tmp_path, resume=True)) == _plain(whole)
+    assert _written(tmp_path) == second
 
 
 def test_manifests_say_what_the_figures_rest_on(setting: Setting, tmp_path: Path) -> None:
