@@ -236,7 +236,8 @@ def test_ctrl_c_says_what_is_kept(
     assert main(["compare", *small_files, *options]) == 0
     before = (out / "results.json").read_text()
     (tmp_path / "stopped.py").write_text(
-        "import torch\n\nclass Stopped(torch.nn.Module):\n    def forward(self, x):\n        raise KeyboardInterrupt\n\n"
+        "import torch\n\nclass Stopped(torch.nn.Module):\n"
+        "    def forward(self, x):\n        raise KeyboardInterrupt\n\n"
         "def net():\n    return Stopped().eval(), torch.zeros(4, 1, 6, 6)\n"
     )
     assert main(["compare", f"{tmp_path / 'stopped.py'}:net", small_files[1], *options]) == 130

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from hoplon.campaign.executors import torch_threads
 from hoplon.cli.commands.assess import run_assessment
@@ -38,20 +39,18 @@ def compare(
     out: ReportFolder = Path("hoplon-runs"),
     seed: Seed = 0,
     as_json: AsJson = False,
-    value_faults: Annotated[int, typer.Option(help="Number of faults in operator outputs; 0 for none.")] = 8192,
-    memory_faults: Annotated[int, typer.Option(help="Number of faults in weights; 0 for none.")] = 400,
-    guard_faults: Annotated[int, typer.Option(help="Number of faults in memory of guards; 0 for none.")] = 256,
+    value_faults: Annotated[int, Option(help="Number of faults in operator outputs; 0 for none.")] = 8192,
+    memory_faults: Annotated[int, Option(help="Number of faults in weights; 0 for none.")] = 400,
+    guard_faults: Annotated[int, Option(help="Number of faults in memory of guards; 0 for none.")] = 256,
     arm: Annotated[
         list[str] | None,
-        typer.Option(help="A further arm, such as parity, ranger+known-bits+parity or aspis:5%; repeatable."),
+        Option(help="A further arm, such as parity, ranger+known-bits+parity or aspis:5%; repeatable."),
     ] = None,
-    inputs: Annotated[int, typer.Option(help="Number of held-out inputs for faults; accuracy is that of all.")] = 256,
-    calibration: Annotated[int, typer.Option(help="Number of calibration samples for ranges and scores.")] = 2000,
-    criterion: Annotated[str, typer.Option(help="What counts as harm: top-1, top-5, ...")] = "top-1",
-    placement: Annotated[
-        Placement, typer.Option(help="Value faults: before or after their site's protection.")
-    ] = "before",
-    arrival: Annotated[Placement, typer.Option(help="Memory faults: before or after the guards' check.")] = "before",
+    inputs: Annotated[int, Option(help="Number of held-out inputs for faults; accuracy is that of all.")] = 256,
+    calibration: Annotated[int, Option(help="Number of calibration samples for ranges and scores.")] = 2000,
+    criterion: Annotated[str, Option(help="What counts as harm: top-1, top-5, ...")] = "top-1",
+    placement: Annotated[Placement, Option(help="Value faults: before or after their site's protection.")] = "before",
+    arrival: Annotated[Placement, Option(help="Memory faults: before or after the guards' check.")] = "before",
     batch: Batch = None,
     threads: Threads = None,
     resume: ResumeArms = False,

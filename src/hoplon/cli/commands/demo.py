@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from hoplon.campaign.executors import torch_threads
 from hoplon.cli.commands.assess import run_assessment
@@ -26,7 +27,7 @@ def demo(
     out: ReportFolder = Path("hoplon-demo"),
     seed: Seed = 0,
     as_json: AsJson = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Few faults: seconds, wide intervals.")] = False,
+    quick: Annotated[bool, Option("--quick", help="Few faults: seconds, wide intervals.")] = False,
     resume: ResumeArms = False,
 ) -> None:
     """Flip bits in LeNet, trained on handwritten digits, protect it, and report what that bought.

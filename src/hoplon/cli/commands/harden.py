@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import typer
+from typer import Option
 
 from hoplon.cli.console import print_status, show, show_json
 from hoplon.cli.loading import load_program
@@ -35,27 +35,19 @@ def harden(
     *,
     ranges: Annotated[
         Path | None,
-        typer.Option(help="ranges.json of hoplon profile; without, only functions with a range of their own."),
+        Option(help="ranges.json of hoplon profile (default: own ranges of functions)."),
     ] = None,
     where: Where = "algorithm1",
     policy: PolicyOption = "clamp",
-    leave_unprofiled: Annotated[
-        bool, typer.Option("--leave-unprofiled", help="Leave activations without a known bound as they are.")
-    ] = False,
-    form: Annotated[
-        Form, typer.Option(help="A bound after each operator, or one integer clamp in the place of a ReLU.")
-    ] = "separate",
-    bounds: Annotated[bool, typer.Option(help="Put bounds into the graph; without, there are guards alone.")] = True,
-    guard: Annotated[
-        list[str] | None, typer.Option(help=f"A guard of the weights, as often as you like: {GUARDS}.")
-    ] = None,
-    scores: Annotated[
-        Path | None, typer.Option(help="Scores of the weights, from hoplon rank, for --guard aspis.")
-    ] = None,
-    when: Annotated[str, typer.Option(help=f"When guards check: {SCHEDULES}.")] = "every",
+    leave_unprofiled: Annotated[bool, Option("--leave-unprofiled", help="Keep activations without a bound.")] = False,
+    form: Annotated[Form, Option(help="A bound after each operator, or one integer clamp per ReLU.")] = "separate",
+    bounds: Annotated[bool, Option(help="Put bounds into the graph, or only guards.")] = True,
+    guard: Annotated[list[str] | None, Option(help=f"Guard of the weights, repeatable: {GUARDS}.")] = None,
+    scores: Annotated[Path | None, Option(help="Scores from hoplon rank, for --guard aspis.")] = None,
+    when: Annotated[str, Option(help=f"When guards check: {SCHEDULES}.")] = "every",
     out: Annotated[
         Path,
-        typer.Option(
+        Option(
             help="File to write: .pt2, .onnx, or .aoti.pt2 for a package compiled ahead of time; or, with guards, "
             "the folder of a bundle."
         ),

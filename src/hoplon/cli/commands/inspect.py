@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Option
 
 from hoplon.cli.console import print_status, show, show_json
 from hoplon.cli.loading import load_program
@@ -29,7 +29,7 @@ _SPACE = {
 def inspect(
     model: Model,
     *,
-    out: Annotated[Path | None, typer.Option(help="Folder for inspection.json; not written by default.")] = None,
+    out: Annotated[Path | None, Option(help="Folder for inspection.json (default: not written).")] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import typer
 from torch import Tensor, nn
+from typer import Option
 
 from hoplon.campaign.executors import torch_threads
 from hoplon.cli.console import print_status, show, show_json
@@ -39,16 +39,14 @@ BASELINE, ORIGINAL = "none", "original"
 def overhead(
     model: Model,
     *,
-    ranges: Annotated[
-        Path | None, typer.Option(help="ranges.json of hoplon profile; by default those of the example batch.")
-    ] = None,
+    ranges: Annotated[Path | None, Option(help="ranges.json of hoplon profile (default: example batch).")] = None,
     where: Where = "algorithm1",
     policy: PolicyOption = "clamp",
-    batch: Annotated[int | None, typer.Option(help="Samples per call; those of the example by default.")] = None,
-    blocks: Annotated[int, typer.Option(help="Blocks in which every arm runs; at least 6.")] = 30,
-    calls: Annotated[int, typer.Option(help="Calls of each arm in a block.")] = 5,
+    batch: Annotated[int | None, Option(help="Samples per call (default: those of the example).")] = None,
+    blocks: Annotated[int, Option(help="Number of blocks in which every arm runs; at least 6.")] = 30,
+    calls: Annotated[int, Option(help="Number of calls of each arm in a block.")] = 5,
     threads: Threads = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for overhead.json; not written by default.")] = None,
+    out: Annotated[Path | None, Option(help="Folder for overhead.json (default: not written).")] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
-import typer
+from typer import Option
 
 from hoplon.campaign.executors import torch_threads
 from hoplon.cli.console import duration, print_status, progress_bars, show, show_json
@@ -32,38 +32,28 @@ from hoplon.report.text_table import TextTable
 from hoplon.zoo.resolve import resolve_data
 
 _TOLERANCE_HELP = "Relative growth of a bound in the second half of the data above which it counts as not converged."
-_Names = Annotated[list[str] | None, typer.Option(help="Pattern on names of sites to profile; repeatable.")]
+_Names = Annotated[list[str] | None, Option(help="Pattern on names of sites to profile; repeatable.")]
 
 
 def profile(
     model: Model,
     data: Data,
     *,
-    out: Annotated[
-        Path, typer.Option(help="Folder for ranges.json (the bounds), profile.json (to merge) and results.json.")
-    ] = Path("hoplon-profile"),
+    out: Annotated[Path, Option(help="Folder for ranges.json, profile.json and results.json.")] = Path(
+        "hoplon-profile"
+    ),
     seed: Seed = 0,
     as_json: AsJson = False,
     samples: Samples = None,
-    quantile: Annotated[
-        float | None, typer.Option(help="Bounds that this share of all values does not exceed.")
-    ] = None,
-    image_quantile: Annotated[
-        float | None, typer.Option(help="Bounds that this share of images does not exceed with any value.")
-    ] = None,
-    per_channel: Annotated[bool, typer.Option("--per-channel", help="A bound for each channel as well.")] = False,
-    channel_axis: Annotated[
-        int | None, typer.Option(help="Axis of channels in a sample; -1 for models with channels last.")
-    ] = None,
+    quantile: Annotated[float | None, Option(help="Share of all values within the bounds.")] = None,
+    image_quantile: Annotated[float | None, Option(help="Share of images with all values within the bounds.")] = None,
+    per_channel: Annotated[bool, Option("--per-channel", help="Add a bound for each channel.")] = False,
+    channel_axis: Annotated[int | None, Option(help="Axis of channels in a sample; -1: channels last.")] = None,
     sites: _Names = None,
-    all_operators: Annotated[
-        bool, typer.Option("--all", help="Profile every operator output, not activations alone.")
-    ] = False,
-    merge: Annotated[
-        list[Path] | None, typer.Option(help="A profile.json of another machine to add; repeatable.")
-    ] = None,
-    tolerance: Annotated[float, typer.Option(help=_TOLERANCE_HELP)] = 0.1,
-    batch: Annotated[int, typer.Option(help="Samples per pass.")] = 64,
+    all_operators: Annotated[bool, Option("--all", help="Profile all operators, not activations alone.")] = False,
+    merge: Annotated[list[Path] | None, Option(help="profile.json to add; repeatable.")] = None,
+    tolerance: Annotated[float, Option(help=_TOLERANCE_HELP)] = 0.1,
+    batch: Annotated[int, Option(help="Samples per forward pass.")] = 64,
     threads: Threads = None,
 ) -> None:
     """Observe fault-free values on calibration data and write bounds; tell convergence, exceedances and cost."""

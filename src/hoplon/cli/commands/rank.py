@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch.nn.functional as F
-import typer
+from typer import Option
 
 from hoplon import importance
 from hoplon.campaign.executors import torch_threads
@@ -39,22 +39,18 @@ def rank(
     model: Model,
     data: Data,
     *,
-    out: Annotated[Path, typer.Option(help="File for the scores, safetensors.")] = Path("scores.safetensors"),
+    out: Annotated[Path, Option(help="File for the scores, safetensors.")] = Path("scores.safetensors"),
     seed: Seed = 0,
     as_json: AsJson = False,
-    score: Annotated[Score, typer.Option(help="What makes a weight important.")] = "taylor",
-    fraction: Annotated[float, typer.Option(help="Of all weights: what counts as most and least important.")] = 0.01,
-    within_layers: Annotated[bool, typer.Option("--layerwise", help="Rank within each layer only.")] = False,
-    flips: Annotated[int, typer.Option(help="Of expected-damage: bits flipped per word.")] = 1,
+    score: Annotated[Score, Option(help="Score of a weight's importance.")] = "taylor",
+    fraction: Annotated[float, Option(help="Share of all weights that counts as most and as least important.")] = 0.01,
+    within_layers: Annotated[bool, Option("--layerwise", help="Rank within each layer only.")] = False,
+    flips: Annotated[int, Option(help="With --score expected-damage: bits flipped per word.")] = 1,
     samples: Samples = None,
-    sites: Annotated[
-        list[str] | None, typer.Option(help="Pattern on names of parameters; repeatable; by default all of their kind.")
-    ] = None,
-    kind: Annotated[
-        list[str] | None, typer.Option(help="Operator that reads them; conv and linear by default.")
-    ] = None,
-    batch: Annotated[int, typer.Option(help="Samples per gradient; Taylor and gradient depend on it.")] = 64,
-    page: Annotated[Path | None, typer.Option(help="HTML file for the figures; not written by default.")] = None,
+    sites: Annotated[list[str] | None, Option(help="Pattern of parameter names; repeatable (default: all).")] = None,
+    kind: Annotated[list[str] | None, Option(help="Kind of operator that reads them (default: conv, linear).")] = None,
+    batch: Annotated[int, Option(help="Samples per gradient; Taylor and gradient depend on it.")] = 64,
+    page: Annotated[Path | None, Option(help="HTML file for the figures (default: not written).")] = None,
     threads: Threads = None,
 ) -> None:
     """Score every weight on calibration data, and tell where the most and the least important ones are."""

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from typer import Argument, Option
 
 from hoplon.campaign.executors import torch_threads
 from hoplon.campaign.store import RunDirectory
@@ -26,17 +26,17 @@ from hoplon.zoo.resolve import resolve_data
 
 
 def replay(
-    run: Annotated[Path, typer.Argument(help="The run directory of hoplon inject, or of a campaign in Python.")],
+    run: Annotated[Path, Argument(help="The run directory of hoplon inject, or of a campaign in Python.")],
     *,
-    model: Annotated[str, typer.Option(help=f"The other model. {MODEL_HELP}")],
-    data: Annotated[str | None, typer.Option(help="Data (default: that of the run, as value faults need).")] = None,
-    inputs: Annotated[int | None, typer.Option(help="Number of held-out inputs (default: that of the run).")] = None,
-    criterion: Annotated[list[str] | None, typer.Option(help="What counts as harm (default: that of the run).")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of new weights (default: that of the run).")] = None,
-    batch: Annotated[int | None, typer.Option(help="Samples per forward pass (default: that of the run).")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads (default: that of the run).")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory for the other model (default: not kept).")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume the replay in --out.")] = False,
+    model: Annotated[str, Option(help=f"The other model. {MODEL_HELP}")],
+    data: Annotated[str | None, Option(help="Data (default: that of the run, as value faults need).")] = None,
+    inputs: Annotated[int | None, Option(help="Number of held-out inputs (default: that of the run).")] = None,
+    criterion: Annotated[list[str] | None, Option(help="What counts as harm (default: that of the run).")] = None,
+    seed: Annotated[int | None, Option(help="Seed of new weights (default: that of the run).")] = None,
+    batch: Annotated[int | None, Option(help="Samples per forward pass (default: that of the run).")] = None,
+    threads: Annotated[int | None, Option(help="CPU threads (default: that of the run).")] = None,
+    out: Annotated[Path | None, Option(help="Run directory for the other model (default: not kept).")] = None,
+    resume: Annotated[bool, Option("--resume", help="Resume the replay in --out.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Strike the identical faults of a run in another model, and report the paired differences."""

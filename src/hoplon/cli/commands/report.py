@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
 from hoplon.cli.console import print_status, show, show_json
 from hoplon.cli.output_folder import OutputFolder
@@ -15,10 +15,10 @@ from hoplon.report.verdict import verdict
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="The folder of a demo or compare run, or its results.json.")],
+    run: Annotated[Path, Argument(help="The folder of a demo or compare run, or its results.json.")],
     *,
-    out: Annotated[Path | None, typer.Option(help="Folder for report.html (default: that of the run).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The results as one JSON object on stdout.")] = False,
+    out: Annotated[Path | None, Option(help="Folder for report.html (default: that of the run).")] = None,
+    as_json: Annotated[bool, Option("--json", help="The results as one JSON object on stdout.")] = False,
 ) -> None:
     """Write report.html from results that are there already; nothing is run."""
     document = read_document(run)

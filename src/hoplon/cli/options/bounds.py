@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
+from typer import Option
 
 from hoplon.program.program import Program
 from hoplon.protections.ranges.inherent import inherent_ranges
@@ -20,9 +20,9 @@ _MOST_ROWS = 60
 
 Bounded = Literal["algorithm1", "activations", "operators", "with-last-linear"]
 PolicyName = Literal["clamp", "zero", "random", "detect"]
-Where = Annotated[Bounded, typer.Option(help="Which operators get a bound.")]
+Where = Annotated[Bounded, Option(help="Which operators get a bound.")]
 PolicyOption = Annotated[
-    PolicyName, typer.Option(help="What replaces a value outside of its bound; detect cannot be exported.")
+    PolicyName, Option(help="What replaces a value outside of its bound; detect cannot be exported.")
 ]
 
 

@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 MODEL_HELP = "A zoo name, torchvision:NAME, package.module:factory or file.py:factory."
 DATA_HELP = "A zoo name, an .npz file with x and y, or a factory."
 
-Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
-Data = Annotated[str, typer.Argument(help=DATA_HELP)]
-Seed = Annotated[int, typer.Option(help="Seed of everything random: new weights, samples, faults, order of timing.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of tables.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads (default: torch's own setting).")]
-Batch = Annotated[int | None, typer.Option(help="Samples per forward pass (default: chosen from the model's size).")]
-Samples = Annotated[int | None, typer.Option(help="Number of calibration samples (default: all).")]
-ReportFolder = Annotated[Path, typer.Option(help="Folder for report.html, results.json and the runs.")]
+Model = Annotated[str, Argument(help=MODEL_HELP)]
+Data = Annotated[str, Argument(help=DATA_HELP)]
+Seed = Annotated[int, Option(help="Seed of everything random: new weights, samples, faults, order of timing.")]
+AsJson = Annotated[bool, Option("--json", help="Print one JSON object on stdout instead of tables.")]
+Threads = Annotated[int | None, Option(help="CPU threads (default: torch's own setting).")]
+Batch = Annotated[int | None, Option(help="Samples per forward pass (default: chosen from the model's size).")]
+Samples = Annotated[int | None, Option(help="Number of calibration samples (default: all).")]
+ReportFolder = Annotated[Path, Option(help="Folder for report.html, results.json and the runs.")]
 ResumeArms = Annotated[
-    bool, typer.Option("--resume", help="Resume the interrupted run in --out: its finished arms are not run again.")
+    bool, Option("--resume", help="Resume the interrupted run in --out: its finished arms are not run again.")
 ]
 
 
