@@ -75,7 +75,7 @@ def outcomes_compared(run: Callable[[str], hp.Results], device: str) -> dict[str
         start = time.perf_counter()
         results = run(place)
         seconds[place] = round(time.perf_counter() - start, 2)
-        outcomes[place] = results.runs[f"outcome_{results.criteria[0]}"].to_list()
+        outcomes[place] = results.runs[results.criteria[0]].to_list()
     pairs = list(zip(outcomes[CPU], outcomes[device], strict=True))
     return {"seconds": seconds, "runs": len(pairs), "different": sum(a != b for a, b in pairs)}
 
