@@ -15,7 +15,7 @@ from hoplon.injection.memory_budget import Budget, live_bytes
 from hoplon.injection.replay import ReplayStatistics
 from hoplon.injection.value_faults import ValueFaultRuns
 from hoplon.protections.base import Overlay
-from tests.injection.replay.test_channels import CHANNELS, Residual
+from tests.support.feature_maps import CHANNELS, Residual
 
 BUDGET = 800_000
 

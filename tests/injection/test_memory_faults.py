@@ -11,7 +11,7 @@ from hoplon import BitFlip, Campaign, Inputs, Memory, capture
 from hoplon.criteria import TopK
 from hoplon.formats import equal_bits
 from hoplon.injection.golden_run import GoldenRun
-from tests.injection.replay.test_channels import Residual
+from tests.support.feature_maps import Residual
 
 
 @pytest.fixture(scope="module")

@@ -14,25 +14,7 @@ from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite
 from hoplon.protections.base import Overlay
 from hoplon.protections.values.clamp import BoundValue
-from tests.injection.replay.test_regions import BATCH, BITS, LAYERS, PHASES, SIZES, Layer, Random
-
-CHANNELS = 64
-
-
-class Residual(nn.Module):
-    """Convolutions wide enough to be run by blocks of channels, batch norms, a sum that takes an older map up again."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(4, CHANNELS, 3, padding=1)
-        self.second = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(CHANNELS) for _ in range(2))
-        self.head = nn.Linear(CHANNELS, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norms[0](self.first(x)).relu()
-        x = (self.norms[1](self.second(x)) + x).relu()
-        return self.head(x.mean((2, 3)))
+from tests.support.feature_maps import BATCH, BITS, CHANNELS, LAYERS, PHASES, SIZES, Layer, Random, Residual
 
 
 def struck(program: Program, site: MemorySite, element: int, bit: int) -> tuple[dict[str, Tensor], list[str]]:
