@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +14,7 @@ from hoplon.program.inputs import Inputs
 from hoplon.stats.intervals import wilson
 from hoplon.zoo import TrivialErrors, ZooData
 from hoplon.zoo.cache import save_tensors
+from hoplon.zoo.resolve import resolve_data
 from hoplon.zoo.seeding import seeded
 from hoplon_studies import PROFILES, Profile, StudyResult, run_study, write_pages
 from hoplon_studies.framework.rows import Row
@@ -22,6 +24,7 @@ from hoplon_studies.training.recipes import RECIPES
 from hoplon_studies.training.weights import weights_path
 from tests.reference.study_figures import compared_ranger
 
+Data = Callable[[str], ZooData]
 COUNTS = replace(
     PROFILES["quick"].ranger,
     faults=60,
@@ -43,11 +46,10 @@ def random_images(shape: tuple[int, ...], count: int = 60) -> torch.Tensor:
 
 
 @pytest.fixture
-def little(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Networks with random weights in a cache of their own, random images that they get right, and random frames."""
+def little(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Data:
+    """Networks with random weights in a cache of their own; random images that they get right, and random frames."""
     monkeypatch.setenv("HOPLON_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HOPLON_DATA", raising=False)  # these weights were trained on nothing
-    monkeypatch.setattr(networks, "_NETWORKS", {})
     nets = {}
     for name in ("lenet-mnist", "lenet-mnist-tanh", "dave-degrees"):
         with seeded(0):
@@ -63,20 +65,19 @@ def little(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             y = nets["lenet-mnist"](x).argmax(1)
         return ZooData("mnist", Inputs(x, y), Inputs(x, y))
 
-    monkeypatch.setattr(networks, "_data", data)
+    return data
 
 
-def run(out: Path, *parts: str, **options: object) -> StudyResult:
-    return run_study(STUDY, out=out, profile=small(**options), only=parts)
+def run(out: Path, *parts: str, load_data: Data = resolve_data, **options: object) -> StudyResult:
+    return run_study(STUDY, out=out, profile=small(**options), only=parts, load_data=load_data)
 
 
 def rows(result: StudyResult, part: str, what: str = "") -> list[Row]:
     return [row for row in result.findings[part].rows if what in row.what]
 
 
-@pytest.mark.usefixtures("little")
-def test_classifiers_fail_less_with_ranger_and_every_row_rests_on_runs(tmp_path: Path) -> None:
-    result = run(tmp_path, "classifiers", "pictures")
+def test_classifiers_fail_less_with_ranger_and_every_row_rests_on_runs(tmp_path: Path, little: Data) -> None:
+    result = run(tmp_path, "classifiers", "pictures", load_data=little)
     without, bounded = (rows(result, "classifiers", f"{arm} Ranger")[0] for arm in ("without", "with"))
     assert (without.where, without.model, without.data, without.paper) == ("Fig. 6", "LeNet", "MNIST-10k", "around 20")
     assert without.here > 10 > bounded.here
@@ -93,21 +94,19 @@ def test_classifiers_fail_less_with_ranger_and_every_row_rests_on_runs(tmp_path:
     assert [figure.suffix for figure in result.findings["pictures"].figures] == ["png"]
 
 
-@pytest.mark.usefixtures("little")
-def test_a_stopped_study_goes_on_to_the_same_findings(tmp_path: Path) -> None:
+def test_a_stopped_study_goes_on_to_the_same_findings(tmp_path: Path, little: Data) -> None:
     def stop(stage: str, done: int, total: int | None) -> None:
         if stage.endswith("ranger") and done:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_study(STUDY, out=tmp_path / "a", profile=small(), only=("classifiers",), tell=stop)
-    resumed, whole = (run(tmp_path / name, "classifiers") for name in ("a", "b"))
+        run_study(STUDY, out=tmp_path / "a", profile=small(), only=("classifiers",), tell=stop, load_data=little)
+    resumed, whole = (run(tmp_path / name, "classifiers", load_data=little) for name in ("a", "b"))
     assert resumed.findings["classifiers"].stored() == whole.findings["classifiers"].stored()
 
 
-@pytest.mark.usefixtures("little")
-def test_what_else_could_be_done(tmp_path: Path) -> None:
-    result = run(tmp_path, "tanh", "policies", "coverage")
+def test_what_else_could_be_done(tmp_path: Path, little: Data) -> None:
+    result = run(tmp_path, "tanh", "policies", "coverage", load_data=little)
     reductions = rows(result, "tanh", "relative")
     assert [row.model for row in reductions] == ["LeNet", "LeNet"]
     assert reductions[1].here > 50  # Ranger
@@ -123,17 +122,17 @@ def test_what_else_could_be_done(tmp_path: Path) -> None:
     assert last[0] == last[1] > last[3] == 0  # no bound reaches these operators; running them twice does
 
 
-@pytest.mark.usefixtures("little")
-def test_steering_networks_have_to_beat_those_that_do_not_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steering_networks_have_to_beat_those_that_do_not_look(
+    tmp_path: Path, little: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(networks, "trivial_errors", lambda: TrivialErrors(1e-9, 2e-9))
-    found = run(tmp_path / "a", "steering", models=("dave-degrees",))
+    found = run(tmp_path / "a", "steering", models=("dave-degrees",), load_data=little)
     assert all(row.here is None for row in rows(found, "steering"))
     assert "refused: its RMSE of" in rows(found, "steering")[0].why
-    monkeypatch.setattr(networks, "_NETWORKS", {})
     monkeypatch.setattr(networks, "trivial_errors", lambda: TrivialErrors(1e9, 2e9))
     monkeypatch.setattr(costs, "trivial_errors", lambda: TrivialErrors(0.0, 1.0))
     monkeypatch.setattr(angles, "training_angle", lambda: 1.0)
-    found = run(tmp_path / "b", "steering", "networks", models=("dave-degrees",))
+    found = run(tmp_path / "b", "steering", "networks", models=("dave-degrees",), load_data=little)
     error = next(row.here for row in rows(found, "networks", "RMSE") if row.where == "Table I")
     less = rows(found, "networks", "RMSE less that of a predictor that does not look")
     assert [row.here for row in less] == pytest.approx([error, error - 1])  # the true angles are 0
@@ -146,10 +145,9 @@ def test_steering_networks_have_to_beat_those_that_do_not_look(tmp_path: Path, m
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("little")
-def test_tighter_bounds_on_dave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tighter_bounds_on_dave(tmp_path: Path, little: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "trivial_errors", lambda: TrivialErrors(1e9, 2e9))
-    found = run(tmp_path, "percentiles", models=("dave-degrees",))
+    found = run(tmp_path, "percentiles", models=("dave-degrees",), load_data=little)
     errors = [row for row in rows(found, "percentiles", "RMSE") if row.where == "Table IV"]
     assert [row.paper for row in errors[:3]] == [6.069, 6.069, 8.5719]
     assert errors[0].here == pytest.approx(errors[1].here)
@@ -183,13 +181,13 @@ def test_without_weights_the_rows_say_so(tmp_path: Path, monkeypatch: pytest.Mon
     assert rows(result, "script")[0].here is None
 
 
-@pytest.mark.usefixtures("little")
 def test_table_ii_has_the_best_five_classes_where_the_paper_has_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, little: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listings = {"lenet": replace(networks.LISTINGS["lenet"], top5=True), "vgg16": networks.LISTINGS["vgg16"]}
+    lenet = replace(networks.LISTINGS["lenet"], paper=("LeNet", "ImageNet"))
+    listings = {"lenet": lenet, "vgg16": networks.LISTINGS["vgg16"]}
     monkeypatch.setattr(networks, "LISTINGS", listings)
-    found = rows(run(tmp_path, "accuracy", models=("lenet", "vgg16")), "accuracy")
+    found = rows(run(tmp_path, "accuracy", models=("lenet", "vgg16"), load_data=little), "accuracy")
     here = {(row.model, row.what): row.here for row in found if row.here is not None}
     arms = ("without Ranger", "with Ranger")
     assert here == {("LeNet", f"top-{best} accuracy, {arm}"): 100 for best in (1, 5) for arm in arms}
@@ -198,9 +196,8 @@ def test_table_ii_has_the_best_five_classes_where_the_paper_has_them(
     assert paper["top-1 accuracy, without Ranger", "ImageNet"] == 64.72
 
 
-@pytest.mark.usefixtures("little")
-def test_how_far_ranges_have_come_has_no_limits(tmp_path: Path) -> None:
-    (row,) = rows(run(tmp_path, "convergence"), "convergence")
+def test_how_far_ranges_have_come_has_no_limits(tmp_path: Path, little: Data) -> None:
+    (row,) = rows(run(tmp_path, "convergence", load_data=little), "convergence")
     assert 0 < row.here <= 100
     assert (row.low, row.high) == (None, None)
     assert float(row.why.removeprefix("the quickest has reached ").partition(" %")[0]) >= row.here - 0.01

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
-import polars as pl
 import torch
 
 from hoplon.campaign.campaign import Campaign
@@ -18,7 +17,7 @@ from hoplon.faults.single_word import BitFlip
 from hoplon.importance._magnitude import magnitude
 from hoplon.importance.scores import Scores
 from hoplon.stats.intervals import Interval
-from hoplon_studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, subjects
+from hoplon_studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, of_each
 from hoplon_studies.framework.figures import Figure, Series, bars
 from hoplon_studies.framework.findings import Findings, Source, Table
 from hoplon_studies.framework.rows import Row
@@ -65,13 +64,7 @@ class Attack:
 
 def critical_weights(context: Context) -> Findings:
     """Share of faults that are critical, by how the struck weights are chosen."""
-    found = Findings(rows=tuple(_absent(context)), text=_TEXT)
-    for subject in subjects(context):
-        if isinstance(subject, Absent):
-            found += Findings(rows=tuple(_without(subject)))
-        else:
-            found += _of(subject, context)
-    return found
+    return of_each(context, Findings(rows=tuple(_absent(context)), text=_TEXT), _of, _without)
 
 
 def ordered(scores: Scores, count: int, *, seed: int) -> list[tuple[str, int]]:
@@ -134,9 +127,14 @@ def _of(subject: Subject, context: Context) -> Findings:
     )
 
 
+def critical_share(results: Results, threshold: float) -> tuple[Interval, int]:
+    """The share of faults that misclassify more than a share of the images, and how many faults there are."""
+    share = results.critical_share((threshold,)).row(0, named=True)
+    return Interval(share["share"], share["share_low"], share["share_high"], 0.95, "wilson"), share["n_faults"]
+
+
 def _rows(subject: Subject, attack: Attack, results: Results, context: Context) -> Iterator[Row]:
-    share = results.critical_share((CRITICAL,)).row(0, named=True)
-    interval = Interval(share["share"], share["share_low"], share["share_high"], 0.95, "wilson")
+    interval, count = critical_share(results, CRITICAL)
     what = f"{_NAMES[attack.which]}, {attack.bits}: faults that misclassify > {100 * CRITICAL:g} % of images"
     for where, chosen in _FIGURES.items():
         if attack.which not in chosen:
@@ -144,8 +142,7 @@ def _rows(subject: Subject, attack: Attack, results: Results, context: Context) 
         paper = None
         if attack.fault_model.bits is None and attack.fault_model.count == BITS[0]:
             paper = context.published.get(_key(where, subject.stands_for, attack.which))
-        row = Row(where, subject.label, subject.data, what, "%", paper=paper, why=subject.why)
-        yield row.found(interval, n=share["n_faults"], seed=context.seed)
+        yield subject.row(where, what, paper=paper).found(interval, n=count, seed=context.seed)
 
 
 def _key(where: str, model: str, which: str) -> str:
@@ -167,20 +164,16 @@ def _absent(context: Context) -> Iterator[Row]:
 def _without(subject: Absent) -> Iterator[Row]:
     for which in (_RANDOM, _LARGEST, _IMPORTANT):
         what = f"{_NAMES[which]}, 2 bits of 32: faults that misclassify > {100 * CRITICAL:g} % of images"
-        yield Row("Fig. 13", subject.label, subject.data, what, "%", why=subject.why)
+        yield subject.row("Fig. 13", what)
 
 
 def _histogram(subject: Subject, found: dict[str, Results]) -> Figure:
     bins = {name: results.distribution(10) for name, results in found.items()}
     first = next(iter(bins.values()))
     groups = [f"{100 * low:.0f}–{100 * high:.0f} %" for low, high in zip(first["above"], first["up_to"], strict=True)]
+    columns = ("share", "share_low", "share_high")
     series = [
-        Series(
-            name,
-            _percent(table["share"]),
-            _percent(table["share_low"]),
-            _percent(table["share_high"]),
-        )
+        Series(name, *(tuple(100 * share for share in table[column]) for column in columns))
         for name, table in bins.items()
     ]
     last = "; ".join(f"{name} {100 * table['share'][-1]:.1f} %" for name, table in bins.items())
@@ -195,10 +188,6 @@ def _histogram(subject: Subject, found: dict[str, Results]) -> Figure:
         x_title="images that a fault misclassifies",
         log_y=True,
     )
-
-
-def _percent(shares: pl.Series) -> tuple[float, ...]:
-    return tuple(100 * share for share in shares.to_list())
 
 
 def _source(subject: Subject, runs: Sequence[str], context: Context) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import polars as pl
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from hoplon.importance._taylor import taylor
 from hoplon.importance.analysis import by_layer, heat_map, overlap
 from hoplon.importance.scores import Scores
-from hoplon_studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, subjects
+from hoplon_studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, of_each
 from hoplon_studies.framework.figures import Figure, Series, bars, heatmap
 from hoplon_studies.framework.findings import Findings, Table
 from hoplon_studies.framework.rows import Row
@@ -24,15 +25,11 @@ _MAPS = {"vgg19": ("Fig. 7", "Fig. 8"), "inception_v3": ("Fig. 9", "Fig. 10"), "
 
 def important_weights(context: Context) -> Findings:
     """The share of important weights by layer, as rows, tables, bars and heat maps."""
-    found = Findings(rows=tuple(_of_the_paper(context)))
-    for subject in subjects(context):
-        if isinstance(subject, Absent):
-            _, where = _MAPS[subject.stands_for]
-            row = Row(where, subject.label, subject.data, _FIRST, "%", why=subject.why)
-            found += Findings(rows=(row,))
-        else:
-            found += _of(subject, context)
-    return found
+    return of_each(context, Findings(rows=tuple(_of_the_paper(context))), _of, _absent)
+
+
+def _absent(subject: Absent) -> list[Row]:
+    return [subject.row(_MAPS[subject.stands_for][1], _FIRST)]
 
 
 _FIRST = "weights of the first convolution that are among the top 1 % (Taylor)"
@@ -45,32 +42,17 @@ def _of(subject: Subject, context: Context) -> Findings:
     paper = context.published.get(f"fig8/{subject.stands_for}/cifar10/first-layer")
     why = f"stands in for {LABELS[subject.stands_for]} on CIFAR-10" if subject.stands_for else ""
     third = -(-layers.height // 3)
-    rows = [
-        Row(where, subject.label, subject.data, _FIRST, "%", paper, 100 * layers["top_of_layer"][0], why=why),
-        Row(
-            where,
-            subject.label,
-            subject.data,
-            "weights of the top 1 % that lie in the first third of the convolutions",
-            "%",
-            context.published.get(f"fig12/{subject.stands_for}"),
-            100 * float(layers["top_share"][:third].sum()),
-            n=scores.count(_FRACTION),
-            why=why,
-        ),
+    first = subject.row(where, _FIRST, paper=paper, why=why)
+    what = "weights of the top 1 % that lie in the first third of the convolutions"
+    early = subject.row(where, what, paper=context.published.get(f"fig12/{subject.stands_for}"), why=why)
+    what = "sum of all scores that the top 1 % of the weights hold"
+    held = subject.row(map_, what, paper=context.published["fig7/importance"] if subject.stands_for else None, why=why)
+    rows = (
+        replace(first, here=100 * layers["top_of_layer"][0]),
+        replace(early, here=100 * float(layers["top_share"][:third].sum()), n=scores.count(_FRACTION)),
         _agreement(subject, why),
-        Row(
-            map_,
-            subject.label,
-            subject.data,
-            "sum of all scores that the top 1 % of the weights hold",
-            "%",
-            context.published["fig7/importance"] if subject.stands_for else None,
-            100 * _held(scores),
-            n=scores.total,
-            why=why,
-        ),
-    ]
+        replace(held, here=100 * _held(scores), n=scores.total),
+    )
     source = context.source(
         f"{subject.label} on {subject.data}",
         fault_model=f"none; Taylor scores, (gradient x weight)^2 summed over batches of 64 of {scores.n_samples:,} "
@@ -78,7 +60,7 @@ def _of(subject: Subject, context: Context) -> Findings:
         seed=context.seed,
     )
     return Findings(
-        rows=tuple(rows),
+        rows=rows,
         tables=(_table(subject, layers),),
         figures=(_bars(subject, layers, where), _map(subject, scores, map_)),
         sources=(source,),
@@ -103,21 +85,12 @@ def _agreement(subject: Subject, why: str) -> Row:
     }
     share = float(overlap(parts, _FRACTION)["share"][0])
     what = "weights of the top 1 % that another sample of the same data also puts there"
-    return Row("section IV-A", subject.label, subject.data, what, "%", here=100 * share, n=half, why=why)
+    return replace(subject.row("section IV-A", what, why=why), here=100 * share, n=half)
 
 
 def _table(subject: Subject, layers: pl.DataFrame) -> Table:
-    rows = tuple(
-        (
-            row["layer"],
-            row["weights"],
-            row["top"],
-            100 * row["top_of_layer"],
-            row["bottom"],
-            100 * row["bottom_of_layer"],
-        )
-        for row in layers.iter_rows(named=True)
-    )
+    shown = layers.with_columns(pl.col("top_of_layer", "bottom_of_layer") * 100)
+    rows = tuple(shown.select("layer", "weights", "top", "top_of_layer", "bottom", "bottom_of_layer").iter_rows())
     columns = ("layer", "weights", "in the top 1 %", "% of the layer", "in the bottom 1 %", "% of the layer")
     return Table(f"{subject.label} on {subject.data}: important weights by layer", columns, rows)
 

@@ -34,7 +34,7 @@ from hoplon_studies.aspis.subjects import LABELS
 from hoplon_studies.framework.figures import Figure, Series, bars
 from hoplon_studies.framework.findings import Findings
 from hoplon_studies.framework.rows import Row
-from hoplon_studies.framework.study import Context
+from hoplon_studies.framework.study import Context, Published
 
 RANGER = "ranger"
 _PIXELS = {"inception_v3": 299}
@@ -53,7 +53,7 @@ NAMES = {
     "parity": "parity across blocks, all memory",
     RANGER: "Ranger",
 }
-_TIMES = {
+TIMES = {
     "tmr": "fig17/tmr",
     "tmr-sparse": "fig17/aspis",
     "published-10%": "fig17/aspis",
@@ -89,14 +89,8 @@ def time_and_memory(context: Context) -> Findings:
     return Findings(rows=tuple(rows), figures=figures, text=_TEXT, sources=(source,))
 
 
-def protections(memory: Mapping[str, Tensor], layers: Sequence[str]) -> dict[str, Protection]:
-    """The guards by name. Scores are magnitudes: time depends on how many weights are held.
-
-    Args:
-        memory: live weights and buffers.
-        layers: names of the convolution weights in it.
-    """
-    scores = Scores({name: memory[name].abs() for name in layers})
+def protections(scores: Scores) -> dict[str, Protection]:
+    """The guards by name; ``scores`` of the convolution weights choose which Aspis holds."""
     return {
         "tmr": TMR(vote="tensor"),
         "tmr-sparse": TMRSparse(scores, 1.0),
@@ -126,7 +120,8 @@ def measured(name: str, guards: Sequence[str], batch: int, blocks: int, seed: in
     generator = torch.Generator().manual_seed(seed)
     pixels = _PIXELS.get(name, 224)
     x = torch.randn(batch, 3, pixels, pixels, generator=generator)
-    chosen = {key: one for key, one in protections(memory, layers).items() if key in guards}
+    scores = Scores({key: memory[key].abs() for key in layers})  # time depends on how many weights are held alone
+    chosen = {key: one for key, one in protections(scores).items() if key in guards}
     forward = torch.inference_mode()(partial(model, x))
     found, forward_ms = _guards(chosen, forward, memory, layers, blocks=blocks, seed=seed)
     gc.collect()  # gigabytes of sparse copies, before the model is captured
@@ -208,7 +203,7 @@ def _rows(name: str, measured_here: Mapping[str, Any], context: Context) -> Iter
     yield sized("Fig. 5", "tmr", published["fig5/tmr/memory"], three)
     yield sized("Fig. 5", "tmr-sparse", published["fig5/tmr-sparse/memory"])
     for key in NAMES:
-        yield timed("Fig. 17", key, published.get(_TIMES.get(key, "")))
+        yield timed("Fig. 17", key, published.get(TIMES.get(key, "")))
         if key in costs and key != RANGER:
             yield _whole(name, key, measured_here)
     yield from _breakdown(label, costs, context, why)
@@ -216,7 +211,7 @@ def _rows(name: str, measured_here: Mapping[str, Any], context: Context) -> Iter
         paper = published.get(f"fig19/{name}/aspis-100%") if key == "tmr-sparse" else None
         yield sized("Fig. 19", key, paper)
     if name == "resnet50":
-        yield from _table_five(measured_here, context, why)
+        yield from _table_five(measured_here, published, timed)
 
 
 def _whole(name: str, key: str, measured_here: Mapping[str, Any]) -> Row:
@@ -242,13 +237,15 @@ def _breakdown(label: str, costs: Mapping[str, Any], context: Context, why: str)
             reason = "the paper times the repair of one tensor alone" if paper else why
             if part == "repair_ms" and cost[part] is None:
                 reason = "finds it, but does not repair it to the bit"
-            published = context.published[paper] if paper and key in _TIMES else None
+            published = context.published[paper] if paper and key in TIMES else None
             if cost[part] is not None or part == "repair_ms":
                 yield Row("Fig. 18", label, "-", f"{text}: {NAMES[key]}", "ms", published, cost[part], why=reason)
 
 
-def _table_five(measured_here: Mapping[str, Any], context: Context, why: str) -> Iterator[Row]:
-    label, costs, published = LABELS["resnet50"], measured_here["costs"], context.published
+def _table_five(
+    measured_here: Mapping[str, Any], published: Published, timed: Callable[[str, str, Any], Row]
+) -> Iterator[Row]:
+    label, costs = LABELS["resnet50"], measured_here["costs"]
     for what, kind in (("time that it adds", "time"), ("additional memory", "memory")):
         paper = published[f"table5/structural-coding/{kind}"]
         why_not = "published figures only; not implemented here"
@@ -256,12 +253,9 @@ def _table_five(measured_here: Mapping[str, Any], context: Context, why: str) ->
     pairs = {"tmr-sparse": "aspis-100%", "published-10%": "aspis-10%", "published-1%": "aspis-1%"}
     for key in ("tmr-sparse", "published-10%", "published-1%", "aspis-100%", "aspis-10%", "aspis-1%", "checksum"):
         of_time, of_memory = (published.get(f"table5/{pairs.get(key)}/{kind}") for kind in ("time", "memory"))
-        what = f"{NAMES[key]}: time that it adds to a forward pass"
+        yield timed("Table V", key, of_time)
         if key not in costs:
-            yield Row("Table V", label, "-", what, "%", of_time, why=f"not in the profile {context.profile.name}")
             continue
-        time, low, high = (100 * value for value in costs[key]["time"])
-        yield Row("Table V", label, "-", what, "%", of_time, time, low, high, costs[key]["blocks"], context.seed, why)
         share = 100 * costs[key]["extra_bytes"] / measured_here["weight_bytes"]
         reason = "of the bytes of all weights; the paper's share is of its process, about 16 GB"
         yield Row("Table V", label, "-", f"{NAMES[key]}: additional memory", "%", of_memory, share, why=reason)

@@ -28,10 +28,9 @@ from hoplon.protections.guards.known_bits.known_bits import KnownBits
 from hoplon.protections.guards.parity.parity import Parity
 from hoplon.protections.ranges.profiling import profile_ranges
 from hoplon.protections.values.ranger import Ranger
-from hoplon.stats.intervals import Interval
-from hoplon_studies.aspis.critical import BITS, ordered
-from hoplon_studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, subjects
-from hoplon_studies.framework.figures import Figure, Series, bars, lines
+from hoplon_studies.aspis.critical import BITS, critical_share, ordered
+from hoplon_studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, of_each
+from hoplon_studies.framework.figures import Figure, Series, bars, lines, percent_series
 from hoplon_studies.framework.findings import Findings, Table
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
@@ -55,17 +54,11 @@ class Attack:
 
 def same_faults(context: Context) -> Findings:
     """The same faults in every arm: in random weights, in the most important ones, and in a wider set of these."""
-    found = Findings(rows=tuple(_absent(context)), text=_TEXT)
-    for subject in subjects(context):
-        if isinstance(subject, Absent):
-            rows = [
-                Row(where, subject.label, subject.data, "faults that misclassify any image", "%", why=subject.why)
-                for where in ("Fig. 15", "Fig. 16")
-            ]
-            found += Findings(rows=tuple(rows))
-        else:
-            found += _of(subject, context)
-    return found
+    return of_each(context, Findings(rows=tuple(_of_the_paper(context)), text=_TEXT), _of, _absent)
+
+
+def _absent(subject: Absent) -> list[Row]:
+    return [subject.row(where, "faults that misclassify any image") for where in ("Fig. 15", "Fig. 16")]
 
 
 def arms(subject: Subject, scores: Scores) -> dict[str, list[Protection]]:
@@ -110,7 +103,8 @@ def _of(subject: Subject, context: Context) -> Findings:
                 tables=(_table(subject, attack, bits, by_arm),),
             )
             runs.append(name)
-            shares[f"{bits} bits"] = _series(f"{bits} bits", by_arm)
+            rates = [arm.rate.failure for arm in by_arm.values()]
+            shares[f"{bits} bits"] = percent_series(f"{bits} bits", rates)
             if bits == BITS[0] and attack.folder != "important":
                 found += Findings(figures=(_curve(subject, attack, by_arm["none"].results, scores, context),))
         found += Findings(figures=(_bars(subject, attack, shares, list(by_arm)),))
@@ -158,12 +152,10 @@ def _compared(
 def _rows(subject: Subject, attack: Attack, bits: int, by_arm: Mapping[str, Arm], context: Context) -> Iterator[Row]:
     for name in _IN_ROWS:
         arm = by_arm[name]
-        share = arm.results.critical_share((0.0,)).row(0, named=True)
-        interval = Interval(share["share"], share["share_low"], share["share_high"], 0.95, "wilson")
+        interval, count = critical_share(arm.results, 0.0)
         what = f"{attack.weights}, {bits} bits of 32, {name}: faults that misclassify any image"
         paper = _published(attack, name, context) if subject.stands_for else None
-        row = Row(attack.where, subject.label, subject.data, what, "%", paper=paper, why=subject.why)
-        yield row.found(interval, n=share["n_faults"], seed=context.seed)
+        yield subject.row(attack.where, what, paper=paper).found(interval, n=count, seed=context.seed)
 
 
 def _published(attack: Attack, arm: str, context: Context) -> float | str | None:
@@ -173,7 +165,7 @@ def _published(attack: Attack, arm: str, context: Context) -> float | str | None
     return found if arm != "none" else None
 
 
-def _absent(context: Context) -> Iterator[Row]:
+def _of_the_paper(context: Context) -> Iterator[Row]:
     for label in LABELS.values():
         paper = context.published["fig15/aspis"]
         yield Row("Fig. 15", label, "ImageNet, CIFAR-10", "random weights, Aspis", paper=paper, why=NO_WEIGHTS)
@@ -202,12 +194,6 @@ def _table(subject: Subject, attack: Attack, bits: int, by_arm: Mapping[str, Arm
         tuple(rows),
         "Limits are clustered by fault. Detected and repaired: of runs, by guards.",
     )
-
-
-def _series(name: str, by_arm: Mapping[str, Arm]) -> Series:
-    rates = [arm.rate.failure for arm in by_arm.values()]
-    values, low, high = (tuple(100 * getattr(rate, key) for rate in rates) for key in ("estimate", "low", "high"))
-    return Series(name, values, low, high)
 
 
 def _bars(subject: Subject, attack: Attack, shares: Mapping[str, Series], names: list[str]) -> Figure:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import accumulate
 from math import comb
+from operator import mul
 
 from torch import nn
 
 from hoplon.errors import DataError
 from hoplon.importance.analysis import magnitudes
-from hoplon.zoo.resolve import resolve_data, resolve_model
+from hoplon.zoo.resolve import resolve_model
 from hoplon_studies.aspis.subjects import LABELS, NO_DATA, NO_WEIGHTS, Absent, subjects
 from hoplon_studies.framework.findings import Findings, Table
 from hoplon_studies.framework.rows import Row
@@ -21,6 +23,22 @@ _DRIVING = ("OpenPilot", "Apollo")
 _UNREAD = "the table's cells are not legible in the paper's text"
 _CARS = f"{_UNREAD}; the networks of cars' software are not here"
 _AUXILIARY = "AuxLogits."  # Inception's second classifier, which training alone reads
+_COUNTED = {
+    "weights": ("convolution weights", ""),
+    "layers": ("convolution layers", ""),
+    "single": ("single-bit fault sites: 32 per weight", ""),
+    "double": (
+        "double-bit fault sites, as the paper counts: 32 x 31 per weight",
+        "counts ordered pairs, so each fault twice",
+    ),
+    "triple": (
+        "triple-bit fault sites, as the paper counts: 32 x 31 x 32 per weight",
+        "counts a third bit that may be one of the two, and orders",
+    ),
+}
+"""Counts of Table II by key of the published values: what is counted, and why the paper counts otherwise."""
+
+_MAGNITUDE = "magnitude of convolution weights"
 _QUANTILES = {
     "min": "smallest",
     "q25": "quartile 1",
@@ -39,29 +57,16 @@ def fault_space(context: Context) -> Findings:
     for name in LABELS:
         sizes = convolutions(name)
         weights = sum(sizes.values())
-        found = {
-            "weights": weights,
-            "layers": len(sizes),
-            "single": weights * _BITS,
-            "double": weights * _BITS * (_BITS - 1),
-            "triple": weights * _BITS * (_BITS - 1) * _BITS,
-        }
-        what = {
-            "weights": "convolution weights",
-            "layers": "convolution layers",
-            "single": "single-bit fault sites: 32 per weight",
-            "double": "double-bit fault sites, as the paper counts: 32 x 31 per weight",
-            "triple": "triple-bit fault sites, as the paper counts: 32 x 31 x 32 per weight",
-        }
-        for key, here in found.items():
+        counts = (weights, len(sizes), *accumulate((weights * _BITS, _BITS - 1, _BITS), mul))
+        for (key, (what, why)), here in zip(_COUNTED.items(), counts, strict=True):
             paper = context.published[f"table2/{name}/{key}"]
-            rows.append(Row("Table II", LABELS[name], "-", what[key], paper=paper, here=here, why=_apart(key)))
+            rows.append(Row("Table II", LABELS[name], "-", what, paper=paper, here=here, why=why))
         for which, here in {"smallest": min(sizes.values()), "largest": max(sizes.values())}.items():
             paper = context.published[f"layers/{name}/{which}"]
             counted = f"weights of the {which} convolution layer"
             rows.append(Row("section II", LABELS[name], "-", counted, paper=paper, here=here))
         true.append((LABELS[name], *(weights * comb(_BITS, bits) for bits in (1, 2, 3))))
-    rows += _image_sets()
+    rows += _image_sets(context)
     table = Table(
         "Faults there are: sets of different bits in one weight",
         ("model", "one bit", "two bits", "three bits"),
@@ -79,12 +84,12 @@ def fault_space(context: Context) -> Findings:
     )
 
 
-def _image_sets() -> Iterator[Row]:
+def _image_sets(context: Context) -> Iterator[Row]:
     """Table III: images to test with, and labels."""
     whats = ("images to test with", "labels")
     found: tuple[int, ...] | None = None
     try:
-        data = resolve_data("cifar10")
+        data = context.data("cifar10")
         found = (len(data.held_out), len(data.classes))
     except DataError:
         pass
@@ -105,45 +110,19 @@ def convolutions(name: str) -> Mapping[str, int]:
     return {path: layer.weight.numel() for path, layer in layers if not path.startswith(_AUXILIARY)}
 
 
-def _apart(key: str) -> str:
-    """Why the paper's count is not that of the faults there are."""
-    return {
-        "double": "counts ordered pairs, so each fault twice",
-        "triple": "counts a third bit that may be one of the two, and orders",
-    }.get(key, "")
-
-
 def magnitude(context: Context) -> Findings:
     """Table IV: quantiles of the magnitudes of convolution weights."""
     rows = list(_of_the_paper(context))
     for subject in subjects(context):
         if isinstance(subject, Absent):
-            rows += [
-                Row(
-                    "Table IV",
-                    subject.label,
-                    subject.data,
-                    f"magnitude of convolution weights: {text}",
-                    why=subject.why,
-                )
-                for text in _QUANTILES.values()
-            ]
+            rows += [subject.row("Table IV", f"{_MAGNITUDE}: {text}", "") for text in _QUANTILES.values()]
             continue
-        found = magnitudes(subject.program, subject.scores()).row(0, named=True)
+        quantiles = magnitudes(subject.program, subject.scores()).row(0, named=True)
+        why = f"stands in for {LABELS[subject.stands_for]} on ImageNet" if subject.stands_for else ""
         for key, text in _QUANTILES.items():
             paper = context.published.get(f"table4/{subject.stands_for}/{key}")
-            rows.append(
-                Row(
-                    "Table IV",
-                    subject.label,
-                    subject.data,
-                    f"magnitude of convolution weights: {text}",
-                    paper=paper,
-                    here=found[key],
-                    n=found["n"],
-                    why=f"stands in for {LABELS[subject.stands_for]} on ImageNet" if subject.stands_for else "",
-                )
-            )
+            row = subject.row("Table IV", f"{_MAGNITUDE}: {text}", "", paper=paper, why=why)
+            rows.append(replace(row, here=quantiles[key], n=quantiles["n"]))
     return Findings(rows=tuple(rows), sources=(context.source("magnitudes", fault_model="none; read off the weights"),))
 
 
@@ -152,5 +131,5 @@ def _of_the_paper(context: Context) -> Iterator[Row]:
         for key, text in _QUANTILES.items():
             published = f"table4/{name}/{key}"
             if published in context.published:
-                what = f"magnitude of convolution weights: {text}"
+                what = f"{_MAGNITUDE}: {text}"
                 yield Row("Table IV", label, "ImageNet", what, paper=context.published[published], why=NO_WEIGHTS)

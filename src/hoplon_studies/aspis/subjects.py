@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -17,7 +17,9 @@ from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory
 from hoplon.zoo.entries import ZooData, ZooModel
-from hoplon.zoo.resolve import resolve_data, resolve_model
+from hoplon.zoo.resolve import resolve_model
+from hoplon_studies.framework.findings import Findings
+from hoplon_studies.framework.rows import Row, Value
 from hoplon_studies.framework.study import Context
 from hoplon_studies.training.recipes import RECIPES
 from hoplon_studies.training.weights import trained
@@ -66,6 +68,10 @@ class Subject:
             return ""
         return f"stands in for {LABELS[self.stands_for]} on ImageNet; {len(self.met):,} images, not all"
 
+    def row(self, where: str, what: str, unit: str = "%", *, paper: Value = None, why: str | None = None) -> Row:
+        """A row about it without a figure of ours yet; ``why`` is its own by default."""
+        return Row(where, self.label, self.data, what, unit, paper=paper, why=self.why if why is None else why)
+
     def scores(self) -> Scores:
         """Taylor scores of its convolution weights, on what is known."""
         return taylor(self.program, self.known, loss=F.cross_entropy, sites=CONVOLUTIONS)
@@ -81,13 +87,17 @@ class Absent:
     stands_for: str
     why: str
 
+    def row(self, where: str, what: str, unit: str = "%") -> Row:
+        """A row about it with nothing found here."""
+        return Row(where, self.label, self.data, what, unit, why=self.why)
+
 
 def subjects(context: Context) -> Iterator[Subject | Absent]:
     """The networks of the profile, then the user's own, loaded one after the other."""
     for name in context.profile.aspis.models:
         label, stands_for = _STAND_INS[name]
         try:
-            model, data = _loaded(name), resolve_data("cifar10")
+            model, data = _loaded(name), context.data("cifar10")
         except DataError:
             yield Absent(label, "CIFAR-10", stands_for, NO_WEIGHTS)
             continue
@@ -95,6 +105,21 @@ def subjects(context: Context) -> Iterator[Subject | Absent]:
     if context.own is not None:
         model, data = context.own
         yield _subject("own", model.name, data.name, "", model, data, context)
+
+
+def of_each(
+    context: Context,
+    found: Findings,
+    present: Callable[[Subject, Context], Findings],
+    absent: Callable[[Absent], Iterable[Row]],
+) -> Findings:
+    """Findings, and after them those of each network, or its rows where it is absent."""
+    for subject in subjects(context):
+        if isinstance(subject, Absent):
+            found += Findings(rows=tuple(absent(subject)))
+        else:
+            found += present(subject, context)
+    return found
 
 
 def _loaded(name: str) -> ZooModel:

@@ -15,13 +15,10 @@ from hoplon.comparison.costs.guard_latency import armed
 from hoplon.comparison.costs.latency import median_interval, timed
 from hoplon.program.inputs import Inputs
 from hoplon.protections.base import Overlay, Protection, overlay
-from hoplon.protections.guards.aspis import Aspis
-from hoplon.protections.guards.baselines.tmr_sparse import TMRSparse
-from hoplon.protections.guards.tmr import TMR
 from hoplon.protections.ranges.profiling import profile_ranges
 from hoplon.protections.runtime.lowering import lower
 from hoplon.protections.values.ranger import Ranger
-from hoplon_studies.aspis.overheads import RANGER
+from hoplon_studies.aspis.overheads import RANGER, TIMES, protections
 from hoplon_studies.aspis.subjects import Absent, Subject, subjects
 from hoplon_studies.framework.findings import Findings
 from hoplon_studies.framework.rows import Row
@@ -37,7 +34,6 @@ _NAMES = {
     "aspis-1%": "Aspis-1% with a flat index",
     RANGER: "Ranger",
 }
-_PUBLISHED = {"tmr": "fig17/tmr", "tmr-sparse": "fig17/aspis", "published-1%": "fig17/aspis", RANGER: "fig17/ranger"}
 
 
 def whole_data(context: Context) -> Findings:
@@ -46,8 +42,7 @@ def whole_data(context: Context) -> Findings:
     rows: list[Row] = []
     for subject in subjects(context):
         if isinstance(subject, Absent):
-            what = "run time over a data set"
-            rows.append(Row("Fig. 17", subject.label, subject.data, what, "%", why=subject.why))
+            rows.append(subject.row("Fig. 17", "run time over a data set"))
             continue
         data = subject.held_out.sample(counts.whole_inputs, seed=context.seed)
         make = partial(measured, subject, data, counts.repeats, context.seed)
@@ -71,14 +66,7 @@ def measured(subject: Subject, data: Inputs, repeats: int, seed: int) -> dict[st
     bounded = lower(subject.program, bounds, copy=False)
     scores = subject.scores()
     memory = {name: tensor for name, tensor in subject.program.memory().items() if name in scores.values}
-    guards: Mapping[str, Protection] = {
-        "tmr": TMR(vote="tensor"),
-        "tmr-sparse": TMRSparse(scores, 1.0),
-        "published-1%": TMRSparse(scores, 0.01),
-        "aspis-100%": Aspis(scores, 1.0),
-        "aspis-10%": Aspis(scores, 0.1),
-        "aspis-1%": Aspis(scores, 0.01),
-    }
+    guards = {name: one for name, one in protections(scores).items() if name in _NAMES}
     x = data.tensors[0]
     batches = [x[at : at + _BATCH] for at in range(0, len(data), _BATCH)]
     runs: dict[str, Callable[[], object]] = {
@@ -129,6 +117,6 @@ def _rows(subject: Subject, count: int, seconds: Mapping[str, Any], context: Con
     for name, text in _NAMES.items():
         ratios = [100 * (one / base - 1) for one, base in zip(seconds[name], plain, strict=True)]
         low, high = median_interval(ratios)
-        paper = context.published.get(_PUBLISHED.get(name, "")) if subject.stands_for else None
+        paper = context.published.get(TIMES.get(name, "")) if subject.stands_for else None
         what = f"{text}: run time over {count:,} images, added"
         yield Row("Fig. 17", subject.label, subject.data, what, "%", paper, median(ratios), low, high, n, seed, why)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -65,25 +65,17 @@ def _model_name(context: Context) -> str:
 
 
 def _school(context: Context) -> School:
-    """Students with their guards and their attackers."""
-    counts = context.profile.driving
-    if context.own is None:
-        return _prepared(counts.students, counts.range_tracks, counts.score_tracks)
-    return _school_of(_students(context), counts.range_tracks, counts.score_tracks)
+    """Students with their guards and their attackers, kept from part to part."""
+    return context.once("school", partial(_prepared, context))
 
 
-@lru_cache(maxsize=1)
-def _prepared(seeds: tuple[int, ...], range_tracks: int, score_tracks: int) -> School:
-    """Those that come with hoplon, kept from part to part."""
-    return _school_of({seed: trained(seed) for seed in seeds}, range_tracks, score_tracks)
-
-
-def _school_of(students: Mapping[int, nn.Module], range_tracks: int, score_tracks: int) -> School:
-    found = {
-        seed: Classroom(prepare(student, seed, range_tracks=range_tracks, score_tracks=score_tracks))
-        for seed, student in students.items()
+def _prepared(context: Context) -> School:
+    tracks = {
+        "range_tracks": context.profile.driving.range_tracks,
+        "score_tracks": context.profile.driving.score_tracks,
     }
-    return School(found)
+    students = _students(context).items()
+    return School({seed: Classroom(prepare(student, seed, **tracks)) for seed, student in students})
 
 
 def drivers(context: Context) -> Findings:

@@ -48,7 +48,7 @@ class Tally:
 
 @final
 @dataclass(frozen=True)
-class Comparison:
+class PairedOutcomes:
     """Two arms on the same scenarios: crashes of one alone, and whether that is more than chance.
 
     ``difference``: crash probability of the first minus that of the second; ``p_value``: exact McNemar.
@@ -83,7 +83,7 @@ def tally(records: Sequence[Record], arm: str) -> Tally:
     )
 
 
-def compared(records: Sequence[Record], first: str, second: str) -> Comparison:
+def compared(records: Sequence[Record], first: str, second: str) -> PairedOutcomes:
     """Two arms, paired by student and scenario: records of one student follow each other in the order of episodes."""
     sides = [[record for record in records if record["arm"] == arm] for arm in (first, second)]
     assert [record["episode"] for record in sides[0]] == [record["episode"] for record in sides[1]], "unpaired"
@@ -92,7 +92,7 @@ def compared(records: Sequence[Record], first: str, second: str) -> Comparison:
     only_first = sum(one and not other for one, other in pairs)
     only_second = sum(other and not one for one, other in pairs)
     difference = paired_difference(only_first, only_second, len(pairs))
-    return Comparison(only_first, only_second, difference, mcnemar(only_first, only_second))
+    return PairedOutcomes(only_first, only_second, difference, mcnemar(only_first, only_second))
 
 
 def crashes_of_one(records: Sequence[Record], first: str, second: str) -> list[int]:

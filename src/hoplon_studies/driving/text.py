@@ -9,9 +9,9 @@ from hoplon.stats.intervals import Interval
 from hoplon_studies.driving.settings import ARMS, Arm, Setting
 from hoplon_studies.driving.statistics import LEVEL, compared, tally
 from hoplon_studies.driving.trials import Record
-from hoplon_studies.framework.figures import Figure, Series, bars
+from hoplon_studies.framework.figures import Figure, bars, percent_series
 from hoplon_studies.framework.findings import Table
-from hoplon_studies.framework.rows import Row
+from hoplon_studies.framework.rows import Row, Value
 from hoplon_studies.framework.study import Published
 
 INTRODUCTION = (
@@ -85,56 +85,47 @@ def _struck_by(setting: Setting, arm: Arm) -> str:
 
 def endings(records: Sequence[Record]) -> Table:
     """What became of the episodes of each arm."""
-    rows = []
+    rows: list[dict[str, Value]] = []
     for arm in ARMS:
-        found = tally(records, arm.name)
-        counts = (found.episodes, found.crashes, found.stalls, found.stops, found.nonfinite, found.repaired)
-        rows.append((arm.title, *counts, _percent(found.crash), _percent(found.stall)))
-    columns = (
-        "row",
-        "episodes",
-        "crashes",
-        "stalls",
-        "stopped by a guard",
-        "with waypoints that are not finite",
-        "with repairs",
-        "crash, %",
-        "stall, %",
-    )
-    return Table("How episodes end", columns, tuple(rows), "Intervals: Wilson, 95 %.")
+        counts = tally(records, arm.name)
+        rows.append(
+            {
+                "row": arm.title,
+                "episodes": counts.episodes,
+                "crashes": counts.crashes,
+                "stalls": counts.stalls,
+                "stopped by a guard": counts.stops,
+                "with waypoints that are not finite": counts.nonfinite,
+                "with repairs": counts.repaired,
+                "crash, %": _percent(counts.crash),
+                "stall, %": _percent(counts.stall),
+            }
+        )
+    return Table.of("How episodes end", rows, "Intervals: Wilson, 95 %.")
 
 
 def comparisons(records: Sequence[Record]) -> Table:
     """Rows against each other, paired by track and start."""
-    rows = []
+    rows: list[dict[str, Value]] = []
     for first, second in _PAIRS:
-        found = compared(records, first, second)
+        pair = compared(records, first, second)
         rows.append(
-            (
-                _TITLES[first],
-                _TITLES[second],
-                found.only_first,
-                found.only_second,
-                _percent(found.difference),
-                f"{found.p_value:.2g}",
-                found.verdict(len(_PAIRS)),
-            )
+            {
+                "first": _TITLES[first],
+                "second": _TITLES[second],
+                "only the first crashes": pair.only_first,
+                "only the second crashes": pair.only_second,
+                "difference, points": _percent(pair.difference),
+                "McNemar p": f"{pair.p_value:.2g}",
+                "the first has": pair.verdict(len(_PAIRS)),
+            }
         )
-    columns = (
-        "first",
-        "second",
-        "only the first crashes",
-        "only the second crashes",
-        "difference, points",
-        "McNemar p",
-        "the first has",
-    )
     note = (
         f"Exact McNemar test on paired episodes; a verdict needs p below {LEVEL:g} / {len(_PAIRS)}, so that all of a "
         "table hold together at 95 %. Where it says “not told apart”, these episodes carry no claim either way. "
         "An episode that a guard stopped has not crashed."
     )
-    return Table("Rows against each other, on the same tracks", columns, tuple(rows), note)
+    return Table.of("Rows against each other, on the same tracks", rows, note)
 
 
 def per_student(records: Mapping[int, Sequence[Record]]) -> Table:
@@ -147,9 +138,9 @@ def per_student(records: Mapping[int, Sequence[Record]]) -> Table:
 def crash_figure(setting: Setting, records: Sequence[Record]) -> Figure:
     """Bars with their intervals."""
     tallies = [tally(records, arm.name) for arm in ARMS]
-    series = [_series("crashes", [one.crash for one in tallies])]
+    series = [percent_series("crashes", [one.crash for one in tallies])]
     if any(one.stops for one in tallies):
-        series.append(_series("stopped by a guard", [one.stop for one in tallies]))
+        series.append(percent_series("stopped by a guard", [one.stop for one in tallies]))
     return bars(
         "crashes",
         title=f"How episodes end: {setting.title}. Limits: 95 % (Wilson); “+” is important weights and a protection.",
@@ -158,13 +149,6 @@ def crash_figure(setting: Setting, records: Sequence[Record]) -> Figure:
         series=series,
         y_title="episodes, %",
     )
-
-
-def _series(name: str, shares: Sequence[Interval]) -> Series:
-    """Per cent."""
-    columns = [(100 * one.estimate, 100 * one.low, 100 * one.high) for one in shares]
-    values, low, high = zip(*columns, strict=True)
-    return Series(name, values, low, high)
 
 
 _CHANGE = {

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hoplon.errors import HoplonError
+from hoplon.stats.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,6 +83,12 @@ class Series:
         known = np.isfinite(values)
         limits = (np.maximum(values - low, 0)[known], np.maximum(high - values, 0)[known]) if self.low else None
         return np.array(places)[known], values[known], limits
+
+
+def percent_series(name: str, rates: Sequence[Interval], *, at_least: float = -math.inf) -> Series:
+    """Rates and their limits in per cent; what is below ``at_least`` is drawn there."""
+    ends = ((one.estimate, one.low, one.high) for one in rates)
+    return Series(name, *zip(*(tuple(max(100 * end, at_least) for end in one) for one in ends), strict=True))
 
 
 @contextmanager

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self, final
 
 from hoplon.errors import HoplonError
 from hoplon_studies.framework.figures import Figure
-from hoplon_studies.framework.rows import Row
-
-Cell = str | int | float | None
+from hoplon_studies.framework.rows import Row, Value
 
 
 @final
@@ -25,8 +23,13 @@ class Table:
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[Value, ...], ...]
     note: str = ""
+
+    @classmethod
+    def of(cls, title: str, records: Sequence[Mapping[str, Value]], note: str = "") -> Self:
+        """A table of records, at least one, that all have the same keys: its columns."""
+        return cls(title, tuple(records[0]), tuple(tuple(record.values()) for record in records), note)
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -77,22 +80,20 @@ class Findings:
 
     def stored(self) -> dict[str, Any]:
         """The findings as values that JSON holds; the content of figures in base 64."""
-        return {
-            "rows": [row.stored() for row in self.rows],
-            "tables": [asdict(table) for table in self.tables],
-            "figures": [
-                {**asdict(figure), "content": base64.b64encode(figure.content).decode("ascii")}
-                for figure in self.figures
-            ],
-            "text": list(self.text),
-            "sources": [asdict(source) for source in self.sources],
-        }
+        stored = asdict(self)
+        for figure in stored["figures"]:
+            figure["content"] = base64.b64encode(figure["content"]).decode("ascii")
+        return stored
 
     @classmethod
     def restored(cls, stored: Mapping[str, Any]) -> Self:
-        """What `stored` gave, also after a round through a file."""
+        """Findings from what `stored` gave, also after a round through a file.
+
+        Raises:
+            TypeError: other fields than a row, figure or source has.
+        """
         return cls(
-            rows=tuple(Row.restored(row) for row in stored["rows"]),
+            rows=tuple(Row(**row) for row in stored["rows"]),
             tables=tuple(
                 Table(table["title"], tuple(table["columns"]), tuple(map(tuple, table["rows"])), table["note"])
                 for table in stored["tables"]

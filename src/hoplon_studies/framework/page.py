@@ -11,8 +11,8 @@ from typing import Any, final
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hoplon.files import write_atomically
-from hoplon_studies.framework.findings import Cell, Findings
-from hoplon_studies.framework.rows import Row
+from hoplon_studies.framework.findings import Findings
+from hoplon_studies.framework.rows import Row, Value
 from hoplon_studies.framework.study import StudyResult
 
 FORMAT = 1
@@ -82,7 +82,7 @@ def as_document(result: StudyResult) -> dict[str, Any]:
 def as_markdown(result: StudyResult) -> str:
     """The study as a page of the documentation."""
     environment = Environment(
-        loader=PackageLoader("hoplon_studies", "."),
+        loader=PackageLoader("hoplon_studies.framework", "."),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -122,7 +122,7 @@ def here(row: Row, *, absent: str = "–") -> str:
     return f"{cell(row.here)}{limits} {row.unit}".rstrip()
 
 
-def cell(value: Cell) -> str:
+def cell(value: Value) -> str:
     """A value as a cell of a Markdown table.
 
     Example:

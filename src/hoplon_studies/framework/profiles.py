@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, final
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar, final
 
 from hoplon.errors import no_match
 
@@ -23,6 +23,14 @@ DRAWN = (
     *("dave-radians", "dave-degrees", "comma"),
 )
 CONVERGING = ("vgg16", "vgg11", "lenet")
+
+
+T = TypeVar("T", "AspisCounts", "RangerCounts", "DrivingCounts")
+
+
+def by_profile(quick: Any, standard: Any, paper: Any) -> Any:
+    """A field without a default, with its counts in the three profiles."""
+    return field(metadata={"counts": (quick, standard, paper)})
 
 
 @final
@@ -46,19 +54,19 @@ class AspisCounts:
         models: names of the zoo that faults are injected into.
     """
 
-    faults: int
-    magnitude_faults: int
-    important: int
-    important_faults: int
-    compared_faults: int
-    inputs: int
-    calibration: int
-    batch: int
-    repeats: int
-    whole_inputs: int
-    guards: tuple[str, ...]
-    architectures: tuple[str, ...]
-    models: tuple[str, ...]
+    faults: int = by_profile(8, 300, 1000)
+    magnitude_faults: int = by_profile(4, 100, 100)
+    important: int = by_profile(500, 500, 500)
+    important_faults: int = by_profile(8, 300, 500)
+    compared_faults: int = by_profile(6, 200, 1000)
+    inputs: int = by_profile(16, 64, 10_000)
+    calibration: int = by_profile(64, 1000, 10_000)
+    batch: int = by_profile(1, 2, 256)
+    repeats: int = by_profile(6, 6, 50)
+    whole_inputs: int = by_profile(32, 1024, 10_000)
+    guards: tuple[str, ...] = by_profile(("tmr", "published-1%", "aspis-1%", "checksum", "ranger"), GUARDS, GUARDS)
+    architectures: tuple[str, ...] = by_profile(("resnet50",), LARGE, LARGE)
+    models: tuple[str, ...] = by_profile(("resnet20-cifar10",), STAND_INS, STAND_INS)
 
 
 @final
@@ -78,15 +86,15 @@ class RangerCounts:
         train: train the networks that have no weights yet, which takes minutes each; otherwise their rows say so.
     """
 
-    faults: int
-    float_faults: int
-    inputs: int
-    accuracy_inputs: int
-    convergence_inputs: int
-    converging: tuple[str, ...]
-    models: tuple[str, ...]
-    architectures: tuple[str, ...]
-    train: bool
+    faults: int = by_profile(200, 5000, 50_000)
+    float_faults: int = by_profile(200, 10_000, 50_000)
+    inputs: int = by_profile(10, 10, 10)
+    accuracy_inputs: int = by_profile(200, 4000, 10_000)
+    convergence_inputs: int = by_profile(256, 4000, 10_000)
+    converging: tuple[str, ...] = by_profile(("lenet-quick",), CONVERGING, CONVERGING)
+    models: tuple[str, ...] = by_profile(("lenet-quick", "resnet20"), NETWORKS, NETWORKS)
+    architectures: tuple[str, ...] = by_profile(("lenet", "alexnet", "vgg11", "dave-radians", "comma"), DRAWN, DRAWN)
+    train: bool = by_profile(False, True, True)
 
 
 @final
@@ -102,11 +110,11 @@ class DrivingCounts:
         score_tracks: lessons on which weights are scored.
     """
 
-    students: tuple[int, ...]
-    main: int
-    other: int
-    range_tracks: int
-    score_tracks: int
+    students: tuple[int, ...] = by_profile((0,), (0, 1, 2), (0, 1, 2))
+    main: int = by_profile(8, 100, 370)
+    other: int = by_profile(2, 30, 120)
+    range_tracks: int = by_profile(6, 40, 80)
+    score_tracks: int = by_profile(3, 10, 20)
 
 
 @final
@@ -120,51 +128,14 @@ class Profile:
     driving: DrivingCounts
 
 
-_NAMES = ("quick", "standard", "paper")
-_Counts = Mapping[str, tuple[Any, Any, Any]]
-"""Counts by field: quick, standard, paper."""
+def _counts(kind: type[T], at: int) -> T:
+    return kind(**{field.name: field.metadata["counts"][at] for field in fields(kind)})
 
-_ASPIS: _Counts = {
-    "faults": (8, 300, 1000),
-    "magnitude_faults": (4, 100, 100),
-    "important": (500, 500, 500),
-    "important_faults": (8, 300, 500),
-    "compared_faults": (6, 200, 1000),
-    "inputs": (16, 64, 10_000),
-    "calibration": (64, 1000, 10_000),
-    "batch": (1, 2, 256),
-    "repeats": (6, 6, 50),
-    "whole_inputs": (32, 1024, 10_000),
-    "guards": (("tmr", "published-1%", "aspis-1%", "checksum", "ranger"), GUARDS, GUARDS),
-    "architectures": (("resnet50",), LARGE, LARGE),
-    "models": (("resnet20-cifar10",), STAND_INS, STAND_INS),
+
+PROFILES: Mapping[str, Profile] = {
+    name: Profile(name, _counts(AspisCounts, at), _counts(RangerCounts, at), _counts(DrivingCounts, at))
+    for at, name in enumerate(("quick", "standard", "paper"))
 }
-_RANGER: _Counts = {
-    "faults": (200, 5000, 50_000),
-    "float_faults": (200, 10_000, 50_000),
-    "inputs": (10, 10, 10),
-    "accuracy_inputs": (200, 4000, 10_000),
-    "convergence_inputs": (256, 4000, 10_000),
-    "converging": (("lenet-quick",), CONVERGING, CONVERGING),
-    "models": (("lenet-quick", "resnet20"), NETWORKS, NETWORKS),
-    "architectures": (("lenet", "alexnet", "vgg11", "dave-radians", "comma"), DRAWN, DRAWN),
-    "train": (False, True, True),
-}
-_DRIVING: _Counts = {
-    "students": ((0,), (0, 1, 2), (0, 1, 2)),
-    "main": (8, 100, 370),
-    "other": (2, 30, 120),
-    "range_tracks": (6, 40, 80),
-    "score_tracks": (3, 10, 20),
-}
-
-
-def _profile(at: int) -> Profile:
-    aspis, ranger, driving = ({name: row[at] for name, row in table.items()} for table in (_ASPIS, _RANGER, _DRIVING))
-    return Profile(_NAMES[at], AspisCounts(**aspis), RangerCounts(**ranger), DrivingCounts(**driving))
-
-
-PROFILES: Mapping[str, Profile] = {name: _profile(at) for at, name in enumerate(_NAMES)}
 
 
 def profile_named(name: str) -> Profile:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self, final
 
 from hoplon.errors import HoplonError
 from hoplon.stats.intervals import Interval
 
-Figure = float | int | str | None
+Value = str | int | float | None
+"""What a cell of a table holds."""
 
 KEYS = ("where", "model", "data", "paper", "here", "low", "high", "n", "seed", "note")
 
@@ -47,8 +47,8 @@ class Row:
     data: str
     what: str
     unit: str = ""
-    paper: Figure = None
-    here: Figure = None
+    paper: Value = None
+    here: Value = None
     low: float | None = None
     high: float | None = None
     n: int | None = None
@@ -89,21 +89,3 @@ class Row:
     def as_json(self) -> dict[str, Any]:
         """The row as the page's JSON holds it: the keys of ``KEYS``."""
         return {key: getattr(self, key) for key in KEYS}
-
-    def stored(self) -> dict[str, Any]:
-        """All fields as plain values."""
-        return asdict(self)
-
-    @classmethod
-    def restored(cls, stored: Mapping[str, Any]) -> Self:
-        """What `stored` gave.
-
-        Raises:
-            HoplonError: other fields than a row has.
-        """
-        names = {option.name for option in fields(cls)}
-        if set(stored) != names:
-            raise HoplonError(
-                f"expected the fields {', '.join(sorted(names))} of a row, got {', '.join(sorted(stored))}"
-            )
-        return cls(**stored)

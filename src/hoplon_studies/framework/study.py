@@ -6,13 +6,13 @@ import json
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import torch
 
@@ -24,12 +24,14 @@ from hoplon.errors import HoplonError, no_match
 from hoplon.files import write_atomically
 from hoplon.formats.digest import content_digest
 from hoplon.zoo.entries import ZooData, ZooModel
+from hoplon.zoo.resolve import resolve_data
 from hoplon_studies.framework.findings import Findings, Source
 from hoplon_studies.framework.folder import StudyFolder
 from hoplon_studies.framework.profiles import Profile
 
 Tell = Callable[[str, int, int | None], None]
 Own = tuple[ZooModel, ZooData]
+T = TypeVar("T")
 
 RUNS = "study-runs"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -80,37 +82,22 @@ class Study:
 
 
 @final
-class Published:
+class Published(dict[str, Any]):
     """Published values of one paper by key, from ``published/NAME.json``, which says where each is printed."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
         file = files("hoplon_studies") / "published" / f"{name}.json"
         entries = json.loads(file.read_text(encoding="utf-8"))["values"] if file.is_file() else []
-        self._entries: dict[str, dict[str, Any]] = {entry["key"]: entry for entry in entries}
+        super().__init__((entry["key"], entry["value"]) for entry in entries)
+        self._name = name
+        self._places = {entry["key"]: str(entry["place"]) for entry in entries}
 
-    def __getitem__(self, key: str) -> Any:
-        if key not in self._entries:
-            raise no_match(f"published value of {self._name}", key, tuple(self._entries))
-        return self._entries[key]["value"]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._entries
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value, or ``default`` where the paper gives none."""
-        entry = self._entries.get(key)
-        return default if entry is None else entry["value"]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
+    def __missing__(self, key: str) -> Any:
+        raise no_match(f"published value of {self._name}", key, tuple(self))
 
     def place(self, key: str) -> str:
         """Where the paper prints it."""
-        return str(self._entries[key]["place"])
+        return self._places[key]
 
 
 @final
@@ -128,6 +115,8 @@ class Context:
         published: the paper's values.
         command: what starts this study again.
         root: the study's folder, to which run directories are named relatively.
+        load_data: gives data of the zoo by name.
+        made: by :meth:`once`, shared by the parts of one run.
     """
 
     study: Study
@@ -139,6 +128,19 @@ class Context:
     published: Published = field(repr=False)
     command: str
     root: Path
+    load_data: Callable[[str], ZooData] = field(default=resolve_data, repr=False)
+    made: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """A value made once for all parts of one run and kept in memory, such as a loaded network."""
+        if name not in self.made:
+            self.made[name] = make()
+        value: T = self.made[name]
+        return value
+
+    def data(self, name: str) -> ZooData:
+        """Data of the zoo, loaded once; errors as :func:`hoplon.zoo.resolve.resolve_data`."""
+        return self.once(f"data {name}", partial(self.load_data, name))
 
     def campaign(
         self,
@@ -217,6 +219,7 @@ def run_study(
     again: Sequence[str] = (),
     tell: Tell | None = None,
     say: Callable[[str], None] | None = None,
+    load_data: Callable[[str], ZooData] = resolve_data,
 ) -> StudyResult:
     """Run the parts that have not finished in ``out/study-runs/NAME``, keep each, and give the findings of all.
 
@@ -228,6 +231,7 @@ def run_study(
         again: names of parts that are found anew, from the run directories they left: after weights or data came.
         tell: told a stage, what is done of it, and all there is to do.
         say: told which part begins and how long it took.
+        load_data: gives data by name; the zoo's by default.
     Raises:
         HoplonError: an unknown part, or what a part refuses.
         StoreError: the folder holds a study of another name, profile, seed, model or version.
@@ -238,6 +242,7 @@ def run_study(
     for name in again:
         folder.forget(study.part(name).name)
     published = Published(study.name)
+    made: dict[str, Any] = {}
     for part in chosen:
         if folder.finished(part.name) is None:
             started = time.perf_counter()
@@ -253,6 +258,8 @@ def run_study(
                 published=published,
                 command=manifest["command"],
                 root=folder.path,
+                load_data=load_data,
+                made=made,
             )
             folder.keep(part.name, part.run(context))
             if say is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from hoplon.faults.sampling.measures import OpUniform
@@ -12,12 +13,12 @@ from hoplon.protections.values.duplicate import Duplicate
 from hoplon.protections.values.policy import Clamp, Policy, RandomInRange, ToZero
 from hoplon.protections.values.ranger import Ranger
 from hoplon.stats.intervals import Interval, wilson
-from hoplon_studies.framework.figures import Figure, Series, bars
+from hoplon_studies.framework.figures import Figure, bars, percent_series
 from hoplon_studies.framework.findings import Findings
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 from hoplon_studies.ranger.networks import Absent, Network, network, networks, outputs, with_tanh
-from hoplon_studies.ranger.runs import FIXED32, mean_of, rate_rows, relative_reduction, row_of, run_name, strike
+from hoplon_studies.ranger.runs import FIXED32, Campaigns, mean_of, relative_reduction, row_of
 
 _POLICIES: Mapping[str, tuple[str, Policy]] = {
     "clamp": ("to the bound (Ranger)", Clamp()),
@@ -34,40 +35,36 @@ _WHERE = {
 def against_tanh(context: Context) -> Findings:
     """Figure 8: how much lower the failure rate gets with hyperbolic tangents in place of ReLUs, and with Ranger."""
     rows: list[Row] = []
-    names: list[str] = []
+    campaigns = Campaigns(context)
     reductions: list[tuple[str, dict[str, Interval]]] = []
     for found in networks(context):
         other = with_tanh(context, found.listing.key)
         what = "failures fewer than without protection, relative"
         if other is None:
             continue
-        if isinstance(found, Absent) or isinstance(other, Absent):
-            absent = found if isinstance(found, Absent) else other
-            assert isinstance(absent, Absent), absent
+        absent = next((one for one in (found, other) if isinstance(one, Absent)), None)
+        if absent is not None:
             rows.append(row_of("Fig. 8", found, f"{what}, hyperbolic tangents").missing(absent.why))
             continue
+        assert isinstance(found, Network), found
+        assert isinstance(other, Network), other
         results = {
-            "none": strike(context, found, FIXED32, "none"),
-            "ranger": strike(context, found, FIXED32, "ranger", (Ranger(found.ranges),)),
-            "tanh": strike(context, other, FIXED32, "tanh"),
+            "none": campaigns.run(found, "none"),
+            "ranger": campaigns.run(found, "ranger", (Ranger(found.ranges),)),
+            "tanh": campaigns.run(other, "tanh"),
         }
-        names += [run_name(found, FIXED32, arm) for arm in results]
-        rows += rate_rows(
-            context, "Fig. 8", other, results["tanh"], f"hyperbolic tangents, no protection, {FIXED32.words}"
-        )
+        alone = f"hyperbolic tangents, no protection, {FIXED32.words}"
+        rows += campaigns.rows("Fig. 8", other, results["tanh"], alone)
         means = {arm: mean_of(result.summary(), independent=False) for arm, result in results.items()}
         runs = results["none"].summary()[0].n_runs
         gained = {arm: relative_reduction(means["none"], means[arm]) for arm in ("tanh", "ranger")}
         for arm, words in (("tanh", "hyperbolic tangents (Hong et al.)"), ("ranger", "Ranger")):
             row = row_of("Fig. 8", found, f"{what}, {words}, {FIXED32.words}, mean over thresholds")
-            interval = gained[arm]
-            known = interval.estimate == interval.estimate
-            rows.append(
-                row.found(interval, n=runs, seed=context.seed)
-                if known
-                else row.missing("too few failures without protection to say")
-            )
-        if all(interval.estimate == interval.estimate for interval in gained.values()):
+            if math.isnan(gained[arm].estimate):
+                rows.append(row.missing("too few failures without protection to say"))
+            else:
+                rows.append(row.found(gained[arm], n=runs, seed=context.seed))
+        if not any(math.isnan(interval.estimate) for interval in gained.values()):
             reductions.append((found.listing.label, gained))
     already = "failures fewer where the functions are hyperbolic tangents already"
     paper = context.published["fig8/tanh-functions"]
@@ -77,19 +74,13 @@ def against_tanh(context: Context) -> Findings:
         "Limits join the opposite limits of both rates, so they are wider than they need be. The paper gives 0 % for "
         "networks whose functions already are hyperbolic tangents, and figures for the others in a chart alone.",
     )
-    source = context.source("Fig. 8", fault_model=FIXED32.words, runs=names, seed=context.seed)
     figures = (_reductions(reductions),) if reductions else ()
-    return Findings(rows=tuple(rows), figures=figures, text=text, sources=(source,) if names else ())
+    return Findings(rows=tuple(rows), figures=figures, text=text, sources=campaigns.sources("Fig. 8"))
 
 
 def _reductions(found: list[tuple[str, dict[str, Interval]]]) -> Figure:
     series = [
-        Series(
-            name,
-            tuple(max(0.0, 100 * gained[arm].estimate) for _, gained in found),
-            tuple(max(0.0, 100 * gained[arm].low) for _, gained in found),
-            tuple(max(0.0, 100 * gained[arm].high) for _, gained in found),
-        )
+        percent_series(name, [gained[arm] for _, gained in found], at_least=0.0)
         for arm, name in (("tanh", "hyperbolic tangents"), ("ranger", "Ranger"))
     ]
     return bars(
@@ -105,45 +96,40 @@ def _reductions(found: list[tuple[str, dict[str, Interval]]]) -> Figure:
 def policies(context: Context) -> Findings:
     """Section V-B: what a value outside of its bound becomes, with bounds at the extremes."""
     rows: list[Row] = []
-    names: list[str] = []
+    campaigns = Campaigns(context)
     for found in _chosen(context, ("vgg16", "vgg11", "lenet", "lenet-quick", "resnet20")):
         for key, (words, policy) in _POLICIES.items():
             ranger = Ranger(found.ranges, policy=policy)
-            results = strike(context, found, FIXED32, key, (ranger,))
-            names.append(run_name(found, FIXED32, key))
-            rows += rate_rows(context, "section V-B", found, results, f"outside values {words}, {FIXED32.words}")
+            results = campaigns.run(found, key, (ranger,))
+            rows += campaigns.rows("section V-B", found, results, f"outside values {words}, {FIXED32.words}")
             rows.append(_accuracy(context, found, f"accuracy fault-free, outside values {words}", (ranger,)))
     text = (
         "The paper reports 3 of 5 images misread once values beyond the bound became 0, and unchanged accuracy with "
         "random replacements; both on VGG16. Whether sound values are hit depends on how tight the bounds are: here "
         "they are the extremes of the training data, which few held-out images exceed.",
     )
-    source = context.source("section V-B", fault_model=FIXED32.words, runs=names, seed=context.seed)
-    return Findings(rows=tuple(rows), text=text, sources=(source,) if names else ())
+    return Findings(rows=tuple(rows), text=text, sources=campaigns.sources("section V-B"))
 
 
 def coverage(context: Context) -> Findings:
     """Algorithm 1 against bounds on activations alone; the last layer, bounded or run twice."""
     rows: list[Row] = []
-    names: list[str] = []
+    campaigns = Campaigns(context)
     for found in _chosen(context, tuple(context.profile.ranger.models)):
         for key, (words, where) in _WHERE.items():
             ranger = () if where is None else (Ranger(found.ranges, where=where),)  # type: ignore[arg-type]
-            results = strike(context, found, FIXED32, key, ranger)
-            names.append(run_name(found, FIXED32, key))
-            rows += rate_rows(context, "section III-C", found, results, f"{words}, {FIXED32.words}")
-        last, runs = _last_layer(context, found)
-        rows, names = [*rows, *last], [*names, *runs]
+            results = campaigns.run(found, key, ranger)
+            rows += campaigns.rows("section III-C", found, results, f"{words}, {FIXED32.words}")
+        rows += _last_layer(campaigns, found)
     text = (
         "Section III-C argues that activations alone are not enough, since a fault in the pooling after one passes "
         "every bound. Section IV-C leaves out the last fully connected layer, whose values are the output, and names "
         "duplication as cheap: here faults strike that layer alone.",
     )
-    source = context.source("coverage", fault_model=FIXED32.words, runs=names, seed=context.seed)
-    return Findings(rows=tuple(rows), text=text, sources=(source,) if names else ())
+    return Findings(rows=tuple(rows), text=text, sources=campaigns.sources("coverage"))
 
 
-def _last_layer(context: Context, found: Network) -> tuple[list[Row], list[str]]:
+def _last_layer(campaigns: Campaigns, found: Network) -> list[Row]:
     """Faults in the last fully connected layer alone, with and without something against them."""
     sites = Values(found.last)
     arms: Mapping[str, tuple[str, tuple[Protection, ...]]] = {
@@ -155,10 +141,10 @@ def _last_layer(context: Context, found: Network) -> tuple[list[Row], list[str]]
     rows: list[Row] = []
     name = f"{found.listing.key}-last"
     for key, (words, protections) in arms.items():
-        results = strike(context, found, FIXED32, key, protections, sites=sites, sampling=OpUniform(), name=name)
+        results = campaigns.run(found, key, protections, sites=sites, sampling=OpUniform(), name=name)
         what = f"faults in the last layer alone, {words}, one bit of 21.10 fixed point"
-        rows += rate_rows(context, "section IV-C", found, results, what)
-    return rows, [run_name(found, FIXED32, key, name=name) for key in arms]
+        rows += campaigns.rows("section IV-C", found, results, what)
+    return rows
 
 
 def artifact(context: Context) -> Findings:
@@ -169,22 +155,19 @@ def artifact(context: Context) -> Findings:
         why = found.why if isinstance(found, Absent) else "left out of this profile"
         return Findings(rows=(row_of("Fig. 7", found, what).missing(why),))
     rows: list[Row] = []
-    names: list[str] = []
+    campaigns = Campaigns(context)
     for key, words in (("none", "without Ranger"), ("ranger", "with Ranger")):
         protections = (Ranger(found.ranges),) if key == "ranger" else ()
         sampling = OpUniform(drop_last=2)
-        results = strike(context, found, FIXED32, key, protections, sampling=sampling, name="dave-radians-script")
-        names.append(run_name(found, FIXED32, key, name="dave-radians-script"))
-        rows += rate_rows(context, "Fig. 7", found, results, f"{words}, {what}, one bit of 21.10 fixed point")
+        results = campaigns.run(found, key, protections, sampling=sampling, name="dave-radians-script")
+        rows += campaigns.rows("Fig. 7", found, results, f"{words}, {what}, one bit of 21.10 fixed point")
     text = (
         "Dave ends in an arc tangent and a multiplication. Leaving out the last two operators, as the script does, "
         "leaves out these, and faults strike the last fully connected layer, which the text excludes. "
         "No bound helps there.",
     )
-    source = context.source(
-        "Dave", fault_model="one bit of 21.10 fixed point, operator first", runs=names, seed=context.seed
-    )
-    return Findings(rows=tuple(rows), text=text, sources=(source,))
+    sources = campaigns.sources("Dave", fault_model="one bit of 21.10 fixed point, operator first")
+    return Findings(rows=tuple(rows), text=text, sources=sources)
 
 
 def _chosen(context: Context, keys: tuple[str, ...]) -> Iterator[Network]:

@@ -15,6 +15,7 @@ from hoplon_studies.framework.findings import Table
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 from hoplon_studies.ranger.networks import Network, outputs
+from hoplon_studies.ranger.runs import row_of
 from hoplon_studies.training.validation import recorded
 
 MEASURES = {"RMSE": "rmse", "mean deviation": "deviation"}
@@ -44,7 +45,8 @@ def angle_errors(
         found = _by_stretches((missed**2)[:, None], rmse, seed=context.seed)
     else:
         found = _by_stretches(np.abs(missed)[:, None], deviation, seed=context.seed)
-    return _row(context, where, network, what, found, len(missed), paper=paper)
+    row = row_of(where, network, what, "degrees", paper=paper)
+    return row.found(found, n=len(missed), seed=context.seed, scale=1.0)
 
 
 def against_trivial(context: Context, network: Network) -> list[Row]:
@@ -65,7 +67,8 @@ def against_trivial(context: Context, network: Network) -> list[Row]:
         found = _by_stretches(torch.stack([missed, other], 1).square().numpy(), less, seed=context.seed)
         told = "" if found.high < 0 else "better on these frames; the limits hold 0, so perhaps not on others"
         what = f"RMSE less that of a predictor that does not look, {words}; fault-free"
-        rows.append(_row(context, "not in the paper", network, what, found, len(missed), why=told))
+        row = row_of("not in the paper", network, what, "degrees", why=told)
+        rows.append(row.found(found, n=len(missed), seed=context.seed, scale=1.0))
     return rows
 
 
@@ -95,20 +98,3 @@ def _misses(network: Network, module: nn.Module) -> Tensor:
 
 def _by_stretches(values: Floats, figure: Callable[[Floats], Floats], *, seed: int) -> Interval:
     return block_bootstrap(values, figure, block=min(STRETCH, len(values)), seed=seed)
-
-
-def _row(
-    context: Context,
-    where: str,
-    network: Network,
-    what: str,
-    found: Interval,
-    count: int,
-    *,
-    paper: float | None = None,
-    why: str = "",
-) -> Row:
-    listing = network.listing
-    given = "; ".join(part for part in (why, listing.why) if part)
-    row = Row(where, listing.label, listing.data_label, what, "degrees", paper=paper, why=given)
-    return row.found(found, n=count, seed=context.seed, scale=1.0)

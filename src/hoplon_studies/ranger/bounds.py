@@ -16,7 +16,7 @@ from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 from hoplon_studies.ranger.angles import LIMITS, MEASURES, angle_errors
 from hoplon_studies.ranger.networks import Absent, Network, network, networks, training_inputs
-from hoplon_studies.ranger.runs import FIXED32, mean_of, rate_rows, row_of, run_name, strike
+from hoplon_studies.ranger.runs import FIXED32, Campaigns, mean_of, row_of
 
 PERCENTILES = (1.0, 0.999, 0.99, 0.98)
 _WORDS: Mapping[QuantileOf, str] = {"values": "of all values", "image-maxima": "of the largest value of each image"}
@@ -29,7 +29,7 @@ def convergence(context: Context) -> Findings:
     for found in networks(context, classifiers=True):
         if isinstance(found, Absent) or found.listing.key not in context.profile.ranger.converging:
             continue
-        inputs = training_inputs(found, context.profile.ranger.convergence_inputs, seed=context.seed)
+        inputs = training_inputs(context, found, context.profile.ranger.convergence_inputs)
         history = profile_activations(found.program, inputs, quantiles=False).convergence()
         counts = [count for count, _ in history]
         names = list(history[-1][1])
@@ -75,28 +75,27 @@ def percentiles(context: Context) -> Findings:
             arms[f"{100 * share:g}-{kind}"] = (label, (Ranger(ranges),))
     rows: list[Row] = []
     rates: dict[str, list[Row]] = {}
+    campaigns = Campaigns(context)
     for key, (label, protections) in arms.items():
         percent, _, of = key.partition("-")
         rows += _errors(context, found, label, protections, percent if of != "image-maxima" else "")
-        results = strike(context, found, FIXED32, key, protections)
+        results = campaigns.run(found, key, protections)
         paper = {
             name: context.published.get(f"fig10/{percent}/{name}") if of != "image-maxima" else None
             for name in results.criteria
         }
-        rates[label] = rate_rows(context, "Fig. 10", found, results, f"{label}, {FIXED32.words}", paper=paper)
+        rates[label] = campaigns.rows("Fig. 10", found, results, f"{label}, {FIXED32.words}", paper=paper)
         rows += rates[label]
         mean = mean_of(results.summary(), independent=False)
         given = context.published.get(f"fig10/{percent}/mean") if of != "image-maxima" else None
         row = row_of("Fig. 10", found, f"{label}, {FIXED32.words}: mean over the thresholds", paper=given)
         rows.append(row.found(mean, n=results.summary()[0].n_runs, seed=context.seed))
-    names = [run_name(found, FIXED32, key) for key in arms]
-    source = context.source("Fig. 10", fault_model=FIXED32.words, runs=names, seed=context.seed)
     text = (
         "The paper does not say what a percentile is taken of. Its published script sorts the largest value of every "
         "image; its text speaks of all sampled values. Both are here.",
         LIMITS,
     )
-    return Findings(rows=tuple(rows), figures=(_bars(rates),), text=text, sources=(source,))
+    return Findings(rows=tuple(rows), figures=(_bars(rates),), text=text, sources=campaigns.sources("Fig. 10"))
 
 
 def _errors(

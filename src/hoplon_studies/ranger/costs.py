@@ -85,7 +85,7 @@ def _accuracies(context: Context, network: Network | Absent, arm: str) -> Iterat
         given = None if listing.stands_in else paper
         if isinstance(network, Absent):
             unit = "degrees" if listing.data == "driving" else "%"
-            yield replace(row_of("Table II", network, what, paper=given), unit=unit).missing(network.why)
+            yield row_of("Table II", network, what, unit, paper=given).missing(network.why)
         elif network.is_classifier:
             right, count = _right(network, outputs(module, network.held_out), best=int(name.removeprefix("top")))
             row = row_of("Table II", network, what, paper=given)
@@ -184,7 +184,7 @@ def operations(context: Context) -> Findings:
             )
             row = Row("Table III", architecture.title, "-", words, unit, paper=paper, here=round(here, 3))
             differs = abs(here - paper) > (0.51 if paper > 10_000 else 5.1e-4)  # of what is printed
-            rows.append(Row(**{**row.stored(), "why": why if differs else ""}))
+            rows.append(replace(row, why=why if differs else ""))
     text = (
         "Counts are exact, so they have no interval. Rules: 2 operations per multiply-accumulate, 1 per bias or "
         "addition, the window per output of a pooling, none for a ReLU; a bound is a minimum and a maximum. VGG16 and "

@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hoplon.campaign.results import Results
 from hoplon.faults.table import FaultTable
 from hoplon_studies.framework.figures import Figure, picture
 from hoplon_studies.framework.findings import Findings, Table
 from hoplon_studies.framework.study import Context
 from hoplon_studies.ranger.networks import Network, networks
-from hoplon_studies.ranger.runs import FIXED32, run_name, strike
+from hoplon_studies.ranger.runs import FIXED32, Campaigns
 
 _PICTURES = 4
 _GAP = 6
@@ -24,12 +25,11 @@ def pictures(context: Context) -> Findings:
     """Inputs that one fault made a network misread, and what it made of them."""
     figures: list[Figure] = []
     rows: list[tuple[str | int, ...]] = []
-    sources = []
+    campaigns = Campaigns(context)
     for network in networks(context):
         if not isinstance(network, Network):
             continue
-        found = _found(context, network)
-        sources.append(run_name(network, FIXED32, "none"))
+        found = _found(campaigns.run(network, "none"), network)
         if not found:
             continue
         figures.append(_strip(network, found))
@@ -41,16 +41,14 @@ def pictures(context: Context) -> Findings:
         "One bit of 21.10 fixed point each. Angles are in degrees, left is negative; in the frames the green line is "
         "the fault-free angle, the red one the faulty angle.",
     )
-    source = context.source("pictures", fault_model=FIXED32.words, runs=sources, seed=context.seed)
-    return Findings(tables=(table,), figures=tuple(figures), sources=(source,))
+    return Findings(tables=(table,), figures=tuple(figures), sources=campaigns.sources("pictures"))
 
 
 Example = tuple[Tensor, str, int, str, str, str]
 
 
-def _found(context: Context, network: Network) -> list[Example]:
+def _found(results: Results, network: Network) -> list[Example]:
     """The first failures on different inputs: picture, operator, bit, fault-free, faulty and true output."""
-    results = strike(context, network, FIXED32, "none")
     failed = results.runs.filter(results.runs[results.criteria[0]].cast(str) == "sdc").unique("input", keep="first")
     table = results.faults
     bits = dict(zip(table.frame["fault"].to_list(), table.frame.with_columns(table.bits)["bit"].to_list(), strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import partial
 from typing import final
 
 import torch
@@ -28,8 +28,9 @@ from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.values.ranger import last_linear
 from hoplon.zoo.datasets.driving import trivial_errors
 from hoplon.zoo.entries import ZooData, ZooModel
-from hoplon.zoo.resolve import resolve_data, resolve_model
+from hoplon.zoo.resolve import resolve_model
 from hoplon_studies.framework.study import Context
+from hoplon_studies.networks.architectures import ARCHITECTURES
 from hoplon_studies.training.recipes import RECIPES
 from hoplon_studies.training.weights import trained
 
@@ -45,105 +46,80 @@ class Listing:
     Attributes:
         key: of folders and of published values.
         label: on the page.
-        paper: the network of the paper beside which it stands, and its data; empty where there is none.
         weights: its name in the zoo.
         data: of the zoo.
         data_label: on the page.
-        kinds, last: operators that are struck, as in :class:`hoplon.zoo.Architecture`.
         why: why its figures differ from the paper's.
-        stands_in: whether another network or other data than the paper's.
-        tanh: name in the zoo of the same network with hyperbolic tangents; empty where there is none.
-        top5: whether the paper also counts the five best classes.
+        paper: the network of the paper beside which it stands, and its data; empty where there is none.
+        kinds, last: operators that are struck, as in :class:`hoplon_studies.networks.architectures.Architecture`.
     """
 
     key: str
     label: str
-    paper: tuple[str, str]
     weights: str
     data: str
     data_label: str
-    last: int
-    why: str
+    why: str = ""
+    paper: tuple[str, str] = ("", "")
     kinds: tuple[str, ...] | None = None
-    stands_in: bool = False
-    tanh: str = ""
-    top5: bool = False
+    last: int = 2
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether it is another network, or on other data, than the paper's."""
+        return self.paper[1] in _ABSENT_DATA
+
+    @property
+    def tanh(self) -> str:
+        """Name in the zoo of the same network with hyperbolic tangents; empty where there is none."""
+        return f"{self.weights}-tanh" if f"{self.weights}-tanh" in RECIPES else ""
+
+    @property
+    def top5(self) -> bool:
+        """Whether the paper also counts the five best classes."""
+        return self.paper[1] == "ImageNet"
 
 
+def _listing(key: str, label: str, weights: str, data: str, why: str) -> Listing:
+    data_label = _DATA_LABELS[data]
+    if (beside := ARCHITECTURES.get(key.removesuffix("-quick"))) is None:
+        return Listing(key, label, weights, data, data_label, why)
+    if beside.data in _ABSENT_DATA:
+        data_label = f"{data_label} (stand-in)"
+    paper = (beside.title, beside.data)
+    return Listing(key, label, weights, data, data_label, why, paper, beside.kinds, beside.last)
+
+
+_ABSENT_DATA = ("GTSRB", "ImageNet")
+_DATA_LABELS = {
+    "mnist": "MNIST-10k",
+    "cifar10": "CIFAR-10",
+    "cifar10-plain": "CIFAR-10",
+    "driving": "driving frames",
+}
+_MNIST = "own weights, trained on 8,000 of MNIST's test images; 2,000 held out"
+_QUICK = "own weights after one epoch on 8,000 of MNIST's test images"
 _CIFAR = "trained on a fifth of CIFAR-10, as JPEG copies"
+_GTSRB = f"stands in for GTSRB, none of which is here: {_CIFAR}"
 _IMAGENET = f"stands in for ImageNet, none of which is here: {_CIFAR}, images of 32 x 32, 10 classes"
+_PRETRAINED = "not in the paper; pretrained weights of the CIFAR ResNets"
 _FRAMES = "frames of a simulator, steered within 25 degrees to either side; the paper's are of a car"
-_LAYERS = ("conv", "add", "relu", "max_pool", "cat")
 
 LISTINGS: dict[str, Listing] = {
     listing.key: listing
     for listing in (
-        Listing(
-            *("lenet", "LeNet", ("LeNet", "MNIST"), "lenet-mnist", "mnist", "MNIST-10k", 2),
-            why="own weights, trained on 8,000 of MNIST's test images; 2,000 held out",
-            tanh="lenet-mnist-tanh",
-        ),
-        Listing(
-            *("lenet-quick", "LeNet", ("LeNet", "MNIST"), "lenet-mnist-quick", "mnist", "MNIST-10k", 2),
-            why="own weights after one epoch on 8,000 of MNIST's test images",
-        ),
-        Listing(
-            *("alexnet", "AlexNet", ("AlexNet", "CIFAR-10"), "alexnet-cifar10", "cifar10", "CIFAR-10", 2),
-            why=f"own weights, {_CIFAR}",
-            tanh="alexnet-cifar10-tanh",
-        ),
-        Listing(
-            *("vgg11", "VGG11", ("VGG11", "GTSRB"), "vgg11-cifar10", "cifar10", "CIFAR-10 (stand-in)", 2),
-            why=f"stands in for GTSRB, none of which is here: {_CIFAR}",
-            stands_in=True,
-            tanh="vgg11-cifar10-tanh",
-        ),
-        Listing(
-            *("vgg16", "VGG16, half as wide", ("VGG16", "ImageNet"), "vgg16-half-cifar10", "cifar10-plain"),
-            *("CIFAR-10 (stand-in)", 2),
-            why=_IMAGENET,
-            kinds=(*_LAYERS, "matmul"),
-            stands_in=True,
-            top5=True,
-        ),
-        Listing(
-            *("resnet18", "ResNet-18", ("ResNet-18", "ImageNet"), "resnet18-cifar10", "cifar10"),
-            *("CIFAR-10 (stand-in)", 3),
-            why=_IMAGENET,
-            stands_in=True,
-            top5=True,
-        ),
-        Listing(
-            *("squeezenet", "SqueezeNet", ("SqueezeNet", "ImageNet"), "squeezenet-cifar10", "cifar10"),
-            *("CIFAR-10 (stand-in)", 0),
-            why=_IMAGENET,
-            kinds=_LAYERS,
-            stands_in=True,
-            top5=True,
-        ),
-        Listing(
-            *("resnet20", "ResNet-20", ("", ""), "resnet20-cifar10", "cifar10", "CIFAR-10", 2),
-            why="not in the paper; pretrained weights of the CIFAR ResNets",
-        ),
-        Listing(
-            *("resnet56", "ResNet-56", ("", ""), "resnet56-cifar10", "cifar10", "CIFAR-10", 2),
-            why="not in the paper; pretrained weights of the CIFAR ResNets",
-        ),
-        Listing(
-            *("dave-radians", "Dave (radians)", ("Dave", "Driving"), "dave-radians", "driving", "driving frames", 4),
-            why=_FRAMES,
-            tanh="dave-radians-tanh",
-        ),
-        Listing(
-            *("comma", "Comma", ("Comma", "Driving"), "comma-driving", "driving", "driving frames", 2),
-            why=_FRAMES,
-            tanh="comma-driving-tanh",
-        ),
-        Listing(
-            *("dave-degrees", "Dave (degrees)", ("Dave (degrees)", "Driving"), "dave-degrees", "driving"),
-            *("driving frames", 2),
-            why=_FRAMES,
-        ),
+        _listing("lenet", "LeNet", "lenet-mnist", "mnist", _MNIST),
+        _listing("lenet-quick", "LeNet", "lenet-mnist-quick", "mnist", _QUICK),
+        _listing("alexnet", "AlexNet", "alexnet-cifar10", "cifar10", f"own weights, {_CIFAR}"),
+        _listing("vgg11", "VGG11", "vgg11-cifar10", "cifar10", _GTSRB),
+        _listing("vgg16", "VGG16, half as wide", "vgg16-half-cifar10", "cifar10-plain", _IMAGENET),
+        _listing("resnet18", "ResNet-18", "resnet18-cifar10", "cifar10", _IMAGENET),
+        _listing("squeezenet", "SqueezeNet", "squeezenet-cifar10", "cifar10", _IMAGENET),
+        _listing("resnet20", "ResNet-20", "resnet20-cifar10", "cifar10", _PRETRAINED),
+        _listing("resnet56", "ResNet-56", "resnet56-cifar10", "cifar10", _PRETRAINED),
+        _listing("dave-radians", "Dave (radians)", "dave-radians", "driving", _FRAMES),
+        _listing("comma", "Comma", "comma-driving", "driving", _FRAMES),
+        _listing("dave-degrees", "Dave (degrees)", "dave-degrees", "driving", _FRAMES),
     )
 }
 
@@ -246,7 +222,7 @@ def own(context: Context) -> Network | None:
     if context.own is None:
         return None
     model, data = context.own
-    listing = Listing("own", model.name, ("", ""), model.name, data.name, data.name, 0, why="")
+    listing = Listing("own", model.name, model.name, data.name, data.name, last=0)
     found = _network(listing, model, data, *_counts(context))
     names = [site.name for site in found.program.value_sites if site.dtype.is_floating_point]
     first = names.index(last_linear(found.program)[0]) if last_linear(found.program) else len(names)
@@ -266,26 +242,10 @@ def _loaded(context: Context, listing: Listing, weights: str) -> Network | Absen
     try:
         recipe = weights in RECIPES
         model = trained(weights, make=make, progress=progress) if recipe else resolve_model(weights)
-        return _cached(listing, weights, model, *_counts(context))
+        return context.once(f"{listing.key}, {weights}", partial(_checked, context, listing, model))
     except DataError as error:
         reason = str(error).partition(";")[0]
         return Absent(listing, f"{NO_WEIGHTS}: {reason}" if "HOPLON_DATA" in reason else NO_WEIGHTS)
-
-
-_NETWORKS: dict[tuple[object, ...], Network | Absent] = {}
-
-
-def _cached(listing: Listing, weights: str, model: ZooModel, inputs: int, held_out: int, seed: int) -> Network | Absent:
-    key = (listing.key, weights, inputs, held_out, seed)
-    if key not in _NETWORKS:
-        found = _network(listing, model, _data(listing.data), inputs, held_out, seed)
-        _NETWORKS[key] = found if found.is_classifier else _checked(found)
-    return _NETWORKS[key]
-
-
-@lru_cache(maxsize=2)
-def _data(name: str) -> ZooData:
-    return resolve_data(name)
 
 
 def _network(listing: Listing, model: ZooModel, data: ZooData, inputs: int, held_out: int, seed: int) -> Network:
@@ -322,8 +282,11 @@ def _right(program: Program, inputs: Inputs, count: int) -> Tensor:
     return torch.cat(found)[:count]
 
 
-def _checked(found: Network) -> Network | Absent:
-    """A steering network that is better than predictors that do not look, on all held-out frames."""
+def _checked(context: Context, listing: Listing, model: ZooModel) -> Network | Absent:
+    """A network; one for steering must be better than predictors that do not look, on all held-out frames."""
+    found = _network(listing, model, context.data(listing.data), *_counts(context))
+    if found.is_classifier:
+        return found
     assert found.targets is not None, found.listing.data
     trivial = trivial_errors()
     error = rmse(found.degrees(outputs(found.module, found.held_out)), found.targets)
@@ -333,10 +296,10 @@ def _checked(found: Network) -> Network | Absent:
     return Absent(found.listing, f"refused: its RMSE of {error:.2f} degrees is not below those of {named}")
 
 
-def training_inputs(found: Network, count: int, *, seed: int) -> Inputs:
+def training_inputs(context: Context, found: Network, count: int) -> Inputs:
     """So many inputs of the part that it may have been trained on, in random order."""
-    known = _data(found.listing.data).calibration
-    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))
+    known = context.data(found.listing.data).calibration
+    order = torch.randperm(len(known), generator=torch.Generator().manual_seed(context.seed))
     return known.take(order[:count])
 
 

@@ -6,23 +6,12 @@ from collections.abc import Iterable
 
 from hoplon.campaign.results import Results
 from hoplon.protections.values.ranger import Ranger
-from hoplon_studies.framework.figures import Figure, Series, bars
-from hoplon_studies.framework.findings import Findings
+from hoplon_studies.framework.figures import Figure, bars, percent_series
+from hoplon_studies.framework.findings import Findings, Source
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 from hoplon_studies.ranger.networks import Absent, Network, networks, own
-from hoplon_studies.ranger.runs import (
-    FIXED16,
-    FIXED32,
-    FLOAT32,
-    FaultModel,
-    mean_of,
-    papers_own,
-    rate_rows,
-    row_of,
-    run_name,
-    strike,
-)
+from hoplon_studies.ranger.runs import FIXED16, FIXED32, FLOAT32, Campaigns, FaultModel, mean_of, papers_own, row_of
 
 ARMS = {"none": "without Ranger", "ranger": "with Ranger"}
 Pair = tuple[Network, dict[str, Results]]
@@ -30,39 +19,43 @@ Pair = tuple[Network, dict[str, Results]]
 
 def classifiers(context: Context) -> Findings:
     """Figure 6: the share of faults that change the class."""
-    rows, pairs = _struck(context, "Fig. 6", FIXED32, classifiers=True)
+    campaigns = Campaigns(context)
+    rows, pairs = _struck(context, "Fig. 6", campaigns, classifiers=True)
     means = _mean_of_networks(context, "Fig. 6", FIXED32, pairs, "the classifiers above")
     figure = _figure("fig6", pairs, FIXED32, "Share of faults that change the class")
-    return _findings(context, [*rows, *means], figure, pairs, FIXED32)
+    return _findings(campaigns, [*rows, *means], figure)
 
 
 def steering(context: Context) -> Findings:
     """Figure 7: the share of faults that turn the wheel by more than 15, 30, 60 and 120 degrees."""
-    rows, pairs = _struck(context, "Fig. 7", FIXED32, classifiers=False)
+    campaigns = Campaigns(context)
+    rows, pairs = _struck(context, "Fig. 7", campaigns, classifiers=False)
     for pair in pairs:
         rows += _mean_of_thresholds(context, "Fig. 7", FIXED32, pair)
     figure = _figure("fig7", pairs, FIXED32, "Share of faults that turn the wheel by more than a threshold")
-    return _findings(context, rows, figure, pairs, FIXED32)
+    return _findings(campaigns, rows, figure)
 
 
 def sixteen_bits(context: Context) -> Findings:
     """Figure 9: the same with 16 bits."""
-    rows, pairs = _struck(context, "Fig. 9", FIXED16, classifiers=None)
+    campaigns = Campaigns(context, FIXED16)
+    rows, pairs = _struck(context, "Fig. 9", campaigns, classifiers=None)
     means = _mean_of_networks(context, "Fig. 9", FIXED16, pairs, "all networks above and all thresholds")
     figure = _figure("fig9", pairs, FIXED16, "Share of faults that lead to a failure, 16-bit fixed point")
-    return _findings(context, [*rows, *means], figure, pairs, FIXED16)
+    return _findings(campaigns, [*rows, *means], figure)
 
 
 def floating_point(context: Context) -> Findings:
     """What the paper leaves out: float32, where a flipped exponent bit gives infinities and NaN."""
-    rows, pairs = _struck(context, "not in the paper", FLOAT32, classifiers=None)
+    campaigns = Campaigns(context, FLOAT32)
+    rows, pairs = _struck(context, "not in the paper", campaigns, classifiers=None)
     figure = _figure("float32", pairs, FLOAT32, "Share of faults that lead to a failure, float32")
     text = (
         "The paper evaluates fixed point, where every faulty value is finite. Networks in PyTorch hold float32: here "
         "one of its 32 bits is flipped, in an element drawn uniformly out of all operator outputs, the last layer's "
         "included. A failure is a changed class (or angle) or an output that is not finite.",
     )
-    return _findings(context, rows, figure, pairs, FLOAT32, text=text)
+    return _findings(campaigns, rows, figure, text=text)
 
 
 def users_own(context: Context) -> Findings:
@@ -71,18 +64,17 @@ def users_own(context: Context) -> Findings:
     if network is None:
         return Findings(text=("None was given: `hoplon study ranger --model MODEL DATA` runs it here.",))
     rows: list[Row] = []
-    sources = []
+    sources: tuple[Source, ...] = ()
     for model in (FIXED32, FLOAT32):
-        arms = _arms(context, network, model)
-        for arm, results in arms.items():
-            rows += rate_rows(context, "not in the paper", network, results, f"{ARMS[arm]}, {model.words}")
-        names = [run_name(network, model, arm) for arm in arms]
-        sources.append(context.source("your model", fault_model=model.words, runs=names, seed=context.seed))
-    return Findings(rows=tuple(rows), sources=tuple(sources))
+        campaigns = Campaigns(context, model)
+        for arm, results in _arms(campaigns, network).items():
+            rows += campaigns.rows("not in the paper", network, results, f"{ARMS[arm]}, {model.words}")
+        sources += campaigns.sources("your model")
+    return Findings(rows=tuple(rows), sources=sources)
 
 
 def _struck(
-    context: Context, where: str, model: FaultModel, *, classifiers: bool | None
+    context: Context, where: str, campaigns: Campaigns, *, classifiers: bool | None
 ) -> tuple[list[Row], list[Pair]]:
     """Rows of every network of the profile, and the campaigns they come from."""
     rows: list[Row] = []
@@ -92,23 +84,25 @@ def _struck(
         key = network.listing.key.removesuffix("-quick")
         for arm, words in ARMS.items():
             paper = context.published.get(f"{place}/{key}/{arm}/top-1")
-            rows += papers_own(where, network, f"{words}, {model.words}", paper=paper)
+            rows += papers_own(where, network, f"{words}, {campaigns.model.words}", paper=paper)
             if isinstance(network, Absent):
-                rows.append(row_of(where, network, f"{words}, {model.words}").missing(network.why))
+                rows.append(row_of(where, network, f"{words}, {campaigns.model.words}").missing(network.why))
         if isinstance(network, Absent):
             continue
-        arms = _arms(context, network, model)
+        arms = _arms(campaigns, network)
         for arm, results in arms.items():
             names = () if network.listing.stands_in else results.criteria
             known = {name: context.published.get(f"{place}/{key}/{arm}/{name}") for name in names}
-            rows += rate_rows(context, where, network, results, f"{ARMS[arm]}, {model.words}", paper=known)
+            rows += campaigns.rows(where, network, results, f"{ARMS[arm]}, {campaigns.model.words}", paper=known)
         pairs.append((network, arms))
     return rows, pairs
 
 
-def _arms(context: Context, network: Network, model: FaultModel) -> dict[str, Results]:
-    protections = {"none": (), "ranger": (Ranger(network.ranges),)}
-    return {arm: strike(context, network, model, arm, protections[arm]) for arm in ARMS}
+def _arms(campaigns: Campaigns, network: Network) -> dict[str, Results]:
+    return {
+        "none": campaigns.run(network, "none"),
+        "ranger": campaigns.run(network, "ranger", (Ranger(network.ranges),)),
+    }
 
 
 def _mean_of_networks(context: Context, where: str, model: FaultModel, pairs: list[Pair], over: str) -> list[Row]:
@@ -147,9 +141,7 @@ def _figure(name: str, pairs: Iterable[Pair], model: FaultModel, title: str) -> 
         return None
     series = []
     for arm, words in ARMS.items():
-        found = [arms[arm].summary()[column].failure for _, arms, column in rates]
-        low, high = (tuple(100 * end for end in ends) for ends in zip(*((f.low, f.high) for f in found), strict=True))
-        series.append(Series(words, tuple(100 * f.estimate for f in found), low, high))
+        series.append(percent_series(words, [arms[arm].summary()[column].failure for _, arms, column in rates]))
     return bars(
         name,
         title=f"{title}: {model.words}",
@@ -160,17 +152,6 @@ def _figure(name: str, pairs: Iterable[Pair], model: FaultModel, title: str) -> 
     )
 
 
-def _findings(
-    context: Context,
-    rows: list[Row],
-    figure: Figure | None,
-    pairs: list[Pair],
-    model: FaultModel,
-    *,
-    text: tuple[str, ...] = (),
-) -> Findings:
-    names = [run_name(network, model, arm) for network, arms in pairs for arm in arms]
-    source = context.source("failures", fault_model=model.words, runs=names, seed=context.seed)
-    return Findings(
-        rows=tuple(rows), figures=(figure,) if figure is not None else (), text=text, sources=(source,) if names else ()
-    )
+def _findings(campaigns: Campaigns, rows: list[Row], figure: Figure | None, *, text: tuple[str, ...] = ()) -> Findings:
+    figures = (figure,) if figure is not None else ()
+    return Findings(rows=tuple(rows), figures=figures, text=text, sources=campaigns.sources("failures"))

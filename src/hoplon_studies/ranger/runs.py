@@ -1,4 +1,4 @@
-"""How the study strikes a network: which number format, which places, which protection; and rows of what came out."""
+"""Campaigns of the study: number format, sites, protections, and rows of their failure rates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from hoplon.formats.fixed import FixedPoint
 from hoplon.program.sites import Values
 from hoplon.protections.base import Protection
 from hoplon.stats.intervals import Interval
-from hoplon_studies.framework.rows import Figure, Row
+from hoplon_studies.framework.findings import Source
+from hoplon_studies.framework.rows import Row, Value
 from hoplon_studies.framework.study import Context
 from hoplon_studies.ranger.networks import Absent, Network
 
@@ -50,83 +51,96 @@ FIXED16 = FaultModel(
 FLOAT32 = FaultModel("float32", "one bit of float32, every element equally likely", None, by_operator=False)
 
 
-def strike(
-    context: Context,
-    network: Network,
-    model: FaultModel,
-    arm: str,
-    protections: Protections = (),
-    *,
-    sampling: Sampling | None = None,
-    sites: Values | None = None,
-    name: str = "",
-) -> Results:
-    """One campaign; arms of the same name and fault model meet the same faults.
+@final
+class Campaigns:
+    """Campaigns of one part under one fault model; arms of the same name meet the same faults.
 
-    Args:
-        arm: of the run directory.
-        sampling: in the place of the fault model's.
-        sites: all by default, as far as the sampling takes them.
-        name: of the network's run directory; its key by default.
+    Attributes:
+        model: how faults are drawn.
+        names: of the run directories inside the part's folder, in the order in which they were run.
     """
-    counts = context.profile.ranger
-    chosen = sampling or (network.sampling if model.by_operator else ElementUniform())
-    campaign = Campaign(
-        network.program,
-        network.met,
-        sites=sites or Values(),
-        fault_model=BitFlip(format=model.format),
-        sampling=chosen,
-        criterion=network.criterion,
-        protections=tuple(protections),
-    )
-    count = counts.faults if model.by_operator else counts.float_faults
-    return context.campaign(run_name(network, model, arm, name=name), campaign, count=count)
+
+    def __init__(self, context: Context, model: FaultModel = FIXED32) -> None:
+        self.names: list[str] = []
+        self.model, self._context = model, context
+
+    def run(
+        self,
+        network: Network,
+        arm: str,
+        protections: Protections = (),
+        *,
+        sampling: Sampling | None = None,
+        sites: Values | None = None,
+        name: str = "",
+    ) -> Results:
+        """Run one campaign, or read it where it has been run.
+
+        Args:
+            arm: of the run directory.
+            sampling: in the place of the fault model's.
+            sites: all by default, as far as the sampling takes them.
+            name: of the network's run directory; its key by default.
+        """
+        counts, model = self._context.profile.ranger, self.model
+        campaign = Campaign(
+            network.program,
+            network.met,
+            sites=sites or Values(),
+            fault_model=BitFlip(format=model.format),
+            sampling=sampling or (network.sampling if model.by_operator else ElementUniform()),
+            criterion=network.criterion,
+            protections=tuple(protections),
+        )
+        self.names.append(f"{name or network.listing.key}/{model.key}/{arm}")
+        count = counts.faults if model.by_operator else counts.float_faults
+        return self._context.campaign(self.names[-1], campaign, count=count)
+
+    def rows(
+        self,
+        where: str,
+        network: Network,
+        results: Results,
+        what: str,
+        *,
+        paper: Mapping[str, Value] | None = None,
+    ) -> list[Row]:
+        """One row for each column of the criterion.
+
+        Args:
+            what: is followed by the column's name.
+            paper: published values by column.
+        """
+        return [
+            row_of(where, network, f"{what}: {rate.criterion}", paper=(paper or {}).get(rate.criterion)).found(
+                rate.failure, n=rate.n_runs, seed=self._context.seed
+            )
+            for rate in results.summary()
+        ]
+
+    def sources(self, what: str, *, fault_model: str = "") -> tuple[Source, ...]:
+        """How the figures came about; none where nothing was run."""
+        words = fault_model or self.model.words
+        source = self._context.source(what, fault_model=words, runs=self.names, seed=self._context.seed)
+        return (source,) if self.names else ()
 
 
-def run_name(network: Network, model: FaultModel, arm: str, *, name: str = "") -> str:
-    """The run directory of a campaign inside the part's folder."""
-    return f"{name or network.listing.key}/{model.key}/{arm}"
-
-
-def row_of(where: str, network: Network | Absent, what: str, *, paper: Figure = None, why: str = "") -> Row:
-    """A row about a network, in per cent, without a figure of ours yet."""
+def row_of(
+    where: str, network: Network | Absent, what: str, unit: str = "%", *, paper: Value = None, why: str = ""
+) -> Row:
+    """A row about a network without a figure of ours yet."""
     listing = network.listing
     given = "; ".join(part for part in (why, listing.why) if part)
-    return Row(where, listing.label, listing.data_label, what, "%", paper=paper, why=given)
+    return Row(where, listing.label, listing.data_label, what, unit, paper=paper, why=given)
 
 
-def papers_own(where: str, listing_of: Network | Absent, what: str, *, paper: Figure = None) -> list[Row]:
+def papers_own(where: str, listing_of: Network | Absent, what: str, *, paper: Value = None) -> list[Row]:
     """The row of the paper's network that another one stands in for; none where nothing stands in."""
     listing = listing_of.listing
     if not listing.stands_in:
         return []
     row = Row(where, listing.paper[0], listing.paper[1], what, "%", paper=paper)
     return [row.missing("neither data nor weights here; a stand-in is in the next row")]
-
-
-def rate_rows(
-    context: Context,
-    where: str,
-    network: Network,
-    results: Results,
-    what: str,
-    *,
-    paper: Mapping[str, Figure] | None = None,
-    why: str = "",
-) -> list[Row]:
-    """One row for each column of the criterion.
-
-    Args:
-        what: is followed by the column's name.
-        paper: published values by column.
-    """
-    return [
-        row_of(where, network, f"{what}: {rate.criterion}", paper=(paper or {}).get(rate.criterion), why=why).found(
-            rate.failure, n=rate.n_runs, seed=context.seed
-        )
-        for rate in results.summary()
-    ]
 
 
 def mean_of(rates: Sequence[Rate], *, independent: bool) -> Interval:

@@ -44,7 +44,7 @@ def trained(name: str, *, folder: Path | None = None, make: bool = True, progres
         DataError: no weights and ``make=False``; weights that do not fit or were trained on other data; or data to
             train with is missing.
     Warns:
-        HoplonWarning: the file does not note what it was trained on; :func:`note_data` adds it.
+        HoplonWarning: the file does not note what it was trained on.
     """
     if name not in RECIPES:
         raise no_match("recipe", name, tuple(RECIPES))
@@ -72,27 +72,6 @@ def trained(name: str, *, folder: Path | None = None, make: bool = True, progres
     return ZooModel(name=name, module=net.eval(), example=example, task=recipe.task)
 
 
-def note_data(name: str, *, folder: Path | None = None) -> bool:
-    """Note in a file of weights that they were trained on the data in ``HOPLON_DATA``; for files that note nothing.
-
-    Returns:
-        Whether the note was added; False where there is no file, or one that notes its data already.
-    Raises:
-        HoplonError: no recipe has this name.
-        DataError: the data is not in ``HOPLON_DATA``, or the file is damaged.
-    """
-    if name not in RECIPES:
-        raise no_match("recipe", name, tuple(RECIPES))
-    path = weights_path(RECIPES[name], folder=folder)
-    if not path.is_file():
-        return False
-    tensors, notes = load_tensors(path)
-    if _DATA in notes:
-        return False
-    save_tensors(path, tensors, {**notes, _DATA: _data_digest(RECIPES[name].data)})
-    return True
-
-
 def _check_data(recipe: Recipe, path: Path, notes: Mapping[str, str]) -> None:
     """Refuse weights that were trained on other data than a training would meet now."""
     try:
@@ -100,7 +79,7 @@ def _check_data(recipe: Recipe, path: Path, notes: Mapping[str, str]) -> None:
     except DataError:
         return  # without the data there is nothing to compare, and nothing to train with
     if _DATA not in notes:
-        message = f"{path} does not note what it was trained on; remove it, or trust it with note_data({recipe.name!r})"
+        message = f"{path} does not note what it was trained on; remove the file to train again"
         warnings.warn(message, HoplonWarning, stacklevel=3)
     elif notes[_DATA] != now:
         raise DataError(
