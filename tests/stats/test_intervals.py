@@ -11,7 +11,6 @@ from hoplon.stats.intervals import (
     Interval,
     clopper_pearson,
     clustered,
-    look_confidence,
     mcnemar,
     paired_clustered,
     paired_difference,
@@ -154,30 +153,6 @@ def test_a_sample_is_never_larger_than_its_population() -> None:
     assert all(1 <= sample_size(n, error=0.001) <= n for n in (1, 2, 3, 10, 1000, 10**6))
 
 
-@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
-def test_looks_spend_alpha_and_no_more(confidence: float) -> None:
-    spent = sum(1 - look_confidence(k, confidence=confidence) for k in range(10_000))
-    assert 0.999 * (1 - confidence) < spent < 1 - confidence
-
-
-def test_stopping_at_any_look_keeps_coverage() -> None:
-    # Looks every 100 runs; the first miss at any look counts. 200 sequences: with coverage 0.95 the share of
-    # sequences with a miss exceeds 0.10 with probability 0.001. Plain 95 % limits miss in far more.
-    generator, probability, missed, missed_plain = np.random.default_rng(11), 0.1, 0, 0
-    for _ in range(200):
-        failures, wrong, wrong_plain = 0, False, False
-        for look in range(10):
-            failures += int(generator.binomial(100, probability))
-            n = 100 * (look + 1)
-            safe = wilson(failures, n, confidence=look_confidence(look))
-            plain = wilson(failures, n)
-            wrong |= not safe.low <= probability <= safe.high
-            wrong_plain |= not plain.low <= probability <= plain.high
-        missed, missed_plain = missed + wrong, missed_plain + wrong_plain
-    assert missed / 200 <= 0.10
-    assert missed_plain / 200 > 0.12
-
-
 def test_mcnemar_is_the_exact_binomial_tail() -> None:
     assert mcnemar(1, 7) == pytest.approx(2 * (1 + 8) / 2**8)
     assert mcnemar(7, 1) == mcnemar(1, 7)
@@ -218,7 +193,6 @@ def test_paired_difference_at_the_edges() -> None:
         (lambda: sample_size(0, error=0.1), "expected a population of at least 1, got 0"),
         (lambda: sample_size(10, error=0), r"expected error in \(0, 1\), got 0"),
         (lambda: sample_size(10, error=0.1, p=1), r"expected p in \(0, 1\), got 1"),
-        (lambda: look_confidence(-1), "expected a look of at least 0, got -1"),
         (lambda: mcnemar(-1, 2), "expected counts of at least 0 that sum to at most 1, got -1 and 2"),
         (lambda: paired_difference(3, 3, 5), "sum to at most 5, got 3 and 3"),
     ],

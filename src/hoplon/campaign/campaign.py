@@ -153,9 +153,8 @@ class Campaign:
             done = sum(runner.size(unit, rule.count) for unit in finished)
             report_progress = ProgressCallback(progress, rule.count, done=done)
             task = UnitTask(runner, rule.count)
-            if workers == 1:
-                executor: Executor = Serial(lambda item: task(item, advance=report_progress))
-            else:
+            executor: Executor = Serial(lambda item: task(item, advance=report_progress))
+            if workers > 1:
                 executor = Processes(task, workers=workers, threads=held)
             units = UnitStore(directory, manifest, executor, report_progress if workers > 1 else None)
             with executor, directory.writing() if directory else nullcontext():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -57,15 +58,15 @@ def allocate(
     spread = np.where(sure, 0.0, np.sqrt(guesses * (1 - guesses)))
     neyman = shares * spread if effects is None else shares * spread * np.sqrt(effects)
     neyman = neyman / neyman.sum() if neyman.any() else shares
-    floors = _FLOORS / half_width
     room = np.inf if members is None else np.maximum(members, 1.0)
+
+    silent = (guesses == 0) & (shares > 0) & ~sure
 
     def runs(total: Floats, floor: Floats) -> Floats:
         found = np.maximum(np.maximum(neyman * total[:, None], shares * floor[:, None]), least)
         return np.where((shares > 0) & ~sure, np.minimum(np.ceil(found), room), 0.0)
 
     def reached(planned: Floats) -> NDArray[np.bool_]:
-        silent = (guesses == 0) & (shares > 0) & ~sure
         if effects is not None:  # independent runs of this variance, see `hoplon.stats.stratified.effective`
             whole = planned * spread**2
             planned = planned * (whole + 1) / (whole * effects + 1)
@@ -77,15 +78,25 @@ def allocate(
         found: NDArray[np.bool_] = (high - low) / 2 <= half_width
         return found
 
+    plan = _cheapest(runs, reached, _FLOORS / half_width, most=most)
+    return None if plan is None else plan.astype(np.int64)
+
+
+def _cheapest(
+    runs: Callable[[Floats, Floats], Floats],
+    reached: Callable[[Floats], NDArray[np.bool_]],
+    floors: Floats,
+    *,
+    most: int,
+) -> Floats | None:
+    """Find the cheapest plan that reaches the half-width: bisection of log(total), for all floors at once."""
     low, high = np.zeros(len(floors)), np.full(len(floors), math.log(most))
-    for _ in range(_STEPS):  # bisection of log(total), for all floors at once
+    for _ in range(_STEPS):
         middle = (low + high) / 2
         good = reached(runs(np.exp(middle), floors))
         low, high = np.where(good, low, middle), np.where(good, middle, high)
     plans = runs(np.exp(high), floors)
     costs = np.where(reached(plans), plans.sum(1), np.inf)
     best = int(costs.argmin())
-    if not np.isfinite(costs[best]):
-        return None
-    chosen: Ints = plans[best].astype(np.int64)
-    return chosen
+    plan: Floats = plans[best]
+    return plan if np.isfinite(costs[best]) else None

@@ -268,27 +268,6 @@ def sample_size(population: int, *, error: float, confidence: float = 0.95, p: f
     return max(1, math.floor(size + 0.5))
 
 
-def look_confidence(look: int, *, confidence: float = 0.95) -> float:
-    """The confidence to ask of the interval at one look, so that all looks together keep `confidence`.
-
-    Of alpha = 1 - confidence, look k spends ``alpha / ((k + 1) (k + 2))``. These sum to alpha, so by the union
-    bound the intervals of all looks cover with `confidence` at once, whenever one stops.
-
-    Args:
-        look: 0 for the first.
-        confidence: in (0, 1), of the whole sequence.
-    Raises:
-        HoplonError: an argument out of range.
-    Example:
-        >>> round(look_confidence(0), 4), round(look_confidence(9), 5)
-        (0.975, 0.99955)
-    """
-    if look < 0:
-        raise HoplonError(f"expected a look of at least 0, got {look}")
-    _check_confidence(confidence)
-    return 1 - (1 - confidence) / ((look + 1) * (look + 2))
-
-
 def mcnemar(only_a: int, only_b: int) -> float:
     """Exact two-sided p-value that two arms fail equally often, from the runs in which just one failed.
 

@@ -1,4 +1,8 @@
-"""Memory faults on two levels: how many input batches each fault meets, and which."""
+"""Two-stage sampling: memory faults, and of each the batches of inputs that it meets (Cochran 1977, chapter 10).
+
+Two-*phase* sampling is something else: candidates are looked at, and some of the same are run; see
+`hoplon.stats.stratified`.
+"""
 
 from __future__ import annotations
 
@@ -192,7 +196,9 @@ def draw_groups(batches: Ints, sizes: Ints, *, seed: int, unit: int) -> NDArray[
 def effects(
     shares: Sequence[Floats], *, pilot: VarianceComponents | None = None, met: int = 1, batches: int = 1, of: int = 1
 ) -> Floats:
-    """For a plan: the variance of a fault's share over that of one input's outcome, by stratum.
+    """Variance ratio by stratum: ``Var(share of failing inputs of a fault) / Var(outcome of one input)``.
+
+    The design effect that `hoplon.stats.allocation.allocate` needs; dimensionless.
 
     Args:
         shares: for each stratum, shape ``(faults,)``, the share of a fault's inputs that fail.

@@ -87,16 +87,14 @@ def _same(a: Propagated, b: Propagated) -> bool:
 
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.Hardtanh(), nn.LeakyReLU(0.1)], ids=["relu", "hardtanh", "leaky"])
 @pytest.mark.parametrize("arm", [(), ("ranger",)], ids=["none", "ranger"])
-def test_struck_elements_alone_come_out_as_in_whole_maps(
-    activation: nn.Module, arm: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reach, faults = _faults(_evaluator(activation, arm), 3000)
-    monkeypatch.setattr(LocalPropagation, "_on_maps", lambda *_: pytest.fail("whole maps were made"))
+def test_struck_elements_alone_come_out_as_in_whole_maps(activation: nn.Module, arm: tuple[str, ...]) -> None:
+    evaluator = _evaluator(activation, arm)
+    reach, faults = _faults(evaluator, 3000)
     alone = reach(*faults)
-    monkeypatch.undo()
-    monkeypatch.setattr(LocalPropagation, "_gathered", lambda *_: None)
-    whole = reach(*faults)
-    assert _same(alone, whole)
+    assert reach.followed_on_maps == 0
+    maps = LocalPropagation(evaluator, Values(kind="conv").select(evaluator.reference.program), whole_maps=True)
+    assert _same(alone, maps(*faults))
+    assert maps.followed_on_maps == 3000
     assert 0.02 < float(alone.masked.double().mean()) < 0.98
 
 
@@ -118,6 +116,7 @@ def test_a_protection_by_place_is_followed_in_whole_maps() -> None:
     reach, faults = _faults(evaluator, 500)
     reach = LocalPropagation(guarded, Values(kind="conv").select(evaluator.reference.program))
     found = reach(*faults)
+    assert reach.followed_on_maps > 0
     assert float(found.after.abs().max()) <= 2.0
     last = torch.linspace(0.1, 2.0, 7)[faults[1] % 7].double()
     assert bool((found.after <= last + 1e-6).all())

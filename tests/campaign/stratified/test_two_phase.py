@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hoplon import (
     BitFlip,
@@ -27,9 +26,11 @@ from hoplon import (
     load_results,
     profile_ranges,
 )
+from hoplon.campaign.executors import Serial
 from hoplon.campaign.rates import rate_of
-from hoplon.campaign.stratified import candidates, schedule as course_of_campaigns
+from hoplon.campaign.runner import UnitStore, UnitTask
 from hoplon.campaign.stratified.bit_bands import bands_of
+from hoplon.campaign.stratified.candidates import Candidates
 from hoplon.campaign.stratified.first_phase import FirstPhase
 from hoplon.campaign.stratified.schedule import SequentialSchedule
 from hoplon.campaign.stratified.strata import (
@@ -41,8 +42,9 @@ from hoplon.campaign.stratified.strata import (
     BySensitivity,
     CandidateFeatures,
 )
+from hoplon.campaign.stratified.two_phase import TwoPhaseRun
 from hoplon.errors import StoreError
-from hoplon.faults import Elements, FaultTable, SampledFaults, Target
+from hoplon.faults import Elements, FaultTable, Target
 from hoplon.faults.sampling import ElementUniform, Exhaustive, Population
 from hoplon.formats import FixedPoint, native
 from hoplon.injection.golden_run import GoldenRun
@@ -333,12 +335,15 @@ def test_where_no_memory_fault_changes_anything_nothing_is_run() -> None:
     assert 0 < results.summary()[0].failure.high < 1e-3
 
 
-def test_a_precision_that_candidates_cannot_give_does_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(course_of_campaigns, "_CANDIDATES", (2**16, 2**17))
+def test_a_precision_that_candidates_cannot_give_does_not_go_on_for_ever() -> None:
     x = torch.randn(4, 1, 5, 5, generator=torch.Generator().manual_seed(1))
     mantissa = BitFlip(field="mantissa")
     dead = Campaign(capture(_dead(), x[:2]), Inputs(x), sites=Values(kind="conv"), fault_model=mantissa, batch=4)
-    results = dead.run(half_width=1e-7, seed=0)
+    runner = dead._runner(0)
+    manifest = {"target": "values", "criteria": ["top-1"], "confidence": 0.95}
+    store = UnitStore(None, manifest, Serial(UnitTask(runner, None)))
+    schedule = SequentialSchedule(1e-7, most_candidates=2**17)
+    results = store.results(*TwoPhaseRun(runner, (ByDeviation(),), schedule, store).finish())
     assert results.design is not None
     assert results.design.candidates == 2**17
     assert results.summary()[0].failure.half_width > 1e-7
@@ -352,15 +357,14 @@ def test_faults_of_several_words_are_told_apart_where_they_strike(campaign: Camp
     assert results.summary()[0].failure.half_width <= 0.05
 
 
-def test_a_format_that_later_candidates_show_first_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "BLOCK", 8)
+def test_a_format_that_later_candidates_show_first_is_known() -> None:
     net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(588, 3)).eval()
     program = capture(net, torch.zeros(2, 1, 16, 16))
     large, *_, small = Values().select(program)
     formats = {large.name: native(torch.float32), small.name: FixedPoint(integer=8, fraction=8)}
     model = BitFlip(format=formats)
     population = Population((large, small), model, torch.arange(2), lambda number, *_: torch.zeros_like(number))
-    drawn = candidates.Candidates(population, ElementUniform(), (ByDeviation(),), seed=0)
+    drawn = Candidates(population, ElementUniform(), (ByDeviation(),), seed=0, block=8)
     drawn.extend(np.array([8]))
     assert drawn.table(np.arange(8)).frame["format"].n_unique() == 1
     drawn.extend(np.array([4096]))
@@ -386,22 +390,18 @@ def test_a_run_with_candidates_drawn_otherwise_is_not_gone_on_with(campaign: Cam
         campaign.run(half_width=0.1, seed=0, store=tmp_path / "run", resume=True)
 
 
-def test_candidates_looked_at_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_candidates_looked_at_in_parts_are_the_same() -> None:
     program = capture(_net(), torch.zeros(2, 1, 5, 5))
     sites, inputs = Values(kind="conv").select(program), torch.arange(2)
-    population = Population(sites, BitFlip(), inputs, lambda number, element, given: element * 2**24)
     found, looked = [], []
+
+    def observe(number: Tensor, element: Tensor, given: Tensor | None) -> Tensor:
+        looked.append(len(number))
+        return element * 2**24
+
+    population = Population(sites, BitFlip(), inputs, observe)
     for most in (2**22, 2**13):
-        monkeypatch.setattr(candidates, "_MOST_AT_ONCE", most)
-        drawn = candidates.Candidates(population, ElementUniform(), (ByDeviation(),), seed=0)
-
-        def noted(
-            strikes: SampledFaults, look: Callable[..., CandidateFeatures] = drawn._look, **options: bool
-        ) -> CandidateFeatures:
-            looked.append(len(strikes.fault))
-            return look(strikes, **options)
-
-        monkeypatch.setattr(drawn, "_look", noted)
+        drawn = Candidates(population, ElementUniform(), (ByDeviation(),), seed=0, most_at_once=most)
         for count in (1, 20_000):
             drawn.extend(np.full(len(drawn.bands), count))
         found.append(drawn.stratum)

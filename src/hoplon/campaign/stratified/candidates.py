@@ -27,7 +27,6 @@ Slope = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Arrive = Callable[[Tensor, Tensor, Tensor, Tensor], Propagated]
 
 BLOCK = 2**12
-_MOST_AT_ONCE = 2**22  # after the first ones: looking at one takes some 400 bytes
 _SMALLEST = 1e-4  # a stratum with a smaller share is joined with the others of its kind
 _REST, _MASKED, _SPOILT = "rare kinds", "masked, proven", "masked, wrong without a fault"
 _SPOILT_KEY = 2**60 - 1
@@ -42,12 +41,13 @@ class Candidates:
         population: what faults are drawn from; it observes the fault-free words.
         strata: how candidates are told apart.
         arrive: follows value faults of one word, see `hoplon.campaign.stratified.masking.LocalPropagation`; None:
-        what is struck is
-            all that is seen.
+            what is struck is all that is seen.
         steps: of the program, those of value sites, int64, shape ``(sites,)``; None: memory.
         slope: gives `CandidateFeatures.slope` and `CandidateFeatures.sensitivity` by step, element and input; needed
-        by strata that read it.
+            by strata that read it.
         wrong: inputs that fail without a fault, int64; there a masked fault is a failure all the same.
+        block: candidates that are drawn together; decides which ones there are.
+        most_at_once: candidates looked at together after the first ones, at some 400 bytes each; changes no stratum.
     """
 
     def __init__(
@@ -61,7 +61,10 @@ class Candidates:
         steps: Tensor | None = None,
         slope: Slope | None = None,
         wrong: Tensor | None = None,
+        block: int = BLOCK,
+        most_at_once: int = 2**22,
     ) -> None:
+        self._block, self._most_at_once = block, most_at_once
         self._population, self._sampling, self._strata, self._seed = population, sampling, tuple(strata), seed
         self._arrive, self._steps, self._slope = arrive, steps, slope
         self._wrong = torch.zeros(0, dtype=torch.int64) if wrong is None else wrong
@@ -85,7 +88,7 @@ class Candidates:
         known[strata - bands :] = 0.0
         weights = np.array([band.weight for band in self.bands])
         counts = np.bincount(self.stratum, minlength=strata)
-        return FirstPhase(counts, known, self._band_of, weights / weights.sum(), BLOCK * self._drawn)
+        return FirstPhase(counts, known, self._band_of, weights / weights.sum(), self._block * self._drawn)
 
     @property
     def _drawn(self) -> Ints:
@@ -95,9 +98,9 @@ class Candidates:
     def extend(self, wanted: Ints) -> None:
         """Draw and look at candidates until each band has so many; the first ones decide what strata there are."""
         have = self._drawn.tolist()
-        goal = [-(-count // BLOCK) for count in wanted.tolist()]
+        goal = [-(-count // self._block) for count in wanted.tolist()]
         short = [(band, number) for band, blocks in enumerate(goal) for number in range(have[band], blocks)]
-        size = max(len(short), 1) if not self._blocks else _MOST_AT_ONCE // BLOCK
+        size = max(len(short), 1) if not self._blocks else self._most_at_once // self._block
         for start in range(0, len(short), size):
             self._add(short[start : start + size])
 
@@ -106,8 +109,8 @@ class Candidates:
         parts, bands = [self._draw(*block) for block in blocks], torch.tensor([band for band, _ in blocks])
         first = not self._blocks
         self._blocks += blocks
-        seen = self._look(SampledFaults.joined(_numbered(parts), parts[0].places), fix_scale=first)
-        keys, band = joint_keys(self._strata, seen), bands.repeat_interleave(BLOCK)
+        seen = self._look(SampledFaults.joined(_numbered(parts, self._block), parts[0].places), fix_scale=first)
+        keys, band = joint_keys(self._strata, seen), bands.repeat_interleave(self._block)
         spoilt = self._spoilt(seen)
         keys = torch.where(seen.masked & spoilt, _SPOILT_KEY, keys) + band * _OF_BAND
         proven = seen.masked & ~spoilt
@@ -121,7 +124,7 @@ class Candidates:
 
     def _common(self, keys: Tensor, band: Tensor) -> Tensor:
         """The keys, ascending, whose share is not too small for a stratum of their own; of each band the largest."""
-        drawn = (BLOCK * self._drawn).tolist()
+        drawn = (self._block * self._drawn).tolist()
         each = torch.tensor([one.weight / count for one, count in zip(self.bands, drawn, strict=True)])
         found, which = keys.unique(return_inverse=True)
         shares = torch.zeros(len(found), dtype=torch.float64).index_add_(0, which, each[band].double())
@@ -153,13 +156,16 @@ class Candidates:
         """The faults of these candidates, in this order, numbered from 0."""
         frames = []
         order = chosen.argsort(kind="stable")
-        numbers, first = np.unique(chosen[order] // BLOCK, return_index=True)
+        numbers, first = np.unique(chosen[order] // self._block, return_index=True)
         for block, mine in zip(numbers.tolist(), np.split(order, first[1:]), strict=True):
             band, number = self._blocks[block]
             drawn = draw_faults(
-                self.bands[band].population, BLOCK, sampling=self._sampling, generator=self._generator(band, number)
+                self.bands[band].population,
+                self._block,
+                sampling=self._sampling,
+                generator=self._generator(band, number),
             ).frame
-            place = pl.DataFrame({"fault": chosen[mine] - block * BLOCK, "place": mine})
+            place = pl.DataFrame({"fault": chosen[mine] - block * self._block, "place": mine})
             named = drawn.with_columns(pl.col("site", "format").cast(pl.String))
             frames.append(place.join(named, on="fault", how="inner"))
         frame = pl.concat(frames).sort("place", maintain_order=True).drop("fault").rename({"place": "fault"})
@@ -199,7 +205,7 @@ class Candidates:
 
     def _draw(self, band: int, number: int) -> SampledFaults:
         generator = self._generator(band, number)
-        return self._sampling.draw(self.bands[band].population, BLOCK, first=0, generator=generator)
+        return self._sampling.draw(self.bands[band].population, self._block, first=0, generator=generator)
 
     def _look(self, strikes: SampledFaults, *, fix_scale: bool) -> CandidateFeatures:
         """What can be seen of each fault at its anchor, the first of its words."""
@@ -238,9 +244,9 @@ class Candidates:
         return CandidateFeatures(places.sites, *given, before, after, masked, bit, scale[step], *slopes)
 
 
-def _numbered(parts: Sequence[SampledFaults]) -> list[tuple[SampledFaults, Tensor]]:
+def _numbered(parts: Sequence[SampledFaults], block: int) -> list[tuple[SampledFaults, Tensor]]:
     """The parts with the numbers of their faults in the whole."""
-    return [(part, torch.arange(BLOCK) + index * BLOCK) for index, part in enumerate(parts)]
+    return [(part, torch.arange(block) + index * block) for index, part in enumerate(parts)]
 
 
 def _alike(places: Places, form: Tensor, formats: Sequence[NumberFormat]) -> list[tuple[Tensor, NumberFormat]]:

@@ -1,4 +1,4 @@
-"""What is left of a faulty value where it leaves its own place, found without a run.
+"""Propagate struck elements through the pointwise operators behind their site, without running the network.
 
 Between an operator and the next one that mixes elements lie operators that treat each element by itself: batch norm,
 addition, activation, a protection. There a fault changes one element at most, so thousands of faults can be followed in
@@ -54,9 +54,19 @@ class _Place:
 
 
 class LocalPropagation:
-    """Follows struck values of an evaluator's arm to where they leave their places."""
+    """Follows struck values of an injector's arm to where they leave their places, and tells whether they are masked.
 
-    def __init__(self, evaluator: Injector, sites: Sequence[ValueSite]) -> None:
+    Two ways give the same bits. Struck elements alone, side by side by channel, take a half to a ninth of the time
+    (ResNet-20, 2**20 to 2**16 candidates). Whole maps serve what that does not: values without a channel axis, bounds
+    by place, layouts other than samples first.
+
+    Args:
+        sites: that faults strike.
+        whole_maps: always follow whole maps.
+    """
+
+    def __init__(self, evaluator: Injector, sites: Sequence[ValueSite], *, whole_maps: bool = False) -> None:
+        self._whole_maps, self.followed_on_maps = whole_maps, 0
         self._evaluator, program = evaluator, evaluator.reference.program
         self._sites = sites
         self._protections = {program.site_steps[name]: p for name, p in evaluator.overlay.values.items()}
@@ -93,8 +103,9 @@ class LocalPropagation:
         numel = samples[0].numel()
         there = element < numel  # a pass may give a site fewer elements
         index = row * numel + element.clamp(max=numel - 1)
-        found = self._gathered(place, values, index, after)
+        found = None if self._whole_maps else self._gathered(place, values, index, after)
         if found is None:
+            self.followed_on_maps += len(index)
             found = self._on_maps(site, values, index.numpy(), after)
         return replace(found, masked=found.masked & there)
 

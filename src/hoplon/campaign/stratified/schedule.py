@@ -23,11 +23,20 @@ from hoplon.stats.stratified import ABOVE, CERTAIN, limits
 _FIRST_LOOK = 0.8
 _PILOT_RUNS = (64, 4096)
 _LEAST = 4  # runs of each half of a stratum
-_CANDIDATES = (2**16, 2**24)
+_FEWEST_CANDIDATES = 2**16
 _CANDIDATES_PER_RUN = 300  # what a run costs, in candidates
 _FIRST = 400.0  # over the half-width: candidates before the pilot, where there is one band
 _FIRST_IN_BANDS = 200.0  # the same where there are several, of which the upper ones are drawn from most
-_ORDER = (2.0, 3.0, 10.0, 1.0)  # candidates of bands, by their part of the word, see `hoplon.bands`
+_ORDER = (
+    2.0,
+    3.0,
+    10.0,
+    1.0,
+)  # candidates of bands, by their part of the word, see `bit_bands`
+
+_MARGIN = 0.95  # plan for a little less, so that the first look is nearly always the last one
+_UNSEEN = 0.6
+_COARSER = 1.2
 
 
 @final
@@ -43,11 +52,13 @@ class SequentialSchedule:
         half_width: to reach.
         confidence: of the interval, whenever the campaign stops.
         again: what it costs to look at more candidates after the pilot, in runs, besides what each costs.
+        most_candidates: drawn and looked at in all.
     """
 
     half_width: float
     confidence: float = 0.95
     again: float = 0.0
+    most_candidates: int = 2**24
 
     def tails(self, look: int) -> tuple[float, float]:
         """Probabilities to miss below and above that one look may spend; those of all looks sum to 1 - confidence."""
@@ -58,7 +69,7 @@ class SequentialSchedule:
     def candidates(self, parts: Sequence[int]) -> Ints:
         """How many to draw of each band and look at before the pilot; by the part of the word that it is of."""
         wanted = 2 ** math.ceil(math.log2((_FIRST if len(parts) == 1 else _FIRST_IN_BANDS) / self.half_width))
-        total = int(min(max(wanted, _CANDIDATES[0]), _CANDIDATES[1] // 8))
+        total = int(min(max(wanted, _FEWEST_CANDIDATES), self.most_candidates // 8))
         order = np.array([_ORDER[part] for part in parts])
         found: Ints = np.ceil(total * order / order.sum()).astype(np.int64)
         return found
@@ -159,7 +170,7 @@ class SequentialSchedule:
         wanted = self.half_width * _MARGIN
         best: tuple[float, Ints, Ints] | None = None
         while best is None:
-            for drawn in [fixed] if fixed is not None else _growing(first, guesses):
+            for drawn in [fixed] if fixed is not None else self._growing(first, guesses):
                 room = first.members_of(drawn) - 1
                 plan = allocated(half_width=wanted, candidates=first.draws_of(drawn), members=room)
                 cost = math.inf if plan is None else float(plan.sum()) + self._cost(first, drawn)
@@ -173,17 +184,11 @@ class SequentialSchedule:
         """Of candidates, in runs."""
         return float(drawn.sum()) / _CANDIDATES_PER_RUN + (self.again if (drawn > first.drawn).any() else 0.0)
 
-
-def _growing(first: FirstPhase, guesses: Floats) -> Iterator[Ints]:
-    """Numbers of candidates to choose from: as many as there are, and more, by Neyman's rule for the bands."""
-    yield first.drawn
-    spread, total = first.spread(guesses), float(first.drawn.sum())
-    parts = spread / spread.sum() if spread.any() else first.weights
-    while 2 * total <= _CANDIDATES[1]:
-        total *= 2
-        yield np.maximum(first.drawn, np.ceil(total * parts).astype(np.int64))
-
-
-_MARGIN = 0.95  # plan for a little less, so that the first look is nearly always the last one
-_UNSEEN = 0.6
-_COARSER = 1.2
+    def _growing(self, first: FirstPhase, guesses: Floats) -> Iterator[Ints]:
+        """Numbers of candidates to choose from: as many as there are, and more, by Neyman's rule for the bands."""
+        yield first.drawn
+        spread, total = first.spread(guesses), float(first.drawn.sum())
+        parts = spread / spread.sum() if spread.any() else first.weights
+        while 2 * total <= self.most_candidates:
+            total *= 2
+            yield np.maximum(first.drawn, np.ceil(total * parts).astype(np.int64))

@@ -9,6 +9,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.errors import HoplonError
 from hoplon.faults.sampling.measures import layer_of
@@ -24,7 +25,7 @@ class CandidateFeatures:
 
     ``sites``: what ``number`` refers to. ``number``, ``element``: int64, shape ``(n,)``. ``input``: int64, shape
     ``(n,)``; None for memory. ``before``, ``after``: the value, float64, shape ``(n,)``: of a value fault of one word,
-    where it leaves its place (see `hoplon.local_reach`); else as it is struck. ``masked``: bool, shape ``(n,)``, proven
+    where it leaves its place (see `masking`); else as it is struck. ``masked``: bool, shape ``(n,)``, proven
     to change nothing. ``bit``: the one bit that the change can touch, int64, shape ``(n,)``, -1 for others. ``scale``:
     the root mean square of fault-free values there, float64, shape ``(n,)``. ``slope``: how the gap between the two
     largest outputs changes with the value, over the gap itself, float64, shape ``(n,)``; None unless asked for.
@@ -64,7 +65,7 @@ class Strata(ABC):
 
     @abstractmethod
     def label(self, key: int, seen: CandidateFeatures) -> str:
-        """What a key stands for."""
+        """Name the stratum of a key."""
 
 
 @final
@@ -127,7 +128,7 @@ class ByLayer(Strata):
         return torch.tensor([order[layer] for layer in layers])[seen.number]
 
     def label(self, key: int, seen: CandidateFeatures) -> str:
-        """The layer."""
+        """Such as "layer1.0.conv1"."""
         return list(dict.fromkeys(self._layers(seen)))[key]
 
     def _layers(self, seen: CandidateFeatures) -> list[str]:
@@ -164,8 +165,8 @@ class ByFirstOrder(Strata):
     edges: tuple[float, ...] = (0.01, 0.05, 0.1, 0.3, 0.5, 1.0, 2.0)
 
     @property
+    @override
     def needs_slope(self) -> bool:
-        """It does."""
         return True
 
     def keys(self, seen: CandidateFeatures) -> Tensor:
@@ -205,8 +206,8 @@ class BySensitivity(Strata):
             raise HoplonError(f"expected edges in ascending order, at least one, got {self.edges}")
 
     @property
+    @override
     def needs_slope(self) -> bool:
-        """It does."""
         return True
 
     def keys(self, seen: CandidateFeatures) -> Tensor:
@@ -240,7 +241,7 @@ class ByFunction(Strata):
     name: str = "own"
 
     def keys(self, seen: CandidateFeatures) -> Tensor:
-        """What the rule says.
+        """Apply the rule.
 
         Raises:
             HoplonError: not one integer of at least 0 per candidate.
@@ -277,7 +278,7 @@ def joint_keys(parts: Sequence[Strata], seen: CandidateFeatures) -> Tensor:
 
 
 def joint_label(parts: Sequence[Strata], key: int, seen: CandidateFeatures) -> str:
-    """What a joint key stands for."""
+    """Name the stratum of a joint key."""
     labels = []
     for part in reversed(parts):
         labels.append(part.label(key % _LAST, seen))

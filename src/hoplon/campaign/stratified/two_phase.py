@@ -1,4 +1,7 @@
-"""A campaign in two phases: candidates by the million are looked at, few are run, as many as the precision takes."""
+"""Two-phase (double) sampling: candidates by the million are looked at, few of them are run (Cochran, chapter 12).
+
+Two-*stage* sampling, of memory faults and then of the inputs that each meets, is `input_batches`.
+"""
 
 from __future__ import annotations
 
