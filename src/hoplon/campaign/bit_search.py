@@ -21,7 +21,7 @@ from hoplon.program.sites import GuardMemory, Memory, Values
 @final
 @dataclass(frozen=True)
 class BitBoundary:
-    """What a search for the lowest critical bit found.
+    """Result of a search for the lowest critical bit.
 
     ``lowest``: the lowest bit found critical; None: none was. ``critical``: by bit that was run, whether its flip was.
     ``monotone``: no bit that was run contradicts "from the lowest critical bit on, every one is critical". Where

@@ -41,19 +41,19 @@ class Design:
     split: TwoStagePlan | None = None
 
     def to_json(self) -> str:
-        """For a run directory."""
+        """Write as JSON, for a run directory."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @property
     def prediction(self) -> str | None:
-        """What was expected and what it came to, in one line; None of a campaign that planned nothing."""
+        """Expected and actual effort in one line; None of a campaign that planned nothing."""
         if not self.expected or not self.spent:
             return None
         return f"planned from the pilot: {_amounts(self.expected)}; it took {_amounts(self.spent)}"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """What `to_json` wrote.
+        """Read what `to_json` wrote.
 
         Raises:
             StoreError: something else.

@@ -23,7 +23,7 @@ _PROBABILITIES = (0.001, 0.01, 0.1, 0.5)
 @final
 @dataclass(frozen=True)
 class Forecast:
-    """What a campaign is going to cost.
+    """Expected cost of a campaign.
 
     ``faults``: for a precision the most it may take, if half of the faults failed. ``faults_at``: for a precision, how
     many it takes at some failure probabilities (None: more than a campaign ever runs). ``runs``: faults x inputs each
@@ -107,7 +107,7 @@ def _runs(pilot: Pilot, faults: int, half_width: float | None) -> int:
 
 
 def _faults_for(half_width: float, probability: float, *, confidence: float, unit: int) -> int | None:
-    """How many uniform faults it takes, in whole units, if this share of them fails."""
+    """Uniform faults that it takes, in whole units, if this share of them fails."""
     level = 1 - sum(SequentialSchedule(half_width, confidence).tails(0))
 
     def reached(units: int) -> bool:

@@ -39,13 +39,13 @@ class Pilot:
 
     @property
     def inputs_each(self) -> float:
-        """How many inputs a fault of the campaign is going to meet, on average."""
+        """Inputs that a fault of the campaign is going to meet, on average."""
         share = 1.0 if self.split is None else max(self.split.batches) / self.split.of
         return self.inputs * share
 
     @property
     def seconds_each(self) -> float:
-        """What a fault of the campaign is going to take: other numbers of batches by their costs."""
+        """Seconds that a fault of the campaign is going to take: other numbers of batches by their costs."""
         each = self.seconds / max(self.faults, 1)
         if self.split is None:
             return each
@@ -76,7 +76,7 @@ class Stopwatch:
 
 
 def time_two_levels(
-    evaluator: Injector, draw: Callable[[int, int], FaultTable], *, most: int, seed: int, seconds: float
+    injector: Injector, draw: Callable[[int, int], FaultTable], *, most: int, seed: int, seconds: float
 ) -> tuple[int, float, TwoStagePlan]:
     """Run memory faults on random batches of inputs, in parts of 1, 2, 4, ... faults, until time is up.
 
@@ -87,7 +87,7 @@ def time_two_levels(
     Returns:
         The faults of the last part, what they took, and the split that all outcomes make cheapest.
     """
-    levels = SecondStage(evaluator, seed)
+    levels = SecondStage(injector, seed)
     shares: list[Floats] = []
     begun, part = time.perf_counter(), 0
     while True:

@@ -24,7 +24,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Rate:
-    """How often runs fail, under one criterion.
+    """Failure probability of runs under one criterion.
 
     ``failure`` = ``sdc`` + ``nonfinite``; each a probability with its interval. ``counts``: runs by outcome. Where
     faults do not count alike (``failure.method`` says so), the probabilities are no ratios of counts.

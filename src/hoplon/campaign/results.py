@@ -30,7 +30,7 @@ _DIGEST_FAULTS = {"values": 2**18, "memory": 2**12}
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What a campaign found: columnar, read lazily from disk where a run directory holds it.
+    """Records of a campaign and the figures they give: columnar, read lazily from disk where a run directory holds it.
 
     ``confidence`` is what the intervals carry; ``level`` is what each is computed at (higher after sequential
     stopping, so that they cover at ``confidence`` whenever the campaign stopped). ``design``: of a campaign in two
@@ -52,7 +52,7 @@ class Results:
 
     @property
     def split(self) -> TwoStagePlan | None:
-        """How many batches of inputs each memory fault met, and why; None where that was not chosen: all."""
+        """Plan of the batches of inputs that each memory fault met; None where that was not chosen: all."""
         return None if self.design is None else self.design.split
 
     @property
@@ -143,7 +143,7 @@ class Results:
         return pl.DataFrame(rows, infer_schema_length=None)
 
     def per_fault(self, *, criterion: str | None = None) -> pl.DataFrame:
-        """How much each memory fault does: the share of inputs that fail.
+        """Damage of each memory fault: the share of inputs that fail.
 
         Where a fault met a part of the inputs only (``n_inputs``; see `split`), its share is an estimate.
 
@@ -168,7 +168,7 @@ class Results:
         return places.join(found, on="fault", how="inner").sort("fault")
 
     def distribution(self, bins: int | Sequence[float] = 10, *, criterion: str | None = None) -> pl.DataFrame:
-        """How many memory faults make how large a share of the inputs fail.
+        """Histogram of memory faults by the share of inputs that they make fail.
 
         Args:
             bins: how many of equal width, or their edges, rising from 0 to 1. A fault on an edge belongs to the bin
@@ -242,11 +242,11 @@ class Results:
 
     @property
     def _complete(self) -> bool:
-        """Whether all the faults there are have been run, so that nothing is left to chance."""
+        """True if all the faults there are have been run, so that nothing is left to chance."""
         return self.manifest.get("population") is not None and self.manifest["population"] == self.manifest["count"]
 
     def _groups(self) -> pl.DataFrame:
-        """What `by` groups faults on: one row per fault."""
+        """Keys that `by` groups faults on: one row per fault."""
         table = self.faults
         kinds = {str(name): str(kind) for name, kind in self.manifest.get("kinds", {}).items()}
         kind = pl.col("site").cast(pl.String).replace_strict(kinds, default=None, return_dtype=pl.String)

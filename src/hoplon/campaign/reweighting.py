@@ -20,7 +20,7 @@ _FAILURES = ("sdc", "nonfinite")
 def importance_weights(
     table: FaultTable, population: Population, *, drawn: Sampling, to: Sampling
 ) -> NDArray[np.float64]:
-    """How much each fault counts under another sampling: the ratio of the two probabilities of its anchor.
+    """Weight of each fault under another sampling: the ratio of the two probabilities of its anchor.
 
     Args:
         table: faults of `population`, drawn by `drawn`; the first row of a fault is its anchor.

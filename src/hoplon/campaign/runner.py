@@ -179,7 +179,7 @@ def in_cells(runs: pl.DataFrame, cells: pl.DataFrame, *, proven: bool) -> pl.Dat
 
 
 def amounts(runs: float, seconds: float, **more: float) -> dict[str, float]:
-    """What a design records of expected and spent effort: these, and the peak memory of this process so far, bytes."""
+    """Collect expected or spent effort for a design: with the peak memory of this process so far, in bytes."""
     found = {"runs": runs, "seconds": seconds, **more}
     memory = peak_memory_bytes()
     return found if memory is None else {**found, "memory_bytes": float(memory)}

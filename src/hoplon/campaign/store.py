@@ -79,7 +79,7 @@ class RunDirectory:
             yield
 
     def manifest(self) -> dict[str, Any]:
-        """What the run is: configuration, fingerprints, versions.
+        """Read what the run is: configuration, fingerprints, versions.
 
         Raises:
             StoreError: no manifest here, or a damaged one.
@@ -94,7 +94,7 @@ class RunDirectory:
         return loaded
 
     def record_design(self, design: Design) -> None:
-        """Write how the runs stand for all faults.
+        """Record how the runs stand for all faults.
 
         Raises:
             StoreError: the disk is full or the folder is not writable.
@@ -102,7 +102,7 @@ class RunDirectory:
         write_atomically(self.path / _DESIGN, design.to_json())
 
     def design(self) -> Design | None:
-        """What `record_design` wrote last; None where all faults count alike.
+        """Read what `record_design` wrote last; None where all faults count alike.
 
         Raises:
             StoreError: a damaged file.
@@ -121,7 +121,7 @@ class RunDirectory:
         return {int(match[1]) for match in names if match}
 
     def finished_from_start(self) -> int:
-        """How many units are finished without a gap; workers may have finished later ones."""
+        """Count the units that are finished without a gap; workers may have finished later ones."""
         done = self.finished()
         return next(unit for unit in range(len(done) + 1) if unit not in done)
 

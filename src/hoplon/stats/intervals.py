@@ -239,7 +239,7 @@ def gamma_quantile(cumulants: Sequence[ArrayLike], level: float) -> Floats:
 
 
 def sample_size(population: int, *, error: float, confidence: float = 0.95, p: float = 0.5) -> int:
-    """How many faults to draw without replacement so that the estimate is within `error` of the truth.
+    """Number of faults to draw without replacement so that the estimate is within `error` of the truth.
 
     Args:
         population: possible faults, at least 1.

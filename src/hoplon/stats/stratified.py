@@ -180,7 +180,7 @@ def paired_weighted(
 
 
 def _first_phase(share: Floats, probability: Floats, candidates: Floats) -> Iterator[tuple[Floats, Floats]]:
-    """What the shares of every band add to variance and third cumulant."""
+    """Yield what the shares of every band add to variance and third cumulant."""
     drawn = np.broadcast_to(candidates, share.shape[-1:])
     for draws in np.unique(drawn).tolist():
         part = np.where(drawn == draws, share, 0.0)

@@ -23,8 +23,8 @@ _PILOT = 2  # batches of each fault of a pilot: the fewest that tell the levels 
 @final
 @dataclass(frozen=True)
 class VarianceComponents:
-    """How much the share of failing inputs varies: ``between`` the means of faults over all inputs, and ``within`` a
-    fault from batch to batch of inputs; variances.
+    """Variances of the share of failing inputs: ``between`` the means of faults over all inputs, and ``within`` a
+    fault from batch to batch of inputs.
     """
 
     between: float
@@ -38,7 +38,7 @@ class VarianceComponents:
 @final
 @dataclass(frozen=True)
 class TwoStagePlan:
-    """How many input batches a memory fault meets, and why.
+    """Number of input batches that a memory fault meets, with the reasons.
 
     ``batches``: for the faults of either half of the strata (see
     `hoplon.campaign.stratified.schedule.SequentialSchedule`), each chosen from the pilot of the other half; ``of``:
@@ -55,7 +55,7 @@ class TwoStagePlan:
 
     @property
     def partial(self) -> bool:
-        """Whether some fault meets a part of the inputs only."""
+        """True if some fault meets a part of the inputs only."""
         return min(*self.batches, self.pilot) < self.of
 
     def __str__(self) -> str:
@@ -87,7 +87,7 @@ class TwoStagePlan:
 
 
 def pilot_batches(of: int) -> int:
-    """How many of so many batches a fault of the pilot meets."""
+    """Batches that a fault of the pilot meets, out of so many."""
     return min(_PILOT, of)
 
 
@@ -125,7 +125,7 @@ def spread_of(weights: Sequence[float], shares: Sequence[Floats], *, of: int) ->
 
 
 def cheapest(spread: VarianceComponents, *, of: int, fault_cost: float, batch_cost: float) -> int:
-    """How many batches each fault meets, so that a precision costs least.
+    """Number of batches that each fault meets, so that a precision costs least.
 
     The variance of an estimate from n faults of b batches is ``(between + within (1 / b - 1 / of)) / n``, its cost
     ``n (fault_cost + b batch_cost)``; least is the product at
@@ -163,7 +163,7 @@ def cheapest(spread: VarianceComponents, *, of: int, fault_cost: float, batch_co
 
 
 def draw_groups(batches: Ints, sizes: Ints, *, seed: int, unit: int) -> NDArray[np.bool_]:
-    """Which input batches each fault meets: so many different ones, independently for every fault.
+    """Draw the input batches that each fault meets: so many different ones, independently for every fault.
 
     The first is drawn with a probability in proportion to its size, the others evenly. So a group is drawn in
     proportion to the inputs in it, and the share of *its* inputs that fail is an unbiased estimate of the share of all,

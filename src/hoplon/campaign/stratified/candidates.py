@@ -208,7 +208,7 @@ class Candidates:
         return self._sampling.draw(self.bands[band].population, self._block, first=0, generator=generator)
 
     def _look(self, strikes: SampledFaults, *, fix_scale: bool) -> CandidateFeatures:
-        """What can be seen of each fault at its anchor, the first of its words."""
+        """Features of each fault at its anchor, the first of its words."""
         fault = strikes.fault
         anchor = torch.cat([torch.ones(1, dtype=torch.bool), fault[1:] != fault[:-1]]).nonzero()[:, 0]
         places = strikes.places.take(anchor)

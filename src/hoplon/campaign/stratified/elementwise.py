@@ -111,14 +111,14 @@ class Elements:
         return int(torch.Size(self.shape[1:]).numel())
 
     def _fits(self, number: int, members: set[int]) -> bool:
-        """Whether a step gives an element the same value beside other elements of its channel."""
+        """True if a step gives an element the same value beside other elements of its channel."""
         step = self.program.steps[number]
         if step.op is operator.getitem or canonical_kind(step.op) == "batch_norm":
             return True
         return all(self._spreads(self.values[read]) for read in step.reads if read not in members)
 
     def _spreads(self, value: Any) -> bool:
-        """Whether an operand is a map, or has one value per channel at most."""
+        """True if an operand is a map, or has one value per channel at most."""
         if not isinstance(value, Tensor) or value.ndim == 0 or tuple(value.shape) == self.shape:
             return not isinstance(value, Tensor) or value.ndim == 0 or value.is_contiguous()
         axes = (1,) * (len(self.shape) - value.ndim) + tuple(value.shape)

@@ -1,4 +1,4 @@
-"""What the first of two phases leaves: strata, the share of each, and how many draws it was counted from."""
+"""Outcome of the first of two phases: strata, the share of each, and how many draws it was counted from."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FirstPhase:
 
     @property
     def draws(self) -> Floats:
-        """How many draws of the whole population each share counts as: see `hoplon.stats.stratified.limits`."""
+        """Draws of the whole population that each share counts as: see `hoplon.stats.stratified.limits`."""
         return self.draws_of(self.drawn)
 
     @property

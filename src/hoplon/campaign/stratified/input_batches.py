@@ -30,9 +30,9 @@ class SecondStage:
         StoreError: a record that is of another campaign.
     """
 
-    def __init__(self, evaluator: Injector, seed: int, *, recorded: TwoStagePlan | None = None) -> None:
-        self._evaluator, self._seed, self._recorded = evaluator, seed, recorded
-        reference = evaluator.reference
+    def __init__(self, injector: Injector, seed: int, *, recorded: TwoStagePlan | None = None) -> None:
+        self._injector, self._seed, self._recorded = injector, seed, recorded
+        reference = injector.reference
         self.sizes: Ints = np.full(reference.input_batches, reference.batch, dtype=np.int64)
         self.sizes[-1] = len(reference.eligible) - reference.batch * (reference.input_batches - 1)
         self._pilot, of = pilot_batches(len(self.sizes)), len(self.sizes)
@@ -45,18 +45,18 @@ class SecondStage:
 
     @property
     def batches(self) -> tuple[int, int]:
-        """How many batches the next faults of either half meet."""
+        """Batches that the next faults of either half meet."""
         return (self._pilot, self._pilot) if self.split is None else self.split.batches
 
     @property
     def inputs_each(self) -> Floats:
-        """How many inputs a fault of either half meets, on average."""
+        """Inputs that a fault of either half meets, on average."""
         found: Floats = np.array(self.batches) * self.sizes.mean()
         return found
 
     @property
     def parts(self) -> int:
-        """How many groups of batches the inputs make: the smaller the groups, the more faults go into a unit."""
+        """Groups of batches that the inputs make: the smaller the groups, the more faults go into a unit."""
         return len(self.sizes) // max(self.batches)
 
     def groups(self, table: FaultTable, cells: pl.DataFrame, unit: int) -> NDArray[np.bool_]:
@@ -66,15 +66,15 @@ class SecondStage:
         return draw_groups(np.array(self.batches, dtype=np.int64)[half], self.sizes, seed=self._seed, unit=unit)
 
     def runs(self, groups: NDArray[np.bool_]) -> int:
-        """How many inputs these groups have together."""
+        """Count the inputs of these groups."""
         return int((groups @ self.sizes).sum())
 
     def try_out(self, table: FaultTable, *, unit: int) -> list[Floats]:
         """Run faults as those of a pilot; of each, the shares of inputs that fail in the batches it met."""
         count = np.full(table.frame["fault"].n_unique(), self._pilot)
         groups = draw_groups(count, self.sizes, seed=self._seed, unit=unit)
-        runs, _ = self._evaluator.runs(table, groups=groups)
-        reference = self._evaluator.reference
+        runs, _ = self._injector.runs(table, groups=groups)
+        reference = self._injector.reference
         failed = pl.col(reference.criterion.names[0]).cast(pl.String).is_in(FAILURES)
         runs = runs.select("fault", "input", failed=failed).join(_batch_of(reference), on="input")
         parts = runs.group_by("fault", "batch").agg(pl.col("failed").mean()).sort("fault", "batch")
@@ -86,7 +86,7 @@ class SecondStage:
 
         Shares of inputs that fail under the first criterion; those by batch have shape ``(batches,)`` for a fault.
         """
-        reference = self._evaluator.reference
+        reference = self._injector.reference
         failed = pl.col(results.criteria[0]).cast(pl.String).is_in(FAILURES)
         runs = results.lazy_runs.filter(~pl.col("proven")).select("cell", "fault", "input", failed=failed)
         batch = _batch_of(reference)
@@ -119,7 +119,7 @@ class SecondStage:
         of, self.split = len(self.sizes), self._recorded
         if self.split is not None:
             return
-        fault_cost, batch_cost = _costs(self._evaluator)
+        fault_cost, batch_cost = _costs(self._injector)
         spreads = tuple(
             spread_of(shares.tolist(), [np.array(one).reshape(-1, self._pilot) for _, one in tally[other::2]], of=of)
             for other in (1, 0)
@@ -156,14 +156,14 @@ def _batch_of(reference: GoldenRun) -> pl.DataFrame:
     return pl.DataFrame({"input": eligible, "batch": np.arange(len(eligible)) // reference.batch})
 
 
-def _costs(evaluator: Injector) -> tuple[float, float]:
+def _costs(injector: Injector) -> tuple[float, float]:
     """Of a fault, of a pass over one batch of inputs: the bytes that each has to touch.
 
     Counted and not timed, so that one seed gives the same split on any machine and after any stop. A fault makes the
     guards look once at all that they protect and hold; a pass reads the memory and writes the value of every operator.
     """
-    program, batch = evaluator.reference.program, evaluator.reference.batch
-    guards = ArmedMemory(program, evaluator.overlay).guards.values() if evaluator.overlay.protections else ()
+    program, batch = injector.reference.program, injector.reference.batch
+    guards = ArmedMemory(program, injector.overlay).guards.values() if injector.overlay.protections else ()
     check = sum(guard.protected_bytes + guard.extra_bytes for guard in guards)
     values = batch * sum(site.numel * site.dtype.itemsize for site in program.value_sites)
     memory = sum(site.numel * site.dtype.itemsize for site in program.memory_sites)

@@ -31,7 +31,7 @@ from hoplon.stats.intervals import Ints
 
 @dataclass(frozen=True, eq=False)
 class Propagated:
-    """What is left of faults where they leave their places, one row each.
+    """Faults where they leave their places, one row each.
 
     ``before``, ``after``: the fault-free and the faulty value, float64, shape ``(n,)``; where a value goes several
     ways, those that differ most. ``step``: of the program, whose value it is, int64, shape ``(n,)``. ``masked``: bool,
@@ -65,14 +65,14 @@ class LocalPropagation:
         whole_maps: always follow whole maps.
     """
 
-    def __init__(self, evaluator: Injector, sites: Sequence[ValueSite], *, whole_maps: bool = False) -> None:
+    def __init__(self, injector: Injector, sites: Sequence[ValueSite], *, whole_maps: bool = False) -> None:
         self._whole_maps, self.followed_on_maps = whole_maps, 0
-        self._evaluator, program = evaluator, evaluator.reference.program
+        self._injector, program = injector, injector.reference.program
         self._sites = sites
-        self._protections = {program.site_steps[name]: p for name, p in evaluator.overlay.values.items()}
+        self._protections = {program.site_steps[name]: p for name, p in injector.overlay.values.items()}
         self._places = [_place(program, program.site_steps[site.name], self._protections) for site in sites]
         inner = {step for place in self._places for step in (place.start, *place.inner)}
-        evaluator.fault_free.want(read for step in inner for read in (step, *program.steps[step].reads))
+        injector.fault_free.want(read for step in inner for read in (step, *program.steps[step].reads))
 
     def __call__(self, number: Tensor, element: Tensor, given: Tensor, after: Tensor) -> Propagated:
         """Follow faults of one word.
@@ -84,19 +84,19 @@ class LocalPropagation:
         count = len(number)
         zero = torch.zeros(count, dtype=torch.float64)
         found = Propagated(zero, zero.clone(), torch.zeros_like(number), torch.zeros(count, dtype=torch.bool))
-        reference = self._evaluator.reference
+        reference = self._injector.reference
         position = torch.searchsorted(reference.eligible, given)
         row, kind = position % reference.batch, position // reference.batch * len(self._sites) + number
         order = kind.argsort()
         for key, here in zip(*_runs_of(kind[order], order), strict=True):
             batch, site = divmod(key, len(self._sites))
-            part = self._follow(site, self._evaluator.fault_free[batch], row[here], element[here], after[here])
+            part = self._follow(site, self._injector.fault_free[batch], row[here], element[here], after[here])
             for name in ("before", "after", "step", "masked"):
                 getattr(found, name)[here] = getattr(part, name)
         return found
 
     def _follow(self, site: int, values: Mapping[int, Any], row: Tensor, element: Tensor, after: Tensor) -> Propagated:
-        place, layouts = self._places[site], self._evaluator.reference.program.layouts
+        place, layouts = self._places[site], self._injector.reference.program.layouts
         met = values[~place.start]
         layout = layouts.get(place.start)
         samples = met.unsqueeze(0) if layout is None else layout.samples_first(met)
@@ -114,7 +114,7 @@ class LocalPropagation:
 
         The same is done to the fault-free values of these elements first: they have to come out as in the whole maps.
         """
-        elements = Elements.of(self._evaluator.reference.program, place.start, place.inner, values, self._protections)
+        elements = Elements.of(self._injector.reference.program, place.start, place.inner, values, self._protections)
         if elements is None:
             return None
         slots = elements.slots(index)
@@ -127,7 +127,7 @@ class LocalPropagation:
         with torch.inference_mode():
             ways = []
             for found in (golden, struck):
-                start = self._protected(place.start, found) if self._evaluator.placement == "before" else found
+                start = self._protected(place.start, found) if self._injector.placement == "before" else found
                 ways.append(elements.follow(slots, start))
         for step in place.ends:
             known = values[step].reshape(-1)[slots.index]
@@ -154,10 +154,10 @@ class LocalPropagation:
         struck[place.start] = self._struck(place, met, faults)
         with torch.inference_mode():
             for found in (golden, struck):
-                if self._evaluator.placement == "before":
+                if self._injector.placement == "before":
                     found[place.start] = self._protected(place.start, found[place.start])
                 for step in place.inner:
-                    value = self._evaluator.reference.program.steps[step].run(found)  # type: ignore[arg-type]
+                    value = self._injector.reference.program.steps[step].run(found)  # type: ignore[arg-type]
                     found[step] = self._protected(step, value)
         best: Propagated | None = None
         for step in place.ends:
@@ -167,7 +167,7 @@ class LocalPropagation:
         return best
 
     def _struck(self, place: _Place, met: Tensor, faults: Tensor) -> Tensor:
-        layout = self._evaluator.reference.program.layouts.get(place.start)
+        layout = self._injector.reference.program.layouts.get(place.start)
         value = met.clone()
         samples = value.unsqueeze(0) if layout is None else layout.samples_first(value)
         flat = samples.reshape(-1)
@@ -183,7 +183,7 @@ class LocalPropagation:
         return value if protection is None else protection(value)
 
     def _taken(self, step: int, value: Tensor, index: Tensor) -> Tensor:
-        layout = self._evaluator.reference.program.layouts.get(step)
+        layout = self._injector.reference.program.layouts.get(step)
         samples = value.unsqueeze(0) if layout is None else layout.samples_first(value)
         return samples.reshape(-1)[index.to(samples.device)].cpu()
 
@@ -195,7 +195,7 @@ def _runs_of(kind: Tensor, order: Tensor) -> tuple[list[int], Sequence[Tensor]]:
 
 
 def _turn_of(kinds: Ints) -> Ints:
-    """How many earlier columns have the same position; columns are sorted by position."""
+    """Count of earlier columns have the same position; columns are sorted by position."""
     first: Ints = np.searchsorted(kinds[0], kinds[0])
     return np.arange(kinds.shape[1]) - first
 
@@ -243,7 +243,7 @@ def _place(program: Program, start: int, protections: Mapping[int, ValueProtecti
 def _pointwise(
     program: Program, step: int, members: set[int], reached: int, protections: Mapping[int, ValueProtection]
 ) -> bool:
-    """Whether a step treats each element of the members it reads by itself, and nothing else of it is changed."""
+    """True if a step treats each element of the members it reads by itself, and nothing else of it is changed."""
     found = program.steps[step]
     changed = [read for read in found.reads if reached >> read & 1]
     if not changed or not set(changed) <= members or (step in protections and protections[step].detects):

@@ -1,4 +1,4 @@
-"""What a campaign can see of faults before it strikes: the words that they will meet, and what values lead to."""
+"""Features of faults that need no run: the words that they will meet, and gradients of the logits."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from hoplon.program.sites import MemorySite, ValueSite
 
 
 class Observer:
-    """Fault-free words under an evaluator's overlay, by site, element and input; runs golden batches as needed.
+    """Fault-free words under an injector's overlay, by site, element and input; runs golden batches as needed.
 
     ``copies`` are the tensors that guards hold, by the names of their sites.
     """
 
     def __init__(
         self,
-        evaluator: Injector,
+        injector: Injector,
         sites: Sequence[ValueSite | MemorySite],
         copies: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self._evaluator, self._sites, self._copies = evaluator, sites, copies or {}
-        program = evaluator.reference.program
-        evaluator.fault_free.want(program.site_steps[site.name] for site in sites if isinstance(site, ValueSite))
+        self._injector, self._sites, self._copies = injector, sites, copies or {}
+        program = injector.reference.program
+        injector.fault_free.want(program.site_steps[site.name] for site in sites if isinstance(site, ValueSite))
 
     def __call__(self, number: Tensor, element: Tensor, given: Tensor | None) -> Tensor:
         """The word in its own dtype that each fault meets.
@@ -43,14 +43,14 @@ class Observer:
         """
         found = torch.zeros(len(number), dtype=torch.int64)
         if given is None:
-            memory = {**self._evaluator.reference.program.memory(), **self._copies}
+            memory = {**self._injector.reference.program.memory(), **self._copies}
             for site in number.unique().tolist():
                 here = number == site
                 found[here] = _taken(
                     memory[self._sites[site].name].unsqueeze(0), torch.zeros_like(element[here]), element[here]
                 )
             return found
-        reference = self._evaluator.reference
+        reference = self._injector.reference
         position = torch.searchsorted(reference.eligible, given)
         for batch in (position // reference.batch).unique().tolist():
             here = position // reference.batch == batch
@@ -59,7 +59,7 @@ class Observer:
 
     def _values(self, batch: int, number: Tensor, row: Tensor, element: Tensor) -> Tensor:
         """The words of one batch of inputs; 0 where a pass gives the site fewer elements."""
-        program, values = self._evaluator.reference.program, self._evaluator.fault_free[batch]
+        program, values = self._injector.reference.program, self._injector.fault_free[batch]
         found = torch.zeros(len(number), dtype=torch.int64)
         order = number.argsort()
         sites, counts = number[order].unique_consecutive(return_counts=True)
@@ -73,7 +73,7 @@ class Observer:
 
 
 class LogitGradients:
-    """How the outputs that decide the class change with a value, relative to the gap between the two largest.
+    """Gradients of the outputs that decide the class by a value, relative to the gap between the two largest.
 
     First order, of the unprotected model: two backward passes per batch of inputs, one for each of those outputs.
 
@@ -81,8 +81,8 @@ class LogitGradients:
         HoplonError: a model without a graph, memory sites, or no single judged output of shape ``(runs, classes)``.
     """
 
-    def __init__(self, evaluator: Injector, sites: Sequence[ValueSite | MemorySite]) -> None:
-        reference = evaluator.reference
+    def __init__(self, injector: Injector, sites: Sequence[ValueSite | MemorySite]) -> None:
+        reference = injector.reference
         judged = reference.criterion.judged(reference.golden)
         logits = isinstance(judged, Tensor) and judged.ndim == 2 and judged.shape[1] > 1
         if not logits or reference.program.exported is None or isinstance(sites[0], MemorySite):

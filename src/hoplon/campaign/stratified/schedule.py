@@ -42,7 +42,7 @@ _COARSER = 1.2
 @final
 @dataclass(frozen=True)
 class SequentialSchedule:
-    """How many runs each half of each stratum gets, stage by stage.
+    """Numbers of runs for each half of each stratum, stage by stage.
 
     The runs of a stratum come in two halves. How long one half becomes is planned, once, from the pilot of the other.
     So the pilot's runs count like all others, and no half's number of runs depends on its own outcomes: the estimate at
@@ -67,7 +67,7 @@ class SequentialSchedule:
         return (1 - ABOVE) * spent, ABOVE * spent
 
     def candidates(self, parts: Sequence[int]) -> Ints:
-        """How many to draw of each band and look at before the pilot; by the part of the word that it is of."""
+        """Candidates to draw of each band and look at before the pilot; by the part of the word that it is of."""
         wanted = 2 ** math.ceil(math.log2((_FIRST if len(parts) == 1 else _FIRST_IN_BANDS) / self.half_width))
         total = int(min(max(wanted, _FEWEST_CANDIDATES), self.most_candidates // 8))
         order = np.array([_ORDER[part] for part in parts])

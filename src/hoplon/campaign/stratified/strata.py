@@ -52,11 +52,11 @@ class CandidateFeatures:
 
 @dataclass(frozen=True)
 class Strata(ABC):
-    """How candidates are told apart. A good rule saves runs; none can make the interval dishonest."""
+    """Rule that tells candidates apart. A good rule saves runs; none can make the interval dishonest."""
 
     @property
     def needs_slope(self) -> bool:
-        """Whether ``CandidateFeatures.slope`` or ``CandidateFeatures.sensitivity`` is read."""
+        """True if ``CandidateFeatures.slope`` or ``CandidateFeatures.sensitivity`` is read."""
         return False
 
     @abstractmethod
@@ -189,7 +189,7 @@ class ByFirstOrder(Strata):
 @final
 @dataclass(frozen=True)
 class BySensitivity(Strata):
-    """How far the two largest outputs move, to first order, whatever their direction: \\|deviation\\| x sensitivity.
+    """Distance that the two largest outputs move, to first order, in any direction: \\|deviation\\| x sensitivity.
 
     Around 1 the fault moves them as far as they are apart. Large deviations leave the range of a first order, so
     the direction that it predicts says little (`ByFirstOrder` reads it); the size of the move tells nearly all that can

@@ -39,12 +39,12 @@ _MOST_PROVEN = 2**14
 _RUNS_PER_PASS = 2.0  # of one input, by its time
 
 
-def default_strata(evaluator: Injector, population: Population) -> tuple[Strata, ...]:
+def default_strata(injector: Injector, population: Population) -> tuple[Strata, ...]:
     """By how far the two largest outputs move, where there are logits and gradients, and by large deviations, in case
     a gradient is blind; else by deviation alone.
     """
     try:
-        LogitGradients(evaluator, population.sites)
+        LogitGradients(injector, population.sites)
     except HoplonError:
         return (ByDeviation(),)
     return BySensitivity(), ByDeviation((1.0, 3.0), signs=False)
@@ -242,14 +242,14 @@ def looking_again(strata: Sequence[Strata], reference: GoldenRun) -> float:
     return _RUNS_PER_PASS * passes * len(reference.eligible)
 
 
-def wrong_without_fault(evaluator: Injector) -> Tensor:
+def wrong_without_fault(injector: Injector) -> Tensor:
     """The eligible inputs that fail in this arm without any fault: int64."""
-    reference = evaluator.reference
-    if not evaluator.overlay.values:
+    reference = injector.reference
+    if not injector.overlay.values:
         return torch.zeros(0, dtype=torch.int64)
     outputs = golden_outputs(
         reference.program,
-        evaluator.overlay,
+        injector.overlay,
         reference.data,
         reference.criterion,
         batch=reference.batch,
