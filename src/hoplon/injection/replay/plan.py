@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from hoplon.injection.replay.in_place import overwritten
 from hoplon.injection.replay.rules import Rule, rules_of
 from hoplon.injection.replay.values import Protections
 from hoplon.program.program import Program, Ref
@@ -17,8 +16,7 @@ class Plan:
 
     ``shapes``: of feature maps by step; ``rules``: by step; ``kept``: steps whose golden maps are kept, since windows
     are cut out of them or compared with them; ``compared``: steps whose result is compared with golden; ``useful``:
-    steps that an output depends on; ``overwritten``: by step,
-    the operand whose memory its result may take.
+    steps that an output depends on.
     """
 
     program: Program
@@ -28,7 +26,6 @@ class Plan:
     kept: frozenset[int]
     compared: frozenset[int]
     useful: frozenset[int]
-    overwritten: Mapping[int, int]
 
     @classmethod
     def of(
@@ -52,8 +49,7 @@ class Plan:
                 if rule.grows or len(rule.operands) > 1:
                     kept.update(rule.operands)
         kept = (kept | compared) & maps.keys()
-        useful, spare = _useful(program), overwritten(program)
-        return cls(program, protections, maps, rules, frozenset(kept), frozenset(compared), useful, spare)
+        return cls(program, protections, maps, rules, frozenset(kept), frozenset(compared), _useful(program))
 
 
 def _passes_on(program: Program, rules: Mapping[int, Rule], step: int) -> bool:

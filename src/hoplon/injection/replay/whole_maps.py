@@ -12,7 +12,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from hoplon.injection.replay.golden import Golden, ReplayStatistics
-from hoplon.injection.replay.in_place import run_in_place
 from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.row_dependence import RowDependence
 from hoplon.injection.replay.sweep import Divergent
@@ -163,8 +162,7 @@ class _Pass(StepValues):
 
     def compute(self, index: int) -> None:
         """Run a step."""
-        step, spare = self.program.steps[index], self.own.get(self._plan.overwritten.get(index, -1))
-        value = step.run(self) if spare is None else run_in_place(step, self, spare)
+        value = self.program.steps[index].run(self)
         protection = self._plan.protections.get(index)
         self.own[index] = value if protection is None else protection.apply_(value)
 
