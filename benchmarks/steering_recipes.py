@@ -15,17 +15,31 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from rich.console import Console
 
 from hoplon.formats.digest import content_digest
 from hoplon.zoo.datasets.driving import frames
 from hoplon_studies.training.recipes import RECIPES, training_set
-from hoplon_studies.training.validation import FOLDS, RECORD, record, validate, variants
+from hoplon_studies.training.validation import FOLDS, GAP, RECORD, Validation, validate, variants
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def record(found: Sequence[Validation], *, data: str) -> dict[str, Any]:
+    """Results of a comparison of recipes as plain values; ``data`` is the digest of the training part."""
+    return {
+        "model": "comma-driving",
+        "stretches": FOLDS,
+        "gap_frames": GAP,
+        "data": data,
+        "torch": torch.__version__,
+        "settings": [asdict(one) for one in found],
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found.append(validate(recipe, frames(), folds=2 if options.quick else FOLDS))
         console.print(found[-1])
     content = record(found, data=content_digest([*training_set("driving")]))
-    path = options.json or (None if options.quick else ROOT / "src" / "hoplon" / "zoo" / RECORD)
+    path = options.json or (None if options.quick else ROOT / "src" / "hoplon_studies" / "training" / RECORD)
     if path is not None:
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

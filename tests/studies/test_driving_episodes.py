@@ -16,11 +16,11 @@ from hoplon.errors import HoplonError
 from hoplon.program.inputs import Inputs
 from hoplon.zoo import ZooData, ZooModel
 from hoplon_studies import Profile, profile_named, run_study, write_pages
-from hoplon_studies.driving import episodes, parts, simulator
+from hoplon_studies.driving import episodes, simulator
 from hoplon_studies.driving.camera import as_input
 from hoplon_studies.driving.control import STRAIGHT_ON
 from hoplon_studies.driving.episodes import Blind, Expert, drive
-from hoplon_studies.driving.settings import ARMS, SETTINGS, Class
+from hoplon_studies.driving.settings import ARMS, SETTINGS, Class, prepare
 from hoplon_studies.driving.simulator import Scenario
 from hoplon_studies.driving.student import as_output, trained
 from hoplon_studies.driving.study import STUDY
@@ -43,12 +43,12 @@ ARM = {arm.name: arm for arm in ARMS}
 @pytest.fixture(scope="module")
 def student() -> Class:
     """The first student, with guards made of little data."""
-    return parts._prepared(COUNTS.students, COUNTS.range_tracks, COUNTS.score_tracks).rooms[0].student
+    return prepare(trained(0), 0, range_tracks=COUNTS.range_tracks, score_tracks=COUNTS.score_tracks)
 
 
 @pytest.fixture(scope="module")
-def room() -> Classroom:
-    return parts._prepared(COUNTS.students, COUNTS.range_tracks, COUNTS.score_tracks).rooms[0]
+def room(student: Class) -> Classroom:
+    return Classroom(student)
 
 
 class Says:

@@ -1,4 +1,4 @@
-"""Where trained weights are kept: a folder of the user, outside any repository."""
+"""The folder for trained weights: one of the user, outside any repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the zoo hands out: a model with an example batch, and data with its two parts."""
+"""Entries of the zoo: a model with an example batch, and data with its two parts."""
 
 from __future__ import annotations
 

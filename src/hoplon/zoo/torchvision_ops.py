@@ -42,7 +42,7 @@ def import_torchvision() -> ModuleType:
 
 
 def _operators_load(package: Path) -> bool:
-    """Whether torchvision's compiled library loads into this torch and brings its operators."""
+    """True if torchvision's compiled library loads into this torch and brings its operators."""
     for library in (*package.glob("_C*.so"), *package.glob("_C*.pyd"), *package.glob("_C*.dylib")):
         try:
             torch.ops.load_library(library)

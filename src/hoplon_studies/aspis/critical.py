@@ -57,7 +57,7 @@ class Attack:
 
     @property
     def folder(self) -> str:
-        """Of its run directory."""
+        """Name of its run directory."""
         change = f"{self.fault_model.count}-bits" if self.fault_model.bits is None else "bit-30"
         return f"{change}/{self.which}"
 

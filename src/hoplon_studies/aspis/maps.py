@@ -75,7 +75,7 @@ def _held(scores: Scores) -> float:
 
 
 def _agreement(subject: Subject, why: str) -> Row:
-    """How far the top 1 % agrees between two halves of the calibration data."""
+    """Row about the agreement of the top 1 % between two halves of the calibration data."""
     half = len(subject.known) // 2
     parts = {
         name: taylor(

@@ -140,7 +140,7 @@ def _guards(
     blocks: int,
     seed: int,
 ) -> tuple[dict[str, Any], float]:
-    """What each guard costs, and the median time of a plain forward pass in milliseconds."""
+    """Costs of each guard, and the median time of a plain forward pass in milliseconds."""
     own = {key: memory[key] for key in layers}
     guards = {key: armed(one, memory if key in _ANY_MEMORY else own) for key, one in chosen.items()}
     checks = {key: guard.check for key, guard in guards.items()}
@@ -162,7 +162,7 @@ def _guards(
 
 
 def _ranger(model: nn.Module, x: Tensor, *, blocks: int, seed: int) -> dict[str, Any]:
-    """What bounds add to the same lowering without them."""
+    """Costs that bounds add to the same lowering without them."""
     program = capture(model, x[:2] if len(x) > 1 else x.repeat(2, 1, 1, 1))
     observed = profile_activations(program, x[:2], sites=Values(), quantiles=False, tolerance=math.inf)
     bounds = overlay(program, [Ranger(observed.ranges())])

@@ -43,8 +43,8 @@ _THRESHOLDS = (0.0, 0.05, 0.5)
 
 @final
 @dataclass(frozen=True)
-class Attack:
-    """Where in the paper, of what weights, drawn how."""
+class Targets:
+    """Struck weights: their place in the paper, name and sampling."""
 
     folder: str
     where: str
@@ -77,15 +77,15 @@ def arms(subject: Subject, scores: Scores) -> dict[str, list[Protection]]:
     }
 
 
-def _attacks(subject: Subject, scores: Scores, context: Context) -> Iterator[Attack]:
+def _attacks(subject: Subject, scores: Scores, context: Context) -> Iterator[Targets]:
     counts, seed = context.profile.aspis, context.seed
-    yield Attack("random", "Fig. 15", "random weights", ElementUniform())
+    yield Targets("random", "Fig. 15", "random weights", ElementUniform())
     important = ordered(scores, counts.important, seed=seed)
-    yield Attack("important", "Fig. 16", f"{counts.important} most important weights", Explicit(important))
+    yield Targets("important", "Fig. 16", f"{counts.important} most important weights", Explicit(important))
     other = subject.known.take(torch.arange(len(subject.known) // 2))
     wider = taylor(subject.program, other, loss=F.cross_entropy, sites=CONVOLUTIONS)
     weights = f"top {100 * _ATTACKED:g} % by half of the data"
-    yield Attack("wider", "Fig. 16", weights, Among(wider.top(_ATTACKED)))
+    yield Targets("wider", "Fig. 16", weights, Among(wider.top(_ATTACKED)))
 
 
 def _of(subject: Subject, context: Context) -> Findings:
@@ -124,7 +124,7 @@ def _of(subject: Subject, context: Context) -> Findings:
 
 def _compared(
     subject: Subject,
-    attack: Attack,
+    attack: Targets,
     bits: int,
     chosen: Mapping[str, list[Protection]],
     name: str,
@@ -149,7 +149,7 @@ def _compared(
     return {arm.name: arm for arm in compared.arms}
 
 
-def _rows(subject: Subject, attack: Attack, bits: int, by_arm: Mapping[str, Arm], context: Context) -> Iterator[Row]:
+def _rows(subject: Subject, attack: Targets, bits: int, by_arm: Mapping[str, Arm], context: Context) -> Iterator[Row]:
     for name in _IN_ROWS:
         arm = by_arm[name]
         interval, count = critical_share(arm.results, 0.0)
@@ -158,7 +158,7 @@ def _rows(subject: Subject, attack: Attack, bits: int, by_arm: Mapping[str, Arm]
         yield subject.row(attack.where, what, paper=paper).found(interval, n=count, seed=context.seed)
 
 
-def _published(attack: Attack, arm: str, context: Context) -> float | str | None:
+def _published(attack: Targets, arm: str, context: Context) -> float | str | None:
     if attack.folder != "important":
         return None
     found: float | str | None = context.published.get("fig16/ranger" if arm == "ranger" else "fig16/aspis")
@@ -175,7 +175,7 @@ def _of_the_paper(context: Context) -> Iterator[Row]:
             yield Row("Fig. 16", label, "ImageNet, CIFAR-10", what, "%", paper=paper, why=NO_WEIGHTS)
 
 
-def _table(subject: Subject, attack: Attack, bits: int, by_arm: Mapping[str, Arm]) -> Table:
+def _table(subject: Subject, attack: Targets, bits: int, by_arm: Mapping[str, Arm]) -> Table:
     rows = []
     for name, arm in by_arm.items():
         failure = arm.rate.failure
@@ -196,7 +196,7 @@ def _table(subject: Subject, attack: Attack, bits: int, by_arm: Mapping[str, Arm
     )
 
 
-def _bars(subject: Subject, attack: Attack, shares: Mapping[str, Series], names: list[str]) -> Figure:
+def _bars(subject: Subject, attack: Targets, shares: Mapping[str, Series], names: list[str]) -> Figure:
     seen = "; ".join(f"{name} {value:.3g} %" for name, value in zip(names, shares["2 bits"].values, strict=True))
     return bars(
         f"{attack.folder}-{subject.name}",
@@ -209,7 +209,7 @@ def _bars(subject: Subject, attack: Attack, shares: Mapping[str, Series], names:
     )
 
 
-def _curve(subject: Subject, attack: Attack, results: Results, taylor_scores: Scores, context: Context) -> Figure:
+def _curve(subject: Subject, attack: Targets, results: Results, taylor_scores: Scores, context: Context) -> Figure:
     scores = {
         "Taylor": taylor_scores,
         "magnitude": magnitude(subject.program, sites=CONVOLUTIONS),

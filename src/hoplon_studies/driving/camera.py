@@ -1,4 +1,4 @@
-"""What the student sees: a picture in perspective, looked up in the painted ground."""
+"""The student's camera: a picture in perspective, looked up in the painted ground."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def as_input(pictures: NDArray[np.uint8]) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _rays() -> tuple[Floats, Floats]:
-    """Where each pixel looks: units ahead of the car and to its left."""
+    """Points that the pixels look at: units ahead of the car and to its left."""
     below = np.deg2rad(np.linspace(_FLATTEST, _STEEPEST, SIZE))
     sideways = np.tan(np.deg2rad(_HALF_ANGLE)) * np.linspace(1.0, -1.0, SIZE)
     distance = _HEIGHT / np.tan(below)

@@ -10,14 +10,14 @@ import numpy as np
 from hoplon_studies.driving.roads import Floats, Road
 
 SPEED = 25.0
-"""Of the car, in units per second; the controller keeps it, whatever the student says."""
+"""Speed of the car in units per second, which the controller keeps."""
 
 WAYPOINTS = 5
 SPACING = 0.2 * SPEED
 """Between waypoints, in units: 0.2 seconds."""
 
 STRAIGHT_ON = np.stack([SPACING * np.arange(1.0, WAYPOINTS + 1), np.zeros(WAYPOINTS)], axis=1)
-"""Where the car goes by itself."""
+"""Waypoints straight ahead."""
 
 AHEAD, ASIDE = (0.0, 30.0), (-25.0, 25.0)
 """Waypoints are clipped to these, in units in front of the car and to its left. The expert's lie well inside."""
@@ -30,7 +30,7 @@ _STEERING_LIMIT = 0.4
 @final
 @dataclass(frozen=True)
 class Pose:
-    """Of the car: position and speed in units (per second), heading in radians; heading 0 looks along the y axis."""
+    """Position and speed of the car in units (per second), heading in radians; heading 0 looks along the y axis."""
 
     x: float
     y: float
@@ -54,7 +54,7 @@ class Command:
 
 
 def expert_waypoints(road: Road, pose: Pose, near: int) -> Floats:
-    """Where the car should be 0.2, 0.4, ... 1 second from now: units ahead and to the left, shape ``(5, 2)``.
+    """Waypoints of the expert, 0.2, 0.4, ... 1 second from now: units ahead and to the left, shape ``(5, 2)``.
 
     Args:
         road: the expert sees it.

@@ -15,7 +15,7 @@ from hoplon_studies.driving.roads import Floats
 from hoplon_studies.driving.simulator import SECONDS_PER_DECISION, Scenario, World
 
 Ending = Literal["finished", "crash", "stall", "stopped"]
-"""How an episode ends.
+"""Ending of an episode.
 
 crash: the car left the road. stall: it did not, but came less than half as far as its speed takes it. stopped: a guard
 reported memory that it cannot repair, before anything else happened; the car would have to brake. finished: the rest.
@@ -24,7 +24,7 @@ reported memory that it cannot repair, before anything else happened; the car wo
 ENDINGS: tuple[Ending, ...] = get_args(Ending)
 
 DECISIONS = 125
-"""Of an episode: 10 seconds."""
+"""Decisions of an episode: 10 seconds."""
 
 
 class Driver(Protocol):
@@ -60,7 +60,7 @@ class Blind:
 @final
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """What happened.
+    """Outcome of an episode.
 
     ``seconds`` until the end; ``progress``: units along the road; ``widest``: the largest distance from the centre line
     at a decision, in units; ``nonfinite``: decisions at which a waypoint was NaN or infinite.

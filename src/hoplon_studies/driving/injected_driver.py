@@ -94,7 +94,7 @@ class StruckStudent:
             strike_word(self._live[word["site"]], word["element"], form=form, keep=keep, flip=flip)
 
     def _check(self) -> GuardReport:
-        """What the guards find; so much wrong that they refuse to repair it is uncorrectable, as in campaigns."""
+        """Report of the guards; damage that they refuse to repair is uncorrectable, as in campaigns."""
         try:
             return self.module.check()
         except StaleGuardError:

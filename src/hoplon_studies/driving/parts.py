@@ -152,7 +152,7 @@ def _records(context: Context, setting: Setting, count: int) -> dict[int, list[R
 
 
 def _started(context: Context, stack: ExitStack) -> Executor:
-    """Where episodes run; made once there is one to run."""
+    """Executor of episodes, made once there is one to run."""
     school, workers = _school(context), torch.get_num_threads()
     chosen = Serial(school) if workers == 1 else Processes(school, workers=workers, threads=1)
     return stack.enter_context(chosen)
@@ -172,7 +172,7 @@ def _block_name(training_seed: int, first: int) -> str:
 
 
 def _episode_seed(seed: int, training_seed: int) -> int:
-    """Of scenarios and faults; far from those of lessons."""
+    """Seed of scenarios and faults; far from those of lessons."""
     return 10**9 + seed * 1000 + training_seed
 
 

@@ -1,4 +1,4 @@
-"""Which faults an episode begins with, and what protects the student: the settings and the rows of the study."""
+"""Faults that an episode begins with, and protections of the student: the settings and the rows of the study."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from hoplon.protections.values.ranger import Ranger
 from hoplon_studies.driving.training import Frames, lesson_seed, lessons, squared_error
 
 WEIGHTS = Memory(kind=("conv", "linear"))
-"""What is struck and scored: weights and biases of convolutions and linear layers, which is all that a student has."""
+"""Sites that are struck and scored: weights and biases of convolutions and linear layers, all that a student has."""
 
 ATTACKED, PROTECTED = 0.05, 0.01
 """Shares of the weights: the most important ones that are struck, and that Aspis keeps copies of.

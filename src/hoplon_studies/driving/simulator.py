@@ -25,7 +25,7 @@ _LATERAL, _SLANT = 2.0, 0.1  # of a rolling start: up to so many units off the c
 @final
 @dataclass(frozen=True)
 class Scenario:
-    """Where an episode begins: on which track, at which of its places, how far off the centre and how much askew.
+    """Start of an episode: the track, the place on it, the distance from the centre line and the angle to it.
 
     ``place`` is a share of the lap, in [0, 1); ``lateral`` in units, ``slant`` in radians.
     """
@@ -85,7 +85,7 @@ class World:
 
     @property
     def has_left_the_road(self) -> bool:
-        """Whether no wheel is on the road, or the car's centre is more than 2 units beyond its edge."""
+        """True if no wheel is on the road, or the car's centre is more than 2 units beyond its edge."""
         return not any(wheel.tiles for wheel in self._car.wheels) or self.offset > HALF_WIDTH + _OFF_THE_EDGE
 
 

@@ -11,7 +11,7 @@ from hoplon_studies.driving.episodes import Ending
 from hoplon_studies.driving.trials import Record
 
 LEVEL = 0.05
-"""Of all comparisons of a setting together."""
+"""Significance level of all comparisons of a setting together."""
 
 
 @final
@@ -103,5 +103,5 @@ def crashes_of_one(records: Sequence[Record], first: str, second: str) -> list[i
 
 
 def seconds_of(records: Sequence[Record], arm: str, episode: int) -> float:
-    """How long an episode of an arm lasted."""
+    """Duration of an episode of an arm, in seconds."""
     return next(float(one["seconds"]) for one in records if (one["arm"], one["episode"]) == (arm, episode))

@@ -16,7 +16,7 @@ from hoplon_studies.driving.control import WAYPOINTS
 from hoplon_studies.driving.roads import Floats
 
 UNITS_PER_OUTPUT = 10.0
-"""What an output of 1 stands for: outputs near 1 train better than outputs near 25."""
+"""Units that an output of 1 stands for: outputs near 1 train better than outputs near 25."""
 
 TRAINED = (0, 1, 2)
 """Training seeds whose weights come with hoplon."""
@@ -75,7 +75,7 @@ def trained(seed: int) -> Student:
         DataError: no weights of this seed.
     """
     if seed not in TRAINED:
-        raise DataError(f"expected a training seed out of {TRAINED}, got {seed}; lessons.train(seed) makes a new one")
+        raise DataError(f"expected a training seed out of {TRAINED}, got {seed}; training.train(seed) makes another")
     found = files("hoplon_studies.driving").joinpath("weights", f"student-{seed}.safetensors").read_bytes()
     student = Student()
     student.load_state_dict(load(found))

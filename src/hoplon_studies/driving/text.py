@@ -84,7 +84,7 @@ def _struck_by(setting: Setting, arm: Arm) -> str:
 
 
 def endings(records: Sequence[Record]) -> Table:
-    """What became of the episodes of each arm."""
+    """Endings of the episodes of each arm."""
     rows: list[dict[str, Value]] = []
     for arm in ARMS:
         counts = tally(records, arm.name)
@@ -159,7 +159,7 @@ _CHANGE = {
 
 
 def text_of(setting: Setting, records: Sequence[Record]) -> tuple[str, ...]:
-    """What struck, and what the figures carry."""
+    """Sentences about the faults, and about what the figures show."""
     said = [f"{capital(setting.text)}."]
     for better, sentence in (("ranger", "Bounds"), ("aspis", "Copies of the top 1 %"), ("known-bits", "Known bits")):
         change = _CHANGE[compared(records, "important", better).verdict(len(_PAIRS))]

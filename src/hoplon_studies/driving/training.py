@@ -1,4 +1,4 @@
-"""How students learn: an expert that sees the road says where to go, a student sees the same through a camera.
+"""Training of students: an expert that sees the road says where to go, a student sees the same through a camera.
 
 The weights that come with hoplon were made by ``safetensors.torch.save_file(train(seed).state_dict(), path)``, for each
 seed of ``student.TRAINED``, on one thread of an x86-64 processor.
@@ -34,7 +34,7 @@ _BURST_STEERING = 0.2  # radians
 @final
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """What was seen, and where the expert would have gone.
+    """Pictures, and the waypoints of the expert.
 
     ``pictures``: uint8, shape ``(n, 64, 64)``, rows of the palette; ``targets``: float32, ``(n, 10)``, in the student's
     units.
@@ -143,7 +143,7 @@ def waypoint_error(student: nn.Module, frames: Frames) -> float:
 
 
 def mean_error(frames: Frames, taught: Frames | None) -> float:
-    """The same of someone who does not look: always the mean of ``taught``, or straight on for None."""
+    """Mean distance, in units, of a predictor that does not look: the mean of ``taught``, or straight on for None."""
     said = as_output(STRAIGHT_ON[None]) if taught is None else taught.targets.mean(0, keepdim=True)
     return _mean_distance(said, frames)
 

@@ -55,7 +55,7 @@ class Classroom:
         return self._drivers[arm.protections]
 
     def faults(self, task: Task, number: int) -> dict[str | None, list[Word]]:
-        """What may strike at the start of an episode, by :attr:`Arm.struck`."""
+        """Faults at the start of an episode, by :attr:`Arm.struck`."""
         kinds = dict.fromkeys(arm.struck for arm in self._arms if arm.struck is not None)
         tables = {kind: self.student.table(task.setting, kind, seed=task.seed, episode=number) for kind in kinds}
         return {None: [], **{kind: list(table.frame.iter_rows(named=True)) for kind, table in tables.items()}}

@@ -1,3 +1,3 @@
-"""What a study is made of: parts, findings, figures, pages."""
+"""Studies as such: parts, findings, figures, pages."""
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ Cells = tuple[str, ...]
 
 
 def command_of(study: Study) -> Callable[..., tuple[Document, list[Cells], tuple[Path, ...]]]:
-    """What ``hoplon study NAME`` calls; see :class:`hoplon.cli.commands.study.RunsStudy`."""
+    """Return the function that ``hoplon study NAME`` calls; see :class:`hoplon.cli.commands.study.RunsStudy`."""
     return partial(_run, study)
 
 

@@ -1,4 +1,4 @@
-"""What one part of a study finds, and its form in a file."""
+"""Findings of one part of a study, and their form in a file."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Table:
 @final
 @dataclass(frozen=True)
 class Source:
-    """How figures came about.
+    """Source of figures.
 
     Attributes:
         what: which figures.
@@ -60,7 +60,7 @@ class Source:
 @final
 @dataclass(frozen=True)
 class Findings:
-    """What a part found. ``text``: paragraphs under its heading."""
+    """Findings of a part. ``text``: paragraphs under its heading."""
 
     rows: tuple[Row, ...] = ()
     tables: tuple[Table, ...] = ()

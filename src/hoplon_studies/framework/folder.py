@@ -1,4 +1,4 @@
-"""Where a study keeps what it has found: a manifest, one file per finished part, the run directories of each part."""
+"""The folder in which a study keeps its findings: a manifest, a file per finished part, run directories."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class StudyFolder:
         return self.path / "runs" / part
 
     def finished(self, part: str) -> Findings | None:
-        """What a part found; None where it has not finished.
+        """Findings of a part; None where it has not finished.
 
         Raises:
             StoreError: a damaged file.

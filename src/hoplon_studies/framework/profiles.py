@@ -1,4 +1,4 @@
-"""How much a study runs: counts for continuous integration, for an hour, and the papers' own."""
+"""Sizes of a study: counts for continuous integration, for an hour, and the papers' own."""
 
 from __future__ import annotations
 

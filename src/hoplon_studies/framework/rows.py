@@ -10,7 +10,7 @@ from hoplon.errors import HoplonError
 from hoplon.stats.intervals import Interval
 
 Value = str | int | float | None
-"""What a cell of a table holds."""
+"""Content of a cell of a table."""
 
 KEYS = ("where", "model", "data", "paper", "here", "low", "high", "n", "seed", "note")
 
@@ -18,7 +18,7 @@ KEYS = ("where", "model", "data", "paper", "here", "low", "high", "n", "seed", "
 @final
 @dataclass(frozen=True)
 class Row:
-    """What a paper gives, and what was found here.
+    """A published value and the value found here.
 
     Attributes:
         where: the place in the paper and nothing else: "Table II", "Fig. 6".
@@ -71,7 +71,7 @@ class Row:
 
     @property
     def note(self) -> str:
-        """What is counted, in which unit, and why the two differ, as one line."""
+        """Quantity, unit, and the reason why the two differ, as one line."""
         counted = f"{self.what}, {self.unit}" if self.unit else self.what
         return f"{counted}; {self.why}" if self.why else counted
 

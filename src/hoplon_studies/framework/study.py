@@ -7,7 +7,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from importlib.resources import files
@@ -96,14 +96,14 @@ class Published(dict[str, Any]):
         raise no_match(f"published value of {self._name}", key, tuple(self))
 
     def place(self, key: str) -> str:
-        """Where the paper prints it."""
+        """Place in the paper."""
         return self._places[key]
 
 
 @final
 @dataclass(frozen=True)
 class Context:
-    """What a part works with.
+    """Settings of a run, and the means by which a part runs campaigns and keeps values.
 
     Attributes:
         study: the study it belongs to.
@@ -182,7 +182,7 @@ class Context:
         return json.loads(file.read_text(encoding="utf-8"))
 
     def source(self, what: str, *, fault_model: str, runs: Sequence[str] = (), seed: int | None = None) -> Source:
-        """How figures came about.
+        """Source of figures of this part.
 
         Args:
             runs: names of run directories of this part, as `campaign` was given them.
@@ -195,7 +195,7 @@ class Context:
 @final
 @dataclass(frozen=True)
 class StudyResult:
-    """What a study has found so far: its manifest, and the findings of its finished parts in the study's order."""
+    """Findings of a study so far: its manifest, and the findings of its finished parts in the study's order."""
 
     study: Study
     manifest: Mapping[str, Any] = field(repr=False)
@@ -241,27 +241,24 @@ def run_study(
     manifest = folder.begin(_identity(study, profile, seed, own), _circumstances(command))
     for name in again:
         folder.forget(study.part(name).name)
-    published = Published(study.name)
-    made: dict[str, Any] = {}
+    context = Context(
+        study=study,
+        profile=profile,
+        seed=seed,
+        runs=folder.path,
+        own=own,
+        tell=tell or _silent,
+        published=Published(study.name),
+        command=manifest["command"],
+        root=folder.path,
+        load_data=load_data,
+    )
     for part in chosen:
         if folder.finished(part.name) is None:
             started = time.perf_counter()
             if say is not None:
                 say(f"study {study.name}, {part.name}: {part.title}")
-            context = Context(
-                study=study,
-                profile=profile,
-                seed=seed,
-                runs=folder.runs_of(part.name),
-                own=own,
-                tell=tell or _silent,
-                published=published,
-                command=manifest["command"],
-                root=folder.path,
-                load_data=load_data,
-                made=made,
-            )
-            folder.keep(part.name, part.run(context))
+            folder.keep(part.name, part.run(replace(context, runs=folder.runs_of(part.name))))
             if say is not None:
                 say(f"study {study.name}, {part.name}: {time.perf_counter() - started:.1f} s")
     found = {part.name: folder.finished(part.name) for part in study.parts}
@@ -269,7 +266,7 @@ def run_study(
 
 
 def _identity(study: Study, profile: Profile, seed: int, own: Own | None) -> dict[str, Any]:
-    """What a folder must agree in to be gone on with."""
+    """Settings that a folder must agree in to be gone on with."""
     counts = getattr(profile, study.name, None)
     return {
         "study": study.name,

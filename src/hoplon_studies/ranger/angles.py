@@ -73,7 +73,7 @@ def against_trivial(context: Context, network: Network) -> list[Row]:
 
 
 def how_chosen() -> Table:
-    """Which settings Comma could have been trained with, and their errors where no held-out frame takes part."""
+    """Settings that Comma could have been trained with, and their errors where no held-out frame takes part."""
     found = recorded()
     rows = tuple(
         (one["epochs"], one["shift"], one["learning_rate"], one["rmse"], one["always_zero"], one["training_mean"])

@@ -71,7 +71,7 @@ def accuracy(context: Context) -> Findings:
 
 
 def _accuracies(context: Context, network: Network | Absent, arm: str) -> Iterator[Row]:
-    """What Table II says of one network, ``"without"`` or ``"with"`` Ranger."""
+    """Rows of Table II for one network, ``"without"`` or ``"with"`` Ranger."""
     listing = network.listing
     known = {"top-1 accuracy": "top1"} | ({"top-5 accuracy": "top5"} if listing.top5 else {})
     names = MEASURES if listing.data == "driving" else known
@@ -95,7 +95,7 @@ def _accuracies(context: Context, network: Network | Absent, arm: str) -> Iterat
 
 
 def _told_of_trivial(rows: Sequence[Row]) -> tuple[str, ...]:
-    """What errors in degrees are held against, where there are any."""
+    """Errors of the trivial predictors, in words, where there are errors in degrees to hold against them."""
     if not any(row.data == "driving frames" and row.here is not None for row in rows):
         return ()
     errors = trivial_errors()
@@ -115,7 +115,7 @@ def _right(network: Network, found: Tensor, *, best: int = 1) -> tuple[int, int]
 
 @dataclass(frozen=True)
 class _Measured:
-    """What can be said of an architecture without weights: operators listed, operations, and those of Ranger."""
+    """Counts of an architecture without weights: operators listed, operations, and those of Ranger."""
 
     listed: int
     total: int
@@ -124,7 +124,7 @@ class _Measured:
 
 @cache
 def _measured(key: str, batch: int = 1) -> _Measured:
-    """Of a network with random weights: none of these depends on them, nor on the bounds."""
+    """Count on a network with random weights: no count depends on them, nor on the bounds."""
     architecture, network = ARCHITECTURES[key], untrained(key)
     program = capture(network.module, network.example, name=architecture.title)
     functions = ACTIVATION_KINDS - {"atan", "softmax"}
@@ -146,7 +146,7 @@ def _size(context: Context, key: str) -> tuple[str | int | None, ...]:
 
 
 def _memory(context: Context) -> Row:
-    """How large VGG16 is, whose size alone the paper states."""
+    """Size of VGG16, the only one that the paper states."""
     with torch.device("meta"):
         size = sum(tensor.numel() * tensor.itemsize for tensor in ARCHITECTURES["vgg16"].build().parameters())
     paper = context.published["size/vgg16"]

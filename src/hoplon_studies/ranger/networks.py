@@ -66,7 +66,7 @@ class Listing:
 
     @property
     def stands_in(self) -> bool:
-        """Whether it is another network, or on other data, than the paper's."""
+        """True if it is another network, or on other data, than the paper's."""
         return self.paper[1] in _ABSENT_DATA
 
     @property
@@ -76,7 +76,7 @@ class Listing:
 
     @property
     def top5(self) -> bool:
-        """Whether the paper also counts the five best classes."""
+        """True if the paper also counts the five best classes."""
         return self.paper[1] == "ImageNet"
 
 
@@ -151,7 +151,7 @@ class Network:
 
     @property
     def is_classifier(self) -> bool:
-        """Whether its outputs are classes."""
+        """True if its outputs are classes."""
         return self.task == "classification"
 
     @property
@@ -161,7 +161,7 @@ class Network:
 
     @property
     def criterion(self) -> Criterion:
-        """What counts as failure: the class changes, or the angle by more than 15, 30, 60 and 120 degrees."""
+        """Failure criterion: the class changes, or the angle by more than 15, 30, 60 and 120 degrees."""
         if not self.is_classifier:
             return Deviation.steering(scale=180 / math.pi if self.task == "radians" else 1.0)
         return as_criterion([TopK(1), TopK(5)] if self.listing.top5 else [TopK(1)])
@@ -223,15 +223,10 @@ def own(context: Context) -> Network | None:
         return None
     model, data = context.own
     listing = Listing("own", model.name, model.name, data.name, data.name, last=0)
-    found = _network(listing, model, data, *_counts(context))
+    found = _network(context, listing, model, data)
     names = [site.name for site in found.program.value_sites if site.dtype.is_floating_point]
     first = names.index(last_linear(found.program)[0]) if last_linear(found.program) else len(names)
     return replace(found, listing=replace(listing, last=len(names) - first if first else 0))
-
-
-def _counts(context: Context) -> tuple[int, int, int]:
-    counts = context.profile.ranger
-    return counts.inputs, counts.accuracy_inputs, context.seed
 
 
 def _loaded(context: Context, listing: Listing, weights: str) -> Network | Absent:
@@ -248,7 +243,8 @@ def _loaded(context: Context, listing: Listing, weights: str) -> Network | Absen
         return Absent(listing, f"{NO_WEIGHTS}: {reason}" if "HOPLON_DATA" in reason else NO_WEIGHTS)
 
 
-def _network(listing: Listing, model: ZooModel, data: ZooData, inputs: int, held_out: int, seed: int) -> Network:
+def _network(context: Context, listing: Listing, model: ZooModel, data: ZooData) -> Network:
+    counts, seed = context.profile.ranger, context.seed
     program = capture(model.module, model.example, name=listing.weights)
     known = data.calibration if data.targets else data.calibration.sample(max(len(data.calibration) // 5, 1), seed=seed)
     functions = ACTIVATION_KINDS - {"atan", "softmax"}
@@ -256,8 +252,9 @@ def _network(listing: Listing, model: ZooModel, data: ZooData, inputs: int, held
     sites = Values((*activations, *last_linear(program)))
     order = torch.randperm(len(data.held_out), generator=torch.Generator().manual_seed(seed))
     whole = data.held_out
-    kept = whole if data.targets else whole.take(order[:held_out])  # a drive stays whole, in the order of time
-    met = kept.take(_right(program, kept, inputs)) if kept.y is not None else whole.take(order[:inputs])
+    # a drive stays whole, in the order of time
+    kept = whole if data.targets else whole.take(order[: counts.accuracy_inputs])
+    met = kept.take(_right(program, kept, counts.inputs)) if kept.y is not None else whole.take(order[: counts.inputs])
     return Network(
         listing=listing,
         module=model.module,
@@ -284,7 +281,7 @@ def _right(program: Program, inputs: Inputs, count: int) -> Tensor:
 
 def _checked(context: Context, listing: Listing, model: ZooModel) -> Network | Absent:
     """A network; one for steering must be better than predictors that do not look, on all held-out frames."""
-    found = _network(listing, model, context.data(listing.data), *_counts(context))
+    found = _network(context, listing, model, context.data(listing.data))
     if found.is_classifier:
         return found
     assert found.targets is not None, found.listing.data
@@ -304,7 +301,7 @@ def training_inputs(context: Context, found: Network, count: int) -> Inputs:
 
 
 def outputs(module: nn.Module, inputs: Inputs) -> Tensor:
-    """What a module gives for all inputs."""
+    """Outputs of a module for all inputs, shape ``(n, outputs)``."""
     with torch.inference_mode():
         return torch.cat([module(*part.tensors) for part in inputs.batches(_BATCH)])
 

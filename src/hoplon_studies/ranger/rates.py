@@ -46,7 +46,7 @@ def sixteen_bits(context: Context) -> Findings:
 
 
 def floating_point(context: Context) -> Findings:
-    """What the paper leaves out: float32, where a flipped exponent bit gives infinities and NaN."""
+    """Failure rates in float32, which the paper leaves out: a flipped exponent bit gives infinities and NaN."""
     campaigns = Campaigns(context, FLOAT32)
     rows, pairs = _struck(context, "not in the paper", campaigns, classifiers=None)
     figure = _figure("float32", pairs, FLOAT32, "Share of faults that lead to a failure, float32")

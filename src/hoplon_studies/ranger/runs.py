@@ -28,7 +28,7 @@ Protections = Sequence[Protection]
 @final
 @dataclass(frozen=True)
 class FaultModel:
-    """How faults are drawn: ``key`` of folders, ``words`` on the page, number format (None: float32)."""
+    """A fault model and how its faults are drawn: ``key`` of folders, ``words`` on the page, format (None: float32)."""
 
     key: str
     words: str
@@ -119,7 +119,7 @@ class Campaigns:
         ]
 
     def sources(self, what: str, *, fault_model: str = "") -> tuple[Source, ...]:
-        """How the figures came about; none where nothing was run."""
+        """Sources of the figures; none where nothing was run."""
         words = fault_model or self.model.words
         source = self._context.source(what, fault_model=words, runs=self.names, seed=self._context.seed)
         return (source,) if self.names else ()

@@ -1,3 +1,3 @@
-"""How the networks of the studies are trained, and where their weights are kept."""
+"""Training of the studies' networks, and the files of their weights."""
 
 from __future__ import annotations

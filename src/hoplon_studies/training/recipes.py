@@ -1,4 +1,4 @@
-"""How the zoo's networks are trained: data, length, step sizes; each recipe has a digest that names its weights."""
+"""Recipes of trained networks: data, length, step sizes; the digest of a recipe names its weights."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Recipe:
     seed: int = 0
 
     def digest(self) -> str:
-        """Of everything that decides the weights but torch and the data's content, noted in the file: 16 digits."""
+        """Digest, 16 hexadecimal digits, of all that decides the weights but torch and the content of the data."""
         with torch.device("meta"):
             net = self.build()
         shapes = {name: list(value.shape) for name, value in net.state_dict().items()}
@@ -177,5 +177,5 @@ RECIPES: dict[str, Recipe] = {
 }
 """Recipes by the name of what they train. Those on CIFAR-10 stand in for data that no file here holds.
 
-How long Comma is trained and with which steps was chosen on stretches of the training part: ``zoo.validation``.
+How long Comma is trained and with which steps was chosen on stretches of the training part: ``validation``.
 """

@@ -1,16 +1,16 @@
-"""How good a recipe for steering is on stretches of the training part that it has not seen; held-out frames rest."""
+"""Cross-validation of recipes for steering over stretches of the training part; held-out frames take no part."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hoplon.errors import HoplonError
 from hoplon.zoo.datasets.driving import Frames
@@ -40,7 +40,14 @@ class Validation:
     training_mean: float
 
 
-def validate(recipe: Recipe, drive: Frames, *, folds: int = FOLDS, progress: Progress | None = None) -> Validation:
+def validate(
+    recipe: Recipe,
+    drive: Frames,
+    *,
+    folds: int = FOLDS,
+    progress: Progress | None = None,
+    fit: Callable[..., nn.Module] = train,
+) -> Validation:
     """The training part cut into contiguous stretches, each predicted by a network that trained on the others.
 
     Frames within five seconds of a stretch are left out of its training, since neighbouring frames are nearly equal.
@@ -48,6 +55,7 @@ def validate(recipe: Recipe, drive: Frames, *, folds: int = FOLDS, progress: Pro
 
     Args:
         progress: told after every epoch of every training.
+        fit: gives a network trained by the recipe; arguments as those of :func:`train`.
     Raises:
         HoplonError: a recipe that is not for steering, or too few frames for the stretches.
     Source:
@@ -58,7 +66,7 @@ def validate(recipe: Recipe, drive: Frames, *, folds: int = FOLDS, progress: Pro
         raise HoplonError(f"expected a recipe for steering, got {recipe.name}")
     angles, means = torch.empty(drive.border), torch.empty(drive.border)
     for stretch, others in stretches(drive.border, folds):
-        net = train(recipe, drive.pixels[others], drive.degrees[others], progress=progress)
+        net = fit(recipe, drive.pixels[others], drive.degrees[others], progress=progress)
         with torch.inference_mode():
             parts = drive.pixels[stretch].split(100)
             angles[stretch] = torch.cat([net(part.float().div_(255))[:, 0] for part in parts])
@@ -91,20 +99,8 @@ def variants(recipe: Recipe) -> tuple[Recipe, ...]:
     return tuple(replace(recipe, epochs=epochs, shift=shift, learning_rate=rate) for epochs, shift, rate in settings)
 
 
-def record(found: Sequence[Validation], *, data: str) -> dict[str, Any]:
-    """What was compared, as plain values; ``data`` is the digest of the training part."""
-    return {
-        "model": "comma-driving",
-        "stretches": FOLDS,
-        "gap_frames": GAP,
-        "data": data,
-        "torch": torch.__version__,
-        "settings": [asdict(one) for one in found],
-    }
-
-
 def recorded() -> dict[str, Any]:
-    """What `record` gave when Comma's setting was chosen, by ``benchmarks/steering_recipes.py``."""
+    """The stored record of the choice of Comma's setting, made by ``benchmarks/steering_recipes.py``."""
     found: dict[str, Any] = json.loads((files("hoplon_studies.training") / RECORD).read_text(encoding="utf-8"))
     return found
 

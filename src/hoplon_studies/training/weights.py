@@ -24,7 +24,7 @@ _DIGESTS: dict[tuple[str, str | None, _Made], str] = {}
 
 
 def weights_path(recipe: Recipe, *, folder: Path | None = None) -> Path:
-    """Where the weights of a recipe are kept, whether they are there yet or not."""
+    """Path of the weights of a recipe, whether they are there yet or not."""
     return (folder or cache_folder()) / "weights" / f"{recipe.name}-{recipe.digest()}.safetensors"
 
 
@@ -89,7 +89,7 @@ def _check_data(recipe: Recipe, path: Path, notes: Mapping[str, str]) -> None:
 
 
 def _data_digest(data: str) -> str:
-    """Of the images and targets that recipes on this data train with; computed once in a process."""
+    """Digest of the images and targets that recipes on this data train with; computed once in a process."""
     place = _place(data)
     if place not in _DIGESTS:
         _DIGESTS[place] = content_digest([*training_set(data)])

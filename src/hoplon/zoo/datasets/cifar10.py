@@ -11,7 +11,7 @@ from hoplon.zoo.entries import ZooData
 from hoplon.zoo.files import data_file, read_arrays
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's red, green and blue, by which networks trained on it normalise, and the CIFAR ResNets here too."""
+"""Mean and deviation of ImageNet's red, green and blue, by which the CIFAR ResNets here normalise too."""
 
 
 def cifar10(*, plain: bool = False) -> ZooData:

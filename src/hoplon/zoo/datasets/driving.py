@@ -102,7 +102,7 @@ def driving() -> ZooData:
 
 
 def trivial_errors() -> TrivialErrors:
-    """What the two predictors that never look come to on the last 20 %.
+    """Errors of the two predictors that never look, on the last 20 %.
 
     Raises:
         DataError: as :func:`frames`.
