@@ -206,7 +206,7 @@ def test_an_unwritable_folder_is_named_before_any_work(
     [
         (["--criterion", "best"], "expected a criterion of the form top-k"),
         (["--inputs", "0"], "expected inputs of at least 1, got 0"),
-        (["--threads", "0"], "expected at least 1 worker and 1 thread, got 1 and 0"),
+        (["--threads", "0"], "expected at least 1 thread, got 0"),
         (["--value-faults", "0", "--memory-faults", "0"], "expected value or memory faults to run"),
         (["--seed", "-1"], "expected a seed of at least 0, got -1"),
     ],
