@@ -59,7 +59,7 @@ def draw() -> Figure:
     axes = figure.subplots()
     for room, (x, y) in places.items():
         _box(axes, room, x, y)
-    for above, below in nx.transitive_reduction(imports()).edges:
+    for above, below in sorted(nx.transitive_reduction(imports()).edges):
         (x0, y0), (x1, y1) = places[above], places[below]
         bend = 0.0 if y0 - y1 < 1.5 else (0.3 if x1 >= x0 else -0.3)
         arrow = {

@@ -38,7 +38,7 @@ class Film:
         self.moments.append(moment)
 
 
-def film_strip(name: str, *, title: str, films: Sequence[tuple[str, Film]]) -> Figure:
+def draw_film(name: str, *, title: str, films: Sequence[tuple[str, Film]]) -> Figure:
     """The films one below the other, at the same moments: up to the end of the shortest.
 
     Args:

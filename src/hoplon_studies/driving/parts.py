@@ -16,7 +16,7 @@ from hoplon.errors import HoplonError
 from hoplon_studies.driving.camera import SIZE
 from hoplon_studies.driving.control import WAYPOINTS
 from hoplon_studies.driving.episodes import Blind, Driver, Expert, drive
-from hoplon_studies.driving.film_strip import film_strip
+from hoplon_studies.driving.film_strip import draw_film
 from hoplon_studies.driving.settings import ARMS, Setting, prepare
 from hoplon_studies.driving.simulator import Scenario
 from hoplon_studies.driving.statistics import crashes_of_one, seconds_of
@@ -186,5 +186,5 @@ def _film(context: Context, setting: Setting, records: Mapping[int, Sequence[Rec
         task = Task(setting, _episode_seed(context.seed, seed), number, 1)
         films = [(arms[name].title, room.film(task, arms[name])) for name in ("important", "ranger")]
         title = f"Episode {number} of training seed {seed}. Blue: where the car was. Red: the waypoints it follows."
-        return film_strip("strip", title=title, films=films)
+        return draw_film("strip", title=title, films=films)
     return None

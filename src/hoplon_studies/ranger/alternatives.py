@@ -17,7 +17,7 @@ from hoplon_studies.framework.figures import Figure, bars, percent_series
 from hoplon_studies.framework.findings import Findings
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
-from hoplon_studies.ranger.networks import Absent, Network, network, networks, outputs, with_tanh
+from hoplon_studies.ranger.networks import Absent, Network, each_network, network, outputs, with_tanh
 from hoplon_studies.ranger.runs import FIXED32, Campaigns, mean_of, relative_reduction, row_of
 
 _POLICIES: Mapping[str, tuple[str, Policy]] = {
@@ -37,7 +37,7 @@ def against_tanh(context: Context) -> Findings:
     rows: list[Row] = []
     campaigns = Campaigns(context)
     reductions: list[tuple[str, dict[str, Interval]]] = []
-    for found in networks(context):
+    for found in each_network(context):
         other = with_tanh(context, found.listing.key)
         what = "failures fewer than without protection, relative"
         if other is None:

@@ -15,7 +15,7 @@ from hoplon_studies.framework.findings import Findings
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 from hoplon_studies.ranger.angles import LIMITS, MEASURES, angle_errors
-from hoplon_studies.ranger.networks import Absent, Network, network, networks, training_inputs
+from hoplon_studies.ranger.networks import Absent, Network, each_network, network, training_inputs
 from hoplon_studies.ranger.runs import FIXED32, Campaigns, mean_of, row_of
 
 PERCENTILES = (1.0, 0.999, 0.99, 0.98)
@@ -26,7 +26,7 @@ def convergence(context: Context) -> Findings:
     """Figure 5: the share of its final range that each activation has reached, by number of images."""
     rows: list[Row] = []
     figures = []
-    for found in networks(context, classifiers=True):
+    for found in each_network(context, classifiers=True):
         if isinstance(found, Absent) or found.listing.key not in context.profile.ranger.converging:
             continue
         inputs = training_inputs(context, found, context.profile.ranger.convergence_inputs)

@@ -23,7 +23,7 @@ from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 from hoplon_studies.networks.architectures import ARCHITECTURES, untrained
 from hoplon_studies.ranger.angles import LIMITS, MEASURES, against_trivial, angle_errors, how_chosen
-from hoplon_studies.ranger.networks import Absent, Network, networks, outputs
+from hoplon_studies.ranger.networks import Absent, Network, each_network, outputs
 from hoplon_studies.ranger.runs import papers_own, row_of
 
 _PROFILER_LOST = {
@@ -36,7 +36,7 @@ _PROFILER_LOST = {
 def subjects(context: Context) -> Findings:
     """Table I: which networks and data the paper has, and what is here."""
     rows: list[Row] = []
-    for network in networks(context):
+    for network in each_network(context):
         rows += papers_own("Table I", network, "accuracy or error, fault-free")
         what = "accuracy, fault-free" if network.listing.data != "driving" else "RMSE, fault-free"
         if isinstance(network, Absent):
@@ -63,7 +63,7 @@ def subjects(context: Context) -> Findings:
 def accuracy(context: Context) -> Findings:
     """Table II: accuracy of the best class and, where the paper has it, of the best five, or error in degrees."""
     rows: list[Row] = []
-    for network in networks(context):
+    for network in each_network(context):
         for arm in ("without", "with"):
             rows += _accuracies(context, network, arm)
     text = "Bounds are the largest values seen on a random 20 % of the training data; accuracy is on held-out data."

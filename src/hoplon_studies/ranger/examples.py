@@ -13,7 +13,7 @@ from hoplon.faults.table import FaultTable
 from hoplon_studies.framework.figures import Figure, picture
 from hoplon_studies.framework.findings import Findings, Table
 from hoplon_studies.framework.study import Context
-from hoplon_studies.ranger.networks import Network, networks
+from hoplon_studies.ranger.networks import Network, each_network
 from hoplon_studies.ranger.runs import FIXED32, Campaigns
 
 _PICTURES = 4
@@ -26,7 +26,7 @@ def pictures(context: Context) -> Findings:
     figures: list[Figure] = []
     rows: list[tuple[str | int, ...]] = []
     campaigns = Campaigns(context)
-    for network in networks(context):
+    for network in each_network(context):
         if not isinstance(network, Network):
             continue
         found = _found(campaigns.run(network, "none"), network)

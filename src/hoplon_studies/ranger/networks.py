@@ -191,7 +191,7 @@ class Absent:
     why: str
 
 
-def networks(context: Context, *, classifiers: bool | None = None) -> Iterator[Network | Absent]:
+def each_network(context: Context, *, classifiers: bool | None = None) -> Iterator[Network | Absent]:
     """The networks of the profile, one after the other.
 
     Args:

@@ -10,7 +10,7 @@ from hoplon_studies.framework.figures import Figure, bars, percent_series
 from hoplon_studies.framework.findings import Findings, Source
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
-from hoplon_studies.ranger.networks import Absent, Network, networks, own
+from hoplon_studies.ranger.networks import Absent, Network, each_network, own
 from hoplon_studies.ranger.runs import FIXED16, FIXED32, FLOAT32, Campaigns, FaultModel, mean_of, papers_own, row_of
 
 ARMS = {"none": "without Ranger", "ranger": "with Ranger"}
@@ -80,7 +80,7 @@ def _struck(
     rows: list[Row] = []
     pairs: list[Pair] = []
     place = "fig6" if where == "Fig. 6" else "fig7" if where == "Fig. 7" else ""
-    for network in networks(context, classifiers=classifiers):
+    for network in each_network(context, classifiers=classifiers):
         key = network.listing.key.removesuffix("-quick")
         for arm, words in ARMS.items():
             paper = context.published.get(f"{place}/{key}/{arm}/top-1")
