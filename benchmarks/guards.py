@@ -29,14 +29,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import hoplon as hp
-from hoplon.comparison.costs.guard_latency import (
-    Armed,
-    CheckCost,
-    armed,
-    check_ms_per_layer,
-    interleaved,
-    repair_ms,
-)
+from hoplon.comparison.costs.guard_latency import Armed, CheckCost, armed, check_ms_per_layer, interleaved, repair_ms
 from hoplon.comparison.costs.latency import conditions, timed
 from hoplon.protections.guards.memory.arena import lay_end_to_end
 from hoplon.zoo import resolve_model

@@ -19,7 +19,7 @@ from hoplon.campaign.stratified.candidates import BLOCK
 from hoplon.campaign.stratified.first_phase import FirstPhase
 from hoplon.campaign.stratified.schedule import SequentialSchedule
 from hoplon.stats.intervals import weighted, wilson
-from hoplon.stats.stratified import limits
+from hoplon.stats.strata_estimates import limits
 
 CHUNK = 25  # repeats of one generator, so that no number of processes changes a figure
 UNIT = 1024

@@ -112,6 +112,6 @@ def test_every_planned_memory_fault_hits_its_word_alone(name: str) -> None:
 
 
 def _form() -> Any:
-    from hoplon.formats import native
+    from hoplon.formats import dtypes as native
 
     return native(torch.float32)

@@ -9,7 +9,7 @@ from hoplon import Memory, Values, capture
 from hoplon.errors import SiteError
 from hoplon.program.eager_watch import eager_sites
 from hoplon.program.sites import ValueSite
-from hoplon.program.trace import identities
+from hoplon.program.tracing import identities
 from tests.support.nets import NETS
 
 

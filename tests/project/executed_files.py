@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     try:
         from hoplon.cli.main import main as command
     except ImportError:  # the house before it had rooms
-        from hoplon.cli import main as command
+        from hoplon.cli.main import main as command
     files = executed_files(lambda: command(list(arguments)))
     print("\n".join(files), file=sys.stderr)
     print(f"{len(files)} files", file=sys.stderr)

@@ -13,7 +13,7 @@ from hoplon.campaign.rates import FAILURES
 from hoplon.errors import HoplonError
 from hoplon.faults.sampling.plans import Explicit
 from hoplon.faults.single_word import BitFlip
-from hoplon.formats.native import native
+from hoplon.formats.dtypes import native
 from hoplon.injection.golden_run import GoldenRun
 from hoplon.program.sites import GuardMemory, Memory, Values
 

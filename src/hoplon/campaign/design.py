@@ -22,7 +22,7 @@ class Design:
     ``labels``, ``shares``: of the strata; shares are those of ``candidates`` drawn and looked at, not run. Every
     stratum has two halves: see `hoplon.campaign.stratified.schedule.SequentialSchedule`. ``known``: the failure
     probability of strata that needed no run, None for the others. ``draws``: how many draws of all faults each share
-    counts as, see `hoplon.stats.stratified.limits`; ``candidates`` where it is empty. A campaign of uniform faults
+    counts as, see ``strata_estimates.limits``; ``candidates`` where it is empty. A campaign of uniform faults
     has no strata. ``level``: confidence of the intervals then. ``expected``: the "runs", "seconds" and "memory_bytes"
     (of the process that plans, where the platform tells) that the pilot led to expect; ``spent``: what it came to.
     Times

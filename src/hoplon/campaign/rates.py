@@ -13,7 +13,7 @@ import polars as pl
 from hoplon.criteria.outcome import OUTCOME_NAMES
 from hoplon.faults.table import Target
 from hoplon.stats.intervals import Interval, Ints, clustered, weighted, wilson
-from hoplon.stats.stratified import ABOVE, CERTAIN, effective, stratified
+from hoplon.stats.strata_estimates import ABOVE, CERTAIN, effective, stratified
 
 FAILURES = ("sdc", "nonfinite")
 

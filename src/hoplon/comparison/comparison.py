@@ -19,7 +19,7 @@ from hoplon.campaign.results import Results
 from hoplon.comparison.arms import ArmRuns, ArmStore
 from hoplon.comparison.costs.latency import LatencyRatio, measure
 from hoplon.comparison.exposure import Exposure, exposure_of, exposure_table
-from hoplon.comparison.paired import paired
+from hoplon.comparison.pairing import paired
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.outcome import Outcome, classify

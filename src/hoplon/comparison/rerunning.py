@@ -16,14 +16,14 @@ from hoplon.campaign.rates import Rate, rate_of
 from hoplon.campaign.results import Results, held_results, load_results, stored_results
 from hoplon.campaign.runner import Progress
 from hoplon.campaign.store import RunDirectory
-from hoplon.comparison.paired import Paired, paired
+from hoplon.comparison.pairing import Paired, paired
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.combined import as_criterion
 from hoplon.errors import DataError, HoplonError, SiteError
 from hoplon.faults.table import FaultTable
+from hoplon.formats.dtypes import Native
 from hoplon.formats.named import format_named
-from hoplon.formats.native import Native
 from hoplon.injection.golden_run import GoldenRun
 from hoplon.injection.injector import Injector
 from hoplon.injection.replay.golden import Placement

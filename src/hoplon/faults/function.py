@@ -13,7 +13,7 @@ from typing_extensions import override
 from hoplon.errors import HoplonError
 from hoplon.faults.model import Places, WordModel
 from hoplon.formats.base import NumberFormat
-from hoplon.formats.native import native
+from hoplon.formats.dtypes import native
 
 
 @final

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError
 from hoplon.formats.base import NumberFormat
-from hoplon.formats.native import native
+from hoplon.formats.dtypes import native
 from hoplon.program.sites import MemorySite, ValueSite
 
 # Far above any count of bits or words, so that a remainder is uniform to within 2**-20 of any of them.

@@ -5,7 +5,7 @@ from .base import (
     integer_view as integer_view,
     same_bits as same_bits,
 )
+from .dtypes import Native as Native, native as native
 from .fixed import FixedPoint as FixedPoint
 from .named import format_named as format_named, one_per_word as one_per_word
-from .native import Native as Native, native as native
 from .quantized import Quantized as Quantized

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError
 from hoplon.formats.base import NumberFormat
+from hoplon.formats.dtypes import NATIVE_DTYPES, Native, native
 from hoplon.formats.fixed import FixedPoint
-from hoplon.formats.native import NATIVE_DTYPES, Native, native
 from hoplon.formats.quantized import Quantized
 
 _FAMILIES: tuple[type[NumberFormat], ...] = (Native, FixedPoint, Quantized)

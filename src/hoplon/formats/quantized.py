@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from hoplon.errors import HoplonError
 from hoplon.formats.base import NumberFormat, signed
-from hoplon.formats.native import native
+from hoplon.formats.dtypes import native
 
 _N = TypeVar("_N", int, float)
 _DTYPES = (torch.int8, torch.uint8, torch.int16, torch.int32)

@@ -17,7 +17,7 @@ from hoplon.program._torch_warnings import quiet_torch
 from hoplon.program.eager import EagerProgram, capture_eager
 from hoplon.program.program import Program
 from hoplon.program.signature import Call, Signature, copied
-from hoplon.program.trace import NotTraceable, trace
+from hoplon.program.tracing import NotTraceable, trace
 from hoplon.program.verify import find_samples, prove_close, prove_equal
 
 _EXPORT_ERRORS = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self, final
 
 from hoplon.errors import HoplonError
-from hoplon.formats.native import NATIVE_DTYPES, native
+from hoplon.formats.dtypes import NATIVE_DTYPES, native
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite, Site, ValueSite
 

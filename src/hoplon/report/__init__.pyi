@@ -5,4 +5,4 @@ from .ranking import (
     heat_map_figure as heat_map_figure,
     write_ranking as write_ranking,
 )
-from .verdict import Paragraph as Paragraph, verdict as verdict
+from .verdicts import Paragraph as Paragraph, verdict as verdict

@@ -9,7 +9,7 @@ from typing import Any
 
 from hoplon.report.document import Document
 from hoplon.report.text import at_most, interval
-from hoplon.report.verdict import baseline, rows_of
+from hoplon.report.verdicts import baseline, rows_of
 
 Row = Mapping[str, Any]
 Spec = dict[str, Any]

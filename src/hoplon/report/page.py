@@ -15,7 +15,7 @@ from markupsafe import Markup
 from hoplon.files import write_atomically
 from hoplon.report import figures, text as wording
 from hoplon.report.document import Document
-from hoplon.report.verdict import baseline, helps, improvement, rows_of, verdict
+from hoplon.report.verdicts import baseline, helps, improvement, rows_of, verdict
 
 _PLANNED = "from a timed beginning without protections"
 

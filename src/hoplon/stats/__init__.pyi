@@ -13,5 +13,5 @@ from .intervals import (
     weighted as weighted,
     wilson as wilson,
 )
-from .stratified import limits as limits, paired_weighted as paired_weighted, stratified as stratified
+from .strata_estimates import limits as limits, paired_weighted as paired_weighted, stratified as stratified
 from .two_stage import TwoStagePlan as TwoStagePlan, VarianceComponents as VarianceComponents, cheapest as cheapest

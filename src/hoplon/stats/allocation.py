@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hoplon.stats.intervals import Floats, Ints
-from hoplon.stats.stratified import CERTAIN, limits
+from hoplon.stats.strata_estimates import CERTAIN, limits
 
 _FLOORS = np.geomspace(0.5, 24.0, 14)
 _STEPS = 13  # to a quarter of a percent
@@ -34,7 +34,7 @@ def allocate(
 
     Two needs are weighed against each other. Strata with failures get runs by Neyman's rule, in proportion to
     ``share x sqrt(p (1 - p))``. Every stratum gets at least a number in proportion to its share, since the upper limit
-    pays for the run that counts most (see `hoplon.stats.stratified.limits`): a heavy stratum without failures has to
+    pays for the run that counts most (see ``strata_estimates.limits``): a heavy stratum without failures has to
     be ruled out by runs. Both constants are found by search, with the interval itself as the measure.
 
     Args:
@@ -43,7 +43,7 @@ def allocate(
         effects: shape ``(strata,)``, of faults that meet several inputs: the variance of the share that fails over
             ``p (1 - p)``, in (0, 1]; 1 by default.
         known: strata whose probability is `guesses` for certain; they get no runs.
-        candidates: as in `hoplon.stats.stratified.limits`.
+        candidates: as in ``strata_estimates.limits``.
         unseen: failures to expect in all strata of guess 0 together, so that one of them does not upset the plan.
         least: runs in every stratum with a share.
         most: runs in all, beyond which the precision is not reached.
@@ -67,7 +67,7 @@ def allocate(
         return np.where((shares > 0) & ~sure, np.minimum(np.ceil(found), room), 0.0)
 
     def reached(planned: Floats) -> NDArray[np.bool_]:
-        if effects is not None:  # independent runs of this variance, see `hoplon.stats.stratified.effective`
+        if effects is not None:  # independent runs of this variance, see `hoplon.stats.strata_estimates.effective`
             whole = planned * spread**2
             planned = planned * (whole + 1) / (whole * effects + 1)
         planned = np.where(sure, CERTAIN, planned)

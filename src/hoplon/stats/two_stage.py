@@ -1,7 +1,7 @@
 """Two-stage sampling: memory faults, and of each the batches of inputs that it meets (Cochran 1977, chapter 10).
 
 Two-*phase* sampling is something else: candidates are looked at, and some of the same are run; see
-`hoplon.stats.stratified`.
+`hoplon.stats.strata_estimates`.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def effects(
         shares: for each stratum, shape ``(faults,)``, the share of a fault's inputs that fail.
         pilot: components; with them, ``shares`` are of ``met`` batches, the effect is that for ``batches``.
     Returns:
-        Shape ``(strata,)``, in (0, 1]; held up by one whole fault, as in `hoplon.stats.stratified.effective`.
+        Shape ``(strata,)``, in (0, 1]; held up by one whole fault, as in `hoplon.stats.strata_estimates.effective`.
     """
     ratio = 1.0
     if pilot is not None and pilot.variance(met, of=of) > 0:

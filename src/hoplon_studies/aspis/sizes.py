@@ -13,7 +13,7 @@ from torch import nn
 from hoplon.errors import DataError
 from hoplon.importance.analysis import magnitudes
 from hoplon.zoo.resolve import resolve_model
-from hoplon_studies.aspis.subjects import LABELS, NO_DATA, NO_WEIGHTS, Absent, subjects
+from hoplon_studies.aspis.subjects import LABELS, NO_DATA, NO_WEIGHTS, Absent, each_subject
 from hoplon_studies.framework.findings import Findings, Table
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
@@ -113,7 +113,7 @@ def convolutions(name: str) -> Mapping[str, int]:
 def magnitude(context: Context) -> Findings:
     """Table IV: quantiles of the magnitudes of convolution weights."""
     rows = list(_of_the_paper(context))
-    for subject in subjects(context):
+    for subject in each_subject(context):
         if isinstance(subject, Absent):
             rows += [subject.row("Table IV", f"{_MAGNITUDE}: {text}", "") for text in _QUANTILES.values()]
             continue

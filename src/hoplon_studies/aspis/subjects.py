@@ -92,7 +92,7 @@ class Absent:
         return Row(where, self.label, self.data, what, unit, why=self.why)
 
 
-def subjects(context: Context) -> Iterator[Subject | Absent]:
+def each_subject(context: Context) -> Iterator[Subject | Absent]:
     """The networks of the profile, then the user's own, loaded one after the other."""
     for name in context.profile.aspis.models:
         label, stands_for = _STAND_INS[name]
@@ -114,7 +114,7 @@ def of_each(
     absent: Callable[[Absent], Iterable[Row]],
 ) -> Findings:
     """Findings, and after them those of each network, or its rows where it is absent."""
-    for subject in subjects(context):
+    for subject in each_subject(context):
         if isinstance(subject, Absent):
             found += Findings(rows=tuple(absent(subject)))
         else:

@@ -19,7 +19,7 @@ from hoplon.protections.ranges.profiling import profile_ranges
 from hoplon.protections.runtime.lowering import lower
 from hoplon.protections.values.ranger import Ranger
 from hoplon_studies.aspis.overheads import RANGER, TIMES, protections
-from hoplon_studies.aspis.subjects import Absent, Subject, subjects
+from hoplon_studies.aspis.subjects import Absent, Subject, each_subject
 from hoplon_studies.framework.findings import Findings
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
@@ -40,7 +40,7 @@ def whole_data(context: Context) -> Findings:
     """Run time over a data set with each protection, in repeats whose order is drawn anew."""
     counts = context.profile.aspis
     rows: list[Row] = []
-    for subject in subjects(context):
+    for subject in each_subject(context):
         if isinstance(subject, Absent):
             rows.append(subject.row("Fig. 17", "run time over a data set"))
             continue

@@ -21,14 +21,7 @@ from hoplon_studies.driving.settings import ARMS, Setting, prepare
 from hoplon_studies.driving.simulator import Scenario
 from hoplon_studies.driving.statistics import crashes_of_one, seconds_of
 from hoplon_studies.driving.student import Student, trained
-from hoplon_studies.driving.text import (
-    comparisons,
-    crash_figure,
-    crash_rows,
-    endings,
-    per_student,
-    text_of,
-)
+from hoplon_studies.driving.text import comparisons, crash_figure, crash_rows, endings, per_student, text_of
 from hoplon_studies.driving.training import lessons, mean_error, waypoint_error
 from hoplon_studies.driving.trials import Classroom, Record, School, Task
 from hoplon_studies.framework.figures import Figure

@@ -15,7 +15,7 @@ from hoplon.program.capturing import capture
 from hoplon.program.operators import ACTIVATION_KINDS
 from hoplon.program.program import Program
 from hoplon.program.signature import Signature
-from hoplon.program.trace import trace
+from hoplon.program.tracing import trace
 from hoplon.protections.guards.tmr import TMR
 from hoplon.protections.ranges import Bound, Ranges
 from hoplon.protections.values.policy import Clamp, Detect, Policy, ToZero

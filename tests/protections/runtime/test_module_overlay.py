@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from hoplon import Inputs, Memory, Values, capture
 from hoplon.faults import BitFlip, FaultTable, series_to_words
 from hoplon.faults.sampling import ElementUniform, Population, draw_faults, unit_generator
-from hoplon.formats import equal_bits, native
+from hoplon.formats import dtypes as native, equal_bits
 from hoplon.injection.replay import Injections, Replay
 from hoplon.injection.working_memory import WorkingMemory
 from hoplon.program.program import Program

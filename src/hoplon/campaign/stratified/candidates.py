@@ -19,8 +19,8 @@ from hoplon.faults.model import Places, SampledFaults
 from hoplon.faults.sampling.base import Population, Sampling, draw_faults, unit_generator
 from hoplon.faults.table import FaultTable, series_to_words
 from hoplon.formats.base import NumberFormat
+from hoplon.formats.dtypes import native
 from hoplon.formats.named import format_named
-from hoplon.formats.native import native
 from hoplon.stats.intervals import Ints
 
 Slope = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]

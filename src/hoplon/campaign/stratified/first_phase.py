@@ -38,7 +38,7 @@ class FirstPhase:
 
     @property
     def draws(self) -> Floats:
-        """Draws of the whole population that each share counts as: see `hoplon.stats.stratified.limits`."""
+        """Draws of the whole population that each share counts as: see `hoplon.stats.strata_estimates.limits`."""
         return self.draws_of(self.drawn)
 
     @property

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hoplon.campaign.stratified.elementwise import Elements
 from hoplon.formats.base import same_bits
-from hoplon.formats.native import native
+from hoplon.formats.dtypes import native
 from hoplon.injection.injector import Injector
 from hoplon.program.eager import EagerProgram
 from hoplon.program.operators import canonical_kind, has

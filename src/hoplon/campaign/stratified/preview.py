@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.formats.native import native
+from hoplon.formats.dtypes import native
 from hoplon.injection.injector import Injector
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite, ValueSite

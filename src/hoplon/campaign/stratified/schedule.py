@@ -17,7 +17,7 @@ import numpy as np
 from hoplon.campaign.stratified.first_phase import FirstPhase
 from hoplon.stats.allocation import allocate
 from hoplon.stats.intervals import Floats, Ints
-from hoplon.stats.stratified import ABOVE, CERTAIN, limits
+from hoplon.stats.strata_estimates import ABOVE, CERTAIN, limits
 
 # Spent at the first look, which is planned to be the last one; what is left is halved at every later look.
 _FIRST_LOOK = 0.8

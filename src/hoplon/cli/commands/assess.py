@@ -10,7 +10,7 @@ from hoplon.comparison.assessment import AssessmentPlan, MakeArm, announcement, 
 from hoplon.program.capturing import capture
 from hoplon.report.document import write_document
 from hoplon.report.page import write_page
-from hoplon.report.verdict import verdict
+from hoplon.report.verdicts import verdict
 from hoplon.zoo.entries import ZooData, ZooModel
 
 

@@ -11,7 +11,7 @@ from hoplon.cli.console import print_status, show, show_json
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.report.document import read_document
 from hoplon.report.page import write_page
-from hoplon.report.verdict import verdict
+from hoplon.report.verdicts import verdict
 
 
 def report(

@@ -19,7 +19,7 @@ from hoplon.errors import HoplonError, StoreError
 from hoplon.faults.model import FaultModel
 from hoplon.faults.sampling.base import Sampling
 from hoplon.files import write_atomically
-from hoplon.formats.native import NATIVE_DTYPES, native
+from hoplon.formats.dtypes import NATIVE_DTYPES, native
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory, Values

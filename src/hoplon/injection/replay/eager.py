@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from hoplon.formats.native import native
+from hoplon.formats.dtypes import native
 from hoplon.injection.replay.golden import Golden, InjectedWords, Injections, ReplayStatistics
 from hoplon.injection.replay.replay import Replay
 from hoplon.injection.replay.values import GoldenValues

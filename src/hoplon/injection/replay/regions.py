@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from hoplon.formats.native import native
+from hoplon.formats.dtypes import native
 from hoplon.injection.replay.golden import Golden, InjectedWords, Injections
 from hoplon.injection.replay.kernel_forms import KernelForms, protected
 from hoplon.injection.replay.plan import Plan

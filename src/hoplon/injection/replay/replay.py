@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hoplon.formats.base import equal_bits
-from hoplon.formats.native import native
+from hoplon.formats.dtypes import native
 from hoplon.injection.replay.channels import Chain, Channels, chains_of
 from hoplon.injection.replay.golden import Golden, InjectedWords, Injections, Placement, ReplayStatistics
 from hoplon.injection.replay.values import GoldenValues, Protections, StepValues

@@ -13,7 +13,7 @@ from hoplon.program._torch_warnings import quiet_torch
 from hoplon.program.operators import canonical_kind, is_passive
 from hoplon.program.program import Program
 from hoplon.program.sites import Identity
-from hoplon.program.trace import identities
+from hoplon.program.tracing import identities
 from hoplon.protections.guards.memory.arena import end_to_end
 
 

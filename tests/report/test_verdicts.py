@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from hoplon.report import verdict
-from hoplon.report.verdict import improvement
+from hoplon.report import verdicts as verdict
+from hoplon.report.verdicts import improvement
 
 
 def row(name: str, failure: float, low: float, high: float, **other: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from hoplon.comparison.paired import paired
+from hoplon.comparison.pairing import paired
 from hoplon.stats.intervals import paired_difference, paired_ratio
 
 

@@ -9,7 +9,7 @@ import polars as pl
 
 from hoplon.faults.table import Target
 from hoplon.stats.intervals import Interval, Ratio, mcnemar, paired_clustered, paired_difference, paired_ratio
-from hoplon.stats.stratified import paired_weighted
+from hoplon.stats.strata_estimates import paired_weighted
 
 
 @final

@@ -10,7 +10,7 @@ from hoplon.campaign.stratified.first_phase import FirstPhase
 from hoplon.campaign.stratified.schedule import SequentialSchedule
 from hoplon.errors import HoplonError
 from hoplon.stats.intervals import clopper_pearson, gamma_quantile, weighted
-from hoplon.stats.stratified import effective, limits, paired_weighted, stratified
+from hoplon.stats.strata_estimates import effective, limits, paired_weighted, stratified
 
 
 @pytest.mark.parametrize(("failures", "runs"), [(0, 100), (15, 148), (81, 263), (5, 10_000), (140, 148), (263, 263)])
