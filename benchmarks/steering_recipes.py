@@ -23,7 +23,7 @@ import torch
 from rich.console import Console
 
 from hoplon.formats.digest import content_digest
-from hoplon.zoo.datasets.driving import frames
+from hoplon.zoo.datasets._driving import frames
 from hoplon_studies.training.recipes import RECIPES, training_set
 from hoplon_studies.training.validation import FOLDS, GAP, RECORD, Validation, validate, variants
 

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from hoplon.errors import DataError
-from hoplon.zoo.datasets import driving as driving_module
-from hoplon.zoo.datasets.driving import driving, frames, trivial_errors
-from hoplon.zoo.datasets.mnist import mnist
+from hoplon.zoo.datasets import _driving as driving_module
+from hoplon.zoo.datasets._driving import driving, frames, trivial_errors
+from hoplon.zoo.datasets._mnist import mnist
 from hoplon.zoo.datasets.torchvision import gtsrb, imagenet, original_cifar10, original_mnist
 
 

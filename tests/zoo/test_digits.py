@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from hoplon.zoo.datasets.digits import digits
+from hoplon.zoo.datasets._digits import digits
 
 # of scikit-learn 1.9's load_digits and train_test_split(train_size=1000, stratify=y, random_state=0)
 DIGESTS = (

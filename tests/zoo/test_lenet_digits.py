@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hoplon.zoo import LeNet, ZooModel, lenet_digits, model
-from hoplon.zoo.datasets.digits import digits
+from hoplon.zoo.datasets._digits import digits
 from hoplon_studies.training.classifier import train_lenet_digits
 
 

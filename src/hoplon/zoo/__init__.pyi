@@ -1,4 +1,4 @@
-from .datasets.driving import (
+from .datasets._driving import (
     TrivialErrors as TrivialErrors,
     training_angle as training_angle,
     trivial_errors as trivial_errors,

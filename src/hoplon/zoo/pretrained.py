@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from hoplon.errors import DataError
-from hoplon.zoo.datasets.digits import digits
+from hoplon.zoo.datasets._digits import digits
 from hoplon.zoo.entries import ZooModel
 from hoplon.zoo.files import data_file, read_state_dict
 from hoplon.zoo.networks.cifar_resnet import CifarResNet

@@ -6,10 +6,10 @@ from importlib.metadata import entry_points
 from typing import Protocol
 
 from hoplon.errors import HoplonError, no_match
-from hoplon.zoo.datasets.cifar10 import cifar10
-from hoplon.zoo.datasets.digits import digits
-from hoplon.zoo.datasets.driving import driving
-from hoplon.zoo.datasets.mnist import mnist
+from hoplon.zoo.datasets._cifar10 import cifar10
+from hoplon.zoo.datasets._digits import digits
+from hoplon.zoo.datasets._driving import driving
+from hoplon.zoo.datasets._mnist import mnist
 from hoplon.zoo.datasets.torchvision import gtsrb, imagenet, original_cifar10, original_mnist
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.pretrained import lenet_digits, resnet_cifar10

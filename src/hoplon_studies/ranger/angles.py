@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hoplon.stats.bootstrap import block_bootstrap
 from hoplon.stats.intervals import Floats, Interval
-from hoplon.zoo.datasets.driving import training_angle
+from hoplon.zoo.datasets._driving import training_angle
 from hoplon_studies.framework.findings import Table
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context

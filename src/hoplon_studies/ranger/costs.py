@@ -17,7 +17,7 @@ from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.values.ranger import Ranger
 from hoplon.stats.intervals import wilson
-from hoplon.zoo.datasets.driving import trivial_errors
+from hoplon.zoo.datasets._driving import trivial_errors
 from hoplon_studies.framework.findings import Findings, Table
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context

@@ -26,7 +26,7 @@ from hoplon.protections.ranges.profile import Profile
 from hoplon.protections.ranges.profiling import profile_activations
 from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.values.ranger import last_linear
-from hoplon.zoo.datasets.driving import trivial_errors
+from hoplon.zoo.datasets._driving import trivial_errors
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.resolve import resolve_model
 from hoplon_studies.framework.study import Context

@@ -8,7 +8,7 @@ from torch import nn
 
 from hoplon.errors import DataError
 from hoplon.program.inputs import Inputs
-from hoplon.zoo.datasets.digits import digits
+from hoplon.zoo.datasets._digits import digits
 from hoplon.zoo.entries import ZooModel
 from hoplon.zoo.networks.lenet_digits import LeNet
 from hoplon.zoo.seeding import Progress, one_thread, seeded

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hoplon.errors import DataError
-from hoplon.zoo.datasets.cifar10 import cifar10
-from hoplon.zoo.datasets.driving import frames
-from hoplon.zoo.datasets.mnist import mnist
+from hoplon.zoo.datasets._cifar10 import cifar10
+from hoplon.zoo.datasets._driving import frames
+from hoplon.zoo.datasets._mnist import mnist
 from hoplon.zoo.seeding import Progress, one_thread, seeded
 from hoplon_studies.networks.ranger_classifiers import AlexNet, MnistLeNet, Vgg11, Vgg16
 from hoplon_studies.networks.ranger_resnet import ResNet18, SqueezeNet

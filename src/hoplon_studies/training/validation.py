@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hoplon.errors import HoplonError
-from hoplon.zoo.datasets.driving import Frames
+from hoplon.zoo.datasets._driving import Frames
 from hoplon.zoo.seeding import Progress
 from hoplon_studies.training.recipes import Recipe, train
 

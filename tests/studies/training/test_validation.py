@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hoplon.errors import HoplonError
-from hoplon.zoo.datasets.driving import Frames
+from hoplon.zoo.datasets._driving import Frames
 from hoplon_studies.training import validation
 from hoplon_studies.training.recipes import RECIPES, Recipe
 from hoplon_studies.training.validation import recorded, stretches, validate, variants

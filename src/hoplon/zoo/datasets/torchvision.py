@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, Subset
 from hoplon.errors import DataError
 from hoplon.program.inputs import Inputs
 from hoplon.zoo.cache import cache_folder
-from hoplon.zoo.datasets.cifar10 import normalised
+from hoplon.zoo.datasets._cifar10 import normalised
 from hoplon.zoo.entries import ZooData
 from hoplon.zoo.torchvision_ops import import_torchvision
 
@@ -34,7 +34,7 @@ def original_mnist(folder: Path | None = None, *, download: bool = False) -> Zoo
 
 def original_cifar10(folder: Path | None = None, *, download: bool = False) -> ZooData:
     """CIFAR-10's 50,000 training images and 10,000 test images, normalised as
-    :func:`hoplon.zoo.datasets.cifar10.cifar10` does.
+    :func:`hoplon.zoo.datasets._cifar10.cifar10` does.
 
     Arguments and errors as :func:`original_mnist`.
     """
