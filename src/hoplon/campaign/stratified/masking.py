@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hoplon.campaign.stratified.elementwise import Elements
+from hoplon.campaign.stratified.element_views import ByChannel, ElementView, WholeMaps
 from hoplon.formats.base import same_bits
-from hoplon.formats.dtypes import native
 from hoplon.injection.injector import Injector
 from hoplon.program.eager import EagerProgram
 from hoplon.program.operators import canonical_kind, has
@@ -96,96 +95,69 @@ class LocalPropagation:
         return found
 
     def _follow(self, site: int, values: Mapping[int, Any], row: Tensor, element: Tensor, after: Tensor) -> Propagated:
-        place, layouts = self._places[site], self._injector.reference.program.layouts
-        met = values[~place.start]
-        layout = layouts.get(place.start)
-        samples = met.unsqueeze(0) if layout is None else layout.samples_first(met)
+        place, program = self._places[site], self._injector.reference.program
+        value, layout = values[~place.start], program.layouts.get(place.start)
+        samples = value.unsqueeze(0) if layout is None else layout.samples_first(value)
         numel = samples[0].numel()
         there = element < numel  # a pass may give a site fewer elements
         index = row * numel + element.clamp(max=numel - 1)
-        found = None if self._whole_maps else self._gathered(place, values, index, after)
-        if found is None:
+        steps = (place.start, *place.inner)
+        view = None if self._whole_maps else ByChannel.of(program, steps, values, self._protections, index)
+        propagated = None if view is None else self._propagate(place, view, after)
+        if propagated is None:
             self.followed_on_maps += len(index)
-            found = self._on_maps(site, values, index.numpy(), after)
-        return replace(found, masked=found.masked & there)
+            propagated = self._on_maps(place, values, index.numpy(), after)
+        return replace(propagated, masked=propagated.masked & there)
 
-    def _gathered(self, place: _Place, values: Mapping[int, Any], index: Tensor, after: Tensor) -> Propagated | None:
-        """Follow the struck elements alone, side by side by channel; None where this need not give the bits of maps.
-
-        The same is done to the fault-free values of these elements first: they have to come out as in the whole maps.
-        """
-        elements = Elements.of(self._injector.reference.program, place.start, place.inner, values, self._protections)
-        if elements is None:
-            return None
-        slots = elements.slots(index)
-        golden, struck = slots.taken(values[~place.start]), slots.taken(values[~place.start])
-        flat = struck.view(-1)
-        words = after.to(flat.device)
-        zero = torch.zeros(len(words), dtype=flat.dtype, device=flat.device)
-        flat[slots.place] = native(flat.dtype).apply(zero, torch.zeros_like(words), words)
-        best: Propagated | None = None
-        with torch.inference_mode():
-            ways = []
-            for found in (golden, struck):
-                start = self._protected(place.start, found) if self._injector.placement == "before" else found
-                ways.append(elements.follow(slots, start))
-        for step in place.ends:
-            known = values[step].reshape(-1)[slots.index]
-            if not bool(same_bits(ways[0][step].reshape(-1)[slots.place], known).all()):
-                return None
-            best = _larger(best, known.cpu(), ways[1][step].reshape(-1)[slots.place].cpu(), step)
-        return best
-
-    def _on_maps(self, site: int, values: Mapping[int, Any], index: Ints, after: Tensor) -> Propagated:
+    def _on_maps(self, place: _Place, values: Mapping[int, Any], index: Ints, after: Tensor) -> Propagated:
         """Follow faults in whole maps, those of one element one after the other."""
         kinds, which = np.unique(np.stack([index, after.numpy()]), axis=1, return_inverse=True)
-        parts = [self._pass(site, values, torch.from_numpy(turn)) for turn in _turns(kinds)]
+        parts = []
+        for turn in map(torch.from_numpy, _turns(kinds)):
+            view = WholeMaps(self._injector.reference.program, place.start, values, turn[0])
+            parts.append(self._propagate(place, view, turn[1]))
         order = np.concatenate([np.flatnonzero(_turn_of(kinds) == turn) for turn in range(len(parts))])
         back = torch.from_numpy(np.argsort(order)[which.reshape(-1)])
         columns = {n: torch.cat([getattr(p, n) for p in parts])[back] for n in ("before", "after", "step", "masked")}
         return Propagated(**columns)
 
-    def _pass(self, site: int, values: Mapping[int, Any], faults: Tensor) -> Propagated:
-        """Faults at different positions of one tensor: positions and words, int64, shape ``(2, n)``."""
-        place = self._places[site]
-        golden, struck = dict(values), dict(values)
-        met = values[~place.start]
-        golden[place.start] = met
-        struck[place.start] = self._struck(place, met, faults)
-        with torch.inference_mode():
-            for found in (golden, struck):
-                if self._injector.placement == "before":
-                    found[place.start] = self._protected(place.start, found[place.start])
-                for step in place.inner:
-                    value = self._injector.reference.program.steps[step].run(found)  # type: ignore[arg-type]
-                    found[step] = self._protected(step, value)
+    def _propagate(self, place: _Place, view: ElementView, words: Tensor) -> Propagated | None:
+        """Follow struck elements, and beside them the fault-free ones, to the ends of their place.
+
+        Fault-free elements have to come out of the view as in the whole maps; None where they do not.
+        """
         best: Propagated | None = None
+        with torch.inference_mode():
+            golden, struck = (self._side(place, view, view.site(changed)) for changed in (None, words))
         for step in place.ends:
-            before, after = (self._taken(step, side[step], faults[0]) for side in (golden, struck))
+            before, after = view.read(step, golden[step]), view.read(step, struck[step])
+            known = view.fault_free(step)
+            if known is not None and not bool(same_bits(before, known).all()):
+                return None
             best = _larger(best, before, after, step)
-        assert best is not None
         return best
 
-    def _struck(self, place: _Place, met: Tensor, faults: Tensor) -> Tensor:
-        layout = self._injector.reference.program.layouts.get(place.start)
-        value = met.clone()
-        samples = value.unsqueeze(0) if layout is None else layout.samples_first(value)
-        flat = samples.reshape(-1)
-        words = faults[1].to(flat.device)
-        zero = torch.zeros(len(words), dtype=flat.dtype, device=flat.device)
-        flat[faults[0].to(flat.device)] = native(flat.dtype).apply(zero, torch.zeros_like(words), words)
-        if flat.data_ptr() != samples.data_ptr():  # reshape made a copy
-            samples.copy_(flat.view(samples.shape))
-        return value
+    def _side(self, place: _Place, view: ElementView, start: Tensor) -> _Side:
+        side = _Side(view)
+        side[place.start] = self._protected(place.start, start) if self._injector.placement == "before" else start
+        for step in place.inner:
+            side[step] = self._protected(step, view.program.steps[step].run(side))  # type: ignore[arg-type]
+        return side
 
     def _protected(self, step: int, value: Any) -> Any:
         protection = self._protections.get(step)
         return value if protection is None else protection(value)
 
-    def _taken(self, step: int, value: Tensor, index: Tensor) -> Tensor:
-        layout = self._injector.reference.program.layouts.get(step)
-        samples = value.unsqueeze(0) if layout is None else layout.samples_first(value)
-        return samples.reshape(-1)[index.to(samples.device)].cpu()
+
+class _Side(dict[int, Any]):
+    """Values of steps in a view; what no step of the place has made is the fault-free operand."""
+
+    def __init__(self, view: ElementView) -> None:
+        super().__init__()
+        self._view = view
+
+    def __missing__(self, step: int) -> Any:
+        return self.setdefault(step, self._view.operand(self._view.values[step]))
 
 
 def _runs_of(kind: Tensor, order: Tensor) -> tuple[list[int], Sequence[Tensor]]:
