@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, final
+from typing import Generic, TypeVar, final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
 
 from hoplon.errors import HoplonError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
+_Suspect = TypeVar("_Suspect")
 _BURST_WORDS = 1024  # a change of most of so many words, and no more, may still be one burst
 _FEW_WORDS = 16  # most of fewer words say nothing: a fault can hit them all
 
@@ -82,6 +84,46 @@ class Guard(ABC):
     @abstractmethod
     def refresh(self) -> None:
         """Take the memory as it is now for correct, after a legitimate change."""
+
+
+class StorageGuard(Guard, Generic[_Suspect]):
+    """A guard of whole storages by name: a check refuses updates of all that are suspect before it repairs any."""
+
+    def __init__(self, storages: Mapping[str, Tensor]) -> None:
+        self._live = storages
+        self._note_versions()
+
+    @property
+    @override
+    def protected_bytes(self) -> int:
+        return sum(live.nbytes for live in self._live.values())
+
+    @override
+    def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
+        with torch.inference_mode():
+            report, suspects = self._suspects(turn, turns)
+            for name, suspect in suspects.items():
+                written = version_of(self._live[name]) != self._versions[name]
+                self._refuse_update(name, suspect, written=written)
+            for name, suspect in suspects.items():
+                report += self._repaired(name, suspect)
+                self._versions[name] = version_of(self._live[name])
+        return report
+
+    @abstractmethod
+    def _suspects(self, turn: int, turns: int) -> tuple[GuardReport, Mapping[str, _Suspect]]:
+        """Compare a slice: words checked, and by storage what is wrong in it."""
+
+    @abstractmethod
+    def _refuse_update(self, name: str, suspect: _Suspect, *, written: bool) -> None:
+        """Apply :func:`require_no_update` to a suspect storage."""
+
+    @abstractmethod
+    def _repaired(self, name: str, suspect: _Suspect) -> GuardReport:
+        """Repair a suspect storage and report it."""
+
+    def _note_versions(self) -> None:
+        self._versions = {name: version_of(live) for name, live in self._live.items()}
 
 
 @final

@@ -214,7 +214,6 @@ class AspisGuard(Guard):
             chunks, copies = triplicated(chosen)
             self._chunks += chunks
             self._copies |= copies
-        self._sizes = [len(chunk) for chunk in self._chunks]
         self._batches: dict[tuple[int, int], list[ChunkBatch]] = {}
         self._versions = {name: version_of(tensor) for name, tensor in self._live.items()}
 
@@ -231,8 +230,7 @@ class AspisGuard(Guard):
     def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
         """Compare and repair; counts weights, a corrupted copy or index entry counting as its weight."""
         if (turn, turns) not in self._batches:
-            numbers = of_turn_by_size(self._sizes, turn, turns)
-            self._batches[turn, turns] = chunk_batches(self._chunks[numbers.start : numbers.stop])
+            self._batches[turn, turns] = chunk_batches(of_turn_by_size(self._chunks, len, turn, turns))
         batches = self._batches[turn, turns]
         report = GuardReport(sum(len(batch) for batch in batches))
         if not batches:

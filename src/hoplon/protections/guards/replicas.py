@@ -14,7 +14,7 @@ from hoplon.errors import HoplonError
 from hoplon.formats.base import integer_view
 from hoplon.protections.guards.index_sums import mend_entry, power_sums
 from hoplon.protections.guards.memory.arena import arena_around, end_to_end
-from hoplon.protections.guards.memory.words import in_wide
+from hoplon.protections.guards.memory.words import in_batches, in_wide
 from hoplon.protections.guards.voting import agree, copy_of, vote_
 from hoplon.protections.memory_guard import require_no_update
 
@@ -184,15 +184,11 @@ def _gathers_by_int32() -> bool:
 
 def chunk_batches(chunks: Sequence[Chunk]) -> list[ChunkBatch]:
     """Join consecutive chunks of one kind of word."""
-    runs: list[list[Chunk]] = []
-    for chunk in chunks:
-        limit = _BATCH_WORDS if chunk.words.device.type == "cpu" else _LAUNCHED_WORDS
-        last = runs[-1] if runs else []
-        same = last and kind_of(last[0].words) == kind_of(chunk.words)
-        if not same or sum(map(len, last)) + len(chunk) > limit:
-            runs.append([])
-        runs[-1].append(chunk)
-    return [ChunkBatch(run) for run in runs]
+
+    def most(chunk: Chunk) -> int:
+        return _BATCH_WORDS if chunk.words.device.type == "cpu" else _LAUNCHED_WORDS
+
+    return [ChunkBatch(batch) for batch in in_batches(chunks, lambda chunk: kind_of(chunk.words), most)]
 
 
 def kind_of(words: Tensor) -> tuple[object, ...]:

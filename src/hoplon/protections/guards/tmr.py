@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
+from operator import attrgetter
 from typing import Literal, final
 
 import torch
@@ -15,7 +17,7 @@ from hoplon.formats.base import integer_view
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.memory.words import in_wide, of_turn_by_size, row_of, shared, without_repeats
 from hoplon.protections.guards.voting import agree, copy_of, distinct, vote_
-from hoplon.protections.memory_guard import Guard, GuardReport, require_no_update, version_of
+from hoplon.protections.memory_guard import GuardReport, StorageGuard, require_no_update
 
 _PIECE_BYTES = 1 << 18  # read once from memory, and compared with both copies from a core's cache
 
@@ -62,61 +64,49 @@ class TMR(Protection):
 
 
 @final
-class TMRGuard(Guard):
-    """Two more copies of every storage."""
+class TMRGuard(StorageGuard[list["_Piece"]]):
+    """Two more copies of every storage; checks count words of memory, a corrupted copy as its word.
+
+    With ``vote="tensor"`` a tensor that differs in the words of a slice is voted on whole.
+    """
 
     def __init__(self, storages: Mapping[str, Tensor], vote: Literal["element", "tensor"]) -> None:
-        self._live = storages
+        super().__init__(storages)
         self._by_tensor = vote == "tensor"
         self._copies = {f"{name}#{n}": copy_of(live) for name, live in storages.items() for n in (1, 2)}
-        self._versions = {name: version_of(live) for name, live in storages.items()}
         self._pieces = [
             piece for name, live in storages.items() for piece in _pieces_of(name, live, *self._copies_of(name))
         ]
-        self._sizes = [piece.live.nbytes for piece in self._pieces]
 
     @property
     def copies(self) -> Mapping[str, Tensor]:
         """The guard's own memory by name, ``conv1.weight#1`` and ``conv1.weight#2``."""
         return self._copies
 
-    @property
     @override
-    def protected_bytes(self) -> int:
-        return sum(live.nbytes for live in self._live.values())
+    def _suspects(self, turn: int, turns: int) -> tuple[GuardReport, dict[str, list[_Piece]]]:
+        pieces = of_turn_by_size(self._pieces, _bytes_of, turn, turns)
+        differing = groupby(chain.from_iterable(shared(_differing, pieces, _bytes_of)), key=attrgetter("name"))
+        checked = GuardReport(sum(piece.live.numel() for piece in pieces))
+        return checked, {name: list(suspect) for name, suspect in differing}
 
-    def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
-        """Compare and repair; counts words of memory, a corrupted copy counting as its word.
-
-        With ``vote="tensor"`` a tensor that differs in the words of a slice is voted on whole.
-        """
-        numbers = of_turn_by_size(self._sizes, turn, turns)
-        pieces, sizes = self._pieces[numbers.start : numbers.stop], self._sizes[numbers.start : numbers.stop]
-        report = GuardReport(sum(piece.live.numel() for piece in pieces))
-        if not pieces:
-            return report
-        suspects = [piece for run in shared(_differing, pieces, sizes) for piece in run]
-        names = tuple(dict.fromkeys(piece.name for piece in suspects))
-        with torch.inference_mode():
-            for name in names:
-                self._require_no_update(name)
-            if self._by_tensor:
-                votes = [(name, *_vote_tensors_(self._live[name], *self._copies_of(name))) for name in names]
-            else:
-                votes = [(piece.name, *vote_(piece.live, piece.first, piece.second)) for piece in suspects]
-            for name, detected, uncorrectable in votes:
-                self._versions[name] = version_of(self._live[name])
-                report += GuardReport(0, detected, detected - uncorrectable, uncorrectable, (name,))
-        return report
+    @override
+    def _repaired(self, name: str, suspect: list[_Piece]) -> GuardReport:
+        if self._by_tensor:
+            votes = [_vote_tensors_(self._live[name], *self._copies_of(name))]
+        else:
+            votes = [vote_(piece.live, piece.first, piece.second) for piece in suspect]
+        detected, uncorrectable = map(sum, zip(*votes, strict=True))
+        return GuardReport(0, detected, detected - uncorrectable, uncorrectable, (name,))
 
     def _copies_of(self, name: str) -> tuple[Tensor, Tensor]:
         return self._copies[f"{name}#1"], self._copies[f"{name}#2"]
 
-    def _require_no_update(self, name: str) -> None:
+    @override
+    def _refuse_update(self, name: str, suspect: list[_Piece], *, written: bool) -> None:
         live, (first, second) = self._live[name], self._copies_of(name)
         if agree(first, second, second):
             differing = int((integer_view(live) != integer_view(first)).sum())
-            written = version_of(live) != self._versions[name]
             require_no_update(name, differing=differing, total=live.numel(), written=written)
 
     def refresh(self) -> None:
@@ -125,7 +115,7 @@ class TMRGuard(Guard):
             for name, live in self._live.items():
                 for n in (1, 2):
                     integer_view(self.copies[f"{name}#{n}"]).copy_(integer_view(live))
-                self._versions[name] = version_of(live)
+        self._note_versions()
 
 
 @dataclass(frozen=True)
@@ -137,6 +127,10 @@ class _Piece:
     first: Tensor
     second: Tensor
     wide: tuple[tuple[Tensor, Tensor, Tensor], ...]
+
+
+def _bytes_of(piece: _Piece) -> int:
+    return piece.live.nbytes
 
 
 def _pieces_of(name: str, *same: Tensor) -> list[_Piece]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal, final
 
@@ -17,10 +18,10 @@ from hoplon.errors import DataError, HoplonError
 from hoplon.formats.base import integer_view
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.known_bits.fingerprint import changed_samples, fingerprint_of
-from hoplon.protections.guards.known_bits.segments import Segment, segments_of
+from hoplon.protections.guards.known_bits.segments import segments_of
 from hoplon.protections.guards.memory.words import of_turn_by_size, shared
 from hoplon.protections.guards.voting import copy_of, distinct
-from hoplon.protections.memory_guard import Guard, GuardReport, require_no_update, version_of
+from hoplon.protections.memory_guard import GuardReport, StorageGuard, require_no_update
 
 Action = Literal["flag", "zero", "reload"]
 Source = Callable[[str], Tensor] | str | os.PathLike[str]
@@ -99,139 +100,111 @@ class Checksum(Protection):
 
 
 @final
-class ChecksumGuard(Guard):
-    """Two sums for every group of words."""
+class ChecksumGuard(StorageGuard[tuple[Tensor, Tensor]]):
+    """Two sums for every group of words; checks count groups, and a wrong sum as its group."""
 
     def __init__(self, storages: Mapping[str, Tensor], how: Checksum) -> None:
-        self._live, self._how = storages, how
+        super().__init__(storages)
+        self._how = how
         self._segments = {segment.name: segment for segment in segments_of(storages, None)}
-        groups = {name: -(-len(segment) // how.group) for name, segment in self._segments.items()}
         self._copies: dict[str, Tensor] = {}
+        self._pieces: list[tuple[str, range]] = []
         for name, segment in self._segments.items():
-            empty = torch.zeros(groups[name], dtype=torch.int16, device=segment.device)
+            groups = range(-(-len(segment) // how.group))
+            step = max(1, (_PIECE_WORDS if segment.device.type == "cpu" else _LAUNCHED_WORDS) // how.group)
+            self._pieces += [(name, groups[start : start + step]) for start in groups[::step]]
+            empty = torch.zeros(len(groups), dtype=torch.int16, device=segment.device)
             self._copies |= {f"{name}#sums1": copy_of(empty), f"{name}#sums2": copy_of(empty)}
-        self._fingerprints: dict[str, Tensor] = {}
-        self._pieces = [
-            (name, start, min(start + step, groups[name]))
-            for name, segment in self._segments.items()
-            for step in [max(1, (_PIECE_WORDS if segment.device.type == "cpu" else _LAUNCHED_WORDS) // how.group)]
-            for start in range(0, groups[name], step)
-        ]
+        self._copies |= {f"{name}#evidence": copy_of(torch.zeros(2, dtype=torch.int32)) for name in self._segments}
         self.refresh()
 
     @property
     def copies(self) -> Mapping[str, Tensor]:
         """The guard's own memory by name: ``conv1.weight#sums1`` and ``#sums2``, and ``#evidence`` of each storage."""
-        return self._copies | {f"{name}#evidence": tensor for name, tensor in self._fingerprints.items()}
+        return self._copies
 
-    @property
-    def protected_bytes(self) -> int:
-        """All of the memory it was armed on, of whose words it sees the top bytes."""
-        return sum(live.nbytes for live in self._live.values())
-
-    def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
-        """Compare sums and act; counts groups, and a wrong sum as its group."""
-        sizes = [(stop - start) * self._how.group for _, start, stop in self._pieces]
-        numbers = of_turn_by_size(sizes, turn, turns)
-        pieces, sizes = self._pieces[numbers.start : numbers.stop], sizes[numbers.start : numbers.stop]
-        report = GuardReport(sum(stop - start for _, start, stop in pieces))
-        if not pieces:
-            return report
-        names = dict.fromkeys(
-            name for run in shared(self._differing, pieces, [4 * size for size in sizes]) for name in run
-        )
-        with torch.inference_mode():
-            wrong = {name: self._wrong(name) for name in names}
-            for name in names:
-                self._require_no_update(name, wrong[name])
-            for name in names:
-                report += self._act(name, wrong[name])
-                self._versions[name] = version_of(self._live[name])
-        return report
-
+    @override
     def refresh(self) -> None:
-        """Sum up the memory anew."""
         with torch.inference_mode():
-            for name, segment in self._segments.items():
-                sums = self._sums_of(name, 0, len(self._copies[f"{name}#sums1"]))
-                for key in ("sums1", "sums2"):
-                    self._copies[f"{name}#{key}"].copy_(sums)
-                self._remember(name, segment)
-        self._versions = {name: version_of(live) for name, live in self._live.items()}
+            for name in self._segments:
+                self._learn(name, torch.tensor(True))
+                self._learn_evidence(name)
+        self._note_versions()
 
-    def _remember(self, name: str, segment: Segment) -> None:
-        with torch.inference_mode(False):
-            kept = self._fingerprints.setdefault(name, torch.zeros(2, dtype=torch.int32))
-        kept.copy_(fingerprint_of(segment.words()))
+    @override
+    def _suspects(self, turn: int, turns: int) -> tuple[GuardReport, dict[str, tuple[Tensor, Tensor]]]:
+        pieces = of_turn_by_size(self._pieces, lambda piece: len(piece[1]), turn, turns)
+        found = shared(self._differing, pieces, lambda piece: 4 * self._how.group * len(piece[1]))
+        suspects = {name: self._wrong(name) for name in dict.fromkeys(chain.from_iterable(found))}
+        return GuardReport(sum(len(groups) for _, groups in pieces)), suspects
 
-    def _differing(self, pieces: Sequence[tuple[str, int, int]]) -> list[str]:
+    def _differing(self, pieces: Sequence[tuple[str, range]]) -> list[str]:
         """Storages with a group whose sum is not as both kept ones."""
         with torch.inference_mode():
-            found = []
-            for name, start, stop in pieces:
-                now = self._sums_of(name, start, stop)
-                kept = (self._copies[f"{name}#{key}"][start:stop] for key in ("sums1", "sums2"))
-                if not all(torch.equal(now, sums) for sums in kept):
-                    found.append(name)
-            return found
+            return [
+                name
+                for name, groups in pieces
+                for now in [self._sums_of(name, groups)]
+                if not all(torch.equal(now, sums[groups.start : groups.stop]) for sums in self._kept(name))
+            ]
 
-    def _sums_of(self, name: str, start: int, stop: int) -> Tensor:
-        """Sums of the top bytes of groups ``start`` to ``stop``, int16."""
-        words = self._segments[name].storage_words()[start * self._how.group : stop * self._how.group]
+    def _kept(self, name: str) -> tuple[Tensor, Tensor]:
+        return self._copies[f"{name}#sums1"], self._copies[f"{name}#sums2"]
+
+    def _sums_of(self, name: str, groups: range | None = None) -> Tensor:
+        """Sums of the top bytes of some groups, or of all, int16."""
+        words, size = self._segments[name].storage_words(), self._how.group
+        if groups is not None:
+            words = words[groups.start * size : groups.stop * size]
         top = words if words.itemsize == 1 else words >> 8 * (words.itemsize - 1)
-        whole = len(top) // self._how.group * self._how.group
-        sums = [top[:whole].view(-1, self._how.group).sum(1, dtype=torch.int32)]
+        whole = len(top) // size * size
+        sums = [top[:whole].view(-1, size).sum(1, dtype=torch.int32)]
         if whole < len(top):
             sums.append(top[whole:].sum(dtype=torch.int32)[None])
         return torch.cat(sums).to(torch.int16)
 
+    def _learn(self, name: str, groups: Tensor) -> None:
+        """Take these groups (a mask) of a storage as they are now for correct."""
+        now = self._sums_of(name)
+        for sums in self._kept(name):
+            sums.copy_(torch.where(groups, now, sums))
+
+    def _learn_evidence(self, name: str) -> None:
+        self._copies[f"{name}#evidence"].copy_(fingerprint_of(self._segments[name].words()))
+
     def _wrong(self, name: str) -> tuple[Tensor, Tensor]:
         """Return masks of the wrong groups of a storage, and of those with one wrong sum: bool, shape ``(groups,)``."""
-        first, second = self._copies[f"{name}#sums1"], self._copies[f"{name}#sums2"]
-        now = self._sums_of(name, 0, len(first))
+        now, (first, second) = self._sums_of(name), self._kept(name)
         return (now != first) & (now != second), (now == first) ^ (now == second)
 
-    def _require_no_update(self, name: str, wrong: tuple[Tensor, Tensor]) -> None:
-        total = len(self._segments[name])
-        written = version_of(self._live[name]) != self._versions[name]
-        groups = len(wrong[0])
-        if groups > 1:
-            differing = total * int(wrong[0].sum()) // groups
+    @override
+    def _refuse_update(self, name: str, suspect: tuple[Tensor, Tensor], *, written: bool) -> None:
+        wrong, total = suspect[0], len(self._segments[name])
+        if len(wrong) > 1:
+            differing = total * int(wrong.sum()) // len(wrong)
             require_no_update(name, differing=differing, total=total, written=written)
-        now = fingerprint_of(self._segments[name].words())
-        changed, sampled = changed_samples(now, self._fingerprints[name], total)
-        if bool(wrong[0].any()):
+        if bool(wrong.any()):
+            now = fingerprint_of(self._segments[name].words())
+            changed, sampled = changed_samples(now, self._copies[f"{name}#evidence"], total)
             require_no_update(name, differing=total * changed // sampled, total=total, written=written)
 
-    def _act(self, name: str, wrong: tuple[Tensor, Tensor]) -> GuardReport:
-        first, second = self._copies[f"{name}#sums1"], self._copies[f"{name}#sums2"]
-        sums_only, groups = wrong[1], wrong[0].nonzero()[:, 0].tolist()
-        if bool(sums_only.any()):
-            right = self._sums_of(name, 0, len(first))
-            for sums in (first, second):
-                sums.copy_(torch.where(sums_only, right, sums))
-        mended = int(sums_only.sum())
-        report = GuardReport(0, mended + len(groups), mended, 0, (name,))
-        if not groups or self._how.action == "flag":
-            return report + GuardReport(uncorrectable=len(groups))
-        source = None if self._how.action == "zero" else _loaded(self._how.source, name, self._live[name])
-        for group in groups:
-            self._write(name, group, source)
-        if source is None:
-            right = self._sums_of(name, 0, len(first))
-            for sums in (first, second):
-                sums.copy_(torch.where(wrong[0], right, sums))
-            self._remember(name, self._segments[name])
-            return report + GuardReport(mitigated=len(groups))
+    @override
+    def _repaired(self, name: str, suspect: tuple[Tensor, Tensor]) -> GuardReport:
+        wrong, sums_only = suspect
+        count, mended, segment = int(wrong.sum()), int(sums_only.sum()), self._segments[name]
+        self._learn(name, sums_only)
+        report = GuardReport(0, mended + count, mended, 0, (name,))
+        if not count or self._how.action == "flag":
+            return report + GuardReport(uncorrectable=count)
+        places = wrong.cpu().repeat_interleave(self._how.group)[: len(segment)].nonzero()[:, 0]
+        if self._how.action == "zero":
+            segment.write(places, torch.zeros(len(places), dtype=segment.dtype))
+            self._learn(name, wrong)
+            self._learn_evidence(name)
+            return report + GuardReport(mitigated=count)
+        segment.write(places, _loaded(self._how.source, name, self._live[name])[places])
         left = int(self._wrong(name)[0].sum())
-        return report + GuardReport(corrected=len(groups) - left, uncorrectable=left)
-
-    def _write(self, name: str, group: int, source: Tensor | None) -> None:
-        segment, start = self._segments[name], group * self._how.group
-        stop = min(start + self._how.group, len(segment))
-        places = torch.arange(start, stop)
-        words = torch.zeros(len(places), dtype=segment.dtype) if source is None else source[start:stop]
-        segment.write(places, words)
+        return report + GuardReport(corrected=count - left, uncorrectable=left)
 
 
 def _loaded(source: Source | None, name: str, live: Tensor) -> Tensor:

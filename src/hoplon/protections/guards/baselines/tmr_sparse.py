@@ -67,7 +67,7 @@ class TMRSparse(ScoredProtection):
         """
         self.scores.require_shapes(memory)
         chosen = self.scores.top(self.fraction)
-        parts = {name: _Sparse(memory[name].detach(), at) for name, at in chosen.items() if at.numel()}
+        parts = {name: _Sparse(name, memory[name].detach(), at) for name, at in chosen.items() if at.numel()}
         return TMRSparseGuard(parts)
 
 
@@ -95,16 +95,11 @@ class TMRSparseGuard(Guard):
 
     def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
         """Compare and repair; slices are of storages."""
-        names = list(self._parts)
-        sizes = [len(part) for part in self._parts.values()]
-        report = GuardReport()
         with torch.inference_mode():
-            parts = {names[number]: self._parts[names[number]] for number in of_turn_by_size(sizes, turn, turns)}
-            for name, part in parts.items():
-                part.require_no_update(name)
-            for name, part in parts.items():
-                report += part.check(name)
-        return report
+            parts = of_turn_by_size(list(self._parts.values()), len, turn, turns)
+            for part in parts:
+                part.require_no_update()
+            return sum((part.check() for part in parts), GuardReport())
 
     def refresh(self) -> None:
         """Copy the chosen weights anew: those that are not zero now."""
@@ -116,8 +111,8 @@ class TMRSparseGuard(Guard):
 class _Sparse:
     """One storage with its mask and copies."""
 
-    def __init__(self, live: Tensor, chosen: Tensor) -> None:
-        self.live, self.chosen = live, chosen
+    def __init__(self, name: str, live: Tensor, chosen: Tensor) -> None:
+        self.name, self.live, self.chosen = name, live, chosen
         with torch.inference_mode(False), torch.no_grad():
             self.copy()
 
@@ -133,43 +128,44 @@ class _Sparse:
         self.mask = self._with_values(self.first._indices().clone(), torch.ones_like(self.first._values()))
         self.version = version_of(self.live)
 
-    def require_no_update(self, name: str) -> None:
+    def require_no_update(self) -> None:
         """Refuse updated weights, as every guard does; the paper's way would subtract the update."""
         if self._in_range(self.mask) and _same(self.first, self.second):
             differing = int((self._masked()._values() != self.first._values()).sum())
             written = version_of(self.live) != self.version
-            require_no_update(name, differing=differing, total=len(self), written=written)
+            require_no_update(self.name, differing=differing, total=len(self), written=written)
 
-    def check(self, name: str) -> GuardReport:
-        count = len(self)
+    def check(self) -> GuardReport:
+        count, where = len(self), (self.name,)
         if not all(self._in_range(tensor) for tensor in (self.mask, self.first, self.second)):
-            return GuardReport(count, 1, 0, 1, (name,))
+            return GuardReport(count, 1, 0, 1, where)
         live = self._masked()
         if _same(live, self.first) and _same(live, self.second):
             return GuardReport(count)
         if _same(self.first, self.second):
-            return self._mend(name, live)
+            return self._mend(live)
         wrong, right = (self.second, self.first) if _same(live, self.first) else (self.first, self.second)
         if not _same(live, right):
             values = live._values()
             differing = int(((values != self.first._values()) | (values != self.second._values())).sum()) or 1
-            return GuardReport(count, differing, 0, differing, (name,))
+            return GuardReport(count, differing, 0, differing, where)
         differing = int((wrong._values() != right._values()).sum()) or 1
         wrong._indices().copy_(right._indices())
         wrong._values().copy_(right._values())
-        return GuardReport(count, differing, differing, 0, (name,))
+        return GuardReport(count, differing, differing, 0, where)
 
-    def _mend(self, name: str, live: Tensor) -> GuardReport:
+    def _mend(self, live: Tensor) -> GuardReport:
         wrong = live._values() != self.first._values()
         places = torch.cat([live._indices(), self.first._indices()], dim=1)
         difference = torch.cat([live._values(), -self.first._values()])
-        self.live.sub_(_sum_of(places, difference, self.live.shape))
+        added_up = torch.sparse_coo_tensor(places, difference, self.live.shape, check_invariants=False)
+        self.live.sub_(added_up.to_dense())
         now, then = self._masked()._values(), self.first._values()
         exact = integer_view(now) == integer_view(then)
         self.version = version_of(self.live)
         detected = int(wrong.sum()) or 1
         corrected, lost = int((wrong & exact).sum()), int((wrong & ~now.isfinite()).sum())
-        return GuardReport(len(self), detected, corrected, lost, (name,), detected - corrected - lost)
+        return GuardReport(len(self), detected, corrected, lost, (self.name,), detected - corrected - lost)
 
     def _masked(self) -> Tensor:
         """The weights under the mask, as a sparse tensor."""
@@ -188,8 +184,3 @@ class _Sparse:
 def _same(left: Tensor, right: Tensor) -> bool:
     """Return True if two sparse tensors have the same places and, as numbers, the same values."""
     return torch.equal(left._indices(), right._indices()) and torch.equal(left._values(), right._values())
-
-
-def _sum_of(places: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
-    """A dense tensor of the values in these places, added up."""
-    return torch.sparse_coo_tensor(places, values, shape, check_invariants=False).to_dense()

@@ -17,7 +17,7 @@ from hoplon.protections.guards.known_bits.fingerprint import changed_samples, fi
 from hoplon.protections.guards.known_bits.reduction import BitwiseReduction
 from hoplon.protections.guards.known_bits.segments import Segment, segments_of
 from hoplon.protections.guards.voting import distinct
-from hoplon.protections.memory_guard import Guard, GuardReport, StaleGuardError, require_no_update, version_of
+from hoplon.protections.memory_guard import GuardReport, StaleGuardError, StorageGuard, require_no_update
 
 _FEW_WORDS = 16
 _MANY = 8  # a share of 1/8 of the words
@@ -79,11 +79,15 @@ class KnownBits(Protection):
 
 
 @final
-class KnownBitsGuard(Guard):
-    """The known bits of every storage, or of every block of it."""
+class KnownBitsGuard(StorageGuard["_Suspect"]):
+    """The known bits of every storage, or of every block of it; ``protected_bytes`` has :attr:`known_share` of them.
+
+    Checks count words of memory, a corrupted entry of the guard's own counting as one. Where a block has wrong words
+    in a slice, the whole block is mended.
+    """
 
     def __init__(self, storages: Mapping[str, Tensor], block: int | None) -> None:
-        self._live = storages
+        super().__init__(storages)
         segments = segments_of(storages, block)
         self._groups = {
             str(dtype).removeprefix("torch."): _Group([part for part in segments if part.dtype == dtype])
@@ -99,11 +103,6 @@ class KnownBitsGuard(Guard):
             for width, group in self._groups.items()
             for key, tensor in (("known", group.known), ("evidence", group.fingerprints), ("sums", group.sums))
         }
-
-    @property
-    def protected_bytes(self) -> int:
-        """All of the memory it was armed on, of which it protects the known bits: see :attr:`known_share`."""
-        return sum(live.nbytes for live in self._live.values())
 
     @property
     def known_bits(self) -> dict[str, tuple[int, ...]]:
@@ -128,49 +127,43 @@ class KnownBitsGuard(Guard):
         total = 8 * sum(segment.nbytes for group in self._groups.values() for segment in group.segments)
         return known / total if total else 0.0
 
-    def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
-        """Restore known bits; counts words of memory, a corrupted entry of the guard's own counting as one.
+    @override
+    def _suspects(self, turn: int, turns: int) -> tuple[GuardReport, dict[str, _Suspect]]:
+        report = GuardReport()
+        suspects: dict[str, _Suspect] = {}
+        for group in self._groups.values():
+            mended = group.mend()
+            report += mended
+            if not mended.uncorrectable:
+                checked, numbers = group.reduction.violating(group.masks(), group.values(), turn, turns)
+                report += GuardReport(checked)
+                for number in numbers:
+                    suspects.setdefault(group.segments[number].name, []).append((group, number))
+        return report, suspects
 
-        Where a block has wrong words in a slice, the whole block is mended.
-        """
-        with torch.inference_mode():
-            report = GuardReport()
-            suspects: dict[str, list[tuple[_Group, int]]] = {}
-            for group in self._groups.values():
-                mended = group.mend()
-                report += mended
-                if not mended.uncorrectable:
-                    checked, numbers = group.reduction.violating(group.masks(), group.values(), turn, turns)
-                    report += GuardReport(checked)
-                    for number in numbers:
-                        suspects.setdefault(group.segments[number].name, []).append((group, number))
-            for name, found in suspects.items():
-                self._require_no_update(name, found)
-            for name, found in suspects.items():
-                for group, number in found:
-                    report += group.restore(number)
-                self._versions[name] = version_of(self._live[name])
-        return report
-
-    def _require_no_update(self, name: str, found: list[tuple[_Group, int]]) -> None:
-        group = found[0][0]
+    @override
+    def _refuse_update(self, name: str, suspect: _Suspect, *, written: bool) -> None:
+        group = suspect[0][0]
         total = sum(len(part) for part in group.segments if part.name == name)
-        written = version_of(self._live[name]) != self._versions[name]
-        differing = sum(int(group.wrong(number).sum()) for _, number in found)
+        differing = sum(int(group.wrong(number).sum()) for _, number in suspect)
         require_no_update(name, differing=differing, total=total, written=written)
         seen = [group.changed_samples(number) for number, part in enumerate(group.segments) if part.name == name]
         changed, sampled = (sum(counts) for counts in zip(*seen, strict=True))
         require_no_update(name, differing=total * changed // sampled, total=total, written=written)
         many = differing > max(_FEW_WORDS, total // _MANY)
-        if written and many and not all(group.fits(number) for _, number in found):
+        if written and many and not all(group.fits(number) for _, number in suspect):
             raise StaleGuardError(name, differing, total)
+
+    @override
+    def _repaired(self, name: str, suspect: _Suspect) -> GuardReport:
+        return sum((group.restore(number) for group, number in suspect), GuardReport())
 
     def refresh(self) -> None:
         """Find the known bits anew."""
         with torch.inference_mode():
             for group in self._groups.values():
                 group.refresh()
-        self._versions = {name: version_of(live) for name, live in self._live.items()}
+        self._note_versions()
 
 
 class _Group:
@@ -244,6 +237,10 @@ class _Group:
             limits = torch.iinfo(torch.int32)
             mend_entry(self.fingerprints, self.sums[3:], limits.min, limits.max + 1)
         return self.fingerprints[2 * number : 2 * number + 2]
+
+
+_Suspect = list[tuple[_Group, int]]
+"""The segments of one storage with wrong known bits, by number."""
 
 
 def _narrow(words: Tensor) -> Tensor:

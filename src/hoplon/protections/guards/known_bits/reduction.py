@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hoplon.protections.guards.known_bits.segments import Segment
-from hoplon.protections.guards.memory.words import of_turn_by_size, shared
+from hoplon.protections.guards.memory.words import in_batches, of_turn_by_size, shared
 
 _CACHED_BYTES = 1 << 18  # stays in a core's cache from the first reduction to the second
 _LAUNCHED_BYTES = 1 << 26  # elsewhere, the launch of an operator is what costs
@@ -27,6 +27,9 @@ class _Piece:
     number: int
     start: int
     stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,6 @@ class _Slice:
     """The pieces of one turn: those on the CPU as runs, with the number of each one's segment, and all others."""
 
     runs: list[_Run]
-    sizes: list[int]
     numbers: npt.NDArray[np.intp]
     every: _Words
     some: _Words
@@ -75,7 +77,7 @@ class BitwiseReduction:
         if (turn, turns) not in self._slices:
             self._slices[turn, turns] = self._slice(turn, turns)
         portion = self._slices[turn, turns]
-        shared(_reduce, portion.runs, portion.sizes)
+        shared(_reduce, portion.runs, lambda run: run.words.nbytes)
         mask, value = masks.numpy()[portion.numbers], values.numpy()[portion.numbers]
         wrong = (((portion.every ^ value) | (portion.some ^ value)) & mask) != 0
         found = set(portion.numbers[wrong].tolist()) | self._violating_elsewhere(portion.others, masks, values)
@@ -89,9 +91,8 @@ class BitwiseReduction:
         return torch.from_numpy(every), torch.from_numpy(some)
 
     def _slice(self, turn: int, turns: int) -> _Slice:
-        sizes = [piece.stop - piece.start for piece in self._pieces]
-        pieces = [self._pieces[number] for number in of_turn_by_size(sizes, turn, turns)]
-        runs = self._runs(pieces)
+        pieces = of_turn_by_size(self._pieces, len, turn, turns)
+        runs = in_batches(pieces, self._name_of, lambda piece: _step(self._segments[piece.number]))
         cached = [run for run in runs if self._is_cached(run[0])]
         dtype = torch.empty(0, dtype=self._segments[0].dtype).numpy().dtype
         count = sum(len(run) for run in cached)
@@ -99,34 +100,21 @@ class BitwiseReduction:
         cut: list[_Run] = []
         done = 0
         for run in cached:
-            starts = np.cumsum([0] + [piece.stop - piece.start for piece in run[:-1]], dtype=np.intp)
+            starts = np.cumsum([0, *map(len, run[:-1])], dtype=np.intp)
             ends = slice(done, done + len(run))
             cut.append(_Run(self._words(run).numpy(), starts, every[ends], some[ends]))
             done += len(run)
         return _Slice(
             cut,
-            [run.words.nbytes for run in cut],
             np.array([piece.number for run in cached for piece in run], dtype=np.intp),
             every,
             some,
             [run for run in runs if not self._is_cached(run[0])],
-            sum(piece.stop - piece.start for piece in pieces),
+            sum(map(len, pieces)),
         )
 
-    def _runs(self, pieces: Sequence[_Piece]) -> list[list[_Piece]]:
-        """Consecutive pieces of one storage, as many as make up the size that is walked over at once."""
-        runs: list[list[_Piece]] = []
-        size = 0
-        for piece in pieces:
-            segment = self._segments[piece.number]
-            new = not runs or self._segments[runs[-1][-1].number].name != segment.name
-            length = piece.stop - piece.start
-            if new or size + length > _step(segment):
-                runs.append([])
-                size = 0
-            runs[-1].append(piece)
-            size += length
-        return runs
+    def _name_of(self, piece: _Piece) -> str:
+        return self._segments[piece.number].name
 
     def _is_cached(self, piece: _Piece) -> bool:
         segment = self._segments[piece.number]
@@ -144,7 +132,7 @@ class BitwiseReduction:
         for run in runs:
             words = self._words(run)
             numbers = slice(run[0].number, run[-1].number + 1)
-            sizes = torch.tensor([piece.stop - piece.start for piece in run])
+            sizes = torch.tensor([len(piece) for piece in run])
             mask, value = (
                 (part[numbers] if len(run) == 1 else part[numbers].repeat_interleave(sizes)).to(words.device)
                 for part in (masks, values)

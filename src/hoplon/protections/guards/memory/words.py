@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from hoplon.formats.base import integer_view
 from hoplon.protections.memory_guard import of_turn
 
 _Item = TypeVar("_Item")
+_Part = TypeVar("_Part", bound=Sized)
 _Found = TypeVar("_Found")
 _SHARED_BYTES = 1 << 21  # below this, handing work to threads costs more than it saves
 
@@ -59,25 +61,40 @@ def in_wide(row: Tensor) -> list[Tensor]:
     return [part for part in (row[lead:stop].view(torch.int64), row[:lead], row[stop:]) if len(part)]
 
 
-def shared(work: Callable[[Sequence[_Item]], _Found], items: Sequence[_Item], sizes: Sequence[int]) -> list[_Found]:
+def shared(
+    work: Callable[[Sequence[_Item]], _Found], items: Sequence[_Item], size: Callable[[_Item], int]
+) -> list[_Found]:
     """Do work on all items, on as many threads as torch uses where they are large; one result for each thread's run.
 
     Args:
         work: on a run of consecutive items; releases the lock of Python in what takes long.
-        sizes: bytes of each item.
+        size: bytes of an item.
     """
     threads = min(torch.get_num_threads(), len(items))
-    total = sum(sizes)
-    if threads < 2 or total < _SHARED_BYTES:
+    begins = [0, *accumulate(map(size, items))]
+    if threads < 2 or begins[-1] < _SHARED_BYTES:
         return [work(items)]
     runs: list[list[_Item]] = [[] for _ in range(threads)]
-    before = 0
-    for item, size in zip(items, sizes, strict=True):
-        runs[before * threads // total].append(item)
-        before += size
+    for item, begin in zip(items, begins, strict=False):
+        runs[begin * threads // begins[-1]].append(item)
     waiting = [_pool(os.getpid(), threads - 1).submit(work, run) for run in runs[1:]]
     first = work(runs[0])
     return [first, *(future.result() for future in waiting)]
+
+
+def in_batches(
+    items: Sequence[_Part], kind: Callable[[_Part], object], most: Callable[[_Part], int]
+) -> list[list[_Part]]:
+    """Consecutive items of one kind together, as long as their lengths add up to ``most`` of an item at most."""
+    batches: list[list[_Part]] = []
+    length = 0
+    for item in items:
+        length += len(item)
+        if not batches or kind(batches[-1][0]) != kind(item) or length > most(item):
+            batches.append([])
+            length = len(item)
+        batches[-1].append(item)
+    return batches
 
 
 @functools.cache
@@ -86,20 +103,15 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix=f"hoplon-{process}")
 
 
-def of_turn_by_size(sizes: Sequence[int], turn: int, turns: int) -> range:
-    """Return the consecutive pieces of a turn, cut so that turns differ by one piece's size at most.
+def of_turn_by_size(items: Sequence[_Item], size: Callable[[_Item], int], turn: int, turns: int) -> list[_Item]:
+    """Return the consecutive items of a turn, cut so that turns differ by one item's size at most.
 
     Raises:
         HoplonError: a turn out of range.
     Example:
-        >>> [list(of_turn_by_size([4, 1, 1, 2], turn, 2)) for turn in range(2)]
-        [[0], [1, 2, 3]]
+        >>> [of_turn_by_size(["four", "a", "b", "cc"], len, turn, 2) for turn in range(2)]
+        [['four'], ['a', 'b', 'cc']]
     """
     of_turn(1, turn, turns)
-    total, before = sum(sizes), 0
-    numbers = []
-    for number, size in enumerate(sizes):
-        if before * turns // total == turn:
-            numbers.append(number)
-        before += size
-    return range(numbers[0], numbers[-1] + 1) if numbers else range(0)
+    begins = [0, *accumulate(map(size, items))]
+    return [item for item, begin in zip(items, begins, strict=False) if begin * turns // begins[-1] == turn]
