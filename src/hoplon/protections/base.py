@@ -26,9 +26,9 @@ class ValueProtection(ABC):
     def __call__(self, value: Tensor) -> Tensor:
         """Return the value as readers get it; same shape, dtype and strides, ``value`` itself is left alone."""
 
-    @abstractmethod
     def apply_(self, value: Tensor) -> Tensor:
         """Apply it to a buffer that may be overwritten, and return ``value``. Bit-identical to calling it."""
+        return value.copy_(self(value))
 
     def outside(self, value: Tensor) -> Tensor | None:
         """Return True for values that it takes for wrong: bool, shape of ``value``; None where it does not tell."""
@@ -100,6 +100,19 @@ class Protection(ABC):
     def arm(self, memory: Mapping[str, Tensor]) -> Guard | None:
         """Arm a guard on live memory, given by name; None by default: the protection does not guard memory."""
         return None
+
+
+@dataclass(frozen=True)
+class Unchanged(ValueProtection):
+    """A protection that leaves every value as it is: it detects, or repeats the operator."""
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """Copy the value."""
+        return value.clone()
+
+    @override
+    def apply_(self, value: Tensor) -> Tensor:
+        return value
 
 
 @dataclass(frozen=True)

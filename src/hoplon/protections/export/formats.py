@@ -207,9 +207,6 @@ class _FloatBound(ValueProtection):
     def __call__(self, value: Tensor) -> Tensor:
         return bound_floats(value, self.low, self.high)
 
-    def apply_(self, value: Tensor) -> Tensor:
-        return bound_floats_(value, self.low, self.high)
-
 
 @contextmanager
 def _portable(module: HardenedModule) -> Iterator[None]:

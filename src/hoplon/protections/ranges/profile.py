@@ -69,14 +69,9 @@ class Observed:
         high = min(self.high, upper.at_least(quantile))
         return Bound(min(low, high), max(low, high))
 
-    def to_plain(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
-        histograms = {name: getattr(self, name).to_plain() for name in ("values", "maxima", "minima")}
-        return {"low": self.low, "high": self.high, **histograms}
-
     @classmethod
     def from_plain(cls, content: Mapping[str, Any]) -> Self:
-        """Read the content of :meth:`to_plain`."""
+        """Read the fields as JSON holds them."""
         Bound(content["low"], content["high"])
         histograms = (Histogram.from_plain(content[name]) for name in ("values", "maxima", "minima"))
         return cls(content["low"], content["high"], *histograms)
@@ -217,16 +212,8 @@ class Profile:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write JSON; floats come back exactly. The file appears whole or not at all."""
-        sites = {
-            name: {
-                "whole": site.whole.to_plain(),
-                "axis": site.axis,
-                "channels": [channel.to_plain() for channel in site.channels],
-            }
-            for name, site in self.sites.items()
-        }
-        rest = ("program", "fingerprint", "data", "n_samples", "seconds", "versions", "history")
-        write_json(path, {**{name: getattr(self, name) for name in rest}, "sites": sites})
+        names = ("program", "fingerprint", "data", "n_samples", "seconds", "versions", "history", "sites")
+        write_json(path, {name: getattr(self, name) for name in names})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Profile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar, final
 
@@ -67,7 +67,7 @@ class Ranges:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write JSON; floats come back exactly. The file appears whole or not at all."""
-        write_json(path, asdict(self))
+        write_json(path, self)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -90,13 +90,17 @@ class Ranges:
         return read_json(path, "a file of ranges", read)
 
 
-def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
-    """Write a JSON file that appears whole or not at all.
+def write_json(path: str | os.PathLike[str], content: object) -> None:
+    """Write a JSON file that appears whole or not at all; a dataclass in it by its fields, or its ``to_plain()``.
 
     Raises:
         StoreError: the folder is not writable, or the disk is full.
     """
-    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+    def plain(value: Any) -> Any:
+        return value.to_plain() if hasattr(value, "to_plain") else vars(value)
+
+    write_atomically(path, json.dumps(content, indent=1, allow_nan=False, default=plain) + "\n")
 
 
 def read_json(path: str | os.PathLike[str], what: str, read: Callable[[dict[str, Any]], T]) -> T:

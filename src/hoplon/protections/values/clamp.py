@@ -88,14 +88,6 @@ def clamp_words_(value: Tensor, low: float, high: float) -> Tensor:
     return value
 
 
-@dataclass(frozen=True)
-class _Ends:
-    """A bound in the words and values of one dtype."""
-
-    words: tuple[int, int]
-    values: tuple[float, float]
-
-
 # For each dtype the struct codes of the float that holds it and of the integer of the same width, and the bits to drop.
 _CODES = {
     torch.float16: ("e", "H", 0),
@@ -110,12 +102,15 @@ _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def rounded_outwards(bound: Bound, dtype: torch.dtype) -> tuple[float, float]:
     """The ends of a bound as finite values of a dtype, so that the bound does not shrink."""
-    return _ends(bound.low, bound.high, dtype).values
+    return _ends(bound.low, bound.high, dtype)[1]
 
 
 @cache
-def _ends(low: float, high: float, dtype: torch.dtype) -> _Ends:
-    """A bound rounded outwards to finite values of ``dtype``. No tensors: also right while a graph is being traced."""
+def _ends(low: float, high: float, dtype: torch.dtype) -> tuple[tuple[torch.dtype, int, int], tuple[float, float]]:
+    """A bound rounded outwards to finite values of ``dtype``: in words and their dtype, and in values.
+
+    No tensors: also right while a graph is being traced.
+    """
     if dtype not in _CODES:
         raise HoplonError(f"expected a value of {', '.join(map(str, _CODES))} to bound, got {dtype}")
     largest = torch.finfo(dtype).max
@@ -124,7 +119,7 @@ def _ends(low: float, high: float, dtype: torch.dtype) -> _Ends:
     # the upper end is the lower end of the mirrored bound
     (first_sign, first), (last_sign, last) = _at_most(low, dtype), _at_most(-high, dtype)
     values = (first_sign * _value(first, dtype) + 0.0, -last_sign * _value(last, dtype) + 0.0)
-    return _Ends((first, last), values)
+    return (_INTEGERS[dtype.itemsize], first, last), values
 
 
 def _constant(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -135,18 +130,13 @@ def _constant(function: Callable[_P, _R]) -> Callable[_P, _R]:
 @_constant
 def _words(low: float, high: float, dtype: torch.dtype) -> tuple[torch.dtype, int, int]:
     """The integer dtype of the width of ``dtype``, and a bound in its words."""
-    return _kept_words(low, high, dtype)
+    return _ends(low, high, dtype)[0]
 
 
 @_constant
 def _values(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
     """A bound in values of ``dtype``."""
-    return _ends(low, high, dtype).values
-
-
-@cache
-def _kept_words(low: float, high: float, dtype: torch.dtype) -> tuple[torch.dtype, int, int]:
-    return (_INTEGERS[dtype.itemsize], *_ends(low, high, dtype).words)
+    return _ends(low, high, dtype)[1]
 
 
 def _at_most(end: float, dtype: torch.dtype) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from typing_extensions import override
 from hoplon.errors import HoplonError
 from hoplon.formats.base import integer_view
 from hoplon.program.program import Program
-from hoplon.protections.base import Protection, ValueProtection
+from hoplon.protections.base import Protection, Unchanged, ValueProtection
 from hoplon.protections.values.counter import Count
 from hoplon.protections.values.ranger import last_linear
 
@@ -72,20 +72,12 @@ class Duplicate(Protection):
 
 @final
 @dataclass(frozen=True)
-class Repeated(ValueProtection):
+class Repeated(Unchanged):
     """Stands for a second run of the operator; leaves every value as it is."""
 
     repeats = True
 
     local = True
-
-    def __call__(self, value: Tensor) -> Tensor:
-        """The value, as a new tensor."""
-        return value.clone()
-
-    def apply_(self, value: Tensor) -> Tensor:
-        """The value."""
-        return value
 
 
 def agreed(first: Tensor, run: Callable[[], Tensor], count: Count | None = None) -> Tensor:

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from hoplon.errors import HoplonError
 from hoplon.formats.base import integer_view
-from hoplon.protections.base import ValueProtection
+from hoplon.protections.base import Unchanged, ValueProtection
 from hoplon.protections.ranges.bound import Bound, ChannelBounds
 from hoplon.protections.values.clamp import BoundValue, rounded_outwards
 
@@ -145,10 +145,6 @@ class _Bounded(ValueProtection):
         inside: Tensor = (value >= low) & (value <= high)
         return ~inside
 
-    def apply_(self, value: Tensor) -> Tensor:
-        """The same in place."""
-        return value.copy_(self(value))
-
 
 @final
 @dataclass(frozen=True)
@@ -193,18 +189,10 @@ class Randomised(_Bounded):
 
 @final
 @dataclass(frozen=True)
-class Alarm(_Bounded):
+class Alarm(Unchanged, _Bounded):
     """Leaves every value as it is; :meth:`outside` flags what lies outside of the bound."""
 
     detects = True
-
-    def __call__(self, value: Tensor) -> Tensor:
-        """The value, as a new tensor."""
-        return value.clone()
-
-    def apply_(self, value: Tensor) -> Tensor:
-        """The value."""
-        return value
 
 
 def _uniform(words: Tensor, key: int) -> Tensor:
