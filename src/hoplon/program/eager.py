@@ -18,11 +18,11 @@ from hoplon.program.layout import WholeLayout
 from hoplon.program.operators import carries_values
 from hoplon.program.program import Hook, Program, Ref, Step
 from hoplon.program.signature import Signature, copied
-from hoplon.program.sites import MemorySite, ValueSite
+from hoplon.program.sites import MemorySite, ValueSite, memory_sites
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class EagerProgram(Program):
     """A program whose passes are forwards of the user's model, one sample each, watched operator by operator.
 
@@ -35,7 +35,7 @@ class EagerProgram(Program):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process as model and example, to be watched there again."""
-        return _recaptured, (self.model, self.example, self.name, self.signature.tensors[0].axis)
+        return capture_eager, (self.model, self.example, self.signature)
 
     def memory(self) -> dict[str, Tensor]:
         """Every parameter and buffer by name: the user's own tensors, not copies."""
@@ -49,8 +49,7 @@ class EagerProgram(Program):
 
         def see(call: OperatorCall) -> None:
             for identity, output in call.outputs():
-                name = ValueSite(identity.owner, identity.kind, identity.call, identity.output).name
-                step = self.site_steps.get(name)
+                step = self.site_steps.get(identity.name)
                 if step is not None and hook is not None:
                     replaced = hook(step, output)
                     if replaced is not output:
@@ -117,30 +116,20 @@ def capture_eager(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]
     memory_sites, unread = trace.memory_sites()
     return EagerProgram(
         name=signature.model,
-        exported=None,
         steps=tuple(trace.steps),
         input_steps=tuple(range(len(signature.leaves))),
         memory_steps=trace.memory_steps,
-        constants={},
         output_steps=tuple(trace.ref(leaf) for leaf in outputs),
         signature=signature,
         out_spec=pytree.tree_structure(first),
         layouts={step: WholeLayout(_dropped(trace.sites[step], site, axis)) for step, site in sites.items()},
         value_sites=tuple(sites.values()),
-        input_sites=(),
         site_steps={site.name: step for step, site in sites.items()},
         memory_sites=memory_sites,
         unread=unread,
-        batch_ratios={},
         model=model,
         example=call,
     )
-
-
-def _recaptured(
-    model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]], name: str, axis: int | None
-) -> EagerProgram:
-    return capture_eager(model, call, Signature.of(name, *call, axis=axis, fixed_batch=1))
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
@@ -180,9 +169,7 @@ class _Trace:
         main = self._add(str(call.op), call.op, tuple(sorted(reads)), results, owner=call.owner, arguments=arguments)
         for number, (identity, output) in enumerate(call.outputs()):
             step = main if number == 0 else self._add(f"{call.op}#{number}", call.op, (main,), [output])
-            self.sites[step] = ValueSite(
-                identity.owner, identity.kind, identity.call, identity.output, tuple(output.shape), output.dtype
-            )
+            self.sites[step] = identity.site(output.shape, output.dtype)
         for written, previous in before if getattr(call.op, "_schema", None) and call.op._schema.is_mutable else []:
             if previous is not None and written.nbytes < written.untyped_storage().nbytes():
                 self._add(f"{call.op} of a part", None, (previous, main), [written])  # the rest is as it was
@@ -226,20 +213,11 @@ class _Trace:
 
     def memory_sites(self) -> tuple[tuple[MemorySite, ...], tuple[str, ...]]:
         """One site per storage that an operator read, and the names of the others."""
-        kinds = self._reader_kinds()
-        step_of = {name: step for step, name in self.memory_steps.items()}
+        kinds = {self.memory_steps[step]: read_by for step, read_by in self._reader_kinds().items()}
         by_storage: dict[int, list[str]] = {}
         for name, tensor in self._tensors.items():
             by_storage.setdefault(_storage(tensor), []).append(name)
-        sites, unread = [], []
-        for names in by_storage.values():
-            read_by, tensor = frozenset(kinds.get(step_of[names[0]], ())), self._tensors[names[0]]
-            buffer, shape = names[0] in self._buffers, tuple(tensor.shape)
-            if read_by and tensor.numel():
-                sites.append(MemorySite(names[0], tuple(names[1:]), read_by, buffer, shape, tensor.dtype))
-            else:
-                unread.extend(names)
-        return tuple(sites), tuple(unread)
+        return memory_sites(by_storage.values(), self._tensors, kinds, self._buffers)
 
     def _reader_kinds(self) -> dict[int, set[str]]:
         """By memory step, the kinds of the operators that read it, seen through views."""

@@ -92,8 +92,7 @@ def eager_sites(model: nn.Module, *args: Any, **kwargs: Any) -> list[ValueSite]:
 
     def see(call: OperatorCall) -> None:
         for identity, output in call.outputs():
-            where = (identity.owner, identity.kind, identity.call, identity.output)
-            seen.append(ValueSite(*where, tuple(output.shape), output.dtype))
+            seen.append(identity.site(output.shape, output.dtype))
 
     with torch.inference_mode(), OperatorWatch(model, see).watching():
         model(*args, **kwargs)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
+from operator import or_
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ def _fill(template: Any, values: Sequence[Any]) -> Any:
     return template
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Program:
     """A model traced once by :func:`hoplon.capture`.
 
@@ -90,21 +91,21 @@ class Program:
     """
 
     name: str
-    exported: ExportedProgram | None
+    exported: ExportedProgram | None = None
     steps: tuple[Step, ...]
     input_steps: tuple[int, ...]
     memory_steps: Mapping[int, str]
-    constants: Mapping[int, Any]
+    constants: Mapping[int, Any] = field(default_factory=dict)
     output_steps: tuple[Any, ...]
     signature: Signature
     out_spec: pytree.TreeSpec
-    layouts: Mapping[int, Layout]
-    value_sites: tuple[ValueSite, ...]
-    input_sites: tuple[ValueSite, ...]
-    site_steps: Mapping[str, int]
     memory_sites: tuple[MemorySite, ...]
     unread: tuple[str, ...]
-    batch_ratios: Mapping[int, tuple[tuple[int, int], ...]]
+    layouts: Mapping[int, Layout] = field(default_factory=dict)
+    value_sites: tuple[ValueSite, ...] = ()
+    input_sites: tuple[ValueSite, ...] = ()
+    site_steps: Mapping[str, int] = field(default_factory=dict)
+    batch_ratios: Mapping[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the functional form on a batch; the result has the structure of the model's."""
@@ -197,6 +198,10 @@ class Program:
     def compute_steps(self) -> Iterator[Step]:
         """The steps that call an operator, in order."""
         return (step for step in self.steps if step.op is not None)
+
+    def reach(self, steps: Iterable[int]) -> int:
+        """The steps that a change of the values of some steps can change, as a bit set."""
+        return reduce(or_, (self.descendants[step] for step in steps), 0)
 
     def outputs_from(self, values: Sequence[Any]) -> list[Any]:
         """The flat outputs, picked from the values of all steps."""

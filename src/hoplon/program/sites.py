@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from math import prod
 from typing import Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from hoplon.errors import SiteError, no_match
 
@@ -22,22 +23,6 @@ class Identity:
     kind: str
     call: int = 0
     output: int = 0
-
-
-@dataclass(frozen=True)
-class ValueSite:
-    """The output of one operator call, named in the user's terms.
-
-    ``shape`` is that of one sample: the batch axis is left out, a folded batch axis keeps its fold. An element of the
-    site is its row-major index in ``shape``.
-    """
-
-    owner: str
-    kind: str
-    call: int = 0
-    output: int = 0
-    shape: tuple[int, ...] = field(default=(), compare=False)
-    dtype: torch.dtype = field(default=torch.float32, compare=False)
 
     @property
     def name(self) -> str:
@@ -52,6 +37,22 @@ class ValueSite:
         call = f".{self.call}" if self.call else ""
         output = f"#{self.output}" if self.output else ""
         return f"{self.owner}:{self.kind}{call}{output}"
+
+    def site(self, shape: Sequence[int], dtype: torch.dtype) -> ValueSite:
+        """The output as a site of this shape."""
+        return ValueSite(self.owner, self.kind, self.call, self.output, tuple(shape), dtype)
+
+
+@dataclass(frozen=True)
+class ValueSite(Identity):
+    """The output of one operator call, named in the user's terms.
+
+    ``shape`` is that of one sample: the batch axis is left out, a folded batch axis keeps its fold. An element of the
+    site is its row-major index in ``shape``.
+    """
+
+    shape: tuple[int, ...] = field(default=(), compare=False)
+    dtype: torch.dtype = field(default=torch.float32, compare=False)
 
     @property
     def numel(self) -> int:
@@ -87,6 +88,32 @@ class MemorySite:
     def layer(self) -> str:
         """What ``by("layer")`` groups on."""
         return self.name
+
+
+def memory_sites(
+    names: Iterable[Sequence[str]],
+    tensors: Mapping[str, Tensor],
+    kinds: Mapping[str, Collection[str]],
+    buffers: Collection[str],
+) -> tuple[tuple[MemorySite, ...], tuple[str, ...]]:
+    """The sites of storages, and the names of those that are none: nothing reads them, or they are empty.
+
+    Args:
+        names: of one storage each.
+        tensors: by name.
+        kinds: by name, of the operators that read it.
+        buffers: names of buffers.
+    """
+    sites, unread = [], []
+    for first, *aliases in names:
+        read_by = frozenset().union(*(kinds[name] for name in (first, *aliases)))
+        tensor = tensors[first]
+        if read_by and tensor.numel():
+            shape = tuple(tensor.shape)
+            sites.append(MemorySite(first, tuple(aliases), read_by, first in buffers, shape, tensor.dtype))
+        else:
+            unread += [first, *aliases]
+    return tuple(sites), tuple(unread)
 
 
 Site = ValueSite | MemorySite

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import operator
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -22,7 +22,7 @@ from hoplon.program._torch_warnings import quiet_torch
 from hoplon.program.operators import canonical_kind, is_passive
 from hoplon.program.program import Program, Ref, Step
 from hoplon.program.signature import Signature
-from hoplon.program.sites import CallCounter, Identity, MemorySite
+from hoplon.program.sites import CallCounter, Identity, MemorySite, memory_sites
 
 
 class NotTraceable(CaptureError):  # noqa: N818 -- says what the model is
@@ -88,10 +88,6 @@ def trace(exported: ExportedProgram, signature: Signature) -> Program:
         output_steps=_outputs(functional, numbers),
         signature=signature,
         out_spec=functional.call_spec.out_spec,
-        layouts={},
-        value_sites=(),
-        input_sites=(),
-        site_steps={},
         memory_sites=memory_sites,
         unread=unread,
         batch_ratios=_batch_ratios(functional, numbers),
@@ -184,30 +180,19 @@ def _memory_sites(
         by_storage.setdefault(key, []).append(name)
     kinds = {name: _reader_kinds(nodes[step]) for step, name in memory_steps.items()}
     buffers = set(exported.graph_signature.inputs_to_buffers.values())
-    sites, unread = [], []
     for names in by_storage.values():
-        if _same_geometry([tensors[name] for name in names]) is False:
+        views = {(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in map(tensors.__getitem__, names)}
+        if len(views) > 1:
             raise CaptureError(
                 f"expected names of one storage to show the same tensor, got different views: {', '.join(names)}"
             )
-        read_by = frozenset().union(*(kinds[name] for name in names))
-        first = tensors[names[0]]
-        site = MemorySite(names[0], tuple(names[1:]), read_by, names[0] in buffers, tuple(first.shape), first.dtype)
-        if read_by and site.numel:
-            sites.append(site)
-        else:
-            unread.extend(names)
-    return tuple(sites), tuple(unread)
+    return memory_sites(by_storage.values(), tensors, kinds, buffers)
 
 
 def _state(exported: ExportedProgram, name: str) -> Tensor:
     value = exported.state_dict[name] if name in exported.state_dict else exported.constants[name]
     assert isinstance(value, Tensor)
     return value
-
-
-def _same_geometry(tensors: Iterable[Tensor]) -> bool:
-    return len({(t.data_ptr(), tuple(t.shape), t.stride(), t.dtype) for t in tensors}) == 1
 
 
 def _reader_kinds(node: fx.Node) -> frozenset[str]:

@@ -127,10 +127,8 @@ def _candidates(program: Program, step: int, value: Tensor, size: int) -> Iterat
 
 def _dependent(program: Program, values: Mapping[int, Tensor]) -> Iterator[int]:
     """The steps with a tensor value that depends on the input."""
-    reached = 0
-    for step in program.input_steps:
-        reached |= program.descendants[step] | 1 << step
-    return (step for step in values if reached >> step & 1)
+    reached = program.reach(program.input_steps)
+    return (step for step in values if reached >> step & 1 or step in program.input_steps)
 
 
 def _prove_apart(
@@ -160,7 +158,7 @@ def _with_layouts(program: Program, values: Mapping[int, Tensor], layouts: Mappi
         identity, value = program.steps[step].identity, values[step]
         shape = layout.sample_shape(value.shape)
         if identity is not None and step in dependent:
-            sites[step] = ValueSite(identity.owner, identity.kind, identity.call, identity.output, shape, value.dtype)
+            sites[step] = identity.site(shape, value.dtype)
     inputs = {
         step: ValueSite("", "input", number, 0, layouts[step].sample_shape(values[step].shape), values[step].dtype)
         for number, step in enumerate(step for step in program.input_steps if step in layouts)

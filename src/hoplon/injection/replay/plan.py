@@ -38,9 +38,7 @@ class Plan:
         """Return the plan for feature maps of these shapes, by step, and faults at the steps ``starts``."""
         rules = rules_of(program, maps)
         map_starts = [start for start in starts if start in maps]
-        reach = 0
-        for start in map_starts:
-            reach |= program.descendants[start] | 1 << start
+        reach = program.reach(map_starts) | sum(1 << start for start in map_starts)
         kept, compared = set(map_starts), set()
         for index, rule in rules.items():
             if reach >> index & 1 and any(reach >> operand & 1 for operand in rule.operands):

@@ -107,9 +107,7 @@ class Replay:
             The flat outputs, samples first, and the words that the injections changed, by site name.
         """
         by_step = {self.program.site_steps[name]: name for name in injections}
-        dirty = 0
-        for step in by_step:
-            dirty |= self.program.descendants[step]
+        dirty = self.program.reach(by_step)
         values = StepValues(self.program, golden.delivered)
         self.flagged, self.outvoted = self._no_flags(), self._no_flags()
         words: dict[str, InjectedWords] = {}
@@ -155,9 +153,7 @@ class Replay:
                     return list(golden.outputs)
                 values.own[end] = value
                 changed_steps = [end]
-            dirty = 0
-            for step in changed_steps:
-                dirty |= self.program.descendants[step]
+            dirty = self.program.reach(changed_steps)
             for index in range(min(changed_steps, default=len(self.program.steps)), len(self.program.steps)):
                 if dirty >> index & 1:
                     values.own[index] = self._protect(index, self._run(index, values))

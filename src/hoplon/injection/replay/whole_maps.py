@@ -86,9 +86,8 @@ class WholeMapPasses:
         """Run the steps from ``begin`` to before ``end``; what runs have at a step joins there, in rows ``places``."""
         program = self.plan.program
         joins = _joins(divergent, runs, places)
-        dirty, operators = 0, 0
+        dirty, operators = program.reach(joins), 0
         for step in joins:
-            dirty |= program.descendants[step]
             if step < begin:
                 values.join(step, joins[step])
         for index in range(begin, end):
