@@ -228,6 +228,25 @@ def _printed(option: object) -> str:
     return str(option)
 
 
+def sizes_of(sites: Sequence[Site]) -> Tensor:
+    """Number of elements of each site: int64, shape ``(sites,)``."""
+    return torch.tensor([site.numel for site in sites], dtype=torch.int64)
+
+
+def located(position: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Find positions in a row of parts.
+
+    Args:
+        position: counted over all parts, int64, shape ``(n,)``.
+        sizes: of the parts, int64, shape ``(parts,)``.
+    Returns:
+        The part and the position in it: int64, shape ``(n,)`` each.
+    """
+    ends = sizes.cumsum(0)
+    part = torch.searchsorted(ends, position, right=True)
+    return part, position - (ends - sizes)[part]
+
+
 def distinct(sizes: Tensor | int, rows: int, count: int, *, generator: torch.Generator) -> Tensor:
     """In each row `count` different numbers below the row's size, every set equally likely.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from hoplon.errors import HoplonError
-from hoplon.faults.model import FaultModel, Places, SampledFaults, WordModel, distinct
+from hoplon.faults.model import FaultModel, Places, SampledFaults, WordModel, distinct, located, sizes_of
 from hoplon.faults.single_word import BitFlip
 
 
@@ -68,7 +68,7 @@ class Elements(_Spread):
                 raise HoplonError(
                     f"expected at least {self.count} elements in every site, got {site.numel} in {site.name}"
                 )
-        sizes = torch.tensor([site.numel for site in anchors.sites])[anchors.number]
+        sizes = sizes_of(anchors.sites)[anchors.number]
         others = distinct(sizes - 1, len(anchors), self.count - 1, generator=generator)
         anchor = anchors.element[:, None]
         element = torch.cat([anchor, others + (others >= anchor).long()], 1).flatten()
@@ -127,7 +127,7 @@ class Burst(_Spread):
 
     def _extent(self, anchors: Places) -> tuple[Tensor, Tensor]:
         """Return the first element and the number of elements of each burst: int64, shape ``(n,)``."""
-        sizes = torch.tensor([site.numel for site in anchors.sites])[anchors.number]
+        sizes = sizes_of(anchors.sites)[anchors.number]
         if self.words is not None:
             return anchors.element, (sizes - anchors.element).clamp(max=self.words)
         line = self.bytes or 0
@@ -181,23 +181,21 @@ class BitRate(FaultModel):
         """Sample one exposure of all sites per anchor, of which only the input matters."""
         formats = [self.format_for(site) for site in anchors.sites]
         widths = torch.tensor([form.bits for form in formats])
-        words = torch.tensor([site.numel for site in anchors.sites])
-        bit_ends, word_ends = (words * widths).cumsum(0), words.cumsum(0)
-        total = int(bit_ends[-1])
+        words = sizes_of(anchors.sites)
+        first_word = words.cumsum(0) - words
+        total = int((words * widths).sum())
         counts = self._counts(len(anchors), total, generator)
         parts = []
         for count in counts.tolist():
-            positions = _scattered(total, count, generator)
-            site = torch.searchsorted(bit_ends, positions, right=True)
-            offset = positions - (bit_ends - words * widths)[site]
+            site, offset = located(_scattered(total, count, generator), words * widths)
             # Flips of one word become one row, in the order of the memory.
-            word, row = torch.unique((word_ends - words)[site] + offset // widths[site], return_inverse=True)
+            word, row = torch.unique(first_word[site] + offset // widths[site], return_inverse=True)
             flip = torch.zeros_like(word).index_add_(0, row, 1 << offset % widths[site])
             parts.append((word, flip) if count else (torch.zeros(1).long(), torch.zeros(1).long()))
         fault = torch.arange(len(anchors)).repeat_interleave(torch.tensor([len(word) for word, _ in parts]).long())
         word, flip = (torch.cat([part[i] for part in parts]) if parts else torch.zeros(0).long() for i in (0, 1))
-        site = torch.searchsorted(word_ends, word, right=True)
-        places = dataclasses.replace(anchors.take(fault), number=site, element=word - (word_ends - words)[site])
+        site, element = located(word, words)
+        places = dataclasses.replace(anchors.take(fault), number=site, element=element)
         keep = torch.tensor([form.all_ones for form in formats])[site]
         return SampledFaults(fault, places, formats, site, keep, flip, self._probability(counts, total))
 

@@ -56,12 +56,11 @@ class ArmedMemory:
         """
         keep, flip = (int(np.uint64(word[mask]).astype(np.int64)) for mask in ("keep", "flip"))
         form = format_named(word["format"])
-        if word["site"] in self.copies:
-            words = strike_word(self.copies[word["site"]], word["element"], form=form, keep=keep, flip=flip)
-            return None, *words
-        site = self._program.memory_site(word["site"])
-        words = self.working.corrupt(site, word["element"], form=form, keep=keep, flip=flip)
-        return site.name, *words
+        name, tensor = None, self.copies.get(word["site"])
+        if tensor is None:
+            name = self._program.memory_site(word["site"]).name
+            tensor = self.working.tensors[name]
+        return name, *strike_word(tensor, word["element"], form=form, keep=keep, flip=flip)
 
     def check(self) -> GuardReport:
         """Run the guards' check; damage that is so large that they refuse to repair it counts as uncorrectable."""

@@ -14,6 +14,7 @@ from hoplon.injection.golden_run import GoldenRun, replay_of
 from hoplon.injection.memory_budget import USUAL, Budget
 from hoplon.injection.replay.golden import Golden, Placement
 from hoplon.injection.replay.replay import Replay
+from hoplon.injection.replay.values import delivered
 from hoplon.program.eager import EagerProgram
 from hoplon.program.program import Program
 from hoplon.program.sites import ValueSite
@@ -110,11 +111,11 @@ class FaultFree:
         values: dict[int, Any] = {}
 
         def keep(step: int, value: Any) -> Any:
-            delivered = protections[step](value) if step in protections else value
+            result = delivered(protections, step, value)
             if step in self._steps:
-                values[step] = _copied(program, delivered)
+                values[step] = _copied(program, result)
                 values[~step] = _copied(program, value) if self.placement == "before" else values[step]
-            return delivered
+            return result
 
         leaves, _ = self.reference.leaves(batch)
         memory = program.memory()

@@ -19,18 +19,19 @@ class WorkingMemory:
     """A copy of all parameters and buffers; names that share a storage share it here too.
 
     Attributes:
+        golden: by name, the model's own tensors.
         tensors: by name, to be written to.
         readable: the same storages as the model sees them, with its ``requires_grad``: some operators choose their
             kernel by it.
     """
 
     def __init__(self, program: Program) -> None:
-        self._golden = program.memory()
+        self.golden: Mapping[str, Tensor] = program.memory()
         copies: dict[int, Tensor] = {}
         self.tensors: dict[str, Tensor] = {}
         self.readable: dict[str, Tensor] = {}
         with torch.inference_mode(False):  # a tensor made there could not require a gradient
-            for name, tensor in self._golden.items():
+            for name, tensor in self.golden.items():
                 key = tensor.data_ptr() if tensor.numel() else id(tensor)
                 copy = copies.setdefault(key, tensor.detach().clone())
                 self.tensors[name] = copy
@@ -45,7 +46,7 @@ class WorkingMemory:
         changed: dict[str, Words] = {}
         for name in names:
             tensor = _indexable(self.tensors[name])
-            where = (~same_bits(tensor, _indexable(self._golden[name]))).nonzero(as_tuple=True)
+            where = (~same_bits(tensor, _indexable(self.golden[name]))).nonzero(as_tuple=True)
             if len(where[0]):
                 changed[name] = where, tensor[where]
         return changed
@@ -60,17 +61,12 @@ class WorkingMemory:
             yield [name for name, tensor in self.tensors.items() if tensor.data_ptr() in storages]
         finally:
             for name, (where, _) in changed.items():
-                _indexable(self.tensors[name])[where] = _indexable(self._golden[name])[where]
+                _indexable(self.tensors[name])[where] = _indexable(self.golden[name])[where]
 
     def restore(self, names: Iterable[str]) -> None:
         """Restore the model's bits."""
         for name in names:
-            self.tensors[name].copy_(self._golden[name].detach())
-
-    @property
-    def golden(self) -> Mapping[str, Tensor]:
-        """The model's own tensors."""
-        return self._golden
+            self.tensors[name].copy_(self.golden[name].detach())
 
 
 def strike_word(tensor: Tensor, element: int, *, form: NumberFormat, keep: int, flip: int) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -102,34 +103,29 @@ def _eager(model: nn.Module, call: Call, label: str, axis: int | None) -> EagerP
 
 
 def _traced(model: nn.Module, call: Call, label: str, axis: int | None, decompose: Collection[str]) -> Program:
+    """The model with a free batch, or at the batch size of its example; if that fails too, the first error stands."""
+    captured = partial(_captured, model, label=label, axis=axis, decompose=decompose)
     if axis is None:
-        return _captured(model, call, label, axis=None, fixed_batch=1, decompose=decompose)
+        return captured(call, fixed_batch=1)
     try:
-        return _captured(model, _at_least_two(call, axis), label, axis=axis, fixed_batch=None, decompose=decompose)
+        return captured(_at_least_two(call, axis), fixed_batch=None)
     except _FixedBatch as error:
-        return _at_fixed_batch(model, call, label, axis, decompose, error)
-
-
-def _at_fixed_batch(
-    model: nn.Module, call: Call, label: str, axis: int, decompose: Collection[str], error: _FixedBatch
-) -> Program:
-    """The model at the batch size of its example; if that fails too, the first error stands."""
-    size = next(leaf.shape[axis] for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor))
-    try:
-        program = _captured(model, call, label, axis=axis, fixed_batch=size, decompose=decompose)
-    except CaptureError:
-        raise error from None
+        size = _tensors(call)[0].shape[axis]
+        try:
+            program = captured(call, fixed_batch=size)
+        except CaptureError:
+            raise error from None
     warnings.warn(
         f"{label} fixes its batch size in its code, so it takes batches of {size} only, as in the example: every pass "
         f"will hold {size} samples",
         HoplonWarning,
-        stacklevel=4,
+        stacklevel=3,
     )
     return program
 
 
 def _captured(
-    model: nn.Module, call: Call, label: str, *, axis: int | None, fixed_batch: int | None, decompose: Collection[str]
+    model: nn.Module, call: Call, *, label: str, axis: int | None, fixed_batch: int | None, decompose: Collection[str]
 ) -> Program:
     signature = Signature.of(label, *call, axis=axis, fixed_batch=fixed_batch)
     exported = _export(model, *call, axis=axis if fixed_batch is None else None)
@@ -147,7 +143,7 @@ def _captured(
         warnings.warn(
             f"{label} with {', '.join(decompose)} opened differs from the model by up to {gap:.2g} in its outputs",
             HoplonWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
     else:
         prove_equal(program, model, leaves)
@@ -199,12 +195,9 @@ def _require_running(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
         with torch.inference_mode():
             model(*own_args, **own_kwargs)
     except _EXPORT_ERRORS as error:
-        shapes = ", ".join(
-            str(tuple(leaf.shape)) for leaf in pytree.tree_leaves((args, kwargs)) if hasattr(leaf, "shape")
-        )
         raise CaptureError(
-            f"expected an example that {type(model).__name__} accepts, got inputs of shape {shapes} and from the model "
-            f"{_first_line(error)!r}; give a batch of real input, with the batch axis first"
+            f"expected an example that {type(model).__name__} accepts, got inputs of shape {_shapes((args, kwargs))} "
+            f"and from the model {_first_line(error)!r}; give a batch of real input, with the batch axis first"
         ) from error
 
 
@@ -212,18 +205,24 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
+def _tensors(call: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor)]
+
+
+def _shapes(call: Any) -> str:
+    return ", ".join(str(tuple(leaf.shape)) for leaf in _tensors(call))
+
+
 def _require_tensors(call: Call) -> None:
-    if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(call)):
+    if not _tensors(call):
         raise CaptureError("expected an example with at least one tensor, got none; give a batch of real input")
 
 
 def _require_batch(call: Call, axis: int) -> None:
-    tensors = [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor)]
-    sizes = {leaf.shape[axis] if -leaf.dim() <= axis < leaf.dim() else None for leaf in tensors}
+    sizes = {leaf.shape[axis] if -leaf.dim() <= axis < leaf.dim() else None for leaf in _tensors(call)}
     if len(sizes) > 1 or None in sizes:
-        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in tensors)
         raise CaptureError(
-            f"expected inputs that share a batch axis {axis}, got shapes {shapes}; name another batch_axis, "
+            f"expected inputs that share a batch axis {axis}, got shapes {_shapes(call)}; name another batch_axis, "
             "or batch_axis=None for an example that is one sample"
         )
     if sizes == {0}:
@@ -262,11 +261,10 @@ def _export_error(model: nn.Module, args: tuple[Any, ...], error: Exception) -> 
     text = str(error)
     reason = _first_line(error)
     kind = type(model).__name__
-    shapes = [tuple(leaf.shape) for leaf in pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
     if "Constraints violated" in text or "specialized" in text or "ConstraintViolation" in type(error).__name__:
         return _FixedBatch(
-            f"expected the batch axis of the example (shape {shapes[0]}) to be free, got a model that "
-            f"fixes it: {reason}; give an example with a batch axis and take the batch size from the input, "
+            f"expected the batch axis of the example (shape {tuple(_tensors(args)[0].shape)}) to be free, got a model "
+            f"that fixes it: {reason}; give an example with a batch axis and take the batch size from the input, "
             "not from a constant"
         )
     return NotTraceable(

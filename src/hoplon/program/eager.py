@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from hoplon.errors import CaptureError
-from hoplon.formats.base import equal_bits
 from hoplon.program.eager_watch import OperatorCall, OperatorWatch
 from hoplon.program.layout import WholeLayout
 from hoplon.program.operators import carries_values
 from hoplon.program.program import Hook, Program, Ref, Step
 from hoplon.program.signature import Signature, copied
 from hoplon.program.sites import MemorySite, ValueSite, memory_sites
+from hoplon.program.verify import require_deterministic
 
 
 @final
@@ -67,7 +66,7 @@ class EagerProgram(Program):
 
     def samples_first(self, outputs: Sequence[Any]) -> list[Any]:
         """The outputs with a first axis of one: the inputs' batch axis where it has size 1, else another of size 1."""
-        axis = next((form.axis for form in self.signature.tensors), None)
+        axis = self.signature.axis
         return [_one_first(leaf, axis) if isinstance(leaf, Tensor) else leaf for leaf in outputs]
 
 
@@ -105,13 +104,10 @@ def capture_eager(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]
             again = model(*args, **kwargs)
     outputs, repeated = pytree.tree_leaves(first), pytree.tree_leaves(again)
     for number, (one, other) in enumerate(zip(outputs, repeated, strict=True)):
-        if isinstance(one, Tensor) and not equal_bits(one, other):
-            raise CaptureError(
-                f"expected a deterministic model, got two different outputs {number} for one input; "
-                "remove randomness from forward, or fix the number of threads"
-            )
+        if isinstance(one, Tensor):
+            require_deterministic(number, one, other)
     dependent = trace.dependent()
-    axis = signature.tensors[0].axis
+    axis = signature.axis
     sites = {step: _of_one_sample(site, axis) for step, site in trace.sites.items() if step in dependent}
     memory_sites, unread = trace.memory_sites()
     return EagerProgram(

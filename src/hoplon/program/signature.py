@@ -33,14 +33,16 @@ class TensorForm:
         sizes = ["batch" if axis == self.axis else str(size) for axis, size in enumerate(self.shape)]
         return f"({', '.join(sizes)})"
 
+    def batched(self, samples: Tensor) -> Tensor:
+        """Samples that lie along the first axis as this input."""
+        return samples.squeeze(0) if self.axis is None else samples.movedim(0, self.axis).contiguous()
+
     def fits(self, shape: Sequence[int], fixed_batch: int | None) -> bool:
         """Whether a tensor of this shape can be this input."""
-        if len(shape) != len(self.shape):
-            return False
-        free = self.axis if fixed_batch is None else None
-        return all(
-            size == wanted or axis == free for axis, (size, wanted) in enumerate(zip(shape, self.shape, strict=True))
-        )
+        wanted = list(self.shape)
+        if fixed_batch is None and self.axis is not None and len(shape) == len(wanted):
+            wanted[self.axis] = shape[self.axis]
+        return list(shape) == wanted
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +80,11 @@ class Signature:
         """The forms of the tensor inputs, in order."""
         return tuple(leaf for leaf in self.leaves if isinstance(leaf, TensorForm))
 
+    @property
+    def axis(self) -> int | None:
+        """The batch axis of all tensor inputs; None: an input is one sample."""
+        return next((form.axis for form in self.tensors), None)
+
     def flatten(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """The flat inputs of a call, checked.
 
@@ -89,14 +96,7 @@ class Signature:
             leaves, spec = pytree.tree_flatten((tuple(args), self._in_order(kwargs)))
         if spec != self.spec:
             raise DataError(f"expected inputs of {self.model} structured like {self.spec}, got {spec}")
-        for number, (leaf, form) in enumerate(zip(leaves, self.leaves, strict=True)):
-            if isinstance(form, TensorForm):
-                self._check(number, leaf, form)
-            elif leaf != form:
-                raise DataError(
-                    f"expected input {number} of {self.model} to be {form!r} as in the example, got {leaf!r}"
-                )
-        return leaves
+        return self._checked(leaves)
 
     def from_samples(self, samples: Sequence[Tensor], names: Sequence[str] | None = None) -> list[Any]:
         """The flat inputs of a pass over samples that lie along the first axis of each tensor.
@@ -120,16 +120,9 @@ class Signature:
         if len(samples) != len(forms):
             raise DataError(f"expected {len(forms)} tensors per sample for {self.model}, got {len(samples)}")
         given = iter(samples)
-        leaves: list[Any] = []
-        for number, form in enumerate(self.leaves):
-            if not isinstance(form, TensorForm):
-                leaves.append(form)
-                continue
-            sample = next(given)
-            leaf = sample.squeeze(0) if form.axis is None else sample.movedim(0, form.axis).contiguous()
-            self._check(number, leaf, form)
-            leaves.append(leaf)
-        return leaves
+        return self._checked(
+            [form.batched(next(given)) if isinstance(form, TensorForm) else form for form in self.leaves]
+        )
 
     def call(self, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments from flat inputs."""
@@ -141,6 +134,16 @@ class Signature:
         example = self.call([None] * len(self.leaves))[1]
         known = {key: kwargs[key] for key in example if key in kwargs}
         return {**known, **{key: value for key, value in kwargs.items() if key not in known}}
+
+    def _checked(self, leaves: list[Any]) -> list[Any]:
+        for number, (leaf, form) in enumerate(zip(leaves, self.leaves, strict=True)):
+            if isinstance(form, TensorForm):
+                self._check(number, leaf, form)
+            elif leaf != form:
+                raise DataError(
+                    f"expected input {number} of {self.model} to be {form!r} as in the example, got {leaf!r}"
+                )
+        return leaves
 
     def _check(self, number: int, leaf: Any, form: TensorForm) -> None:
         if not isinstance(leaf, Tensor):

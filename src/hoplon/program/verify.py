@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from hoplon.errors import CaptureError
 from hoplon.formats.base import equal_bits
 from hoplon.program.layout import BatchLayout, Layout, WholeLayout, folds, moves_with, trial_layouts
 from hoplon.program.program import Program
-from hoplon.program.signature import Signature, TensorForm, copied
+from hoplon.program.signature import Signature, copied
 from hoplon.program.sites import ValueSite
 
 
@@ -32,11 +32,7 @@ def prove_equal(program: Program, model: nn.Module, leaves: Sequence[Any]) -> No
     with torch.inference_mode():
         for call in calls:
             for number, first, second, ours in _outputs(program, model, call):
-                if not equal_bits(first, second):
-                    raise CaptureError(
-                        f"expected a deterministic model, got two different outputs {number} for one input; "
-                        "remove randomness from forward, or fix the number of threads"
-                    )
+                require_deterministic(number, first, second)
                 if not equal_bits(first, ours):
                     raise CaptureError(
                         f"expected output {number} of the trace to equal the model's bit for bit, got a largest "
@@ -44,6 +40,19 @@ def prove_equal(program: Program, model: nn.Module, leaves: Sequence[Any]) -> No
                         'it with form="eager"; or, where nn.MultiheadAttention or nn.TransformerEncoderLayer is in it, '
                         "call torch.backends.mha.set_fastpath_enabled(False) first"
                     )
+
+
+def require_deterministic(number: int, first: Tensor, second: Tensor) -> None:
+    """Raise unless two runs on one input gave the same output.
+
+    Raises:
+        CaptureError: they did not.
+    """
+    if not equal_bits(first, second):
+        raise CaptureError(
+            f"expected a deterministic model, got two different outputs {number} for one input; "
+            "remove randomness from forward, or fix the number of threads"
+        )
 
 
 def prove_close(program: Program, model: nn.Module, leaves: Sequence[Any], *, tolerance: float = 1e-2) -> float:
@@ -134,7 +143,9 @@ def _dependent(program: Program, values: Mapping[int, Tensor]) -> Iterator[int]:
 def _prove_apart(
     program: Program, leaves: Sequence[Any], plain: Mapping[int, Tensor], layouts: Mapping[int, Layout]
 ) -> None:
-    others = _all_values(program, _map(program.signature, leaves, _replace_all_but_first))
+    axis = _axis(program.signature)
+    changed = [_all_but_first_replaced(leaf, axis) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    others = _all_values(program, changed)
     first = torch.zeros(1, dtype=torch.int64)
     for step, layout in layouts.items():
         value, other = plain[step], others[step]
@@ -187,24 +198,21 @@ def _all_values(program: Program, leaves: Sequence[Any]) -> dict[int, Tensor]:
 
 def _batch(signature: Signature, leaves: Sequence[Any]) -> int:
     """The number of samples in flat inputs."""
-    for form, leaf in zip(signature.leaves, leaves, strict=True):
-        if isinstance(form, TensorForm) and form.axis is not None:
-            return int(leaf.shape[form.axis])
-    return 1
+    axis = _axis(signature)
+    return next(int(leaf.shape[axis]) for leaf in leaves if isinstance(leaf, Tensor))
 
 
-def _map(signature: Signature, leaves: Sequence[Any], change: Callable[[Tensor, int], Tensor]) -> list[Any]:
-    return [
-        change(leaf, form.axis) if isinstance(form, TensorForm) and form.axis is not None else leaf
-        for form, leaf in zip(signature.leaves, leaves, strict=True)
-    ]
+def _axis(signature: Signature) -> int:
+    assert signature.axis is not None, "an input without a batch axis is one sample"
+    return signature.axis
 
 
 def _take(signature: Signature, leaves: Sequence[Any], rows: Tensor) -> list[Any]:
-    return _map(signature, leaves, lambda leaf, axis: leaf.index_select(axis, rows.to(leaf.device)))
+    axis = _axis(signature)
+    return [leaf.index_select(axis, rows.to(leaf.device)) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
 
-def _replace_all_but_first(leaf: Tensor, axis: int) -> Tensor:
+def _all_but_first_replaced(leaf: Tensor, axis: int) -> Tensor:
     """Other samples become the first one, scaled: a valid input of any dtype, and a different one."""
     first = leaf.narrow(axis, 0, 1)
     other = first.expand_as(leaf).clone()

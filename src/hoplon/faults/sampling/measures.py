@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from hoplon.errors import HoplonError, SiteError, no_match
-from hoplon.faults.model import RANDOM_HIGH, FaultModel
+from hoplon.faults.model import RANDOM_HIGH, FaultModel, located, sizes_of
 from hoplon.faults.sampling.base import Measure, Sites
 from hoplon.program.sites import MemorySite, ValueSite
 
@@ -30,11 +30,8 @@ class ElementUniform(Measure):
 
     def elements(self, sites: Sites, count: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw a position in the concatenation of all sites."""
-        sizes = torch.tensor([site.numel for site in sites])
-        ends = sizes.cumsum(0)
-        position = torch.randint(int(ends[-1]), (count,), generator=generator)
-        number = torch.searchsorted(ends, position, right=True)
-        return number, position - (ends - sizes)[number]
+        sizes = sizes_of(sites)
+        return located(torch.randint(int(sizes.sum()), (count,), generator=generator), sizes)
 
     @override
     def probability(self, sites: Sites, number: Tensor, element: Tensor) -> Tensor:
@@ -56,12 +53,11 @@ class _SiteFirst(Measure):
         unit = torch.rand(count, dtype=torch.float64, generator=generator)
         slot = torch.searchsorted(shares[possible].cumsum(0), unit, right=True).clamp(max=len(possible) - 1)
         number = possible[slot]
-        sizes = torch.tensor([site.numel for site in sites])[number]
-        return number, torch.randint(RANDOM_HIGH, (count,), generator=generator) % sizes
+        return number, torch.randint(RANDOM_HIGH, (count,), generator=generator) % sizes_of(sites)[number]
 
     @override
     def probability(self, sites: Sites, number: Tensor, element: Tensor) -> Tensor:
-        return (self.shares(sites) / torch.tensor([max(site.numel, 1) for site in sites]))[number]
+        return (self.shares(sites) / sizes_of(sites).clamp(min=1))[number]
 
 
 @final
@@ -231,6 +227,8 @@ class _Ranked(_SomeElements):
     fraction: float | None = field(default=None, kw_only=True)
     count: int | None = field(default=None, kw_only=True)
 
+    _sign = 1
+
     def __post_init__(self) -> None:
         total = sum(score.numel() for score in self.scores.values())
         if (self.fraction is None) == (self.count is None):
@@ -240,8 +238,10 @@ class _Ranked(_SomeElements):
         if self.count is not None and not 1 <= self.count <= total:
             raise HoplonError(f"expected a count in [1, {total}], got {self.count}")
 
-    def _highest(self, sign: int) -> dict[str, Tensor]:
-        scores = {name: sign * score.detach().cpu() for name, score in self.scores.items()}
+    @cached_property
+    @override
+    def chosen(self) -> Mapping[str, Tensor]:
+        scores = {name: self._sign * score.detach().cpu() for name, score in self.scores.items()}
         total = sum(score.numel() for score in scores.values())
         return highest(scores, self.count or max(1, round((self.fraction or 0) * total)))
 
@@ -266,21 +266,13 @@ class TopScore(_Ranked):
         {'a': tensor([0]), 'b': tensor([0])}
     """
 
-    @cached_property
-    @override
-    def chosen(self) -> Mapping[str, Tensor]:
-        return self._highest(1)
-
 
 @final
 @dataclass(frozen=True, eq=False, repr=False)
 class BottomScore(_Ranked):
     """Uniform over the elements with the lowest scores; arguments as `TopScore`."""
 
-    @cached_property
-    @override
-    def chosen(self) -> Mapping[str, Tensor]:
-        return self._highest(-1)
+    _sign = -1
 
 
 def highest(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from hoplon.errors import HoplonError, SiteError, no_match
-from hoplon.faults.model import RANDOM_HIGH, Places, SampledFaults, WordModel
+from hoplon.faults.model import RANDOM_HIGH, Places, SampledFaults, WordModel, located, sizes_of
 from hoplon.faults.sampling.base import Population, Sampling
 from hoplon.faults.sampling.measures import layer_of
 from hoplon.faults.single_word import BitFlip, single_bits
@@ -53,6 +53,10 @@ class _Patterns:
         keep, flip, probability = (torch.cat([by_name[form.name][i] for form in formats]) for i in range(3))
         return cls(formats, counts, counts.cumsum(0) - counts, keep, flip, probability)
 
+    def cells(self, site: int) -> slice:
+        """The changes of a site."""
+        return slice(int(self.starts[site]), int(self.starts[site] + self.counts[site]))
+
     def faults_at(self, places: Places, pattern: Tensor) -> SampledFaults:
         """One word per place, changed by this pattern of its site."""
         row = self.starts[places.number] + pattern
@@ -71,19 +75,16 @@ class Exhaustive(Sampling):
 
     @override
     def size(self, population: Population) -> int:
-        counts = _Patterns.of(population).counts.tolist()
-        per_input: int = sum(site.numel * count for site, count in zip(population.sites, counts, strict=True))
+        per_input = int((sizes_of(population.sites) * _Patterns.of(population).counts).sum())
         return per_input * population.inputs_each
 
     @override
     def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> SampledFaults:
         patterns = _Patterns.of(population)
-        sizes = torch.tensor([site.numel for site in population.sites]) * patterns.counts
-        ends = sizes.cumsum(0)
-        index = torch.arange(first, first + count)
-        which, rest = index // ends[-1], index % ends[-1]
-        number = torch.searchsorted(ends, rest, right=True)
-        offset = rest - (ends - sizes)[number]
+        sizes = sizes_of(population.sites) * patterns.counts
+        index, each_input = torch.arange(first, first + count), sizes.sum()
+        which = index // each_input
+        number, offset = located(index % each_input, sizes)
         each = patterns.counts[number]
         places = population.places(number, offset // each, which)
         faults = patterns.faults_at(places, offset % each)
@@ -196,8 +197,7 @@ class Stratified(Sampling):
         within = torch.rand(count, dtype=torch.float64, generator=generator)
         cell = cells.pick(unit, within)
         number = cells.site[cell]
-        sizes = torch.tensor([site.numel for site in population.sites])[number]
-        element = torch.randint(RANDOM_HIGH, (count,), generator=generator) % sizes
+        element = torch.randint(RANDOM_HIGH, (count,), generator=generator) % sizes_of(population.sites)[number]
         which = torch.randint(population.inputs_each, (count,), generator=generator)
         faults = patterns.faults_at(population.places(number, element, which), cell - patterns.starts[number])
         place = cells.ratio[cell] / population.elements / population.inputs_each
@@ -210,15 +210,14 @@ class Stratified(Sampling):
         found = torch.zeros(len(anchors), dtype=torch.float64)
         for site in anchors.number.unique().tolist():
             rows = (anchors.number == site).nonzero()[:, 0]
-            cells = slice(int(patterns.starts[site]), int(patterns.starts[site] + patterns.counts[site]))
+            cells = patterns.cells(site)
             same = (patterns.keep[cells] == keep[rows, None]) & (patterns.flip[cells] == flip[rows, None])
             found[rows] = torch.where(same, ratio[cells], 0.0).amax(1)
         return found
 
     def _cells(self, population: Population, patterns: _Patterns) -> _Cells:
         site = torch.arange(len(population.sites)).repeat_interleave(patterns.counts)
-        numel = torch.tensor([s.numel for s in population.sites], dtype=torch.float64)
-        mass = (numel / population.elements)[site] * patterns.probability
+        mass = (sizes_of(population.sites).double() / population.elements)[site] * patterns.probability
         keys = self._keys(population, patterns, site)
         known = list(dict.fromkeys(key for key, weight in zip(keys, mass.tolist(), strict=True) if weight))
         number = {key: index for index, key in enumerate(known)}
@@ -240,7 +239,7 @@ class Stratified(Sampling):
             return [names[number] for number in site.tolist()]
         keys: list[str | int] = []
         for number, form in enumerate(patterns.formats):
-            cells = slice(int(patterns.starts[number]), int(patterns.starts[number] + patterns.counts[number]))
+            cells = patterns.cells(number)
             for bit in single_bits(patterns.keep[cells].tolist(), patterns.flip[cells].tolist(), form.all_ones):
                 if bit is None:
                     raise HoplonError(f"expected a fault model that touches one bit, got {population.fault_model.name}")

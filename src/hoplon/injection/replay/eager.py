@@ -12,7 +12,7 @@ from typing_extensions import override
 from hoplon.formats.dtypes import native
 from hoplon.injection.replay.golden import Golden, InjectedWords, Injections, ReplayStatistics
 from hoplon.injection.replay.replay import Replay
-from hoplon.injection.replay.values import GoldenValues
+from hoplon.injection.replay.values import GoldenValues, delivered
 from hoplon.program.sites import ValueSite
 
 
@@ -75,7 +75,8 @@ class EagerReplay(Replay):
         """Change words of a value and protect it; leave it alone where it is too small for the element."""
         if int(injections.elements.max()) >= value.numel():
             return self._protect(step, value), None
-        fault_free = self._fault_free(step, value)
+        # a copy as its readers would get it without the fault; no detector reports it
+        fault_free = delivered(self._protections, step, value.clone())
         shape = self._shapes.get(step, tuple(value.shape))
         form, bits = (injections.format or native(value.dtype)).at(injections.elements, shape), native(value.dtype)
         result = (value if self.placement == "before" else fault_free).clone()
@@ -90,11 +91,6 @@ class EagerReplay(Replay):
             result = self._protect(step, result)
         reached = bits.words(result[where]) != bits.words(fault_free[where])
         return result, InjectedWords(form.words(old), form.words(new), reached)
-
-    def _fault_free(self, step: int, value: Tensor) -> Tensor:
-        """Return a copy as its readers would get it without the fault; no detector reports it."""
-        protection = self._protections.get(step)
-        return value.clone() if protection is None else protection(value)
 
 
 def _unreached(injections: Injections) -> InjectedWords:

@@ -13,7 +13,7 @@ from typing_extensions import override
 from hoplon.formats.base import equal_bits
 from hoplon.injection.replay.golden import Golden
 from hoplon.injection.replay.rules import Rule
-from hoplon.injection.replay.values import Protections, StepValues
+from hoplon.injection.replay.values import Protections, StepValues, delivered, in_rows
 from hoplon.program.layout import BatchLayout, Layout
 from hoplon.program.program import Program
 
@@ -45,7 +45,7 @@ def maps_of_one(program: Program, leaves: Sequence[Any], batch: int) -> Shapes:
     maps = Maps(program, batch)
     if program.signature.fixed_batch is None:
         layouts = (program.layouts.get(step) for step in program.input_steps)
-        leaves = [_rows(layout, leaf, [0]) for layout, leaf in zip(layouts, leaves, strict=True)]
+        leaves = [in_rows(layout, leaf, torch.tensor([0])) for layout, leaf in zip(layouts, leaves, strict=True)]
 
     def hook(step: int, value: Any) -> Any:
         maps.note(step, value)
@@ -151,20 +151,10 @@ class _Moved(StepValues):
 
     def result(self, step: int) -> Any:
         """Return what the operator gives when it reads these values."""
-        value = self.program.steps[step].run(self)
-        protection = self._protections.get(step)
-        return value if protection is None else protection(value)
+        return delivered(self._protections, step, self.program.steps[step].run(self))
 
 
 def moved(layout: Layout | None, value: Any) -> Any:
     """Return a value with every sample one row further, the last one in the first row."""
-    if layout is None or not isinstance(value, Tensor):
-        return value
-    count = layout.samples_first(value).shape[0]
-    return layout.take(value, ((torch.arange(count) - 1) % count).to(value.device))
-
-
-def _rows(layout: Any, value: Any, rows: Sequence[int]) -> Any:
-    if layout is None or not isinstance(value, Tensor):
-        return value
-    return layout.take(value, torch.tensor(rows, device=value.device))
+    count = layout.samples_first(value).shape[0] if layout is not None and isinstance(value, Tensor) else 1
+    return in_rows(layout, value, torch.arange(count).roll(1))

@@ -14,7 +14,7 @@ from hoplon.injection.replay.kernel_forms import KernelForm, KernelForms, cut_un
 from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.rules import Rule
 from hoplon.injection.replay.values import StepValues
-from hoplon.injection.replay.windows import Ints, Pixels, Places, Wholes, Windows, joined
+from hoplon.injection.replay.windows import Ints, Pixels, Places, Wholes, Windows, homes, joined
 
 # Numbers of windows that an operator runs on at a time: few, so that few shapes have to be tried.
 _COUNTS = (256, 64, 32, 16, 8, 4, 2)
@@ -53,10 +53,7 @@ class Divergent:
     def homes(self, step: int) -> tuple[Ints, Ints]:
         """Return for each run the piece of a step that it lies in, and its position there; -1 for none."""
         if step not in self._homes:
-            home, slot = np.full((2, len(self.start)), -1)
-            for number, piece in enumerate(self.pieces[step]):
-                home[piece.runs], slot[piece.runs] = number, np.arange(len(piece))
-            self._homes[step] = home, slot
+            self._homes[step] = homes(self.pieces[step], len(self.start))
         return self._homes[step]
 
 
@@ -305,19 +302,12 @@ class Sweep:
         top, left = rule.axes[0].first(places.top), rule.axes[1].first(places.left)
         for operand, window in zip(operands, windows, strict=True):
             if operand in live:
-                piece_of_run, slot = self._homes(operand)
+                piece_of_run, slot = homes(self.values[operand], len(self.divergent.start))
                 numbers = piece_of_run[places.runs]
                 for number in np.unique(numbers[numbers >= 0]):
                     position = np.where(numbers == number, slot[places.runs], -1)
                     self.values[operand][number].paste(position, window, top, left)
         return windows
-
-    def _homes(self, operand: int) -> tuple[Ints, Ints]:
-        """Return for each run the piece of an operand that it lies in, and its position there; -1 for none."""
-        home, slot = np.full((2, len(self.divergent.start)), -1)
-        for number, piece in enumerate(self.values[operand]):
-            home[piece.runs], slot[piece.runs] = number, np.arange(len(piece))
-        return home, slot
 
     def _form(self, index: int, rule: Rule, size: tuple[int, int, int]) -> KernelForm | None:
         protection = self.plan.protections.get(index)

@@ -10,10 +10,23 @@ from torch import Tensor
 from typing_extensions import override
 
 from hoplon.injection.replay.windows import Pixels
+from hoplon.program.layout import Layout
 from hoplon.program.program import Program
 
 Protections = Mapping[int, Any]
 """Protections of values by step."""
+
+
+def delivered(protections: Protections, step: int, value: Any) -> Any:
+    """Return a value of a step as its readers get it."""
+    return protections[step](value) if step in protections else value
+
+
+def in_rows(layout: Layout | None, value: Any, rows: Tensor) -> Any:
+    """Return these samples of a value, shape ``(n,)``, int64; a value without samples as it is."""
+    if layout is None or not isinstance(value, Tensor):
+        return value
+    return layout.take(value, rows.to(value.device))
 
 
 class _Source(Protocol):
@@ -116,6 +129,4 @@ class _Computed(StepValues):
             return golden.held[step]
         if step in golden.pixels:
             return golden.pixels[step].value()
-        value = self.program.steps[step].run(self)
-        protection = golden.protections.get(step)
-        return value if protection is None else protection(value)
+        return delivered(golden.protections, step, self.program.steps[step].run(self))

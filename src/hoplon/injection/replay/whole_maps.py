@@ -15,7 +15,7 @@ from hoplon.injection.replay.golden import Golden, ReplayStatistics
 from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.row_dependence import RowDependence
 from hoplon.injection.replay.sweep import Divergent
-from hoplon.injection.replay.values import StepValues
+from hoplon.injection.replay.values import StepValues, in_rows
 from hoplon.injection.replay.windows import Ints, Wholes, Windows
 
 
@@ -154,10 +154,8 @@ class _Pass(StepValues):
 
     @override
     def resolve(self, step: int) -> Any:
-        value, layout = self.source[step], self.program.layouts.get(step)
-        if self._rows is None or layout is None or not isinstance(value, Tensor):
-            return value
-        return layout.take(value, self._rows)
+        value = self.source[step]
+        return value if self._rows is None else in_rows(self.program.layouts.get(step), value, self._rows)
 
     def compute(self, index: int) -> None:
         """Run a step."""

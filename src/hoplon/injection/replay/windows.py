@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -190,11 +190,14 @@ def joined(parts: Sequence[Windows]) -> Windows:
     """Join windows of one size."""
     if len(parts) == 1:
         return parts[0]
-    places = Places(
-        np.concatenate([part.runs for part in parts]),
-        np.concatenate([part.rows for part in parts]),
-        np.concatenate([part.top for part in parts]),
-        np.concatenate([part.left for part in parts]),
-        np.concatenate([part.box for part in parts]),
-    )
+    names = (entry.name for entry in fields(Places))
+    places = Places(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
     return places.holding(torch.cat([part.data for part in parts]))
+
+
+def homes(pieces: Sequence[Windows | Wholes], count: int) -> tuple[Ints, Ints]:
+    """Return for each of ``count`` runs the piece that it lies in, and its position there; -1 for none."""
+    home, slot = np.full((2, count), -1)
+    for number, piece in enumerate(pieces):
+        home[piece.runs], slot[piece.runs] = number, np.arange(len(piece))
+    return home, slot
