@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hoplon import Campaign, HoplonError, Inputs, Values, capture
+from hoplon.injection.arm import Arm
 from hoplon.injection.golden_run import GoldenRun
 from hoplon.injection.golden_values import SharedReplay
 from hoplon.injection.memory_budget import Budget, live_bytes
@@ -31,7 +32,7 @@ def campaign() -> Campaign:
 def outcome(campaign: Campaign, budget: Budget) -> tuple[pl.DataFrame, ReplayStatistics]:
     """The runs of 2000 faults, and what the replay counted."""
     reference = GoldenRun.run(campaign.program, campaign.data, campaign.criterion, batch=campaign.batch)
-    runs = ValueFaultRuns(SharedReplay(reference, Overlay(), "before", budget), campaign.draw(count=2000))
+    runs = ValueFaultRuns(SharedReplay(Arm(reference, Overlay(), budget=budget)), campaign.draw(count=2000))
     frame, _ = runs.run(lambda count: None)
     return frame, runs.replay.statistics
 

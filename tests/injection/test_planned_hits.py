@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hoplon import BitFlip, Campaign, Inputs, Memory, Program, Values, capture
 from hoplon.faults import series_to_words
 from hoplon.formats import integer_view
+from hoplon.injection.arm import Arm
 from hoplon.injection.golden_run import GoldenRun
 from hoplon.injection.golden_values import SharedReplay
 from hoplon.injection.replay import RegionReplay
@@ -71,7 +72,7 @@ def test_every_planned_value_fault_hits_its_word(name: str) -> None:
     campaign = Campaign(program, Inputs(x), sites=Values(), fault_model=BitFlip(), batch=len(x) // 2)
     table = campaign.draw(count=FAULTS, seed=0)
     reference = GoldenRun.run(program, Inputs(x), campaign.criterion, batch=len(x) // 2)
-    runs = ValueFaultRuns(SharedReplay(reference, Overlay(), "before"), table)
+    runs = ValueFaultRuns(SharedReplay(Arm(reference, Overlay())), table)
     assert isinstance(runs.replay, RegionReplay)
     frame, observed = runs.run(lambda count: None)
     golden = _golden_words(program, x, len(x) // 2)

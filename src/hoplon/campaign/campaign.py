@@ -35,8 +35,7 @@ from hoplon.injection.armed_memory import ArmedMemory
 from hoplon.injection.golden_run import GoldenRun
 from hoplon.injection.injector import Injector
 from hoplon.injection.memory_budget import Budget
-from hoplon.injection.memory_faults import Arrival
-from hoplon.injection.replay.golden import Placement
+from hoplon.injection.replay.golden import Arrival, Placement
 from hoplon.program.inputs import as_inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import GuardMemory, Memory, Site, Values

@@ -17,8 +17,7 @@ from hoplon.campaign.store import RunDirectory
 from hoplon.faults.table import FaultTable
 from hoplon.injection.golden_run import GoldenRun
 from hoplon.injection.injector import Injector
-from hoplon.injection.memory_faults import Arrival
-from hoplon.injection.replay.golden import Placement
+from hoplon.injection.replay.golden import Arrival, Placement
 from hoplon.program.sites import Site
 from hoplon.protections.base import Overlay
 

@@ -24,8 +24,7 @@ from hoplon.faults.table import FaultTable
 from hoplon.importance._taylor import taylor
 from hoplon.importance.scores import Scores
 from hoplon.injection.golden_run import default_batch, golden_outputs
-from hoplon.injection.memory_faults import Arrival
-from hoplon.injection.replay.golden import Placement
+from hoplon.injection.replay.golden import Arrival, Placement
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory, Site, Values

@@ -27,8 +27,7 @@ from hoplon.errors import HoplonError
 from hoplon.faults.table import FaultTable
 from hoplon.injection.golden_run import GoldenRun, accuracy, golden_outputs
 from hoplon.injection.injector import Injector
-from hoplon.injection.memory_faults import Arrival
-from hoplon.injection.replay.golden import Placement
+from hoplon.injection.replay.golden import Arrival, Placement
 from hoplon.injection.working_memory import WorkingMemory
 from hoplon.program.inputs import Inputs, as_inputs
 from hoplon.program.program import Program

@@ -10,15 +10,14 @@ from typing import Any, Generic, TypeVar, final
 import torch
 from torch import Tensor
 
-from hoplon.injection.golden_run import GoldenRun, replay_of
-from hoplon.injection.memory_budget import USUAL, Budget
-from hoplon.injection.replay.golden import Golden, Placement
+from hoplon.injection.arm import Arm
+from hoplon.injection.golden_run import replay_of
+from hoplon.injection.replay.golden import Golden
 from hoplon.injection.replay.replay import Replay
 from hoplon.injection.replay.values import delivered
 from hoplon.program.eager import EagerProgram
 from hoplon.program.program import Program
 from hoplon.program.sites import ValueSite
-from hoplon.protections.base import Overlay
 
 T = TypeVar("T")
 
@@ -54,10 +53,7 @@ class GoldenCache(Generic[T]):
 class SharedReplay:
     """One replay, and its golden values, for tables of value faults on much the same sites. Pickled without them."""
 
-    reference: GoldenRun
-    overlay: Overlay
-    placement: Placement
-    budget: Budget = USUAL
+    arm: Arm
     _sites: dict[str, ValueSite] = field(default_factory=dict, init=False, repr=False)
     _current: tuple[Replay, GoldenCache[Golden]] | None = field(default=None, init=False, repr=False)
 
@@ -66,10 +62,11 @@ class SharedReplay:
         new = {site.name: site for site in sites if site.name not in self._sites}
         self._sites |= new
         if new or self._current is None:
-            reference, chosen = self.reference, tuple(self._sites.values())
-            replay = replay_of(reference.program, self.overlay, reference.batch, chosen, self.placement)
+            arm, reference = self.arm, self.arm.reference
+            sites = tuple(self._sites.values())
+            replay = replay_of(reference.program, arm.overlay, reference.batch, sites, arm.placement)
             golden = GoldenCache(
-                lambda batch: replay.golden(reference.leaves(batch)[0]), Golden.tensors, self.budget.golden
+                lambda batch: replay.golden(reference.leaves(batch)[0]), Golden.tensors, arm.budget.golden
             )
             self._current = replay, golden
         return self._current
@@ -85,10 +82,7 @@ class FaultFree:
     At most half of the budget for golden values is used.
     """
 
-    reference: GoldenRun
-    overlay: Overlay
-    placement: Placement
-    budget: Budget
+    arm: Arm
     _steps: set[int] = field(default_factory=set, init=False, repr=False)
     _cache: GoldenCache[Mapping[int, Any]] | None = field(default=None, init=False, repr=False)
 
@@ -102,22 +96,22 @@ class FaultFree:
     def __getitem__(self, batch: int) -> Mapping[int, Any]:
         """Return, by step, the value as its readers get it; by ``~step``, as a fault meets it."""
         if self._cache is None:
-            self._cache = GoldenCache(self._run, Mapping.values, self.budget.golden // 2)
+            self._cache = GoldenCache(self._run, Mapping.values, self.arm.budget.golden // 2)
         return self._cache[batch]
 
     def _run(self, batch: int) -> dict[int, Any]:
-        program = self.reference.program
-        protections = {program.site_steps[name]: p for name, p in self.overlay.values.items()}
+        program = self.arm.reference.program
+        protections = {program.site_steps[name]: p for name, p in self.arm.overlay.values.items()}
         values: dict[int, Any] = {}
 
         def keep(step: int, value: Any) -> Any:
             result = delivered(protections, step, value)
             if step in self._steps:
                 values[step] = _copied(program, result)
-                values[~step] = _copied(program, value) if self.placement == "before" else values[step]
+                values[~step] = _copied(program, value) if self.arm.placement == "before" else values[step]
             return result
 
-        leaves, _ = self.reference.leaves(batch)
+        leaves, _ = self.arm.reference.leaves(batch)
         memory = program.memory()
         with torch.inference_mode():
             values |= {step: memory[name] for step, name in program.memory_steps.items() if step in self._steps}

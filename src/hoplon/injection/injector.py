@@ -10,32 +10,25 @@ import polars as pl
 from numpy.typing import NDArray
 
 from hoplon.faults.table import FaultTable
-from hoplon.injection.golden_run import GoldenRun
+from hoplon.injection.arm import Arm
 from hoplon.injection.golden_values import FaultFree, SharedReplay
-from hoplon.injection.memory_budget import USUAL, Budget
-from hoplon.injection.memory_faults import Arrival, MemoryFaultRuns
-from hoplon.injection.replay.golden import Placement
+from hoplon.injection.memory_faults import MemoryFaultRuns
 from hoplon.injection.value_faults import ValueFaultRuns
-from hoplon.protections.base import Overlay
 
 ProgressCallback = Callable[[int], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Injector:
+class Injector(Arm):
     """Runs fault tables in one arm (an overlay) and classifies every run."""
 
-    reference: GoldenRun
-    overlay: Overlay
-    placement: Placement = "before"
-    arrival: Arrival = "before"
-    budget: Budget = USUAL
     fault_free: FaultFree = field(init=False, repr=False)
     _values: SharedReplay = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "fault_free", FaultFree(self.reference, self.overlay, self.placement, self.budget))
-        object.__setattr__(self, "_values", SharedReplay(self.reference, self.overlay, self.placement, self.budget))
+        arm = Arm(self.reference, self.overlay, self.placement, self.arrival, self.budget)
+        object.__setattr__(self, "fault_free", FaultFree(arm))
+        object.__setattr__(self, "_values", SharedReplay(arm))
 
     def runs(
         self, table: FaultTable, *, advance: ProgressCallback | None = None, groups: NDArray[np.bool_] | None = None
@@ -57,8 +50,7 @@ class Injector:
         if table.target == "values":
             runs: ValueFaultRuns | MemoryFaultRuns = ValueFaultRuns(self._values, table)
         else:
-            parts = self.reference, self.overlay, self.placement, self.arrival
-            runs = MemoryFaultRuns(*parts, table, groups)
+            runs = MemoryFaultRuns(self, table, groups)
         outcomes, observed = runs.run(advance or (lambda count: None))
         if table.weighted:
             columns = [name for name in ("weight", "candidates") if name in table.frame.columns]

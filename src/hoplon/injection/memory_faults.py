@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,17 +14,14 @@ from numpy.typing import NDArray
 from hoplon.criteria.outcome import Outcome
 from hoplon.errors import HoplonError
 from hoplon.faults.table import FaultTable
+from hoplon.injection.arm import Arm
 from hoplon.injection.armed_memory import ArmedMemory
-from hoplon.injection.golden_run import GoldenRun, replay_of
-from hoplon.injection.replay.golden import Golden, Placement
+from hoplon.injection.golden_run import replay_of
+from hoplon.injection.replay.golden import Golden
 from hoplon.injection.run_table import RUN_ERRORS, blank, run_frame
 from hoplon.injection.working_memory import Words
 from hoplon.program.sites import MemorySite
-from hoplon.protections.base import Overlay
 from hoplon.protections.memory_guard import GuardReport
-
-Arrival = Literal["before", "after"]
-"""Time of a memory fault: before the guards' check, or after it."""
 
 
 @dataclass
@@ -42,23 +39,15 @@ class MemoryFaultRuns:
     they are; the next check then finds these, and `detected` and `corrected` tell what it finds too late.
     """
 
-    def __init__(
-        self,
-        reference: GoldenRun,
-        overlay: Overlay,
-        placement: Placement,
-        arrival: Arrival,
-        table: FaultTable,
-        groups: NDArray[np.bool_] | None = None,
-    ) -> None:
-        self.reference, self.table, self.arrival = reference, table, arrival
+    def __init__(self, arm: Arm, table: FaultTable, groups: NDArray[np.bool_] | None = None) -> None:
+        self.reference, self.table, self.arrival = arm.reference, table, arm.arrival
         program = self.reference.program
-        self.armed = ArmedMemory(program, overlay)
+        self.armed = ArmedMemory(program, arm.overlay)
         self.memory = self.armed.working
         sites = self._sites()
-        self.replay = replay_of(program, overlay, self.reference.batch, sites, placement)
+        self.replay = replay_of(program, arm.overlay, self.reference.batch, sites, arm.placement)
         self.faults = table.frame["fault"].unique(maintain_order=True).to_numpy()
-        shape = len(self.faults), reference.input_batches
+        shape = len(self.faults), self.reference.input_batches
         self.groups = np.ones(shape, dtype=np.bool_) if groups is None else groups
         if self.groups.shape != shape:
             raise HoplonError(f"expected groups of shape {shape}, faults by input batches, got {self.groups.shape}")

@@ -33,8 +33,8 @@ class ValueFaultRuns:
     """
 
     def __init__(self, shared: SharedReplay, table: FaultTable) -> None:
-        self.reference, program = shared.reference, shared.reference.program
-        self.budget = shared.budget
+        self.reference, self.budget = shared.arm.reference, shared.arm.budget
+        program = self.reference.program
         frame = table.frame
         self.table = table
         names = frame["site"].unique().cast(pl.String).to_list()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hoplon.formats.base import same_bits
 from hoplon.formats.named import format_named
-from hoplon.injection.memory_faults import Arrival
+from hoplon.injection.replay.golden import Arrival
 from hoplon.injection.working_memory import strike_word
 from hoplon.program.program import Program
 from hoplon.protections.base import Protection

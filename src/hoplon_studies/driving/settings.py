@@ -17,7 +17,7 @@ from hoplon.faults.single_word import BitFlip
 from hoplon.faults.table import FaultTable
 from hoplon.importance._taylor import taylor
 from hoplon.importance.scores import Scores
-from hoplon.injection.memory_faults import Arrival
+from hoplon.injection.replay.golden import Arrival
 from hoplon.program.capturing import capture
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from hoplon.formats.dtypes import native
+from hoplon.formats.base import same_bits
 from hoplon.injection.replay.golden import Golden, InjectedWords, Injections, ReplayStatistics
 from hoplon.injection.replay.replay import Replay
 from hoplon.injection.replay.values import GoldenValues, delivered
@@ -78,19 +78,15 @@ class EagerReplay(Replay):
         # a copy as its readers would get it without the fault; no detector reports it
         fault_free = delivered(self._protections, step, value.clone())
         shape = self._shapes.get(step, tuple(value.shape))
-        form, bits = (injections.format or native(value.dtype)).at(injections.elements, shape), native(value.dtype)
         result = (value if self.placement == "before" else fault_free).clone()
         where = torch.unravel_index(injections.elements, result.shape) if result.dim() else ()
-        old = result[where]
-        new = form.apply(old, injections.keep, injections.flip)
-        result[where] = new
+        old, before, after = injections.strike(result, where, shape)
         if self.placement == "before":
             if self._repeats(step):
                 result[where] = old
-                self.outvoted |= (form.words(old) != form.words(new)).any()
+                self.outvoted |= (before != after).any()
             result = self._protect(step, result)
-        reached = bits.words(result[where]) != bits.words(fault_free[where])
-        return result, InjectedWords(form.words(old), form.words(new), reached)
+        return result, InjectedWords(before, after, ~same_bits(result[where], fault_free[where]))
 
 
 def _unreached(injections: Injections) -> InjectedWords:

@@ -9,9 +9,13 @@ from typing import Any, Literal, final
 from torch import Tensor
 
 from hoplon.formats.base import NumberFormat
+from hoplon.formats.dtypes import native
 from hoplon.injection.replay.values import GoldenValues
 
 Placement = Literal["before", "after"]
+"""Place of a fault: before the protection of a value, or after it."""
+Arrival = Literal["before", "after"]
+"""Time of a memory fault: before the guards' check, or after it."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,21 @@ class Injections:
     keep: Tensor
     flip: Tensor
     format: NumberFormat | None = None
+
+    def strike(self, value: Tensor, where: tuple[Tensor | int, ...], shape: Sequence[int]) -> tuple[Tensor, ...]:
+        """Change the words of a value in place.
+
+        Args:
+            where: their indices in ``value``.
+            shape: of a sample, to which ``elements`` refer.
+        Returns:
+            The values before, and the words before and after.
+        """
+        form = (self.format or native(value.dtype)).at(self.elements, shape)
+        old = value[where]
+        new = form.apply(old, self.keep, self.flip)
+        value[where] = new
+        return old, form.words(old), form.words(new)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from hoplon.formats.dtypes import native
+from hoplon.formats.base import same_bits
 from hoplon.injection.replay.golden import Golden, InjectedWords, Injections
 from hoplon.injection.replay.kernel_forms import KernelForms, protected
 from hoplon.injection.replay.plan import Plan
@@ -142,17 +142,12 @@ class RegionReplay(Replay):
             index = tuple(torch.from_numpy(part).to(produced.device) for part in (rows, top, left))
             data = produced[index][:, None, None].contiguous()
         where = (torch.arange(len(rows), device=data.device), 0, 0, torch.from_numpy(channel).to(data.device))
-        form = (injections.format or native(data.dtype)).at(injections.elements, shape)
-        old = data[where]
-        new = form.apply(old, injections.keep, injections.flip)
-        data[where] = new
+        _, before, after = injections.strike(data, where, shape)
         if self.placement == "before":
             data = protected(data, self._protections.get(step))
-        bits = native(data.dtype)
-        reached = bits.words(data[where]) != bits.words(fault_free[where])
         box = np.stack([top, top, left, left], axis=1)
         windows = Windows(runs, rows, top, left, box, data).differing(pixels)
-        return windows, InjectedWords(form.words(old), form.words(new), reached)
+        return windows, InjectedWords(before, after, ~same_bits(data[where], fault_free[where]))
 
 
 def _shapes(program: Program, leaves: Sequence[Any], batch: int) -> Mapping[int, tuple[int, ...]]:

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoplon.formats.base import equal_bits
-from hoplon.formats.dtypes import native
+from hoplon.formats.base import equal_bits, same_bits
 from hoplon.injection.replay.channels import Chain, Channels, chains_of
 from hoplon.injection.replay.golden import Golden, InjectedWords, Injections, Placement, ReplayStatistics
 from hoplon.injection.replay.values import GoldenValues, Protections, StepValues
@@ -229,22 +228,17 @@ class Replay:
         """Change words of a private value in place; with ``placement="before"`` its protection follows."""
         layout = self.program.layouts[index]
         view = layout.samples_first(value)
-        form = (injections.format or native(value.dtype)).at(injections.elements, view.shape[1:])
         inner = torch.unravel_index(injections.elements, view.shape[1:]) if view.dim() > 1 else ()
         where = (injections.rows, *inner)
-        old = view[where]
-        new = form.apply(old, injections.keep, injections.flip)
-        view[where] = new
+        old, before, after = injections.strike(view, where, view.shape[1:])
         if self.placement == "before":
             if self._repeats(index):
                 view[where] = old
-                self.outvoted[injections.rows[form.words(old) != form.words(new)]] = True
+                self.outvoted[injections.rows[before != after]] = True
             value = self._protect(index, value)
-        bits = native(value.dtype)
         delivered = layout.samples_first(value)[where]
         fault_free = layout.samples_first(golden.delivered[index])[where]
-        reached = bits.words(delivered) != bits.words(fault_free)
-        return value, InjectedWords(form.words(old), form.words(new), reached)
+        return value, InjectedWords(before, after, ~same_bits(delivered, fault_free))
 
     def _outputs(self, values: StepValues) -> list[Any]:
         return self.program.samples_first(self.program.outputs_from(values))
