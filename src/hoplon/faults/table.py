@@ -103,7 +103,7 @@ class FaultTable:
     @classmethod
     def empty(cls, target: Target) -> Self:
         """A table of no faults."""
-        return cls(target, pl.DataFrame(schema={name: _empty_dtype(name) for name in columns_of(target)}))
+        return cls(target, pl.DataFrame({name: [] for name in columns_of(target)}))
 
     @classmethod
     def concat(cls, tables: Sequence[FaultTable]) -> Self:
@@ -199,10 +199,6 @@ class FaultTable:
 def columns_of(target: Target) -> list[str]:
     """The columns of a table, in order; memory faults meet every input, so they name none."""
     return [name for name in _DTYPES if name != "input" or target == "values"]
-
-
-def _empty_dtype(name: str) -> pl.DataType:
-    return pl.Enum([]) if name in _NAMES else _DTYPES[name]()
 
 
 def _typed(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:

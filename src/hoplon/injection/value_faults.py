@@ -19,9 +19,8 @@ from hoplon.injection.golden_values import SharedReplay
 from hoplon.injection.memory_budget import WINDOW_BUDGET_BYTES
 from hoplon.injection.replay.golden import Golden, InjectedWords, Injections
 from hoplon.injection.replay.regions import RegionReplay
+from hoplon.injection.replay.windows import Ints, one_per_row
 from hoplon.injection.run_table import RUN_ERRORS, blank, run_frame
-
-Ints = NDArray[np.int64]
 
 
 class ValueFaultRuns:
@@ -104,9 +103,7 @@ class ValueFaultRuns:
 
     def _one_per_row(self, number: int, faults: Ints, advance: Callable[[int], None]) -> None:
         """Run passes with at most one fault in a row; ``faults`` are in the order of their sites."""
-        turn = _turns(self.position[faults])
-        for which in range(turn.max(initial=-1) + 1):
-            chunk = faults[turn == which]
+        for chunk in one_per_row(faults, self.position[faults]):
             self._attempt(number, chunk)
             advance(len(chunk))
 
@@ -187,12 +184,3 @@ class ValueFaultRuns:
         # what a detector flagged was run again, and what a second run outvoted was put right: both are corrected
         outcomes, flags = (self.outcomes, self.measures), (self.detected, self.detected, self.reached)
         return run_frame(self.faults, self.input, self.reference.criterion, *outcomes, *flags)
-
-
-def _turns(position: Ints) -> Ints:
-    """Return for each fault the number of faults of the same input before it."""
-    order = np.argsort(position, kind="stable")
-    ordered = position[order]
-    turns = np.empty_like(position)
-    turns[order] = np.arange(len(position)) - np.searchsorted(ordered, ordered)
-    return turns

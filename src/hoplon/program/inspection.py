@@ -130,9 +130,12 @@ class Inspection:
                 {"name": layer.name, "kinds": list(layer.kinds), "values": layer.values, "memory": layer.memory}
                 for layer in self.layers
             ],
-            "input_sites": [_value_row(site) for site in self.inputs],
-            "value_sites": [_value_row(site) for site in self.values],
-            "memory_sites": [_memory_row(site) for site in self.memory],
+            "input_sites": [_row(site, layer=site.layer, kind=site.kind) for site in self.inputs],
+            "value_sites": [_row(site, layer=site.layer, kind=site.kind) for site in self.values],
+            "memory_sites": [
+                _row(site, aliases=list(site.aliases), kinds=sorted(site.kinds), buffer=site.is_buffer)
+                for site in self.memory
+            ],
             "unread": [{"name": name, "elements": numel} for name, numel in self.unread.items()],
         }
 
@@ -169,12 +172,11 @@ def _layers(program: Program) -> tuple[Layer, ...]:
     values: dict[str, int] = {}
     memory: dict[str, int] = {}
     for site in program.value_sites:
-        kinds.setdefault(site.owner, {})[site.kind] = None
-        values[site.owner] = values.get(site.owner, 0) + site.numel
+        kinds.setdefault(site.layer, {})[site.kind] = None
+        values[site.layer] = values.get(site.layer, 0) + site.numel
     for storage in program.memory_sites:
-        owner = storage.name.rpartition(".")[0]
-        kinds.setdefault(owner, {})
-        memory[owner] = memory.get(owner, 0) + storage.numel
+        kinds.setdefault(storage.layer, {})
+        memory[storage.layer] = memory.get(storage.layer, 0) + storage.numel
     return tuple(Layer(name, tuple(found), values.get(name, 0), memory.get(name, 0)) for name, found in kinds.items())
 
 
@@ -182,23 +184,10 @@ def _elements(sites: Iterable[Site]) -> int:
     return sum(site.numel for site in sites)
 
 
-def _value_row(site: ValueSite) -> dict[str, Any]:
+def _row(site: Site, **properties: Any) -> dict[str, Any]:
     return {
         "name": site.name,
-        "layer": site.owner,
-        "kind": site.kind,
-        "shape": list(site.shape),
-        "dtype": str(site.dtype).removeprefix("torch."),
-        "elements": site.numel,
-    }
-
-
-def _memory_row(site: MemorySite) -> dict[str, Any]:
-    return {
-        "name": site.name,
-        "aliases": list(site.aliases),
-        "kinds": sorted(site.kinds),
-        "buffer": site.is_buffer,
+        **properties,
         "shape": list(site.shape),
         "dtype": str(site.dtype).removeprefix("torch."),
         "elements": site.numel,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from operator import or_
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from hoplon.program.operators import carries_values
 from hoplon.program.signature import Signature
 from hoplon.program.sites import Identity, MemorySite, ValueSite
 
+_S = TypeVar("_S", ValueSite, MemorySite)
 Hook = Callable[[int, Any], Any]
 
 
@@ -115,17 +116,17 @@ class Program:
 
     def value_site(self, name: str) -> ValueSite:
         """The value site of this name."""
-        for site in (*self.value_sites, *self.input_sites):
-            if site.name == name:
-                return site
-        raise SiteError(f"expected a value site of {self.name}, got {name!r}; they are listed in program.value_sites")
+        return self._site("value", (*self.value_sites, *self.input_sites), name)
 
     def memory_site(self, name: str) -> MemorySite:
         """The memory site that has this name among its names."""
-        for site in self.memory_sites:
-            if name == site.name or name in site.aliases:
+        return self._site("memory", self.memory_sites, name)
+
+    def _site(self, kind: str, sites: Sequence[_S], name: str) -> _S:
+        for site in sites:
+            if name in site.names:
                 return site
-        raise SiteError(f"expected a memory site of {self.name}, got {name!r}; they are listed in program.memory_sites")
+        raise SiteError(f"expected a {kind} site of {self.name}, got {name!r}; they are listed in program.{kind}_sites")
 
     def memory(self) -> dict[str, Tensor]:
         """Every parameter, buffer and lifted constant by name: the user's own tensors, not copies.

@@ -60,9 +60,19 @@ class ValueSite(Identity):
         return prod(self.shape)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The one name."""
+        return (self.name,)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The one kind."""
+        return frozenset([self.kind])
+
+    @property
     def layer(self) -> str:
-        """What ``by("layer")`` groups on."""
-        return self.name
+        """The module that owns the operator: what ``by("layer")`` groups on."""
+        return self.owner
 
 
 @dataclass(frozen=True)
@@ -85,9 +95,14 @@ class MemorySite:
         return prod(self.shape)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """All names of the storage."""
+        return (self.name, *self.aliases)
+
+    @property
     def layer(self) -> str:
-        """What ``by("layer")`` groups on."""
-        return self.name
+        """The module that owns the storage: what ``by("layer")`` groups on."""
+        return self.name.rpartition(".")[0]
 
 
 def memory_sites(
@@ -168,28 +183,28 @@ def _matching(
     sites: Iterable[_S],
     pattern: str | Sequence[str],
     allowed: Callable[[_S], bool],
-    names: Callable[[_S], Sequence[str]],
     limits: str,
 ) -> tuple[_S, ...]:
     candidates = tuple(sites)
     patterns = _as_patterns(pattern) or ()
     matched: dict[_S, None] = {}
     for text in patterns:
-        hits = [s for s in candidates if any(fnmatchcase(name, text) for name in names(s))]
+        hits = [s for s in candidates if any(fnmatchcase(name, text) for name in s.names)]
         if not hits:
-            raise no_match(what, text, [name for s in candidates for name in names(s)])
+            raise no_match(what, text, [name for s in candidates for name in s.names])
         matched.update(dict.fromkeys(hits))
     chosen = tuple(s for s in candidates if s in matched and allowed(s))
     if not chosen:
+        kinds = ", ".join(sorted({kind for s in candidates for kind in s.kinds}))
         raise SiteError(
-            f"expected at least one {what} with {limits}, got none of {len(candidates)}; {_kinds_of(candidates)}"
+            f"expected at least one {what} with {limits}, got none of {len(candidates)}; kinds here are {kinds}"
         )
     return chosen
 
 
-def _kinds_of(sites: Sequence[ValueSite] | Sequence[MemorySite]) -> str:
-    kinds = sorted({kind for s in sites for kind in ([s.kind] if isinstance(s, ValueSite) else s.kinds)})
-    return f"kinds here are {', '.join(kinds)}"
+def _fits(site: Site, kinds: Collection[str] | None, dtype: torch.dtype | None) -> bool:
+    right_dtype = site.dtype == dtype if dtype else site.dtype.is_floating_point
+    return right_dtype and (kinds is None or not site.kinds.isdisjoint(kinds))
 
 
 @dataclass(frozen=True)
@@ -218,16 +233,10 @@ class Values:
             SiteError: a pattern matches nothing (near names are listed), or nothing is left.
         """
         kinds = _as_patterns(self.kind)
-
-        def allowed(site: ValueSite) -> bool:
-            right_dtype = site.dtype == self.dtype if self.dtype else site.dtype.is_floating_point
-            return right_dtype and (kinds is None or site.kind in kinds)
-
         limits = f"kind {self.kind or 'any'} and dtype {self.dtype or 'floating point'}"
         inputs = program.input_sites if "input" in (kinds or ()) else ()
-        return _matching(
-            "value site", (*inputs, *program.value_sites), self.pattern, allowed, lambda s: (s.name,), limits
-        )
+        sites = (*inputs, *program.value_sites)
+        return _matching("value site", sites, self.pattern, lambda s: _fits(s, kinds, self.dtype), limits)
 
 
 @dataclass(frozen=True)
@@ -257,14 +266,10 @@ class Memory:
         kinds = _as_patterns(self.kind)
 
         def allowed(site: MemorySite) -> bool:
-            right_dtype = site.dtype == self.dtype if self.dtype else site.dtype.is_floating_point
-            right_kind = kinds is None or any(kind in site.kinds for kind in kinds)
-            return right_dtype and right_kind and (self.buffers or not site.is_buffer)
+            return _fits(site, kinds, self.dtype) and (self.buffers or not site.is_buffer)
 
         limits = f"kind {self.kind or 'any'} and dtype {self.dtype or 'floating point'}"
-        return _matching(
-            "memory site", program.memory_sites, self.pattern, allowed, lambda s: (s.name, *s.aliases), limits
-        )
+        return _matching("memory site", program.memory_sites, self.pattern, allowed, limits)
 
 
 @dataclass(frozen=True)
@@ -291,9 +296,7 @@ class GuardMemory:
         """
         if not holder.guard_sites:
             raise SiteError("expected protections that guard memory, got none; add TMR, Aspis, Parity or another guard")
-
-        def allowed(site: MemorySite) -> bool:
-            return self.dtype in (None, site.dtype)
-
         limits = f"dtype {self.dtype or 'any'}"
-        return _matching("guard site", holder.guard_sites, self.pattern, allowed, lambda s: (s.name,), limits)
+        return _matching(
+            "guard site", holder.guard_sites, self.pattern, lambda s: self.dtype in (None, s.dtype), limits
+        )

@@ -49,9 +49,7 @@ def resolve_model(text: str, *, seed: int = 0, progress: Progress | None = None)
         return registry.model(text, seed=seed, progress=progress)
     with _importable(text) as factory:
         made = factory()
-    if not isinstance(made, tuple) or len(made) != 2:
-        raise HoplonError(f"expected {text} to return (module, example batch), got {_described(made)}")
-    module, example = made
+    module, example = made if isinstance(made, tuple) and len(made) == 2 else (None, None)
     if not isinstance(module, nn.Module) or not isinstance(example, Tensor):
         raise HoplonError(f"expected {text} to return (module, example batch), got {_described(made)}")
     if module.training:

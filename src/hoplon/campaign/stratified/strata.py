@@ -12,7 +12,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from hoplon.errors import HoplonError
-from hoplon.faults.sampling.measures import layer_of
 from hoplon.program.sites import MemorySite, ValueSite
 
 _LAST = 2**15  # four of them fit in an int64
@@ -132,7 +131,7 @@ class ByLayer(Strata):
         return list(dict.fromkeys(self._layers(seen)))[key]
 
     def _layers(self, seen: CandidateFeatures) -> list[str]:
-        return [layer_of(site) for site in seen.sites]
+        return [site.layer for site in seen.sites]
 
 
 @final

@@ -17,7 +17,6 @@ from typing_extensions import override
 from hoplon.errors import HoplonError, SiteError, no_match
 from hoplon.faults.model import RANDOM_HIGH, FaultModel, located, sizes_of
 from hoplon.faults.sampling.base import Measure, Sites
-from hoplon.program.sites import MemorySite, ValueSite
 
 
 @final
@@ -92,7 +91,7 @@ class OpUniform(_SiteFirst):
 
     @override
     def shares(self, sites: Sites) -> Tensor:
-        of_site = [_kinds(site) for site in sites]
+        of_site = [site.kinds for site in sites]
         for kind in self.kinds or ():
             if not any(kind in kinds for kinds in of_site):
                 raise no_match("operator kind of the selected sites", kind, sorted(frozenset().union(*of_site)))
@@ -132,11 +131,9 @@ class LayerUniform(_SiteFirst):
     def shares(self, sites: Sites) -> Tensor:
         totals: dict[str, int] = {}
         for site in sites:
-            totals[layer_of(site)] = totals.get(layer_of(site), 0) + site.numel
+            totals[site.layer] = totals.get(site.layer, 0) + site.numel
         layers = sum(total > 0 for total in totals.values())
-        return torch.tensor(
-            [site.numel / max(totals[layer_of(site)], 1) / layers for site in sites], dtype=torch.float64
-        )
+        return torch.tensor([site.numel / max(totals[site.layer], 1) / layers for site in sites], dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -167,7 +164,7 @@ class _SomeElements(Measure):
 
     def _parts(self, sites: Sites) -> list[tuple[int, Tensor]]:
         """Site number and elements, of every site that has some."""
-        number = {name: index for index, site in enumerate(sites) for name in _names(site)}
+        number = {name: index for index, site in enumerate(sites) for name in site.names}
         parts = []
         for name, elements in self.chosen.items():
             if not len(elements):
@@ -293,21 +290,3 @@ def highest(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
     chosen[(flat == threshold).nonzero()[:missing, 0]] = True
     parts = chosen.split([score.numel() for score in scores.values()])
     return {name: part.nonzero()[:, 0] for name, part in zip(scores, parts, strict=True)}
-
-
-def layer_of(site: ValueSite | MemorySite) -> str:
-    """The module that owns a site.
-
-    Example:
-        >>> layer_of(ValueSite("layer1.0", "relu")), layer_of(MemorySite("layer1.0.conv1.weight"))
-        ('layer1.0', 'layer1.0.conv1')
-    """
-    return site.owner if isinstance(site, ValueSite) else site.name.rpartition(".")[0]
-
-
-def _kinds(site: ValueSite | MemorySite) -> frozenset[str]:
-    return frozenset([site.kind]) if isinstance(site, ValueSite) else site.kinds
-
-
-def _names(site: ValueSite | MemorySite) -> tuple[str, ...]:
-    return (site.name,) if isinstance(site, ValueSite) else (site.name, *site.aliases)

@@ -15,7 +15,6 @@ from typing_extensions import override
 from hoplon.errors import HoplonError, SiteError, no_match
 from hoplon.faults.model import RANDOM_HIGH, Places, SampledFaults, WordModel, located, sizes_of
 from hoplon.faults.sampling.base import Population, Sampling
-from hoplon.faults.sampling.measures import layer_of
 from hoplon.faults.single_word import BitFlip, single_bits
 from hoplon.formats.base import NumberFormat
 
@@ -235,7 +234,7 @@ class Stratified(Sampling):
     def _keys(self, population: Population, patterns: _Patterns, site: Tensor) -> list[str | int]:
         """Return the stratum of each cell."""
         if self.by != "bit":
-            names = [s.name if self.by == "site" else layer_of(s) for s in population.sites]
+            names = [s.name if self.by == "site" else s.layer for s in population.sites]
             return [names[number] for number in site.tolist()]
         keys: list[str | int] = []
         for number, form in enumerate(patterns.formats):

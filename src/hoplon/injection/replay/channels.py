@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,12 +87,13 @@ class Channels:
     _trusted: dict[int, bool] = field(default_factory=dict)
 
     def end(
-        self, chain: Chain, golden: StepValues, memory: Mapping[str, Tensor], channels: Tensor, golden_end: Tensor
+        self, chain: Chain, golden: StepValues, struck: StepValues, channels: Tensor, golden_end: Tensor
     ) -> Tensor | None:
         """Compute channels of the value at the end of a chain under changed memory.
 
         Args:
-            golden: golden values by step.
+            golden: golden values by step, over the memory of the program.
+            struck: the same over changed memory.
             channels: shape ``(n,)``, int64, those that the changed words feed.
             golden_end: the golden value there, shape ``(batch, channels, ...)``.
         Returns:
@@ -108,9 +109,9 @@ class Channels:
                 return None
         if chain.end not in self._trusted:
             self._trusted[chain.end] = self._fits(chain, golden, golden_end) and equal_bits(
-                self._run(chain, golden, self.program.memory(), channels, block), golden_end[:, channels].contiguous()
+                _run(chain, golden, channels, block), golden_end[:, channels].contiguous()
             )
-        return self._run(chain, golden, memory, channels, block) if self._trusted[chain.end] else None
+        return _run(chain, struck, channels, block) if self._trusted[chain.end] else None
 
     def _fits(self, chain: Chain, golden: StepValues, golden_end: Tensor) -> bool:
         """True if every other map that the chain reads has as many channels as its end."""
@@ -122,83 +123,80 @@ class Channels:
         like = golden_end.shape[1], golden_end.dim()
         return all(isinstance(value, Tensor) and (*value.shape[1:2], value.dim()) == like for value in values)
 
-    def _run(
-        self, chain: Chain, golden: StepValues, memory: Mapping[str, Tensor], channels: Tensor, block: int | None
-    ) -> Tensor:
-        first, steps = chain.steps[0], chain.steps[block is not None :]
-        values = golden.replaced(_operands(chain, steps, golden, memory, channels))
-        if block is not None:
-            values.own[first.index] = _in_blocks(first, golden, memory, channels, block)
-        for step in steps:
-            values.own[step.index] = step.run(values)
-        result: Tensor = values.own[chain.end]
-        return result
-
     def _block_size(self, step: Step, golden: StepValues) -> int | None:
         """Return how many channels to compute together; all where fewer give other bits; None for too few values.
 
         Of a convolution the first and the last block are looked at, of a linear layer all.
         """
         operand: Tensor = golden[step.args[0].step]
-        memory = self.program.memory()
-        weight = memory[self.program.memory_steps[step.args[1].step]]
+        weight: Tensor = golden[step.args[1].step]
         numbers = tuple(str(step.argument(name)) for name in ("stride", "padding", "dilation"))
         no_bias = step.argument("bias") is None
         key = (operand.shape, operand.stride(), weight.shape, weight.requires_grad, no_bias, *numbers)
         if key not in self._block_sizes:
             count = len(weight)
-            whole = _part(step, golden, memory, torch.arange(count))
+            whole = _part(step, golden, torch.arange(count))
             enough = int(whole.count_nonzero()) >= _ENOUGH_VALUES
             usable = (size for size in _BLOCKS if 2 * size <= count and count % size == 0)
-            agreeing = (size for size in usable if _agrees(step, golden, memory, whole, size))
+            agreeing = (size for size in usable if _agrees(step, golden, whole, size))
             self._block_sizes[key] = next(agreeing, count) if enough else None
         return self._block_sizes[key]
 
 
-def _agrees(step: Step, golden: StepValues, memory: Mapping[str, Tensor], whole: Tensor, size: int) -> bool:
+def _run(chain: Chain, values: StepValues, channels: Tensor, block: int | None) -> Tensor:
+    """Return channels at the end of a chain; those of its product each in its block, where there is one."""
+    first, steps = chain.steps[0], chain.steps[block is not None :]
+    parts = values.replaced(_operands(chain, steps, values, channels))
+    if block is not None:
+        parts.own[first.index] = _in_blocks(first, values, channels, block)
+    for step in steps:
+        parts.own[step.index] = step.run(parts)
+    result: Tensor = parts.own[chain.end]
+    return result
+
+
+def _agrees(step: Step, golden: StepValues, whole: Tensor, size: int) -> bool:
     """True if blocks of output channels, each computed alone, have the bits of the whole result."""
     count = whole.shape[1]
     begins = [0, count - size] if step.op in _CONVOLUTIONS else range(0, count, size)
-    parts = [_part(step, golden, memory, torch.arange(begin, begin + size)) for begin in begins]
+    parts = [_part(step, golden, torch.arange(begin, begin + size)) for begin in begins]
     return equal_bits(torch.cat(parts, 1), torch.cat([whole[:, begin : begin + size] for begin in begins], 1))
 
 
-def _in_blocks(step: Step, golden: StepValues, memory: Mapping[str, Tensor], channels: Tensor, block: int) -> Tensor:
+def _in_blocks(step: Step, values: StepValues, channels: Tensor, block: int) -> Tensor:
     """Return output channels of a convolution or linear layer, each computed in its block."""
     parts = []
     for number in (channels // block).unique().tolist():
         inside = channels[channels // block == number] - number * block
         whole_block = torch.arange(number * block, (number + 1) * block)
-        parts.append(_part(step, golden, memory, whole_block)[:, inside])
+        parts.append(_part(step, values, whole_block)[:, inside])
     return torch.cat(parts, 1)
 
 
-def _part(step: Step, golden: StepValues, memory: Mapping[str, Tensor], channels: Tensor) -> Tensor:
+def _part(step: Step, values: StepValues, channels: Tensor) -> Tensor:
     """Return some output channels of a convolution or linear layer, in the order given."""
-    result: Tensor = step.run(golden.replaced(_memory_entries(step, golden.program, memory, channels)))
+    result: Tensor = step.run(values.replaced(_memory_entries(step, values, channels)))
     return result
 
 
-def _memory_entries(step: Step, program: Program, memory: Mapping[str, Tensor], channels: Tensor) -> dict[int, Tensor]:
+def _memory_entries(step: Step, values: StepValues, channels: Tensor) -> dict[int, Tensor]:
     """Return the entries for these channels of all memory that a step reads, by the step that stands for it."""
     entries = {}
     for read in step.reads:
-        if (name := program.memory_steps.get(read)) is not None:
-            tensor = memory[name]
+        if read in values.program.memory_steps:
+            tensor: Tensor = values[read]
             part = tensor.detach()[channels.to(tensor.device)]
             entries[read] = part.requires_grad_(tensor.requires_grad)
     return entries
 
 
-def _operands(
-    chain: Chain, steps: Sequence[Step], golden: StepValues, memory: Mapping[str, Tensor], channels: Tensor
-) -> dict[int, Tensor]:
+def _operands(chain: Chain, steps: Sequence[Step], values: StepValues, channels: Tensor) -> dict[int, Tensor]:
     """Return these channels of all that some steps of a chain read from outside of it, by step."""
     inside = {step.index for step in chain.steps}
     operands: dict[int, Tensor] = {}
     for step in steps:
-        operands |= _memory_entries(step, golden.program, memory, channels)
+        operands |= _memory_entries(step, values, channels)
         for read in set(step.reads) - inside - operands.keys():
-            value = golden[read]
+            value = values[read]
             operands[read] = value[:, channels.to(value.device)].contiguous()
     return operands

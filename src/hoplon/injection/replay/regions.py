@@ -16,12 +16,11 @@ from hoplon.injection.replay.golden import Golden, InjectedWords, Injections
 from hoplon.injection.replay.kernel_forms import KernelForms, protected
 from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.replay import Replay
-from hoplon.injection.replay.row_dependence import SHAPE_ERRORS, Maps, RowDependence, maps_of_one
+from hoplon.injection.replay.row_dependence import Maps, RowDependence, maps_of_one
 from hoplon.injection.replay.sweep import Divergent, Sweep
 from hoplon.injection.replay.values import GoldenValues, StepValues
 from hoplon.injection.replay.whole_maps import WholeMapPasses
 from hoplon.injection.replay.windows import Ints, Pixels, Windows
-from hoplon.program.program import Program
 from hoplon.protections.base import Overlay
 
 
@@ -50,7 +49,7 @@ class RegionReplay(Replay):
     def golden(self, leaves: Sequence[Any]) -> Golden:
         # feature maps are kept as pixels
         if self._plan is None:
-            self._make_plan(_shapes(self.program, leaves, self.batch))
+            self._make_plan(maps_of_one(self.program, leaves, self.batch))
         golden, shapes = self._run_golden(leaves)
         if self._plan is not None and shapes != self._plan.shapes:  # one sample alone goes another way than many
             self._make_plan(shapes)
@@ -59,7 +58,7 @@ class RegionReplay(Replay):
 
     def _make_plan(self, shapes: Mapping[int, tuple[int, ...]]) -> None:
         self._plan = Plan.of(self.program, self._protections, shapes, self._site_steps)
-        self._row_dependence = RowDependence(self.program, self._protections, self._plan.rules)
+        self._row_dependence = RowDependence(self._plan)
 
     def _run_golden(self, leaves: Sequence[Any]) -> tuple[Golden, Mapping[int, tuple[int, ...]]]:
         """Run a batch fault-free; keep values by the plan, and return the shapes of feature maps too."""
@@ -148,11 +147,3 @@ class RegionReplay(Replay):
         box = np.stack([top, top, left, left], axis=1)
         windows = Windows(runs, rows, top, left, box, data).differing(pixels)
         return windows, InjectedWords(before, after, ~same_bits(data[where], fault_free[where]))
-
-
-def _shapes(program: Program, leaves: Sequence[Any], batch: int) -> Mapping[int, tuple[int, ...]]:
-    """Return the shapes that a run of one sample shows; none where it fails: some models take no single sample."""
-    try:
-        return maps_of_one(program, leaves, batch)
-    except SHAPE_ERRORS:
-        return {}

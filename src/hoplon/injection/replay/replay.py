@@ -54,7 +54,7 @@ class Replay:
     def __post_init__(self) -> None:
         self._protections = {self.program.site_steps[name]: p for name, p in self.overlay.values.items()}
         self._site_steps = frozenset(step for site in self.sites for step in self._steps_of(site))
-        names = [name for site in self.sites if isinstance(site, MemorySite) for name in (site.name, *site.aliases)]
+        names = [name for site in self.sites if isinstance(site, MemorySite) for name in site.names]
         self._chains = chains_of(self.program, self._protections, names)
         self._channels = Channels(self.program)
         self._kept = _kept_steps(self.program, self._site_steps) | {chain.end for chain in self._chains.values()}
@@ -63,8 +63,7 @@ class Replay:
     def _steps_of(self, site: ValueSite | MemorySite) -> tuple[int, ...]:
         if isinstance(site, ValueSite):
             return (self.program.site_steps[site.name],)
-        names = {site.name, *site.aliases}
-        return tuple(step for step, name in self.program.memory_steps.items() if name in names)
+        return tuple(step for step, name in self.program.memory_steps.items() if name in site.names)
 
     def golden(self, leaves: Sequence[Any]) -> Golden:
         """Run a batch fault-free under the overlay and keep what replays of ``sites`` will need."""
@@ -174,7 +173,7 @@ class Replay:
         chain, channels = self._chains[names[0]], entries[names[0]].unique()
         whole: Tensor = golden.delivered[chain.end]
         values = StepValues(self.program, golden.delivered)
-        changed = self._channels.end(chain, values, memory, channels, whole)
+        changed = self._channels.end(chain, values, StepValues(self.program, values, memory), channels, whole)
         if changed is None:
             return None
         if equal_bits(changed, whole[:, channels].contiguous()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from hoplon.formats.base import equal_bits
 from hoplon.injection.replay.golden import Golden
-from hoplon.injection.replay.rules import Rule
+from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.values import Protections, StepValues, delivered, in_rows
 from hoplon.program.layout import BatchLayout, Layout
 from hoplon.program.program import Program
@@ -20,7 +20,7 @@ from hoplon.program.program import Program
 # Values of a sample; with fewer, chance could hide that they are summed in another order.
 _FEW_VALUES = 256
 # Errors that an operator may raise for a number of samples that it does not take.
-SHAPE_ERRORS = (RuntimeError, IndexError, ValueError, TypeError)
+_SHAPE_ERRORS = (RuntimeError, IndexError, ValueError, TypeError)
 
 Shapes = dict[int, tuple[int, ...]]
 
@@ -41,7 +41,10 @@ class Maps:
 
 
 def maps_of_one(program: Program, leaves: Sequence[Any], batch: int) -> Shapes:
-    """Record the shapes of a run of one sample, or of the whole batch where the program takes no other."""
+    """Record the shapes of a run of one sample, or of the whole batch where the program takes no other.
+
+    None where the run fails: some models take no single sample.
+    """
     maps = Maps(program, batch)
     if program.signature.fixed_batch is None:
         layouts = (program.layouts.get(step) for step in program.input_steps)
@@ -53,8 +56,11 @@ def maps_of_one(program: Program, leaves: Sequence[Any], batch: int) -> Shapes:
 
     for step, leaf in zip(program.input_steps, leaves, strict=True):
         maps.note(step, leaf)
-    with torch.inference_mode():
-        program.run(leaves, hook=hook)
+    try:
+        with torch.inference_mode():
+            program.run(leaves, hook=hook)
+    except _SHAPE_ERRORS:
+        return {}
     return maps.shapes
 
 
@@ -68,9 +74,9 @@ class RowDependence:
     computes few values counts as row-dependent. Steps are examined when they are asked for, from the end on.
     """
 
-    def __init__(self, program: Program, protections: Protections, rules: Mapping[int, Rule]) -> None:
-        self._program, self._protections, self._rules = program, protections, rules
-        self._examined_from = self._step_count = len(program.steps)
+    def __init__(self, plan: Plan) -> None:
+        self._program, self._protections, self._rules = plan.program, plan.protections, plan.rules
+        self._examined_from = self._step_count = len(plan.program.steps)
         self._dependent: set[int] = set()
         self._by_likeness: dict[tuple[Any, ...], bool] = {}
 

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hoplon.injection.replay.values import StepValues
+from hoplon.injection.replay.windows import Ints
 from hoplon.program.operators import has
 from hoplon.program.program import Program, Ref, Step
 
-Ints = NDArray[np.int64]
 Shapes = Mapping[int, tuple[int, ...]]
 Local = Callable[[list[Tensor], StepValues], Tensor]
 _aten: Any = torch.ops.aten

@@ -16,7 +16,7 @@ from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.row_dependence import RowDependence
 from hoplon.injection.replay.sweep import Divergent
 from hoplon.injection.replay.values import StepValues, in_rows
-from hoplon.injection.replay.windows import Ints, Wholes, Windows
+from hoplon.injection.replay.windows import Ints, Wholes, Windows, one_per_row
 
 
 @dataclass
@@ -62,7 +62,7 @@ class WholeMapPasses:
         # every other row holds golden values. So all kernels see the shapes and rows of the golden run, and only the
         # rows of the pass's own runs may be taken from its outputs.
         self.statistics += ReplayStatistics(carried_bytes=waiting.bytes)
-        for chunk in self._one_run_per_row(runs):
+        for chunk in one_per_row(runs, self.rows[runs]):
             values = _Pass(self.plan, shared, None)
             self._run_steps(values, waiting, chunk, self.rows[chunk], first, len(self.plan.program.steps))
             self._store_outputs(values, chunk, outputs)
@@ -74,13 +74,6 @@ class WholeMapPasses:
         steps = np.array([boundary[step] for step in start[alive].tolist()], dtype=np.int64)
         for step in np.unique(steps):
             yield int(step), alive[steps == step]
-
-    def _one_run_per_row(self, runs: Ints) -> list[Ints]:
-        """Split runs into groups without two runs of one row."""
-        order = runs[np.argsort(self.rows[runs], kind="stable")]
-        rows = self.rows[order]
-        turn = np.arange(len(order)) - np.searchsorted(rows, rows)
-        return [order[turn == number] for number in range(turn.max(initial=-1) + 1)]
 
     def _run_steps(self, values: _Pass, divergent: Divergent, runs: Ints, places: Ints, begin: int, end: int) -> None:
         """Run the steps from ``begin`` to before ``end``; what runs have at a step joins there, in rows ``places``."""

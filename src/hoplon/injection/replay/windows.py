@@ -195,6 +195,18 @@ def joined(parts: Sequence[Windows]) -> Windows:
     return places.holding(torch.cat([part.data for part in parts]))
 
 
+def one_per_row(runs: Ints, rows: Ints) -> list[Ints]:
+    """Split runs into groups without two of one row; the runs of a row go into the groups in their order.
+
+    Args:
+        rows: shape ``(runs,)``, int64.
+    """
+    order = np.argsort(rows, kind="stable")
+    turn = np.empty_like(rows)
+    turn[order] = np.arange(len(rows)) - np.searchsorted(rows[order], rows[order])
+    return [runs[turn == number] for number in range(turn.max(initial=-1) + 1)]
+
+
 def homes(pieces: Sequence[Windows | Wholes], count: int) -> tuple[Ints, Ints]:
     """Return for each of ``count`` runs the piece that it lies in, and its position there; -1 for none."""
     home, slot = np.full((2, count), -1)

@@ -60,8 +60,9 @@ def gtsrb(folder: Path | None = None, *, download: bool = False, count: int | No
         J. Stallkamp et al., "Man vs. computer: Benchmarking machine learning algorithms for traffic sign recognition",
         Neural Networks 32, 2012. The data of the Ranger paper's VGG11.
     """
-    parts = [_opened("GTSRB", folder, download=download, split=split) for split in ("train", "test")]
-    made = [_images(part, 32, 32, count=count, seed=seed, name="GTSRB") for part in parts]
+    options = {"download": download, "transform": _preparation(32, 32)}
+    parts = [_opened("GTSRB", folder, split=split, **options) for split in ("train", "test")]
+    made = [_images(part, count=count, seed=seed, name="GTSRB") for part in parts]
     return ZooData("gtsrb", made[0], made[1], tuple(f"{number:02d}" for number in range(43)))
 
 
@@ -79,8 +80,9 @@ def imagenet(folder: Path | None = None, *, count: int = 1000, seed: int = 0, pi
     Raises:
         DataError: the data is not there, or is damaged.
     """
-    parts = [_opened("ImageNet", folder, split=split) for split in ("train", "val")]
-    made = [_images(part, pixels * 8 // 7, pixels, count=count, seed=seed, name="ImageNet") for part in parts]
+    prepare = _preparation(pixels * 8 // 7, pixels)
+    parts = [_opened("ImageNet", folder, split=split, transform=prepare) for split in ("train", "val")]
+    made = [_images(part, count=count, seed=seed, name="ImageNet") for part in parts]
     return ZooData("imagenet", made[0], made[1], tuple(names[0] for names in parts[0].classes))
 
 
@@ -97,31 +99,18 @@ def _opened(name: str, folder: Path | None, **options: Any) -> Any:
         raise DataError(f"expected {name} in {root}, got: {reason}; {way_out}") from error
 
 
-def _images(dataset: Dataset[Any], side: int, crop: int, *, count: int | None, seed: int, name: str) -> Inputs:
-    """Images of a data set that gives pictures of many sizes."""
+def _images(dataset: Dataset[Any], *, count: int | None, seed: int, name: str) -> Inputs:
     total = len(dataset)  # type: ignore[arg-type]
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[: count or total].sort().values
-    return Inputs.from_dataset(_Prepared(Subset(dataset, order.tolist()), _preparation(side, crop)), name=name)
-
-
-class _Prepared(Dataset[tuple[Tensor, int]]):
-    """A data set with a preparation of its pictures."""
-
-    def __init__(self, dataset: Subset[Any], prepare: Callable[[Any], Tensor]) -> None:
-        self._dataset, self._prepare = dataset, prepare
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        picture, label = self._dataset[index]
-        return self._prepare(picture), int(label)
+    return Inputs.from_dataset(Subset(dataset, order.tolist()), name=name)
 
 
 def _preparation(side: int, crop: int) -> Callable[[Any], Tensor]:
-    from torchvision.transforms import functional
+    """The preparation of a picture: resized, cropped and normalised."""
 
     def prepare(picture: Any) -> Tensor:
+        from torchvision.transforms import functional
+
         rgb = picture.convert("RGB")
         sized = functional.resize(rgb, [side, side] if side == crop else [side])
         pixels: Tensor = functional.pil_to_tensor(functional.center_crop(sized, [crop, crop]))
