@@ -86,6 +86,11 @@ class SampledFaults:
     flip: Tensor
     probability: Tensor
 
+    def take(self, rows: Tensor) -> SampledFaults:
+        """Take some of the rows, in this order (int64, shape ``(k,)``)."""
+        places, parts = self.places.take(rows), (self.format[rows], self.keep[rows], self.flip[rows])
+        return SampledFaults(self.fault[rows], places, self.formats, *parts, self.probability)
+
     @classmethod
     def joined(cls, parts: Sequence[tuple[SampledFaults, Tensor]], sites: Places) -> SampledFaults:
         """Join the faults of several models, ordered by fault.
@@ -104,13 +109,12 @@ class SampledFaults:
             form = torch.tensor([number_of[form.name] for form in part.formats], dtype=torch.int64)[part.format]
             rows.append((faults[part.fault], places.number, places.element, inputs, form, part.keep, part.flip))
             probability[faults] = part.probability
-        whole = [torch.cat(column) for column in zip(*rows, strict=True)]
-        order = torch.argsort(whole[0], stable=True)
-        fault, number, element, inputs, form, keep, flip = (column[order] for column in whole)
+        fault, number, element, inputs, form, keep, flip = map(torch.cat, zip(*rows, strict=True))
         places = dataclasses.replace(
             sites, number=number, element=element, input=None if sites.input is None else inputs
         )
-        return cls(fault, places, list(formats.values()), form, keep, flip, probability)
+        whole = cls(fault, places, list(formats.values()), form, keep, flip, probability)
+        return whole.take(torch.argsort(fault, stable=True))
 
 
 @dataclass(frozen=True)

@@ -115,15 +115,8 @@ class Burst(_Spread):
         element = first[fault] + (start[fault] + offset) % length[fault]
         if not self.lane:
             return self._sampled(self.model, anchors, fault, element, generator=generator)
-        once = self.model.sample(anchors, generator=generator)
-        return dataclasses.replace(
-            once,
-            fault=fault,
-            places=dataclasses.replace(anchors.take(fault), element=element),
-            format=once.format[fault],
-            keep=once.keep[fault],
-            flip=once.flip[fault],
-        )
+        lanes = self.model.sample(anchors, generator=generator).take(fault)
+        return dataclasses.replace(lanes, places=dataclasses.replace(lanes.places, element=element))
 
     def _extent(self, anchors: Places) -> tuple[Tensor, Tensor]:
         """Return the first element and the number of elements of each burst: int64, shape ``(n,)``."""

@@ -112,11 +112,9 @@ class FaultFree:
             return result
 
         leaves, _ = self.arm.reference.leaves(batch)
-        memory = program.memory()
+        read = program.read_values(leaves, program.memory())
         with torch.inference_mode():
-            values |= {step: memory[name] for step, name in program.memory_steps.items() if step in self._steps}
-            values |= {step: value for step, value in program.constants.items() if step in self._steps}
-            values |= {s: leaf for s, leaf in zip(program.input_steps, leaves, strict=True) if s in self._steps}
+            values |= {step: value for step, value in read.items() if step in self._steps}
             program.run(leaves, hook=keep)
         return values
 

@@ -50,9 +50,7 @@ USUAL = Budget()
 
 def live_bytes(program: Program) -> int:
     """Return the most bytes of one sample's values that are live at once: those that later steps read, and a result."""
-    sizes: dict[int, int] = {}
-    for site in program.value_sites:
-        sizes[program.site_steps[site.name]] = site.numel * site.dtype.itemsize
+    sizes = {program.site_steps[site.name]: site.numel * site.dtype.itemsize for site in program.value_sites}
     live: dict[int, int] = {}
     most = 0
     for step in program.steps:

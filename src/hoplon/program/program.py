@@ -165,14 +165,13 @@ class Program:
 
     def initial_values(self, leaves: Sequence[Any], memory: Mapping[str, Tensor]) -> list[Any]:
         """One slot per step, with inputs, memory and constants filled in."""
-        values: list[Any] = [None] * len(self.steps)
-        for step, leaf in zip(self.input_steps, leaves, strict=True):
-            values[step] = leaf
-        for step, name in self.memory_steps.items():
-            values[step] = memory[name]
-        for step, constant in self.constants.items():
-            values[step] = constant
-        return values
+        values = self.read_values(leaves, memory)
+        return [values.get(step) for step in range(len(self.steps))]
+
+    def read_values(self, leaves: Sequence[Any], memory: Mapping[str, Tensor]) -> dict[int, Any]:
+        """By step the values that no operator computes: inputs, memory and constants."""
+        inputs = dict(zip(self.input_steps, leaves, strict=True))
+        return inputs | {step: memory[name] for step, name in self.memory_steps.items()} | dict(self.constants)
 
     def run(
         self,

@@ -172,7 +172,8 @@ def _memory_sites(
     exported: ExportedProgram, memory_steps: Mapping[int, str], nodes: Sequence[fx.Node]
 ) -> tuple[tuple[MemorySite, ...], tuple[str, ...]]:
     """One site per storage, in the order of the model's state, and the names of storages that nothing reads."""
-    tensors = {name: _state(exported, name) for name in memory_steps.values()}
+    state = {**exported.constants, **exported.state_dict}
+    tensors: dict[str, Tensor] = {name: state[name] for name in memory_steps.values()}
     by_storage: dict[tuple[int, int], list[str]] = {}
     for step, name in memory_steps.items():
         tensor = tensors[name]
@@ -187,12 +188,6 @@ def _memory_sites(
                 f"expected names of one storage to show the same tensor, got different views: {', '.join(names)}"
             )
     return memory_sites(by_storage.values(), tensors, kinds, buffers)
-
-
-def _state(exported: ExportedProgram, name: str) -> Tensor:
-    value = exported.state_dict[name] if name in exported.state_dict else exported.constants[name]
-    assert isinstance(value, Tensor)
-    return value
 
 
 def _reader_kinds(node: fx.Node) -> frozenset[str]:

@@ -22,11 +22,6 @@ class EagerReplay(Replay):
     A word of the table that its input does not reach is reported with equal words before and after, not reached.
     """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        sites = (site for site in self.sites if isinstance(site, ValueSite))
-        self._shapes = {self.program.site_steps[site.name]: site.shape for site in sites}
-
     @override
     def golden(self, leaves: Sequence[Any]) -> Golden:
         # nothing but the outputs is kept
@@ -47,7 +42,7 @@ class EagerReplay(Replay):
             if step not in by_step:
                 return self._protect(step, value)  # type: ignore[no-any-return]
             name = by_step[step]
-            result, changed = self._inject_into(step, value, injections[name])
+            result, changed = self._inject_into(self.program.value_site(name), value, injections[name])
             if changed is not None:
                 words[name] = changed
             return result
@@ -71,20 +66,22 @@ class EagerReplay(Replay):
         self.statistics += ReplayStatistics(passes=1)
         return self.program.samples_first(outputs)
 
-    def _inject_into(self, step: int, value: Tensor, injections: Injections) -> tuple[Tensor, InjectedWords | None]:
+    def _inject_into(
+        self, site: ValueSite, value: Tensor, injections: Injections
+    ) -> tuple[Tensor, InjectedWords | None]:
         """Change words of a value and protect it; leave it alone where it is too small for the element."""
+        step = self.program.site_steps[site.name]
         if int(injections.elements.max()) >= value.numel():
             return self._protect(step, value), None
         # a copy as its readers would get it without the fault; no detector reports it
         fault_free = delivered(self._protections, step, value.clone())
-        shape = self._shapes.get(step, tuple(value.shape))
         result = (value if self.placement == "before" else fault_free).clone()
         where = torch.unravel_index(injections.elements, result.shape) if result.dim() else ()
-        old, before, after = injections.strike(result, where, shape)
+        old, before, after = injections.strike(result, where, site.shape)
+        if self.placement == "before" and self._repeats(step):
+            result[where] = old
+            self.outvoted |= (before != after).any()
         if self.placement == "before":
-            if self._repeats(step):
-                result[where] = old
-                self.outvoted |= (before != after).any()
             result = self._protect(step, result)
         return result, InjectedWords(before, after, ~same_bits(result[where], fault_free[where]))
 

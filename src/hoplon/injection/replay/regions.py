@@ -18,7 +18,7 @@ from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.replay import Replay
 from hoplon.injection.replay.row_dependence import Maps, RowDependence, maps_of_one
 from hoplon.injection.replay.sweep import Divergent, Sweep
-from hoplon.injection.replay.values import GoldenValues, StepValues
+from hoplon.injection.replay.values import StepValues
 from hoplon.injection.replay.whole_maps import WholeMapPasses
 from hoplon.injection.replay.windows import Ints, Pixels, Windows
 from hoplon.protections.base import Overlay
@@ -41,50 +41,42 @@ class RegionReplay(Replay):
     its row only where no step is row-dependent (:class:`RowDependence`).
     """
 
-    _plan: Plan | None = field(default=None, init=False, repr=False)
     _row_dependence: RowDependence | None = field(default=None, init=False, repr=False)
     _kernel_forms: KernelForms = field(default_factory=KernelForms, init=False, repr=False)
 
     @override
     def golden(self, leaves: Sequence[Any]) -> Golden:
         # feature maps are kept as pixels
-        if self._plan is None:
+        if self._row_dependence is None:
             self._make_plan(maps_of_one(self.program, leaves, self.batch))
         golden, shapes = self._run_golden(leaves)
-        if self._plan is not None and shapes != self._plan.shapes:  # one sample alone goes another way than many
+        if shapes != self._plan.shapes:  # one sample alone goes another way than many
             self._make_plan(shapes)
             golden, _ = self._run_golden(leaves)
         return golden
 
     def _make_plan(self, shapes: Mapping[int, tuple[int, ...]]) -> None:
-        self._plan = Plan.of(self.program, self._protections, shapes, self._site_steps)
-        self._row_dependence = RowDependence(self._plan)
+        plan = Plan.of(self.program, self._protections, shapes, self._site_steps)
+        self._row_dependence = RowDependence(plan)
+
+    @property
+    def _plan(self) -> Plan:
+        assert self._row_dependence is not None, "golden values come from a plan"
+        return self._row_dependence.plan
 
     def _run_golden(self, leaves: Sequence[Any]) -> tuple[Golden, Mapping[int, tuple[int, ...]]]:
         """Run a batch fault-free; keep values by the plan, and return the shapes of feature maps too."""
-        assert self._plan is not None, "golden values come from a plan"
         plan, maps = self._plan, Maps(self.program, self.batch)
-        held: dict[int, Any] = dict(zip(self.program.input_steps, leaves, strict=True))
-        produced: dict[int, Tensor] = {}
         pixels: dict[int, Pixels] = {}
 
-        def keep(step: int, value: Any) -> Any:
-            result = self._under_protection(step, value, produced)
-            maps.note(step, result)
-            if plan.shapes.get(step) == maps.shapes.get(step) and step in plan.kept:
-                pixels[step] = Pixels.of(result)
-            elif step in self._kept or not self.program.steps[step].carries:
-                held[step] = result
-            return result
-
-        for step, value in held.items():
+        def keeps(step: int, value: Any) -> bool:
             maps.note(step, value)
-            if step in plan.kept and plan.shapes.get(step) == maps.shapes.get(step):
+            kept = step in plan.kept and plan.shapes.get(step) == maps.shapes.get(step)
+            if kept:
                 pixels[step] = Pixels.of(value)
-        with torch.inference_mode():
-            outputs = self.program.run(leaves, hook=keep)
-        values = GoldenValues(self.program, self._protections, held, pixels)
-        return Golden(leaves, values, produced, self.program.samples_first(outputs)), maps.shapes
+            return kept
+
+        return self._golden(leaves, pixels, keeps), maps.shapes
 
     def covers(self, golden: Golden, site: str) -> bool:
         """True if :meth:`strike_many` takes runs with a changed word at this site."""
@@ -102,8 +94,7 @@ class RegionReplay(Replay):
         Returns:
             The flat outputs, one entry per run, and the words that the injections changed, by site name.
         """
-        assert self._plan is not None, "golden values come from a plan"
-        assert self._row_dependence is not None, "they come with the plan"
+        assert self._row_dependence is not None, "golden values come from a plan"
         rows = np.zeros(count, dtype=np.int64)
         words: dict[str, InjectedWords] = {}
         windows: dict[int, Windows] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from hoplon.formats.base import equal_bits, same_bits
 from hoplon.injection.replay.channels import Chain, Channels, chains_of
 from hoplon.injection.replay.golden import Golden, InjectedWords, Injections, Placement, ReplayStatistics
 from hoplon.injection.replay.values import GoldenValues, Protections, StepValues
+from hoplon.injection.replay.windows import Pixels
 from hoplon.program.program import Program, Ref
 from hoplon.program.sites import MemorySite, ValueSite
 from hoplon.protections.base import Overlay
@@ -67,18 +68,29 @@ class Replay:
 
     def golden(self, leaves: Sequence[Any]) -> Golden:
         """Run a batch fault-free under the overlay and keep what replays of ``sites`` will need."""
-        delivered: dict[int, Any] = dict(zip(self.program.input_steps, leaves, strict=True))
+        return self._golden(leaves, {}, lambda step, value: False)
+
+    def _golden(self, leaves: Sequence[Any], pixels: Mapping[int, Pixels], keeps: Callable[[int, Any], bool]) -> Golden:
+        """Run a batch fault-free.
+
+        Args:
+            pixels: filled while it runs.
+            keeps: called with each step and its value as readers get it; True where ``pixels`` holds it.
+        """
+        held: dict[int, Any] = dict(zip(self.program.input_steps, leaves, strict=True))
         produced: dict[int, Tensor] = {}
 
         def keep(step: int, value: Any) -> Any:
             result = self._under_protection(step, value, produced)
-            if step in self._kept or not self.program.steps[step].carries:
-                delivered[step] = result
+            if not keeps(step, result) and (step in self._kept or not self.program.steps[step].carries):
+                held[step] = result
             return result
 
+        for step, leaf in held.items():
+            keeps(step, leaf)
         with torch.inference_mode():
             outputs = self.program.run(leaves, hook=keep)
-        values = GoldenValues(self.program, self._protections, delivered)
+        values = GoldenValues(self.program, self._protections, held, pixels)
         return Golden(leaves, values, produced, self.program.samples_first(outputs))
 
     def _under_protection(self, step: int, value: Any, produced: dict[int, Tensor]) -> Any:
@@ -197,8 +209,7 @@ class Replay:
 
     def _repeats(self, index: int) -> bool:
         """True if the operator runs twice, so that a fault in one result is found and undone."""
-        protection = self._protections.get(index)
-        return protection is not None and protection.repeats
+        return index in self._protections and self._protections[index].repeats
 
     def _no_flags(self) -> Tensor:
         return torch.zeros(self.batch, dtype=torch.bool, device=self.program.device)
@@ -225,19 +236,18 @@ class Replay:
         self, index: int, value: Tensor, injections: Injections, golden: Golden
     ) -> tuple[Tensor, InjectedWords]:
         """Change words of a private value in place; with ``placement="before"`` its protection follows."""
-        layout = self.program.layouts[index]
-        view = layout.samples_first(value)
+        samples = self.program.layouts[index].samples_first
+        view = samples(value)
         inner = torch.unravel_index(injections.elements, view.shape[1:]) if view.dim() > 1 else ()
         where = (injections.rows, *inner)
         old, before, after = injections.strike(view, where, view.shape[1:])
+        if self.placement == "before" and self._repeats(index):
+            view[where] = old
+            self.outvoted[injections.rows[before != after]] = True
         if self.placement == "before":
-            if self._repeats(index):
-                view[where] = old
-                self.outvoted[injections.rows[before != after]] = True
             value = self._protect(index, value)
-        delivered = layout.samples_first(value)[where]
-        fault_free = layout.samples_first(golden.delivered[index])[where]
-        return value, InjectedWords(before, after, ~same_bits(delivered, fault_free))
+        fault_free = samples(golden.delivered[index])[where]
+        return value, InjectedWords(before, after, ~same_bits(samples(value)[where], fault_free))
 
     def _outputs(self, values: StepValues) -> list[Any]:
         return self.program.samples_first(self.program.outputs_from(values))

@@ -75,6 +75,7 @@ class RowDependence:
     """
 
     def __init__(self, plan: Plan) -> None:
+        self.plan = plan
         self._program, self._protections, self._rules = plan.program, plan.protections, plan.rules
         self._examined_from = self._step_count = len(plan.program.steps)
         self._dependent: set[int] = set()
