@@ -7,28 +7,18 @@ from pathlib import Path
 import pytest
 
 from hoplon.cli.main import main
-from hoplon_studies import Context, Findings, Part, Row, Study
 from hoplon_studies.aspis import study as aspis
 from hoplon_studies.driving import study as driving
-from hoplon_studies.framework.command import command_of
 from hoplon_studies.ranger import study as ranger
 
 KEYS = {"where", "model", "data", "paper", "here", "low", "high", "n", "seed", "note"}
-
-
-def found(context: Context) -> Findings:
-    own = "none" if context.own is None else f"{context.own[0].name} on {context.own[1].name}"
-    return Findings(rows=(Row("Table II", "net", "-", f"seed {context.seed}, {own}", paper=1, here=2),))
-
-
-COMMAND = command_of(Study("small", "A study", (), (Part("one", "First", found), Part("two", "Second", found))))
 
 
 @pytest.fixture(autouse=True)
 def small_study(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A package with one study, as pip would have installed it."""
     site = tmp_path_factory.mktemp("site")
-    (site / "small_study.py").write_text("from tests.studies.test_command import COMMAND\n")
+    (site / "small_study.py").write_text("from tests.support.small_study import COMMAND\n")
     metadata = site / "small_study-1.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: small_study\nVersion: 1\n")

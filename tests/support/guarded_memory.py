@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,14 +16,6 @@ def bytes_of(tensor: Tensor) -> Bytes:
         return np.zeros(0, dtype=np.uint8)
     flat = tensor.detach().as_strided((tensor.numel(),), (1,)).view(torch.uint8)
     return np.asarray(flat.numpy())
-
-
-def snapshot(memory: Mapping[str, Tensor]) -> dict[str, Bytes]:
-    return {name: bytes_of(tensor).copy() for name, tensor in memory.items()}
-
-
-def same(memory: Mapping[str, Tensor], wanted: Mapping[str, Bytes]) -> bool:
-    return all(np.array_equal(bytes_of(tensor), wanted[name]) for name, tensor in memory.items())
 
 
 def flip(tensor: Tensor, bit: int) -> None:

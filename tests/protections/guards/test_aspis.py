@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.formats import equal_bits, integer_view
+from hoplon.formats import integer_view
 from hoplon.importance import Scores
 from hoplon.protections.guards.aspis import Aspis, AspisGuard
 from hoplon.protections.guards.index_sums import power_sums
 from hoplon.protections.memory_guard import GuardReport
+from tests.support.oracles import assert_same, snapshot
 
 
 def memory() -> dict[str, Tensor]:
@@ -30,15 +31,6 @@ def scores() -> Scores:
 
 def armed(live: dict[str, Tensor], fraction: float = 0.25) -> AspisGuard:
     return Aspis(scores(), fraction).arm(live)
-
-
-def snapshot(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in tensors.items()}
-
-
-def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
-    for name, tensor in right.items():
-        assert equal_bits(left[name], tensor), name
 
 
 def test_extra_bytes_are_twelve_per_float32_weight() -> None:

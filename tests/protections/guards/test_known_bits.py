@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 import hoplon as hp
-from hoplon.formats import equal_bits, integer_view
+from hoplon.formats import integer_view
 from hoplon.protections.memory_guard import GuardReport
+from tests.support.oracles import assert_same, snapshot
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.float8_e4m3fn]
 
@@ -35,15 +36,6 @@ def memory() -> dict[str, Tensor]:
         "flag": torch.tensor([True, True]),
         "empty": torch.zeros(0),
     }
-
-
-def snapshot(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in tensors.items()}
-
-
-def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
-    for name, tensor in right.items():
-        assert equal_bits(left[name], tensor), name
 
 
 def bits_by_text(words: Tensor) -> tuple[int, ...]:

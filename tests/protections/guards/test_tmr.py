@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.formats import equal_bits, integer_view
+from hoplon.formats import integer_view
 from hoplon.protections.guards.tmr import TMR
 from hoplon.protections.memory_guard import GuardReport
+from tests.support.oracles import assert_same, snapshot
 
 GENERATOR_SEED = 5
 Vote = Literal["element", "tensor"]
@@ -32,16 +33,6 @@ def memory() -> dict[str, Tensor]:
         "flag": torch.tensor([True, False]),
         "empty": torch.zeros(0),
     }
-
-
-def snapshot(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in tensors.items()}
-
-
-def assert_same(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
-    assert left.keys() == right.keys()
-    for name, tensor in left.items():
-        assert equal_bits(tensor, right[name]), name
 
 
 def corrupt(tensor: Tensor, generator: torch.Generator) -> int:

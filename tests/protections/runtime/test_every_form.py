@@ -26,7 +26,7 @@ from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.values.clamp import BoundValue, rounded_outwards
 from hoplon.protections.values.policy import Clamp, Policy, RandomInRange, ToZero
 from hoplon.protections.values.ranger import Ranger
-from tests.protections.values.test_clamp import awkward
+from tests.support.oracles import awkward
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,

@@ -4,24 +4,13 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 from hoplon.errors import HoplonError
 from hoplon.formats import equal_bits, integer_view
 from hoplon.protections.values.clamp import BoundValue
+from tests.support.oracles import DTYPES, awkward, outwards
 
-DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 BOUNDS = [(0.0, 6.0), (0.0, 0.0), (0.25, 4.0), (-0.5, 3.0), (-2.0, -1.0), (-1.0, 0.0), (0.0, 1e300), (0.1, 0.7)]
-
-
-def awkward(dtype: torch.dtype) -> Tensor:
-    """Every 16-bit word, spread over the upper bits of the dtype, some low bits set: NaNs, zeros, subnormals."""
-    words = torch.arange(2**16, dtype=torch.int64)
-    shift = 8 * dtype.itemsize - 16
-    words = (words << shift) | (words % 7 if shift else 0)
-    bits = 8 * dtype.itemsize
-    signed = words if bits == 64 else ((words + 2 ** (bits - 1)) % 2**bits) - 2 ** (bits - 1)
-    return signed.to({16: torch.int16, 32: torch.int32, 64: torch.int64}[bits]).view(dtype)
 
 
 def expected(value: float, low: float, high: float, negative: bool) -> float:
@@ -29,17 +18,6 @@ def expected(value: float, low: float, high: float, negative: bool) -> float:
     if math.isnan(value):
         return low if negative or low < 0 else high
     return min(max(value, low), high)
-
-
-def outwards(bound: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
-    """The ends as values of the dtype, moved to the next one outwards where rounding went inwards."""
-    limit = torch.finfo(dtype).max
-    low, high = (torch.tensor(end, dtype=torch.float64).clamp(-limit, limit).to(dtype) for end in bound)
-    if low.double() > max(bound[0], -limit):
-        low = torch.nextafter(low, torch.tensor(-math.inf, dtype=dtype))
-    if high.double() < min(bound[1], limit):
-        high = torch.nextafter(high, torch.tensor(math.inf, dtype=dtype))
-    return low.item(), high.item()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

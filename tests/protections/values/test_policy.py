@@ -19,7 +19,7 @@ from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.runtime.passes import added_passes
 from hoplon.protections.values.policy import Clamp, Detect, Policy, RandomInRange, ToZero
 from hoplon.protections.values.ranger import Ranger
-from tests.protections.values.test_clamp import DTYPES, awkward, outwards
+from tests.support.oracles import DTYPES, awkward, outwards
 from tests.support.nets import NETS
 
 POLICIES: list[Policy] = [Clamp(), ToZero(), RandomInRange(seed=3)]
