@@ -10,7 +10,7 @@ from hoplon import BitFlip, Campaign, HoplonError, Inputs, Memory, Values, captu
 from hoplon.campaign import bit_boundary
 from hoplon.campaign.bit_search import search
 from hoplon.faults.sampling import Explicit
-from tests.support.nets import NETS
+from tests.support.networks import NETWORKS
 
 
 @pytest.mark.parametrize("lowest", [0, 1, 7, 22, 30, 31])
@@ -37,7 +37,7 @@ def test_a_broken_order_is_said_once_it_is_seen() -> None:
 
 @pytest.mark.parametrize("memory", [False, True])
 def test_a_value_of_a_network(memory: bool) -> None:
-    net = NETS["mlp"]
+    net = NETWORKS["mlp"]
     program, data = capture(net.model(), net.batch(2)), Inputs(net.batch(6))
     sites: Values | Memory = Memory("fc1.weight") if memory else Values("fc1:linear")
     site = sites.select(program)[0].name
@@ -53,7 +53,7 @@ def test_a_value_of_a_network(memory: bool) -> None:
 
 
 def test_bad_input_is_named() -> None:
-    net = NETS["mlp"]
+    net = NETWORKS["mlp"]
     campaign = Campaign(capture(net.model(), net.batch(2)), Inputs(net.batch(4)), sites=Values("fc1:linear"))
     with pytest.raises(HoplonError, match="expected a selected site, got 'fc9:linear'"):
         bit_boundary(campaign, "fc9:linear", 0)

@@ -18,12 +18,12 @@ from hoplon.errors import DataError, SiteError, StoreError
 from hoplon.formats import equal_bits
 from hoplon.program.program import Program
 from tests.reference.forward import faulty_memory_outputs, faulty_outputs
-from tests.support.nets import NETS, Net
+from tests.support.networks import GRAPHS, NETWORKS, Network
 
 
-def _setting(name: str, samples: int = 10) -> tuple[Net, nn.Module, Program, Inputs]:
+def _setting(name: str, samples: int = 10) -> tuple[Network, nn.Module, Program, Inputs]:
     """A net and data that it gets right except for every fourth input."""
-    net = NETS[name]
+    net = NETWORKS[name]
     model, x = net.model(), net.batch(samples)
     with torch.inference_mode():
         golden = model(x.clone()).argmax(1)
@@ -41,7 +41,7 @@ def _outcome(golden: torch.Tensor, faulty: torch.Tensor) -> str:
     return "identical" if equal_bits(golden, faulty) else "benign"
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_value_outcomes_equal_the_naive_injector(name: str) -> None:
     _, model, program, data = _setting(name)
     batch = 4

@@ -27,7 +27,7 @@ from hoplon.faults.sampling import Exhaustive, Explicit, TopScore
 from hoplon.formats import FixedPoint, Quantized, dtypes as native, equal_bits
 from hoplon.program.program import Program
 from hoplon.protections.ranges import profile_ranges
-from tests.support.nets import NETS
+from tests.support.networks import NETWORKS
 
 MODELS: list[FaultModel] = [
     BitFlip(),
@@ -49,7 +49,7 @@ MODELS: list[FaultModel] = [
 
 
 def setting(name: str = "residual") -> tuple[Program, Inputs]:
-    net = NETS[name]
+    net = NETWORKS[name]
     return capture(net.model(), net.batch(3)), Inputs(net.batch(5))
 
 
@@ -114,7 +114,7 @@ def test_channels_of_values_leave_the_batch_axis_out() -> None:
 @pytest.mark.parametrize("placement", ["before", "after"])
 def test_functions_see_what_their_faults_meet(placement: str) -> None:
     program, data = setting()
-    ranges = profile_ranges(program, Inputs(NETS["residual"].batch(1, seed=5)))
+    ranges = profile_ranges(program, Inputs(NETWORKS["residual"].batch(1, seed=5)))
     model = Function(lambda values, generator: values * 4, "fourfold")
     campaign = Campaign(
         program, data, sites=Values(), fault_model=model, protections=(Ranger(ranges),), placement=placement, batch=2
@@ -167,7 +167,7 @@ def test_listed_and_scored_places_are_struck() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_models_of_other_dtypes_are_struck_in_their_own_bits(dtype: torch.dtype) -> None:
-    net = NETS["mlp"]
+    net = NETWORKS["mlp"]
     model, x = net.model().to(dtype), net.batch(4).to(dtype)
     program = capture(model, x[:2])
     for sites in (Values(), Memory()):

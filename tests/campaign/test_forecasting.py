@@ -10,11 +10,11 @@ import torch
 from hoplon import BitFlip, Campaign, HoplonError, Inputs, Memory, Values, capture, forecast
 from hoplon.faults.sampling import Exhaustive
 from hoplon.formats import equal_bits
-from tests.support.nets import NETS
+from tests.support.networks import NETWORKS
 
 
 def _campaign(sites: Values | Memory, samples: int = 12, **options: object) -> Campaign:
-    net = NETS["mlp"]
+    net = NETWORKS["mlp"]
     return Campaign(capture(net.model(), net.batch(2)), Inputs(net.batch(samples)), sites=sites, batch=4, **options)  # type: ignore[arg-type]
 
 
@@ -88,7 +88,7 @@ def test_a_uniform_design_meets_all_inputs() -> None:
 
 
 def test_the_model_is_left_alone() -> None:
-    net = NETS["residual"]
+    net = NETWORKS["residual"]
     model = net.model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     threads = torch.get_num_threads()

@@ -23,7 +23,7 @@ from hoplon import BitFlip, Campaign, Inputs, Values, capture, load_results
 from hoplon.campaign.store import RunDirectory
 from hoplon.errors import StoreError
 from tests.support import stopped_campaign
-from tests.support.nets import NETS
+from tests.support.networks import NETWORKS
 from tests.support.stopped_campaign import COUNT, UNITS
 
 DEADLINE_SECONDS = 120.0
@@ -177,7 +177,7 @@ def test_a_write_that_fails_at_any_point_leaves_a_run_to_go_on_with(
 
 
 def _small(folder: Path | None, *, resume: bool = False) -> str:
-    net = NETS["mlp"]
+    net = NETWORKS["mlp"]
     campaign = Campaign(capture(net.model(), net.batch(2)), Inputs(net.batch(3)), sites=Values(), fault_model=BitFlip())
     return campaign.run(count=2000, seed=0, store=folder, resume=resume).digest()
 

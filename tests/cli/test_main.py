@@ -16,7 +16,7 @@ from hoplon.cli.output_folder import OutputFolder
 from hoplon.errors import StoreError
 from hoplon.faults import FaultTable
 from hoplon.injection.injector import Injector
-from tests.support.small import small_data
+from tests.support.networks import small_data
 
 PROMISED = {
     "name", "target", "failure", "failure_low", "failure_high", "sdc", "nonfinite", "n_faults", "n_inputs", "n_runs",

@@ -15,7 +15,7 @@ from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.protections.ranges import Ranges
-from tests.support.small import small_data, small_net
+from tests.support.networks import small_data, small_net
 
 PLAN = AssessmentPlan(value_faults=100, memory_faults=6, guard_faults=4, latency=False)
 

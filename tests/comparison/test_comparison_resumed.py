@@ -30,14 +30,14 @@ from hoplon import (
 from hoplon.errors import StoreError
 from hoplon.protections.base import Protection
 from hoplon.protections.ranges import Bound
-from tests.support.nets import NETS
+from tests.support.networks import NETWORKS
 
 
 class Setting:
     """A small network under a guard and under bounds, with value and memory faults."""
 
     def __init__(self) -> None:
-        net = NETS["mlp"]
+        net = NETWORKS["mlp"]
         self.program: Program = capture(net.model(), net.batch(2))
         self.data = Inputs(net.batch(6), name="random")
         self.ranges = profile_ranges(self.program, Inputs(net.batch(20, seed=2)))
@@ -105,7 +105,7 @@ def test_another_comparison_is_refused_with_the_difference(setting: Setting, tmp
     setting.compare(tmp_path)
     wider = {name: Bound(bound.low, 2 * bound.high) for name, bound in setting.ranges.bounds.items()}
     for change, message in (
-        ({"data": Inputs(NETS["mlp"].batch(6), name="other")}, "data.name: random there, other here"),
+        ({"data": Inputs(NETWORKS["mlp"].batch(6), name="other")}, "data.name: random there, other here"),
         ({"placement": "after"}, "placement: before there, after here"),
         ({"faults": [setting.tables[0].plan(), FaultTable.concat([setting.tables[1]] * 2)]}, "faults.count: 40 there"),
         ({"arms": setting.arms(dataclasses.replace(setting.ranges, bounds=wider))}, "protections_digest: .* there"),

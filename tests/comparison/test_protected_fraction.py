@@ -8,7 +8,7 @@ import hoplon as hp
 from hoplon.campaign.results import Results
 from hoplon.comparison.protected_fraction import remaining
 from hoplon.errors import HoplonError
-from tests.support.small import small_data, small_net
+from tests.support.networks import small_data, small_net
 
 SITES = hp.Memory("0.weight")
 

@@ -28,17 +28,17 @@ from hoplon import (
 )
 from hoplon.errors import DataError, SiteError, StoreError
 from hoplon.stats.intervals import mcnemar, paired_clustered, paired_difference
-from tests.support.nets import NETS
+from tests.support.networks import NETWORKS
 
 
 def _program(seed: int = 0) -> Program:
-    net = NETS["mlp"]
+    net = NETWORKS["mlp"]
     return capture(net.model(seed), net.batch(2), name=f"mlp-{seed}")
 
 
 def _data(*, labels: bool = False) -> Inputs:
     """With labels: the first network gets every third input wrong, the second others."""
-    x = NETS["mlp"].batch(9)
+    x = NETWORKS["mlp"].batch(9)
     return Inputs(x, torch.arange(9) % 3 if labels else None, name="random")
 
 
@@ -168,13 +168,13 @@ def test_all_sites_that_do_not_fit_are_listed(run: Path) -> None:
 
 def test_another_dtype_does_not_fit(tmp_path: Path) -> None:
     run = _run(tmp_path, Memory())
-    wide = capture(copy.deepcopy(NETS["mlp"].model()).double(), torch.zeros(2, 6).double())
+    wide = capture(copy.deepcopy(NETWORKS["mlp"].model()).double(), torch.zeros(2, 6).double())
     with pytest.raises(SiteError, match=r"fc1.weight \(float64, struck as float32\)"):
         rerun(run, wide, _data())
 
 
 def test_other_data_is_refused_for_value_faults_only(run: Path) -> None:
-    other = Inputs(NETS["mlp"].batch(9, seed=7), name="other")
+    other = Inputs(NETWORKS["mlp"].batch(9, seed=7), name="other")
     if load_results(run).target == "values":
         with pytest.raises(DataError, match="expected the data of the run, 'random' with 9 inputs, got 'other' with 9"):
             rerun(run, _program(1), other)

@@ -23,7 +23,7 @@ from hoplon.criteria import (
 )
 from hoplon.program.program import Program
 from tests.reference.forward import faulty_outputs
-from tests.support.nets import NETS
+from tests.support.networks import NETWORKS
 
 SITES = [Values(), Memory()]
 
@@ -98,7 +98,7 @@ def test_an_input_has_to_count_under_all_criteria() -> None:
 
 @pytest.mark.parametrize("name", ["mlp", "residual"])
 def test_measures_equal_the_naive_injector(name: str) -> None:
-    net, batch = NETS[name], 4
+    net, batch = NETWORKS[name], 4
     model, x = net.model(), net.batch(batch)
     campaign = Campaign(capture(model, net.batch(3)), Inputs(x), sites=Values(), batch=batch)
     results = campaign.run(count=60, seed=5)

@@ -20,7 +20,7 @@ from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory
-from tests.support.harden_nets import CASES, sample, seeded
+from tests.support.networks import NETWORKS, seeded
 
 WITH_DATA = ("taylor", "gradient", "fisher", "nisp", "expected_damage")
 ALL = (*WITH_DATA, "magnitude", "random")
@@ -35,17 +35,17 @@ def named(name: str) -> Score:
 
 def labelled(case: str, count: int = 11) -> Inputs:
     labels = torch.randint(0, 3, (count,), generator=torch.Generator().manual_seed(2))
-    return Inputs(sample(case, count), labels, name="train")
+    return Inputs(NETWORKS[case].batch(count), labels, name="train")
 
 
 @functools.cache
 def captured(case: str, count: int = 5) -> tuple[nn.Module, Program]:
-    model = seeded(CASES[case].make())
-    return model, capture(model, sample(case, count))
+    model = NETWORKS[case].model()
+    return model, capture(model, NETWORKS[case].batch(count))
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("case", ["residual", "branches"])
+@pytest.mark.parametrize("case", ["in-place-sum", "branches"])
 def test_every_weight_gets_one_finite_score_and_the_file_keeps_it(name: str, case: str, tmp_path: Path) -> None:
     (model, program), data = captured(case), labelled(case)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
@@ -66,7 +66,7 @@ def test_every_weight_gets_one_finite_score_and_the_file_keeps_it(name: str, cas
 
 @pytest.mark.parametrize("name", WITH_DATA)
 def test_any_iterable_of_batches_gives_the_same_scores(name: str) -> None:
-    (_, program), data = captured("residual"), labelled("residual")
+    (_, program), data = captured("in-place-sum"), labelled("in-place-sum")
 
     def once() -> Iterator[tuple[Tensor, Tensor | None]]:
         yield from ((part.tensors[0], part.y) for part in data.batches(4))
@@ -84,13 +84,13 @@ def test_any_iterable_of_batches_gives_the_same_scores(name: str) -> None:
 
 @pytest.mark.parametrize("name", WITH_DATA)
 def test_no_data_and_no_site_are_refused(name: str) -> None:
-    _, program = captured("residual")
+    _, program = captured("in-place-sum")
     with pytest.raises(DataError, match="expected at least 1 samples, as many as a batch holds, got fewer"):
         named(name)(program, [], loss=F.cross_entropy)
     with pytest.raises(DataError, match="expected samples or an iterable of batches, got int"):
         named(name)(program, 3, loss=F.cross_entropy)
     with pytest.raises(SiteError, match="no memory site matches 'conv9"):
-        named(name)(program, labelled("residual"), loss=F.cross_entropy, sites=Memory("conv9.*"))
+        named(name)(program, labelled("in-place-sum"), loss=F.cross_entropy, sites=Memory("conv9.*"))
 
 
 class FixedBatch(nn.Module):

@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 from hoplon.errors import HoplonError
 from hoplon.importance import Scores, by_layer, heat_map, magnitude, magnitudes, overlap
 from hoplon.program.capturing import capture
-from tests.support.small import small_data, small_net
+from tests.support.networks import small_data, small_net
 
 
 def drawn(seed: int) -> Scores:

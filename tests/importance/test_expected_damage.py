@@ -20,7 +20,7 @@ from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory, MemorySite
-from tests.support.small import small_data, small_net
+from tests.support.networks import small_data, small_net
 
 SITES = Memory(kind=("conv", "linear"), buffers=False)
 

@@ -13,7 +13,7 @@ from hoplon.importance._nisp import output_importance
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.sites import Memory
-from tests.support.harden_nets import seeded
+from tests.support.networks import seeded
 
 
 def paths(responses: np.ndarray) -> np.ndarray:

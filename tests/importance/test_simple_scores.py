@@ -13,13 +13,15 @@ from hoplon.errors import HoplonError
 from hoplon.importance import Scores, fisher, gradient, layerwise, magnitude, random
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
-from tests.support.harden_nets import CASES, sample, seeded
+from tests.support.networks import NETWORKS, WIRINGS
 
-GRADED = [case for case in CASES if case != "views"]  # eager autograd refuses the in-place writes of "views"
+GRADED = [case for case in WIRINGS if case != "views"]  # eager autograd refuses the in-place writes of "views"
 
 
 def labelled(case: str, count: int) -> Inputs:
-    return Inputs(sample(case, count), torch.randint(0, 3, (count,), generator=torch.Generator().manual_seed(2)))
+    return Inputs(
+        NETWORKS[case].batch(count), torch.randint(0, 3, (count,), generator=torch.Generator().manual_seed(2))
+    )
 
 
 def gradients(model: nn.Module, data: Inputs, batch: int) -> list[dict[str, Tensor]]:
@@ -35,7 +37,7 @@ def gradients(model: nn.Module, data: Inputs, batch: int) -> list[dict[str, Tens
 
 @pytest.mark.parametrize("case", GRADED)
 def test_the_gradient_score_is_the_sum_of_absolute_gradients(case: str) -> None:
-    model, data = seeded(CASES[case].make()), labelled(case, 7)
+    model, data = NETWORKS[case].model(), labelled(case, 7)
     scores = gradient(capture(model, data.tensors[0]), data, loss=F.cross_entropy, batch=3)
     wanted = gradients(model, data, 3)
     assert any(score.max() > 0 for score in scores.values.values())
@@ -45,7 +47,7 @@ def test_the_gradient_score_is_the_sum_of_absolute_gradients(case: str) -> None:
 
 @pytest.mark.parametrize("case", GRADED)
 def test_the_fisher_score_of_single_samples_is_exact(case: str) -> None:
-    model, data = seeded(CASES[case].make()), labelled(case, 5)
+    model, data = NETWORKS[case].model(), labelled(case, 5)
     scores = fisher(capture(model, data.tensors[0]), data, loss=F.cross_entropy, batch=1)
     wanted = gradients(model, data, 1)
     for name, score in scores.values.items():
@@ -54,7 +56,7 @@ def test_the_fisher_score_of_single_samples_is_exact(case: str) -> None:
 
 def test_the_fisher_score_is_unbiased_over_its_signs() -> None:
     """Two samples have two different patterns of signs, up to the common one; their mean is the exact score."""
-    model, data = seeded(CASES["residual"].make()), labelled("residual", 2)
+    model, data = NETWORKS["in-place-sum"].model(), labelled("in-place-sum", 2)
     program = capture(model, data.tensors[0])
     found = [fisher(program, data, loss=F.cross_entropy, batch=2, seed=seed)["conv1.weight"] for seed in range(8)]
     other = next(score for score in found if not torch.allclose(score, found[0]))
@@ -64,14 +66,14 @@ def test_the_fisher_score_is_unbiased_over_its_signs() -> None:
 
 
 def test_magnitude_is_the_absolute_weight_and_needs_no_data() -> None:
-    model = seeded(CASES["tied"].make())
-    scores = magnitude(capture(model, sample("tied")))
+    model = NETWORKS["shared"].model()
+    scores = magnitude(capture(model, NETWORKS["shared"].batch(5)))
     assert set(scores.values) == {"a.weight", "a.bias", "b.bias"}
     assert all(score.equal(model.get_parameter(name).abs()) for name, score in scores.values.items())
 
 
 def test_random_scores_depend_on_the_seed_alone() -> None:
-    program = capture(seeded(CASES["residual"].make()), sample("residual"))
+    program = capture(NETWORKS["in-place-sum"].model(), NETWORKS["in-place-sum"].batch(5))
     one = random(program, seed=1)
     torch.manual_seed(5)
     state = torch.get_rng_state()

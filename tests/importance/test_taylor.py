@@ -14,7 +14,7 @@ from hoplon.importance import Scores, taylor
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.sites import Memory
-from tests.support.harden_nets import CASES, Views, sample, seeded
+from tests.support.networks import NETWORKS, WIRINGS, Views, seeded
 
 
 def plain(model: nn.Module, data: Inputs, batch: int, loss: object = F.cross_entropy) -> dict[str, Tensor]:
@@ -33,16 +33,16 @@ def plain(model: nn.Module, data: Inputs, batch: int, loss: object = F.cross_ent
 
 
 def labelled(case: str, count: int = 11) -> Inputs:
-    x = sample(case, count)
+    x = NETWORKS[case].batch(count)
     labels = torch.randint(0, 3, (count,), generator=torch.Generator().manual_seed(2))
     return Inputs(x, labels, name="train")
 
 
 # "views" overwrites what the backward pass of eager mode needs; the functional form does not, so it is tested apart
-@pytest.mark.parametrize("case", [case for case in CASES if case != "views"])
+@pytest.mark.parametrize("case", [case for case in WIRINGS if case != "views"])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_it_equals_plain_autograd(case: str, batch: int) -> None:
-    model = seeded(CASES[case].make())
+    model = NETWORKS[case].model()
     data = labelled(case)
     scores = taylor(capture(model, data.tensors[0]), data, loss=F.cross_entropy, batch=batch)
     wanted = plain(model, data, batch)
@@ -68,8 +68,8 @@ def test_in_place_operators_that_autograd_refuses_do_no_harm() -> None:
 
 
 def test_only_convolutions_and_linear_layers_by_default() -> None:
-    data = labelled("residual")
-    program = capture(seeded(CASES["residual"].make()), data.tensors[0])
+    data = labelled("in-place-sum")
+    program = capture(NETWORKS["in-place-sum"].model(), data.tensors[0])
     scores = taylor(program, data, loss=F.cross_entropy)
     assert set(scores.values) == {
         f"{layer}.{kind}" for layer in ("conv1", "conv2", "fc") for kind in ("weight", "bias")
@@ -81,16 +81,16 @@ def test_only_convolutions_and_linear_layers_by_default() -> None:
 
 
 def test_a_tied_weight_has_one_score_from_both_its_uses() -> None:
-    model = seeded(CASES["tied"].make())
-    data = labelled("tied")
+    model = NETWORKS["shared"].model()
+    data = labelled("shared")
     scores = taylor(capture(model, data.tensors[0]), data, loss=F.cross_entropy, batch=11)
     assert set(scores.values) == {"a.weight", "a.bias", "b.bias"}
     torch.testing.assert_close(scores["a.weight"], plain(model, data, 11)["a.weight"])
 
 
 def test_the_users_model_is_not_touched() -> None:
-    model = seeded(CASES["residual"].make())
-    data = labelled("residual")
+    model = NETWORKS["in-place-sum"].model()
+    data = labelled("in-place-sum")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     program = capture(model, data.tensors[0])
     with torch.inference_mode():
@@ -100,8 +100,8 @@ def test_the_users_model_is_not_touched() -> None:
 
 
 def test_provenance_and_the_dependence_on_the_batch() -> None:
-    data = labelled("residual")
-    program = capture(seeded(CASES["residual"].make()), data.tensors[0])
+    data = labelled("in-place-sum")
+    program = capture(NETWORKS["in-place-sum"].model(), data.tensors[0])
     seen: list[tuple[int, int]] = []
     scores = taylor(program, data, loss=F.cross_entropy, batch=4, progress=lambda done, of: seen.append((done, of)))
     assert seen == [(4, 11), (8, 11), (11, 11)]
@@ -113,8 +113,8 @@ def test_provenance_and_the_dependence_on_the_batch() -> None:
 
 
 def test_data_without_labels_and_losses_that_are_none() -> None:
-    model = seeded(CASES["residual"].make())
-    x = sample("residual")
+    model = NETWORKS["in-place-sum"].model()
+    x = NETWORKS["in-place-sum"].batch(5)
     program = capture(model, x)
 
     def square(output: Tensor, labels: object) -> Tensor:

@@ -16,7 +16,7 @@ from hoplon.injection.memory_budget import Budget, live_bytes
 from hoplon.injection.replay import ReplayStatistics
 from hoplon.injection.value_faults import ValueFaultRuns
 from hoplon.protections.base import Overlay
-from tests.support.feature_maps import CHANNELS, Residual
+from tests.support.networks import CHANNELS, Wide
 
 BUDGET = 800_000
 
@@ -25,7 +25,7 @@ BUDGET = 800_000
 def campaign() -> Campaign:
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model, x = Residual().eval(), torch.randn(16, 4, 9, 9)
+        model, x = Wide().eval(), torch.randn(16, 4, 9, 9)
     return Campaign(capture(model, x[:4]), Inputs(x), sites=Values(kind="conv"), batch=8)
 
 

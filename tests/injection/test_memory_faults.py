@@ -11,7 +11,7 @@ from hoplon import BitFlip, Campaign, Inputs, Memory, capture
 from hoplon.criteria import TopK
 from hoplon.formats import equal_bits
 from hoplon.injection.golden_run import GoldenRun
-from tests.support.feature_maps import Residual
+from tests.support.networks import Wide
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def campaign() -> Campaign:
     """Weights of a wide network on 11 inputs, batches of four and one of three; two inputs are zero."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model, x = Residual().eval(), torch.randn(11, 4, 9, 9)
+        model, x = Wide().eval(), torch.randn(11, 4, 9, 9)
         with torch.no_grad():
             model.first.bias.zero_()
         x[2] = x[9] = 0

@@ -19,7 +19,7 @@ from hoplon.injection.value_faults import ValueFaultRuns
 from hoplon.injection.working_memory import WorkingMemory
 from hoplon.protections.base import Overlay
 from hoplon.zoo.networks.lenet_digits import LeNet
-from tests.support.nets import NETS
+from tests.support.networks import NETWORKS
 
 FAULTS = 10_000
 
@@ -27,9 +27,9 @@ FAULTS = 10_000
 def _program(name: str) -> tuple[Program, Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        if name in NETS:
-            x = NETS[name].batch(20)
-            return capture(NETS[name].model(), x[:2]), x
+        if name in NETWORKS:
+            x = NETWORKS[name].batch(20)
+            return capture(NETWORKS[name].model(), x[:2]), x
         model, x = _large(name)
     return capture(model.eval(), x[:2], name=name), x
 

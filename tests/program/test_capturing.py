@@ -11,13 +11,13 @@ from hoplon.errors import CaptureError, DataError, HoplonWarning
 from hoplon.formats import Quantized, equal_bits
 from hoplon.protections.base import Overlay
 from hoplon.protections.runtime.lowering import lower
-from tests.support.nets import NETS
+from tests.support.networks import GRAPHS, NETWORKS
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", GRAPHS)
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_program_equals_model_bit_for_bit(name: str, size: int) -> None:
-    net = NETS[name]
+    net = NETWORKS[name]
     model, x = net.model(), net.batch(size)
     with torch.inference_mode():
         wanted = model(x.clone())
@@ -37,7 +37,7 @@ def test_structured_inputs_and_outputs_keep_their_structure() -> None:
 
 
 def test_memory_is_shared_with_the_model_and_not_changed() -> None:
-    net = NETS["mlp"]
+    net = NETWORKS["mlp"]
     model = net.model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     program = capture(model, net.batch(2))
@@ -48,7 +48,7 @@ def test_memory_is_shared_with_the_model_and_not_changed() -> None:
 
 
 def test_fingerprint_follows_structure_and_weights() -> None:
-    net = NETS["mlp"]
+    net = NETWORKS["mlp"]
     same = capture(net.model(), net.batch(2)).fingerprint()
     assert capture(net.model(), net.batch(3, seed=9)).fingerprint() == same
     assert capture(net.model(seed=5), net.batch(2)).fingerprint() != same
@@ -87,25 +87,25 @@ def test_a_model_that_cannot_be_captured_is_named(forward: object, message: str)
 
 
 def test_train_mode_is_refused_with_the_way_out() -> None:
-    model = NETS["residual"].model()
+    model = NETWORKS["residual"].model()
     model.bn1.train()
     with pytest.raises(CaptureError, match=r"got train mode in bn1; call model.eval\(\) first"):
-        capture(model, NETS["residual"].batch(2))
+        capture(model, NETWORKS["residual"].batch(2))
 
 
 def test_an_example_without_a_batch_axis_is_refused() -> None:
     with pytest.raises(CaptureError, match=r"got inputs of shape \(2, 8, 8\) .* with the batch axis first"):
-        capture(NETS["residual"].model(), torch.randn(2, 8, 8))
+        capture(NETWORKS["residual"].model(), torch.randn(2, 8, 8))
     with pytest.raises(CaptureError, match="expected inputs that share a batch axis 0"):
-        capture(NETS["mlp"].model(), torch.tensor(1.0))
+        capture(NETWORKS["mlp"].model(), torch.tensor(1.0))
     with pytest.raises(CaptureError, match="expected an example of at least one sample, got an empty batch"):
-        capture(NETS["mlp"].model(), torch.zeros(0, 6))
+        capture(NETWORKS["mlp"].model(), torch.zeros(0, 6))
     with pytest.raises(CaptureError, match="at least one tensor, got none"):
-        capture(NETS["mlp"].model(), ())
+        capture(NETWORKS["mlp"].model(), ())
 
 
 def test_inputs_of_another_shape_or_dtype_are_refused() -> None:
-    program = capture(NETS["mlp"].model(), NETS["mlp"].batch(2))
+    program = capture(NETWORKS["mlp"].model(), NETWORKS["mlp"].batch(2))
     with pytest.raises(DataError, match=r"expected input 0 of Mlp with shape \(batch, 6\), got \(2, 7\)"):
         program(torch.zeros(2, 7))
     with pytest.raises(DataError, match=r"expected input 0 of Mlp as torch.float32, got torch.float64"):
@@ -157,10 +157,10 @@ def _seeded(build: object) -> nn.Module:
         return build().eval()  # type: ignore[operator, no-any-return]
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", GRAPHS)
 @pytest.mark.parametrize("sites", [Values(), Memory()])
 def test_the_eager_form_gives_the_faults_and_outcomes_of_replay(name: str, sites: Values | Memory) -> None:
-    net = NETS[name]
+    net = NETWORKS[name]
     model, x = net.model(), net.batch(6)
     programs = [capture(model, x, form="export"), capture(model, x, form="eager")]
     assert [s.name for s in programs[0].value_sites] == [s.name for s in programs[1].value_sites]
@@ -335,7 +335,7 @@ def test_what_reads_a_shape_alone_is_no_site() -> None:
 
 
 def test_the_eager_form_leaves_the_batch_axis_out_of_shapes() -> None:
-    net = NETS["residual"]
+    net = NETWORKS["residual"]
     wanted, got = (capture(net.model(), net.batch(2), form=form) for form in ("export", "eager"))  # type: ignore[arg-type]
     assert [s.shape for s in got.value_sites] == [s.shape for s in wanted.value_sites]
     channel = Quantized(torch.int8, (0.1,) * 6, (0,) * 6, 0)

@@ -14,7 +14,7 @@ from hoplon import HoplonError, capture, inspect
 from hoplon.cli.main import main
 from hoplon.program import FaultSpace
 from hoplon.zoo import resolve_model
-from tests.support.nets import NETS
+from tests.support.networks import GRAPHS, NETWORKS
 
 # Aspis, Table II: weights, convolution layers, single-, double- and triple-bit fault sites, as printed.
 TABLE_II = {
@@ -51,9 +51,9 @@ def test_true_combinations_equal_a_listing() -> None:
         assert space.triple == 3 * sum(1 for _ in itertools.combinations(range(bits), 3))
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_every_site_is_listed_once_with_its_elements(name: str) -> None:
-    net = NETS[name]
+    net = NETWORKS[name]
     program = capture(net.model(), net.batch(2))
     found = inspect(program).to_dict()
     assert [row["name"] for row in found["value_sites"]] == list(net.sites)
@@ -92,7 +92,7 @@ def test_a_module_is_no_program() -> None:
 
 def test_the_command_prints_tables_or_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(
-        "import torch\nfrom tests.support.nets import NETS\n\n\ndef tied():\n    net = NETS['tied']\n"
+        "import torch\nfrom tests.support.networks import NETWORKS\n\n\ndef tied():\n    net = NETWORKS['tied']\n"
         "    return net.model(), net.batch(2)\n"
     )
     model = f"{tmp_path / 'model.py'}:tied"

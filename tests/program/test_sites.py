@@ -10,12 +10,12 @@ from hoplon.errors import SiteError
 from hoplon.program.eager_watch import eager_sites
 from hoplon.program.sites import ValueSite
 from hoplon.program.tracing import identities
-from tests.support.nets import NETS
+from tests.support.networks import GRAPHS, NETWORKS
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_sites_are_the_same_in_every_form(name: str) -> None:
-    net = NETS[name]
+    net = NETWORKS[name]
     model, x = net.model(), net.batch(3)
     program = capture(model, x)
     raw = [ValueSite(i.owner, i.kind, i.call, i.output).name for i in identities(program.exported.graph).values()]
@@ -25,16 +25,16 @@ def test_sites_are_the_same_in_every_form(name: str) -> None:
     assert tuple(eager) == net.sites
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_eager_shapes_are_the_batch_of_the_captured_ones(name: str) -> None:
-    net = NETS[name]
+    net = NETWORKS[name]
     model, x = net.model(), net.batch(3)
     captured = [(3, *site.shape) for site in capture(model, x).value_sites]
     assert [site.shape for site in eager_sites(model, x)] == captured
 
 
 def test_watching_leaves_no_hooks() -> None:
-    model = NETS["residual"].model()
+    model = NETWORKS["residual"].model()
     with pytest.raises(RuntimeError):
         eager_sites(model, torch.zeros(1, 9, 8, 8))
     hooks = [(m._forward_hooks, m._forward_pre_hooks) for m in model.modules()]
@@ -42,7 +42,7 @@ def test_watching_leaves_no_hooks() -> None:
 
 
 def test_tied_weights_are_one_memory_site() -> None:
-    net = NETS["tied"]
+    net = NETWORKS["tied"]
     program = capture(net.model(), net.batch(2))
     tied = program.memory_site("second.weight")
     assert tied.name == "first.weight"
@@ -51,7 +51,7 @@ def test_tied_weights_are_one_memory_site() -> None:
 
 
 def test_storages_that_nothing_reads_are_listed_and_not_counted() -> None:
-    net = NETS["residual"]
+    net = NETWORKS["residual"]
     program = capture(net.model(), net.batch(2))
     assert program.unread == ("bn1.num_batches_tracked", "bn2.num_batches_tracked")
     names = [site.name for site in program.memory_sites]
@@ -60,7 +60,7 @@ def test_storages_that_nothing_reads_are_listed_and_not_counted() -> None:
 
 
 def test_selections_count_what_they_name() -> None:
-    net = NETS["residual"]
+    net = NETWORKS["residual"]
     program = capture(net.model(), net.batch(2))
     convs = Values(kind="conv").select(program)
     assert [site.name for site in convs] == ["stem:conv", "conv1:conv", "conv2:conv"]
@@ -83,7 +83,7 @@ def test_selections_count_what_they_name() -> None:
     ],
 )
 def test_a_selection_of_nothing_is_refused(selection: Values | Memory, message: str) -> None:
-    net = NETS["residual"]
+    net = NETWORKS["residual"]
     program = capture(net.model(), net.batch(2))
     with pytest.raises(SiteError, match=message):
         selection.select(program)

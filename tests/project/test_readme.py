@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.support.small import small_data, small_net
+from tests.support.networks import small_data, small_net
 
 README = Path(__file__).parents[2] / "README.md"
 PRECISION = "half_width=0.0025"

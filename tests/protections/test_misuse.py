@@ -12,16 +12,16 @@ from hoplon import TMR, Aspis, HoplonError, Inputs, Memory, Ranger, capture, com
 from hoplon.campaign.campaign import Campaign
 from hoplon.errors import DataError
 from hoplon.importance import taylor
-from tests.support.nets import NETS
+from tests.support.networks import NETWORKS
 
 
 def _data(name: str, count: int = 6) -> Inputs:
-    return Inputs(NETS[name].batch(count), torch.arange(count) % 3)
+    return Inputs(NETWORKS[name].batch(count), torch.arange(count) % 3)
 
 
 @pytest.mark.parametrize("kind", ["ranger", "aspis"])
 def test_bounds_and_scores_of_other_weights_are_refused(kind: str) -> None:
-    net = NETS["mlp"]
+    net = NETWORKS["mlp"]
     one, other = (capture(net.model(seed=seed), net.batch(2)) for seed in (0, 5))
     protection: Any = (
         Ranger(profile_ranges(one, _data("mlp")))
@@ -36,7 +36,7 @@ def test_bounds_and_scores_of_other_weights_are_refused(kind: str) -> None:
 
 
 def test_a_guard_notices_that_its_tensor_was_replaced() -> None:
-    net = NETS["mlp"]
+    net = NETWORKS["mlp"]
     module = harden(capture(net.model(), net.batch(2)), [TMR()])
     weight = module.get_parameter("fc1.weight")
     weight.data = weight.data.clone()
@@ -50,7 +50,7 @@ def test_a_guard_notices_that_its_tensor_was_replaced() -> None:
 
 
 def test_scores_need_what_the_loss_needs() -> None:
-    net = NETS["mlp"]
+    net = NETWORKS["mlp"]
     program = capture(net.model(), net.batch(2))
     with pytest.raises(
         DataError, match="expected a loss.* that takes what the model and the data give, got data without"
@@ -61,7 +61,7 @@ def test_scores_need_what_the_loss_needs() -> None:
 
 
 def test_an_eager_program_is_compared_without_latency() -> None:
-    net = NETS["mlp"]
+    net = NETWORKS["mlp"]
     program = capture(net.model(), net.batch(2), form="eager")
     data = Inputs(net.batch(6))
     table = Campaign(program, data, sites=Memory()).draw(count=20, seed=0)

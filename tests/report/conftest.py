@@ -8,7 +8,7 @@ import pytest
 
 from hoplon.comparison.assessment import AssessmentPlan, assess
 from hoplon.program.capturing import capture
-from tests.support.small import small_data, small_net
+from tests.support.networks import small_data, small_net
 
 
 @pytest.fixture(scope="session")

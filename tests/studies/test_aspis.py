@@ -18,7 +18,7 @@ from hoplon_studies.aspis import overheads, sizes, subjects
 from hoplon_studies.aspis.study import STUDY
 from hoplon_studies.framework.study import Published
 from tests.reference.study_figures import compared
-from tests.support.small import small_data, small_net
+from tests.support.networks import small_data, small_net
 
 COUNTS = replace(
     profile_named("quick").aspis,

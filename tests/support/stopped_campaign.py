@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from hoplon import Campaign, Inputs, Memory, Results, capture
-from tests.support.nets import NETS
+from tests.support.networks import NETWORKS
 
 UNITS = 36
 COUNT = 64 * UNITS - 10  # the last unit is short
 
 torch.set_num_threads(1)
-_NET = NETS["mlp"]
+_NET = NETWORKS["mlp"]
 _PROGRAM = capture(_NET.model(), _NET.batch(2))
 
 

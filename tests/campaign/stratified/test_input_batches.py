@@ -30,7 +30,7 @@ from hoplon.stats.two_stage import (
     pilot_batches,
     spread_of,
 )
-from tests.support.small import small_net
+from tests.support.networks import small_net
 
 HALF_WIDTH = 0.02
 BITS = BitFlip(bits=(31, 30, 29, 26, 23))

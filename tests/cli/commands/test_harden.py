@@ -27,7 +27,7 @@ from hoplon.protections.runtime.schedule import EveryForward, Rotating
 from hoplon.protections.values.duplicate import Duplicate
 from hoplon.protections.values.policy import Clamp, RandomInRange
 from hoplon.protections.values.ranger import Ranger
-from tests.support.small import small_data, small_net
+from tests.support.networks import small_data, small_net
 
 Capsys = pytest.CaptureFixture[str]
 

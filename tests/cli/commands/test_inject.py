@@ -33,7 +33,7 @@ from hoplon.faults.sampling import LayerUniform, OpUniform, Stratified, TopScore
 from hoplon.formats import FixedPoint
 from hoplon.importance import Scores
 from hoplon.program.inputs import Inputs
-from tests.support.small import small_data, small_net
+from tests.support.networks import small_data, small_net
 
 PLACE = {"model": "m", "data": "d"}
 
@@ -321,7 +321,7 @@ def test_replay_tells_two_models_apart(
     assert same["criteria"]["top-2"]["difference"] == 0
     assert load_results(tmp_path / "again").digest() == stored["digest"]
     (tmp_path / "other.py").write_text(
-        "import torch\nfrom tests.support.small import small_net\n\n\ndef net():\n    net = small_net()\n"
+        "import torch\nfrom tests.support.networks import small_net\n\n\ndef net():\n    net = small_net()\n"
         "    net[3].weight.data *= 0.9\n    return net, torch.zeros(4, 1, 6, 6)\n"
     )
     other = f"{tmp_path / 'other.py'}:net"

@@ -14,7 +14,8 @@ from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite
 from hoplon.protections.base import Overlay
 from hoplon.protections.values.clamp import BoundValue
-from tests.support.feature_maps import BATCH, BITS, CHANNELS, LAYERS, PHASES, SIZES, Layer, Random, Residual
+from tests.support.networks import CHANNELS, Wide
+from tests.support.strategies import BATCH, BITS, LAYERS, PHASES, SIZES, Layer, Random
 
 
 def struck(program: Program, site: MemorySite, element: int, bit: int) -> tuple[dict[str, Tensor], list[str]]:
@@ -86,14 +87,14 @@ def assert_struck_channel_by_channel(model: nn.Module, x: Tensor, name: str) -> 
 def test_a_wide_network_is_struck_channel_by_channel(name: str) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model, x = Residual().eval(), torch.randn(4, 4, 9, 9)
+        model, x = Wide().eval(), torch.randn(4, 4, 9, 9)
     assert_struck_channel_by_channel(model, x, name)
 
 
 def test_a_fault_that_no_channel_shows_runs_nothing() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model, x = Residual().eval(), torch.randn(4, 4, 9, 9)
+        model, x = Wide().eval(), torch.randn(4, 4, 9, 9)
         with torch.no_grad():
             model.norms[0].bias[5] = -1e6
     program = capture(model, x)

@@ -16,7 +16,7 @@ from hoplon.injection.replay import Injections, RegionReplay
 from hoplon.program.sites import ValueSite
 from hoplon.protections.base import Overlay, ValueProtection
 from hoplon.protections.values.clamp import BoundValue
-from tests.support.feature_maps import BATCH, BITS, LAYERS, PHASES, SIZES, Layer, Random
+from tests.support.strategies import BATCH, BITS, LAYERS, PHASES, SIZES, Layer, Random
 
 ALL = (1 << 32) - 1
 # Words that are NaN or infinite, the largest, the smallest, and minus zero.

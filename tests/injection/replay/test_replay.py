@@ -14,7 +14,7 @@ from hoplon.formats import equal_bits
 from hoplon.injection.replay import Injections, Placement, Replay
 from hoplon.protections.base import Overlay, ValueProtection
 from tests.reference.forward import faulty_memory_outputs, faulty_outputs
-from tests.support.nets import NETS
+from tests.support.networks import GRAPHS, NETWORKS
 
 BATCH = 4
 ALL = (1 << 32) - 1
@@ -68,9 +68,9 @@ def _passes(shots: list[_Shot]) -> list[list[_Shot]]:
     return [[row[turn] for row in by_row if turn < len(row)] for turn in range(longest)]
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_value_faults_equal_the_naive_injector(name: str) -> None:
-    net = NETS[name]
+    net = NETWORKS[name]
     model, x = net.model(), net.batch(BATCH)
     program = capture(model, x)
     replay = Replay(program, Overlay(), BATCH, program.value_sites)
@@ -85,9 +85,9 @@ def test_value_faults_equal_the_naive_injector(name: str) -> None:
             assert equal_bits(outputs[0][shot.row], wanted[shot.row]), shot
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_several_words_of_one_fault_equal_the_naive_injector(name: str) -> None:
-    net = NETS[name]
+    net = NETWORKS[name]
     model, x = net.model(), net.batch(BATCH)
     program = capture(model, x)
     site = max(program.value_sites, key=lambda s: s.numel)
@@ -105,9 +105,9 @@ def test_several_words_of_one_fault_equal_the_naive_injector(name: str) -> None:
     assert equal_bits(outputs[0][1], faulty_outputs(model, x, site.name, 1, changes)[1])
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_memory_faults_equal_the_naive_injector(name: str) -> None:
-    net = NETS[name]
+    net = NETWORKS[name]
     model, x = net.model(), net.batch(BATCH)
     program = capture(model, x)
     replay = Replay(program, Overlay(), BATCH, program.memory_sites)
@@ -129,9 +129,9 @@ def test_memory_faults_equal_the_naive_injector(name: str) -> None:
         assert equal_bits(outputs[0], wanted), shot
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_no_flip_gives_the_golden_output(name: str) -> None:
-    net = NETS[name]
+    net = NETWORKS[name]
     x = net.batch(BATCH)
     program = capture(net.model(), x)
     replay = Replay(program, Overlay(), BATCH, program.value_sites)
@@ -165,7 +165,7 @@ class _Cap(ValueProtection):
 
 @pytest.mark.parametrize(("placement", "expected"), [("before", 0.5), ("after", math.inf)])
 def test_placement_decides_who_is_last_at_a_site(placement: Placement, expected: float) -> None:
-    net = NETS["mlp"]
+    net = NETWORKS["mlp"]
     program = capture(net.model(), net.batch(BATCH))
     over = Overlay("cap", {":relu": _Cap(0.5)})
     replay = Replay(program, over, BATCH, [program.value_site(":relu")], placement)
@@ -184,7 +184,7 @@ def test_placement_decides_who_is_last_at_a_site(placement: Placement, expected:
 
 def test_a_value_recomputed_after_an_earlier_fault_is_protected_before_a_later_strike() -> None:
     """Two words of one fault, the later site downstream of the earlier one, under placement "after"."""
-    net = NETS["mlp"]
+    net = NETWORKS["mlp"]
     x = net.batch(BATCH)
     program = capture(net.model(), x)
     over = Overlay("cap", {":relu": _Cap(0.25), ":tanh": _Cap(0.25)})

@@ -19,19 +19,19 @@ from hoplon.errors import DataError, StoreError
 from hoplon.formats import equal_bits
 from hoplon.protections.export.bundle import _digest_of_index
 from hoplon.protections.export.serialization import described, restored
-from tests.support.harden_nets import CASES, sample, seeded
+from tests.support.networks import NETWORKS
 
 
 def protected(name: str, when: hp.harden.When | None = None) -> hp.runtime.HardenedModule:
-    program = hp.capture(seeded(CASES[name].make()), sample(name))
-    ranges = hp.profile_ranges(program, sample(name))
+    program = hp.capture(NETWORKS[name].model(), NETWORKS[name].batch(5))
+    ranges = hp.profile_ranges(program, NETWORKS[name].batch(5))
     scores = hp.importance.magnitude(program)
     return hp.harden(program, [hp.Ranger(ranges), TMR(), Aspis(scores, 0.2), hp.KnownBits(), hp.Parity()], when=when)
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[hp.runtime.HardenedModule, Path]:
-    module = protected("residual", hp.runtime.Rotating(3))
+    module = protected("in-place-sum", hp.runtime.Rotating(3))
     folder = tmp_path_factory.mktemp("bundle") / "out"
     hp.save_bundle(module, folder)
     return module, folder
@@ -66,11 +66,11 @@ def faulty(x: Tensor) -> Tensor:
 def test_it_comes_back_with_bounds_guards_schedule_and_names(saved: tuple[hp.runtime.HardenedModule, Path]) -> None:
     module, folder = saved
     twin = hp.load_bundle(folder)
-    x = sample("residual", count=7)
+    x = NETWORKS["in-place-sum"].batch(7)
     assert equal_bits(twin(x), module(x))
     assert equal_bits(twin(faulty(x)), module(faulty(x)))  # beyond all bounds
     with torch.no_grad():
-        assert not equal_bits(twin(faulty(x)), seeded(CASES["residual"].make())(faulty(x)))
+        assert not equal_bits(twin(faulty(x)), NETWORKS["in-place-sum"].model()(faulty(x)))
     assert list(twin.state_dict()) == list(module.state_dict())
     assert all(equal_bits(tensor, module.state_dict()[name]) for name, tensor in twin.state_dict().items())
     assert twin.overlay.label == "ranger+tmr+aspis-20%+known-bits+parity"
@@ -88,9 +88,9 @@ def test_it_comes_back_with_bounds_guards_schedule_and_names(saved: tuple[hp.run
     assert equal_bits(copy.deepcopy(twin)(x), module(x))
 
 
-@pytest.mark.parametrize("name", ["tied", "views"])
+@pytest.mark.parametrize("name", ["shared", "views"])
 def test_tied_tensors_constants_and_views_come_back_and_can_be_saved_again(name: str, tmp_path: Path) -> None:
-    module, x = protected(name), sample(name)
+    module, x = protected(name), NETWORKS[name].batch(5)
     hp.save_bundle(module, tmp_path / "one")
     twin = hp.load_bundle(tmp_path / "one")
     hp.save_bundle(twin, tmp_path / "one")  # over the first one
@@ -100,7 +100,7 @@ def test_tied_tensors_constants_and_views_come_back_and_can_be_saved_again(name:
     assert equal_bits(again(faulty(x)), module(faulty(x)))
     assert again.memory().keys() == module.memory().keys()
     assert again.monitor.extra_bytes == module.monitor.extra_bytes
-    if name == "tied":
+    if name == "shared":
         assert again.get_parameter("a.weight") is again.get_parameter("b.weight")
         assert "gain" not in again.state_dict()
 
@@ -121,7 +121,7 @@ def test_weights_that_changed_on_disk_are_repaired_and_said_so(
 
 
 def test_weights_that_no_guard_can_repair_are_refused(tmp_path: Path) -> None:
-    program = hp.capture(seeded(CASES["residual"].make()), sample("residual"))
+    program = hp.capture(NETWORKS["in-place-sum"].model(), NETWORKS["in-place-sum"].batch(5))
     for protections in ([], [hp.KnownBits()]):
         module = hp.harden(program, protections)
         folder = tmp_path / str(len(protections))
@@ -230,8 +230,8 @@ class Foreign(hp.protections.Protection):
 
 
 def test_what_a_bundle_cannot_hold_is_refused(tmp_path: Path) -> None:
-    program = hp.capture(seeded(CASES["residual"].make()), sample("residual"))
-    ranger = hp.Ranger(hp.profile_ranges(program, sample("residual")))
+    program = hp.capture(NETWORKS["in-place-sum"].model(), NETWORKS["in-place-sum"].batch(5))
+    ranger = hp.Ranger(hp.profile_ranges(program, NETWORKS["in-place-sum"].batch(5)))
     with pytest.raises(HoplonError, match="expected descriptions of hoplon's own kinds, got Foreign"):
         hp.save_bundle(hp.harden(program, [Foreign()]), tmp_path / "a")
     with pytest.raises(HoplonError, match="expected a module without telemetry"):

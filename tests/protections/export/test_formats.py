@@ -26,13 +26,13 @@ from hoplon.protections.runtime.lowering import Form, harden
 from hoplon.protections.runtime.monitor import UncorrectableMemory
 from hoplon.protections.values.policy import RandomInRange, ToZero
 from hoplon.protections.values.ranger import Ranger
-from tests.support.nets import NETS
+from tests.support.networks import GRAPHS, NETWORKS
 
 Run = Callable[[Tensor], Tensor]
 
 
 def hardened(name: str, form: Form = "fused") -> tuple[HardenedModule, Tensor]:
-    net = NETS[name]
+    net = NETWORKS[name]
     program = capture(net.model(), net.batch(2))
     x = net.batch(5, seed=3)
     return harden(program, [Ranger(profile_ranges(program, x * 0.5))], form=form), x
@@ -55,7 +55,7 @@ def from_onnx(module: HardenedModule, folder: Path) -> Run:
 
 
 @pytest.mark.parametrize("form", ["separate", "fused"])
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_a_pt2_file_runs_bit_for_bit_like_the_module(name: str, form: Form, tmp_path: Path) -> None:
     module, x = hardened(name, form)
     loaded = from_pt2(module, tmp_path)
@@ -67,7 +67,7 @@ def test_a_pt2_file_runs_bit_for_bit_like_the_module(name: str, form: Form, tmp_
 
 
 def harden_nothing(name: str) -> HardenedModule:
-    return harden(capture(NETS[name].model(), NETS[name].batch(2)), [])
+    return harden(capture(NETWORKS[name].model(), NETWORKS[name].batch(2)), [])
 
 
 def test_a_pt2_file_says_what_is_bounded(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_fault_in_a_weight_stays_inside_the_bounds_of_the_file(fault: float, t
 
 
 def test_policies_and_channels_reach_onnx_or_are_refused(tmp_path: Path) -> None:
-    net = NETS["concat"]
+    net = NETWORKS["concat"]
     program = capture(net.model(), net.batch(2))
     x = net.batch(5, seed=3)
     channels = profile_ranges(program, x * 0.5, per_channel=True)
@@ -196,7 +196,7 @@ def test_a_package_compiled_ahead_of_time_keeps_its_bounds(tmp_path: Path) -> No
 
 
 def test_guards_are_refused_or_dropped(tmp_path: Path) -> None:
-    net = NETS["tied"]
+    net = NETWORKS["tied"]
     program = capture(net.model(), net.batch(2))
     module = harden(program, [TMR()])
     path = tmp_path / "model.pt2"

@@ -14,13 +14,12 @@ from hoplon.protections.guards.tmr import TMR
 from hoplon.protections.ranges import Bound, Ranges, inherent_ranges, profile_ranges
 from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.values.ranger import Ranger
-from tests.support.harden_nets import CASES, sample, seeded
-from tests.support.nets import NETS
+from tests.support.networks import GRAPHS, NETWORKS, WIRINGS
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_both_forms_get_the_same_bounds_for_the_same_reasons(name: str) -> None:
-    net = NETS[name]
+    net = NETWORKS[name]
     found = {}
     for form in ("export", "eager"):
         program = capture(net.model(), net.batch(2), form=form)
@@ -32,10 +31,10 @@ def test_both_forms_get_the_same_bounds_for_the_same_reasons(name: str) -> None:
         assert found["eager"][site].low == pytest.approx(bound.low, rel=1e-5)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", WIRINGS)
 def test_a_watched_model_gives_what_the_model_gives_on_calibration_inputs(case: str) -> None:
-    model, x = seeded(CASES[case].make()), sample(case, 8)
-    program = capture(model, sample(case), form="eager")
+    model, x = NETWORKS[case].model(), NETWORKS[case].batch(8)
+    program = capture(model, NETWORKS[case].batch(5), form="eager")
     with pytest.warns(HoplonWarning, match=r"every operator passes through Python .*: \d+\.\d times the model's own"):
         module = harden(program, [Ranger(profile_ranges(program, x)), TMR()])
     with torch.inference_mode():
@@ -47,14 +46,14 @@ def test_a_watched_model_gives_what_the_model_gives_on_calibration_inputs(case: 
 
 
 def test_a_watched_model_bounds_a_fault_and_repairs_its_memory() -> None:
-    model, x = seeded(CASES["branches"].make()), sample("branches", 1)
+    model, x = NETWORKS["branches"].model(), NETWORKS["branches"].batch(1)
     program = capture(model, x, form="eager")
     with pytest.warns(HoplonWarning, match="every operator"):
-        module = harden(program, [Ranger(profile_ranges(program, sample("branches", 8)))])
+        module = harden(program, [Ranger(profile_ranges(program, NETWORKS["branches"].batch(8)))])
     module._modules["left"].register_forward_hook(lambda *call: call[2].fill_(float("nan")))
     assert module(x).isfinite().all()
     with pytest.warns(HoplonWarning, match="every operator"):
-        guarded = harden(program, [Ranger(profile_ranges(program, sample("branches", 8))), TMR()])
+        guarded = harden(program, [Ranger(profile_ranges(program, NETWORKS["branches"].batch(8))), TMR()])
     wanted = guarded(x)
     with torch.no_grad():
         guarded.get_parameter("fc.weight")[0, 0] = float("inf")
@@ -98,7 +97,7 @@ def test_what_was_written_in_part_is_bounded_in_no_part() -> None:
 
 
 def test_all_outputs_can_be_bounded_there_too() -> None:
-    net = NETS["concat"]
+    net = NETWORKS["concat"]
     program = capture(net.model(), net.batch(1), form="eager")
     ranges = profile_ranges(program, net.batch(4), sites=Values())
     bounded = Ranger(ranges, where="all", last_linear=True).values(program)

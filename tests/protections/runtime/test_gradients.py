@@ -19,7 +19,7 @@ from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.values.duplicate import Duplicate
 from hoplon.protections.values.policy import Clamp, Detect, Policy, RandomInRange, ToZero
 from hoplon.protections.values.ranger import Ranger
-from tests.support.nets import NETS
+from tests.support.networks import GRAPHS, NETWORKS
 
 FORMS = ("separate", "fused")
 
@@ -46,9 +46,9 @@ def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_inside_of_the_bounds_gradients_are_the_models(name: str, form: str) -> None:
-    model, x = NETS[name].model(), NETS[name].batch(4)
+    model, x = NETWORKS[name].model(), NETWORKS[name].batch(4)
     program = capture(model, x)
     protections = [Ranger(profile_ranges(program, x)), Duplicate()]
     module = harden(program, protections, form=form, gradients=True)  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def test_a_detector_lets_all_gradients_pass() -> None:
 
 
 def test_gradients_are_asked_for() -> None:
-    net = NETS["mlp"]
+    net = NETWORKS["mlp"]
     program = capture(net.model(), net.batch(2))
     protections = [Ranger(profile_ranges(program, net.batch(4)))]
     plain, asked = harden(program, protections), harden(program, protections, gradients=True)
@@ -102,7 +102,7 @@ def test_gradients_are_asked_for() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's compiler about itself
 def test_gradients_survive_the_compiler() -> None:
-    net = NETS["residual"]
+    net = NETWORKS["residual"]
     program, x = capture(net.model(), net.batch(2)), net.batch(4)
     module = harden(program, [Ranger(profile_ranges(program, x))], gradients=True)
     torch.compiler.reset()
@@ -125,7 +125,7 @@ def test_gradients_survive_the_compiler() -> None:
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_the_compiled_module_counts_what_the_module_counts(backend: str, form: str) -> None:
-    net = NETS["concat"]
+    net = NETWORKS["concat"]
     program, x = capture(net.model(), net.batch(2)), net.batch(8, seed=11)
     ranger = Ranger(Ranges({"relu:relu": Bound(0.0, 0.5), ":gelu": Bound(-0.01, 0.02)}))
     plain, module = (harden(program, [ranger], telemetry=True, form=form) for _ in range(2))  # type: ignore[arg-type]
@@ -140,7 +140,7 @@ def test_the_compiled_module_counts_what_the_module_counts(backend: str, form: s
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("memory", ["contiguous", "channels_last"])
 def test_models_in_half_precision_and_with_channels_last_strides(dtype: torch.dtype, memory: str) -> None:
-    net = NETS["residual"]
+    net = NETWORKS["residual"]
     strides = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[memory]
     model, x = net.model().to(dtype).to(memory_format=strides), net.batch(8).to(dtype).to(memory_format=strides)
     single = profile_ranges(capture(net.model(), net.batch(2)), net.batch(8).to(dtype).float())
@@ -163,7 +163,7 @@ def test_models_in_half_precision_and_with_channels_last_strides(dtype: torch.dt
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_on_an_accelerator(dtype: torch.dtype, form: str) -> None:
-    net = NETS["concat"]
+    net = NETWORKS["concat"]
     model, x = net.model().to("cuda", dtype), net.batch(8).to("cuda", dtype)
     program = capture(model, x[:2])
     ranges = profile_ranges(program, x)

@@ -18,11 +18,11 @@ from hoplon.formats.digest import digest_of
 from hoplon.protections import GuardReport, StaleGuardError
 from hoplon.protections.memory_guard import Guard
 from hoplon.protections.runtime import UncorrectableMemory
-from tests.support.harden_nets import CASES, sample, seeded
+from tests.support.networks import NETWORKS
 
 
-def net(name: str = "residual") -> nn.Module:
-    return seeded(CASES[name].make())
+def net(name: str = "in-place-sum") -> nn.Module:
+    return NETWORKS[name].model()
 
 
 def strike(model: nn.Module, name: str = "fc.weight", value: float = 1e30) -> None:
@@ -55,7 +55,7 @@ def test_two_lines_repair_parameters_and_buffers() -> None:
 
 
 def test_a_hook_checks_before_each_forward_pass_until_it_is_taken_away() -> None:
-    model, x = net(), sample("residual")
+    model, x = net(), NETWORKS["in-place-sum"].batch(5)
     with torch.no_grad():
         wanted = model(x)
         guarded = hp.guard(model, [TMR()], hook=True)
@@ -90,7 +90,7 @@ def test_any_dtype(dtype: torch.dtype) -> None:
 
 
 def test_tied_weights_are_guarded_once_and_repaired_under_both_names() -> None:
-    model = net("tied")
+    model = net("shared")
     guarded = hp.guard(model, [TMR()])
     assert guarded.monitor.extra_bytes == 2 * 4 * (16 + 4 + 4 + 1)
     strike(model, "a.weight")
@@ -135,7 +135,7 @@ class _Asked(Guard):
 )
 def test_which_forward_passes_check_what(when: hp.harden.When | None, wanted: list[tuple[int, int]]) -> None:
     asked: list[tuple[int, int]] = []
-    model, x = net(), sample("residual")
+    model, x = net(), NETWORKS["in-place-sum"].batch(5)
     guarded = hp.guard(model, [Asked(asked)], when=when, hook=True)
     for _ in range(5):
         model(x)
@@ -191,7 +191,7 @@ def test_a_rotating_check_meets_every_fault_within_its_bound(turns: int) -> None
 
 
 def test_what_was_found_is_remembered_and_logged(caplog: pytest.LogCaptureFixture) -> None:
-    model, x = net(), sample("residual")
+    model, x = net(), NETWORKS["in-place-sum"].batch(5)
     guarded = hp.guard(model, [TMR()], hook=True, on_uncorrectable=lambda report: None)
     model(x)
     assert not guarded.monitor.events
@@ -214,7 +214,7 @@ def test_what_was_found_is_remembered_and_logged(caplog: pytest.LogCaptureFixtur
 
 
 def test_uncorrectable_memory_raises_again_and_again_or_calls_back() -> None:
-    model, x = net(), sample("residual")
+    model, x = net(), NETWORKS["in-place-sum"].batch(5)
     guarded = hp.guard(model, [TMR()], when=hp.runtime.EveryForward(5), hook=True)
     beyond_repair(guarded)
     for _ in range(2):  # a refused pass does not use up the check
@@ -361,24 +361,24 @@ def test_scores_of_another_model_are_refused() -> None:
 
 def test_scores_know_the_weights_they_are_of() -> None:
     model = net()
-    scores = hp.importance.magnitude(hp.capture(model, sample("residual")))
+    scores = hp.importance.magnitude(hp.capture(model, NETWORKS["in-place-sum"].batch(5)))
     assert hp.guard(model, [Aspis(scores, 0.1)]).check().checked == scores.count(0.1)
     with pytest.raises(HoplonError, match=r"expected the weights that were scored \(magnitude\)"):
-        hp.guard(seeded(CASES["residual"].make(), seed=9), [Aspis(scores, 0.1)])
+        hp.guard(NETWORKS["in-place-sum"].model(9), [Aspis(scores, 0.1)])
 
 
 def test_a_module_with_bounds_alone_asks_nothing_of_its_memory() -> None:
-    program = hp.capture(net(), sample("residual"))
-    module = hp.harden(program, [hp.Ranger(hp.profile_ranges(program, sample("residual")))])
+    program = hp.capture(net(), NETWORKS["in-place-sum"].batch(5))
+    module = hp.harden(program, [hp.Ranger(hp.profile_ranges(program, NETWORKS["in-place-sum"].batch(5)))])
     assert module.to("meta").check() == GuardReport()
     with pytest.raises(HoplonError, match=r"expected dense tensors in memory to guard, got .* \(on the meta device\)"):
         hp.harden(program, [TMR()]).to("meta")
 
 
 def test_what_cannot_be_guarded_is_refused() -> None:
-    program = hp.capture(net(), sample("residual"))
+    program = hp.capture(net(), NETWORKS["in-place-sum"].batch(5))
     with pytest.raises(HoplonError, match="got ranger, which changes values and needs a graph: hp.harden"):
-        hp.guard(net(), [hp.Ranger(hp.ranges.inherent_ranges(hp.capture(net("pooled"), sample("pooled"))))])
+        hp.guard(net(), [hp.Ranger(hp.ranges.inherent_ranges(hp.capture(net("pooled"), NETWORKS["pooled"].batch(5))))])
     with pytest.raises(HoplonError, match="expected protections such as hp.TMR"):
         hp.guard(net(), [program])  # type: ignore[list-item]
     with pytest.raises(HoplonError, match="in software, got sec-ded-memory, which models hardware"):
@@ -399,7 +399,7 @@ def test_what_cannot_be_guarded_is_refused() -> None:
 @pytest.mark.parametrize("order", ["hook, compile", "compile, hook", "hook on the compiled", "compile in place, hook"])
 def test_a_compiled_model_goes_on_checking(order: str, backend: str) -> None:
     torch._dynamo.reset()
-    model, x = net(), sample("residual")
+    model, x = net(), NETWORKS["in-place-sum"].batch(5)
     with torch.no_grad():
         wanted = model(x)
         if order == "hook, compile":
@@ -427,7 +427,7 @@ def test_a_compiled_model_goes_on_checking(order: str, backend: str) -> None:
 
 def test_a_compiled_hardened_module_goes_on_checking() -> None:
     torch._dynamo.reset()
-    x = sample("residual")
+    x = NETWORKS["in-place-sum"].batch(5)
     hardened = hp.harden(hp.capture(net(), x), [TMR()])
     wanted = hardened(x)
     run = torch.compile(hardened, backend="aot_eager")
@@ -438,7 +438,7 @@ def test_a_compiled_hardened_module_goes_on_checking() -> None:
 
 
 def test_a_hooked_model_is_copied_with_its_guards_and_not_exported_or_pickled() -> None:
-    model, x = net("tied"), sample("tied")
+    model, x = net("shared"), NETWORKS["shared"].batch(5)
     guarded = hp.guard(model, [TMR()], hook=True)
     with torch.no_grad():
         wanted = model(x)

@@ -24,7 +24,7 @@ from hoplon.protections.runtime.lowering import Form, harden, lower
 from hoplon.protections.runtime.monitor import UncorrectableMemory
 from hoplon.protections.values.clamp import BoundValue
 from hoplon.protections.values.ranger import Coverage, Ranger
-from tests.support.harden_nets import CASES, sample, seeded
+from tests.support.networks import NETWORKS, WIRINGS
 
 
 class Shift(Protection):
@@ -94,9 +94,9 @@ def random_words(value: Tensor) -> Tensor:
     return words.view(torch.float32)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", WIRINGS)
 def test_without_protection_it_is_the_model(case: str) -> None:
-    model, x = seeded(CASES[case].make()), sample(case)
+    model, x = NETWORKS[case].model(), NETWORKS[case].batch(5)
     module = lower(capture(model, x), Overlay())
     assert not any("_protection" in name for name, _ in module.named_modules())
     with torch.no_grad():
@@ -106,10 +106,10 @@ def test_without_protection_it_is_the_model(case: str) -> None:
     assert not module(x).requires_grad
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", WIRINGS)
 @pytest.mark.parametrize("make", [protections, lambda program, x: [Shift()]], ids=["ranger+tmr", "shift"])
 def test_module_and_overlay_agree_bit_for_bit(case: str, make: Callable[..., list[Protection]]) -> None:
-    model, x = seeded(CASES[case].make()), sample(case)
+    model, x = NETWORKS[case].model(), NETWORKS[case].batch(5)
     before, given = hashes(model), x.clone()
     program = capture(model, x)
     over = overlay(program, make(program, x))
@@ -123,17 +123,17 @@ def test_module_and_overlay_agree_bit_for_bit(case: str, make: Callable[..., lis
     assert equal_bits(x, given)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", WIRINGS)
 def test_every_operator_of_the_graph_is_named_like_the_site(case: str) -> None:
-    program = capture(seeded(CASES[case].make()), sample(case))
+    program = capture(NETWORKS[case].model(), NETWORKS[case].batch(5))
     module = harden(program, [])
     named = [node.meta["site"] for node in module.graph_module.graph.nodes if "site" in node.meta]
     assert sorted(named) == sorted(site.name for site in program.value_sites)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", WIRINGS)
 def test_module_and_overlay_agree_under_faults(case: str) -> None:
-    model, x = seeded(CASES[case].make()), sample(case)
+    model, x = NETWORKS[case].model(), NETWORKS[case].batch(5)
     program = capture(model, x)
     over = overlay(program, [Ranger(profile_ranges(program, x))])
     landed = 0
@@ -147,9 +147,9 @@ def test_module_and_overlay_agree_under_faults(case: str) -> None:
     assert landed > 2
 
 
-@pytest.mark.parametrize("case", ["residual", "branches", "views", "tied"])
+@pytest.mark.parametrize("case", ["in-place-sum", "branches", "views", "shared"])
 def test_the_fused_form_gives_the_same_values_with_fewer_operators(case: str) -> None:
-    model, x = seeded(CASES[case].make()), sample(case)
+    model, x = NETWORKS[case].model(), NETWORKS[case].batch(5)
     program = capture(model, x)
     given = protections(program, x)
     separate, fused = harden(program, given), harden(program, given, form="fused")
@@ -165,7 +165,7 @@ def test_the_fused_form_gives_the_same_values_with_fewer_operators(case: str) ->
 
 
 def test_a_fault_in_a_fused_relu_comes_after_its_bound() -> None:
-    model, x = seeded(CASES["residual"].make()), sample("residual")
+    model, x = NETWORKS["in-place-sum"].model(), NETWORKS["in-place-sum"].batch(5)
     program = capture(model, x)
     ranger = [Ranger(profile_ranges(program, x))]
 
@@ -181,8 +181,8 @@ def test_a_fault_in_a_fused_relu_comes_after_its_bound() -> None:
 
 
 def test_its_state_has_the_users_names_and_ties() -> None:
-    model = seeded(CASES["tied"].make())
-    program = capture(model, sample("tied"))
+    model = NETWORKS["shared"].model()
+    program = capture(model, NETWORKS["shared"].batch(5))
     module = harden(program, [TMR()])
     assert set(module.state_dict()) == set(model.state_dict())
     assert module.get_parameter("a.weight") is module.get_parameter("b.weight")
@@ -195,9 +195,9 @@ def test_its_state_has_the_users_names_and_ties() -> None:
 
 
 def test_shared_memory_is_repaired_in_the_users_model() -> None:
-    model = seeded(CASES["residual"].make())
+    model = NETWORKS["in-place-sum"].model()
     before = hashes(model)
-    x = sample("residual")
+    x = NETWORKS["in-place-sum"].batch(5)
     program = capture(model, x)
     own, shared = harden(program, [TMR()]), harden(program, [TMR()], copy=False)
     wanted = own(x)
@@ -212,7 +212,7 @@ def test_shared_memory_is_repaired_in_the_users_model() -> None:
 
 
 def test_guards_check_before_each_forward_pass() -> None:
-    model, x = seeded(CASES["residual"].make()), sample("residual")
+    model, x = NETWORKS["in-place-sum"].model(), NETWORKS["in-place-sum"].batch(5)
     program = capture(model, x)
     scores = taylor(program, (x, torch.zeros(len(x), dtype=torch.int64)), loss=F.cross_entropy)
     module = harden(program, [TMR(), Aspis(scores, 0.1)])
@@ -237,8 +237,8 @@ def uncorrectable(module: HardenedModule) -> None:
 
 
 def test_uncorrectable_memory_raises_or_calls_back() -> None:
-    x = sample("residual")
-    program = capture(seeded(CASES["residual"].make()), x)
+    x = NETWORKS["in-place-sum"].batch(5)
+    program = capture(NETWORKS["in-place-sum"].model(), x)
     module = harden(program, [TMR()])
     uncorrectable(module)
     with pytest.raises(UncorrectableMemory, match="got 1 uncorrectable words in conv1.weight") as info:
@@ -252,9 +252,9 @@ def test_uncorrectable_memory_raises_or_calls_back() -> None:
 
 
 def test_loading_and_moving_arm_the_guards_anew() -> None:
-    x = sample("residual")
-    program = capture(seeded(CASES["residual"].make()), x)
-    other = seeded(CASES["residual"].make(), seed=9)
+    x = NETWORKS["in-place-sum"].batch(5)
+    program = capture(NETWORKS["in-place-sum"].model(), x)
+    other = NETWORKS["in-place-sum"].model(9)
     scores = taylor(program, (x, torch.zeros(len(x), dtype=torch.int64)), loss=F.cross_entropy)
     module = harden(program, [TMR(), Aspis(scores, 0.05)])
     uncorrectable(module)
@@ -279,8 +279,8 @@ def test_loading_and_moving_arm_the_guards_anew() -> None:
 
 
 def test_constants_move_and_are_guarded_with_the_rest() -> None:
-    x = sample("tied")
-    module = harden(capture(seeded(CASES["tied"].make()), x), [TMR()])
+    x = NETWORKS["shared"].batch(5)
+    module = harden(capture(NETWORKS["shared"].model(), x), [TMR()])
     constant = next(name for name in module.memory() if "lifted" in name)
     assert constant not in module.state_dict()
     wanted = module(x)
@@ -292,7 +292,7 @@ def test_constants_move_and_are_guarded_with_the_rest() -> None:
 
 
 def test_train_mode_is_refused_and_eval_is_not() -> None:
-    module = harden(capture(seeded(CASES["residual"].make()), sample("residual")), [TMR()])
+    module = harden(capture(NETWORKS["in-place-sum"].model(), NETWORKS["in-place-sum"].batch(5)), [TMR()])
     assert module.eval() is module
     assert not module.training
     with pytest.raises(HoplonError, match=r"expected a hardened module to stay in eval mode, got train\(\)"):
@@ -302,8 +302,8 @@ def test_train_mode_is_refused_and_eval_is_not() -> None:
 
 
 def test_a_deep_copy_is_on_its_own() -> None:
-    x = sample("tied")
-    module = harden(capture(seeded(CASES["tied"].make()), x), [TMR()])
+    x = NETWORKS["shared"].batch(5)
+    module = harden(capture(NETWORKS["shared"].model(), x), [TMR()])
     twin = copy.deepcopy(module)
     assert twin.state_dict().keys() == module.state_dict().keys()
     wanted = module(x)
@@ -315,8 +315,8 @@ def test_a_deep_copy_is_on_its_own() -> None:
 
 
 def test_where_the_untouched_form_calls_an_operator_once_more_the_functional_form_is_taken() -> None:
-    x = sample("residual")
-    program = capture(seeded(CASES["residual"].make()), x)
+    x = NETWORKS["in-place-sum"].batch(5)
+    program = capture(NETWORKS["in-place-sum"].model(), x)
     over = overlay(program, [Ranger(profile_ranges(program, x[:2] * 0.5))])
     wanted = with_overlay(program, over, x, {})
     graph = program.exported.graph
@@ -353,7 +353,7 @@ def test_a_result_that_shares_memory_is_told_from_a_fresh_one() -> None:
 
 
 def test_unknown_forms_and_foreign_overlays_are_refused() -> None:
-    program = capture(seeded(CASES["residual"].make()), sample("residual"))
+    program = capture(NETWORKS["in-place-sum"].model(), NETWORKS["in-place-sum"].batch(5))
     form: Form = "melted"  # type: ignore[assignment]
     with pytest.raises(HoplonError, match="expected form 'separate' or 'fused', got 'melted'"):
         harden(program, [], form=form)
@@ -365,7 +365,7 @@ def test_unknown_forms_and_foreign_overlays_are_refused() -> None:
 
 @pytest.mark.parametrize("form", ["separate", "fused"])
 def test_the_compiler_sees_one_graph_without_a_warning(form: Form) -> None:
-    model, x = seeded(CASES["branches"].make()), sample("branches")
+    model, x = NETWORKS["branches"].model(), NETWORKS["branches"].batch(5)
     program = capture(model, x)
     module = harden(program, [Ranger(profile_ranges(program, x[:2] * 0.5, batch=2))], form=form)
     torch.compiler.reset()
@@ -375,8 +375,8 @@ def test_the_compiler_sees_one_graph_without_a_warning(form: Form) -> None:
 
 
 def test_bounds_from_zero_are_plain_functions_in_the_graph() -> None:
-    x = sample("residual")
-    program = capture(seeded(CASES["residual"].make()), x)
+    x = NETWORKS["in-place-sum"].batch(5)
+    program = capture(NETWORKS["in-place-sum"].model(), x)
     module = harden(program, [Ranger(profile_ranges(program, x))], form="fused")
     bounds = [node for node in module.graph_module.graph.nodes if "effect" in node.meta]
     assert [node.meta["effect"] for node in bounds] == list(module.overlay.values.values())

@@ -21,7 +21,7 @@ from hoplon.protections.ranges import profile_ranges
 from hoplon.protections.runtime.hardened_module import HardenedModule
 from hoplon.protections.runtime.lowering import lower
 from hoplon.protections.values.ranger import Ranger
-from tests.support.nets import NETS
+from tests.support.networks import GRAPHS, NETWORKS
 
 BATCH, FAULTS = 4, 100
 
@@ -45,7 +45,7 @@ class _Injecting(fx.Interpreter):
 
 
 def _setting(name: str) -> tuple[Program, Tensor, Overlay, HardenedModule]:
-    net = NETS[name]
+    net = NETWORKS[name]
     program = capture(net.model(), net.batch(2))
     ranges = profile_ranges(program, Inputs(net.batch(8, seed=11)))  # few inputs: some golden values are bounded too
     over = overlay(program, [Ranger(ranges)])
@@ -58,7 +58,7 @@ def _drawn(program: Program, sites: Values | Memory) -> FaultTable:
     return draw_faults(population, FAULTS, sampling=ElementUniform(), generator=unit_generator(6, 0))
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_module_equals_overlay_fault_free_and_under_value_faults(name: str) -> None:
     program, x, over, module = _setting(name)
     replay = Replay(program, over, BATCH, program.value_sites)
@@ -78,7 +78,7 @@ def test_module_equals_overlay_fault_free_and_under_value_faults(name: str) -> N
         assert equal_bits(found, outputs[0]), fault
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_module_equals_overlay_under_memory_faults(name: str) -> None:
     program, x, over, module = _setting(name)
     replay = Replay(program, over, BATCH, program.memory_sites)
@@ -99,9 +99,9 @@ def test_module_equals_overlay_under_memory_faults(name: str) -> None:
         assert equal_bits(module(x), golden.outputs[0])
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_a_guarded_module_repairs_what_its_overlay_repairs(name: str) -> None:
-    net = NETS[name]
+    net = NETWORKS[name]
     program, x = capture(net.model(), net.batch(2)), net.batch(BATCH)
     module = lower(program, overlay(program, [TMR()]))
     with torch.inference_mode():

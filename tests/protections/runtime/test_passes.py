@@ -11,16 +11,16 @@ from hoplon.protections.runtime.hardened_module import HardenedModule
 from hoplon.protections.runtime.lowering import Form, harden
 from hoplon.protections.runtime.passes import added_passes
 from hoplon.protections.values.ranger import Ranger
-from tests.support.nets import NETS
+from tests.support.networks import GRAPHS, NETWORKS
 
 
 def hardened(name: str, form: Form) -> HardenedModule:
-    net = NETS[name]
+    net = NETWORKS[name]
     program = capture(net.model(), net.batch(2))
     return harden(program, [Ranger(profile_ranges(program, net.batch(4)))], form=form)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_the_fused_form_adds_no_pass_over_any_relu(name: str) -> None:
     separate, fused = added_passes(hardened(name, "separate")), added_passes(hardened(name, "fused"))
     assert separate.keys() == fused.keys() == hardened(name, "fused").overlay.values.keys()

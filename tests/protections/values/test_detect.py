@@ -20,19 +20,19 @@ from hoplon.protections.runtime.passes import added_passes
 from hoplon.protections.values.exceedance import exceedances
 from hoplon.protections.values.policy import Detect
 from hoplon.protections.values.ranger import Ranger
-from tests.support.nets import NETS
+from tests.support.networks import NETWORKS
 
 FORMS = ("export", "eager")
 
 
 @pytest.fixture(scope="module", params=FORMS)
 def program(request: pytest.FixtureRequest) -> Program:
-    net = NETS["concat"]
+    net = NETWORKS["concat"]
     return capture(net.model(), net.batch(2), form=request.param)
 
 
 def data(count: int = 8) -> Tensor:
-    return NETS["concat"].batch(count, seed=11)
+    return NETWORKS["concat"].batch(count, seed=11)
 
 
 def test_what_is_flagged_is_run_again_and_what_is_not_goes_on_as_unprotected(program: Program) -> None:
@@ -85,7 +85,7 @@ def test_a_module_repeats_a_flagged_pass_and_counts_it(program: Program) -> None
 
 @pytest.mark.parametrize("form", ["separate", "fused"])
 def test_telemetry_counts_what_is_corrected_and_is_off_by_default(form: str) -> None:
-    net = NETS["concat"]
+    net = NETWORKS["concat"]
     program = capture(net.model(), net.batch(2))
     ranges = profile_ranges(program, data())
     module = harden(program, [Ranger(ranges)], telemetry=True, form=form)
@@ -111,7 +111,7 @@ def test_false_alarms_are_counted_on_held_out_data(program: Program) -> None:
     x = data(40)
     ranges = profile_ranges(program, x[:4])
     found = exceedances(program, [Ranger(ranges, policy=Detect(margin=0))], Inputs(x), batch=7)
-    gelu = torch.nn.functional.gelu(NETS["concat"].model().right(x))
+    gelu = torch.nn.functional.gelu(NETWORKS["concat"].model().right(x))
     beyond = gelu > ranges[":gelu"].high * (1 + 1e-6)
     assert found.sites[":gelu"].values == int(beyond.sum()) > 0
     assert found.sites[":gelu"].images == int(beyond.flatten(1).any(1).sum())

@@ -29,13 +29,13 @@ from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.values.duplicate import Duplicate, RepeatedOperator, agreed
 from hoplon.protections.values.exceedance import exceedances
 from hoplon.protections.values.ranger import Ranger
-from tests.support.nets import NETS
+from tests.support.networks import GRAPHS, NETWORKS
 
 BATCH = 4
 
 
 def program_of(name: str, form: str = "export") -> Program:
-    return capture(NETS[name].model(), NETS[name].batch(2), form=form)
+    return capture(NETWORKS[name].model(), NETWORKS[name].batch(2), form=form)
 
 
 def repeated(module: HardenedModule) -> list[RepeatedOperator]:
@@ -68,10 +68,10 @@ def test_two_runs_that_differ_are_settled_by_a_third() -> None:
 
 
 @pytest.mark.parametrize("with_bounds", [False, True])
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", GRAPHS)
 def test_module_equals_overlay_under_faults_in_every_run_and_before_it(name: str, with_bounds: bool) -> None:
-    program, x = program_of(name), NETS[name].batch(BATCH, seed=12)
-    ranges = profile_ranges(program, NETS[name].batch(8, seed=11), sites=Values())
+    program, x = program_of(name), NETWORKS[name].batch(BATCH, seed=12)
+    ranges = profile_ranges(program, NETWORKS[name].batch(8, seed=11), sites=Values())
     bounds = [Ranger(ranges, last_linear=True)] if with_bounds else []
     over = overlay(program, [*bounds, Duplicate()])
     (site,) = (name for name, effect in over.values.items() if effect.repeats)
@@ -108,7 +108,7 @@ def test_module_equals_overlay_under_faults_in_every_run_and_before_it(name: str
 
 
 def test_a_fault_before_or_after_the_two_runs_passes_unseen() -> None:
-    program, x = program_of("mlp"), NETS["mlp"].batch(BATCH)
+    program, x = program_of("mlp"), NETWORKS["mlp"].batch(BATCH)
     all_ones, one = native(torch.float32).all_ones, torch.ones(1, dtype=torch.int64)
     hit = Injections(one, one, one * all_ones, one << 30)
     plain, over = overlay(program, []), overlay(program, [Duplicate()])
@@ -129,7 +129,7 @@ def test_a_fault_before_or_after_the_two_runs_passes_unseen() -> None:
 
 @pytest.mark.parametrize("form", ["export", "eager"])
 def test_a_campaign_calls_such_faults_detected_and_corrected(form: str) -> None:
-    program, x = program_of("concat", form), NETS["concat"].batch(12)
+    program, x = program_of("concat", form), NETWORKS["concat"].batch(12)
     table = Campaign(program, Inputs(x), sites=Values(kind="linear"), fault_model=BitFlip(bits=(30, 31))).draw(
         count=40, seed=0
     )
@@ -149,7 +149,7 @@ def test_a_campaign_calls_such_faults_detected_and_corrected(form: str) -> None:
 
 
 def test_a_watched_model_runs_the_operator_twice_too() -> None:
-    program, x = program_of("concat", "eager"), NETS["concat"].batch(1)
+    program, x = program_of("concat", "eager"), NETWORKS["concat"].batch(1)
     with pytest.warns(HoplonWarning, match="every operator passes through Python"):
         module = harden(program, [Duplicate()], telemetry=True)
     watched: Any = module._runner
@@ -176,7 +176,7 @@ def test_flops_count_the_operator_once_more() -> None:
 
 
 def test_a_copy_counts_on_its_own_and_the_compiler_keeps_both_runs() -> None:
-    program, x = program_of("mlp"), NETS["mlp"].batch(2)
+    program, x = program_of("mlp"), NETWORKS["mlp"].batch(2)
     module = harden(program, [Duplicate(("fc1:linear", "fc3:linear"))], telemetry=True)
     twin = copy.deepcopy(module)
     for place in repeated(twin):
@@ -214,4 +214,4 @@ def test_what_cannot_run_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HoplonError, match="a module that runs each operator once, got duplicate: .* merges equal"):
         export_pt2(harden(program, [Duplicate()]), tmp_path / "twice.pt2")
     with pytest.raises(HoplonError, match="expected a protection that bounds values, got none"):
-        exceedances(program, [Duplicate()], NETS["concat"].batch(2))
+        exceedances(program, [Duplicate()], NETWORKS["concat"].batch(2))

@@ -19,8 +19,8 @@ from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.runtime.passes import added_passes
 from hoplon.protections.values.policy import Clamp, Detect, Policy, RandomInRange, ToZero
 from hoplon.protections.values.ranger import Ranger
+from tests.support.networks import NETWORKS
 from tests.support.oracles import DTYPES, awkward, outwards
-from tests.support.nets import NETS
 
 POLICIES: list[Policy] = [Clamp(), ToZero(), RandomInRange(seed=3)]
 BOUNDS = [Bound(0.0, 6.0), Bound(0.25, 4.0), Bound(-0.5, 3.0), Bound(-2.0, -1.0), Bound(0.0, 0.0), Bound(0.1, 0.7)]
@@ -94,7 +94,7 @@ def test_a_random_replacement_depends_on_seed_site_and_word_alone() -> None:
 
 
 def test_tracing_leaves_nothing_behind_that_a_run_would_trip_over() -> None:
-    net = NETS["concat"]
+    net = NETWORKS["concat"]
     program = capture(net.model(), net.batch(2))
     ranges = profile_ranges(program, net.batch(8), per_channel=True)
     module = harden(program, [Ranger(ranges)])
@@ -105,7 +105,7 @@ def test_tracing_leaves_nothing_behind_that_a_run_would_trip_over() -> None:
 
 
 def test_a_detector_is_not_exported_in_silence(tmp_path: Path) -> None:
-    net = NETS["concat"]
+    net = NETWORKS["concat"]
     program = capture(net.model(), net.batch(2))
     module = harden(program, [Ranger(profile_ranges(program, net.batch(8)), policy=Detect())])
     with pytest.raises(HoplonError, match="expected a module whose bounds act by themselves, got ranger-detect"):

@@ -1,4 +1,4 @@
-"""Networks of feature maps for tests of replay: random layers, and a wide one with a residual sum."""
+"""Random networks of feature maps, for tests of replay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 BATCH = 3
 # Sign, every part of the exponent, the first and the last bits of the mantissa.
 BITS = (31, 30, 29, 27, 24, 23, 22, 12, 3, 0)
-CHANNELS = 64
 
 
 @dataclass(frozen=True)
@@ -92,19 +91,3 @@ LAYERS = st.lists(
     st.builds(Layer, st.sampled_from(KINDS), st.tuples(*[st.integers(0, 5)] * 6)), min_size=2, max_size=8
 ).map(tuple)
 SIZES = st.tuples(st.integers(5, 14), st.integers(5, 14))
-
-
-class Residual(nn.Module):
-    """Convolutions wide enough to be run by blocks of channels, batch norms, a sum that takes an older map up again."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(4, CHANNELS, 3, padding=1)
-        self.second = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(CHANNELS) for _ in range(2))
-        self.head = nn.Linear(CHANNELS, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.norms[0](self.first(x)).relu()
-        x = (self.norms[1](self.second(x)) + x).relu()
-        return self.head(x.mean((2, 3)))
