@@ -24,7 +24,7 @@ from hoplon import (
 )
 from hoplon.faults import AdjacentBits, BitRate, Burst, Elements, FaultModel, Function, Mixture, series_to_words
 from hoplon.faults.sampling import Exhaustive, Explicit, TopScore
-from hoplon.formats import FixedPoint, Quantized, dtypes as native, equal_bits
+from hoplon.formats import FixedPoint, Quantized, equal_bits, native
 from hoplon.program.program import Program
 from hoplon.protections.ranges import profile_ranges
 from tests.support.networks import NETWORKS

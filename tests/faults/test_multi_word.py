@@ -26,7 +26,7 @@ from hoplon.faults import (
     StuckAt,
     Zero,
 )
-from hoplon.formats import FixedPoint, Quantized, dtypes as native, equal_bits
+from hoplon.formats import FixedPoint, Quantized, equal_bits, native
 from hoplon.program.sites import MemorySite
 
 SITES = (

@@ -14,7 +14,7 @@ from scipy import stats
 from hoplon.errors import HoplonError
 from hoplon.faults import AdjacentBits, BitFlip, Places, RandomValue, StuckAt, WordModel, Zero
 from hoplon.faults.single_word import single_bits
-from hoplon.formats import FixedPoint, Native, NumberFormat, Quantized, dtypes as native, same_bits
+from hoplon.formats import FixedPoint, Native, NumberFormat, Quantized, native, same_bits
 from hoplon.program.sites import MemorySite
 
 # One row per fault model; the shared properties below run over all of them and all formats.

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, strategies as st
 
 from hoplon.errors import HoplonError
-from hoplon.formats import Native, dtypes as native, equal_bits, format_named, integer_view, one_per_word, same_bits
+from hoplon.formats import Native, equal_bits, format_named, integer_view, native, one_per_word, same_bits
 from tests.reference import bits
 
 # One row per format; every property below runs over all of them.

@@ -16,7 +16,7 @@ from hoplon.injection.golden_run import GoldenRun
 from hoplon.injection.golden_values import SharedReplay
 from hoplon.injection.replay import RegionReplay
 from hoplon.injection.value_faults import ValueFaultRuns
-from hoplon.injection.working_memory import WorkingMemory
+from hoplon.injection.working_memory import WorkingMemory, strike_word
 from hoplon.protections.base import Overlay
 from hoplon.zoo.networks.lenet_digits import LeNet
 from tests.support.networks import NETWORKS
@@ -98,21 +98,23 @@ def test_every_planned_memory_fault_hits_its_word_alone(name: str) -> None:
     small = {name for name, site in sites.items() if site.numel <= 4096}
     for fault, flip in zip(table.frame.iter_rows(named=True), flips, strict=True):
         site = sites[fault["site"]]
-        before, after = memory.corrupt(site, fault["element"], form=_form(), keep=_form().all_ones, flip=flip)
+        before, after = strike_word(
+            memory.tensors[site.name], fault["element"], form=_form(), keep=_form().all_ones, flip=flip
+        )
         assert before ^ after == flip
         if site.name in small or hits % 100 == 0:  # a look at every word of a large tensor, for one fault in a hundred
             for alias in (site.name, *site.aliases):
                 wrong = (integer_view(memory.tensors[alias]) != integer_view(golden[site.name])).flatten().nonzero()
                 assert wrong.flatten().tolist() == [fault["element"]]
         hits += 1
-        memory.restore([site.name]) if site.numel <= 4096 else memory.corrupt(
-            site, fault["element"], form=_form(), keep=_form().all_ones, flip=flip
+        memory.restore([site.name]) if site.numel <= 4096 else strike_word(
+            memory.tensors[site.name], fault["element"], form=_form(), keep=_form().all_ones, flip=flip
         )
     assert hits == FAULTS
     assert not memory.changed(sites)
 
 
 def _form() -> Any:
-    from hoplon.formats import dtypes as native
+    from hoplon.formats import native
 
     return native(torch.float32)

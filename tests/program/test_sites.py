@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from hoplon import Memory, Values, capture
 from hoplon.errors import SiteError
-from hoplon.program.eager_watch import eager_sites
+from hoplon.program.eager_watch import OperatorWatch
 from hoplon.program.sites import ValueSite
 from hoplon.program.tracing import identities
 from tests.support.networks import GRAPHS, NETWORKS
+
+
+def eager_sites(model: nn.Module, x: Tensor) -> list[ValueSite]:
+    """The operator outputs of one eager forward pass, in execution order; their shapes include the batch axis."""
+    seen: list[ValueSite] = []
+    watch = OperatorWatch(
+        model, lambda call: seen.extend(who.site(out.shape, out.dtype) for who, out in call.outputs())
+    )
+    with torch.inference_mode(), watch.watching():
+        model(x)
+    return seen
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -18,7 +30,7 @@ def test_sites_are_the_same_in_every_form(name: str) -> None:
     net = NETWORKS[name]
     model, x = net.model(), net.batch(3)
     program = capture(model, x)
-    raw = [ValueSite(i.owner, i.kind, i.call, i.output).name for i in identities(program.exported.graph).values()]
+    raw = [identity.name for identity in identities(program.exported.graph).values()]
     eager = [site.name for site in eager_sites(model, x)]
     assert tuple(site.name for site in program.value_sites) == net.sites
     assert tuple(raw) == net.sites

@@ -46,7 +46,7 @@ from hoplon.campaign.stratified.two_phase import TwoPhaseRun
 from hoplon.errors import StoreError
 from hoplon.faults import Elements, FaultTable, Target
 from hoplon.faults.sampling import ElementUniform, Exhaustive, Population
-from hoplon.formats import FixedPoint, dtypes as native
+from hoplon.formats import FixedPoint, native
 from hoplon.injection.golden_run import GoldenRun
 from hoplon.injection.injector import Injector
 from hoplon.protections.base import Overlay

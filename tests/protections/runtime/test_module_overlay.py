@@ -11,9 +11,9 @@ from torch import Tensor, fx
 from hoplon import Inputs, Memory, Values, capture
 from hoplon.faults import BitFlip, FaultTable, series_to_words
 from hoplon.faults.sampling import ElementUniform, Population, draw_faults, unit_generator
-from hoplon.formats import dtypes as native, equal_bits
+from hoplon.formats import equal_bits, native
 from hoplon.injection.replay import Injections, Replay
-from hoplon.injection.working_memory import WorkingMemory
+from hoplon.injection.working_memory import WorkingMemory, strike_word
 from hoplon.program.program import Program
 from hoplon.protections.base import Overlay, overlay
 from hoplon.protections.guards.tmr import TMR
@@ -87,7 +87,7 @@ def test_module_equals_overlay_under_memory_faults(name: str) -> None:
     memory, live = WorkingMemory(program), module.memory()
     for fault, flip in zip(table.frame.iter_rows(named=True), series_to_words(table.frame["flip"]), strict=True):
         site, form = program.memory_site(fault["site"]), native(torch.float32)
-        memory.corrupt(site, fault["element"], form=form, keep=form.all_ones, flip=int(flip))
+        strike_word(memory.tensors[site.name], fault["element"], form=form, keep=form.all_ones, flip=int(flip))
         names = (site.name, *site.aliases)
         outputs = replay.strike_memory(golden, memory.tensors, names)
         with torch.inference_mode():

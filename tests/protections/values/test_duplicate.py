@@ -18,7 +18,7 @@ from hoplon.comparison.costs.flops import count_flops
 from hoplon.errors import HoplonError, HoplonWarning, SiteError
 from hoplon.faults import series_to_words
 from hoplon.faults.sampling import ElementUniform, Population, draw_faults, unit_generator
-from hoplon.formats import dtypes as native, equal_bits
+from hoplon.formats import equal_bits, native
 from hoplon.injection.replay import Injections, Replay
 from hoplon.program.sites import ValueSite
 from hoplon.protections.base import Chain, overlay
