@@ -82,10 +82,8 @@ class MemoryFaultRuns:
         """Return the sites that can change: those of the faults, or all where faults in guards can mislead a repair."""
         program = self.reference.program
         names = self.table.frame["site"].unique().cast(pl.String).to_list()
-        if self.armed.guards:
-            guarded = {site.name for site in self.armed.guard_sites}
-            if guarded & set(names):
-                return program.memory_sites
+        if self.armed.copies.keys() & set(names):
+            return program.memory_sites
         return tuple(program.memory_site(name) for name in names)
 
     def _residues(self) -> Iterator[_Residue]:
@@ -146,5 +144,5 @@ class MemoryFaultRuns:
             self.reference.criterion,
             self.outcomes.reshape(-1, self.outcomes.shape[-1])[ran],
             self.measures.reshape(len(self.faults) * n_inputs, self.measures.shape[-1])[ran],
-            *flag_of_run.T,
+            flag_of_run.T,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -27,15 +28,15 @@ def run_frame(
     criterion: Criterion,
     outcomes: NDArray[np.uint8],
     measures: NDArray[np.float32],
-    detected: NDArray[np.bool_],
-    corrected: NDArray[np.bool_],
-    reached: NDArray[np.bool_],
+    flags: Iterable[NDArray[np.bool_]],
 ) -> pl.DataFrame:
-    """Return the table of runs in its one column order, sorted by fault and input."""
+    """Return the table of runs in its one column order, sorted by fault and input.
+
+    Args:
+        flags: detected, corrected and reached.
+    """
     outcome_names = pl.Series(OUTCOME_NAMES, dtype=pl.Enum(OUTCOME_NAMES))
     columns = {name: outcome_names.gather(outcomes[:, index]) for index, name in enumerate(criterion.names)}
     columns |= {name: pl.Series(measures[:, index]) for index, name in enumerate(criterion.measure_names)}
-    frame = pl.DataFrame(
-        {"fault": fault, "input": inputs, **columns, "detected": detected, "corrected": corrected, "reached": reached}
-    )
-    return frame.sort("fault", "input")
+    columns |= zip(("detected", "corrected", "reached"), map(pl.Series, flags), strict=True)
+    return pl.DataFrame({"fault": fault, "input": inputs, **columns}).sort("fault", "input")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,7 +16,7 @@ from hoplon.faults.table import FaultTable, series_to_words
 from hoplon.formats.named import one_per_word
 from hoplon.injection.golden_values import SharedReplay
 from hoplon.injection.memory_budget import WINDOW_BUDGET_BYTES
-from hoplon.injection.replay.golden import Golden, InjectedWords, Injections
+from hoplon.injection.replay.golden import InjectedWords, Injections
 from hoplon.injection.replay.regions import RegionReplay
 from hoplon.injection.replay.windows import Ints, one_per_row
 from hoplon.injection.run_table import RUN_ERRORS, blank, run_frame
@@ -131,8 +130,9 @@ class ValueFaultRuns:
     def _attempt(self, number: int, chunk: Ints) -> None:
         """Run one pass; if an operator raises, run halves of it, down to the one fault that is the cause."""
         golden, rows = self.golden[number], self.position[chunk] - number * self.reference.batch
+        injections, places = self._injections(rows, chunk)
         try:
-            outputs = self._pass(golden, rows, chunk)
+            outputs, words = self.replay.strike_values(golden, injections)
         except RUN_ERRORS:
             if len(chunk) == 1:
                 self.outcomes[chunk] = int(Outcome.EXCEPTION)
@@ -141,16 +141,11 @@ class ValueFaultRuns:
             self._attempt(number, chunk[: len(chunk) // 2])
             self._attempt(number, chunk[len(chunk) // 2 :])
             return
+        self._record(words, places, chunk)
+        self.detected[chunk] = (self.replay.flagged | self.replay.outvoted).cpu().numpy()[rows]
         self.outcomes[chunk], self.measures[chunk] = self.reference.judge(
             torch.from_numpy(self.position[chunk]), torch.from_numpy(rows), golden=golden.outputs, faulty=outputs
         )
-
-    def _pass(self, golden: Golden, rows: Ints, chunk: Ints) -> list[Any]:
-        injections, places = self._injections(rows, chunk)
-        outputs, words = self.replay.strike_values(golden, injections)
-        self._record(words, places, chunk)
-        self.detected[chunk] = (self.replay.flagged | self.replay.outvoted).cpu().numpy()[rows]
-        return outputs
 
     def _injections(self, rows: Ints, chunk: Ints) -> tuple[dict[str, Injections], dict[str, tuple[Tensor, Ints]]]:
         """Return the injections of faults by site, and for each its rows of the table and its faults in ``chunk``."""
@@ -182,5 +177,5 @@ class ValueFaultRuns:
 
     def _frame(self) -> pl.DataFrame:
         # what a detector flagged was run again, and what a second run outvoted was put right: both are corrected
-        outcomes, flags = (self.outcomes, self.measures), (self.detected, self.detected, self.reached)
-        return run_frame(self.faults, self.input, self.reference.criterion, *outcomes, *flags)
+        flags = self.detected, self.detected, self.reached
+        return run_frame(self.faults, self.input, self.reference.criterion, self.outcomes, self.measures, flags)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from hoplon.formats.base import NumberFormat, same_bits
 from hoplon.program.program import Program
-from hoplon.program.sites import MemorySite
 
 Words = tuple[tuple[Tensor, ...], Tensor]
 
@@ -36,10 +35,6 @@ class WorkingMemory:
                 copy = copies.setdefault(key, tensor.detach().clone())
                 self.tensors[name] = copy
                 self.readable[name] = copy.detach().requires_grad_(tensor.requires_grad)
-
-    def corrupt(self, site: MemorySite, element: int, *, form: NumberFormat, keep: int, flip: int) -> tuple[int, int]:
-        """Change one word; return the words before and after."""
-        return strike_word(self.tensors[site.name], element, form=form, keep=keep, flip=flip)
 
     def changed(self, names: Iterable[str]) -> dict[str, Words]:
         """Return by name the indices and values of the words that differ from the model's in any bit."""

@@ -77,10 +77,6 @@ def _of_one_sample(site: ValueSite, axis: int | None) -> ValueSite:
     return replace(site, shape=(*site.shape[:axis], *site.shape[axis + 1 :]))
 
 
-def _dropped(whole: ValueSite, site: ValueSite, axis: int | None) -> int | None:
-    return axis if len(site.shape) < len(whole.shape) else None
-
-
 def _one_first(output: Tensor, axis: int | None) -> Tensor:
     if axis is None:
         return output.unsqueeze(0)
@@ -118,7 +114,7 @@ def capture_eager(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]
         output_steps=tuple(trace.ref(leaf) for leaf in outputs),
         signature=signature,
         out_spec=pytree.tree_structure(first),
-        layouts={step: WholeLayout(_dropped(trace.sites[step], site, axis)) for step, site in sites.items()},
+        layouts={step: WholeLayout(None if site is trace.sites[step] else axis) for step, site in sites.items()},
         value_sites=tuple(sites.values()),
         site_steps={site.name: step for step, site in sites.items()},
         memory_sites=memory_sites,

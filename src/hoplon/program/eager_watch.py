@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hoplon.program.operators import canonical_kind, is_passive
-from hoplon.program.sites import CallCounter, Identity, ValueSite
+from hoplon.program.sites import Identity, call_numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +45,7 @@ class OperatorWatch(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._model = model
         self._see = see
-        self._counter = CallCounter()
+        self._numbers = call_numbers()
         self._owners: list[str] = []
 
     def __torch_dispatch__(
@@ -57,7 +56,7 @@ class OperatorWatch(TorchDispatchMode):
         owner = self._owners[-1] if self._owners else ""
         several = result if isinstance(result, (tuple, list)) else [result]
         counts = not is_passive(func) and any(isinstance(output, Tensor) for output in several)
-        call = self._counter.next(owner, canonical_kind(func)) if counts else None
+        call = next(self._numbers[owner, canonical_kind(func)]) if counts else None
         self._see(OperatorCall(func, args, kwargs or {}, result, owner, call))
         return result
 
@@ -84,16 +83,3 @@ class OperatorWatch(TorchDispatchMode):
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         self._owners.pop()
-
-
-def eager_sites(model: nn.Module, *args: Any, **kwargs: Any) -> list[ValueSite]:
-    """The operator outputs of one eager forward pass, in execution order; their shapes include the batch axis."""
-    seen: list[ValueSite] = []
-
-    def see(call: OperatorCall) -> None:
-        for identity, output in call.outputs():
-            seen.append(identity.site(output.shape, output.dtype))
-
-    with torch.inference_mode(), OperatorWatch(model, see).watching():
-        model(*args, **kwargs)
-    return seen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -16,30 +15,9 @@ from hoplon.formats.base import equal_bits
 _ROUNDING = 1e-4
 
 
-class Layout(ABC):
-    """How samples are taken out of a batch value. An element of a sample is its row-major index in the sample."""
-
-    @abstractmethod
-    def take(self, value: Tensor, rows: Tensor) -> Tensor:
-        """The given samples of a batch value, as a new batch of ``len(rows)`` samples in the same layout.
-
-        Args:
-            value: a batch value; not modified, not aliased.
-            rows: shape ``(n,)``, int64, sample numbers.
-        """
-
-    @abstractmethod
-    def samples_first(self, value: Tensor) -> Tensor:
-        """A view of shape ``(batch, *sample shape)``."""
-
-    @abstractmethod
-    def sample_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The shape of one sample, given the shape of the batch value."""
-
-
 @final
 @dataclass(frozen=True)
-class BatchLayout(Layout):
+class BatchLayout:
     """Samples along one axis, which may hold more than the batch: its entries are ``outer x batch x fold``.
 
     ``fold`` > 1: each sample holds neighbouring entries (heads folded behind the batch); ``outer`` > 1: samples recur
@@ -51,14 +29,19 @@ class BatchLayout(Layout):
     outer: int = 1
 
     def take(self, value: Tensor, rows: Tensor) -> Tensor:
-        """Pick entries of the axis."""
+        """The given samples of a batch value, as a new batch of ``len(rows)`` samples in the same layout.
+
+        Args:
+            value: a batch value; not modified, not aliased.
+            rows: shape ``(n,)``, int64, sample numbers.
+        """
         if self.fold == self.outer == 1:
             return value.index_select(self.axis, rows)
         split: Tensor = value.unflatten(self.axis, (self.outer, -1, self.fold))
         return split.index_select(self.axis + 1, rows).flatten(self.axis, self.axis + 2)
 
     def samples_first(self, value: Tensor) -> Tensor:
-        """The batch axis first; what it was folded with stays in the old place, as one axis or two."""
+        """A view of shape ``(batch, *sample shape)``; what is folded with the batch stays in place."""
         if self.fold == self.outer == 1:
             return value.movedim(self.axis, 0)
         split: Tensor = value.unflatten(self.axis, (self.outer, -1, self.fold)).movedim(self.axis + 1, 0)
@@ -66,14 +49,14 @@ class BatchLayout(Layout):
         return split.squeeze(ones)
 
     def sample_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """The axis gives way to what it was folded with."""
+        """The shape of one sample, given that of the batch value: the axis gives way to what it was folded with."""
         middle = tuple(size for size in (self.outer, self.fold) if size > 1)
         return (*shape[: self.axis], *middle, *shape[self.axis + 1 :])
 
 
 @final
 @dataclass(frozen=True)
-class WholeLayout(Layout):
+class WholeLayout:
     """The whole value is the one sample of the pass.
 
     ``dropped`` is an axis of size 1, the batch's, that the shape of its site leaves out; None where it leaves out none.
@@ -87,12 +70,16 @@ class WholeLayout(Layout):
         return value.clone()
 
     def samples_first(self, value: Tensor) -> Tensor:
-        """A batch axis of one."""
+        """A view with a batch axis of one."""
         return value.unsqueeze(0)
 
     def sample_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """All of it."""
+        """The shape of one sample: all of it."""
         return tuple(shape)
+
+
+Layout = BatchLayout | WholeLayout
+"""How samples are taken out of a batch value. An element of a sample is its row-major index in the sample."""
 
 
 def folds(axis: int, ratio: int) -> Iterator[BatchLayout]:

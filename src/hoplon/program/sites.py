@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import count
 from math import prod
 from typing import Protocol, TypeVar
 
@@ -135,17 +136,9 @@ Site = ValueSite | MemorySite
 _S = TypeVar("_S", ValueSite, MemorySite)
 
 
-class CallCounter:
-    """Numbers the calls of one kind inside one owner, in execution order."""
-
-    def __init__(self) -> None:
-        self._seen: Counter[tuple[str, str]] = Counter()
-
-    def next(self, owner: str, kind: str) -> int:
-        """The number of this call, counting from 0."""
-        call = self._seen[owner, kind]
-        self._seen[owner, kind] += 1
-        return call
+def call_numbers() -> defaultdict[tuple[str, str], count[int]]:
+    """Numbers of the calls of each kind inside each owner, in execution order: ``next(numbers[owner, kind])``."""
+    return defaultdict(count)
 
 
 class HasSites(Protocol):

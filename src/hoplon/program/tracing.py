@@ -22,7 +22,7 @@ from hoplon.program._torch_warnings import quiet_torch
 from hoplon.program.operators import canonical_kind, is_passive
 from hoplon.program.program import Program, Ref, Step
 from hoplon.program.signature import Signature
-from hoplon.program.sites import CallCounter, Identity, MemorySite, memory_sites
+from hoplon.program.sites import Identity, MemorySite, call_numbers, memory_sites
 
 
 class NotTraceable(CaptureError):  # noqa: N818 -- says what the model is
@@ -34,7 +34,7 @@ def identities(graph: fx.Graph) -> dict[fx.Node, Identity]:
 
     The same in the raw and the functional form. For an operator with several outputs the nodes are its ``getitem``.
     """
-    counter = CallCounter()
+    numbers = call_numbers()
     found: dict[fx.Node, Identity] = {}
     for node in graph.nodes:
         if node.op != "call_function" or is_passive(node.target):
@@ -42,9 +42,9 @@ def identities(graph: fx.Graph) -> dict[fx.Node, Identity]:
         value = node.meta.get("val")
         owner, kind = owner_of(node), canonical_kind(node.target)
         if isinstance(value, Tensor):
-            found[node] = Identity(owner, kind, counter.next(owner, kind), 0)
+            found[node] = Identity(owner, kind, next(numbers[owner, kind]), 0)
         elif isinstance(value, (tuple, list)) and any(isinstance(item, Tensor) for item in value):
-            call = counter.next(owner, kind)
+            call = next(numbers[owner, kind])
             for user in node.users:
                 if user.target is operator.getitem:
                     found[user] = Identity(owner, kind, call, int(user.args[1]))

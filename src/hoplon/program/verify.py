@@ -163,24 +163,21 @@ def _apart(program: Program, step: int, what: str) -> CaptureError:
 
 
 def _with_layouts(program: Program, values: Mapping[int, Tensor], layouts: Mapping[int, Layout]) -> Program:
-    sites: dict[int, ValueSite] = {}
     dependent = set(_dependent(program, values))
-    for step, layout in layouts.items():
-        identity, value = program.steps[step].identity, values[step]
-        shape = layout.sample_shape(value.shape)
-        if identity is not None and step in dependent:
-            sites[step] = identity.site(shape, value.dtype)
-    inputs = {
-        step: ValueSite("", "input", number, 0, layouts[step].sample_shape(values[step].shape), values[step].dtype)
-        for number, step in enumerate(step for step in program.input_steps if step in layouts)
+    forms = {step: (layout.sample_shape(values[step].shape), values[step].dtype) for step, layout in layouts.items()}
+    sites = {
+        step: identity.site(*form)
+        for step, form in forms.items()
+        if step in dependent and (identity := program.steps[step].identity) is not None
     }
-    ordered = {step: sites[step] for step in sorted(sites)}
+    of_inputs = [step for step in program.input_steps if step in layouts]
+    inputs = {step: ValueSite("", "input", number, 0, *forms[step]) for number, step in enumerate(of_inputs)}
     return replace(
         program,
         layouts=layouts,
-        value_sites=tuple(ordered.values()),
+        value_sites=tuple(sites.values()),
         input_sites=tuple(inputs.values()),
-        site_steps={site.name: step for step, site in (*ordered.items(), *inputs.items())},
+        site_steps={site.name: step for step, site in (*sites.items(), *inputs.items())},
     )
 
 

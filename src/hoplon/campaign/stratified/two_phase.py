@@ -277,7 +277,7 @@ def _recorded(reference: GoldenRun, table: FaultTable) -> pl.DataFrame:
     reached = changed.sort("fault")["changed"].fill_null(False).to_numpy()
     none = np.zeros(len(faults), dtype=bool)
     reached = reached if table.target == "values" else none
-    return run_frame(faults, inputs, reference.criterion, outcomes, measures, none, none, reached)
+    return run_frame(faults, inputs, reference.criterion, outcomes, measures, (none, none, reached))
 
 
 def _even_order(table: FaultTable, reference: GoldenRun) -> Ints:

@@ -131,13 +131,9 @@ class _Maker:
         operand = step.args[0].step
         if operand not in self.shapes:
             return None
-        whole = _with_windows(step, (operand,))
+        first = _with_windows(step, (operand,), result=0)
         like = ("batch_norm", self._maps(operand))
-
-        def run(windows: list[Tensor], values: StepValues) -> Tensor:
-            return whole(windows, values)[0]
-
-        return Rule((operand,), run, rounds="by step", likeness=like, whole=run)
+        return Rule((operand,), first, rounds="by step", likeness=like, whole=first)
 
     def conv(self, step: Step) -> Rule | None:
         """Return the rule of a convolution that is not transposed and has its padding given in numbers."""
@@ -254,11 +250,12 @@ def _pair(value: Any) -> tuple[int, int] | None:
     return None
 
 
-def _with_windows(step: Step, operands: Sequence[int]) -> Local:
-    """Return the operator itself, with windows in the place of maps."""
+def _with_windows(step: Step, operands: Sequence[int], result: int | None = None) -> Local:
+    """Return the operator itself, with windows in the place of maps; one of its results where it has several."""
 
     def run(windows: list[Tensor], values: StepValues) -> Tensor:
-        return step.run(values.replaced(dict(zip(operands, windows, strict=True))))  # type: ignore[no-any-return]
+        output: Any = step.run(values.replaced(dict(zip(operands, windows, strict=True))))
+        return output if result is None else output[result]  # type: ignore[no-any-return]
 
     return run
 
