@@ -134,15 +134,15 @@ class MemoryFaultRuns:
         }
 
     def _frame(self, residues: Sequence[_Residue]) -> pl.DataFrame:
-        n_inputs = len(self.reference.eligible)
-        ran = self.groups[:, np.arange(n_inputs) // self.reference.batch].reshape(-1)
+        eligible = self.reference.eligible.numpy()
+        ran = self.groups[:, np.arange(len(eligible)) // self.reference.batch]
+        fault, column = np.nonzero(ran)
         flags = [(r.report.detected > 0, r.report.corrected > 0, bool(r.changed)) for r in residues]
-        flag_of_run = np.repeat(np.array(flags, dtype=bool).reshape(-1, 3), n_inputs, axis=0)[ran]
         return run_frame(
-            np.repeat(self.faults, n_inputs)[ran],
-            np.tile(self.reference.eligible.numpy(), len(self.faults))[ran],
+            self.faults[fault],
+            eligible[column],
             self.reference.criterion,
-            self.outcomes.reshape(-1, self.outcomes.shape[-1])[ran],
-            self.measures.reshape(len(self.faults) * n_inputs, self.measures.shape[-1])[ran],
-            flag_of_run.T,
+            self.outcomes[ran],
+            self.measures[ran],
+            np.array(flags, dtype=bool).reshape(-1, 3)[fault].T,
         )

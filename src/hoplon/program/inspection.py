@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, final
@@ -36,12 +37,11 @@ class FaultSpace:
     @classmethod
     def of(cls, sites: Iterable[Site]) -> Self:
         """The space of these sites; elements whose dtype has no bits to strike (complex numbers) are left out."""
-        words: dict[int, int] = {}
+        words: Counter[int] = Counter()
         for site in sites:
             if site.dtype in NATIVE_DTYPES:
-                bits = native(site.dtype).bits
-                words[bits] = words.get(bits, 0) + site.numel
-        return cls(words)
+                words[native(site.dtype).bits] += site.numel
+        return cls(dict(words))
 
     @property
     def single(self) -> int:

@@ -33,7 +33,6 @@ class Chain:
     ``steps``: in order, each with one reader, the next one; ``end``: the last one, whose value others read.
     """
 
-    name: str
     steps: tuple[Step, ...]
 
     @property
@@ -49,7 +48,7 @@ def chains_of(program: Program, protections: Protections, names: Sequence[str]) 
         if name in names and len(readers := program.readers[memory_step]) == 1:
             steps = _channelwise_steps(program, protections, readers[0])
             if steps:
-                chains[name] = Chain(name, steps)
+                chains[name] = Chain(steps)
     return chains
 
 

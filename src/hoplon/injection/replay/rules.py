@@ -19,6 +19,7 @@ from hoplon.program.program import Program, Ref, Step
 
 Shapes = Mapping[int, tuple[int, ...]]
 Local = Callable[[list[Tensor], StepValues], Tensor]
+_Pair = tuple[int, int]
 _aten: Any = torch.ops.aten
 
 
@@ -151,54 +152,49 @@ class _Maker:
             offset = values[bias.step] if isinstance(bias, Ref) else bias
             return torch.conv2d(windows[0], values[weight.step], offset, stride, (0, 0), dilation, groups)
 
-        lines, columns = (
-            Axis((shape[2 + axis] - 1) * dilation[axis] + 1, stride[axis], padding[axis]) for axis in (0, 1)
-        )
-        alone = lines == columns == Axis()
+        axes = _axes(shape[2:], stride, padding, dilation)
+        alone = axes == (Axis(), Axis())
         like = ("conv", tuple(shape), stride, dilation, groups, bias is None, self._maps(given, step.index))
-        rule = Rule((given,), run, (lines, columns), rounds="by shape", settles=True, pointwise=alone, likeness=like)
+        rule = Rule((given,), run, axes, rounds="by shape", settles=True, pointwise=alone, likeness=like)
         return replace(rule, whole=_with_windows(step, (given,)), products=shape.numel())
 
     def max_pool(self, step: Step) -> Rule | None:
         """Return the rule of the largest value of each neighbourhood."""
-        axes = self._pooling(step)
-        if axes is None:
+        if (pooling := self._pooling(step)) is None:
             return None
-        kernel, stride, dilation = (_pair(step.argument(name)) for name in ("kernel_size", "stride", "dilation"))
+        axes, kernel, stride, dilation = pooling
 
         def run(windows: list[Tensor], values: StepValues) -> Tensor:
-            return F.max_pool2d(windows[0], kernel, stride or kernel, 0, dilation)  # type: ignore[arg-type]
+            return F.max_pool2d(windows[0], kernel, stride, 0, dilation)
 
         return Rule((step.args[0].step,), run, axes, fill=float("-inf"), settles=True)
 
     def avg_pool(self, step: Step) -> Rule | None:
         """Return the rule of the mean of each neighbourhood, where all have one size."""
-        axes = self._pooling(step)
-        if axes is None or step.argument("ceil_mode"):
+        pooling = self._pooling(step)
+        if pooling is None or step.argument("ceil_mode"):
             return None
-        padded = any(axis.pad for axis in axes)
-        if padded and not step.argument("count_include_pad"):
+        axes, kernel, stride, _ = pooling
+        if any(axis.pad for axis in axes) and not step.argument("count_include_pad"):
             return None
-        kernel, stride = (_pair(step.argument(name)) for name in ("kernel_size", "stride"))
         divisor = step.argument("divisor_override")
 
         def run(windows: list[Tensor], values: StepValues) -> Tensor:
-            size: Any = kernel
-            return F.avg_pool2d(windows[0], size, stride or size, 0, divisor_override=divisor)
+            return F.avg_pool2d(windows[0], kernel, stride, 0, divisor_override=divisor)
 
         like = ("avg_pool", kernel, stride, divisor, self._maps(step.args[0].step, step.index))
         given = (step.args[0].step,)
         whole = _with_windows(step, given)
         return Rule(given, run, axes, rounds="by shape", settles=True, likeness=like, whole=whole)
 
-    def _pooling(self, step: Step) -> tuple[Axis, Axis] | None:
+    def _pooling(self, step: Step) -> tuple[tuple[Axis, Axis], _Pair, _Pair, _Pair] | None:
+        """Return the axes of a pooling operator, its kernel, stride and dilation."""
         kernel, stride, padding = (_pair(step.argument(name)) for name in ("kernel_size", "stride", "padding"))
         dilation = _pair(step.argument("dilation")) or (1, 1)
         if step.args[0].step not in self.shapes or step.index not in self.shapes or kernel is None or padding is None:
             return None
-        moves = stride or kernel
-        lines, columns = (Axis((kernel[axis] - 1) * dilation[axis] + 1, moves[axis], padding[axis]) for axis in (0, 1))
-        return lines, columns
+        stride = stride or kernel
+        return _axes(kernel, stride, padding, dilation), kernel, stride, dilation
 
     def cat(self, step: Step) -> Rule | None:
         """Return the rule of a concatenation of channels."""
@@ -241,7 +237,12 @@ class _Maker:
         return Rule((given.step,), lambda windows, values: F.pad(windows[0], (0, 0, 0, 0, before, after)), axes)
 
 
-def _pair(value: Any) -> tuple[int, int] | None:
+def _axes(kernel: Sequence[int], stride: _Pair, padding: _Pair, dilation: _Pair) -> tuple[Axis, Axis]:
+    extents = [(kernel[axis] - 1) * dilation[axis] + 1 for axis in (0, 1)]
+    return Axis(extents[0], stride[0], padding[0]), Axis(extents[1], stride[1], padding[1])
+
+
+def _pair(value: Any) -> _Pair | None:
     """Return one number per spatial axis; None where there are none, or they are no integers."""
     if isinstance(value, int):
         return value, value
