@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "api-index.md"
 HEAD = """# Public names
 
-Written by `python docs/api_index.py` from the faces of the rooms (`__init__.pyi`); a test holds it to them. What is not
-listed here is private. `hp` is `import hoplon as hp`.
+Written by `python docs/api_index.py` from the faces of the rooms (`__init__.pyi`); a test holds it to them. What of hoplon is
+not listed here is private. `hp` is `import hoplon as hp`.
 """
 
 

@@ -97,7 +97,7 @@ class BitFlip(_SomeBits):
     Example:
         >>> BitFlip(count=2, bits=(30, 31)).name
         'BitFlip(count=2, bits=(30, 31))'
-        >>> from hoplon.formats import dtypes
+        >>> from hoplon.formats.dtypes import native
         >>> keep, flip, probability = BitFlip(bits=(3,)).draw(
         ...     2, format=native(torch.float16), generator=torch.Generator().manual_seed(0))
         >>> flip, probability
