@@ -14,6 +14,12 @@ from hoplon.protections.memory_guard import of_turn
 _Item = TypeVar("_Item")
 
 
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer by name, as the module holds it; names that share a storage are all there."""
+    named = (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False))
+    return {name: tensor for table in named for name, tensor in table}
+
+
 def memory_of(module: nn.Module) -> dict[str, Tensor]:
     """Every parameter and buffer by name, live and detached; names that share a storage are all there.
 
@@ -27,15 +33,14 @@ def memory_of(module: nn.Module) -> dict[str, Tensor]:
             is conjugated or negated as it is read.
     """
     found = {}
-    for table in (module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)):
-        for name, tensor in table:
-            if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
-                what = "on the meta device" if tensor.is_meta else f"{tensor.layout} of {tensor.dtype}"
-                raise HoplonError(f"expected dense tensors in memory to guard, got {name} ({what}); load or unpack it")
-            if tensor.is_conj() or tensor.is_neg():
-                fix = "give the model its resolve_conj().resolve_neg()"
-                raise HoplonError(f"expected tensors as they lie in memory, got {name}, a lazy conjugate; {fix}")
-            found[name] = torch.view_as_real(tensor.detach()) if tensor.dtype == torch.complex128 else tensor.detach()
+    for name, tensor in tensors_of(module).items():
+        if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
+            what = "on the meta device" if tensor.is_meta else f"{tensor.layout} of {tensor.dtype}"
+            raise HoplonError(f"expected dense tensors in memory to guard, got {name} ({what}); load or unpack it")
+        if tensor.is_conj() or tensor.is_neg():
+            fix = "give the model its resolve_conj().resolve_neg()"
+            raise HoplonError(f"expected tensors as they lie in memory, got {name}, a lazy conjugate; {fix}")
+        found[name] = torch.view_as_real(tensor.detach()) if tensor.dtype == torch.complex128 else tensor.detach()
     return dict(sorted(found.items()))
 
 
@@ -50,16 +55,12 @@ class _Table:
 
 @dataclass(frozen=True, eq=False)
 class _Row:
-    """A tensor where it was found, and what it was."""
+    """A tensor where it was found, and what it was (:func:`_form_of`)."""
 
     table: _Table
     key: str
     tensor: Tensor
-    pointer: int
-    device: torch.device
-    dtype: torch.dtype
-    shape: torch.Size
-    stride: tuple[int, ...]
+    form: tuple[object, ...]
 
     @property
     def name(self) -> str:
@@ -82,8 +83,7 @@ class Bindings:
                     if tensor is None:
                         self._others.append((table, key, None))
                     else:
-                        place = tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride()
-                        self._rows.append(_Row(table, key, tensor, *place))
+                        self._rows.append(_Row(table, key, tensor, _form_of(tensor)))
             children = self._table(prefix, module._modules)
             self._others += [(children, key, child) for key, child in module._modules.items()]
 
@@ -110,13 +110,7 @@ class Bindings:
                 _refuse(f"{name}, which was not there" if child is None else f"another module as {name}")
         for row in self._slice(self._rows, turn, turns):
             now = row.table.held.get(row.key)
-            if (
-                now is not row.tensor
-                or now.data_ptr() != row.pointer
-                or now.dtype is not row.dtype
-                or now.shape != row.shape
-                or now.stride() != row.stride
-            ):
+            if now is not row.tensor or _form_of(now) != row.form:
                 _refuse(_change_of(row, now))
 
     def same(self) -> bool:
@@ -129,8 +123,6 @@ class Bindings:
 
     @staticmethod
     def _slice(items: list[_Item], turn: int, turns: int) -> list[_Item]:
-        if turns == 1:
-            return items
         chosen = of_turn(len(items), turn, turns)
         return items[chosen.start : chosen.stop]
 
@@ -149,13 +141,18 @@ def _change_of_names(table: _Table) -> str:
     return f"no {table.path}{next(key for key in table.names if key not in table.held)}"
 
 
+def _form_of(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.device, tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.data_ptr()
+
+
 def _change_of(row: _Row, now: Tensor | None) -> str:
     if now is None:
         return f"no {row.name}"
-    if now.device != row.device:
-        return f"{row.name} on {now.device} where it was on {row.device}"
-    if now.dtype != row.dtype:
-        return f"{row.name} cast from {row.dtype} to {now.dtype}"
-    if now.shape != row.shape:
-        return f"{row.name} of shape {tuple(now.shape)} where it was of {tuple(row.shape)}"
+    device, dtype, shape, *_ = row.form
+    if now.device != device:
+        return f"{row.name} on {now.device} where it was on {device}"
+    if now.dtype != dtype:
+        return f"{row.name} cast from {dtype} to {now.dtype}"
+    if tuple(now.shape) != shape:
+        return f"{row.name} of shape {tuple(now.shape)} where it was of {shape}"
     return f"another tensor as {row.name}"

@@ -15,6 +15,7 @@ from hoplon.program.program import Program
 from hoplon.program.sites import Identity
 from hoplon.program.tracing import identities
 from hoplon.protections.guards.memory.arena import end_to_end
+from hoplon.protections.runtime.bindings import tensors_of
 
 
 def graph_with(
@@ -86,8 +87,7 @@ def _place(tensor: Tensor) -> tuple[object, ...]:
 
 def hold_constants(graph_module: fx.GraphModule) -> None:
     """Register the constants of the graph as buffers outside the state, so that they move and are guarded with it."""
-    held = {name for name, _ in graph_module.named_parameters(remove_duplicate=False)}
-    held |= {name for name, _ in graph_module.named_buffers(remove_duplicate=False)}
+    held = set(tensors_of(graph_module))
     for node in graph_module.graph.nodes:
         if node.op != "get_attr" or node.target in held:
             continue

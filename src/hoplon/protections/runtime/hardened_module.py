@@ -15,6 +15,7 @@ from hoplon.program._torch_warnings import quiet_torch
 from hoplon.protections.base import Overlay, Protection
 from hoplon.protections.guards.memory.arena import is_end_to_end, lay_end_to_end
 from hoplon.protections.memory_guard import GuardReport
+from hoplon.protections.runtime.bindings import tensors_of
 from hoplon.protections.runtime.eager_module import WatchedModel
 from hoplon.protections.runtime.effect import Effect
 from hoplon.protections.runtime.monitor import GuardMonitor
@@ -34,16 +35,13 @@ class HardenedModule(nn.Module):
 
     Attributes:
         overlay: what was put over the program.
+        monitor: the guards, when they check and what they found.
         alarms: forward passes that a detector (:class:`hoplon.values.Detect`) had repeated.
         persistent_alarms: those of them that it flagged again: a false alarm, or a fault that stays, as in memory. What
             they gave was delivered.
     """
 
-    overlay: Overlay
-    alarms: int
-    persistent_alarms: int
     _runner: fx.GraphModule | WatchedModel
-    _monitor: GuardMonitor
 
     def __init__(
         self,
@@ -65,7 +63,7 @@ class HardenedModule(nn.Module):
         self.overlay = overlay
         self.gradients = gradients
         self.training = False
-        self._monitor = GuardMonitor(runner, overlay.protections, when=when, on_uncorrectable=on_uncorrectable)
+        self.monitor = GuardMonitor(runner, overlay.protections, when=when, on_uncorrectable=on_uncorrectable)
 
     @property
     def graph_module(self) -> fx.GraphModule:
@@ -101,17 +99,9 @@ class HardenedModule(nn.Module):
             count.reset()
         self.alarms = self.persistent_alarms = 0
 
-    @property
-    def monitor(self) -> GuardMonitor:
-        """The guards, when they check and what they found."""
-        return self._monitor
-
     def memory(self) -> dict[str, Tensor]:
         """Every parameter, buffer and constant by name, live; names that share a storage are all there."""
-        return {
-            **{name: tensor.detach() for name, tensor in self.named_parameters(remove_duplicate=False)},
-            **{name: tensor.detach() for name, tensor in self.named_buffers(remove_duplicate=False)},
-        }
+        return {name: tensor.detach() for name, tensor in tensors_of(self).items()}
 
     def check(self) -> GuardReport:
         """Let every guard compare and repair all of its memory; what they found together.
@@ -122,7 +112,7 @@ class HardenedModule(nn.Module):
             HoplonError: a tensor was replaced since the guards were armed, so that they watch memory nobody reads.
             StaleGuardError: the memory looks updated, not hit.
         """
-        return self._monitor.check()
+        return self.monitor.check()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Check memory if it is time, then run.
@@ -130,8 +120,8 @@ class HardenedModule(nn.Module):
         Raises:
             UncorrectableMemory: a guard found what it cannot repair, and no ``on_uncorrectable`` was given.
         """
-        if self._monitor.armed:
-            self._monitor.check_due()
+        if self.monitor.armed:
+            self.monitor.check_due()
         if not self._detectors:
             return self._run(args, kwargs)
         before = self._flagged()
@@ -161,7 +151,7 @@ class HardenedModule(nn.Module):
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Load weights and arm the guards on them; the bounds stay those of the profiled weights."""
         result = super().load_state_dict(*args, **kwargs)
-        self._monitor.arm()
+        self.monitor.arm()
         return result
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
@@ -169,7 +159,7 @@ class HardenedModule(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if owned:
             lay_end_to_end(self)
-        self._monitor.arm()
+        self.monitor.arm()
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HardenedModule:
@@ -178,13 +168,9 @@ class HardenedModule(nn.Module):
         twin._non_persistent_buffers_set.update(self._non_persistent_buffers_set)  # which torch forgets
         if is_end_to_end(self):
             lay_end_to_end(twin)
-        monitor = self._monitor
+        when, on_uncorrectable = self.monitor.when, self.monitor.on_uncorrectable
         return HardenedModule(
-            twin,
-            self.overlay,
-            gradients=self.gradients,
-            when=monitor.when,
-            on_uncorrectable=monitor.on_uncorrectable,
+            twin, self.overlay, gradients=self.gradients, when=when, on_uncorrectable=on_uncorrectable
         )
 
     def __reduce__(self) -> NoReturn:
