@@ -24,6 +24,7 @@ from hoplon.protections.base import Overlay
 from hoplon.protections.export.formats import export_pt2
 from hoplon.protections.export.pt2_archive import members_of, weight_members
 from hoplon.protections.export.serialization import described, restored
+from hoplon.protections.guards.voting import tied
 from hoplon.protections.memory_guard import GuardReport, StaleGuardError
 from hoplon.protections.runtime.graph import hold_constants, own_memory
 from hoplon.protections.runtime.hardened_module import HardenedModule
@@ -59,12 +60,12 @@ def save_bundle(module: HardenedModule, folder: str | os.PathLike[str]) -> None:
         save_file(parts, partial / _PARTS)
         index = {
             "format": _FORMAT,
-            "versions": _versions(),
+            "versions": {"hoplon": importlib.metadata.version("hoplon"), "torch": str(torch.__version__)},
             "label": module.overlay.label,
             "protections": protections,
             "when": when,
             "memory": {name: _words_of(tensor) for name, tensor in module.memory().items()},
-            "tied": _tied(module.memory()),
+            "tied": [names for names in tied(module.memory()) if len(names) > 1],
             "files": {name: _digest_of_file(partial / name) for name in (_MODEL, _GUARDS, _PARTS)},
             "members": members_of(partial / _MODEL),
         }
@@ -120,22 +121,15 @@ def load_bundle(
 
 
 def _require_storable(module: HardenedModule) -> None:
-    for has, what in (
-        (bool(module._counts) and not module._detectors, "telemetry"),
-        (module.gradients, "gradients"),
-    ):
-        if has:
-            raise HoplonError(f"expected a module without {what}, which a graph in a file loses; lower without it")
+    what = "telemetry" if module._counts and not module._detectors else "gradients" if module.gradients else ""
+    if what:
+        raise HoplonError(f"expected a module without {what}, which a graph in a file loses; lower without it")
 
 
 def _require_replaceable(target: Path) -> None:
     """Refuse a target that is neither free nor a bundle."""
     if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or (target / _INDEX).is_file())):
         raise StoreError(f"expected a new folder or a bundle to replace, got {target} with something else in it")
-
-
-def _versions() -> dict[str, str]:
-    return {"hoplon": importlib.metadata.version("hoplon"), "torch": str(torch.__version__)}
 
 
 def _guard_memory(module: HardenedModule) -> dict[str, Tensor]:
@@ -153,15 +147,6 @@ def _words_of(tensor: Tensor) -> dict[str, Any]:
         "stride": list(tensor.stride()),
         "digest": digest_of_words(tensor),
     }
-
-
-def _tied(memory: Mapping[str, Tensor]) -> list[list[str]]:
-    """Groups of names that share a tensor."""
-    groups: dict[tuple[object, ...], list[str]] = {}
-    for name, tensor in memory.items():
-        if tensor.numel():
-            groups.setdefault((tensor.data_ptr(), tuple(tensor.shape), tensor.stride()), []).append(name)
-    return [names for names in groups.values() if len(names) > 1]
 
 
 def _digest_of_file(path: Path) -> str:
@@ -182,11 +167,11 @@ def _read_index(source: Path) -> dict[str, Any]:
         raise DataError(f"expected a bundle in {source}, got {error}; hoplon.save_bundle writes one") from error
     except ValueError as error:
         raise DataError(f"expected {path} as it was saved, got no JSON ({error}); save the bundle again") from error
-    if not isinstance(index, dict) or index.get("format") != _FORMAT:
-        found = index.get("format") if isinstance(index, dict) else None
-        by = index.get("versions") if isinstance(index, dict) else None
+    index = index if isinstance(index, dict) else {}
+    if index.get("format") != _FORMAT:
         raise DataError(
-            f"expected a bundle of format {_FORMAT}, got {found!r} written by {by}; save it with this hoplon"
+            f"expected a bundle of format {_FORMAT}, got {index.get('format')!r} written by {index.get('versions')}; "
+            "save it with this hoplon"
         )
     if index.get("digest") != _digest_of_index(index):
         raise DataError(f"expected {path} as it was saved, got changed content; save the bundle again")

@@ -22,7 +22,6 @@ from hoplon.errors import HoplonError
 from hoplon.files import replacing
 from hoplon.program._torch_warnings import quiet_torch
 from hoplon.protections.base import Chain, ValueProtection
-from hoplon.protections.ranges.bound import Bound
 from hoplon.protections.runtime.effect import Effect
 from hoplon.protections.runtime.hardened_module import HardenedModule
 from hoplon.protections.runtime.monitor import UncorrectableMemory
@@ -219,7 +218,7 @@ def _portable(module: HardenedModule) -> Iterator[None]:
     try:
         for node, target, (value, *_) in calls:
             node.target = bound_floats_ if target is clamp_words_ else bound_floats
-            node.args = (value, *_ends(node.meta["effect"], node.meta["val"].dtype))
+            node.args = (value, *rounded_outwards(node.meta["effect"], node.meta["val"].dtype))
         for place, effect, dtype in effects:
             place.effect = _in_floats(effect, dtype)
         graph_module.recompile()
@@ -235,9 +234,4 @@ def _portable(module: HardenedModule) -> Iterator[None]:
 def _in_floats(effect: ValueProtection, dtype: torch.dtype) -> ValueProtection:
     if isinstance(effect, Chain):
         return Chain(tuple(_in_floats(link, dtype) for link in effect.links))
-    return _FloatBound(*_ends(effect, dtype)) if isinstance(effect, BoundValue) else effect
-
-
-def _ends(effect: BoundValue, dtype: torch.dtype) -> tuple[float, float]:
-    """The ends of a bound as this dtype holds them."""
-    return rounded_outwards(Bound(effect.low, effect.high), dtype)
+    return _FloatBound(*rounded_outwards(effect, dtype)) if isinstance(effect, BoundValue) else effect

@@ -12,12 +12,17 @@ from hoplon.formats.base import integer_view
 
 def distinct(memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """One tensor per storage, under the first of its names; empty tensors left out."""
-    found: dict[tuple[object, ...], str] = {}
+    return {name: memory[name].detach() for name, *_ in tied(memory)}
+
+
+def tied(memory: Mapping[str, Tensor]) -> list[list[str]]:
+    """The names of each storage, most have one; empty tensors left out."""
+    names: dict[tuple[object, ...], list[str]] = {}
     for name, tensor in memory.items():
         if tensor.numel():
             place = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
-            found.setdefault(place, name)
-    return {name: memory[name].detach() for name in found.values()}
+            names.setdefault(place, []).append(name)
+    return list(names.values())
 
 
 def copy_of(tensor: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ _CODES = {
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def rounded_outwards(bound: Bound, dtype: torch.dtype) -> tuple[float, float]:
+def rounded_outwards(bound: Bound | BoundValue, dtype: torch.dtype) -> tuple[float, float]:
     """The ends of a bound as finite values of a dtype, so that the bound does not shrink."""
     return _ends(bound.low, bound.high, dtype)[1]
 
