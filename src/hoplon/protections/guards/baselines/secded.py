@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from hoplon.protections.base import Protection
+from hoplon.protections.guards.baselines.zero_space import bits_of, bytes_of
 from hoplon.protections.guards.replicas import spanned
 from hoplon.protections.guards.voting import copy_of, distinct
 from hoplon.protections.memory_guard import Guard, GuardReport, of_turn
@@ -106,14 +107,11 @@ class SecDedGuard(Guard):
 
 def _bits(words: Tensor) -> Tensor:
     """Bool, shape (64-bit words, 64); the last word filled up with zeros."""
-    data = words.contiguous().view(torch.uint8).to(torch.int64)
-    data = torch.nn.functional.pad(data, (0, -len(data) % 8)).view(-1, 8)
-    shifts = torch.arange(8, device=data.device)
-    return ((data[:, :, None] >> shifts) & 1).bool().flatten(1)
+    data = words.contiguous().view(torch.uint8)
+    return bits_of(torch.nn.functional.pad(data, (0, -len(data) % 8)).view(-1, 8)).bool().flatten(1)
 
 
 def _store(words: Tensor, bits: Tensor) -> None:
     """Write back what :func:`_bits` read, where it changed."""
-    shifts = torch.arange(8, device=bits.device)
-    data = (bits.view(-1, 8, 8).to(torch.int64) << shifts).sum(2).to(torch.uint8).flatten()
+    data = bytes_of(bits.view(-1, 8, 8)).flatten()
     words.copy_(data[: words.nbytes].view(words.dtype))

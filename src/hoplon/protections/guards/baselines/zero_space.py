@@ -55,7 +55,7 @@ def zero_space_encode(weights: Tensor) -> Tensor:
         >>> bool((zero_space_decode(stored).weights == weights).all())
         True
     """
-    bits = _bits(_blocks(weights))
+    bits = bits_of(_blocks(weights))
     large = int((bits[:, :_CHECKS, 7] != bits[:, :_CHECKS, _FREE]).sum())
     if large:
         raise HoplonError(
@@ -63,7 +63,7 @@ def zero_space_encode(weights: Tensor) -> Tensor:
             f"{weights.numel():,}; clamp or train them, or guard them by Parity"
         )
     bits[:, :_CHECKS, _FREE] = _checks(bits)
-    return _words(bits).view(weights.shape)
+    return bytes_of(bits).view(torch.int8).view(weights.shape)
 
 
 def zero_space_decode(stored: Tensor) -> Decoded:
@@ -74,7 +74,7 @@ def zero_space_decode(stored: Tensor) -> Decoded:
     Raises:
         HoplonError: another dtype, or a count that eight does not divide.
     """
-    bits = _bits(_blocks(stored))
+    bits = bits_of(_blocks(stored))
     flat = bits.view(len(bits), 64)
     places = _places(flat.device)
     syndrome = (flat[:, :, None] & places).sum(1) & 1  # (blocks, 7): six of the Hamming code, then parity of all
@@ -84,7 +84,7 @@ def zero_space_decode(stored: Tensor) -> Decoded:
     hit = (codes == position[:, None]) & odd[:, None]
     flat ^= hit
     bits[:, :_CHECKS, _FREE] = bits[:, :_CHECKS, 7]
-    return Decoded(_words(bits).view(stored.shape), int(odd.sum()), ~odd & (position != 0))
+    return Decoded(bytes_of(bits).view(torch.int8).view(stored.shape), int(odd.sum()), ~odd & (position != 0))
 
 
 def _places(device: torch.device) -> Tensor:
@@ -115,10 +115,11 @@ def _blocks(words: Tensor) -> Tensor:
     return words.reshape(-1, _BLOCK)
 
 
-def _bits(blocks: Tensor) -> Tensor:
-    """The bits of int8 words, int64 zeros and ones, lowest first, shape ``(blocks, 8, 8)``."""
+def bits_of(blocks: Tensor) -> Tensor:
+    """The bits of words of one byte, int64 zeros and ones, lowest first, shape ``(blocks, 8)`` to ``(blocks, 8, 8)``."""
     return blocks.to(torch.int64)[:, :, None] >> torch.arange(8, device=blocks.device) & 1
 
 
-def _words(bits: Tensor) -> Tensor:
-    return (bits << torch.arange(8, device=bits.device)).sum(2).to(torch.uint8).view(torch.int8)
+def bytes_of(bits: Tensor) -> Tensor:
+    """The uint8 words of :func:`bits_of`, shape ``(blocks, 8)``."""
+    return (bits.to(torch.int64) << torch.arange(8, device=bits.device)).sum(2).to(torch.uint8)
