@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, final
 
 import torch
@@ -51,10 +51,14 @@ class Observed:
             return cls(*ends)
         return cls(*ends, Histogram.of(samples), Histogram.of(maxima), Histogram.of(minima))
 
+    @property
+    def ends(self) -> Ends:
+        """Both extremes."""
+        return self.low, self.high
+
     def __add__(self, other: Observed) -> Observed:
         return Observed(
-            min(self.low, other.low),
-            max(self.high, other.high),
+            *_hull(self.ends, other.ends),
             self.values + other.values,
             self.maxima + other.maxima,
             self.minima + other.minima,
@@ -165,7 +169,7 @@ class Profile:
 
         The range is the largest magnitude seen, as in Fig. 5 of the paper; 1 for a site that has only seen zero.
         """
-        final = {name: _reach((site.whole.low, site.whole.high)) for name, site in self.sites.items()}
+        final = {name: _reach(site.whole.ends) for name, site in self.sites.items()}
         return tuple(
             (count, {name: _reach(ends[name]) / end if end else 1.0 for name, end in final.items() if name in ends})
             for count, ends in self.history
@@ -194,16 +198,15 @@ class Profile:
             )
         if any(bool(a.whole.values.total) != bool(other.sites[n].whole.values.total) for n, a in self.sites.items()):
             raise HoplonError("expected both profiles with quantiles or both without, got one of each")
-        before = {name: (site.whole.low, site.whole.high) for name, site in self.sites.items()}
+        before = {name: site.whole.ends for name, site in self.sites.items()}
         later = tuple(
             (self.n_samples + count, {name: _hull(before[name], ends[name]) for name in before if name in ends})
             for count, ends in other.history
         )
-        return Profile(
+        return replace(
+            self,
             sites={name: site + other.sites[name] for name, site in self.sites.items()},
             history=self.history + later,
-            program=self.program,
-            fingerprint=self.fingerprint,
             data=" + ".join(dict.fromkeys(name for name in (self.data, other.data) if name)),
             n_samples=self.n_samples + other.n_samples,
             seconds=self.seconds + other.seconds,

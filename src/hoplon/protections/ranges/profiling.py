@@ -104,7 +104,7 @@ def profile_activations(
     total = len(calibration) if is_sized(calibration) else None  # type: ignore[arg-type]
     with torch.inference_mode():
         for part in stream(calibration, batch=batch, fixed=program.signature.fixed_batch):
-            looks = [count for count in _doubling(done + len(part)) if count > done]
+            looks = [1 << power for power in range((done + len(part)).bit_length()) if 1 << power > done]
 
             def observe(step: int, value: Any, done: int = done, part: Inputs = part, looks: Any = looks) -> Any:
                 if (site := chosen.get(step)) is not None and value.numel():
@@ -122,7 +122,7 @@ def profile_activations(
                 progress(done, total or done)
     if not done:
         raise DataError("expected at least one batch to profile, got none")
-    history[done] = {name: (site.whole.low, site.whole.high) for name, site in found.items()}
+    history[done] = {name: site.whole.ends for name, site in found.items()}
     name = getattr(calibration, "name", "")
     profile = Profile(
         sites={site.name: found[site.name] for site in chosen.values() if site.name in found},
@@ -138,10 +138,6 @@ def profile_activations(
     return profile
 
 
-def _doubling(limit: int) -> list[int]:
-    return [1 << power for power in range(limit.bit_length())]
-
-
 def _looks(name: str, samples: Tensor, before: SiteProfile | None, counts: Sequence[int]) -> list[Ends]:
     """The extremes after so many of these samples, earlier ones included.
 
@@ -154,7 +150,7 @@ def _looks(name: str, samples: Tensor, before: SiteProfile | None, counts: Seque
         raise DataError(
             f"expected finite fault-free values, got NaN or infinity in {name}; leave the site or the sample out"
         )
-    low, high = (math.inf, -math.inf) if before is None else (before.whole.low, before.whole.high)
+    low, high = (math.inf, -math.inf) if before is None else before.whole.ends
     return [(min(low, float(minima[:count].min())), max(high, float(maxima[:count].max()))) for count in counts]
 
 
