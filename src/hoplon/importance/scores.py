@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Self, final
 
@@ -101,7 +101,7 @@ class Scores:
         Raises:
             StoreError: the folder is not writable, or the disk is full.
         """
-        about = {"sites": list(self.values)} | {name: getattr(self, name) for name in _PROVENANCE}
+        about = {"sites": list(self.values)} | {part.name: getattr(self, part.name) for part in fields(self)[1:]}
         tensors = {name: score.contiguous() for name, score in self.values.items()}
         with replacing(path) as new:
             save_file(tensors, new, metadata={"hoplon.scores": json.dumps(about)})
@@ -120,6 +120,3 @@ class Scores:
             return cls(values, **about)
         except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
             raise DataError(f"expected a file of scores in {path}, got {error}; Scores.save writes one") from error
-
-
-_PROVENANCE = ("score", "data", "n_samples", "batch", "loss", "fingerprint", "weights")

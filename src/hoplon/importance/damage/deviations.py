@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError
 from hoplon.faults.model import FaultModel, WordModel
-from hoplon.formats.base import NumberFormat
+from hoplon.formats.base import NumberFormat, integer_view
 from hoplon.program.sites import MemorySite
 
 _SMALL_BINS = 10
@@ -75,8 +75,7 @@ class Deviations:
 
 def _classes(flat: Tensor) -> tuple[Tensor, Tensor]:
     """The class of each weight, and one weight of each class."""
-    integers = flat.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.dtype.itemsize])
-    upper = integers >> max(0, 8 * flat.dtype.itemsize - _KEPT_BITS)
+    upper = integer_view(flat) >> max(0, 8 * flat.dtype.itemsize - _KEPT_BITS)
     found, classes = upper.unique(return_inverse=True)
     representative = torch.empty(len(found), dtype=torch.int64)
     representative[classes] = torch.arange(len(flat))

@@ -43,23 +43,19 @@ class Layer:
     overflowed: Tensor = field(init=False)
     misled: Tensor = field(init=False)
     tried: Tensor = field(init=False)
-    highest: Tensor | None = None
-    lowest: Tensor | None = None
+    highest: Tensor = field(init=False)
+    lowest: Tensor = field(init=False)
     scale: float = 0.0
     looks: int = 0
 
     def __post_init__(self) -> None:
         shape = (self.channels, 2, LEVELS + 1)
         self.overflowed, self.misled, self.tried = (torch.zeros(shape, dtype=torch.float64) for _ in range(3))
-
-    @property
-    def is_linear(self) -> bool:
-        """Channels last, else in front of the axes of space."""
-        return canonical_kind(self.step.op) == "linear"
+        self.highest, self.lowest = (torch.zeros(1, dtype=torch.float64) for _ in range(2))  # of every input channel
 
     def axis(self, dims: int) -> int:
-        """Return the axis of the channels of input and output, from the end."""
-        return -1 if self.is_linear else 1 - dims
+        """Return the axis of the channels of input and output, from the end: last, or in front of those of space."""
+        return -1 if canonical_kind(self.step.op) == "linear" else 1 - dims
 
     @property
     def levels(self) -> Tensor:
@@ -78,17 +74,13 @@ class Layer:
         axis = self.axis(value.dim())
         inner = samples.movedim(axis, 1).flatten(2) if samples.dim() > 2 else samples.unsqueeze(2)
         above, below = inner.amax(2), inner.amin(2)
-        if self.highest is None or self.lowest is None:
-            self.highest, self.lowest = (torch.zeros(inner.shape[1], dtype=torch.float64) for _ in range(2))
-        self.highest += (above > 0).sum(0).cpu()
-        self.lowest += (below < 0).sum(0).cpu()
+        self.highest = self.highest + (above > 0).sum(0).cpu()
+        self.lowest = self.lowest + (below < 0).sum(0).cpu()
         self.scale += float(torch.maximum(above, -below).amax(1).double().sum())
         self.looks += len(samples)
 
     def active(self) -> tuple[Tensor, Tensor]:
         """For each input channel the share of samples in which it goes above zero, and below; float64."""
-        assert self.highest is not None
-        assert self.lowest is not None
         return self.highest / self.looks, self.lowest / self.looks
 
 

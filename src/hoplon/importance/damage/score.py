@@ -123,22 +123,17 @@ def _layers(
     deviations: Mapping[str, Deviations],
 ) -> dict[int, Layer]:
     """The operators that read the storages, by step, with what of them is to be probed."""
-    found: dict[int, list[str]] = {}
-    channels: dict[int, int] = {}
+    read: dict[int, list[MemorySite]] = {}
     for site in sites:
         for step in readers[site.name]:
-            found.setdefault(step.index, []).append(site.name)
-            channels[step.index] = site.shape[0]
+            read.setdefault(step.index, []).append(site)
     layers = {}
-    for number, names in found.items():
-        parts = [deviations[name] for name in names]
-        counts = [part.classes.bincount().double() for part in parts]
-        sizes = [
-            (part.typical, (part.large.sum(1) * count.unsqueeze(1)).sum(0))
-            for part, count in zip(parts, counts, strict=True)
-        ]
+    for number, weights in read.items():
+        parts = [deviations[site.name] for site in weights]
+        masses = [(part.large.sum(1) * part.classes.bincount().double().unsqueeze(1)).sum(0) for part in parts]
+        typical = common([(part.typical, mass) for part, mass in zip(parts, masses, strict=True)])
         nonfinite = any(bool(part.nonfinite.any()) for part in parts)
-        layers[number] = Layer(program.steps[number], channels[number], common(sizes), nonfinite)
+        layers[number] = Layer(program.steps[number], weights[-1].shape[0], typical, nonfinite)
     return layers
 
 
@@ -169,7 +164,7 @@ def _large(found: Deviations, site: MemorySite, layer: Layer, failure: Tensor) -
 
 def _driven(site: MemorySite, layer: Layer) -> tuple[Tensor, Tensor]:
     """Return the shares of samples whose input is positive, and negative: ``(channels or 1, inputs)``; 1 for a bias."""
-    if _is_bias(site, layer.step):
+    if len(site.shape) == 1 and isinstance(layer.step.argument("bias"), Ref):  # a bias
         return torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
     inputs = site.shape[1]
     above, below = layer.active()
@@ -179,10 +174,6 @@ def _driven(site: MemorySite, layer: Layer) -> tuple[Tensor, Tensor]:
     each = layer.channels // groups
     grouped = (part.reshape(groups, inputs).repeat_interleave(each, 0) for part in (above, below))
     return tuple(grouped)  # type: ignore[return-value]
-
-
-def _is_bias(site: MemorySite, step: Step) -> bool:
-    return len(site.shape) == 1 and isinstance(step.argument("bias"), Ref)
 
 
 def _shaped(harm: Tensor, site: MemorySite, rest: tuple[int, ...]) -> Tensor:
