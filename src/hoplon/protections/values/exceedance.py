@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,7 +73,7 @@ def exceedances(
         raise HoplonError("expected a protection that bounds values, got none; Ranger does")
     names = {program.site_steps[site.name]: site.name for site in program.value_sites}
     inputs = as_inputs(data)
-    values, totals, images = (dict.fromkeys(effects, 0) for _ in range(3))
+    counts = {step: np.zeros(3, dtype=np.int64) for step in effects}  # values outside, all values, images
     flagged = 0
     with torch.inference_mode():
         for part in inputs.batches(program.signature.fixed_batch or batch):
@@ -82,13 +83,11 @@ def exceedances(
                 if step in effects and (wrong := effects[step].outside(value)) is not None:
                     rows = program.layouts[step].samples_first(wrong)[: len(part)].flatten(1)
                     exceeding = rows.any(1)
-                    values[step] += int(rows.sum())
-                    totals[step] += rows.numel()
-                    images[step] += int(exceeding.sum())
+                    counts[step] += (int(rows.sum()), rows.numel(), int(exceeding.sum()))
                     anywhere |= exceeding.cpu()
                 return value
 
             program.run(program.leaves(part), hook=count)
             flagged += int(anywhere.sum())
-    found = {names[step]: SiteExceedance(values[step], totals[step], images[step]) for step in effects}
+    found = {names[step]: SiteExceedance(*count.tolist()) for step, count in counts.items()}
     return Exceedances(found, flagged, len(inputs), confidence)

@@ -116,7 +116,7 @@ def _blocks(words: Tensor) -> Tensor:
 
 
 def bits_of(blocks: Tensor) -> Tensor:
-    """The bits of words of one byte, int64 zeros and ones, lowest first, shape ``(blocks, 8)`` to ``(blocks, 8, 8)``."""
+    """The bits of words of one byte: int64 zeros and ones, lowest first, ``(blocks, 8)`` to ``(blocks, 8, 8)``."""
     return blocks.to(torch.int64)[:, :, None] >> torch.arange(8, device=blocks.device) & 1
 
 
