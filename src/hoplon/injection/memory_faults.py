@@ -114,8 +114,8 @@ class MemoryFaultRuns:
         if residue.changed:
             try:
                 with self.memory.holding(residue.changed) as names:
-                    entries = self._entries(residue.changed, names)
-                    outputs = self.replay.strike_memory(golden, self.memory.readable, names, entries=entries)
+                    positions = self._positions(residue.changed, names)
+                    outputs = self.replay.strike_memory(golden, self.memory.readable, positions)
             except RUN_ERRORS:
                 self.outcomes[index, columns] = int(Outcome.EXCEPTION)
                 return
@@ -123,14 +123,14 @@ class MemoryFaultRuns:
             columns, slice(columns.stop - columns.start), golden=golden.outputs, faulty=outputs
         )
 
-    def _entries(self, changed: dict[str, Words], names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Return positions of changed words along the first axis, by all names of their tensors; none for scalars."""
+    def _positions(self, changed: dict[str, Words], names: Sequence[str]) -> dict[str, torch.Tensor | None]:
+        """Return positions of changed words along the first axis, by all names of their tensors; None for scalars."""
         storage = {name: self.memory.tensors[name].data_ptr() for name in names}
         return {
-            name: positions[0]
+            name: positions[0] if self.memory.tensors[name].dim() else None
             for changed_name, (positions, _) in changed.items()
             for name in names
-            if storage[name] == storage[changed_name] and self.memory.tensors[name].dim()
+            if storage[name] == storage[changed_name]
         }
 
     def _frame(self, residues: Sequence[_Residue]) -> pl.DataFrame:

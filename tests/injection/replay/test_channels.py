@@ -30,7 +30,7 @@ def struck(program: Program, site: MemorySite, element: int, bit: int) -> tuple[
 def outputs(program: Program, replay: Replay, golden: Golden, site: MemorySite, element: int, bit: int) -> Tensor:
     memory, names = struck(program, site, element, bit)
     entry = torch.tensor([element // (site.numel // site.shape[0])])
-    found: Tensor = replay.strike_memory(golden, memory, names, entries=dict.fromkeys(names, entry))[0]
+    found: Tensor = replay.strike_memory(golden, memory, dict.fromkeys(names, entry))[0]
     return found
 
 

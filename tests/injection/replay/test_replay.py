@@ -121,9 +121,9 @@ def test_memory_faults_equal_the_naive_injector(name: str) -> None:
             flat[shot.element] ^= (1 << position) - (1 << 32 if position == 31 else 0)
         names = (site.name, *site.aliases)
         held = {**memory, **dict.fromkeys(names, broken)}
-        outputs = replay.strike_memory(golden, held, names)
+        outputs = replay.strike_memory(golden, held, dict.fromkeys(names))
         entry = torch.tensor([shot.element // max(1, site.numel // max(1, *site.shape[:1], 1))])
-        alone = replay.strike_memory(golden, held, names, entries=dict.fromkeys(names, entry) if site.shape else {})
+        alone = replay.strike_memory(golden, held, dict.fromkeys(names, entry if site.shape else None))
         assert equal_bits(alone[0], outputs[0]), shot
         wanted = faulty_memory_outputs(model, x, shot.site, shot.element, list(shot.positions))
         assert equal_bits(outputs[0], wanted), shot

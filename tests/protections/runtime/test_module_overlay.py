@@ -89,7 +89,7 @@ def test_module_equals_overlay_under_memory_faults(name: str) -> None:
         site, form = program.memory_site(fault["site"]), native(torch.float32)
         strike_word(memory.tensors[site.name], fault["element"], form=form, keep=form.all_ones, flip=int(flip))
         names = (site.name, *site.aliases)
-        outputs = replay.strike_memory(golden, memory.tensors, names)
+        outputs = replay.strike_memory(golden, memory.tensors, dict.fromkeys(names))
         with torch.inference_mode():
             live[site.name].copy_(memory.tensors[site.name])
             assert equal_bits(module(x), outputs[0]), fault

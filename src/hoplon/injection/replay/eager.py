@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,12 +54,7 @@ class EagerReplay(Replay):
 
     @override
     def strike_memory(
-        self,
-        golden: Golden,
-        memory: Mapping[str, Tensor],
-        changed: Iterable[str],
-        *,
-        entries: Mapping[str, Tensor] | None = None,
+        self, golden: Golden, memory: Mapping[str, Tensor], changed: Mapping[str, Tensor | None]
     ) -> list[Any]:
         with torch.inference_mode():
             outputs = self.program.run(golden.leaves, memory, hook=self._protect)

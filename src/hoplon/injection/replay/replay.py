@@ -136,35 +136,29 @@ class Replay:
             return self._with_golden_rows(golden, self._outputs(values)), words
 
     def strike_memory(
-        self,
-        golden: Golden,
-        memory: Mapping[str, Tensor],
-        changed: Iterable[str],
-        *,
-        entries: Mapping[str, Tensor] | None = None,
+        self, golden: Golden, memory: Mapping[str, Tensor], changed: Mapping[str, Tensor | None]
     ) -> list[Any]:
         """Run one pass of the golden batch with changed memory.
 
         Args:
             memory: all tensors by name, the changed ones among them.
-            changed: names of tensors that differ from the golden run's (all names of a storage).
-            entries: by name, shape ``(n,)``, int64, positions of the changed words along the first axis; without it,
-                the operators that read the tensors are run as a whole.
+            changed: by name, of tensors that differ from the golden run's (all names of a storage): shape ``(n,)``,
+                int64, positions of the changed words along the first axis; where None, the operators that read the
+                tensor are run as a whole.
         Returns:
             The flat outputs, samples first.
         """
-        names = set(changed)
-        changed_steps = [step for step, name in self.program.memory_steps.items() if name in names]
+        starts = [step for step, name in self.program.memory_steps.items() if name in changed]
         values = StepValues(self.program, golden.delivered, memory)
         with torch.inference_mode():
-            if (ended := self._along_channels(golden, memory, changed_steps, entries or {})) is not None:
+            if (ended := self._along_channels(golden, memory, starts, changed)) is not None:
                 end, value = ended
                 if value is None:
                     return list(golden.outputs)
                 values.own[end] = value
-                changed_steps = [end]
-            dirty = self.program.reach(changed_steps)
-            for index in range(min(changed_steps, default=len(self.program.steps)), len(self.program.steps)):
+                starts = [end]
+            dirty = self.program.reach(starts)
+            for index in range(min(starts, default=len(self.program.steps)), len(self.program.steps)):
                 if dirty >> index & 1:
                     values.own[index] = self._protect(index, self._run(index, values))
                 values.forget(self.program.last_reads[index])
@@ -172,26 +166,27 @@ class Replay:
             return self._outputs(values)
 
     def _along_channels(
-        self, golden: Golden, memory: Mapping[str, Tensor], steps: Sequence[int], entries: Mapping[str, Tensor]
+        self, golden: Golden, memory: Mapping[str, Tensor], steps: Sequence[int], changed: Mapping[str, Tensor | None]
     ) -> tuple[int, Tensor | None] | None:
         """Compute the channels that changed memory feeds, if they keep their bits alone.
 
         Returns:
             The step that they are followed to, and its value, None for the golden one; None if they do not.
         """
-        names = [self.program.memory_steps[step] for step in steps]
-        if len(names) != 1 or names[0] not in self._chains or names[0] not in entries:
+        name = self.program.memory_steps[steps[0]] if len(steps) == 1 else ""
+        chain, positions = self._chains.get(name), changed.get(name)
+        if chain is None or positions is None:
             return None
-        chain, channels = self._chains[names[0]], entries[names[0]].unique()
+        channels = positions.unique()
         whole: Tensor = golden.delivered[chain.end]
         values = StepValues(self.program, golden.delivered)
-        changed = self._channels.end(chain, values, StepValues(self.program, values, memory), channels, whole)
-        if changed is None:
+        result = self._channels.end(chain, values, StepValues(self.program, values, memory), channels, whole)
+        if result is None:
             return None
-        if equal_bits(changed, whole[:, channels].contiguous()):
+        if equal_bits(result, whole[:, channels].contiguous()):
             return chain.end, None
         value = whole.clone()
-        value[:, channels] = changed
+        value[:, channels] = result
         return chain.end, value
 
     def _run(self, index: int, values: StepValues) -> Any:
