@@ -12,7 +12,12 @@ from hoplon.protections.base import Overlay
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """What the runs of one arm share."""
+    """One arm: every run of it meets the same protections.
+
+    ``reference``: the golden run that outcomes are judged against; ``overlay``: the protections; ``placement`` and
+    ``arrival``: of faults in values before or after a value's protection, of faults in memory before or after the
+    guards' check; ``budget``: memory for golden values and runs.
+    """
 
     reference: GoldenRun
     overlay: Overlay

@@ -43,7 +43,7 @@ class Maps:
 def maps_of_one(program: Program, leaves: Sequence[Any], batch: int) -> Shapes:
     """Record the shapes of a run of one sample, or of the whole batch where the program takes no other.
 
-    None where the run fails: some models take no single sample.
+    There are none where the run fails: some models take no single sample.
     """
     maps = Maps(program, batch)
     if program.signature.fixed_batch is None:
