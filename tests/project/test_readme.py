@@ -50,4 +50,3 @@ def test_the_commands_it_names_exist() -> None:
     targets = set(re.findall(r"`make (\w+)`", text))
     assert targets == {"demo", "test"}
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
-    assert all((README.parent / path).exists() for path in re.findall(r"\]\((?!http)([^)]+)\)", text))
