@@ -59,19 +59,19 @@ class TimeIsUp(Exception):  # noqa: N818 -- says what is the case
 
 
 class Stopwatch:
-    """Takes progress until a point in time, but at least once."""
+    """Counts finished faults until a point in time, but at least some."""
 
     def __init__(self, end: float) -> None:
         self._end, self.done = end, 0
 
-    def __call__(self, done: int, total: int | None) -> None:
-        """So many faults are finished.
+    def __call__(self, faults: int) -> None:
+        """Count so many more as finished.
 
         Raises:
             TimeIsUp: time is up.
         """
-        self.done = done
-        if done and time.perf_counter() >= self._end:
+        self.done += faults
+        if self.done and time.perf_counter() >= self._end:
             raise TimeIsUp
 
 

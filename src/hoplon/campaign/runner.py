@@ -77,13 +77,13 @@ class UnitRunner:
         """Units that so many faults make."""
         return -(-count // self.unit_size)
 
-    def run(self, unit: int, *, count: int | None, advance: ProgressCallback | None = None) -> Unit:
+    def run(self, unit: int, *, count: int | None, advance: Callable[[int], None] | None = None) -> Unit:
         """Draw and run one unit of uniform faults."""
         runs, observed = self.injector.runs(self.draw(unit, self.size(unit, count)), advance=advance)
         first = pl.col("fault") + unit * self.unit_size
         return FaultTable(observed.target, observed.frame.with_columns(first)), runs.with_columns(first)
 
-    def run_planned(self, planned: Planned, *, advance: ProgressCallback | None = None) -> Unit:
+    def run_planned(self, planned: Planned, *, advance: Callable[[int], None] | None = None) -> Unit:
         """Run the faults chosen for one unit; their rows say to which half of which stratum they belong."""
         table, cells, groups = planned
         runs, observed = self.injector.runs(table, advance=advance, groups=groups)
@@ -115,7 +115,7 @@ class UnitTask:
     runner: UnitRunner
     count: int | None
 
-    def __call__(self, item: int | Planned, *, advance: ProgressCallback | None = None) -> Unit:
+    def __call__(self, item: int | Planned, *, advance: Callable[[int], None] | None = None) -> Unit:
         """Run one unit; from another process its progress is not seen until it is done."""
         if isinstance(item, int):
             return self.runner.run(item, count=self.count, advance=advance)

@@ -15,7 +15,7 @@ from typing_extensions import override
 from hoplon.campaign.design import Design
 from hoplon.campaign.pilot import Stopwatch, TimeIsUp, time_two_levels
 from hoplon.campaign.results import Results
-from hoplon.campaign.runner import MOST_FAULTS, ProgressCallback, UnitRunner, UnitStore, amounts
+from hoplon.campaign.runner import MOST_FAULTS, UnitRunner, UnitStore, amounts
 from hoplon.campaign.stratified.schedule import SequentialSchedule
 from hoplon.campaign.stratified.strata import Strata
 from hoplon.campaign.stratified.two_phase import TwoPhaseRun, default_strata
@@ -31,21 +31,23 @@ _PLANNED_PARTS = (0.2, 0.7, 0.9, 1.0)  # how far to go before the number of faul
 
 @dataclass(frozen=True)
 class StoppingRule(ABC):
-    """Decides how many faults are run, and whether they count alike. Final: `Fixed`, `Uniform`, `TwoPhase`."""
+    """Decides how many faults are run, and whether they count alike. Final: `Fixed`, `Uniform`, `TwoPhase`.
+
+    ``count``: faults to run; None: as many as the half-width takes. ``half_width``: of the interval to reach, as a
+    probability; None: whatever the count gives.
+    """
 
     confidence: float
+    count: int | None = None
+    half_width: float | None = None
     design: ClassVar[str] = "uniform"
     numbered: ClassVar[bool] = True  # a unit is a function of seed and number alone
 
     @property
-    def count(self) -> int | None:
-        """Faults to run; None: as many as a half-width takes."""
-        return None
-
-    @property
-    def half_width(self) -> float | None:
-        """Half-width of the interval to reach, as a probability; None: whatever the count gives."""
-        return None
+    def schedule(self) -> SequentialSchedule:
+        """The looks at the results until the half-width is reached, and the confidence of each."""
+        assert self.half_width is not None
+        return SequentialSchedule(self.half_width, self.confidence)
 
     def manifest(self, runner: UnitRunner) -> dict[str, Any]:
         """Entries of a manifest: what decides where the run stops."""
@@ -64,60 +66,57 @@ class StoppingRule(ABC):
         started = time.perf_counter()
         stopwatch = Stopwatch(started + seconds)
         with suppress(TimeIsUp):
-            runner.run(0, count=self.count, advance=ProgressCallback(stopwatch, None))
+            runner.run(0, count=self.count, advance=stopwatch)
         return stopwatch.done, time.perf_counter() - started, None
 
 
 @final
-@dataclass(frozen=True)
 class Fixed(StoppingRule):
-    """Stop after ``faults`` faults, which count alike."""
-
-    faults: int
-
-    @property
-    @override
-    def count(self) -> int:
-        return self.faults
+    """Stop after ``count`` faults, which count alike."""
 
     @override
     def run(self, runner: UnitRunner, store: UnitStore) -> Results:
+        assert self.count is not None
         units = runner.units(self.count)
         store.run({unit: unit for unit in range(units)})
         return store.results(units, Design((), (), (), 0, self.confidence))
 
 
-@dataclass(frozen=True)
-class _ToHalfWidth(StoppingRule):
-    reach: float
-
-    @property
-    @override
-    def half_width(self) -> float:
-        return self.reach
-
-    @property
-    def schedule(self) -> SequentialSchedule:
-        """The looks at the results, and the confidence of each."""
-        return SequentialSchedule(self.reach, self.confidence)
-
-
 @final
-@dataclass(frozen=True)
-class Uniform(_ToHalfWidth):
-    """Stop at a half-width; all faults that are drawn are run and count alike."""
+class Uniform(StoppingRule):
+    """Stop at a half-width; all faults that are drawn are run and count alike.
+
+    One unit tells roughly how many faults that takes, a part of these tells it well, then one look is nearly always
+    enough.
+    """
 
     @override
     def run(self, runner: UnitRunner, store: UnitStore) -> Results:
-        return run_uniform(store, self.schedule, runner.unit_size)
+        schedule, most = self.schedule, MOST_FAULTS // runner.unit_size
+        units, look, parts, begun = 1, 0, iter(_PLANNED_PARTS), time.perf_counter()
+        design = Design((), (), (), 0, schedule.confidence)
+        while True:
+            store.run({unit: unit for unit in range(units)})
+            design = replace(design, level=1 - sum(schedule.tails(look)))
+            rate = store.results(units, design).summary()[0]
+            wanted = math.ceil(_SLACK * units * (rate.failure.half_width / schedule.half_width) ** 2)
+            part = next(parts, None)
+            if part is not None:  # no look, however precise it is
+                factor = max(wanted / units, 1.0)
+                design = replace(design, expected=amounts(rate.n_runs * factor, (time.perf_counter() - begun) * factor))
+                units = max(units, min(math.ceil(part * wanted), most))
+                continue
+            if rate.failure.half_width <= schedule.half_width or units * runner.unit_size >= MOST_FAULTS:
+                return store.results(units, replace(design, spent=amounts(rate.n_runs, time.perf_counter() - begun)))
+            look, units = look + 1, min(max(wanted, units + 1), most)
 
 
 @final
 @dataclass(frozen=True)
-class TwoPhase(_ToHalfWidth):
+class TwoPhase(StoppingRule):
     """Stop at a half-width; very many faults are drawn and looked at, few are run: see `TwoPhaseRun`."""
 
-    strata: tuple[Strata, ...]
+    strata: tuple[Strata, ...] = ()
     design: ClassVar[str] = "stratified"
     numbered: ClassVar[bool] = False
 
@@ -171,40 +170,12 @@ def stopping_rule(
     if design == "uniform" and strata is not None:
         raise HoplonError("expected no strata for design='uniform', got some; leave them out")
     if half_width is None:
-        assert count is not None
         return Fixed(confidence, count)
     if design == "uniform":
-        return Uniform(confidence, half_width)
+        return Uniform(confidence, None, half_width)
     if strata is None:
         strata = default_strata(runner.injector, runner.population)
-    return TwoPhase(confidence, half_width, (strata,) if isinstance(strata, Strata) else tuple(strata))
-
-
-def run_uniform(store: UnitStore, schedule: SequentialSchedule, size: int) -> Results:
-    """Run units of uniform faults until a precision is reached.
-
-    One unit tells roughly how many faults that takes, a part of these tells it well, then one look is nearly always
-    enough.
-
-    Args:
-        size: faults of a unit.
-    """
-    units, look, parts, begun = 1, 0, iter(_PLANNED_PARTS), time.perf_counter()
-    design = Design((), (), (), 0, schedule.confidence)
-    while True:
-        store.run({unit: unit for unit in range(units)})
-        design = replace(design, level=1 - sum(schedule.tails(look)))
-        rate = store.results(units, design).summary()[0]
-        wanted = math.ceil(_SLACK * units * (rate.failure.half_width / schedule.half_width) ** 2)
-        part = next(parts, None)
-        if part is not None:  # no look, however precise it is
-            factor = max(wanted / units, 1.0)
-            design = replace(design, expected=amounts(rate.n_runs * factor, (time.perf_counter() - begun) * factor))
-            units = max(units, min(math.ceil(part * wanted), MOST_FAULTS // size))
-            continue
-        if rate.failure.half_width <= schedule.half_width or units * size >= MOST_FAULTS:
-            return store.results(units, replace(design, spent=amounts(rate.n_runs, time.perf_counter() - begun)))
-        look, units = look + 1, min(max(wanted, units + 1), MOST_FAULTS // size)
+    return TwoPhase(confidence, None, half_width, (strata,) if isinstance(strata, Strata) else tuple(strata))
 
 
 def _check_goal(count: int | None, half_width: float | None, listed: int | None) -> None:
