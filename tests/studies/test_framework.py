@@ -199,10 +199,16 @@ def test_a_row_without_a_figure_says_why() -> None:
 
 def test_findings_survive_a_file() -> None:
     figure = picture("frame", title="t", alt="a", pixels=torch.zeros(2, 3, 3, dtype=torch.uint8))
-    findings = Counter().study().part("two").run(_Kept()) + Findings(  # type: ignore[arg-type]
-        figures=(figure,), sources=(Source("w", "f", 3, ("runs/a",), "c"),), text=("p",)
-    )
+    part = Counter().study().part("two").run(_Kept())  # type: ignore[arg-type]
+    findings = Findings.of([*part, figure, Source("w", "f", 3, ("runs/a",), "c"), "p"])
     assert Findings.restored(json.loads(json.dumps(findings.stored()))) == findings
+
+
+def test_single_findings_are_kept_by_kind_in_their_order() -> None:
+    table, source = Table("t", ("a",), ((1,),)), Source("w", "none")
+    findings = Findings.of(["one", ROW, source, table, "two"])
+    assert findings == Findings(rows=(ROW,), tables=(table,), text=("one", "two"), sources=(source,))
+    assert Findings.of(findings) == findings
 
 
 class _Kept:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self, final
 
@@ -57,6 +57,10 @@ class Source:
     command: str = ""
 
 
+Finding = Row | Table | Figure | Source | str
+"""A single finding of a part; a string is a paragraph under its heading."""
+
+
 @final
 @dataclass(frozen=True)
 class Findings:
@@ -68,15 +72,16 @@ class Findings:
     text: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
 
-    def __add__(self, other: Findings) -> Findings:
-        """Both, one after the other."""
-        return Findings(
-            rows=self.rows + other.rows,
-            tables=self.tables + other.tables,
-            figures=self.figures + other.figures,
-            text=self.text + other.text,
-            sources=self.sources + other.sources,
-        )
+    @classmethod
+    def of(cls, found: Iterable[Finding]) -> Self:
+        """Findings out of single ones, each kind in the order in which they come; a string is a paragraph."""
+        single = tuple(found)
+        kinds = {"rows": Row, "tables": Table, "figures": Figure, "text": str, "sources": Source}
+        return cls(**{name: tuple(one for one in single if isinstance(one, kind)) for name, kind in kinds.items()})
+
+    def __iter__(self) -> Iterator[Finding]:
+        """The single findings, kind by kind."""
+        yield from (*self.rows, *self.tables, *self.figures, *self.text, *self.sources)
 
     def stored(self) -> dict[str, Any]:
         """The findings as values that JSON holds; the content of figures in base 64."""

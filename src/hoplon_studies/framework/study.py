@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -25,7 +25,7 @@ from hoplon.files import write_atomically
 from hoplon.formats.digest import content_digest
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.resolve import resolve_data
-from hoplon_studies.framework.findings import Findings, Source
+from hoplon_studies.framework.findings import Finding, Findings, Source
 from hoplon_studies.framework.folder import StudyFolder
 from hoplon_studies.framework.profiles import Profile
 
@@ -40,11 +40,11 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 @final
 @dataclass(frozen=True)
 class Part:
-    """One heading of the page: ``name`` (of files, lower case), ``title``, and what finds its figures."""
+    """One heading of the page: ``name`` (of files, lower case), ``title``, and what finds its rows and figures."""
 
     name: str
     title: str
-    run: Callable[[Context], Findings] = field(repr=False)
+    run: Callable[[Context], Iterable[Finding]] = field(repr=False)
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -258,11 +258,12 @@ def run_study(
             started = time.perf_counter()
             if say is not None:
                 say(f"study {study.name}, {part.name}: {part.title}")
-            folder.keep(part.name, part.run(replace(context, runs=folder.runs_of(part.name))))
+            found = Findings.of(part.run(replace(context, runs=folder.runs_of(part.name))))
+            folder.keep(part.name, found)
             if say is not None:
                 say(f"study {study.name}, {part.name}: {time.perf_counter() - started:.1f} s")
-    found = {part.name: folder.finished(part.name) for part in study.parts}
-    return StudyResult(study, manifest, {name: findings for name, findings in found.items() if findings is not None})
+    kept = {part.name: folder.finished(part.name) for part in study.parts}
+    return StudyResult(study, manifest, {name: findings for name, findings in kept.items() if findings is not None})
 
 
 def _identity(study: Study, profile: Profile, seed: int, own: Own | None) -> dict[str, Any]:

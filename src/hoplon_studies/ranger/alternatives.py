@@ -12,13 +12,13 @@ from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.values.duplicate import Duplicate
 from hoplon.protections.values.policy import Clamp, Policy, RandomInRange, ToZero
 from hoplon.protections.values.ranger import Ranger
-from hoplon.stats.intervals import Interval, wilson
+from hoplon.stats.intervals import Interval
 from hoplon_studies.framework.figures import Figure, bars, percent_series
-from hoplon_studies.framework.findings import Findings
+from hoplon_studies.framework.findings import Finding
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
-from hoplon_studies.ranger.networks import Absent, Network, each_network, network, outputs, with_tanh
-from hoplon_studies.ranger.runs import FIXED32, Campaigns, mean_of, relative_reduction, row_of
+from hoplon_studies.ranger.networks import Absent, Network, each_network, in_profile, network, with_tanh
+from hoplon_studies.ranger.runs import FIXED32, Campaigns, mean_of, relative_reduction, right_of, row_of
 
 _POLICIES: Mapping[str, tuple[str, Policy]] = {
     "clamp": ("to the bound (Ranger)", Clamp()),
@@ -32,9 +32,8 @@ _WHERE = {
 }
 
 
-def against_tanh(context: Context) -> Findings:
+def against_tanh(context: Context) -> Iterator[Finding]:
     """Figure 8: how much lower the failure rate gets with hyperbolic tangents in place of ReLUs, and with Ranger."""
-    rows: list[Row] = []
     campaigns = Campaigns(context)
     reductions: list[tuple[str, dict[str, Interval]]] = []
     for found in each_network(context):
@@ -44,7 +43,7 @@ def against_tanh(context: Context) -> Findings:
             continue
         absent = next((one for one in (found, other) if isinstance(one, Absent)), None)
         if absent is not None:
-            rows.append(row_of("Fig. 8", found, f"{what}, hyperbolic tangents").missing(absent.why))
+            yield row_of("Fig. 8", found, f"{what}, hyperbolic tangents").missing(absent.why)
             continue
         assert isinstance(found, Network), found
         assert isinstance(other, Network), other
@@ -54,28 +53,29 @@ def against_tanh(context: Context) -> Findings:
             "tanh": campaigns.run(other, "tanh"),
         }
         alone = f"hyperbolic tangents, no protection, {FIXED32.words}"
-        rows += campaigns.rows("Fig. 8", other, results["tanh"], alone)
+        yield from campaigns.rows("Fig. 8", other, results["tanh"], alone)
         means = {arm: mean_of(result.summary(), independent=False) for arm, result in results.items()}
         runs = results["none"].summary()[0].n_runs
         gained = {arm: relative_reduction(means["none"], means[arm]) for arm in ("tanh", "ranger")}
         for arm, words in (("tanh", "hyperbolic tangents (Hong et al.)"), ("ranger", "Ranger")):
             row = row_of("Fig. 8", found, f"{what}, {words}, {FIXED32.words}, mean over thresholds")
             if math.isnan(gained[arm].estimate):
-                rows.append(row.missing("too few failures without protection to say"))
+                yield row.missing("too few failures without protection to say")
             else:
-                rows.append(row.found(gained[arm], n=runs, seed=context.seed))
+                yield row.found(gained[arm], n=runs, seed=context.seed)
         if not any(math.isnan(interval.estimate) for interval in gained.values()):
             reductions.append((found.listing.label, gained))
     already = "failures fewer where the functions are hyperbolic tangents already"
     paper = context.published["fig8/tanh-functions"]
-    nothing = Row("Fig. 8", "networks with tanh", "-", already, "%", paper=paper)
-    rows.append(nothing.missing("nothing is put in the place of anything there, so there is nothing to run"))
-    text = (
+    nothing = "nothing is put in the place of anything there, so there is nothing to run"
+    yield Row("Fig. 8", "networks with tanh", "-", already, "%", paper=paper, why=nothing)
+    yield (
         "Limits join the opposite limits of both rates, so they are wider than they need be. The paper gives 0 % for "
-        "networks whose functions already are hyperbolic tangents, and figures for the others in a chart alone.",
+        "networks whose functions already are hyperbolic tangents, and figures for the others in a chart alone."
     )
-    figures = (_reductions(reductions),) if reductions else ()
-    return Findings(rows=tuple(rows), figures=figures, text=text, sources=campaigns.sources("Fig. 8"))
+    if reductions:
+        yield _reductions(reductions)
+    yield from campaigns.sources("Fig. 8")
 
 
 def _reductions(found: list[tuple[str, dict[str, Interval]]]) -> Figure:
@@ -93,43 +93,41 @@ def _reductions(found: list[tuple[str, dict[str, Interval]]]) -> Figure:
     )
 
 
-def policies(context: Context) -> Findings:
+def policies(context: Context) -> Iterator[Finding]:
     """Section V-B: what a value outside of its bound becomes, with bounds at the extremes."""
-    rows: list[Row] = []
     campaigns = Campaigns(context)
     for found in _chosen(context, ("vgg16", "vgg11", "lenet", "lenet-quick", "resnet20")):
         for key, (words, policy) in _POLICIES.items():
-            ranger = Ranger(found.ranges, policy=policy)
+            ranger, what = Ranger(found.ranges, policy=policy), f"accuracy fault-free, outside values {words}"
             results = campaigns.run(found, key, (ranger,))
-            rows += campaigns.rows("section V-B", found, results, f"outside values {words}, {FIXED32.words}")
-            rows.append(_accuracy(context, found, f"accuracy fault-free, outside values {words}", (ranger,)))
-    text = (
+            yield from campaigns.rows("section V-B", found, results, f"outside values {words}, {FIXED32.words}")
+            yield right_of(context, "section V-B", found, harden(found.program, (ranger,)), what)
+    yield (
         "The paper reports 3 of 5 images misread once values beyond the bound became 0, and unchanged accuracy with "
         "random replacements; both on VGG16. Whether sound values are hit depends on how tight the bounds are: here "
-        "they are the extremes of the training data, which few held-out images exceed.",
+        "they are the extremes of the training data, which few held-out images exceed."
     )
-    return Findings(rows=tuple(rows), text=text, sources=campaigns.sources("section V-B"))
+    yield from campaigns.sources("section V-B")
 
 
-def coverage(context: Context) -> Findings:
+def coverage(context: Context) -> Iterator[Finding]:
     """Algorithm 1 against bounds on activations alone; the last layer, bounded or run twice."""
-    rows: list[Row] = []
     campaigns = Campaigns(context)
     for found in _chosen(context, tuple(context.profile.ranger.models)):
         for key, (words, where) in _WHERE.items():
             ranger = () if where is None else (Ranger(found.ranges, where=where),)  # type: ignore[arg-type]
             results = campaigns.run(found, key, ranger)
-            rows += campaigns.rows("section III-C", found, results, f"{words}, {FIXED32.words}")
-        rows += _last_layer(campaigns, found)
-    text = (
+            yield from campaigns.rows("section III-C", found, results, f"{words}, {FIXED32.words}")
+        yield from _last_layer(campaigns, found)
+    yield (
         "Section III-C argues that activations alone are not enough, since a fault in the pooling after one passes "
         "every bound. Section IV-C leaves out the last fully connected layer, whose values are the output, and names "
-        "duplication as cheap: here faults strike that layer alone.",
+        "duplication as cheap: here faults strike that layer alone."
     )
-    return Findings(rows=tuple(rows), text=text, sources=campaigns.sources("coverage"))
+    yield from campaigns.sources("coverage")
 
 
-def _last_layer(campaigns: Campaigns, found: Network) -> list[Row]:
+def _last_layer(campaigns: Campaigns, found: Network) -> Iterator[Row]:
     """Faults in the last fully connected layer alone, with and without something against them."""
     sites = Values(found.last)
     arms: Mapping[str, tuple[str, tuple[Protection, ...]]] = {
@@ -138,50 +136,36 @@ def _last_layer(campaigns: Campaigns, found: Network) -> list[Row]:
         "bounded": ("Ranger, its product bounded as well", (Ranger(found.ranges, last_linear=True),)),
         "duplicate": ("product and bias run twice", (Duplicate(found.last),)),
     }
-    rows: list[Row] = []
     name = f"{found.listing.key}-last"
     for key, (words, protections) in arms.items():
         results = campaigns.run(found, key, protections, sites=sites, sampling=OpUniform(), name=name)
         what = f"faults in the last layer alone, {words}, one bit of 21.10 fixed point"
-        rows += campaigns.rows("section IV-C", found, results, what)
-    return rows
+        yield from campaigns.rows("section IV-C", found, results, what)
 
 
-def artifact(context: Context) -> Findings:
+def artifact(context: Context) -> Iterator[Finding]:
     """Dave in radians with faults drawn as the published script draws them, the last layer included."""
-    found = network(context, "dave-radians")
+    found = in_profile(context, "dave-radians")
     what = "last product and bias struck as well, as the published script does"
-    if isinstance(found, Absent) or "dave-radians" not in context.profile.ranger.models:
-        why = found.why if isinstance(found, Absent) else "left out of this profile"
-        return Findings(rows=(row_of("Fig. 7", found, what).missing(why),))
-    rows: list[Row] = []
+    if isinstance(found, Absent):
+        yield row_of("Fig. 7", found, what)
+        return
     campaigns = Campaigns(context)
     for key, words in (("none", "without Ranger"), ("ranger", "with Ranger")):
         protections = (Ranger(found.ranges),) if key == "ranger" else ()
         sampling = OpUniform(drop_last=2)
         results = campaigns.run(found, key, protections, sampling=sampling, name="dave-radians-script")
-        rows += campaigns.rows("Fig. 7", found, results, f"{words}, {what}, one bit of 21.10 fixed point")
-    text = (
+        yield from campaigns.rows("Fig. 7", found, results, f"{words}, {what}, one bit of 21.10 fixed point")
+    yield (
         "Dave ends in an arc tangent and a multiplication. Leaving out the last two operators, as the script does, "
         "leaves out these, and faults strike the last fully connected layer, which the text excludes. "
-        "No bound helps there.",
+        "No bound helps there."
     )
-    sources = campaigns.sources("Dave", fault_model="one bit of 21.10 fixed point, operator first")
-    return Findings(rows=tuple(rows), text=text, sources=sources)
+    yield from campaigns.sources("Dave", fault_model="one bit of 21.10 fixed point, operator first")
 
 
 def _chosen(context: Context, keys: tuple[str, ...]) -> Iterator[Network]:
     """Those of the networks that the profile has and that are there."""
     for key in keys:
-        if key in context.profile.ranger.models:
-            found = network(context, key)
-            if isinstance(found, Network):
-                yield found
-
-
-def _accuracy(context: Context, found: Network, what: str, protections: tuple[Protection, ...]) -> Row:
-    """Fault-free accuracy of a classifier on held-out data."""
-    y = found.held_out.y
-    assert y is not None, found.listing.key
-    right = int((outputs(harden(found.program, protections), found.held_out).argmax(1) == y).sum())
-    return row_of("section V-B", found, what).found(wilson(right, len(y)), n=len(y), seed=context.seed)
+        if key in context.profile.ranger.models and isinstance(found := network(context, key), Network):
+            yield found

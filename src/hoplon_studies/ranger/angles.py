@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -34,22 +34,15 @@ def angle_errors(
 ) -> Row:
     """RMSE or mean absolute error in degrees, with limits by stretches of time; ``measure`` is a key of MEASURES."""
     missed = _misses(network, module).numpy()
-
-    def rmse(means: Floats) -> Floats:
-        return np.sqrt(means[..., 0])
-
-    def deviation(means: Floats) -> Floats:
-        return means[..., 0]
-
     if measure == "RMSE":
-        found = _by_stretches((missed**2)[:, None], rmse, seed=context.seed)
+        found = _by_stretches((missed**2)[:, None], lambda means: np.sqrt(means[..., 0]), seed=context.seed)
     else:
-        found = _by_stretches(np.abs(missed)[:, None], deviation, seed=context.seed)
+        found = _by_stretches(np.abs(missed)[:, None], lambda means: means[..., 0], seed=context.seed)
     row = row_of(where, network, what, "degrees", paper=paper)
     return row.found(found, n=len(missed), seed=context.seed, scale=1.0)
 
 
-def against_trivial(context: Context, network: Network) -> list[Row]:
+def against_trivial(context: Context, network: Network) -> Iterator[Row]:
     """RMSE less that of each predictor that does not look at the frame; below 0 where the network is better."""
     assert network.targets is not None, network.listing.key
     wanted = network.targets.double()
@@ -62,23 +55,19 @@ def against_trivial(context: Context, network: Network) -> list[Row]:
     def less(means: Floats) -> Floats:
         return np.sqrt(means[..., 0]) - np.sqrt(means[..., 1])
 
-    rows = []
     for words, other in others.items():
         found = _by_stretches(torch.stack([missed, other], 1).square().numpy(), less, seed=context.seed)
         told = "" if found.high < 0 else "better on these frames; the limits hold 0, so perhaps not on others"
         what = f"RMSE less that of a predictor that does not look, {words}; fault-free"
         row = row_of("not in the paper", network, what, "degrees", why=told)
-        rows.append(row.found(found, n=len(missed), seed=context.seed, scale=1.0))
-    return rows
+        yield row.found(found, n=len(missed), seed=context.seed, scale=1.0)
 
 
 def how_chosen() -> Table:
     """Settings that Comma could have been trained with, and their errors where no held-out frame takes part."""
     found = recorded()
-    rows = tuple(
-        (one["epochs"], one["shift"], one["learning_rate"], one["rmse"], one["always_zero"], one["training_mean"])
-        for one in found["settings"]
-    )
+    keys = ("epochs", "shift", "learning_rate", "rmse", "always_zero", "training_mean")
+    rows = tuple(tuple(setting[key] for key in keys) for setting in found["settings"])
     return Table(
         "How Comma's training was chosen: RMSE in degrees on stretches of the first 80 % that a network had not seen",
         ("epochs", "shift, pixels", "learning rate", "RMSE", "always 0", "mean of the others"),

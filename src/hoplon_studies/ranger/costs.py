@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hoplon.comparison.costs.flops import count_flops
 from hoplon.program.capturing import capture
@@ -16,15 +16,14 @@ from hoplon.protections.ranges.bound import Bound
 from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.values.ranger import Ranger
-from hoplon.stats.intervals import wilson
 from hoplon.zoo.datasets._driving import trivial_errors
-from hoplon_studies.framework.findings import Findings, Table
+from hoplon_studies.framework.findings import Finding, Table
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 from hoplon_studies.networks.architectures import ARCHITECTURES, untrained
 from hoplon_studies.ranger.angles import LIMITS, MEASURES, against_trivial, angle_errors, how_chosen
-from hoplon_studies.ranger.networks import Absent, Network, each_network, outputs
-from hoplon_studies.ranger.runs import papers_own, row_of
+from hoplon_studies.ranger.networks import Absent, Network, each_network
+from hoplon_studies.ranger.runs import papers_own, right_of, row_of
 
 _PROFILER_LOST = {
     "alexnet": "the paper's figure is far below what its published graph computes",
@@ -33,41 +32,38 @@ _PROFILER_LOST = {
 }
 
 
-def subjects(context: Context) -> Findings:
+def subjects(context: Context) -> Iterator[Finding]:
     """Table I: which networks and data the paper has, and what is here."""
     rows: list[Row] = []
     for network in each_network(context):
         rows += papers_own("Table I", network, "accuracy or error, fault-free")
         what = "accuracy, fault-free" if network.listing.data != "driving" else "RMSE, fault-free"
         if isinstance(network, Absent):
-            rows.append(row_of("Table I", network, what).missing(network.why))
-            continue
-        if network.is_classifier:
-            right, count = _right(network, outputs(network.module, network.held_out))
-            row = row_of("Table I", network, what)
-            rows.append(row.found(wilson(right, count), n=count, seed=context.seed))
+            rows.append(row_of("Table I", network, what))
+        elif network.is_classifier:
+            rows.append(right_of(context, "Table I", network, network.module, what))
         else:
             rows.append(angle_errors(context, "Table I", network, what, network.module, "RMSE", None))
             rows += against_trivial(context, network)
-    rows.append(_memory(context))
-    table = Table(
+    yield from (*rows, _memory(context))
+    yield Table(
         "The paper's networks as they are built here",
         ("network", "data of the paper", "parameters", "operators listed", "struck"),
         tuple(_size(context, key) for key in ARCHITECTURES),
         "Convolution and bias, product and bias, and reshapes are operators of their own, as TensorFlow draws them.",
     )
-    tables = (table, how_chosen()) if "comma" in context.profile.ranger.models else (table,)
-    return Findings(rows=tuple(rows), tables=tables, text=_told_of_trivial(rows))
+    if "comma" in context.profile.ranger.models:
+        yield how_chosen()
+    yield from _told_of_trivial(rows)
 
 
-def accuracy(context: Context) -> Findings:
+def accuracy(context: Context) -> Iterator[Finding]:
     """Table II: accuracy of the best class and, where the paper has it, of the best five, or error in degrees."""
-    rows: list[Row] = []
-    for network in each_network(context):
-        for arm in ("without", "with"):
-            rows += _accuracies(context, network, arm)
-    text = "Bounds are the largest values seen on a random 20 % of the training data; accuracy is on held-out data."
-    return Findings(rows=tuple(rows), text=(text, *_told_of_trivial(rows)))
+    arms = ("without", "with")
+    rows = [row for network in each_network(context) for arm in arms for row in _accuracies(context, network, arm)]
+    yield from rows
+    yield "Bounds are the largest values seen on a random 20 % of the training data; accuracy is on held-out data."
+    yield from _told_of_trivial(rows)
 
 
 def _accuracies(context: Context, network: Network | Absent, arm: str) -> Iterator[Row]:
@@ -85,54 +81,39 @@ def _accuracies(context: Context, network: Network | Absent, arm: str) -> Iterat
         given = None if listing.stands_in else paper
         if isinstance(network, Absent):
             unit = "degrees" if listing.data == "driving" else "%"
-            yield row_of("Table II", network, what, unit, paper=given).missing(network.why)
+            yield row_of("Table II", network, what, unit, paper=given)
         elif network.is_classifier:
-            right, count = _right(network, outputs(module, network.held_out), best=int(name.removeprefix("top")))
-            row = row_of("Table II", network, what, paper=given)
-            yield row.found(wilson(right, count), n=count, seed=context.seed)
+            best = int(name.removeprefix("top"))
+            yield right_of(context, "Table II", network, module, what, best=best, paper=given)
         else:
             yield angle_errors(context, "Table II", network, what, module, measure, given)
 
 
-def _told_of_trivial(rows: Sequence[Row]) -> tuple[str, ...]:
+def _told_of_trivial(rows: Sequence[Row]) -> Iterator[str]:
     """Errors of the trivial predictors, in words, where there are errors in degrees to hold against them."""
-    if not any(row.data == "driving frames" and row.here is not None for row in rows):
-        return ()
-    errors = trivial_errors()
-    return (
-        f"On the last 20 % of the drive, always 0 has an RMSE of {errors.always_zero:.2f} degrees and the mean of "
-        f"the first 80 % one of {errors.training_mean:.2f}; a network that is not below both is refused.",
-        LIMITS,
-    )
-
-
-def _right(network: Network, found: Tensor, *, best: int = 1) -> tuple[int, int]:
-    """Inputs whose label is among the ``best`` classes, and all."""
-    y = network.held_out.y
-    assert y is not None, network.listing.key
-    return int((found.topk(best).indices == y[:, None]).any(1).sum()), len(found)
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """Counts of an architecture without weights: operators listed, operations, and those of Ranger."""
-
-    listed: int
-    total: int
-    protection: int
+    if any(row.data == "driving frames" and row.here is not None for row in rows):
+        errors = trivial_errors()
+        yield (
+            f"On the last 20 % of the drive, always 0 has an RMSE of {errors.always_zero:.2f} degrees and the mean of "
+            f"the first 80 % one of {errors.training_mean:.2f}; a network that is not below both is refused."
+        )
+        yield LIMITS
 
 
 @cache
-def _measured(key: str, batch: int = 1) -> _Measured:
-    """Count on a network with random weights: no count depends on them, nor on the bounds."""
+def _measured(key: str) -> tuple[int, int, int]:
+    """Operators listed, operations of the forward pass that the paper counts, and those that Ranger adds.
+
+    Counted on a network with random weights: no count depends on them, nor on the bounds.
+    """
     architecture, network = ARCHITECTURES[key], untrained(key)
     program = capture(network.module, network.example, name=architecture.title)
     functions = ACTIVATION_KINDS - {"atan", "softmax"}
     sites = [site for site in program.value_sites if site.kind in functions]
     ranger = Ranger(Ranges({site.name: Bound(-1.0, 1.0) for site in sites}), unprofiled="leave")
-    found = count_flops(program, [ranger], batch=batch)
+    found = count_flops(program, [ranger], batch=_batch(key))
     listed = [site for site in program.value_sites if architecture.kinds is None or site.kind in architecture.kinds]
-    return _Measured(len(listed), found.total, found.protection)
+    return len(listed), found.total, found.protection
 
 
 def _size(context: Context, key: str) -> tuple[str | int | None, ...]:
@@ -140,7 +121,7 @@ def _size(context: Context, key: str) -> tuple[str | int | None, ...]:
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in architecture.build().parameters())
     traced = key in context.profile.ranger.architectures
-    listed = _measured(key, _batch(key)).listed if traced else None
+    listed = _measured(key)[0] if traced else None
     struck = None if listed is None else listed - architecture.last
     return architecture.title, architecture.data, parameters, listed, struck
 
@@ -158,36 +139,31 @@ def _batch(key: str) -> int:
     return 10 if key in ("vgg16", "resnet18") else 1
 
 
-def operations(context: Context) -> Findings:
+def operations(context: Context) -> Iterator[Finding]:
     """Table III: floating-point operations without and with Ranger, counted as TensorFlow's profiler counts."""
-    rows: list[Row] = []
     for key, architecture in ARCHITECTURES.items():
         if key == "dave-degrees":
             continue
         name, batch = key.removesuffix("-radians"), _batch(key)
         what = f"of one forward pass of {batch}" if batch > 1 else "of one forward pass"
         if key not in context.profile.ranger.architectures:
-            row = Row("Table III", architecture.title, "-", f"operations {what}", "million")
-            rows.append(row.missing("left out of this profile"))
+            left_out = "left out of this profile"
+            yield Row("Table III", architecture.title, "-", f"operations {what}", "million", why=left_out)
             continue
-        found = _measured(key, batch)
-        overhead = 100 * found.protection / found.total
+        _, total, added = _measured(key)
         figures: Mapping[str, tuple[float, str, str]] = {
-            "without": (found.total / 1e6, f"operations {what}, without Ranger", "million"),
-            "with": ((found.total + found.protection) / 1e6, f"operations {what}, with Ranger", "million"),
-            "overhead": (overhead, f"operations that Ranger adds {what}", "%"),
+            "without": (total / 1e6, f"operations {what}, without Ranger", "million"),
+            "with": ((total + added) / 1e6, f"operations {what}, with Ranger", "million"),
+            "overhead": (100 * added / total, f"operations that Ranger adds {what}", "%"),
         }
         for arm, (here, words, unit) in figures.items():
             paper = context.published[f"table3/{name}/{arm}"]
-            why = _PROFILER_LOST.get(
-                name, "the paper's count leaves out the bound of the last ReLU" if arm != "without" else ""
-            )
+            last_relu = "the paper's count leaves out the bound of the last ReLU" if arm != "without" else ""
             row = Row("Table III", architecture.title, "-", words, unit, paper=paper, here=round(here, 3))
             differs = abs(here - paper) > (0.51 if paper > 10_000 else 5.1e-4)  # of what is printed
-            rows.append(replace(row, why=why if differs else ""))
-    text = (
+            yield replace(row, why=_PROFILER_LOST.get(name, last_relu) if differs else "")
+    yield (
         "Counts are exact, so they have no interval. Rules: 2 operations per multiply-accumulate, 1 per bias or "
         "addition, the window per output of a pooling, none for a ReLU; a bound is a minimum and a maximum. VGG16 and "
-        "ResNet-18 are counted for a batch of 10, which is what gives the paper's figures.",
+        "ResNet-18 are counted for a batch of 10, which is what gives the paper's figures."
     )
-    return Findings(rows=tuple(rows), text=text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor
 from hoplon.campaign.results import Results
 from hoplon.faults.table import FaultTable
 from hoplon_studies.framework.figures import Figure, picture
-from hoplon_studies.framework.findings import Findings, Table
+from hoplon_studies.framework.findings import Finding, Table
 from hoplon_studies.framework.study import Context
 from hoplon_studies.ranger.networks import Network, each_network
 from hoplon_studies.ranger.runs import FIXED32, Campaigns
@@ -21,27 +22,22 @@ _GAP = 6
 _MEANS = {"cifar10": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "cifar10-plain": ((0.0,) * 3, (1 / 255,) * 3)}
 
 
-def pictures(context: Context) -> Findings:
+def pictures(context: Context) -> Iterator[Finding]:
     """Inputs that one fault made a network misread, and what it made of them."""
-    figures: list[Figure] = []
     rows: list[tuple[str | int, ...]] = []
     campaigns = Campaigns(context)
     for network in each_network(context):
-        if not isinstance(network, Network):
-            continue
-        found = _found(campaigns.run(network, "none"), network)
-        if not found:
-            continue
-        figures.append(_strip(network, found))
-        rows += [(network.listing.label, *entry[1:]) for entry in found]
-    table = Table(
+        if isinstance(network, Network) and (found := _found(campaigns.run(network, "none"), network)):
+            yield _strip(network, found)
+            rows += [(network.listing.label, *entry[1:]) for entry in found]
+    yield Table(
         "The pictures, from left to right",
         ("network", "struck operator", "bit", "fault-free", "faulty", "true"),
         tuple(rows),
         "One bit of 21.10 fixed point each. Angles are in degrees, left is negative; in the frames the green line is "
         "the fault-free angle, the red one the faulty angle.",
     )
-    return Findings(tables=(table,), figures=tuple(figures), sources=campaigns.sources("pictures"))
+    yield from campaigns.sources("pictures")
 
 
 Example = tuple[Tensor, str, int, str, str, str]

@@ -211,6 +211,13 @@ def network(context: Context, key: str) -> Network | Absent:
     return _loaded(context, LISTINGS[key], LISTINGS[key].weights)
 
 
+def in_profile(context: Context, key: str) -> Network | Absent:
+    """One network of the study, absent where the profile leaves it out."""
+    found = network(context, key)
+    left_out = isinstance(found, Network) and key not in context.profile.ranger.models
+    return Absent(found.listing, "left out of this profile") if left_out else found
+
+
 def with_tanh(context: Context, key: str) -> Network | Absent | None:
     """The same network with hyperbolic tangents; None where the study has none."""
     listing = LISTINGS[key]

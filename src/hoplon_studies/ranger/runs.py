@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
+
+from torch import nn
 
 from hoplon.campaign.campaign import Campaign
 from hoplon.campaign.rates import Rate
@@ -16,11 +18,11 @@ from hoplon.faults.single_word import BitFlip
 from hoplon.formats.fixed import FixedPoint
 from hoplon.program.sites import Values
 from hoplon.protections.base import Protection
-from hoplon.stats.intervals import Interval
+from hoplon.stats.intervals import Interval, wilson
 from hoplon_studies.framework.findings import Source
 from hoplon_studies.framework.rows import Row, Value
 from hoplon_studies.framework.study import Context
-from hoplon_studies.ranger.networks import Absent, Network
+from hoplon_studies.ranger.networks import Absent, Network, outputs
 
 Protections = Sequence[Protection]
 
@@ -56,13 +58,13 @@ class Campaigns:
     """Campaigns of one part under one fault model; arms of the same name meet the same faults.
 
     Attributes:
-        model: how faults are drawn.
+        context, model: of the part, and how faults are drawn.
         names: of the run directories inside the part's folder, in the order in which they were run.
     """
 
     def __init__(self, context: Context, model: FaultModel = FIXED32) -> None:
         self.names: list[str] = []
-        self.model, self._context = model, context
+        self.model, self.context = model, context
 
     def run(
         self,
@@ -82,7 +84,7 @@ class Campaigns:
             sites: all by default, as far as the sampling takes them.
             name: of the network's run directory; its key by default.
         """
-        counts, model = self._context.profile.ranger, self.model
+        counts, model = self.context.profile.ranger, self.model
         campaign = Campaign(
             network.program,
             network.met,
@@ -94,7 +96,7 @@ class Campaigns:
         )
         self.names.append(f"{name or network.listing.key}/{model.key}/{arm}")
         count = counts.faults if model.by_operator else counts.float_faults
-        return self._context.campaign(self.names[-1], campaign, count=count)
+        return self.context.campaign(self.names[-1], campaign, count=count)
 
     def rows(
         self,
@@ -104,43 +106,48 @@ class Campaigns:
         what: str,
         *,
         paper: Mapping[str, Value] | None = None,
-    ) -> list[Row]:
+    ) -> Iterator[Row]:
         """One row for each column of the criterion.
 
         Args:
             what: is followed by the column's name.
             paper: published values by column.
         """
-        return [
-            row_of(where, network, f"{what}: {rate.criterion}", paper=(paper or {}).get(rate.criterion)).found(
-                rate.failure, n=rate.n_runs, seed=self._context.seed
-            )
-            for rate in results.summary()
-        ]
+        for rate in results.summary():
+            row = row_of(where, network, f"{what}: {rate.criterion}", paper=(paper or {}).get(rate.criterion))
+            yield row.found(rate.failure, n=rate.n_runs, seed=self.context.seed)
 
-    def sources(self, what: str, *, fault_model: str = "") -> tuple[Source, ...]:
+    def sources(self, what: str, *, fault_model: str = "") -> Iterator[Source]:
         """Sources of the figures; none where nothing was run."""
-        words = fault_model or self.model.words
-        source = self._context.source(what, fault_model=words, runs=self.names, seed=self._context.seed)
-        return (source,) if self.names else ()
+        if self.names:
+            words = fault_model or self.model.words
+            yield self.context.source(what, fault_model=words, runs=self.names, seed=self.context.seed)
 
 
 def row_of(
     where: str, network: Network | Absent, what: str, unit: str = "%", *, paper: Value = None, why: str = ""
 ) -> Row:
-    """A row about a network without a figure of ours yet."""
+    """A row about a network without a figure of ours yet; of an absent one the row says why it is."""
     listing = network.listing
-    given = "; ".join(part for part in (why, listing.why) if part)
+    given = network.why if isinstance(network, Absent) else "; ".join(part for part in (why, listing.why) if part)
     return Row(where, listing.label, listing.data_label, what, unit, paper=paper, why=given)
 
 
-def papers_own(where: str, listing_of: Network | Absent, what: str, *, paper: Value = None) -> list[Row]:
+def right_of(
+    context: Context, where: str, network: Network, module: nn.Module, what: str, *, best: int = 1, paper: Value = None
+) -> Row:
+    """Row of a classifier's accuracy on held-out data, fault-free: labels among the ``best`` classes of ``module``."""
+    y = network.held_out.y
+    assert y is not None, network.listing.key
+    right = int((outputs(module, network.held_out).topk(best).indices == y[:, None]).any(1).sum())
+    return row_of(where, network, what, paper=paper).found(wilson(right, len(y)), n=len(y), seed=context.seed)
+
+
+def papers_own(where: str, network: Network | Absent, what: str, *, paper: Value = None) -> Iterator[Row]:
     """The row of the paper's network that another one stands in for; none where nothing stands in."""
-    listing = listing_of.listing
-    if not listing.stands_in:
-        return []
-    row = Row(where, listing.paper[0], listing.paper[1], what, "%", paper=paper)
-    return [row.missing("neither data nor weights here; a stand-in is in the next row")]
+    if network.listing.stands_in:
+        why = "neither data nor weights here; a stand-in is in the next row"
+        yield Row(where, *network.listing.paper, what, "%", paper=paper, why=why)
 
 
 def mean_of(rates: Sequence[Rate], *, independent: bool) -> Interval:
