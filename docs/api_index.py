@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "api-index.md"
 HEAD = """# Public names
 
-Written by `python docs/api_index.py` from the faces of the rooms (`__init__.pyi`); a test holds it to them. Of hoplon, what is
+Written by `python docs/api_index.py` from the faces (`__init__.pyi`); a test holds it to them. What of hoplon is
 not listed here is private. `hp` is `import hoplon as hp`.
 """
 
