@@ -13,7 +13,7 @@ import pytest
 
 from hoplon.errors import StoreError
 from hoplon.report import figures, read_document, render, write_document, write_page
-from hoplon.report.page import _script_safe, plotly_script
+from hoplon.report.page import plotly_script, script_safe
 from hoplon.report.text import interval
 
 
@@ -95,7 +95,7 @@ def test_text_of_the_document_cannot_become_markup(document: dict[str, Any]) -> 
     written = render(hostile)
     assert "<script>alert(1)" not in written
     assert "</script><b>x" not in written
-    assert json.loads(_script_safe({"a": "</script>&"})) == {"a": "</script>&"}
+    assert json.loads(script_safe({"a": "</script>&"})) == {"a": "</script>&"}
 
 
 def test_zeros_are_drawn_at_their_limit_on_a_logarithmic_axis(document: dict[str, Any]) -> None:

@@ -90,52 +90,47 @@ def by_bit(document: Document, target: str) -> tuple[Figure, ...]:
     """Failure by flipped bit, one panel per arm that differs, the unprotected arm in each."""
     formats = document["population"][target]["formats"]
     fields = _FIELDS.get(formats[0]) if len(formats) == 1 else None
-    panels = _panels(document["by_bit"][target], document, target, "bit")
-    if not panels:
-        return ()
-    last = max(row["bit"] for _, rows, _ in panels for row in rows)
-    axis = _Axis.over([row for _, rows, _ in panels for row in rows])
-    figures = []
-    for name, rows, base in panels:
-        traces = _dots(base, "bit", axis, "faint", across=False) if base else []
-        traces += _dots(rows, "bit", axis, "arm" if base else "base", across=False)
-        layout = {
-            "xaxis": {
-                "title": {"text": "flipped bit", "standoff": 6},
-                "range": [last + 0.7, -0.7],
-                "tickvals": [bit for bit in range(last, -1, -1) if bit % 8 == 0 or bit == last],
-                "fixedrange": True,
-                "zeroline": False,
-            },
-            "yaxis": axis.layout("failures, %"),
-            "margin": {"l": 52, "r": 8, "t": 20, "b": 44},
-            **_word(fields, last),
-        }
-        figures.append(Figure(name, _alt(name, rows, "bit"), {"data": traces, "layout": layout}, 240))
-    return tuple(figures)
+    bits = [row["bit"] for rows in document["by_bit"][target].values() for row in rows]
+    last = max((bit for bit in bits if bit is not None), default=0)
+    layout = {
+        "xaxis": {
+            "title": {"text": "flipped bit", "standoff": 6},
+            "range": [last + 0.7, -0.7],
+            "tickvals": [bit for bit in range(last, -1, -1) if bit % 8 == 0 or bit == last],
+            "fixedrange": True,
+            "zeroline": False,
+        },
+        "margin": {"l": 52, "r": 8, "t": 20, "b": 44},
+        **_word(fields, last),
+    }
+    return _panels(document, target, "bit", layout, 240, across=False)
 
 
 def by_layer(document: Document, target: str) -> tuple[Figure, ...]:
     """Failure by struck layer in execution order, one panel per arm that differs."""
     layers = document["population"][target]["layers"]
-    panels = _panels(document["by_layer"][target], document, target, "layer")
-    axis = _Axis.over([row for _, rows, _ in panels for row in rows])
     width = 16 + 6.6 * max(map(len, layers))
-    figures = []
-    for name, rows, base in panels:
-        traces = _dots(base, "layer", axis, "faint", across=True) if base else []
-        traces += _dots(rows, "layer", axis, "arm" if base else "base", across=True)
-        layout = {
-            "xaxis": axis.layout("failures, %"),
-            "yaxis": _names(layers),
-            "margin": {"l": min(width, 190), "r": 8, "t": 8, "b": 44},
-        }
-        height = 64 + 20 * max(len(layers), 5)
-        figures.append(Figure(name, _alt(name, rows, "layer"), {"data": traces, "layout": layout}, height))
-    return tuple(figures)
+    layout = {"yaxis": _names(layers), "margin": {"l": min(width, 190), "r": 8, "t": 8, "b": 44}}
+    return _panels(document, target, "layer", layout, 64 + 20 * max(len(layers), 5), across=True)
 
 
 def _panels(
+    document: Document, target: str, key: str, layout: Spec, height: int, *, across: bool
+) -> tuple[Figure, ...]:
+    """Draw a panel for each arm that differs, all on one axis of failure; ``layout``: the rest of the panel."""
+    groups = _grouped(document[f"by_{key}"][target], document, target, key)
+    axis = _Axis.over([row for _, rows, _ in groups for row in rows])
+    of_failure = {"xaxis" if across else "yaxis": axis.layout("failures, %")}
+    figures = []
+    for name, rows, base in groups:
+        traces = _dots(base, key, axis, "faint", across=across)
+        traces += _dots(rows, key, axis, "arm" if base else "base", across=across)
+        spec = {"data": traces, "layout": {**layout, **of_failure}}
+        figures.append(Figure(name, _alt(name, rows, key), spec, height))
+    return tuple(figures)
+
+
+def _grouped(
     groups: Mapping[str, Sequence[Row]], document: Document, target: str, key: str
 ) -> list[tuple[str, list[Row], list[Row]]]:
     """Name, rows and rows of the unprotected arm; arms with the very same figures share a panel."""

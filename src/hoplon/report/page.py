@@ -35,19 +35,24 @@ def render(document: Document) -> str:
     """The page of an assessment as one HTML text that loads nothing from anywhere."""
     sections = [_section(document, target) for target in dict.fromkeys(arm["target"] for arm in document["arms"])]
     specs = {figure["id"]: figure["spec"] for section in sections for figure in section["plots"]}
-    environment = Environment(
-        loader=PackageLoader("hoplon.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("template.html.j2").render(
+    return from_template(
+        "template.html.j2",
         document=document,
         verdict=verdict(document),
         sections=sections,
-        specs=Markup(_script_safe(specs)),
-        plotly=Markup(plotly_script()),
+        specs=script_safe(specs),
         protections=_described(document),
         wording=wording,
         provenance=_provenance(document),
     )
+
+
+def from_template(name: str, **values: Any) -> str:
+    """Return a template of this package filled in, with plotly.js as ``plotly``."""
+    environment = Environment(
+        loader=PackageLoader("hoplon.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template(name).render(plotly=Markup(plotly_script()), **values)
 
 
 def _section(document: Document, target: str) -> dict[str, Any]:
@@ -113,10 +118,10 @@ def _provenance(document: Document) -> list[tuple[str, str]]:
     ]
 
 
-def _script_safe(value: Mapping[str, Any]) -> str:
+def script_safe(value: Mapping[str, Any]) -> Markup:
     """JSON that cannot end the script element it stands in."""
     text = json.dumps(value, allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 @cache

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +10,7 @@ import polars as pl
 
 from hoplon.files import write_atomically
 from hoplon.report.figures import Figure, Spec
-from hoplon.report.page import plotly_script
-
-_MARGIN = {"l": 150, "r": 20, "t": 10, "b": 48}
+from hoplon.report.page import from_template, script_safe
 
 
 def by_layer_figure(frame: pl.DataFrame, *, fraction: float) -> Figure:
@@ -39,19 +35,13 @@ def by_layer_figure(frame: pl.DataFrame, *, fraction: float) -> Figure:
         }
         for end in ("top", "bottom")
     ]
-    layout = {
-        "barmode": "group",
-        "xaxis": {"title": {"text": "share of these weights, %"}},
-        "yaxis": {"type": "category", "autorange": "reversed"},
-        "margin": _MARGIN,
-    }
+    layout = {"barmode": "group", **_layers_by("share of these weights, %")}
     worst = frame.sort("top_share", descending=True).head(3)
     alt = "Important weights by layer. Most: " + "; ".join(
         f"{layer} {100 * share:.1f} %" for layer, share in zip(worst["layer"], worst["top_share"], strict=True)
     )
-    return Figure(
-        f"Top and bottom {100 * fraction:g} % by layer", alt, {"data": traces, "layout": layout}, _height(frame)
-    )
+    height = 80 + 26 * max(frame.height, 5)
+    return Figure(f"Top and bottom {100 * fraction:g} % by layer", alt, {"data": traces, "layout": layout}, height)
 
 
 def heat_map_figure(frame: pl.DataFrame) -> Figure:
@@ -76,11 +66,7 @@ def heat_map_figure(frame: pl.DataFrame) -> Figure:
         "colorbar": {"title": {"text": "rank, %"}},
         "hovertemplate": "%{y}, stretch %{x}: no weight ranks above %{z:.1f} %<extra></extra>",
     }
-    layout = {
-        "xaxis": {"title": {"text": "stretch of weights of the layer"}},
-        "yaxis": {"type": "category", "autorange": "reversed"},
-        "margin": _MARGIN,
-    }
+    layout = _layers_by("stretch of weights of the layer")
     alt = f"Map of the highest rank in each stretch of weights, {len(layers)} layers"
     return Figure("Scores by layer and weight", alt, {"data": [trace], "layout": layout}, 80 + 20 * max(len(layers), 5))
 
@@ -91,25 +77,16 @@ def write_ranking(path: str | os.PathLike[str], title: str, figures: Sequence[Fi
     Raises:
         StoreError: the folder is not writable.
     """
-    parts = []
-    for number, figure in enumerate(figures):
-        spec = json.dumps({**figure.spec, "config": {"responsive": True}}, allow_nan=False).replace("<", "\\u003c")
-        parts.append(
-            f"<h2>{html.escape(figure.title)}</h2>"
-            f'<div id="f{number}" role="img" aria-label="{html.escape(figure.alt)}" '
-            f'style="height:{figure.height}px"></div>'
-            f"<script>Plotly.newPlot('f{number}', {spec})</script>"
-        )
-    page = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<script>{plotly_script()}</script></head>"
-        f'<body style="font-family:sans-serif;max-width:70rem;margin:2rem auto"><h1>{html.escape(title)}</h1>'
-        f"{''.join(parts)}</body></html>\n"
-    )
+    plots = [(figure, script_safe({**figure.spec, "config": {"responsive": True}})) for figure in figures]
     target = Path(path)
-    write_atomically(target, page)
+    write_atomically(target, from_template("ranking.html.j2", title=title, plots=plots))
     return target
 
 
-def _height(frame: pl.DataFrame) -> int:
-    return 80 + 26 * max(frame.height, 5)
+def _layers_by(quantity: str) -> Spec:
+    """The layout of layers, the first on top, against a quantity."""
+    return {
+        "xaxis": {"title": {"text": quantity}},
+        "yaxis": {"type": "category", "autorange": "reversed"},
+        "margin": {"l": 150, "r": 20, "t": 10, "b": 48},
+    }
