@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hoplon.report import verdicts as verdict
+from hoplon.report import verdict
 from hoplon.report.verdicts import improvement
 
 
