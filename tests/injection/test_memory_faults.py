@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import numpy as np
 import polars as pl
 import pytest
 import torch
+from torch import Tensor, nn
 
 from hoplon import BitFlip, Campaign, Inputs, Memory, capture
 from hoplon.criteria import TopK
 from hoplon.formats import equal_bits
-from hoplon.injection.golden_run import GoldenRun
 from tests.support.networks import Wide
+from tests.support.oracles import with_flipped_bit
 
 
 @pytest.fixture(scope="module")
-def campaign() -> Campaign:
-    """Weights of a wide network on 11 inputs, batches of four and one of three; two inputs are zero."""
+def network() -> tuple[nn.Module, Tensor]:
+    """A wide network and 11 inputs, two of which are zero."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model, x = Wide().eval(), torch.randn(11, 4, 9, 9)
         with torch.no_grad():
             model.first.bias.zero_()
         x[2] = x[9] = 0
+    return model, x
+
+
+@pytest.fixture(scope="module")
+def campaign(network: tuple[nn.Module, Tensor]) -> Campaign:
+    """Weights, in batches of four and one of three."""
+    model, x = network
     program = capture(model, x[:4])
     return Campaign(
         program,
@@ -34,22 +41,20 @@ def campaign() -> Campaign:
     )
 
 
-def test_outcomes_are_those_of_whole_forwards(campaign: Campaign) -> None:
+def test_outcomes_are_those_of_whole_forwards(campaign: Campaign, network: tuple[nn.Module, Tensor]) -> None:
     results = campaign.run(count=40, seed=2)
-    program, data = campaign.program, campaign.data
-    reference = GoldenRun.run(program, data, campaign.criterion, batch=4)
+    model, x = network
     runs = results.runs
     for word in results.faults.frame.iter_rows(named=True):
-        site = program.memory_site(str(word["site"]))
         mine = runs.filter(pl.col("fault") == word["fault"])
-        for number in range(reference.input_batches):
-            leaves, real = reference.leaves(number)
-            memory = program.memory()
-            broken = memory[site.name].detach().clone()
-            broken.view(torch.int32).view(-1)[word["element"]] ^= int(np.uint32(word["flip"]).astype(np.int32))
+        assert word["flip"].bit_count() == 1
+        broken = with_flipped_bit(model, word["site"], word["element"], word["flip"].bit_length() - 1)
+        for number, start in enumerate(range(0, len(x), 4)):
+            batch = x[start : start + 4]
+            real = len(batch)
+            batch = torch.cat([batch, batch[-1:].expand(4 - real, -1, -1, -1)])  # a pass holds four samples
             with torch.inference_mode():
-                found = program.run(leaves, {**memory, site.name: broken})[0][:real]
-                golden = program.run(leaves, memory)[0][:real]
+                found, golden = (net(batch)[:real] for net in (broken, model))
             here = mine[number * 4 : number * 4 + real]["top-1"].cast(pl.String).to_list()
             for row, outcome in enumerate(here):
                 if not found[row].isfinite().all():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 
@@ -49,3 +53,53 @@ def changed(memory: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> list[
 def assert_same(memory: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     """The same names and bytes."""
     assert not changed(memory, wanted)
+
+
+class _Sites(TorchDispatchMode):
+    """Calls ``change`` with the site and the output of every operator, and writes what it gives over the output."""
+
+    def __init__(self, owners: list[str], change: Callable[[str, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.owners, self.change, self.calls = owners, change, Counter[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and not func.is_view:
+            kind = func.__name__.split(".")[0].rstrip("_").replace("conv2d", "conv").replace("pool2d", "pool")
+            site = f"{self.owners[-1]}:{kind}"
+            number = self.calls[site]
+            self.calls[site] += 1
+            out.copy_(self.change(f"{site}.{number}" if number else site, out))
+        return out
+
+
+def naive_forward(model: nn.Module, x: Tensor, change: Callable[[str, Tensor], Tensor]) -> Tensor:
+    """Outputs of the module called as it is, the output of every operator replaced by what ``change`` makes of it.
+
+    Args:
+        change: called with a site, as a person would name it, and the value there; shares nothing with the code.
+    """
+    owners: list[str] = []
+    handles = []
+    for path, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda module, args, path=path: owners.append(path)))
+        handles.append(module.register_forward_hook(lambda module, args, out: (owners.pop(), None)[1]))
+    own = x.clone()
+    try:
+        with torch.inference_mode(), _Sites(owners, change):
+            out: Tensor = model(own)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return out
+
+
+def with_flipped_bit(model: nn.Module, name: str, element: int, bit: int) -> nn.Module:
+    """A copy of the model with one bit of a float32 parameter or buffer flipped."""
+    broken = copy.deepcopy(model)
+    tensor = dict([*broken.named_parameters(remove_duplicate=False), *broken.named_buffers(remove_duplicate=False)])[
+        name
+    ]
+    index = torch.unravel_index(torch.tensor(element), tensor.shape)
+    tensor.detach().view(torch.int32)[index] ^= (1 << bit) - (1 << 32 if bit == 31 else 0)
+    return broken

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -15,6 +17,7 @@ from hoplon.program.sites import MemorySite
 from hoplon.protections.base import Overlay
 from hoplon.protections.values.clamp import BoundValue
 from tests.support.networks import CHANNELS, Wide
+from tests.support.oracles import naive_forward, with_flipped_bit
 from tests.support.strategies import BATCH, BITS, LAYERS, PHASES, SIZES, Layer, Random
 
 
@@ -35,16 +38,14 @@ def outputs(program: Program, replay: Replay, golden: Golden, site: MemorySite, 
 
 
 def naive(
-    program: Program, x: Tensor, site: MemorySite, element: int, bit: int, bounds: dict[int, BoundValue]
+    model: nn.Module, x: Tensor, site: MemorySite, element: int, bit: int, bounds: Mapping[str, BoundValue]
 ) -> Tensor:
-    memory, _ = struck(program, site, element, bit)
+    """A whole forward of a copy of the model with the bit flipped."""
 
-    def hook(step: int, value: object) -> object:
-        return bounds[step](value) if step in bounds and isinstance(value, Tensor) else value
+    def change(name: str, value: Tensor) -> Tensor:
+        return bounds[name](value) if name in bounds else value
 
-    with torch.inference_mode():
-        found: Tensor = program.run([x], memory, hook=hook)[0]
-    return found
+    return naive_forward(with_flipped_bit(model, site.name, element, bit), x, change)
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
@@ -57,13 +58,12 @@ def test_memory_faults_in_random_networks_equal_whole_forwards(
         model, x = Random(layers, size).eval(), torch.randn(BATCH, 4, *size)
     program = capture(model, x)
     limits = {s.name: BoundValue(0.0, 1.5) for s in program.value_sites if bounded and s.kind == "relu"}
-    bounds = {program.site_steps[name]: limit for name, limit in limits.items()}
     sites = [site for site in program.memory_sites if site.shape and site.dtype == torch.float32]
     replay = Replay(program, Overlay("bounds", limits), BATCH, sites)
     golden = replay.golden([x])
     for number, site in enumerate(sites * 2):
         element, bit = (seed * 31 + number * 7919) % site.numel, BITS[(seed + number) % len(BITS)]
-        wanted = naive(program, x, site, element, bit, bounds)
+        wanted = naive(model, x, site, element, bit, limits)
         assert equal_bits(outputs(program, replay, golden, site, element, bit), wanted), (site.name, element, bit)
 
 
@@ -75,7 +75,7 @@ def assert_struck_channel_by_channel(model: nn.Module, x: Tensor, name: str) -> 
     golden = replay.golden([x])
     read = next(step for step, known in program.memory_steps.items() if known == name)
     for element, bit in ((0, 30), (site.numel - 1, 22), (site.numel // 2, 0), (site.numel // 3, 31)):
-        wanted = naive(program, x, site, element, bit, {})
+        wanted = naive(model, x, site, element, bit, {})
         before = replay.statistics.operators
         assert equal_bits(outputs(program, replay, golden, site, element, bit), wanted), (element, bit)
         assert replay.statistics.operators - before < program.descendants[read].bit_count()

@@ -16,6 +16,7 @@ from hoplon.injection.replay import Injections, RegionReplay
 from hoplon.program.sites import ValueSite
 from hoplon.protections.base import Overlay, ValueProtection
 from hoplon.protections.values.clamp import BoundValue
+from tests.support.oracles import naive_forward
 from tests.support.strategies import BATCH, BITS, LAYERS, PHASES, SIZES, Layer, Random
 
 ALL = (1 << 32) - 1
@@ -54,23 +55,21 @@ class Faults:
         return hits, runs
 
 
-def naive(program: object, x: Tensor, faults: Faults, run: int, bounds: dict[int, ValueProtection]) -> Tensor:
-    """A whole forward of the batch, every operator run, the fault put in where it belongs."""
-    site = faults.sites[int(faults.site[run])]
-    struck = program.site_steps[site.name]  # type: ignore[attr-defined]
+def naive(model: nn.Module, x: Tensor, faults: Faults, run: int, bounds: dict[str, ValueProtection]) -> Tensor:
+    """A whole forward of the batch, every operator run, the fault put in where it belongs: that sample's output."""
+    struck, row, landed = faults.sites[int(faults.site[run])].name, int(faults.row[run]), []
 
-    def hook(step: int, value: object) -> object:
-        if step == struck:
-            value = value.clone()  # type: ignore[attr-defined]
-            flat = value[int(faults.row[run])].view(torch.int32).reshape(-1)
-            word = (int(flat[faults.element[run]]) & ALL & int(faults.keep[run])) ^ int(faults.flip[run])
-            where = torch.unravel_index(faults.element[run], value.shape[1:])
-            as_int = torch.tensor(word - (1 << 32) if word >> 31 else word, dtype=torch.int32)
-            value.view(torch.int32)[(int(faults.row[run]), *where)] = as_int
-        return bounds[step](value) if step in bounds else value
+    def change(site: str, value: Tensor) -> Tensor:
+        if site == struck:
+            value, landed[:] = value.clone(), [site]
+            where = (row, *torch.unravel_index(faults.element[run], value.shape[1:]))
+            word = (int(value.view(torch.int32)[where]) & ALL & int(faults.keep[run])) ^ int(faults.flip[run])
+            value.view(torch.int32)[where] = word - (1 << 32) if word >> 31 else word
+        return bounds[site](value) if site in bounds else value
 
-    with torch.inference_mode():
-        return program.run([x], hook=hook)[0][int(faults.row[run])]  # type: ignore[attr-defined,no-any-return]
+    output = naive_forward(model, x, change)[row]
+    assert landed, struck
+    return output
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,7 @@ def compared(model: nn.Module, x: Tensor, count: int, seed: int, *, bounded: boo
     covered = [site for site in sites if replay.covers(golden, site.name)]
     faults = Faults.drawn(covered, count, seed)
     outputs, struck = replay.strike_many(golden, *faults.hits(), count)
-    steps = {program.site_steps[name]: limit for name, limit in limits.items()}
-    wanted = torch.stack([naive(program, x, faults, run, steps) for run in range(count)])
+    wanted = torch.stack([naive(model, x, faults, run, limits) for run in range(count)])
     return Found(outputs[0], wanted, sum(len(met.before) for met in struck.values()), len(covered))
 
 
