@@ -6,11 +6,11 @@ import polars as pl
 import pytest
 import torch
 
-from hoplon import BitFlip, Campaign, HoplonError, Inputs, Memory, Values, capture
+from hoplon import BitFlip, Campaign, HoplonError, Inputs, Memory, Values
 from hoplon.campaign import bit_boundary
 from hoplon.campaign.bit_search import search
 from hoplon.faults.sampling import Explicit
-from tests.support.networks import NETWORKS
+from tests.support.networks import NETWORKS, captured
 
 
 @pytest.mark.parametrize("lowest", [0, 1, 7, 22, 30, 31])
@@ -38,7 +38,7 @@ def test_a_broken_order_is_said_once_it_is_seen() -> None:
 @pytest.mark.parametrize("memory", [False, True])
 def test_a_value_of_a_network(memory: bool) -> None:
     net = NETWORKS["mlp"]
-    program, data = capture(net.model(), net.batch(2)), Inputs(net.batch(6))
+    program, data = captured("mlp"), Inputs(net.batch(6))
     sites: Values | Memory = Memory("fc1.weight") if memory else Values("fc1:linear")
     site = sites.select(program)[0].name
     campaign = Campaign(program, data, sites=sites, batch=1)
@@ -54,7 +54,7 @@ def test_a_value_of_a_network(memory: bool) -> None:
 
 def test_bad_input_is_named() -> None:
     net = NETWORKS["mlp"]
-    campaign = Campaign(capture(net.model(), net.batch(2)), Inputs(net.batch(4)), sites=Values("fc1:linear"))
+    campaign = Campaign(captured("mlp"), Inputs(net.batch(4)), sites=Values("fc1:linear"))
     with pytest.raises(HoplonError, match="expected a selected site, got 'fc9:linear'"):
         bit_boundary(campaign, "fc9:linear", 0)
     with pytest.raises(HoplonError, match="expected bits, each once"):

@@ -8,18 +8,18 @@ import cloudpickle
 import pytest
 import torch
 
-from hoplon import TMR, Campaign, HoplonError, Inputs, Memory, Values, capture
+from hoplon import TMR, Campaign, HoplonError, Inputs, Memory, Values
 from hoplon.campaign.executors import Processes, Serial
 from hoplon.formats import equal_bits
 from hoplon.program.program import Program
-from tests.support.networks import GRAPHS, NETWORKS
+from tests.support.networks import GRAPHS, NETWORKS, captured
 
 
 @pytest.mark.parametrize("form", ["export", "eager"])
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_program_travels_bit_for_bit(name: str, form: str) -> None:
     net = NETWORKS[name]
-    program = capture(net.model(), net.batch(2), form=form)  # type: ignore[arg-type]
+    program = captured(name, form=form)  # type: ignore[arg-type]
     twin: Program = pickle.loads(cloudpickle.dumps(program))
     assert type(twin) is type(program)
     assert twin.fingerprint() == program.fingerprint()
@@ -57,7 +57,7 @@ def test_an_error_in_a_process_comes_back_as_it_is() -> None:
 @pytest.mark.parametrize("sites", [Values(), Memory()])
 def test_workers_change_no_record(sites: Values | Memory, form: str) -> None:
     net = NETWORKS["mlp"]
-    program = capture(net.model(), net.batch(2), form=form)  # type: ignore[arg-type]
+    program = captured("mlp", form=form)  # type: ignore[arg-type]
     campaign = Campaign(program, Inputs(net.batch(6)), sites=sites, protections=[TMR()])
     count = 2100 if isinstance(sites, Values) else 130
     count = count if form == "export" else 130
@@ -72,7 +72,7 @@ def test_workers_change_no_record(sites: Values | Memory, form: str) -> None:
 
 def test_threads_are_put_back() -> None:
     net = NETWORKS["mlp"]
-    campaign = Campaign(capture(net.model(), net.batch(2)), Inputs(net.batch(6)), sites=Values())
+    campaign = Campaign(captured("mlp"), Inputs(net.batch(6)), sites=Values())
     before = torch.get_num_threads()
     results = campaign.run(count=10, threads=before + 1)
     assert results.manifest["threads"] == before + 1

@@ -44,7 +44,7 @@ def test_magnitudes_of_the_important_are_those_of_table_iv() -> None:
     assert rows["all"]["median"] == pytest.approx((sizes[149] + sizes[150]) / 2)
     assert (rows["top"]["min"], rows["bottom"]["max"]) == (sizes[-30], sizes[29])
     assert magnitudes(program, scores, fraction=0.01)["high_cutoff"].to_list()[1:] == [None, None]
-    with pytest.raises(HoplonError, match=r"expected a storage a of shape \(100,\), as scored, got none"):
+    with pytest.raises(HoplonError, match=r"expected a storage 'a' of shape \(100,\), as scored, got none"):
         magnitudes(program, Scores({"a": torch.ones(100)}))
     with pytest.raises(HoplonError, match="expected a count of at least 1, got 0"):
         magnitudes(program, scores, count=0)

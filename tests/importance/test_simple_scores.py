@@ -13,7 +13,7 @@ from hoplon.errors import HoplonError
 from hoplon.importance import Scores, fisher, gradient, layerwise, magnitude, random
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
-from tests.support.networks import NETWORKS, WIRINGS
+from tests.support.networks import NETWORKS, WIRINGS, captured
 
 GRADED = [case for case in WIRINGS if case != "views"]  # eager autograd refuses the in-place writes of "views"
 
@@ -73,7 +73,7 @@ def test_magnitude_is_the_absolute_weight_and_needs_no_data() -> None:
 
 
 def test_random_scores_depend_on_the_seed_alone() -> None:
-    program = capture(NETWORKS["in-place-sum"].model(), NETWORKS["in-place-sum"].batch(5))
+    program = captured("in-place-sum", 5)
     one = random(program, seed=1)
     torch.manual_seed(5)
     state = torch.get_rng_state()

@@ -14,7 +14,7 @@ from hoplon.formats import equal_bits
 from hoplon.injection.replay import Injections, Placement, Replay
 from hoplon.protections.base import Overlay, ValueProtection
 from tests.reference.forward import faulty_memory_outputs, faulty_outputs
-from tests.support.networks import GRAPHS, NETWORKS
+from tests.support.networks import GRAPHS, NETWORKS, captured
 
 BATCH = 4
 ALL = (1 << 32) - 1
@@ -166,7 +166,7 @@ class _Cap(ValueProtection):
 @pytest.mark.parametrize(("placement", "expected"), [("before", 0.5), ("after", math.inf)])
 def test_placement_decides_who_is_last_at_a_site(placement: Placement, expected: float) -> None:
     net = NETWORKS["mlp"]
-    program = capture(net.model(), net.batch(BATCH))
+    program = captured("mlp", BATCH)
     over = Overlay("cap", {":relu": _Cap(0.5)})
     replay = Replay(program, over, BATCH, [program.value_site(":relu")], placement)
     golden = replay.golden([net.batch(BATCH)])

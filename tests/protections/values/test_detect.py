@@ -20,7 +20,7 @@ from hoplon.protections.runtime.passes import added_passes
 from hoplon.protections.values.exceedance import exceedances
 from hoplon.protections.values.policy import Detect
 from hoplon.protections.values.ranger import Ranger
-from tests.support.networks import NETWORKS
+from tests.support.networks import NETWORKS, captured
 
 FORMS = ("export", "eager")
 
@@ -86,7 +86,7 @@ def test_a_module_repeats_a_flagged_pass_and_counts_it(program: Program) -> None
 @pytest.mark.parametrize("form", ["separate", "fused"])
 def test_telemetry_counts_what_is_corrected_and_is_off_by_default(form: str) -> None:
     net = NETWORKS["concat"]
-    program = capture(net.model(), net.batch(2))
+    program = captured("concat")
     ranges = profile_ranges(program, data())
     module = harden(program, [Ranger(ranges)], telemetry=True, form=form)
     assert set(module.outside_counts) == set(Ranger(ranges).values(program))

@@ -29,13 +29,13 @@ from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.values.duplicate import Duplicate, RepeatedOperator, agreed
 from hoplon.protections.values.exceedance import exceedances
 from hoplon.protections.values.ranger import Ranger
-from tests.support.networks import GRAPHS, NETWORKS
+from tests.support.networks import GRAPHS, NETWORKS, captured
 
 BATCH = 4
 
 
 def program_of(name: str, form: str = "export") -> Program:
-    return capture(NETWORKS[name].model(), NETWORKS[name].batch(2), form=form)
+    return captured(name, form=form)
 
 
 def repeated(module: HardenedModule) -> list[RepeatedOperator]:

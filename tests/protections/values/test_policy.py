@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from hoplon import capture
 from hoplon.errors import HoplonError
 from hoplon.formats import equal_bits
 from hoplon.protections.base import ValueProtection
@@ -19,7 +18,7 @@ from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.runtime.passes import added_passes
 from hoplon.protections.values.policy import Clamp, Detect, Policy, RandomInRange, ToZero
 from hoplon.protections.values.ranger import Ranger
-from tests.support.networks import NETWORKS
+from tests.support.networks import NETWORKS, captured
 from tests.support.oracles import DTYPES, awkward, outwards
 
 POLICIES: list[Policy] = [Clamp(), ToZero(), RandomInRange(seed=3)]
@@ -95,7 +94,7 @@ def test_a_random_replacement_depends_on_seed_site_and_word_alone() -> None:
 
 def test_tracing_leaves_nothing_behind_that_a_run_would_trip_over() -> None:
     net = NETWORKS["concat"]
-    program = capture(net.model(), net.batch(2))
+    program = captured("concat")
     ranges = profile_ranges(program, net.batch(8), per_channel=True)
     module = harden(program, [Ranger(ranges)])
     added_passes(module)  # runs the protections on tensors without values
@@ -106,7 +105,7 @@ def test_tracing_leaves_nothing_behind_that_a_run_would_trip_over() -> None:
 
 def test_a_detector_is_not_exported_in_silence(tmp_path: Path) -> None:
     net = NETWORKS["concat"]
-    program = capture(net.model(), net.batch(2))
+    program = captured("concat")
     module = harden(program, [Ranger(profile_ranges(program, net.batch(8)), policy=Detect())])
     with pytest.raises(HoplonError, match="expected a module whose bounds act by themselves, got ranger-detect"):
         export_pt2(module, tmp_path / "detector.pt2")

@@ -12,7 +12,7 @@ from hoplon.program.sites import Values
 from hoplon.protections.base import overlay
 from hoplon.protections.ranges import Bound, Ranges, inherent_ranges, profile_ranges
 from hoplon.protections.values.ranger import Ranger
-from tests.support.networks import NETWORKS, WIRINGS, seeded
+from tests.support.networks import NETWORKS, WIRINGS, captured, seeded
 
 
 def bounds(program: Program, ranges: dict[str, Bound]) -> dict[str, Bound]:
@@ -67,7 +67,7 @@ def test_the_papers_worked_example() -> None:
 
 
 def test_the_bound_ends_at_a_residual_addition_and_reaches_the_adaptive_pool() -> None:
-    program = capture(NETWORKS["in-place-sum"].model(), NETWORKS["in-place-sum"].batch(5))
+    program = captured("in-place-sum", 5)
     found = bounds(program, {"relu:relu": Bound(0.0, 3.0), "relu:relu.1": Bound(0.0, 5.0)})
     assert found == {
         "relu:relu": Bound(0.0, 3.0),
@@ -77,7 +77,7 @@ def test_the_bound_ends_at_a_residual_addition_and_reaches_the_adaptive_pool() -
 
 
 def test_a_concatenation_takes_the_hull_of_its_own_inputs_and_hands_it_on() -> None:
-    program = capture(NETWORKS["branches"].model(), NETWORKS["branches"].batch(5))
+    program = captured("branches", 5)
     found = bounds(program, {":relu": Bound(0.0, 7.0), ":relu.1": Bound(0.0, 2.0)})
     assert found == {
         ":relu": Bound(0.0, 7.0),
@@ -89,7 +89,7 @@ def test_a_concatenation_takes_the_hull_of_its_own_inputs_and_hands_it_on() -> N
 
 
 def test_a_concatenation_with_an_unbounded_input_is_not_bounded() -> None:
-    program = capture(NETWORKS["branches"].model(), NETWORKS["branches"].batch(5))
+    program = captured("branches", 5)
     listing = {entry.site: entry for entry in Ranger(Ranges({":relu": Bound(0.0, 7.0)})).coverage(program)}
     assert listing[":cat"].bound is None
     assert listing[":cat"].why == "cat reads :relu.1, which is not bounded"
@@ -99,7 +99,7 @@ def test_a_concatenation_with_an_unbounded_input_is_not_bounded() -> None:
 
 
 def test_the_values_of_a_max_pool_are_bounded_and_its_indices_are_not() -> None:
-    program = capture(NETWORKS["pooled"].model(), NETWORKS["pooled"].batch(5))
+    program = captured("pooled", 5)
     kinds = {site.name: site.kind for site in program.value_sites}
     found = bounds(program, {"act:hardtanh": Bound(0.0, 6.0)})
     assert {kinds[name] for name in found} == {"hardtanh", "adaptive_max_pool", "cat", "mean"}
@@ -137,13 +137,13 @@ def test_padding_enters_the_bound_and_what_rescales_ends_it() -> None:
 
 
 def test_a_relu_is_bounded_from_zero_whatever_was_seen() -> None:
-    program = capture(NETWORKS["in-place-sum"].model(), NETWORKS["in-place-sum"].batch(5))
+    program = captured("in-place-sum", 5)
     assert bounds(program, {"relu:relu": Bound(0.5, 3.0)})["relu:relu"] == Bound(0.0, 3.0)
 
 
 @pytest.mark.parametrize("case", WIRINGS)
 def test_calibration_inputs_come_out_unchanged(case: str) -> None:
-    program = capture(NETWORKS[case].model(), NETWORKS[case].batch(5))
+    program = captured(case, 5)
     x = NETWORKS[case].batch(16)
     effects = overlay(program, [Ranger(profile_ranges(program, x, batch=16))]).values
     assert effects
@@ -165,13 +165,13 @@ def test_calibration_inputs_come_out_unchanged(case: str) -> None:
 
 
 def test_ranges_of_another_model_are_refused() -> None:
-    program = capture(NETWORKS["in-place-sum"].model(), NETWORKS["in-place-sum"].batch(5))
+    program = captured("in-place-sum", 5)
     ranges = profile_ranges(program, NETWORKS["in-place-sum"].batch(5), sites=Values(kind="relu"))
-    other = capture(NETWORKS["shared"].model(), NETWORKS["shared"].batch(5))
-    with pytest.raises(HoplonError, match="outputs of Tied, got site 'relu:relu' profiled on Residual"):
+    other = captured("shared", 5)
+    with pytest.raises(HoplonError, match="outputs of Shared, got site 'relu:relu' profiled on InPlaceSum"):
         Ranger(ranges).values(other)
     trained_further = capture(NETWORKS["in-place-sum"].model(1), NETWORKS["in-place-sum"].batch(5))
-    with pytest.raises(HoplonError, match=r"made for Residual with these weights.*for_any_weights\(\)"):
+    with pytest.raises(HoplonError, match=r"made for InPlaceSum with these weights.*for_any_weights\(\)"):
         overlay(trained_further, [Ranger(ranges)])
     assert overlay(trained_further, [Ranger(ranges.for_any_weights())]).values == Ranger(ranges).values(program)
 
@@ -250,7 +250,7 @@ def test_the_variants_bound_more_and_more(functions: Program) -> None:
 
 
 def test_activations_only_leaves_the_pool_alone_where_algorithm_1_does_not() -> None:
-    program = capture(NETWORKS["branches"].model(), NETWORKS["branches"].batch(5))
+    program = captured("branches", 5)
     ranges = Ranges({":relu": Bound(0.0, 7.0), ":relu.1": Bound(0.0, 2.0)})
     found = {entry.site: entry for entry in Ranger(ranges, where="activations").coverage(program)}
     assert {name for name, entry in found.items() if entry.bound} == {":relu", ":relu.1"}
