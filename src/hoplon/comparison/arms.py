@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from hoplon.campaign.manifest import FORMAT, protected_by, provenance
-from hoplon.campaign.results import Results, site_kinds
+from hoplon.campaign.results import Results, held_results, site_kinds
 from hoplon.campaign.store import RunDirectory
 from hoplon.faults.table import FaultTable
 from hoplon.injection.golden_run import GoldenRun
@@ -48,69 +48,51 @@ class ArmStore:
         return runs, observed
 
 
+@dataclass(frozen=True, eq=False)
 class ArmRuns:
     """Runs one table in arm after arm; arms that do the same to this kind of fault share their runs."""
 
-    def __init__(
-        self,
-        reference: GoldenRun,
-        table: FaultTable,
-        placement: Placement,
-        arrival: Arrival,
-        confidence: float,
-        store: ArmStore | None,
-    ) -> None:
-        self._reference, self._table, self._placement, self._arrival = reference, table, placement, arrival
-        self._confidence, self._store = confidence, store
-        self._seen: list[tuple[Overlay, pl.DataFrame, FaultTable]] = []
-        self._shared = self._common()
+    reference: GoldenRun
+    table: FaultTable
+    placement: Placement
+    arrival: Arrival
+    confidence: float
+    store: ArmStore | None
+    _seen: list[tuple[Overlay, pl.DataFrame, FaultTable]] = field(default_factory=list, init=False)
 
     def run(self, over: Overlay, advance: Callable[[int], None]) -> Results:
         """Run one arm and return its results; ``advance`` is told of finished faults."""
-        manifest = {
-            **self._shared,
-            "arm": over.label,
-            **protected_by(over.protections),
-        }
+        manifest = {**self._shared, "arm": over.label, **protected_by(over.protections)}
         run = partial(self._runs, over, advance)
-        runs, observed = run() if self._store is None else self._store.load_or_run(manifest, run, advance)
-        return Results(
-            target=self._table.target,
-            criteria=self._reference.criterion.names,
-            confidence=self._confidence,
-            level=self._confidence,
-            lazy_runs=runs.lazy(),
-            lazy_faults=observed.frame.lazy(),
-            manifest=manifest,
-        )
+        runs, observed = run() if self.store is None else self.store.load_or_run(manifest, run, advance)
+        return held_results(manifest, [(observed, runs)], level=self.confidence)
 
-    def _common(self) -> dict[str, Any]:
+    @cached_property
+    def _shared(self) -> dict[str, Any]:
         """What all arms share, for their manifests."""
         return {
-            **provenance(self._reference, placement=self._placement, confidence=self._confidence),
+            **provenance(self.reference, placement=self.placement, confidence=self.confidence),
             "format": FORMAT,
-            "target": self._table.target,
-            "faults": {"count": len(self._table), "digest": self._table.plan().digest()},
+            "target": self.table.target,
+            "faults": {"count": len(self.table), "digest": self.table.plan().digest()},
             "kinds": site_kinds(self._sites()),
-            "arrival": self._arrival,
+            "arrival": self.arrival,
         }
 
     def _sites(self) -> Iterator[Site]:
-        program = self._reference.program
-        for name in self._table.frame["site"].unique(maintain_order=True).cast(pl.String):
-            yield program.value_site(name) if self._table.target == "values" else program.memory_site(name)
+        program = self.reference.program
+        for name in self.table.frame["site"].unique(maintain_order=True).cast(pl.String):
+            yield program.value_site(name) if self.table.target == "values" else program.memory_site(name)
 
     def _runs(self, over: Overlay, advance: Callable[[int], None]) -> tuple[pl.DataFrame, FaultTable]:
         for other, runs, observed in self._seen:
             if self._same_effect(over, other):
-                advance(len(self._table))
+                advance(len(self.table))
                 return runs, observed
-        runs, observed = Injector(self._reference, over, self._placement, self._arrival).runs(
-            self._table, advance=advance
-        )
+        runs, observed = Injector(self.reference, over, self.placement, self.arrival).runs(self.table, advance=advance)
         self._seen.append((over, runs, observed))
         return runs, observed
 
     def _same_effect(self, one: Overlay, other: Overlay) -> bool:
         """Guards see memory only, so under value faults two arms with the same bounds run the same."""
-        return self._table.target == "values" and dict(one.values) == dict(other.values)
+        return self.table.target == "values" and dict(one.values) == dict(other.values)

@@ -34,6 +34,7 @@ from hoplon.protections.guards.tmr import TMR
 from hoplon.protections.ranges.profiling import profile_ranges
 from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.values.ranger import Ranger
+from hoplon.report.document import plain
 
 VALUES = Values(kind=("conv", "linear"))
 MEMORY = Memory("*.weight", kind=("conv", "linear"))
@@ -76,14 +77,12 @@ class AssessmentPlan:
             raise HoplonError(
                 f"expected value or memory faults to run, got {self.value_faults} and {self.memory_faults}"
             )
-        for name in ("inputs", "calibration", "batch"):
+        lowest = {"inputs": 1, "calibration": 1, "batch": 1, "guard_faults": 0, "seed": 0}
+        for name, least in lowest.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise HoplonError(f"expected {name} of at least 1, got {value}")
-        if self.guard_faults < 0:
-            raise HoplonError(f"expected guard_faults of at least 0, got {self.guard_faults}")
-        if self.seed < 0:
-            raise HoplonError(f"expected a seed of at least 0, got {self.seed}")
+            if value is not None and value < least:
+                what = "a seed" if name == "seed" else name
+                raise HoplonError(f"expected {what} of at least {least}, got {value}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,16 +113,13 @@ class Assessment:
             "seed": self.plan.seed,
             "fault_model": FAULT_MODEL.name,
             "sampling": "element-uniform",
-            "population": {target: dict(found) for target, found in self.population.items()},
-            "protections": {name: list(labels) for name, labels in self.protections.items()},
-            "guarantees": dict(self.guarantees),
-            "calibration": dict(self.calibration),
-            "model_bytes": self.model_bytes,
-            "prediction": self.prediction,
+            **{name: plain(getattr(self, name)) for name in _STORED},
         }
 
 
 FAULT_MODEL: FaultModel = BitFlip()
+_STORED = ("population", "protections", "guarantees", "calibration", "model_bytes", "prediction")
+_OF_RUNS = ("criterion", "placement", "arrival", "guard_faults", "seed", "batch", "latency")
 _PILOT_SECONDS = 0.3  # of each kind of fault
 MakeArm = Callable[[Ranges, Scores], tuple[Protection, ...]]
 
@@ -175,12 +171,7 @@ def assess(
     tables = [campaign.draw(count=count, seed=plan.seed) for count, campaign in campaigns]
     _check_calibration(program, known, plan)
     ranges = profile_ranges(program, known, progress=partial(report_progress, "activation ranges"))
-    scores = taylor(
-        program,
-        known,
-        loss=F.cross_entropy,
-        progress=partial(report_progress, "scores of weights"),
-    )
+    scores = taylor(program, known, loss=F.cross_entropy, progress=partial(report_progress, "scores of weights"))
     arms = standard_arms(ranges, scores) | {name: make(ranges, scores) for name, make in (more_arms or {}).items()}
     values_total = plan.value_faults * len(arms)
     expected = _expected(campaigns, plan, arms=len(arms))
@@ -201,17 +192,11 @@ def assess(
         inputs,
         arms=arms,
         faults=tables,
-        criterion=plan.criterion,
-        placement=plan.placement,
-        arrival=plan.arrival,
-        guard_faults=plan.guard_faults,
-        seed=plan.seed,
-        batch=plan.batch,
-        latency=plan.latency,
         held_out=held_out,
         store=store,
         resume=resume,
         progress=faults_run,
+        **{name: getattr(plan, name) for name in _OF_RUNS},
     )
     if store is not None:
         ranges.save(Path(store) / "ranges.json")

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -251,26 +252,27 @@ def compare(
     whole = inputs if held_out is None else as_inputs(held_out)
     costs = _costs(reference, overlays, whole, latency=latency)
     total = sum(len(table) + (guard_faults if table.target == "memory" else 0) for table in tables) * len(arms)
-    report = _ArmProgress(progress, total)
+    done = 0
+
+    def advance(arm: str, faults: int) -> None:
+        nonlocal done
+        done += faults
+        if progress is not None:
+            progress(arm, done, total)
+
     compared: list[Arm] = []
     for table in tables:
         arm_store = None if store is None else ArmStore(Path(store), resume)
         runner = ArmRuns(reference, table, placement, arrival, confidence, arm_store)
-        by_name = {name: runner.run(over, report.of_arm(name)) for name, over in overlays.items()}
+        by_name = {name: runner.run(over, partial(advance, name)) for name, over in overlays.items()}
         baseline = next((name for name, over in overlays.items() if not over.protections), None)
         for name, results in by_name.items():
             base = by_name[baseline] if baseline not in (None, name) else None
-            arm = _arm(name, results, base, overlays[name], costs[name], reference, confidence)
+            arm = _arm(results, base, overlays[name], costs[name], reference)
             if table.target == "memory":
-                exposure = exposure_of(
-                    Injector(reference, overlays[name], placement, arrival),
-                    table,
-                    arm.rate,
-                    guard_faults=guard_faults,
-                    seed=seed,
-                    confidence=confidence,
-                    advance=report.of_arm(name),
-                )
+                injector = Injector(reference, overlays[name], placement, arrival)
+                struck: dict[str, Any] = {"guard_faults": guard_faults, "seed": seed}
+                exposure = exposure_of(injector, table, arm.rate, **struck, advance=partial(advance, name))
                 arm = replace(arm, exposure=exposure)
             compared.append(arm)
     caption = {**_caption(reference, tables, placement, confidence), "arrival": arrival, "guard_faults": guard_faults}
@@ -308,38 +310,15 @@ def _costs(
     return costs
 
 
-class _ArmProgress:
-    """Adds up finished faults over arms and tables."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
-
-    def of_arm(self, name: str) -> Callable[[int], None]:
-        def advance(faults: int) -> None:
-            self._done += faults
-            if self._progress is not None:
-                self._progress(name, self._done, self._total)
-
-        return advance
-
-
-def _arm(
-    name: str,
-    results: Results,
-    base: Results | None,
-    over: Overlay,
-    cost: Cost,
-    reference: GoldenRun,
-    confidence: float,
-) -> Arm:
+def _arm(results: Results, base: Results | None, over: Overlay, cost: Cost, reference: GoldenRun) -> Arm:
     criterion = results.criteria[0]
-    options: dict[str, Any] = {"target": results.target, "confidence": confidence}
+    options: dict[str, Any] = {"target": results.target, "confidence": results.confidence}
     rate = rate_of(results.lazy_runs, criterion, **options)
     pair = None if base is None else paired(results.lazy_runs, base.lazy_runs, criterion, **options)
     runs = results.runs
     fault_free = golden_outputs(reference.program, over, reference.data, reference.criterion, batch=reference.batch)
     return Arm(
-        name=name,
+        name=over.label,
         target=results.target,
         results=results,
         rate=rate,

@@ -17,7 +17,7 @@ from hoplon.injection.armed_memory import ArmedMemory
 from hoplon.injection.injector import Injector
 from hoplon.program.sites import MemorySite
 from hoplon.report.document import with_limits
-from hoplon.report.text import percent
+from hoplon.report.text import failing_bits, percent
 from hoplon.report.text_table import TextTable
 from hoplon.stats.intervals import Interval
 
@@ -67,7 +67,6 @@ def exposure_of(
     *,
     guard_faults: int,
     seed: int,
-    confidence: float,
     advance: Callable[[int], None],
 ) -> Exposure:
     """Estimate the exposure of an arm under memory faults.
@@ -85,12 +84,12 @@ def exposure_of(
     hardware = sum(8 * guard.extra_bytes for guard in armed.guards.values()) - guard_bits
     struck = guard_faults if guard_bits else 0
     advance(guard_faults - struck)
-    failure: Interval | None = None
+    failure = None
     if struck:
         population = Population(armed.guard_sites, BitFlip())
         drawn = draw_faults(population, struck, sampling=BitUniform(), generator=unit_generator(seed, 0))
         runs, _ = evaluator.runs(drawn, advance=advance)
-        failure = rate_of(runs.lazy(), rate.criterion, target="memory", confidence=confidence).failure
+        failure = rate_of(runs.lazy(), rate.criterion, target="memory", confidence=rate.failure.confidence).failure
     parts = [(model_bits, rate.failure)] + ([(guard_bits, failure)] if failure is not None else [])
     return Exposure(
         model_bits=model_bits,
@@ -107,10 +106,7 @@ def exposure_table(arms: Mapping[str, Exposure]) -> TextTable:
     """Tabulate by arm the runs that a guard stopped, bits at risk, and how many of them fail the model."""
     rows = []
     for name, exposure in arms.items():
-        failing = "not measured"
-        if exposure.failing_bits is not None:
-            middle, low, high = (f"{bits:,.0f}" for bits in exposure.failing_bits)
-            failing = f"{middle} [{low}, {high}]"
+        failing = failing_bits(exposure.to_dict()).partition(" of ")[0]
         bits = (f"{exposure.bits_at_risk:,}", f"{exposure.guard_bits:,}")
         rows.append((name, percent(exposure.uncorrectable), *bits, failing))
     return TextTable(

@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast, final, get_args
+from typing import Any, Literal, final, get_args
 
 import torch
 from torch import Tensor
@@ -122,10 +122,9 @@ def count_flops(
         ``tensorflow/python/profiler/internal/flops_registry.py``. The profiler drops in silence an operator whose
         shape it does not know; here all shapes are known, and an operator without a rule is named.
     """
-    if convention not in CONVENTIONS:
-        raise HoplonError(f"expected convention {' or '.join(map(repr, CONVENTIONS))}, got {convention!r}")
-    if form not in get_args(Form):
-        raise HoplonError(f"expected form {' or '.join(map(repr, get_args(Form)))}, got {form!r}")
+    for name, value, known in (("convention", convention, tuple(CONVENTIONS)), ("form", form, get_args(Form))):
+        if value not in known:
+            raise HoplonError(f"expected {name} {' or '.join(map(repr, known))}, got {value!r}")
     if program.exported is None:
         raise HoplonError(
             f"expected an exported program to count, got {program.name} in the eager form, whose operators depend on "
@@ -184,8 +183,12 @@ def _leaf(form: TensorForm, batch: int) -> Tensor:
 
 def _elements(result: Any) -> int:
     """Elements of an operator's first output."""
-    first = result[0] if isinstance(result, (tuple, list)) else result
+    first = _first(result)
     return first.numel() if isinstance(first, Tensor) else 0
+
+
+def _first(result: Any) -> Any:
+    return result[0] if isinstance(result, (tuple, list)) else result
 
 
 def _bound(effect: ValueProtection, convention: Convention, result: Any, *, fused: bool) -> int:
@@ -198,7 +201,7 @@ def _bound(effect: ValueProtection, convention: Convention, result: Any, *, fuse
         return 2 * _elements(result)
     if fused and isinstance(effect, BoundValue) and effect.low == 0:
         return _elements(result)
-    value = result[0] if isinstance(result, (tuple, list)) else result
+    value = _first(result)
     with _Elementwise(value.numel()) as seen:
         (effect.outside if effect.detects else effect)(value)
     return int(seen.flops)
@@ -283,7 +286,7 @@ def _products(step: Step, kind: str, args: tuple[Any, ...], out: int, convention
 
 def _pooling(step: Step, kind: str, args: tuple[Any, ...], result: Any, convention: Convention) -> int:
     """What the windows of all outputs read, adaptive ones of unequal size included."""
-    output = cast(Tensor, result[0] if isinstance(result, (tuple, list)) else result)
+    output: Tensor = _first(result)
     axes = next(int(letter) for letter in operator_name(step.op) if letter.isdigit())
     if kind.startswith("adaptive"):
         sizes = zip(args[0].shape[-axes:], output.shape[-axes:], strict=True)

@@ -12,7 +12,7 @@ from typing import Any, cast, final
 import torch
 from torch import Tensor
 
-from hoplon.comparison.costs.latency import median_interval, timed
+from hoplon.comparison.costs.latency import ratio_interval, timed
 from hoplon.errors import HoplonError
 from hoplon.formats.base import integer_view
 from hoplon.protections.base import Protection
@@ -60,12 +60,11 @@ class Interleaved:
     def cost(self, name: str) -> CheckCost:
         """What one guard's checks cost."""
         times = self.checks[name]
-        alone = [check / plain for (check, _), plain in zip(times, self.forward, strict=True)]
-        together = [(check + after) / plain for (check, after), plain in zip(times, self.forward, strict=True)]
+        checks = [check for check, _ in times]
         return CheckCost(
-            check_ms=1e3 * median(check for check, _ in times),
-            over_forward=(median(alone), *median_interval(alone)),
-            ratio=(median(together), *median_interval(together)),
+            check_ms=1e3 * median(checks),
+            over_forward=ratio_interval(checks, self.forward),
+            ratio=ratio_interval([check + after for check, after in times], self.forward),
             blocks=len(times),
         )
 

@@ -144,6 +144,14 @@ def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> tup
     return float(limits.low), float(limits.high)
 
 
+def ratio_interval(
+    seconds: Sequence[float], baseline: Sequence[float], *, confidence: float = 0.95
+) -> tuple[float, float, float]:
+    """Median of the ratios within a block, and the order statistics that enclose it."""
+    ratios = [own / other for own, other in zip(seconds, baseline, strict=True)]
+    return median(ratios), *median_interval(ratios, confidence=confidence)
+
+
 def conditions(device: torch.device) -> dict[str, str | int]:
     """What times depend on: the device and the processor by name, threads, and versions."""
     info = Path("/proc/cpuinfo")
@@ -182,9 +190,12 @@ def _finish(device: torch.device) -> None:
 
 
 def _compared(times: Mapping[str, Sequence[float]], baseline: str, confidence: float) -> tuple[LatencyRatio, ...]:
-    arms = []
-    for name, seconds in times.items():
-        ratios = [own / other for own, other in zip(seconds, times[baseline], strict=True)]
-        limits = median_interval(ratios, confidence=confidence)
-        arms.append(LatencyRatio(name, median(seconds) * 1e3, median(ratios), *limits, len(ratios)))
-    return tuple(arms)
+    return tuple(
+        LatencyRatio(
+            name,
+            median(seconds) * 1e3,
+            *ratio_interval(seconds, times[baseline], confidence=confidence),
+            len(seconds),
+        )
+        for name, seconds in times.items()
+    )
