@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,8 +79,7 @@ def nisp(
                 f"expected a finite importance of {site.name}, got none: an operator behind it lets none through; "
                 "use another score"
             )
-    scaled = layerwise(described(values, score="nisp", program=program, seen=seen), by="sum")
-    return described(scaled.values, score="nisp", program=program, seen=seen)
+    return replace(layerwise(described(values, score="nisp", program=program, seen=seen), by="sum"), score="nisp")
 
 
 def output_importance(responses: np.ndarray) -> np.ndarray:

@@ -62,19 +62,9 @@ def batches_of(
         seen.batch = batch
 
 
-@dataclass(frozen=True, eq=False)
-class Differentiated:
-    """One batch: its samples, the flat outputs of the program, and the gradient of every scored storage, in order.
-
-    A gradient is None where the objective does not depend on the storage.
-    """
-
-    part: Inputs
-    outputs: Sequence[Any]
-    gradients: Sequence[Tensor | None]
-
-
 Objective = Callable[[Program, Sequence[Any], Inputs], Tensor]
+Term = Callable[[Tensor, Tensor], Tensor]
+"""Called with gradient and weight of one storage as float32, which it may overwrite only in the gradient."""
 
 
 @dataclass(frozen=True)
@@ -93,30 +83,34 @@ class MeanLoss:
         return checked(_called(self.loss, pytree.tree_unflatten(list(outputs), program.out_spec), labels))
 
 
-def differentiated(
+def totals_of(
     program: Program,
     data: Stream,
     *,
     sites: Sequence[MemorySite],
     objective: Objective,
     batch: int,
-    visit: Callable[[Differentiated, Sequence[Tensor]], None],
+    term: Term,
+    visit: Callable[[Inputs, Sequence[Any]], None] | None = None,
     hook: Hook | None = None,
     progress: Progress | None = None,
-) -> StreamSummary:
-    """Run the program forward and backward on every batch; memory is only read, no ``.grad`` is written.
+) -> tuple[dict[str, Tensor], StreamSummary]:
+    """Run the program forward and backward on every batch and sum a term of gradient and weight.
+
+    Memory is only read, no ``.grad`` is written. A storage that the objective does not depend on adds nothing.
 
     Args:
-        visit: called after each batch with what it gave and with the scored storages, outside of autograd.
+        visit: called after each batch with its samples and the flat outputs of the program, outside of autograd.
         hook: of the forward passes, see :meth:`Program.run`.
     Returns:
-        What went by.
+        The sums by name of the storage, float32, of its shape; what went by.
     Raises:
         DataError: see `batches_of` and the objective.
     """
     memory = program.memory()
     seen = StreamSummary()
     with torch.inference_mode(False), torch.enable_grad():
+        totals = {site.name: torch.zeros(site.shape, device=memory[site.name].device) for site in sites}
         leaves = [memory[site.name].detach().requires_grad_() for site in sites]
         for site, leaf in zip(sites, leaves, strict=True):
             memory |= dict.fromkeys((site.name, *site.aliases), leaf)
@@ -125,8 +119,12 @@ def differentiated(
             value = objective(program, outputs, part)
             gradients = torch.autograd.grad(value, leaves, allow_unused=True)
             with torch.no_grad():
-                visit(Differentiated(part, [_detached(leaf) for leaf in outputs], gradients), leaves)
-    return seen
+                for total, gradient, leaf in zip(totals.values(), gradients, leaves, strict=True):
+                    if gradient is not None:
+                        total.add_(term(gradient.float(), leaf.detach().float()))
+                if visit is not None:
+                    visit(part, [_detached(leaf) for leaf in outputs])
+    return totals, seen
 
 
 def summed(
@@ -136,7 +134,7 @@ def summed(
     sites: Memory,
     objective: Objective,
     batch: int,
-    term: Callable[[Tensor, Tensor], Tensor],
+    term: Term,
     score: str,
     loss: Loss,
     mean: bool = False,
@@ -145,21 +143,12 @@ def summed(
     """Score weights by the sum over batches of a term of gradient and weight, float32.
 
     Args:
-        term: called with gradient and weight of one storage as float32, which it may overwrite only in the gradient.
         score: its name.
         mean: divide by the number of samples.
     """
-    chosen = sites.select(program)
-    memory = program.memory()
-    with torch.inference_mode(False):
-        totals = {site.name: torch.zeros(site.shape, device=memory[site.name].device) for site in chosen}
-
-    def add(found: Differentiated, leaves: Sequence[Tensor]) -> None:
-        for total, gradient, leaf in zip(totals.values(), found.gradients, leaves, strict=True):
-            if gradient is not None:
-                total.add_(term(gradient.float(), leaf.detach().float()))
-
-    seen = differentiated(program, data, sites=chosen, objective=objective, batch=batch, visit=add, progress=progress)
+    totals, seen = totals_of(
+        program, data, sites=sites.select(program), objective=objective, batch=batch, term=term, progress=progress
+    )
     values = {name: total / seen.samples for name, total in totals.items()} if mean else totals
     return described(values, score=score, program=program, seen=seen, loss=loss)
 

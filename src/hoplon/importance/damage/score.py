@@ -17,14 +17,7 @@ from hoplon.importance._fisher import SignedLosses
 from hoplon.importance.damage.deviations import LEVELS, Deviations
 from hoplon.importance.damage.probing import Layer, Prober, common
 from hoplon.importance.damage.readers import readers_of
-from hoplon.importance.gradients import (
-    CONVOLUTIONS_AND_LINEAR,
-    Differentiated,
-    Loss,
-    Progress,
-    described,
-    differentiated,
-)
+from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, Progress, described, totals_of
 from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Stream
 from hoplon.program.program import Program, Ref, Step
@@ -84,23 +77,15 @@ def expected_damage(
     deviations = {site.name: Deviations.of(memory[site.name], site, model, generator=generator) for site in chosen}
     layers = _layers(program, chosen, readers, deviations)
     prober = Prober(program, list(layers.values()), criterion or TopK(), passes=passes, generator=generator)
-    squares = {site.name: torch.zeros(site.shape, device=memory[site.name].device) for site in chosen}
-
-    def visit(found: Differentiated, leaves: Sequence[Tensor]) -> None:
-        for square, gradient in zip(squares.values(), found.gradients, strict=True):
-            if gradient is not None:
-                square.add_(gradient.float().square_())
-        with torch.inference_mode():
-            prober.probe(found.part, found.outputs)
-
     signs = torch.Generator().manual_seed(seed)
-    seen = differentiated(
+    squares, seen = totals_of(
         program,
         data,
         sites=chosen,
         objective=SignedLosses(loss, signs),
         batch=batch,
-        visit=visit,
+        term=lambda gradient, weight: gradient.square_(),
+        visit=torch.inference_mode()(prober.probe),
         hook=prober.watch,
         progress=progress,
     )
