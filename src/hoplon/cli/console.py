@@ -34,18 +34,22 @@ def report_training(done: int, total: int, loss: float) -> None:
     print_status(f"training: epoch {done} of {total}, loss {loss:.3g}")
 
 
-def show_json(document: Mapping[str, Any]) -> None:
-    """Print one JSON object on stdout."""
-    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
-
-
-def show(tables: Sequence[TextTable | Table], paragraphs: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """Print tables, then titled sentences, on stdout."""
+def show(
+    document: Mapping[str, Any],
+    tables: Sequence[TextTable],
+    paragraphs: Sequence[tuple[str, Sequence[str]]] = (),
+    *,
+    as_json: bool,
+) -> None:
+    """Print on stdout the document as one JSON object, or else its tables, then titled sentences."""
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
+        return
     console = Console(file=sys.stdout, highlight=False)
     if not console.is_terminal:
         console = Console(file=sys.stdout, highlight=False, width=150)
     for table in tables:
-        console.print(_drawn(table) if isinstance(table, TextTable) else table)
+        console.print(_drawn(table))
         console.print()
     for title, sentences in paragraphs:
         console.print(f"[bold]{title}[/bold]")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hoplon.cli.console import print_status, progress_bars, show, show_json
+from typer import Context
+
+from hoplon.cli.console import print_status, progress_bars, show
+from hoplon.cli.options.command_line import command_of
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.comparison.assessment import AssessmentPlan, MakeArm, announcement, assess
 from hoplon.program.capturing import capture
@@ -15,27 +18,24 @@ from hoplon.zoo.entries import ZooData, ZooModel
 
 
 def run_assessment(
+    context: Context,
     model: ZooModel,
     data: ZooData,
     plan: AssessmentPlan,
     *,
     out: OutputFolder,
-    command: str,
-    as_json: bool,
-    resume: bool = False,
     more_arms: Mapping[str, MakeArm] | None = None,
 ) -> None:
     """Assess a model on data; leave page, document and runs in the folder; print tables and verdict, or the document.
 
     Args:
-        command: gives these results again.
-        resume: take the finished arms of an earlier run in the folder.
+        context: of the command, which has ``as_json`` and ``resume`` among its options.
         more_arms: beside the standard ones.
     Raises:
         HoplonError: bad input of any kind, with one clear message.
         KeyboardInterrupt: after saying what is kept.
     """
-    page = out.path / "report.html"
+    page, resume = out.path / "report.html", context.params["resume"]
     try:
         program = capture(model.module, model.example, name=model.name)
         print_status(announcement(program, data.held_out, plan, more_arms=len(more_arms or {})))
@@ -51,14 +51,12 @@ def run_assessment(
                     resume=resume,
                     progress=report_progress,
                 )
-            document = {**found.to_dict(), "command": command, "report": str(page)}
+            document = {**found.to_dict(), "command": command_of(context), "report": str(page)}
             write_page(page, document)
             write_document(out.path / "results.json", document)
     except KeyboardInterrupt:
         print_status(f"Interrupted. Saved: {out.kept}")
         raise
-    if as_json:
-        show_json(document)
-    else:
-        show(found.comparison.tables(), [(part.title, part.sentences) for part in verdict(document)])
+    verdicts = [(part.title, part.sentences) for part in verdict(document)]
+    show(document, found.comparison.tables(), verdicts, as_json=context.params["as_json"])
     print_status(f"wrote {page}, {out.path / 'results.json'} and {out.path / 'runs'}")

@@ -12,23 +12,16 @@ from hoplon.campaign.executors import torch_threads
 from hoplon.cli.commands.assess import run_assessment
 from hoplon.cli.console import print_status, report_training
 from hoplon.cli.options import guards as guarding
-from hoplon.cli.options.command_line import (
-    AsJson,
-    Batch,
-    Data,
-    Model,
-    ReportFolder,
-    ResumeArms,
-    Seed,
-    Threads,
-    command_of,
-)
+from hoplon.cli.options.command_line import AsJson, Batch, Data, Model, ReportFolder, ResumeArms, Seed, Threads
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.comparison.assessment import AssessmentPlan
 from hoplon.criteria.classification import TopK
 from hoplon.errors import HoplonError
 from hoplon.injection.replay.golden import Placement
 from hoplon.zoo.resolve import resolve_data, resolve_model
+
+_FAULTS = ("value_faults", "memory_faults", "guard_faults")
+_PLAN = (*_FAULTS, "inputs", "calibration", "placement", "arrival", "batch", "seed")
 
 
 def compare(
@@ -58,32 +51,13 @@ def compare(
     """Inject the same faults into a model under each protection and report failures, accuracy, time and memory."""
     more_arms = {text: guarding.arm(text) for text in arm or ()}
     folder = OutputFolder.prepare(out)
-    plan = AssessmentPlan(
-        value_faults=value_faults,
-        memory_faults=memory_faults,
-        inputs=inputs,
-        calibration=calibration,
-        criterion=parsed_criterion(criterion),
-        guard_faults=guard_faults,
-        placement=placement,
-        arrival=arrival,
-        batch=batch,
-        seed=seed,
-    )
+    options = {name: context.params[name] for name in _PLAN}
+    plan = AssessmentPlan(criterion=parsed_criterion(criterion), **options)
     with torch_threads(threads):
         loaded = resolve_data(data)
         print_status(f"hoplon compare: {model} on {data}, seed {seed}")
         chosen = resolve_model(model, seed=seed, progress=report_training)
-        run_assessment(
-            chosen,
-            loaded,
-            plan,
-            out=folder,
-            command=command_of(context),
-            as_json=as_json,
-            resume=resume,
-            more_arms=more_arms,
-        )
+        run_assessment(context, chosen, loaded, plan, out=folder, more_arms=more_arms)
 
 
 def parsed_criterion(text: str) -> TopK:

@@ -12,7 +12,7 @@ from typer import Option
 from hoplon.campaign.executors import torch_threads
 from hoplon.cli.commands.assess import run_assessment
 from hoplon.cli.console import print_status
-from hoplon.cli.options.command_line import AsJson, ReportFolder, ResumeArms, Seed, command_of
+from hoplon.cli.options.command_line import AsJson, ReportFolder, ResumeArms, Seed
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.comparison.assessment import AssessmentPlan
 from hoplon.zoo.registry import data, model
@@ -38,6 +38,4 @@ def demo(
     plan = replace(QUICK if quick else FULL, seed=seed)
     print_status(f"hoplon demo: LeNet on handwritten digits, seed {seed}; about {'10 s' if quick else '1 minute'}")
     with torch_threads(1):
-        lenet = model("lenet-digits", seed=seed)
-        command = command_of(context)
-        run_assessment(lenet, data("digits"), plan, out=folder, command=command, as_json=as_json, resume=resume)
+        run_assessment(context, model("lenet-digits", seed=seed), data("digits"), plan, out=folder)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 from typer import Option
 
-from hoplon.cli.console import print_status, show, show_json
+from hoplon.cli.console import print_status, show
 from hoplon.cli.loading import load_program
 from hoplon.cli.options.bounds import PolicyOption, Where, coverage_table, listed, ranger, ranges_for
 from hoplon.cli.options.command_line import AsJson, Model, Seed
@@ -87,12 +87,10 @@ def harden(
         "sites": rows,
         "example_unchanged": _unchanged(module, chosen.module, chosen.example),
     }
-    if as_json:
-        show_json(document)
-    else:
-        title = f"{document['bounded']} of {len(rows)} operator outputs are bounded"
-        told = [f"{row['label']}, {row['extra_bytes']:,} bytes: {row['guarantee']}" for row in document["guards"]]
-        show([coverage_table(rows, title)] if bounds else [], [("Guards", [*told, document["when"]])] if told else [])
+    title = f"{document['bounded']} of {len(rows)} operator outputs are bounded"
+    told = [f"{row['label']}, {row['extra_bytes']:,} bytes: {row['guarantee']}" for row in document["guards"]]
+    paragraphs = [("Guards", [*told, document["when"]])] if told else []
+    show(document, [coverage_table(rows, title)] if bounds else [], paragraphs, as_json=as_json)
     if not document["example_unchanged"]:
         print_status("The model's example batch has values outside of the bounds; see hoplon profile on held-out data.")
     print_status(f"wrote {out}")

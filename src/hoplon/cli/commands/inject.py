@@ -16,7 +16,7 @@ from hoplon.campaign.executors import torch_threads
 from hoplon.campaign.forecasting import Forecast, forecast
 from hoplon.campaign.results import Results
 from hoplon.campaign.store import RunDirectory
-from hoplon.cli.console import duration, print_status, progress_bars, show, show_json
+from hoplon.cli.console import duration, print_status, progress_bars, show
 from hoplon.cli.loading import load_program
 from hoplon.cli.options.campaign_file import SETTINGS, Settings, merged, read_raw
 from hoplon.cli.options.command_line import DATA_HELP, MODEL_HELP, AsJson, Batch, Threads
@@ -35,6 +35,7 @@ _PLAIN = (
     *("model", "data", "target", "dtype", "buffers", "placement", "inputs", "count", "half_width", "confidence"),
     *("seed", "batch", "threads", "workers", "out"),
 )
+_DESIGN = ("count", "half_width", "confidence", "seed", "workers", "threads")
 _LISTS = ("sites", "kind", "criterion")
 _FAULT = {"fault": "name", "flips": "count", "stuck_value": "value"} | {
     name: name for name in ("field", "low", "high", "rate", "format", "elements", "words", "bytes", "lane")
@@ -149,22 +150,18 @@ def _require_free(folder: Path, *, resume: bool) -> None:
         )
 
 
+def _design(settings: Settings) -> dict[str, Any]:
+    """How many faults are drawn, and who runs them: what a campaign and its forecast are told alike."""
+    return {name: getattr(settings, name) for name in _DESIGN}
+
+
 def _run(campaign: Campaign, settings: Settings, folder: Path, *, resume: bool, as_json: bool) -> None:
     if not (folder / "manifest.json").exists():
         settings.keep(folder)  # also proves that the folder can be written
     try:
         with progress_bars() as report_progress:
-            results: Results = campaign.run(
-                count=settings.count,
-                half_width=settings.half_width,
-                confidence=settings.confidence,
-                seed=settings.seed,
-                store=folder,
-                resume=resume,
-                workers=settings.workers,
-                threads=settings.threads,
-                progress=partial(report_progress, "faults"),
-            )
+            progress = partial(report_progress, "faults")
+            results: Results = campaign.run(**_design(settings), store=folder, resume=resume, progress=progress)
     except KeyboardInterrupt:
         units = len(RunDirectory(folder).finished())
         again = f"Resume with `hoplon inject --resume --out {folder}`."
@@ -172,26 +169,12 @@ def _run(campaign: Campaign, settings: Settings, folder: Path, *, resume: bool, 
         raise
     found = document(results)
     write_document(folder / "results.json", found)
-    if as_json:
-        show_json(found)
-    else:
-        show(tables(found), [])
+    show(found, tables(found), as_json=as_json)
     print_status(f"wrote {folder / 'results.json'} and the run in {folder}")
 
 
 def _predict(campaign: Campaign, settings: Settings, *, as_json: bool) -> None:
-    found: Forecast = forecast(
-        campaign,
-        count=settings.count,
-        half_width=settings.half_width,
-        confidence=settings.confidence,
-        seed=settings.seed,
-        workers=settings.workers,
-        threads=settings.threads,
-    )
-    if as_json:
-        show_json({"format": 1, **found.to_dict()})
-        return
+    found: Forecast = forecast(campaign, **_design(settings))
     at_most = "at most " if settings.half_width is not None else ""
     memory = "not known here" if found.memory_bytes is None else f"at most about {found.memory_bytes / 1e9:.1f} GB"
     lines = [
@@ -206,4 +189,5 @@ def _predict(campaign: Campaign, settings: Settings, *, as_json: bool) -> None:
     for probability, faults in found.faults_at.items():
         number = "more than any campaign runs" if faults is None else f"{faults:,} faults"
         lines.append(f"if {100 * probability:g} % of the faults fail: {number}")
-    show([], [("Dry run: forecast only, nothing was written", lines)])
+    paragraphs = [("Dry run: forecast only, nothing was written", lines)]
+    show({"format": 1, **found.to_dict()}, [], paragraphs, as_json=as_json)

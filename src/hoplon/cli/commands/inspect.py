@@ -8,7 +8,7 @@ from typing import Annotated
 
 from typer import Option
 
-from hoplon.cli.console import print_status, show, show_json
+from hoplon.cli.console import print_status, show
 from hoplon.cli.loading import load_program
 from hoplon.cli.options.command_line import AsJson, Model, Seed
 from hoplon.cli.output_folder import require_writable
@@ -41,12 +41,10 @@ def inspect(
     document = inspection.to_dict()
     if out is not None:
         print_status(f"wrote {write_document(out / 'inspection.json', document)}")
-    if as_json:
-        show_json(document)
-    else:
-        unread = [f"{name} ({numel:,})" for name, numel in inspection.unread.items()]
-        paragraphs = [("Storages that nothing reads, in no count (elements)", unread)] if unread else []
-        show([view(inspection) for view in (_layers, _values, _memory, _space)], paragraphs)
+    unread = [f"{name} ({numel:,})" for name, numel in inspection.unread.items()]
+    paragraphs = [("Storages that nothing reads, in no count (elements)", unread)] if unread else []
+    views = [view(inspection) for view in (_layers, _values, _memory, _space)]
+    show(document, views, paragraphs, as_json=as_json)
 
 
 def _layers(inspection: Inspection) -> TextTable:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typer import Option
 
 from hoplon.campaign.executors import torch_threads
-from hoplon.cli.console import print_status, show, show_json
+from hoplon.cli.console import print_status, show
 from hoplon.cli.loading import load_program
 from hoplon.cli.options.bounds import PolicyOption, Where, ranger
 from hoplon.cli.options.command_line import AsJson, Model, Seed, Threads
@@ -30,7 +30,7 @@ from hoplon.protections.runtime.hardened_module import HardenedModule
 from hoplon.protections.runtime.lowering import lower
 from hoplon.protections.runtime.passes import added_passes
 from hoplon.protections.values.ranger import Ranger
-from hoplon.report.document import write_document
+from hoplon.report.document import plain, write_document
 from hoplon.report.text_table import TextTable
 
 BASELINE, ORIGINAL = "none", "original"
@@ -69,10 +69,7 @@ def overhead(
         }
     if out is not None:
         print_status(f"wrote {write_document(out / 'overhead.json', document)}")
-    if as_json:
-        show_json(document)
-    else:
-        show([_table(document)], _sentences(document))
+    show(document, [_table(document)], _sentences(document), as_json=as_json)
 
 
 def _batch_of(example: Tensor, size: int | None) -> Tensor:
@@ -119,10 +116,7 @@ def _document(program: Program, protection: Ranger, arms: Mapping[str, nn.Module
         "extra_bytes": sum(effect.extra_bytes for effect in effects.values()),
         "batch": found.batch_shape[0],
         "blocks": found.arms[0].blocks,
-        "calls": found.calls,
-        "confidence": found.confidence,
-        "device": found.device,
-        "threads": found.threads,
+        **{name: getattr(found, name) for name in ("calls", "confidence", "device", "threads")},
         "flops_conventions": dict(CONVENTIONS),
         "versions": {"torch": found.torch_version},
     }
@@ -134,15 +128,11 @@ def _passes(module: nn.Module) -> int:
 
 def _flops(program: Program, protection: Ranger, form: str) -> dict[str, Any]:
     """Operations that an arm adds to those of the model, by convention; None where they cannot be counted."""
-    added = {}
-    for convention in CONVENTIONS:
-        share: float | None = 0.0
-        if program.exported is None:
-            share = None
-        elif form not in (BASELINE, ORIGINAL):
-            share = count_flops(program, [protection], convention=convention, form=form).overhead  # type: ignore[arg-type]
-        added[f"flops_{convention}"] = None if share is None or math.isnan(share) else share
-    return added
+    names = [f"flops_{convention}" for convention in CONVENTIONS]
+    if program.exported is None or form in (BASELINE, ORIGINAL):
+        return dict.fromkeys(names, None if program.exported is None else 0.0)
+    counts = [count_flops(program, [protection], convention=one, form=form) for one in CONVENTIONS]  # type: ignore[arg-type]
+    return {name: plain(count.overhead) for name, count in zip(names, counts, strict=True)}
 
 
 def _table(document: dict[str, Any]) -> TextTable:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from hoplon.campaign.executors import torch_threads
-from hoplon.cli.console import duration, print_status, progress_bars, show, show_json
+from hoplon.cli.console import duration, print_status, progress_bars, show
 from hoplon.cli.loading import load_program
 from hoplon.cli.options.bounds import coverage_table, listed
 from hoplon.cli.options.command_line import AsJson, Data, Model, Samples, Seed, Threads
@@ -89,10 +89,8 @@ def profile(
     ranges.save(out / "ranges.json")
     found.save(out / "profile.json")
     write_document(out / "results.json", document)
-    if as_json:
-        show_json(document)
-    else:
-        show([coverage_table(document["sites"], _title(document)), _convergence(document)], _sentences(document))
+    tables = [coverage_table(document["sites"], _title(document)), _convergence(document)]
+    show(document, tables, _sentences(document), as_json=as_json)
     if document["unconverged"]:
         growing = f"{len(document['unconverged'])} of {len(found.sites)}"
         print_status(f"Not converged: {growing} ranges still grew; profile more data.")

@@ -12,7 +12,7 @@ from typer import Option
 
 from hoplon import importance
 from hoplon.campaign.executors import torch_threads
-from hoplon.cli.console import print_status, progress_bars, show, show_json
+from hoplon.cli.console import print_status, progress_bars, show
 from hoplon.cli.loading import load_program
 from hoplon.cli.options.command_line import AsJson, Data, Model, Samples, Seed, Threads
 from hoplon.cli.output_folder import require_writable
@@ -62,42 +62,23 @@ def rank(
         status = f"hoplon rank: {model} on {data}, {score}, seed {seed}"
         _, program = load_program(model, seed=seed, status=status)
         selected = Memory(tuple(sites or ("*",)), kind=tuple(kind or ("conv", "linear")), buffers=False)
+        known = loaded.calibration.sample(samples, seed=seed)
+        scored = _scoring(score, known, seed=seed, flips=flips)
         with progress_bars() as report_progress:
-            found = scored(
-                program,
-                loaded.calibration.sample(samples, seed=seed),
-                score,
-                sites=selected,
-                batch=batch,
-                seed=seed,
-                flips=flips,
-                progress=partial(report_progress, "scores of weights"),
-            )
+            progress = partial(report_progress, "scores of weights")
+            found = scored(program, known, loss=F.cross_entropy, sites=selected, batch=batch, progress=progress)
     found = layerwise(found) if within_layers else found
     document = described(program, found, fraction)
     found.save(out)
     if page is not None:
         figures = [by_layer_figure(by_layer(found, fraction), fraction=fraction), heat_map_figure(heat_map(found))]
         write_ranking(page, f"{found.score} of the weights of {program.name}", figures)
-    if as_json:
-        show_json(document | {"scores": str(out)})
-    else:
-        show(_tables(document), [])
+    show(document | {"scores": str(out)}, _tables(document), as_json=as_json)
     print_status(f"wrote {out}" + (f" and {page}" if page else ""))
 
 
-def scored(
-    program: Program,
-    data: Inputs,
-    score: Score,
-    *,
-    sites: Memory,
-    batch: int,
-    seed: int,
-    flips: int,
-    progress: Callable[[int, int], None],
-) -> Scores:
-    """The scores that the options describe, with cross entropy for the loss.
+def _scoring(score: Score, data: Inputs, *, seed: int, flips: int) -> Callable[..., Scores]:
+    """Return the function of `hoplon.importance` that the options describe.
 
     Raises:
         DataError: data without labels, for a score that needs a loss.
@@ -107,9 +88,7 @@ def scored(
     more: dict[str, Any] = {"seed": seed} if score in _SEEDED else {}
     if score == "expected-damage":
         more["fault_model"] = BitFlip(flips)
-    function = getattr(importance, score.replace("-", "_"))
-    found: Scores = function(program, data, loss=F.cross_entropy, sites=sites, batch=batch, progress=progress, **more)
-    return found
+    return partial(getattr(importance, score.replace("-", "_")), **more)
 
 
 def described(program: Program, scores: Scores, fraction: float) -> dict[str, Any]:
@@ -138,10 +117,9 @@ def _tables(document: Mapping[str, Any]) -> list[TextTable]:
     )
     layers = []
     for row in document["by_layer"]:
-        cells = [row["layer"], f"{row['weights']:,}"]
-        for end in ("top", "bottom"):
-            cells += [f"{row[end]:,}", percent(row[f"{end}_of_layer"])]
-        layers.append([*cells, "" if row["score"] is None else f"{row['score']:.3g}"])
+        cells = [cell for end in ("top", "bottom") for cell in (f"{row[end]:,}", percent(row[f"{end}_of_layer"]))]
+        mean = "" if row["score"] is None else f"{row['score']:.3g}"
+        layers.append([row["layer"], f"{row['weights']:,}", *cells, mean])
     ends = [part for end in ("top", "bottom") for part in (f"{end} {percent_sign}", "of the layer")]
     statistics = ("n", "min", "q25", "median", "q75", "max", "low_cutoff", "high_cutoff")
     sizes = [

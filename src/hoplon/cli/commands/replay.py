@@ -12,7 +12,7 @@ from typer import Argument, Option
 from hoplon.campaign.executors import torch_threads
 from hoplon.campaign.store import RunDirectory
 from hoplon.cli.commands.inject import one_or_several
-from hoplon.cli.console import print_status, progress_bars, show, show_json
+from hoplon.cli.console import print_status, progress_bars, show
 from hoplon.cli.loading import load_program
 from hoplon.cli.options import components as parts
 from hoplon.cli.options.campaign_file import SETTINGS, read_raw
@@ -73,10 +73,8 @@ def replay(
     if out is not None:
         write_document(out / "results.json", document)
         print_status(f"wrote {out / 'results.json'} and the run in {out}")
-    if as_json:
-        show_json(document)
-    else:
-        show([_table(document)], [("Paired", str(found).splitlines()), *_notes(found)])
+    paragraphs = [("Paired", str(found).splitlines()), *_notes(found)]
+    show(document, [_table(document)], paragraphs, as_json=as_json)
 
 
 def _table(document: Mapping[str, Any]) -> TextTable:

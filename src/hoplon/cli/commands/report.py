@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from hoplon.cli.console import print_status, show, show_json
+from hoplon.cli.console import print_status, show
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.report.document import read_document
 from hoplon.report.page import write_page
@@ -21,12 +21,10 @@ def report(
     as_json: Annotated[bool, Option("--json", help="The results as one JSON object on stdout.")] = False,
 ) -> None:
     """Write report.html from results that are there already; nothing is run."""
-    document = read_document(run)
+    stored = read_document(run)
     folder = OutputFolder.prepare(out or (run if run.is_dir() else run.parent))
     page = folder.path / "report.html"
-    write_page(page, {**document, "report": str(page)})
-    if as_json:
-        show_json({**document, "report": str(page)})
-    else:
-        show([], [(part.title, part.sentences) for part in verdict(document)])
+    document = {**stored, "report": str(page)}
+    write_page(page, document)
+    show(document, [], [(part.title, part.sentences) for part in verdict(document)], as_json=as_json)
     print_status(f"wrote {page}")

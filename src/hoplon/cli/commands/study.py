@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import typer
-from rich.table import Table
 
 from hoplon.campaign.executors import torch_threads
-from hoplon.cli.console import print_status, progress_bars, report_training, show, show_json
+from hoplon.cli.console import print_status, progress_bars, report_training, show
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.errors import HoplonError, no_match
+from hoplon.report.text_table import TextTable
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.resolve import resolve_data, resolve_model
 
@@ -99,11 +99,9 @@ def study(
         except KeyboardInterrupt:
             print_status("Interrupted. Saved: finished parts. The same command resumes the study.")
             raise
-    if as_json:
-        show_json(document)
-    else:
-        unfinished = [f"{part}: --part {part} runs it" for part in document["unfinished"]]
-        show([_table(document, rows)], [("Not run yet", unfinished)] if unfinished else [])
+    unfinished = [f"{part}: --part {part} runs it" for part in document["unfinished"]]
+    paragraphs = [("Not run yet", unfinished)] if unfinished else []
+    show(document, [_table(document, rows)], paragraphs, as_json=as_json)
     print_status(f"wrote {files[0]}, {files[1]} and {len(files) - 2} figures")
 
 
@@ -138,11 +136,6 @@ def _data_in(folder: Path | None) -> Iterator[None]:
             os.environ[_DATA] = before
 
 
-def _table(document: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> Table:
+def _table(document: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> TextTable:
     title = f"{document['title']}; profile {document['profile']}, seed {document['seed']}"
-    table = Table(title=title, title_justify="left")
-    for name in _COLUMNS:
-        table.add_column(name, justify="right" if name in ("paper", "here [95 %]", "n") else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return TextTable(title, _COLUMNS, rows, left=_COLUMNS[:4])
