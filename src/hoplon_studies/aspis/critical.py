@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import final
 
@@ -17,9 +17,9 @@ from hoplon.faults.single_word import BitFlip
 from hoplon.importance._magnitude import magnitude
 from hoplon.importance.scores import Scores
 from hoplon.stats.intervals import Interval
-from hoplon_studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, of_each
+from hoplon_studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Subject, of_each
 from hoplon_studies.framework.figures import Figure, Series, bars
-from hoplon_studies.framework.findings import Findings, Source, Table
+from hoplon_studies.framework.findings import Finding, Table
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 
@@ -36,35 +36,44 @@ _NAMES = {
     _IMPORTANT: "most important weights (Taylor)",
 }
 _PUBLISHED = {_RANDOM: "random", _LARGEST: "magnitude", _IMPORTANT: "importance"}
-_FIGURES = {"Fig. 6": (_LARGEST, _SMALLEST, _RANDOM), "Fig. 13": (_RANDOM, _LARGEST, _IMPORTANT)}
+_FIGURES = {
+    "Fig. 6": ("fig6/{}/{}/critical", (_LARGEST, _SMALLEST, _RANDOM)),
+    "Fig. 13": ("fig13/{}/{}", tuple(_PUBLISHED)),
+}
+"""Keys of published values, by network and choice of weights, and the choices that a figure has."""
+
+_CHANGES = {f"{bits} bits of 32": BitFlip(bits) for bits in BITS} | {"bit 30": BitFlip(bits=(WORST_BIT,))}
+_TWO_BITS = next(iter(_CHANGES))
+_COUNTED = f"faults that misclassify > {100 * CRITICAL:g} % of images"
 
 
 @final
 @dataclass(frozen=True)
 class Attack:
-    """Weights and bits that are struck: ``which`` weights, how many faults, which change."""
+    """Weights and bits that are struck: which change, ``which`` weights, how many faults."""
 
+    change: str
     which: str
-    fault_model: BitFlip
     sampling: Sampling = field(repr=False)
     count: int
 
     @property
-    def bits(self) -> str:
-        """The change in words."""
-        chosen = self.fault_model.bits
-        return f"{self.fault_model.count} bits of 32" if chosen is None else f"bit {chosen[0]}"
-
-    @property
     def folder(self) -> str:
         """Name of its run directory."""
-        change = f"{self.fault_model.count}-bits" if self.fault_model.bits is None else "bit-30"
-        return f"{change}/{self.which}"
+        return f"{self.change.removesuffix(' of 32').replace(' ', '-')}/{self.which}"
+
+    @property
+    def what(self) -> str:
+        """Content of a row about it."""
+        return f"{_NAMES[self.which]}, {self.change}: {_COUNTED}"
 
 
-def critical_weights(context: Context) -> Findings:
+def critical_weights(context: Context) -> Iterator[Finding]:
     """Share of faults that are critical, by how the struck weights are chosen."""
-    return of_each(context, Findings(rows=tuple(_absent(context)), text=_TEXT), _of, _without)
+    yield from _of_the_paper(context)
+    whats = [f"{_NAMES[which]}, {_TWO_BITS}: {_COUNTED}" for which in _PUBLISHED]
+    yield from of_each(context, _of, lambda subject: [subject.row("Fig. 13", what) for what in whats])
+    yield _TEXT
 
 
 def ordered(scores: Scores, count: int, *, seed: int) -> list[tuple[str, int]]:
@@ -85,17 +94,17 @@ def attacks(subject: Subject, context: Context) -> Iterator[Attack]:
         _SMALLEST: ordered(small, _MAGNITUDE_TOP, seed=seed)[: counts.magnitude_faults],
         _IMPORTANT: ordered(subject.scores(), counts.important, seed=seed)[: counts.important_faults],
     }
-    for bits in BITS:
-        yield Attack(_RANDOM, BitFlip(bits), ElementUniform(), counts.faults)
+    *changes, worst = _CHANGES
+    for change in changes:
+        yield Attack(change, _RANDOM, ElementUniform(), counts.faults)
         for which, places in listed.items():
-            yield Attack(which, BitFlip(bits), Explicit(places), len(places))
+            yield Attack(change, which, Explicit(places), len(places))
     few = listed[_IMPORTANT][: counts.magnitude_faults]
-    yield Attack(_RANDOM, BitFlip(bits=(WORST_BIT,)), ElementUniform(), counts.magnitude_faults)
-    yield Attack(_IMPORTANT, BitFlip(bits=(WORST_BIT,)), Explicit(few), len(few))
+    yield Attack(worst, _RANDOM, ElementUniform(), counts.magnitude_faults)
+    yield Attack(worst, _IMPORTANT, Explicit(few), len(few))
 
 
-def _of(subject: Subject, context: Context) -> Findings:
-    rows: list[Row] = []
+def _of(subject: Subject, context: Context) -> Iterator[Finding]:
     points: list[tuple[str | float, ...]] = []
     histograms: dict[str, Results] = {}
     runs: list[str] = []
@@ -104,26 +113,34 @@ def _of(subject: Subject, context: Context) -> Findings:
             subject.program,
             subject.met,
             sites=CONVOLUTIONS,
-            fault_model=attack.fault_model,
+            fault_model=_CHANGES[attack.change],
             sampling=attack.sampling,
         )
         runs.append(f"{subject.name}/{attack.folder}")
         results = context.campaign(runs[-1], campaign, count=attack.count)
-        rows += _rows(subject, attack, results, context)
-        shares = results.critical_share(THRESHOLDS)
-        points.append((_NAMES[attack.which], attack.bits, attack.count, *(100 * share for share in shares["share"])))
-        if attack.fault_model.bits is None and attack.fault_model.count == BITS[0]:
+        yield from _rows(subject, attack, results, context)
+        shares = results.critical_share(THRESHOLDS)["share"]
+        points.append((_NAMES[attack.which], attack.change, attack.count, *(100 * share for share in shares)))
+        if attack.change == _TWO_BITS:
             histograms[_NAMES[attack.which]] = results
-    table = Table(
-        f"{subject.label} on {subject.data}: share of faults in % that misclassify more than ... of the images",
+    yield Table(
+        f"{subject.title}: share of faults in % that misclassify more than ... of the images",
         ("weights", "flipped", "faults", *(f"> {100 * threshold:g} %" for threshold in THRESHOLDS)),
         tuple(points),
     )
-    return Findings(
-        rows=tuple(rows),
-        tables=(table,),
-        figures=(_histogram(subject, histograms),),
-        sources=(_source(subject, runs, context),),
+    yield _histogram(subject, histograms)
+    counts = context.profile.aspis
+    yield context.source(
+        subject.title,
+        fault_model=(
+            f"different random bits of one float32 convolution weight are flipped, as the run's folder says, and all "
+            f"eligible ones of {len(subject.met):,} held-out images meet the fault; random weights element-uniform, of "
+            f"the {_MAGNITUDE_TOP} largest and smallest magnitudes {counts.magnitude_faults} each, of the "
+            f"{counts.important} most important {counts.important_faults} (Taylor on {len(subject.known):,} "
+            "calibration images); limits Wilson"
+        ),
+        runs=runs,
+        seed=context.seed,
     )
 
 
@@ -135,36 +152,20 @@ def critical_share(results: Results, threshold: float) -> tuple[Interval, int]:
 
 def _rows(subject: Subject, attack: Attack, results: Results, context: Context) -> Iterator[Row]:
     interval, count = critical_share(results, CRITICAL)
-    what = f"{_NAMES[attack.which]}, {attack.bits}: faults that misclassify > {100 * CRITICAL:g} % of images"
-    for where, chosen in _FIGURES.items():
-        if attack.which not in chosen:
-            continue
-        paper = None
-        if attack.fault_model.bits is None and attack.fault_model.count == BITS[0]:
-            paper = context.published.get(_key(where, subject.stands_for, attack.which))
-        yield subject.row(where, what, paper=paper).found(interval, n=count, seed=context.seed)
+    for where, (key, chosen) in _FIGURES.items():
+        if attack.which in chosen:
+            published = key.format(subject.stands_for, _PUBLISHED.get(attack.which, attack.which))
+            paper = context.published.get(published) if attack.change == _TWO_BITS else None
+            yield subject.row(where, attack.what, paper=paper).found(interval, n=count, seed=context.seed)
 
 
-def _key(where: str, model: str, which: str) -> str:
-    if where == "Fig. 6":
-        return f"fig6/{model}/{_PUBLISHED.get(which, which)}/critical"
-    return f"fig13/{model}/{_PUBLISHED.get(which, which)}"
-
-
-def _absent(context: Context) -> Iterator[Row]:
+def _of_the_paper(context: Context) -> Iterator[Row]:
     """The paper's own networks."""
     for name, label in LABELS.items():
-        for which in (_RANDOM, _LARGEST, _IMPORTANT):
-            paper = context.published.get(f"fig13/{name}/{_PUBLISHED[which]}")
-            what = f"{_NAMES[which]}, 2 bits of 32: critical faults"
-            if paper is not None:
+        for which, key in _PUBLISHED.items():
+            what = f"{_NAMES[which]}, {_TWO_BITS}: critical faults"
+            if (paper := context.published.get(f"fig13/{name}/{key}")) is not None:
                 yield Row("Fig. 13", label, "ImageNet", what, "%", paper=paper, why=NO_WEIGHTS)
-
-
-def _without(subject: Absent) -> Iterator[Row]:
-    for which in (_RANDOM, _LARGEST, _IMPORTANT):
-        what = f"{_NAMES[which]}, 2 bits of 32: faults that misclassify > {100 * CRITICAL:g} % of images"
-        yield subject.row("Fig. 13", what)
 
 
 def _histogram(subject: Subject, found: dict[str, Results]) -> Figure:
@@ -179,8 +180,7 @@ def _histogram(subject: Subject, found: dict[str, Results]) -> Figure:
     last = "; ".join(f"{name} {100 * table['share'][-1]:.1f} %" for name, table in bins.items())
     return bars(
         f"histogram-{subject.name}",
-        title=f"{subject.label} on {subject.data}, two bits of 32: share of faults by the share of images they "
-        "misclassify (Fig. 13)",
+        title=f"{subject.title}, two bits of 32: share of faults by the share of images they misclassify (Fig. 13)",
         alt=f"Histogram of misclassification; above 90 %: {last}",
         groups=groups,
         series=series,
@@ -190,25 +190,9 @@ def _histogram(subject: Subject, found: dict[str, Results]) -> Figure:
     )
 
 
-def _source(subject: Subject, runs: Sequence[str], context: Context) -> Source:
-    counts = context.profile.aspis
-    return context.source(
-        f"{subject.label} on {subject.data}",
-        fault_model=(
-            f"different random bits of one float32 convolution weight are flipped, as the run's folder says, and all "
-            f"eligible ones of {len(subject.met):,} held-out images meet the fault; random weights element-uniform, of "
-            f"the {_MAGNITUDE_TOP} largest and smallest magnitudes {counts.magnitude_faults} each, of the "
-            f"{counts.important} most important {counts.important_faults} (Taylor on {len(subject.known):,} "
-            "calibration images); limits Wilson"
-        ),
-        runs=runs,
-        seed=context.seed,
-    )
-
-
 _TEXT = (
     "A fault is *critical* above a threshold of misclassified images that the paper leaves open ('near 100 percent'); "
     "rows take 50 %, the tables give five thresholds. Two bits chosen uniformly of 32 hold bit 30, the top bit of the "
     "exponent, with probability 2/32 = 6.25 %, three with 9.4 %: where only this bit does harm, no choice of weights "
-    "makes more faults critical than that. Rows of bit 30 alone show what the choice of weights adds.",
+    "makes more faults critical than that. Rows of bit 30 alone show what the choice of weights adds."
 )

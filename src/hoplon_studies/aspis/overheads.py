@@ -32,7 +32,7 @@ from hoplon.zoo.resolve import resolve_model
 from hoplon_studies.aspis.sizes import convolutions
 from hoplon_studies.aspis.subjects import LABELS
 from hoplon_studies.framework.figures import Figure, Series, bars
-from hoplon_studies.framework.findings import Findings
+from hoplon_studies.framework.findings import Finding
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context, Published
 
@@ -40,69 +40,50 @@ RANGER = "ranger"
 _PIXELS = {"inception_v3": 299}
 _IMAGES, _BATCH = 50_000, {"vgg19": 256, "resnet50": 512, "inception_v3": 512}  # the paper's data set and batches
 _ANY_MEMORY = ("checksum", "known-bits", "parity")
-NAMES = {
-    "tmr": "TMR of the convolution weights, a vote per tensor",
-    "tmr-sparse": "TMR-sparse, which is the paper's Aspis-100%",
-    "published-10%": "Aspis-10% in sparse tensors, as published",
-    "published-1%": "Aspis-1% in sparse tensors, as published",
-    "aspis-100%": "Aspis-100% with a flat index",
-    "aspis-10%": "Aspis-10% with a flat index",
-    "aspis-1%": "Aspis-1% with a flat index",
-    "checksum": "checksums of the class of RADAR, all memory, detection",
-    "known-bits": "known bits, all memory",
-    "parity": "parity across blocks, all memory",
-    RANGER: "Ranger",
+_GUARDS: dict[str, tuple[str, Callable[[Scores], Protection]]] = {
+    "tmr": ("TMR of the convolution weights, a vote per tensor", lambda _: TMR(vote="tensor")),
+    "tmr-sparse": ("TMR-sparse, which is the paper's Aspis-100%", lambda scores: TMRSparse(scores, 1.0)),
+    "published-10%": ("Aspis-10% in sparse tensors, as published", lambda scores: TMRSparse(scores, 0.1)),
+    "published-1%": ("Aspis-1% in sparse tensors, as published", lambda scores: TMRSparse(scores, 0.01)),
+    "aspis-100%": ("Aspis-100% with a flat index", lambda scores: Aspis(scores, 1.0)),
+    "aspis-10%": ("Aspis-10% with a flat index", lambda scores: Aspis(scores, 0.1)),
+    "aspis-1%": ("Aspis-1% with a flat index", lambda scores: Aspis(scores, 0.01)),
+    "checksum": ("checksums of the class of RADAR, all memory, detection", lambda _: Checksum()),
+    "known-bits": ("known bits, all memory", lambda _: KnownBits()),
+    "parity": ("parity across blocks, all memory", lambda _: Parity()),
 }
-TIMES = {
-    "tmr": "fig17/tmr",
-    "tmr-sparse": "fig17/aspis",
-    "published-10%": "fig17/aspis",
-    "published-1%": "fig17/aspis",
-    RANGER: "fig17/ranger",
-}
+NAMES = {name: words for name, (words, _) in _GUARDS.items()} | {RANGER: "Ranger"}
+_PAIRS = {"tmr-sparse": "aspis-100%", "published-10%": "aspis-10%", "published-1%": "aspis-1%"}
+"""Guards as published, and those of the same weights with a flat index."""
+
+TIMES = {"tmr": "fig17/tmr", RANGER: "fig17/ranger", **dict.fromkeys(_PAIRS, "fig17/aspis")}
 
 
-def time_and_memory(context: Context) -> Findings:
+def time_and_memory(context: Context) -> Iterator[Finding]:
     """Time and memory of each protection on each architecture, measured together."""
     counts = context.profile.aspis
     found = {}
     for name in LABELS:
         if name in counts.architectures:
-            context.tell(f"overheads of {name}", 0, 1)
-            found[name] = context.kept(
-                name, partial(measured, name, counts.guards, counts.batch, counts.repeats, context.seed)
-            )
-            context.tell(f"overheads of {name}", 1, 1)
-    rows = [row for name, costs in found.items() for row in _rows(name, costs, context)]
-    for name in LABELS:
-        if name not in found:
-            what = "time of a check over that of a forward pass"
-            rows.append(Row("Fig. 17", LABELS[name], "-", what, "%", why=f"not in the profile {context.profile.name}"))
-    source = context.source(
+            make = partial(measured, name, counts.guards, counts.batch, counts.repeats, context.seed)
+            found[name] = context.timed(name, make, stage=f"overheads of {name}")
+            yield from _rows(name, found[name], context)
+    what, why = "time of a check over that of a forward pass", f"not in the profile {context.profile.name}"
+    yield from (Row("Fig. 17", LABELS[name], "-", what, "%", why=why) for name in LABELS if name not in found)
+    yield context.source(
         "times and bytes",
         fault_model="none; random weights, which time does not depend on, memory laid end to end; a batch of "
         f"{counts.batch}, {counts.repeats} blocks in which a plain forward pass and each check with a pass after it "
         "alternate; ratios within a block, limits of their median",
         seed=context.seed,
     )
-    figures = (_time_figure(found), _memory_figure(found)) if found else ()
-    return Findings(rows=tuple(rows), figures=figures, text=_TEXT, sources=(source,))
+    yield from _figures(found)
+    yield _TEXT
 
 
 def protections(scores: Scores) -> dict[str, Protection]:
     """The guards by name; ``scores`` of the convolution weights choose which Aspis holds."""
-    return {
-        "tmr": TMR(vote="tensor"),
-        "tmr-sparse": TMRSparse(scores, 1.0),
-        "published-10%": TMRSparse(scores, 0.1),
-        "published-1%": TMRSparse(scores, 0.01),
-        "aspis-100%": Aspis(scores, 1.0),
-        "aspis-10%": Aspis(scores, 0.1),
-        "aspis-1%": Aspis(scores, 0.01),
-        "checksum": Checksum(),
-        "known-bits": KnownBits(),
-        "parity": Parity(),
-    }
+    return {name: make(scores) for name, (_, make) in _GUARDS.items()}
 
 
 def measured(name: str, guards: Sequence[str], batch: int, blocks: int, seed: int) -> dict[str, Any]:
@@ -250,9 +231,8 @@ def _table_five(
         paper = published[f"table5/structural-coding/{kind}"]
         why_not = "published figures only; not implemented here"
         yield Row("Table V", label, "-", f"Structural Coding: {what}", "%", paper, why=why_not)
-    pairs = {"tmr-sparse": "aspis-100%", "published-10%": "aspis-10%", "published-1%": "aspis-1%"}
-    for key in ("tmr-sparse", "published-10%", "published-1%", "aspis-100%", "aspis-10%", "aspis-1%", "checksum"):
-        of_time, of_memory = (published.get(f"table5/{pairs.get(key)}/{kind}") for kind in ("time", "memory"))
+    for key in (*_PAIRS, *_PAIRS.values(), "checksum"):
+        of_time, of_memory = (published.get(f"table5/{_PAIRS.get(key)}/{kind}") for kind in ("time", "memory"))
         yield timed("Table V", key, of_time)
         if key not in costs:
             continue
@@ -261,45 +241,36 @@ def _table_five(
         yield Row("Table V", label, "-", f"{NAMES[key]}: additional memory", "%", of_memory, share, why=reason)
 
 
-def _measured(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return [key for key in NAMES if all(key in one["costs"] for one in found.values())]
-
-
-def _time_figure(found: Mapping[str, Mapping[str, Any]]) -> Figure:
-    series = []
-    for key in _measured(found):
-        times = [one["costs"][key]["time"] for one in found.values()]
-        parts = (tuple(100 * max(time[at], 0.0) for time in times) for at in range(3))
-        series.append(Series(key, *parts))
-    return _bars(
-        "time", "Time added to a forward pass (Figs. 4 and 17)", found, series, unit="%", of="of a forward pass"
-    )
-
-
-def _memory_figure(found: Mapping[str, Mapping[str, Any]]) -> Figure:
-    series = [
-        Series(key, tuple(one["costs"][key]["extra_bytes"] / 1e6 for one in found.values())) for key in _measured(found)
-    ]
-    return _bars("memory", "Additional memory (Figs. 5 and 19)", found, series, unit="MB")
-
-
-def _bars(
-    name: str, title: str, found: Mapping[str, Mapping[str, Any]], series: Sequence[Series], *, unit: str, of: str = ""
-) -> Figure:
-    return bars(
-        name,
-        title=title,
-        alt="; ".join(f"{one.name}: {', '.join(f'{value:.3g} {unit}' for value in one.values)}" for one in series),
-        groups=[LABELS[model] for model in found],
-        series=series,
-        y_title=f"{unit} {of}".strip(),
-        log_y=True,
-    )
+def _figures(found: Mapping[str, Mapping[str, Any]]) -> Iterator[Figure]:
+    """Bars of time and of memory by network, of the protections that were measured on all; none without a network."""
+    time, memory = [], []
+    for key in NAMES if found else ():
+        costs = [one["costs"][key] for one in found.values() if key in one["costs"]]
+        if len(costs) == len(found):
+            parts = (tuple(100 * max(cost["time"][at], 0.0) for cost in costs) for at in range(3))
+            time.append(Series(key, *parts))
+            memory.append(Series(key, tuple(cost["extra_bytes"] / 1e6 for cost in costs)))
+    for name, title, series, unit, of in (
+        ("time", "Time added to a forward pass (Figs. 4 and 17)", time, "%", " of a forward pass"),
+        ("memory", "Additional memory (Figs. 5 and 19)", memory, "MB", ""),
+    ):
+        if found:
+            yield bars(
+                name,
+                title=title,
+                alt="; ".join(
+                    f"{one.name}: {', '.join(f'{value:.3g} {unit}' for value in one.values)}" for one in series
+                ),
+                groups=[LABELS[model] for model in found],
+                series=series,
+                y_title=f"{unit}{of}",
+                log_y=True,
+            )
 
 
 _TEXT = (
     "The paper's overheads are those of whole data sets on a GPU. A check costs the same whatever the batch, a forward "
     "pass in proportion to it: shares of one forward pass at a small batch are upper limits. Rows of Fig. 17 that are "
     "*derived* carry the measured times over to the paper's data set and batch; the next part measures whole data "
-    "sets on networks with weights.",
+    "sets on networks with weights."
 )

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import final
 
 import torch
-import torch.nn.functional as F
 
 from hoplon.campaign.campaign import Campaign
 from hoplon.campaign.results import Results
@@ -19,7 +18,6 @@ from hoplon.faults.sampling.plans import Explicit
 from hoplon.faults.single_word import BitFlip
 from hoplon.importance._magnitude import magnitude
 from hoplon.importance._random import random as random_scores
-from hoplon.importance._taylor import taylor
 from hoplon.importance.scores import Scores
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.aspis import Aspis
@@ -29,9 +27,9 @@ from hoplon.protections.guards.parity.parity import Parity
 from hoplon.protections.ranges.profiling import profile_ranges
 from hoplon.protections.values.ranger import Ranger
 from hoplon_studies.aspis.critical import BITS, critical_share, ordered
-from hoplon_studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, of_each
+from hoplon_studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Subject, of_each
 from hoplon_studies.framework.figures import Figure, Series, bars, lines, percent_series
-from hoplon_studies.framework.findings import Findings, Table
+from hoplon_studies.framework.findings import Finding, Table
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 
@@ -52,13 +50,12 @@ class Targets:
     sampling: Sampling = field(repr=False)
 
 
-def same_faults(context: Context) -> Findings:
+def same_faults(context: Context) -> Iterator[Finding]:
     """The same faults in every arm: in random weights, in the most important ones, and in a wider set of these."""
-    return of_each(context, Findings(rows=tuple(_of_the_paper(context)), text=_TEXT), _of, _absent)
-
-
-def _absent(subject: Absent) -> list[Row]:
-    return [subject.row(where, "faults that misclassify any image") for where in ("Fig. 15", "Fig. 16")]
+    yield from _of_the_paper(context)
+    figures, what = ("Fig. 15", "Fig. 16"), "faults that misclassify any image"
+    yield from of_each(context, _of, lambda subject: [subject.row(where, what) for where in figures])
+    yield _TEXT
 
 
 def arms(subject: Subject, scores: Scores) -> dict[str, list[Protection]]:
@@ -82,34 +79,29 @@ def _attacks(subject: Subject, scores: Scores, context: Context) -> Iterator[Tar
     yield Targets("random", "Fig. 15", "random weights", ElementUniform())
     important = ordered(scores, counts.important, seed=seed)
     yield Targets("important", "Fig. 16", f"{counts.important} most important weights", Explicit(important))
-    other = subject.known.take(torch.arange(len(subject.known) // 2))
-    wider = taylor(subject.program, other, loss=F.cross_entropy, sites=CONVOLUTIONS)
+    wider = subject.scores(torch.arange(len(subject.known) // 2))
     weights = f"top {100 * _ATTACKED:g} % by half of the data"
     yield Targets("wider", "Fig. 16", weights, Among(wider.top(_ATTACKED)))
 
 
-def _of(subject: Subject, context: Context) -> Findings:
+def _of(subject: Subject, context: Context) -> Iterator[Finding]:
     scores = subject.scores()
     chosen = arms(subject, scores)
-    found = Findings()
     runs: list[str] = []
     for attack in _attacks(subject, scores, context):
-        shares: dict[str, Series] = {}
+        series: list[Series] = []
         for bits in BITS:
             name = f"{subject.name}/{attack.folder}/{bits}-bits"
             by_arm = _compared(subject, attack, bits, chosen, name, context)
-            found += Findings(
-                rows=tuple(_rows(subject, attack, bits, by_arm, context)),
-                tables=(_table(subject, attack, bits, by_arm),),
-            )
+            yield from _rows(subject, attack, bits, by_arm, context)
+            yield _table(subject, attack, bits, by_arm)
             runs.append(name)
-            rates = [arm.rate.failure for arm in by_arm.values()]
-            shares[f"{bits} bits"] = percent_series(f"{bits} bits", rates)
+            series.append(percent_series(f"{bits} bits", [arm.rate.failure for arm in by_arm.values()]))
             if bits == BITS[0] and attack.folder != "important":
-                found += Findings(figures=(_curve(subject, attack, by_arm["none"].results, scores, context),))
-        found += Findings(figures=(_bars(subject, attack, shares, list(by_arm)),))
-    source = context.source(
-        f"{subject.label} on {subject.data}",
+                yield _curve(subject, attack, by_arm["none"].results, scores, context)
+        yield _bars(subject, attack, series, list(by_arm))
+    yield context.source(
+        subject.title,
         fault_model=(
             f"two or three different random bits of one float32 convolution weight, one table of "
             f"{context.profile.aspis.compared_faults} faults for all arms, which strike before the guards' check and "
@@ -119,7 +111,6 @@ def _of(subject: Subject, context: Context) -> Findings:
         runs=runs,
         seed=context.seed,
     )
-    return found + Findings(sources=(source,))
 
 
 def _compared(
@@ -154,15 +145,10 @@ def _rows(subject: Subject, attack: Targets, bits: int, by_arm: Mapping[str, Arm
         arm = by_arm[name]
         interval, count = critical_share(arm.results, 0.0)
         what = f"{attack.weights}, {bits} bits of 32, {name}: faults that misclassify any image"
-        paper = _published(attack, name, context) if subject.stands_for else None
+        key = "fig16/ranger" if name == "ranger" else "fig16/aspis"
+        is_published = subject.stands_for and attack.folder == "important" and name != "none"
+        paper = context.published.get(key) if is_published else None
         yield subject.row(attack.where, what, paper=paper).found(interval, n=count, seed=context.seed)
-
-
-def _published(attack: Targets, arm: str, context: Context) -> float | str | None:
-    if attack.folder != "important":
-        return None
-    found: float | str | None = context.published.get("fig16/ranger" if arm == "ranger" else "fig16/aspis")
-    return found if arm != "none" else None
 
 
 def _of_the_paper(context: Context) -> Iterator[Row]:
@@ -182,29 +168,23 @@ def _table(subject: Subject, attack: Targets, bits: int, by_arm: Mapping[str, Ar
         mean = f"{100 * failure.estimate:.3g} [{100 * failure.low:.3g}, {100 * failure.high:.3g}]"
         shares = arm.results.critical_share(_THRESHOLDS)["share"].to_list()
         rows.append((name, mean, *(100 * share for share in shares), 100 * arm.detected, 100 * arm.corrected))
+    thresholds = [f"faults above {100 * threshold:g} %" for threshold in _THRESHOLDS]
     return Table(
-        f"{subject.label} on {subject.data}, {attack.weights}, {bits} bits: in % of {arm.rate.n_faults} faults",
-        (
-            "arm",
-            "images misclassified, mean",
-            *(f"faults above {100 * threshold:g} %" for threshold in _THRESHOLDS),
-            "detected",
-            "repaired",
-        ),
+        f"{subject.title}, {attack.weights}, {bits} bits: in % of {arm.rate.n_faults} faults",
+        ("arm", "images misclassified, mean", *thresholds, "detected", "repaired"),
         tuple(rows),
         "Limits are clustered by fault. Detected and repaired: of runs, by guards.",
     )
 
 
-def _bars(subject: Subject, attack: Targets, shares: Mapping[str, Series], names: list[str]) -> Figure:
-    seen = "; ".join(f"{name} {value:.3g} %" for name, value in zip(names, shares["2 bits"].values, strict=True))
+def _bars(subject: Subject, attack: Targets, series: list[Series], names: list[str]) -> Figure:
+    seen = "; ".join(f"{name} {value:.3g} %" for name, value in zip(names, series[0].values, strict=True))
     return bars(
         f"{attack.folder}-{subject.name}",
-        title=f"{subject.label} on {subject.data}, {attack.weights}: images misclassified, mean over faults "
-        f"({attack.where})",
+        title=f"{subject.title}, {attack.weights}: images misclassified, mean over faults ({attack.where})",
         alt=f"Misclassified images by arm, two bits: {seen}",
         groups=names,
-        series=list(shares.values()),
+        series=series,
         y_title="% of images",
     )
 
@@ -215,15 +195,14 @@ def _curve(subject: Subject, attack: Targets, results: Results, taylor_scores: S
         "magnitude": magnitude(subject.program, sites=CONVOLUTIONS),
         "random": random_scores(subject.program, sites=CONVOLUTIONS, seed=context.seed),
     }
-    series = []
-    for name, values in scores.items():
-        left = [remaining(results, values, fraction) for fraction in FRACTIONS]
-        series.append(Series(name, tuple(100 * rate.estimate for rate in left)))
+    series = [
+        Series(name, tuple(100 * remaining(results, values, fraction).estimate for fraction in FRACTIONS))
+        for name, values in scores.items()
+    ]
     ends = "; ".join(f"{one.name} {one.values[2]:.3g} % with 1 % protected" for one in series)
     return lines(
         f"curve-{attack.folder}-{subject.name}",
-        title=f"{subject.label} on {subject.data}, {attack.weights}, 2 bits: what remains when the top fraction of a "
-        "score is protected",
+        title=f"{subject.title}, {attack.weights}, 2 bits: what remains when the top fraction of a score is protected",
         alt=f"Images misclassified by protected fraction: {ends}",
         x=[100 * fraction for fraction in FRACTIONS],
         series=series,
@@ -236,5 +215,5 @@ def _curve(subject: Subject, attack: Targets, results: Results, taylor_scores: S
 _TEXT = (
     "All arms meet the same faults. Faults in the weights that Aspis protects are repaired by construction, as in the "
     "paper; the wider attack takes weights of the top 5 % by scores from half of the calibration images, which a "
-    "protected fraction of 1 % does not cover.",
+    "protected fraction of 1 % does not cover."
 )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from hoplon.errors import DataError, HoplonError
 from hoplon.importance._taylor import taylor
@@ -18,8 +18,8 @@ from hoplon.program.program import Program
 from hoplon.program.sites import Memory
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.resolve import resolve_model
-from hoplon_studies.framework.findings import Findings
-from hoplon_studies.framework.rows import Row, Value
+from hoplon_studies.framework.findings import Finding
+from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 from hoplon_studies.training.recipes import RECIPES
 from hoplon_studies.training.weights import trained
@@ -68,13 +68,19 @@ class Subject:
             return ""
         return f"stands in for {LABELS[self.stands_for]} on ImageNet; {len(self.met):,} images, not all"
 
-    def row(self, where: str, what: str, unit: str = "%", *, paper: Value = None, why: str | None = None) -> Row:
-        """A row about it without a figure of ours yet; ``why`` is its own by default."""
-        return Row(where, self.label, self.data, what, unit, paper=paper, why=self.why if why is None else why)
+    @property
+    def title(self) -> str:
+        """It and its data, on the page."""
+        return f"{self.label} on {self.data}"
 
-    def scores(self) -> Scores:
-        """Taylor scores of its convolution weights, on what is known."""
-        return taylor(self.program, self.known, loss=F.cross_entropy, sites=CONVOLUTIONS)
+    def row(self, where: str, what: str, unit: str = "%", **known: Any) -> Row:
+        """A row about it with what is ``known``, by name; ``why`` is its own by default."""
+        return Row(where, self.label, self.data, what, unit, **{"why": self.why, **known})
+
+    def scores(self, places: Tensor | None = None) -> Scores:
+        """Taylor scores of its convolution weights, on what is known, or on the inputs at these places of it."""
+        inputs = self.known if places is None else self.known.take(places)
+        return taylor(self.program, inputs, loss=F.cross_entropy, sites=CONVOLUTIONS)
 
 
 @final
@@ -109,17 +115,12 @@ def each_subject(context: Context) -> Iterator[Subject | Absent]:
 
 def of_each(
     context: Context,
-    found: Findings,
-    present: Callable[[Subject, Context], Findings],
+    present: Callable[[Subject, Context], Iterable[Finding]],
     absent: Callable[[Absent], Iterable[Row]],
-) -> Findings:
-    """Findings, and after them those of each network, or its rows where it is absent."""
+) -> Iterator[Finding]:
+    """Findings about each network, or its rows where it is absent."""
     for subject in each_subject(context):
-        if isinstance(subject, Absent):
-            found += Findings(rows=tuple(absent(subject)))
-        else:
-            found += present(subject, context)
-    return found
+        yield from absent(subject) if isinstance(subject, Absent) else present(subject, context)
 
 
 def _loaded(name: str) -> ZooModel:

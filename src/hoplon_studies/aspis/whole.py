@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from statistics import median
 from typing import Any
@@ -19,8 +19,8 @@ from hoplon.protections.ranges.profiling import profile_ranges
 from hoplon.protections.runtime.lowering import lower
 from hoplon.protections.values.ranger import Ranger
 from hoplon_studies.aspis.overheads import RANGER, TIMES, protections
-from hoplon_studies.aspis.subjects import Absent, Subject, each_subject
-from hoplon_studies.framework.findings import Findings
+from hoplon_studies.aspis.subjects import Subject, of_each
+from hoplon_studies.framework.findings import Finding
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 
@@ -36,27 +36,37 @@ _NAMES = {
 }
 
 
-def whole_data(context: Context) -> Findings:
+def whole_data(context: Context) -> Iterator[Finding]:
     """Run time over a data set with each protection, in repeats whose order is drawn anew."""
-    counts = context.profile.aspis
-    rows: list[Row] = []
-    for subject in each_subject(context):
-        if isinstance(subject, Absent):
-            rows.append(subject.row("Fig. 17", "run time over a data set"))
-            continue
-        data = subject.held_out.sample(counts.whole_inputs, seed=context.seed)
-        make = partial(measured, subject, data, counts.repeats, context.seed)
-        context.tell(f"whole data, {subject.label}", 0, 1)
-        seconds = context.kept(subject.name, make)
-        context.tell(f"whole data, {subject.label}", 1, 1)
-        rows += _rows(subject, len(data), seconds, context)
-    source = context.source(
+    yield from of_each(context, _of, lambda subject: [subject.row("Fig. 17", "run time over a data set")])
+    repeats = context.profile.aspis.repeats
+    yield context.source(
         "run times over whole data sets",
         fault_model=f"none; batches of {_BATCH}, every guard armed and checked before each batch within the time; "
-        f"{counts.repeats} repeats, arms in an order drawn anew; ratios within a repeat, limits of their median",
+        f"{repeats} repeats, arms in an order drawn anew; ratios within a repeat, limits of their median",
         seed=context.seed,
     )
-    return Findings(rows=tuple(rows), sources=(source,))
+
+
+def _of(subject: Subject, context: Context) -> Iterator[Row]:
+    counts = context.profile.aspis
+    data = subject.held_out.sample(counts.whole_inputs, seed=context.seed)
+    make = partial(measured, subject, data, counts.repeats, context.seed)
+    seconds = context.timed(subject.name, make, stage=f"whole data, {subject.label}")
+    plain = seconds["none"]
+    why = "a smaller network and data set on another machine" if subject.stands_for else ""
+    known = {"n": len(plain), "seed": context.seed, "why": why}
+
+    def row(where: str, what: str, unit: str, values: Sequence[float], paper: Any) -> Row:
+        low, high = median_interval(values)
+        return subject.row(where, what, unit, paper=paper, here=median(values), low=low, high=high, **known)
+
+    hours = context.published.get(f"fig17/hours/{subject.stands_for}")
+    yield row("Fig. 4", f"run time over {len(data):,} images without protection", "s", plain, hours)
+    for name, text in _NAMES.items():
+        ratios = [100 * (one / base - 1) for one, base in zip(seconds[name], plain, strict=True)]
+        paper = context.published.get(TIMES.get(name, "")) if subject.stands_for else None
+        yield row("Fig. 17", f"{text}: run time over {len(data):,} images, added", "%", ratios, paper)
 
 
 def measured(subject: Subject, data: Inputs, repeats: int, seed: int) -> dict[str, list[float]]:
@@ -69,54 +79,27 @@ def measured(subject: Subject, data: Inputs, repeats: int, seed: int) -> dict[st
     guards = {name: one for name, one in protections(scores).items() if name in _NAMES}
     x = data.tensors[0]
     batches = [x[at : at + _BATCH] for at in range(0, len(data), _BATCH)]
-    runs: dict[str, Callable[[], object]] = {
-        "none": partial(_run, plain, batches),
-        RANGER: partial(_run, bounded, batches),
-    }
-    runs |= {name: partial(_guarded, plain, batches, one, memory) for name, one in guards.items()}
-    return _repeated(runs, repeats, seed, subject.program.device)
-
-
-def _run(module: nn.Module, batches: Sequence[Tensor]) -> None:
-    with torch.inference_mode():
-        for batch in batches:
-            module(batch)
-
-
-def _guarded(
-    module: nn.Module, batches: Sequence[Tensor], protection: Protection, memory: Mapping[str, Tensor]
-) -> None:
-    guard = armed(protection, memory).guard
-    with torch.inference_mode():
-        for batch in batches:
-            guard.check()
-            module(batch)
-
-
-def _repeated(
-    runs: Mapping[str, Callable[[], object]], repeats: int, seed: int, device: torch.device
-) -> dict[str, list[float]]:
+    runs = {"none": partial(_run, plain, batches), RANGER: partial(_run, bounded, batches)}
+    runs |= {name: partial(_run, plain, batches, one, memory) for name, one in guards.items()}
     order, generator = list(runs), random.Random(seed)
     runs["none"]()  # warm-up
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         generator.shuffle(order)
         for name in order:
-            seconds[name].append(timed(runs[name], device))
+            seconds[name].append(timed(runs[name], subject.program.device))
     return seconds
 
 
-def _rows(subject: Subject, count: int, seconds: Mapping[str, Any], context: Context) -> Iterator[Row]:
-    plain = seconds["none"]
-    low, high = median_interval(plain)
-    what = f"run time over {count:,} images without protection"
-    n, seed = len(plain), context.seed
-    why = "a smaller network and data set on another machine" if subject.stands_for else ""
-    hours = context.published.get(f"fig17/hours/{subject.stands_for}")
-    yield Row("Fig. 4", subject.label, subject.data, what, "s", hours, median(plain), low, high, n, seed, why)
-    for name, text in _NAMES.items():
-        ratios = [100 * (one / base - 1) for one, base in zip(seconds[name], plain, strict=True)]
-        low, high = median_interval(ratios)
-        paper = context.published.get(TIMES.get(name, "")) if subject.stands_for else None
-        what = f"{text}: run time over {count:,} images, added"
-        yield Row("Fig. 17", subject.label, subject.data, what, "%", paper, median(ratios), low, high, n, seed, why)
+def _run(
+    module: nn.Module,
+    batches: Sequence[Tensor],
+    protection: Protection | None = None,
+    memory: Mapping[str, Tensor] | None = None,
+) -> None:
+    guard = armed(protection, memory or {}).guard if protection is not None else None
+    with torch.inference_mode():
+        for batch in batches:
+            if guard is not None:
+                guard.check()
+            module(batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any, Self, final
 
 from hoplon.errors import HoplonError
@@ -76,12 +77,12 @@ class Findings:
     def of(cls, found: Iterable[Finding]) -> Self:
         """Findings out of single ones, each kind in the order in which they come; a string is a paragraph."""
         single = tuple(found)
-        kinds = {"rows": Row, "tables": Table, "figures": Figure, "text": str, "sources": Source}
+        kinds: dict[str, Any] = {"rows": Row, "tables": Table, "figures": Figure, "text": str, "sources": Source}
         return cls(**{name: tuple(one for one in single if isinstance(one, kind)) for name, kind in kinds.items()})
 
     def __iter__(self) -> Iterator[Finding]:
         """The single findings, kind by kind."""
-        yield from (*self.rows, *self.tables, *self.figures, *self.text, *self.sources)
+        return chain[Finding](self.rows, self.tables, self.figures, self.text, self.sources)
 
     def stored(self) -> dict[str, Any]:
         """The findings as values that JSON holds; the content of figures in base 64."""

@@ -181,6 +181,13 @@ class Context:
             write_atomically(file, json.dumps(make(), indent=1, allow_nan=False) + "\n")
         return json.loads(file.read_text(encoding="utf-8"))
 
+    def timed(self, name: str, make: Callable[[], Any], *, stage: str) -> Any:
+        """A value as :meth:`kept` keeps it that takes its time: told as one stage, before and after."""
+        self.tell(stage, 0, 1)
+        value = self.kept(name, make)
+        self.tell(stage, 1, 1)
+        return value
+
     def source(self, what: str, *, fault_model: str, runs: Sequence[str] = (), seed: int | None = None) -> Source:
         """Source of figures of this part.
 

@@ -100,7 +100,7 @@ def _errors(
 
 def _bars(rates: Mapping[str, list[Row]]) -> Figure:
     series = [
-        Series(label, *zip(*((row.here, row.low, row.high) for row in rows), strict=True))  # type: ignore[arg-type]
+        Series(label, *zip(*((row.here, row.low, row.high) for row in rows), strict=True))
         for label, rows in rates.items()
     ]
     return bars(
