@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache, partial
@@ -25,7 +25,7 @@ from hoplon_studies.driving.text import comparisons, crash_figure, crash_rows, e
 from hoplon_studies.driving.training import lessons, mean_error, waypoint_error
 from hoplon_studies.driving.trials import Classroom, Record, School, Task
 from hoplon_studies.framework.figures import Figure
-from hoplon_studies.framework.findings import Findings, Table
+from hoplon_studies.framework.findings import Finding, Table
 from hoplon_studies.framework.study import Context
 
 _BLOCK, _PIECE = 64, 8  # episodes that are kept together, and that a process runs at a time
@@ -59,19 +59,17 @@ def _model_name(context: Context) -> str:
 
 def _school(context: Context) -> School:
     """Students with their guards and their attackers, kept from part to part."""
-    return context.once("school", partial(_prepared, context))
+    counts = context.profile.driving
+    tracks = {"range_tracks": counts.range_tracks, "score_tracks": counts.score_tracks}
+
+    def make() -> School:
+        students = _students(context).items()
+        return School({seed: Classroom(prepare(student, seed, **tracks)) for seed, student in students})
+
+    return context.once("school", make)
 
 
-def _prepared(context: Context) -> School:
-    tracks = {
-        "range_tracks": context.profile.driving.range_tracks,
-        "score_tracks": context.profile.driving.score_tracks,
-    }
-    students = _students(context).items()
-    return School({seed: Classroom(prepare(student, seed, **tracks)) for seed, student in students})
-
-
-def drivers(context: Context) -> Findings:
+def drivers(context: Context) -> Iterator[Finding]:
     """Who drives, without faults: the students must be worth hitting."""
 
     def measure() -> list[list[Any]]:
@@ -87,13 +85,13 @@ def drivers(context: Context) -> Findings:
         return found
 
     rows = context.kept("drivers", measure)
-    table = Table(
+    yield Table(
         "Drivers without faults, on tracks that no student was taught on",
         ("driver", "mean distance from the expert's waypoints, units", "crashes", "episodes"),
         tuple(tuple(row) for row in rows),
         "How often students crash without faults is the row “no faults” of each setting.",
     )
-    return Findings(tables=(table,), sources=(context.source("distances", fault_model="none", runs=["drivers.json"]),))
+    yield context.source("distances", fault_model="none", runs=["drivers.json"])
 
 
 def _driven(context: Context, driver: Driver) -> tuple[int, int]:
@@ -102,31 +100,25 @@ def _driven(context: Context, driver: Driver) -> tuple[int, int]:
     return found.count("crash"), count
 
 
-def one_setting(setting: Setting, context: Context) -> Findings:
+def one_setting(setting: Setting, context: Context) -> Iterator[Finding]:
     """All arms under one setting, pooled over students."""
     main = setting.name == "main"
     count = context.profile.driving.main if main else context.profile.driving.other
     records = _records(context, setting, count)
     together = [record for own in records.values() for record in own]
-    tables = [endings(together), comparisons(together)]
+    yield from crash_rows(setting, together, context.published, model=_model_name(context), seed=context.seed)
+    yield from (endings(together), comparisons(together))
     if len(records) > 1:
-        tables.append(per_student(records))
-    figures = [crash_figure(setting, together)]
-    if main and (film := _film(context, setting, records)) is not None:
-        figures.append(film)
-    return Findings(
-        rows=crash_rows(setting, together, context.published, model=_model_name(context), seed=context.seed),
-        tables=tuple(tables),
-        figures=tuple(figures),
-        text=text_of(setting, together),
-        sources=(
-            context.source(
-                "all episodes, as records",
-                fault_model=f"{setting.text}; random ones uniform over all weights, important ones over the top 5 %",
-                seed=context.seed,
-                runs=[f"{_block_name(seed, first)}.json" for seed in records for first in range(0, count, _BLOCK)],
-            ),
-        ),
+        yield per_student(records)
+    yield crash_figure(setting, together)
+    if main:
+        yield from _film(context, setting, records)
+    yield text_of(setting, together)
+    yield context.source(
+        "all episodes, as records",
+        fault_model=f"{setting.text}; random ones uniform over all weights, important ones over the top 5 %",
+        seed=context.seed,
+        runs=[f"{_block_name(seed, first)}.json" for seed in records for first in range(0, count, _BLOCK)],
     )
 
 
@@ -169,7 +161,7 @@ def _episode_seed(seed: int, training_seed: int) -> int:
     return 10**9 + seed * 1000 + training_seed
 
 
-def _film(context: Context, setting: Setting, records: Mapping[int, Sequence[Record]]) -> Figure | None:
+def _film(context: Context, setting: Setting, records: Mapping[int, Sequence[Record]]) -> Iterator[Figure]:
     """The first crash, after two seconds if there is one, whose twin under Ranger finished; driven again."""
     arms = {arm.name: arm for arm in ARMS}
     found = [(seed, number) for seed in records for number in crashes_of_one(records[seed], "important", "ranger")]
@@ -179,5 +171,4 @@ def _film(context: Context, setting: Setting, records: Mapping[int, Sequence[Rec
         task = Task(setting, _episode_seed(context.seed, seed), number, 1)
         films = [(arms[name].title, room.film(task, arms[name])) for name in ("important", "ranger")]
         title = f"Episode {number} of training seed {seed}. Blue: where the car was. Red: the waypoints it follows."
-        return draw_film("strip", title=title, films=films)
-    return None
+        yield draw_film("strip", title=title, films=films)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
 from hoplon.stats.intervals import Interval, mcnemar, paired_difference, wilson
-from hoplon_studies.driving.episodes import Ending
 from hoplon_studies.driving.trials import Record
 
 LEVEL = 0.05
@@ -30,20 +30,14 @@ class Tally:
     nonfinite: int
     repaired: int
 
+    def share(self, count: int) -> Interval:
+        """Interval of a count's share of the episodes."""
+        return wilson(count, self.episodes)
+
     @property
     def crash(self) -> Interval:
         """The share of episodes that end in a crash."""
-        return wilson(self.crashes, self.episodes)
-
-    @property
-    def stall(self) -> Interval:
-        """The share of episodes that end in a stall."""
-        return wilson(self.stalls, self.episodes)
-
-    @property
-    def stop(self) -> Interval:
-        """The share of episodes that a guard stopped."""
-        return wilson(self.stops, self.episodes)
+        return self.share(self.crashes)
 
 
 @final
@@ -68,30 +62,20 @@ class PairedOutcomes:
 
 def tally(records: Sequence[Record], arm: str) -> Tally:
     """The episodes of one arm."""
-    mine = [record for record in records if record["arm"] == arm]
-
-    def ended(ending: Ending) -> int:
-        return sum(record["ending"] == ending for record in mine)
-
-    return Tally(
-        episodes=len(mine),
-        crashes=ended("crash"),
-        stalls=ended("stall"),
-        stops=ended("stopped"),
-        nonfinite=sum(record["nonfinite"] > 0 for record in mine),
-        repaired=sum(record["corrected"] + record["mitigated"] > 0 for record in mine),
-    )
+    episodes = [record for record in records if record["arm"] == arm]
+    endings = Counter(record["ending"] for record in episodes)
+    nonfinite = sum(record["nonfinite"] > 0 for record in episodes)
+    repaired = sum(record["corrected"] + record["mitigated"] > 0 for record in episodes)
+    return Tally(len(episodes), endings["crash"], endings["stall"], endings["stopped"], nonfinite, repaired)
 
 
 def compared(records: Sequence[Record], first: str, second: str) -> PairedOutcomes:
     """Two arms, paired by student and scenario: records of one student follow each other in the order of episodes."""
     sides = [[record for record in records if record["arm"] == arm] for arm in (first, second)]
     assert [record["episode"] for record in sides[0]] == [record["episode"] for record in sides[1]], "unpaired"
-    crashed = [[record["ending"] == "crash" for record in side] for side in sides]
-    pairs = list(zip(*crashed, strict=True))
-    only_first = sum(one and not other for one, other in pairs)
-    only_second = sum(other and not one for one, other in pairs)
-    difference = paired_difference(only_first, only_second, len(pairs))
+    pairs = Counter(zip(*([record["ending"] == "crash" for record in side] for side in sides), strict=True))
+    only_first, only_second = pairs[True, False], pairs[False, True]
+    difference = paired_difference(only_first, only_second, pairs.total())
     return PairedOutcomes(only_first, only_second, difference, mcnemar(only_first, only_second))
 
 

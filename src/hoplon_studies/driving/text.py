@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from hoplon.stats.intervals import Interval
-from hoplon_studies.driving.settings import ARMS, Arm, Setting
+from hoplon_studies.driving.settings import ARMS, Setting
 from hoplon_studies.driving.statistics import LEVEL, compared, tally
 from hoplon_studies.driving.trials import Record
 from hoplon_studies.framework.figures import Figure, bars, percent_series
@@ -64,23 +63,15 @@ def crash_rows(
     for arm in ARMS:
         found = tally(records, arm.name)
         printed = setting.name == "main" and arm.name in _PUBLISHED
-        row = Row(
-            where="Table VI" if printed else "section V-F",
-            model=model,
-            data="CarRacing",
-            what=f"{arm.title}{_struck_by(setting, arm)}: episodes that end in a crash",
-            unit="%",
-            paper=published[_PUBLISHED[arm.name]] if printed else None,
-            why=_WHY if printed else "not in the paper",
-        )
+        where, paper, why = "section V-F", None, "not in the paper"
+        if printed:
+            where, paper, why = "Table VI", published[_PUBLISHED[arm.name]], _WHY
         if found.stops:
-            row = replace(row, why=f"{row.why}; {found.stops} episodes were stopped by the guard")
+            why += f"; {found.stops} episodes were stopped by the guard"
+        struck = "" if arm.struck is None else f" ({setting.title})"
+        row = Row(where, model, "CarRacing", f"{arm.title}{struck}: episodes that end in a crash", "%", paper, why=why)
         rows.append(row.found(found.crash, n=found.episodes, seed=seed))
     return tuple(sorted(rows, key=lambda row: row.paper is None))
-
-
-def _struck_by(setting: Setting, arm: Arm) -> str:
-    return "" if arm.struck is None else f" ({setting.title})"
 
 
 def endings(records: Sequence[Record]) -> Table:
@@ -98,7 +89,7 @@ def endings(records: Sequence[Record]) -> Table:
                 "with waypoints that are not finite": counts.nonfinite,
                 "with repairs": counts.repaired,
                 "crash, %": _percent(counts.crash),
-                "stall, %": _percent(counts.stall),
+                "stall, %": _percent(counts.share(counts.stalls)),
             }
         )
     return Table.of("How episodes end", rows, "Intervals: Wilson, 95 %.")
@@ -140,7 +131,7 @@ def crash_figure(setting: Setting, records: Sequence[Record]) -> Figure:
     tallies = [tally(records, arm.name) for arm in ARMS]
     series = [percent_series("crashes", [one.crash for one in tallies])]
     if any(one.stops for one in tallies):
-        series.append(percent_series("stopped by a guard", [one.stop for one in tallies]))
+        series.append(percent_series("stopped by a guard", [one.share(one.stops) for one in tallies]))
     return bars(
         "crashes",
         title=f"How episodes end: {setting.title}. Limits: 95 % (Wilson); “+” is important weights and a protection.",
@@ -158,7 +149,7 @@ _CHANGE = {
 }
 
 
-def text_of(setting: Setting, records: Sequence[Record]) -> tuple[str, ...]:
+def text_of(setting: Setting, records: Sequence[Record]) -> str:
     """Sentences about the faults, and about what the figures show."""
     said = [f"{capital(setting.text)}."]
     for better, sentence in (("ranger", "Bounds"), ("aspis", "Copies of the top 1 %"), ("known-bits", "Known bits")):
@@ -177,7 +168,7 @@ def text_of(setting: Setting, records: Sequence[Record]) -> tuple[str, ...]:
             f"Stopped by a guard that found more than it can repair: {', '.join(stopped)}. Such a car does not crash, "
             "but it does not drive either; its weights would have to be loaded again."
         )
-    return (" ".join(said),)
+    return " ".join(said)
 
 
 def capital(text: str) -> str:

@@ -18,10 +18,7 @@ NETWORKS = (
     *("lenet", "alexnet", "vgg11", "vgg16", "resnet18", "squeezenet", "resnet20", "resnet56"),
     *("dave-radians", "comma", "dave-degrees"),
 )
-DRAWN = (
-    *("lenet", "alexnet", "vgg11", "vgg16", "resnet18", "squeezenet"),
-    *("dave-radians", "dave-degrees", "comma"),
-)
+DRAWN = (*NETWORKS[:6], "dave-radians", "dave-degrees", "comma")
 CONVERGING = ("vgg16", "vgg11", "lenet")
 
 

@@ -142,33 +142,14 @@ class Context:
         """Data of the zoo, loaded once; errors as :func:`hoplon.zoo.resolve.resolve_data`."""
         return self.once(f"data {name}", partial(self.load_data, name))
 
-    def campaign(
-        self,
-        name: str,
-        campaign: Campaign,
-        *,
-        count: int | None = None,
-        half_width: float | None = None,
-        seed: int | None = None,
-    ) -> Results:
+    def campaign(self, name: str, campaign: Campaign, *, count: int) -> Results:
         """Results of a campaign in this part's folder, run now, gone on with, or there already.
 
         Args:
             name: of the run directory inside ``runs``; may name folders ("resnet20/random").
-            seed: that of the study by default.
         """
-
-        def progress(done: int, total: int | None) -> None:
-            self.tell(name, done, total)
-
-        return campaign.run(
-            count=count,
-            half_width=half_width,
-            seed=self.seed if seed is None else seed,
-            store=self.runs / name,
-            resume=True,
-            progress=progress,
-        )
+        progress, store = partial(self.tell, name), self.runs / name
+        return campaign.run(count=count, seed=self.seed, store=store, resume=True, progress=progress)
 
     def kept(self, name: str, make: Callable[[], Any]) -> Any:
         """A value that JSON can hold, made once: what differs from run to run, such as a time, stays the same.
@@ -254,7 +235,7 @@ def run_study(
         seed=seed,
         runs=folder.path,
         own=own,
-        tell=tell or _silent,
+        tell=tell or (lambda stage, done, total: None),
         published=Published(study.name),
         command=manifest["command"],
         root=folder.path,
@@ -296,7 +277,3 @@ def _circumstances(command: Sequence[str]) -> dict[str, Any]:
         "command": shlex.join(command) or "hoplon_studies.run_study from Python",
         "machine": conditions(torch.device("cpu")),
     }
-
-
-def _silent(stage: str, done: int, total: int | None) -> None:
-    """Nobody to tell."""

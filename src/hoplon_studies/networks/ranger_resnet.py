@@ -41,11 +41,8 @@ class ResNet18(nn.Module):
 
     def __init__(self, *, classes: int = 1000) -> None:
         super().__init__()
-        self.conv1, self.bn1, self.relu1 = (
-            Convolution(3, 64, 7, stride=2, padding=3, bias=False),
-            Normalisation(64),
-            nn.ReLU(),
-        )
+        self.conv1 = Convolution(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1, self.relu1 = Normalisation(64), nn.ReLU()
         self.pool = nn.MaxPool2d(3, 2, ceil_mode=True)
         stages = ((64, 64), (64, 128), (128, 256), (256, 512))
         self.blocks = nn.Sequential()

@@ -32,6 +32,7 @@ from hoplon.zoo.resolve import resolve_model
 from hoplon_studies.framework.study import Context
 from hoplon_studies.networks.architectures import ARCHITECTURES
 from hoplon_studies.training.recipes import RECIPES
+from hoplon_studies.training.validation import rmse
 from hoplon_studies.training.weights import trained
 
 NO_WEIGHTS = "no weights here"
@@ -311,8 +312,3 @@ def outputs(module: nn.Module, inputs: Inputs) -> Tensor:
     """Outputs of a module for all inputs, shape ``(n, outputs)``."""
     with torch.inference_mode():
         return torch.cat([module(*part.tensors) for part in inputs.batches(_BATCH)])
-
-
-def rmse(angles: Tensor, targets: Tensor) -> float:
-    """Root mean square error."""
-    return math.sqrt((angles.double() - targets.double()).square().mean())

@@ -30,27 +30,22 @@ Protections = Sequence[Protection]
 @final
 @dataclass(frozen=True)
 class FaultModel:
-    """A fault model and how its faults are drawn: ``key`` of folders, ``words`` on the page, format (None: float32)."""
+    """A fault model and how its faults are drawn: ``key`` of folders, format; None: float32."""
 
     key: str
-    words: str
-    format: FixedPoint | None
-    by_operator: bool
+    format: FixedPoint | None = None
+
+    @property
+    def words(self) -> str:
+        """In words, on the page."""
+        if self.format is None:
+            return "one bit of float32, every element equally likely"
+        bits = f"{self.format.integer}.{self.format.fraction}"
+        return f"one bit of {bits} fixed point, operator first, last fully connected layer left out"
 
 
-FIXED32 = FaultModel(
-    "fixed32",
-    "one bit of 21.10 fixed point, operator first, last fully connected layer left out",
-    FixedPoint(21, 10),
-    by_operator=True,
-)
-FIXED16 = FaultModel(
-    "fixed16",
-    "one bit of 14.2 fixed point, operator first, last fully connected layer left out",
-    FixedPoint(14, 2),
-    by_operator=True,
-)
-FLOAT32 = FaultModel("float32", "one bit of float32, every element equally likely", None, by_operator=False)
+FIXED32, FIXED16 = FaultModel("fixed32", FixedPoint(21, 10)), FaultModel("fixed16", FixedPoint(14, 2))
+FLOAT32 = FaultModel("float32")
 
 
 @final
@@ -90,12 +85,12 @@ class Campaigns:
             network.met,
             sites=sites or Values(),
             fault_model=BitFlip(format=model.format),
-            sampling=sampling or (network.sampling if model.by_operator else ElementUniform()),
+            sampling=sampling or (network.sampling if model.format else ElementUniform()),
             criterion=network.criterion,
             protections=tuple(protections),
         )
         self.names.append(f"{name or network.listing.key}/{model.key}/{arm}")
-        count = counts.faults if model.by_operator else counts.float_faults
+        count = counts.faults if model.format else counts.float_faults
         return self.context.campaign(self.names[-1], campaign, count=count)
 
     def rows(

@@ -73,7 +73,7 @@ def validate(
         means[stretch] = drive.degrees[others].mean()
     angles *= 180 / math.pi if recipe.task == "radians" else 1.0
     wanted = drive.degrees[: drive.border]
-    errors = [_rmse(found, wanted) for found in (angles, torch.zeros(drive.border), means)]
+    errors = [rmse(found, wanted) for found in (angles, torch.zeros(drive.border), means)]
     return Validation(recipe.epochs, recipe.shift, recipe.learning_rate, *errors)
 
 
@@ -105,5 +105,6 @@ def recorded() -> dict[str, Any]:
     return found
 
 
-def _rmse(angles: Tensor, wanted: Tensor) -> float:
-    return math.sqrt((angles.double() - wanted.double()).square().mean())
+def rmse(angles: Tensor, targets: Tensor) -> float:
+    """Root mean square error."""
+    return math.sqrt((angles.double() - targets.double()).square().mean())
