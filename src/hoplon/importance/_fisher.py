@@ -78,12 +78,12 @@ def fisher(
     return summed(
         program,
         data,
-        sites=sites,
-        objective=SignedLosses(loss, torch.Generator().manual_seed(seed)),
+        loss,
+        sites,
         batch=batch,
-        term=lambda gradient, weight: gradient.square_(),
-        score="fisher",
-        loss=loss,
-        mean=True,
         progress=progress,
+        score="fisher",
+        term=lambda gradient, weight: gradient.square_(),
+        objective=SignedLosses(loss, torch.Generator().manual_seed(seed)),
+        mean=True,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, MeanLoss, Progress, summed
+from torch import Tensor
+
+from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, Progress, summed
 from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Stream
 from hoplon.program.program import Program
@@ -22,14 +24,8 @@ def gradient(
 
     Arguments, result and errors as :func:`hoplon.importance._taylor`. It depends on ``batch`` in the same way.
     """
-    return summed(
-        program,
-        data,
-        sites=sites,
-        objective=MeanLoss(loss),
-        batch=batch,
-        term=lambda gradient, weight: gradient.abs(),
-        score="gradient",
-        loss=loss,
-        progress=progress,
-    )
+    return summed(program, data, loss, sites, batch=batch, progress=progress, score="gradient", term=_absolute)
+
+
+def _absolute(gradient: Tensor, weight: Tensor) -> Tensor:
+    return gradient.abs()

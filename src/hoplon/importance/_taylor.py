@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, MeanLoss, Progress, summed
+from torch import Tensor
+
+from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, Progress, summed
 from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Stream
 from hoplon.program.program import Program
@@ -41,14 +43,8 @@ def taylor(
     Source:
         Molchanov et al., CVPR 2019, equation (8), per weight as in Aspis (Schmedding et al.), equation (1).
     """
-    return summed(
-        program,
-        data,
-        sites=sites,
-        objective=MeanLoss(loss),
-        batch=batch,
-        term=lambda gradient, weight: (gradient * weight).square_(),
-        score="taylor",
-        loss=loss,
-        progress=progress,
-    )
+    return summed(program, data, loss, sites, batch=batch, progress=progress, score="taylor", term=_squared_product)
+
+
+def _squared_product(gradient: Tensor, weight: Tensor) -> Tensor:
+    return (gradient * weight).square_()

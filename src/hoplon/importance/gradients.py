@@ -130,25 +130,25 @@ def totals_of(
 def summed(
     program: Program,
     data: Stream,
-    *,
-    sites: Memory,
-    objective: Objective,
-    batch: int,
-    term: Term,
-    score: str,
     loss: Loss,
+    sites: Memory,
+    *,
+    batch: int,
+    progress: Progress | None,
+    score: str,
+    term: Term,
+    objective: Objective | None = None,
     mean: bool = False,
-    progress: Progress | None = None,
 ) -> Scores:
     """Score weights by the sum over batches of a term of gradient and weight, float32.
 
     Args:
         score: its name.
+        objective: what is differentiated; by default the mean loss of a batch.
         mean: divide by the number of samples.
     """
-    totals, seen = totals_of(
-        program, data, sites=sites.select(program), objective=objective, batch=batch, term=term, progress=progress
-    )
+    chosen, judged = sites.select(program), objective or MeanLoss(loss)
+    totals, seen = totals_of(program, data, sites=chosen, objective=judged, batch=batch, term=term, progress=progress)
     values = {name: total / seen.samples for name, total in totals.items()} if mean else totals
     return described(values, score=score, program=program, seen=seen, loss=loss)
 
