@@ -80,6 +80,16 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
+def interruptible(saved: Callable[[], str]) -> Iterator[None]:
+    """A scope in which an interrupt tells on stderr what is saved, and goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print_status(f"Interrupted. Saved: {saved()}")
+        raise
+
+
+@contextmanager
 def progress_bars() -> Iterator[ProgressCallback]:
     """Show on stderr how far each stage is, at which rate, and the time left.
 

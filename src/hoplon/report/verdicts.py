@@ -81,14 +81,13 @@ def _sentences(document: Document, rows: Sequence[Row]) -> tuple[str, ...]:
     idle = [row["name"] for row in rows if row is not base and not row["acts_on_target"]]
     worse = [row["name"] for row in acting if row["difference_low"] > 0]
     unclear = [row["name"] for row in acting if row not in helpful and row["name"] not in worse]
-    if worse:
-        found.append(f"{listed(worse)}: the network fails more often than unprotected.")
-    if unclear:
-        found.append(f"{listed(unclear)}: no difference to the unprotected network was detected in this run.")
-    if idle:
-        reason = "guards of stored weights, not meant for these faults" if target == "values" else "do not act here"
-        found.append(f"{listed(idle)}: {reason}.")
-    return tuple(found)
+    reason = "guards of stored weights, not meant for these faults" if target == "values" else "do not act here"
+    notes = (
+        (worse, "the network fails more often than unprotected"),
+        (unclear, "no difference to the unprotected network was detected in this run"),
+        (idle, reason),
+    )
+    return (*found, *(f"{listed(names)}: {note}." for names, note in notes if names))
 
 
 def _unprotected(document: Document, base: Row) -> str:

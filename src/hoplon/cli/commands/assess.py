@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from typer import Context
 
-from hoplon.cli.console import print_status, progress_bars, show
+from hoplon.cli.console import interruptible, print_status, progress_bars, show
 from hoplon.cli.options.command_line import command_of
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.comparison.assessment import AssessmentPlan, MakeArm, announcement, assess
@@ -36,7 +36,7 @@ def run_assessment(
         KeyboardInterrupt: after saying what is kept.
     """
     page, resume = out.path / "report.html", context.params["resume"]
-    try:
+    with interruptible(lambda: out.kept):
         program = capture(model.module, model.example, name=model.name)
         print_status(announcement(program, data.held_out, plan, more_arms=len(more_arms or {})))
         with out.runs(resume=resume) as runs:
@@ -54,9 +54,6 @@ def run_assessment(
             document = {**found.to_dict(), "command": command_of(context), "report": str(page)}
             write_page(page, document)
             write_document(out.path / "results.json", document)
-    except KeyboardInterrupt:
-        print_status(f"Interrupted. Saved: {out.kept}")
-        raise
     verdicts = [(part.title, part.sentences) for part in verdict(document)]
     show(document, found.comparison.tables(), verdicts, as_json=context.params["as_json"])
     print_status(f"wrote {page}, {out.path / 'results.json'} and {out.path / 'runs'}")

@@ -16,7 +16,7 @@ from hoplon.campaign.executors import torch_threads
 from hoplon.campaign.forecasting import Forecast, forecast
 from hoplon.campaign.results import Results
 from hoplon.campaign.store import RunDirectory
-from hoplon.cli.console import duration, print_status, progress_bars, show
+from hoplon.cli.console import duration, interruptible, print_status, progress_bars, show
 from hoplon.cli.loading import load_program
 from hoplon.cli.options.campaign_file import SETTINGS, Settings, merged, read_raw
 from hoplon.cli.options.command_line import DATA_HELP, MODEL_HELP, AsJson, Batch, Threads
@@ -158,15 +158,14 @@ def _design(settings: Settings) -> dict[str, Any]:
 def _run(campaign: Campaign, settings: Settings, folder: Path, *, resume: bool, as_json: bool) -> None:
     if not (folder / "manifest.json").exists():
         settings.keep(folder)  # also proves that the folder can be written
-    try:
-        with progress_bars() as report_progress:
-            progress = partial(report_progress, "faults")
-            results: Results = campaign.run(**_design(settings), store=folder, resume=resume, progress=progress)
-    except KeyboardInterrupt:
+
+    def saved() -> str:
         units = len(RunDirectory(folder).finished())
-        again = f"Resume with `hoplon inject --resume --out {folder}`."
-        print_status(f"Interrupted. Saved: {units} finished units in {folder}. {again}")
-        raise
+        return f"{units} finished units in {folder}. Resume with `hoplon inject --resume --out {folder}`."
+
+    with interruptible(saved), progress_bars() as report_progress:
+        progress = partial(report_progress, "faults")
+        results: Results = campaign.run(**_design(settings), store=folder, resume=resume, progress=progress)
     found = document(results)
     write_document(folder / "results.json", found)
     show(found, tables(found), as_json=as_json)

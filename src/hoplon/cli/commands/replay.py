@@ -12,7 +12,7 @@ from typer import Argument, Option
 from hoplon.campaign.executors import torch_threads
 from hoplon.campaign.store import RunDirectory
 from hoplon.cli.commands.inject import one_or_several
-from hoplon.cli.console import print_status, progress_bars, show
+from hoplon.cli.console import interruptible, print_status, progress_bars, show
 from hoplon.cli.loading import load_program
 from hoplon.cli.options import components as parts
 from hoplon.cli.options.campaign_file import SETTINGS, read_raw
@@ -52,23 +52,19 @@ def replay(
         samples = resolve_data(source).held_out.sample(inputs or known.get("inputs"), seed=start)
         status = f"hoplon replay: the faults of {run} in {model}, on {source}"
         _, program = load_program(model, seed=start if seed is None else seed, status=status)
-        try:
-            with progress_bars() as report_progress:
-                found = rerun(
-                    run,
-                    program,
-                    samples,
-                    criterion=None if judged is None else parts.criterion(judged),
-                    protections=protections,
-                    batch=batch,
-                    store=out,
-                    resume=resume,
-                    progress=partial(report_progress, "faults"),
-                )
-        except KeyboardInterrupt:
-            kept = f"finished units in {out}. Resume with --resume." if out else "nothing; --out keeps finished units."
-            print_status(f"Interrupted. Saved: {kept}")
-            raise
+        kept = f"finished units in {out}. Resume with --resume." if out else "nothing; --out keeps finished units."
+        with interruptible(lambda: kept), progress_bars() as report_progress:
+            found = rerun(
+                run,
+                program,
+                samples,
+                criterion=None if judged is None else parts.criterion(judged),
+                protections=protections,
+                batch=batch,
+                store=out,
+                resume=resume,
+                progress=partial(report_progress, "faults"),
+            )
     document = plain(found.to_dict())
     if out is not None:
         write_document(out / "results.json", document)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Protocol
 import typer
 
 from hoplon.campaign.executors import torch_threads
-from hoplon.cli.console import print_status, progress_bars, report_training, show
+from hoplon.cli.console import interruptible, print_status, progress_bars, report_training, show
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.errors import HoplonError, no_match
 from hoplon.report.text_table import TextTable
@@ -83,22 +83,19 @@ def study(
         command = ["hoplon", "study", name, "--profile", profile, "--seed", str(seed), "--out", str(out)]
         command += ["--model", *model] if model is not None else []
         command += ["--threads", str(thread_count)] if thread_count is not None else []
-        try:
-            with progress_bars() as report_progress:
-                document, rows, files = run(
-                    folder.path,
-                    profile=profile,
-                    seed=seed,
-                    own=None if model is None else own,
-                    command=command,
-                    only=part or (),
-                    again=again or (),
-                    tell=report_progress,
-                    say=print_status,
-                )
-        except KeyboardInterrupt:
-            print_status("Interrupted. Saved: finished parts. The same command resumes the study.")
-            raise
+        saved = "finished parts. The same command resumes the study."
+        with interruptible(lambda: saved), progress_bars() as report_progress:
+            document, rows, files = run(
+                folder.path,
+                profile=profile,
+                seed=seed,
+                own=None if model is None else own,
+                command=command,
+                only=part or (),
+                again=again or (),
+                tell=report_progress,
+                say=print_status,
+            )
     unfinished = [f"{part}: --part {part} runs it" for part in document["unfinished"]]
     paragraphs = [("Not run yet", unfinished)] if unfinished else []
     show(document, [_table(document, rows)], paragraphs, as_json=as_json)
@@ -125,15 +122,13 @@ def _data_in(folder: Path | None) -> Iterator[None]:
         return
     if not folder.is_dir():
         raise HoplonError(f"expected a folder for --data, got {folder}, which is none; see the README on {_DATA}")
-    before = os.environ.get(_DATA)
+    before = {_DATA: os.environ[_DATA]} if _DATA in os.environ else {}
     os.environ[_DATA] = str(folder)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[_DATA]
-        else:
-            os.environ[_DATA] = before
+        del os.environ[_DATA]
+        os.environ.update(before)
 
 
 def _table(document: Mapping[str, Any], rows: Sequence[Sequence[str]]) -> TextTable:
