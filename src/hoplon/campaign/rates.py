@@ -12,8 +12,8 @@ import polars as pl
 
 from hoplon.criteria.outcome import OUTCOME_NAMES
 from hoplon.faults.table import Target
-from hoplon.stats.intervals import Interval, Ints, clustered, weighted, wilson
-from hoplon.stats.strata_estimates import ABOVE, CERTAIN, effective, stratified
+from hoplon.stats.intervals import Interval, Ints, clustered, effective, weighted, wilson
+from hoplon.stats.strata_estimates import ABOVE, CERTAIN, stratified
 
 FAILURES = ("sdc", "nonfinite")
 
@@ -80,14 +80,14 @@ def rate_of(
         runs: one row per run, with the columns ``fault``, ``input`` and the criterion's.
         complete: these are all the faults there are, so nothing is left open.
     """
-    interval: _Limits = partial(_plain, target=target, confidence=confidence, complete=complete)
-    weights = _WEIGHT in runs.collect_schema().names()
-    if weights:
-        interval = partial(_of_strata, target=target, confidence=confidence)
-    groups = _tallies(runs.with_columns(pl.lit(0).alias("all")), ("all",), criterion, target, weights=weights)
+    options: dict[str, Any] = {"target": target, "confidence": confidence}
+    interval: _Limits = partial(_plain, complete=complete, **options)
+    if _WEIGHT in runs.collect_schema().names():
+        interval = partial(_of_strata, **options)
+    groups = _tallies(runs.with_columns(pl.lit(0).alias("all")), ("all",), criterion, target)
     for _, tally, n_inputs in groups:
         return _rate(criterion, tally, n_inputs, interval)
-    return _rate(criterion, _NO_RUNS, 0, partial(_plain, target=target, confidence=confidence, complete=False))
+    return _rate(criterion, _NO_RUNS, 0, partial(_plain, **options))
 
 
 def rates_by(
@@ -105,28 +105,29 @@ def rates_by(
     `hoplon.stats.intervals.weighted`. The largest weight of all runs is that of a failure not yet seen in the group.
     """
     interval: _Limits = partial(_plain, target=target, confidence=confidence, complete=complete)
-    weights = _WEIGHT in runs.collect_schema().names()
-    if weights:
+    if _WEIGHT in runs.collect_schema().names():
         run, weight = _proven(runs).not_(), pl.col(_WEIGHT)
         largest = runs.select(run=weight.filter(run).max(), any=weight.max()).collect()
         heaviest = largest.select(pl.coalesce("run", "any")).item()  # nothing had to be run: that of what was proven
         interval = partial(_of_domain, target=target, confidence=confidence, heaviest=heaviest)
-    groups = _tallies(runs, keys, criterion, target, weights=weights)
+    groups = _tallies(runs, keys, criterion, target)
     return [(group, _rate(criterion, tally, n_inputs, interval)) for group, tally, n_inputs in groups]
 
 
 def _tallies(
-    runs: pl.LazyFrame, keys: Sequence[str], criterion: str, target: Target, *, weights: bool
+    runs: pl.LazyFrame, keys: Sequence[str], criterion: str, target: Target
 ) -> list[tuple[tuple[Any, ...], pl.DataFrame, int]]:
     """Group, runs by outcome of its clusters, and how many inputs it has.
 
     A cluster (a row) is a memory fault; of value faults, all that count alike are one.
     """
-    outcome = pl.col(criterion).cast(pl.String)
-    tally = [pl.len().alias("runs"), *((outcome == name).sum().alias(name) for name in OUTCOME_NAMES)]
-    within = [*(_KINDS if weights else []), *([] if target == "values" else ["fault"])]
-    if weights:
-        draws = _DRAWS if _DRAWS in runs.collect_schema().names() else pl.lit(None, dtype=pl.Int64)
+    outcome, columns = pl.col(criterion).cast(pl.String), runs.collect_schema().names()
+    tally = [pl.len().cast(pl.Int64).alias("runs")]
+    tally += [(outcome == name).sum().cast(pl.Int64).alias(name) for name in OUTCOME_NAMES]
+    within = [] if target == "values" else ["fault"]
+    if _WEIGHT in columns:
+        within = [*_KINDS, *within]
+        draws = _DRAWS if _DRAWS in columns else pl.lit(None, dtype=pl.Int64)
         runs = runs.with_columns(proven=_proven(runs), candidates=draws)
     counted = runs.group_by(*keys, *within).agg(*tally, faults=pl.col("fault").n_unique())
     counted = counted.sort(*keys, *within, nulls_last=True)
@@ -138,8 +139,8 @@ def _tallies(
 
 _NO_RUNS = pl.DataFrame({name: pl.Series([], dtype=pl.Int64) for name in ("runs", "faults", *OUTCOME_NAMES)})
 
-# Failures and runs of the clusters of a group; where they do not count alike, their columns `_KINDS` -> the interval.
-_Limits = Callable[[Ints, Ints, pl.DataFrame | None], Interval]
+# Failures of the clusters of a group; the clusters, where they do not count alike with the columns `_KINDS`.
+_Limits = Callable[[Ints, pl.DataFrame], Interval]
 
 
 def _proven(runs: pl.LazyFrame) -> pl.Expr:
@@ -147,27 +148,17 @@ def _proven(runs: pl.LazyFrame) -> pl.Expr:
 
 
 def _rate(criterion: str, tally: pl.DataFrame, n_inputs: int, interval: _Limits) -> Rate:
-    runs = tally["runs"].cast(pl.Int64).to_numpy()
-    weighted_runs = _WEIGHT in tally.columns
-    kinds = tally.select(_KINDS) if weighted_runs else None
-    found = {name: interval(tally[name].cast(pl.Int64).to_numpy(), runs, kinds) for name in FAILURES}
-    failed = (tally["sdc"].cast(pl.Int64) + tally["nonfinite"].cast(pl.Int64)).to_numpy()
-    failure = interval(failed, runs, kinds)
-    spent = tally.filter(~pl.col("proven")) if weighted_runs else tally
+    sdc, nonfinite = (tally[name].to_numpy() for name in FAILURES)
+    found = [interval(failures, tally) for failures in (sdc + nonfinite, sdc, nonfinite)]
+    spent = tally.filter(~pl.col("proven")) if _WEIGHT in tally.columns else tally
     counts = {name: int(spent[name].sum()) for name in OUTCOME_NAMES}
-    n_faults, n_runs = int(spent["faults"].sum()), int(spent["runs"].sum())
-    return Rate(criterion, failure, found["sdc"], found["nonfinite"], counts, n_faults, n_inputs, n_runs)
+    return Rate(criterion, *found, counts, int(spent["faults"].sum()), n_inputs, int(spent["runs"].sum()))
 
 
 def _plain(
-    failures: Ints,
-    runs: Ints,
-    kinds: pl.DataFrame | None,
-    *,
-    target: Target,
-    confidence: float,
-    complete: bool,
+    failures: Ints, clusters: pl.DataFrame, *, target: Target, confidence: float, complete: bool = False
 ) -> Interval:
+    runs = clusters["runs"].to_numpy()
     if complete and len(runs):
         mean = float((failures / runs).mean()) if target == "memory" else float(failures.sum() / runs.sum())
         return Interval(mean, mean, mean, confidence, "all faults")
@@ -176,26 +167,23 @@ def _plain(
     return clustered(failures / runs, runs, confidence=confidence)
 
 
-def _of_strata(
-    failures: Ints, runs: Ints, kinds: pl.DataFrame | None, *, target: Target, confidence: float
-) -> Interval:
+def _of_strata(failures: Ints, clusters: pl.DataFrame, *, target: Target, confidence: float) -> Interval:
     """Runs or faults that count alike are a stratum; its share is what they stand for together.
 
     What the weights leave of a sum of 1 was proven to be masked where the faults were drawn.
     """
-    assert kinds is not None
-    weights, draws = kinds[_WEIGHT].to_numpy(), kinds[_DRAWS].cast(pl.Float64).to_numpy()
+    columns = clusters.select(_WEIGHT, pl.col(_DRAWS).cast(pl.Float64), "proven", "runs")
+    weights, draws, proven, runs = (column.to_numpy() for column in columns)
     if target == "values":
         shares, failed, met = weights * runs, failures.astype(float), runs.astype(float)
-        met = np.where(kinds["proven"].to_numpy(), CERTAIN, met)
     else:
-        proven = kinds["proven"].to_numpy()
         rows = np.stack([weights, draws, proven])
         strata, first, which = np.unique(rows, axis=1, return_index=True, return_inverse=True)
         shares = np.bincount(which, weights=weights).astype(np.float64)
         cells = [effective((failures / runs)[which == cell], runs[which == cell]) for cell in range(strata.shape[1])]
         failed, met = (np.array(column) for column in zip(*cells, strict=True))
-        draws, met = draws[first], np.where(proven[first], CERTAIN, met)
+        draws, proven = draws[first], proven[first]
+    met = np.where(proven, CERTAIN, met)
     rest = 1 - float(shares.sum())
     if rest > _ROUNDING:
         shares, failed, met = np.append(shares, rest), np.append(failed, 0.0), np.append(met, CERTAIN)
@@ -205,16 +193,9 @@ def _of_strata(
 
 
 def _of_domain(
-    failures: Ints,
-    runs: Ints,
-    kinds: pl.DataFrame | None,
-    *,
-    target: Target,
-    confidence: float,
-    heaviest: float,
+    failures: Ints, clusters: pl.DataFrame, *, target: Target, confidence: float, heaviest: float
 ) -> Interval:
-    assert kinds is not None
-    weights = kinds[_WEIGHT].to_numpy()
+    weights, runs = clusters[_WEIGHT].to_numpy(), clusters["runs"].to_numpy()
     if target == "values":  # a row is many faults of one run each
         shares = np.repeat([1.0, 0.0] * len(runs), np.stack([failures, runs - failures], 1).ravel())
         weights = np.repeat(weights, runs)

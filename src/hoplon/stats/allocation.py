@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -78,25 +77,13 @@ def allocate(
         found: NDArray[np.bool_] = (high - low) / 2 <= half_width
         return found
 
-    plan = _cheapest(runs, reached, _FLOORS / half_width, most=most)
-    return None if plan is None else plan.astype(np.int64)
-
-
-def _cheapest(
-    runs: Callable[[Floats, Floats], Floats],
-    reached: Callable[[Floats], NDArray[np.bool_]],
-    floors: Floats,
-    *,
-    most: int,
-) -> Floats | None:
-    """Find the cheapest plan that reaches the half-width: bisection of log(total), for all floors at once."""
+    floors = _FLOORS / half_width
     low, high = np.zeros(len(floors)), np.full(len(floors), math.log(most))
-    for _ in range(_STEPS):
+    for _ in range(_STEPS):  # bisection of log(total), for all floors at once
         middle = (low + high) / 2
         good = reached(runs(np.exp(middle), floors))
         low, high = np.where(good, low, middle), np.where(good, middle, high)
     plans = runs(np.exp(high), floors)
     costs = np.where(reached(plans), plans.sum(1), np.inf)
     best = int(costs.argmin())
-    plan: Floats = plans[best]
-    return plan if np.isfinite(costs[best]) else None
+    return plans[best].astype(np.int64) if np.isfinite(costs[best]) else None

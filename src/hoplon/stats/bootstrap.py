@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hoplon.errors import HoplonError
-from hoplon.stats.intervals import Floats, Interval
+from hoplon.stats.intervals import Floats, Interval, check_confidence
 
 
 def block_bootstrap(
@@ -49,8 +49,7 @@ def block_bootstrap(
     count = len(series)
     if not 1 <= block <= count:
         raise HoplonError(f"expected a block in [1, {count}], the length of the series, got {block}")
-    if not 0 < confidence < 1:
-        raise HoplonError(f"expected confidence in (0, 1), got {confidence}")
+    check_confidence(confidence)
     ring = np.concatenate([series, series[: block - 1]])  # a stretch may run over the end
     sums = np.concatenate([np.zeros((1, series.shape[1])), ring.cumsum(0)])
     means = (sums[block:] - sums[:-block]) / block  # of the stretch from each moment on, shape (n, k)

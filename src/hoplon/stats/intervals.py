@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -97,7 +97,7 @@ def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> Interval
         >>> print(wilson(3, 1000))
         0.30 % [0.10, 0.88]
     """
-    return _binomial(successes, trials, confidence, "wilson")
+    return _binomial(successes, trials, confidence, "wilson", "wilson")
 
 
 def clopper_pearson(successes: int, trials: int, *, confidence: float = 0.95) -> Interval:
@@ -108,7 +108,7 @@ def clopper_pearson(successes: int, trials: int, *, confidence: float = 0.95) ->
     Source:
         Clopper and Pearson, Biometrika 26 (1934); Newcombe (1998), method 5.
     """
-    return _binomial(successes, trials, confidence, "exact")
+    return _binomial(successes, trials, confidence, "exact", "clopper-pearson")
 
 
 def clustered(shares: np.ndarray, sizes: np.ndarray, *, confidence: float = 0.95) -> Interval:
@@ -132,23 +132,33 @@ def clustered(shares: np.ndarray, sizes: np.ndarray, *, confidence: float = 0.95
         So one pseudo-cluster's worth of full correlation is added to it, which makes the trials equal to the
         clusters when no failure was seen, and fades as failures accumulate.
     """
-    shares, sizes = np.asarray(shares, dtype=np.float64), np.asarray(sizes)
-    if shares.ndim != 1 or shares.shape != sizes.shape:
-        raise HoplonError(f"expected one share and one size per cluster, got {shares.shape} and {sizes.shape}")
-    if not ((shares >= 0) & (shares <= 1)).all():
-        raise HoplonError(f"expected shares in [0, 1], got {shares[~((shares >= 0) & (shares <= 1))][0]}")
+    shares, sizes = _per_cluster(shares, sizes, "size")
     if not (sizes >= 1).all():
-        raise HoplonError(f"expected sizes of at least 1, got {sizes[~(sizes >= 1)][0]}; leave empty clusters out")
-    _check_confidence(confidence)
+        raise HoplonError(f"expected sizes of at least 1, got {sizes[~(sizes >= 1)][0]:g}; leave empty clusters out")
+    check_confidence(confidence)
     method = "wilson, clustered"
-    clusters = len(shares)
-    if clusters == 0:
+    if not len(shares):
         return Interval(math.nan, 0.0, 1.0, confidence, method)
-    mean = float(shares.mean())
+    return _wilson_at(float(shares.mean()), effective(shares, sizes)[1], confidence, method)
+
+
+def effective(shares: Floats, sizes: NDArray[Any]) -> tuple[float, float]:
+    """Clusters as so many independent runs, and the failures among them.
+
+    Args:
+        shares: shape ``(clusters,)``, the share of each cluster's runs that fail; at least one cluster.
+        sizes: shape ``(clusters,)``, runs of each cluster.
+    Returns:
+        Failures and runs, fractions among them; at least as many runs as clusters.
+    Source:
+        See `clustered`: the runs that would have this variance, held down by one more whole
+        cluster.
+    """
+    clusters, mean = len(shares), float(np.mean(shares))
     between, whole = float(((shares - mean) ** 2).sum()), clusters * mean * (1 - mean)
     # between / whole is the design effect per cluster: 1 where a cluster fails as one, less where inputs differ.
-    trials = min(clusters * (whole + 1) / (between + 1), float(sizes.sum()))
-    return _wilson_at(mean, trials, confidence, method)
+    runs = min(clusters * (whole + 1) / (between + 1), float(sizes.sum()))
+    return mean * runs, runs
 
 
 def weighted(
@@ -176,14 +186,10 @@ def weighted(
         Statistics in Medicine 16, 1997, with `gamma_quantile`): the lower limit of a single heavy failure is near 0.
         Simulated at 95 %: covers 95 to 100 %, from 0.05 expected failures on.
     """
-    shares, weights = np.asarray(shares, dtype=np.float64), np.asarray(weights, dtype=np.float64)
-    if shares.ndim != 1 or shares.shape != weights.shape:
-        raise HoplonError(f"expected one share and one weight per cluster, got {shares.shape} and {weights.shape}")
-    if not ((shares >= 0) & (shares <= 1)).all():
-        raise HoplonError(f"expected shares in [0, 1], got {shares[~((shares >= 0) & (shares <= 1))][0]}")
+    shares, weights = _per_cluster(shares, weights, "weight")
     if not ((weights >= 0) & np.isfinite(weights)).all() or (len(weights) and not weights.any()):
         raise HoplonError("expected weights that are finite, at least 0 and not all 0, got others")
-    _check_confidence(confidence)
+    check_confidence(confidence)
     method = "wilson, weighted"
     clusters = len(shares)
     if clusters == 0:
@@ -208,10 +214,15 @@ def _gamma_limits(weights: Floats, shares: Floats, added: float, confidence: flo
         return 1 - high, 1 - low
     influence = weights * (shares - mean)
     known = [mean, float((influence**2).sum()), 2 * float((influence**3).sum())]
-    above = [mean + added, known[1] + added**2, known[2] + 2 * added**3]
+    above = with_event(known, added)
     tail = (1 - confidence) / 2
     low = max(float(gamma_quantile(known, tail)), 0.0) if mean > 0 else 0.0
     return low, min(float(gamma_quantile(above, 1 - tail)), 1.0)
+
+
+def with_event(cumulants: Sequence[Any], weight: Any) -> list[Any]:
+    """Add one more event of this weight to the three cumulants of a weighted sum of rare events."""
+    return [cumulants[0] + weight, cumulants[1] + weight**2, cumulants[2] + 2 * weight**3]
 
 
 def gamma_quantile(cumulants: Sequence[ArrayLike], level: float) -> Floats:
@@ -262,8 +273,7 @@ def sample_size(population: int, *, error: float, confidence: float = 0.95, p: f
     for name, value in (("error", error), ("p", p)):
         if not 0 < value < 1:
             raise HoplonError(f"expected {name} in (0, 1), got {value}")
-    _check_confidence(confidence)
-    quantile = float(stats.norm.ppf(0.5 + confidence / 2))
+    quantile = _two_sided(confidence)
     size = population / (1 + error**2 * (population - 1) / (quantile**2 * p * (1 - p)))
     return max(1, math.floor(size + 0.5))
 
@@ -307,16 +317,13 @@ def paired_difference(only_a: int, only_b: int, n: int, *, confidence: float = 0
         2.00 % [0.73, 3.26]
     """
     _check_counts(only_a, only_b, n)
-    _check_confidence(confidence)
-    method = "bonett-price"
+    z, method = _two_sided(confidence), "bonett-price"
     if n == 0:
         return Interval(math.nan, -1.0, 1.0, confidence, method)
     share_a, share_b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
     centre = share_a - share_b
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
     reach = z * math.sqrt((share_a + share_b - centre**2) / (n + 2))
-    low, high = max(-1.0, centre - reach), min(1.0, centre + reach)
-    return Interval((only_a - only_b) / n, low, high, confidence, method)
+    return Interval((only_a - only_b) / n, *_cut(centre, reach), confidence, method)
 
 
 def paired_ratio(both: int, only_a: int, only_b: int, *, confidence: float = 0.95) -> Ratio:
@@ -341,14 +348,13 @@ def paired_ratio(both: int, only_a: int, only_b: int, *, confidence: float = 0.9
     """
     if min(both, only_a, only_b) < 0:
         raise HoplonError(f"expected counts of at least 0, got {both}, {only_a} and {only_b}")
-    _check_confidence(confidence)
-    method = "bonett-price"
+    z, method = _two_sided(confidence), "bonett-price"
     runs, failed_a, failed_b = both + only_a + only_b, both + only_a, both + only_b
     if runs == 0:
         return Ratio(math.nan, 0.0, math.inf, confidence, method)
     spread = math.sqrt((only_a + only_b + 2) / ((failed_a + 1) * (failed_b + 1)))
     parts = sum(math.sqrt((1 - (failed + 1) / (runs + 2)) / (failed + 1)) for failed in (failed_a, failed_b))
-    z = float(stats.norm.ppf(0.5 + confidence / 2)) * spread / parts
+    z = z * spread / parts
     inner = float(stats.norm.cdf(z) - stats.norm.cdf(-z))
     a, b = (_wilson_at(failed / runs, runs, inner, method) for failed in (failed_a, failed_b))
     estimate = failed_a / failed_b if failed_b else math.inf
@@ -372,21 +378,42 @@ def paired_clustered(differences: np.ndarray, *, confidence: float = 0.95) -> In
     differences = np.asarray(differences, dtype=np.float64)
     if differences.ndim != 1 or not (np.abs(differences) <= 1).all():
         raise HoplonError(f"expected one difference in [-1, 1] per cluster, got shape {differences.shape}")
-    _check_confidence(confidence)
-    method = "bonett-price, clustered"
+    z, method = _two_sided(confidence), "bonett-price, clustered"
     if not len(differences):
         return Interval(math.nan, -1.0, 1.0, confidence, method)
     padded = np.append(differences, (1.0, -1.0))
-    reach = float(stats.norm.ppf(0.5 + confidence / 2) * padded.std() / math.sqrt(len(padded)))
-    low, high = max(-1.0, float(padded.mean()) - reach), min(1.0, float(padded.mean()) + reach)
-    return Interval(float(differences.mean()), low, high, confidence, method)
+    limits = _cut(float(padded.mean()), float(z * padded.std() / math.sqrt(len(padded))))
+    return Interval(float(differences.mean()), *limits, confidence, method)
 
 
-def _binomial(successes: int, trials: int, confidence: float, method: Literal["wilson", "exact"]) -> Interval:
+def _per_cluster(shares: np.ndarray, others: np.ndarray, name: str) -> tuple[Floats, Floats]:
+    """Shares in [0, 1], and as many other numbers: float64."""
+    shares, others = np.asarray(shares, dtype=np.float64), np.asarray(others, dtype=np.float64)
+    if shares.ndim != 1 or shares.shape != others.shape:
+        raise HoplonError(f"expected one share and one {name} per cluster, got {shares.shape} and {others.shape}")
+    inside = (shares >= 0) & (shares <= 1)
+    if not inside.all():
+        raise HoplonError(f"expected shares in [0, 1], got {shares[~inside][0]}")
+    return shares, others
+
+
+def _cut(centre: float, reach: float) -> tuple[float, float]:
+    """Limits of a difference, in [-1, 1]."""
+    return max(-1.0, centre - reach), min(1.0, centre + reach)
+
+
+def _two_sided(confidence: float) -> float:
+    """The quantile of the normal distribution for both limits at a confidence in (0, 1)."""
+    check_confidence(confidence)
+    return float(stats.norm.ppf(0.5 + confidence / 2))
+
+
+def _binomial(
+    successes: int, trials: int, confidence: float, method: Literal["wilson", "exact"], name: str
+) -> Interval:
     if not 0 <= successes <= trials:
         raise HoplonError(f"expected successes in [0, trials={trials}], got {successes}")
-    _check_confidence(confidence)
-    name = {"wilson": "wilson", "exact": "clopper-pearson"}[method]
+    check_confidence(confidence)
     if trials == 0:
         return Interval(math.nan, 0.0, 1.0, confidence, name)
     limits = stats.binomtest(int(successes), int(trials)).proportion_ci(confidence, method=method)
@@ -411,6 +438,7 @@ def _check_counts(only_a: int, only_b: int, n: int) -> None:
         raise HoplonError(f"expected counts of at least 0 that sum to at most {n}, got {only_a} and {only_b}")
 
 
-def _check_confidence(confidence: float) -> None:
+def check_confidence(confidence: float) -> None:
+    """Refuse a confidence outside of (0, 1)."""
     if not 0 < confidence < 1:
         raise HoplonError(f"expected confidence in (0, 1), got {confidence}")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hoplon.errors import HoplonError
-from hoplon.stats.intervals import Floats, Interval, Ints, gamma_quantile
+from hoplon.stats.intervals import Floats, Interval, check_confidence, gamma_quantile, with_event
 
 _METHOD = "stratified"
 
@@ -67,24 +67,6 @@ def stratified(
     return Interval(float(mean), float(low), float(high), confidence, _METHOD)
 
 
-def effective(shares: Floats, sizes: Ints) -> tuple[float, float]:
-    """Clusters as so many independent runs, and the failures among them.
-
-    Args:
-        shares: shape ``(clusters,)``, the share of each cluster's runs that fail; at least one cluster.
-        sizes: shape ``(clusters,)``, runs of each cluster.
-    Returns:
-        Failures and runs, fractions among them; at least as many runs as clusters.
-    Source:
-        See `hoplon.stats.intervals.clustered`: the runs that would have this variance, held down by one more whole
-        cluster.
-    """
-    clusters, mean = len(shares), float(np.mean(shares))
-    between, whole = float(((shares - mean) ** 2).sum()), clusters * mean * (1 - mean)
-    runs = min(clusters * (whole + 1) / (between + 1), float(sizes.sum()))
-    return mean * runs, runs
-
-
 def limits(
     shares: Floats, failures: Floats, runs: Floats, *, candidates: ArrayLike | None, low_tail: float, high_tail: float
 ) -> tuple[Floats, Floats, Floats]:
@@ -139,7 +121,7 @@ def limits(
             low = [low[0], low[1] + between, low[2] + skew]
             high = [high[0], high[1] + between, high[2] + skew]
         unseen = 1 / float(draws.min())  # the one draw that counts most
-        high = [high[0] + unseen, high[1] + unseen**2, high[2] + 2 * unseen**3]
+        high = with_event(high, unseen)
     bottom = np.where(mean > 0, np.clip(gamma_quantile(low, low_tail), 0, None), 0.0)
     top = np.clip(gamma_quantile(high, 1 - high_tail), None, 1.0)
     return mean, np.minimum(bottom, mean), np.maximum(top, mean)
@@ -163,8 +145,7 @@ def paired_weighted(
         what as many plain draws would leave open: the variance of a single fault's difference over the number of
         candidates (Cochran 1977, section 12.2, whose between-strata variance it bounds).
     """
-    if not 0 < confidence < 1:
-        raise HoplonError(f"expected confidence in (0, 1), got {confidence}")
+    check_confidence(confidence)
     method = "gamma, weighted"
     if not len(weights):
         return Interval(math.nan, -1.0, 1.0, confidence, method)
@@ -172,8 +153,7 @@ def paired_weighted(
     mean, variance, third = (float((difference**power).sum()) * max(1, power - 1) for power in (1, 2, 3))
     if candidates is not None:
         variance += _left_open(weights, only_a - only_b, candidates)
-    above = (mean + heaviest, variance + heaviest**2, third + 2 * heaviest**3)
-    below = (mean - heaviest, variance + heaviest**2, third - 2 * heaviest**3)
+    below, above = (with_event((mean, variance, third), weight) for weight in (-heaviest, heaviest))
     tail = (1 - confidence) / 2
     low, high = max(-1.0, float(gamma_quantile(below, tail))), min(1.0, float(gamma_quantile(above, 1 - tail)))
     return Interval(mean, min(low, mean), max(high, mean), confidence, method)
