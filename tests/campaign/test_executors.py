@@ -36,11 +36,11 @@ def test_processes_give_every_unit_once_with_their_threads() -> None:
         return unit * unit, torch.get_num_threads()
 
     with Processes(work, workers=2, threads=1) as pool:
-        assert dict(pool.run(range(5))) == {unit: (unit * unit, 1) for unit in range(5)}
-        assert dict(pool.run([7])) == {7: (49, 1)}
-        assert dict(pool.run([])) == {}
+        assert dict(pool.run({unit: unit for unit in range(5)})) == {unit: (unit * unit, 1) for unit in range(5)}
+        assert dict(pool.run({7: 7})) == {7: (49, 1)}
+        assert dict(pool.run({})) == {}
     with Serial(lambda unit: unit + 1) as serial:
-        assert list(serial.run([3, 1])) == [(3, 4), (1, 2)]
+        assert list(serial.run({3: 3, 1: 1})) == [(3, 4), (1, 2)]
 
 
 def test_an_error_in_a_process_comes_back_as_it_is() -> None:
@@ -48,7 +48,7 @@ def test_an_error_in_a_process_comes_back_as_it_is() -> None:
         raise HoplonError(f"expected another unit, got {unit}")
 
     with Processes(work, workers=1, threads=1) as pool, pytest.raises(HoplonError, match="another unit, got 3"):
-        list(pool.run([3]))
+        list(pool.run({3: 3}))
     with pytest.raises(HoplonError, match="expected at least 1 worker and 1 thread, got 0 and 1"):
         Processes(work, workers=0, threads=1)
 

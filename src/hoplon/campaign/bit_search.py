@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
-import polars as pl
-
 from hoplon.campaign.campaign import Campaign
-from hoplon.campaign.rates import FAILURES
 from hoplon.errors import HoplonError
 from hoplon.faults.sampling.plans import Explicit
 from hoplon.faults.single_word import BitFlip
@@ -112,21 +109,15 @@ def bit_boundary(
         data = data.take([_first_eligible(campaign) if input is None else input])
 
     def is_critical(wanted: Sequence[int]) -> list[bool]:
-        one = Campaign(
-            campaign.program,
-            data,
+        one = replace(
+            campaign,
+            data=data,
             sites=Memory(site) if memory else Values(site),
             fault_model=BitFlip(),
-            criterion=campaign.criterion,
             sampling=Explicit([(site, element, (bit,)) for bit in wanted]),
-            protections=campaign.protections,
-            placement=campaign.placement,
-            batch=campaign.batch,
+            arrival="before",
         )
-        results = one.run()
-        failed = pl.col(results.criteria[0]).cast(pl.String).is_in(FAILURES).mean()
-        shares = results.lazy_runs.group_by("fault").agg(failed=failed).sort("fault").collect()["failed"]
-        return [share > threshold for share in shares.to_list()]
+        return [share > threshold for share in one.run().failing_shares().tolist()]
 
     return search(is_critical, bits, checks=checks)
 

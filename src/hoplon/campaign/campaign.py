@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +17,7 @@ from hoplon.campaign.manifest import FORMAT, protected_by, provenance
 from hoplon.campaign.pilot import Pilot
 from hoplon.campaign.results import Results, site_kinds
 from hoplon.campaign.reweighting import reweighted
-from hoplon.campaign.runner import Progress, ProgressCallback, UnitRunner, UnitStore, UnitTask
+from hoplon.campaign.runner import Progress, ProgressCallback, UnitRunner, UnitStore
 from hoplon.campaign.stopping import DesignName, StoppingRule, stopping_rule
 from hoplon.campaign.store import RunDirectory
 from hoplon.campaign.stratified.preview import Observer
@@ -87,10 +88,9 @@ class Campaign:
             raise HoplonError(f"expected a batch of at least 1, got {self.batch}")
         if self.memory_budget is not None and self.memory_budget < 1:
             raise HoplonError(f"expected a memory budget of at least 1 byte, got {self.memory_budget}")
-        if self.placement not in ("before", "after"):
-            raise HoplonError(f"expected placement 'before' or 'after', got {self.placement!r}")
-        if self.arrival not in ("before", "after"):
-            raise HoplonError(f"expected arrival 'before' or 'after', got {self.arrival!r}")
+        for name, value in (("placement", self.placement), ("arrival", self.arrival)):
+            if value not in ("before", "after"):
+                raise HoplonError(f"expected {name} 'before' or 'after', got {value!r}")
 
     @property
     def target(self) -> str:
@@ -151,10 +151,9 @@ class Campaign:
             finished = directory.finished() if directory is not None and rule.numbered else ()
             done = sum(runner.size(unit, rule.count) for unit in finished)
             report_progress = ProgressCallback(progress, rule.count, done=done)
-            task = UnitTask(runner, rule.count)
-            executor: Executor = Serial(lambda item: task(item, advance=report_progress))
-            if workers > 1:
-                executor = Processes(task, workers=workers, threads=held)
+            executor: Executor = Serial(partial(runner.run, count=rule.count, advance=report_progress))
+            if workers > 1:  # which tell no progress before a unit is done
+                executor = Processes(partial(runner.run, count=rule.count), workers=workers, threads=held)
             units = UnitStore(directory, manifest, executor, report_progress if workers > 1 else None)
             with executor, directory.writing() if directory else nullcontext():
                 return rule.run(runner, units)
@@ -195,7 +194,7 @@ class Campaign:
             HoplonError: a count below 1; DataError, SiteError: see the parts.
         """
         runner = self._runner(seed)
-        rule = stopping_rule(runner, count=count, half_width=None, confidence=0.95, design=None, strata=None)
+        rule = stopping_rule(runner, count=count)
         assert rule.count is not None
         units = range(runner.units(rule.count))
         return FaultTable.concat([runner.draw(unit, runner.size(unit, rule.count)) for unit in units])
@@ -220,9 +219,7 @@ class Campaign:
         with torch_threads(threads):
             begun = time.perf_counter()
             runner = self._runner(seed)
-            rule = stopping_rule(
-                runner, count=count, half_width=half_width, confidence=0.95, design=design, strata=None
-            )
+            rule = stopping_rule(runner, count=count, half_width=half_width, design=design)
             started = time.perf_counter()
             faults, spent, split = rule.pilot(runner, seconds=seconds)
             reference = runner.injector.reference

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, final
@@ -50,11 +50,11 @@ class Executor(ABC):
     """Runs work units and gives their results as they finish; a context that frees what it holds."""
 
     @abstractmethod
-    def run(self, units: Iterable[int] | Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
+    def run(self, units: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
         """Pairs of unit number and result, in any order.
 
         Args:
-            units: numbers, each its own task; or by number what the work is called with.
+            units: by number what the work is called with.
         """
 
     def __enter__(self) -> Self:
@@ -76,9 +76,9 @@ class Serial(Executor):
     def __init__(self, work: Work) -> None:
         self._work = work
 
-    def run(self, units: Iterable[int] | Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
+    def run(self, units: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
         """In the order of ``units``."""
-        for unit, task in _tasks(units):
+        for unit, task in units.items():
             yield unit, self._work(task)
 
     def __exit__(self, *error: object) -> None:
@@ -108,10 +108,10 @@ class Processes(Executor):
         environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._pool = ProcessPoolExecutor(max_workers=workers, env=environment)
 
-    def run(self, units: Iterable[int] | Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
+    def run(self, units: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
         """As they finish."""
         place = str(self._path), self._threads, os.getpid()
-        futures = {self._pool.submit(_run_unit, *place, task): unit for unit, task in _tasks(units)}
+        futures = {self._pool.submit(_run_unit, *place, task): unit for unit, task in units.items()}
         for future in as_completed(futures):
             yield futures[future], future.result()
 
@@ -119,10 +119,6 @@ class Processes(Executor):
         """Stop the processes and remove the work."""
         self._pool.shutdown(wait=True, kill_workers=True)
         self._folder.cleanup()
-
-
-def _tasks(units: Iterable[int] | Mapping[int, Any]) -> Iterable[tuple[int, Any]]:
-    return units.items() if isinstance(units, Mapping) else ((unit, unit) for unit in units)
 
 
 def _run_unit(path: str, threads: int, parent: int, task: Any) -> Any:

@@ -43,16 +43,10 @@ class Forecast:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {
-            "faults": self.faults,
-            "runs": self.runs,
-            "seconds": self.seconds,
-            "memory_bytes": self.memory_bytes,
-            "faults_at": {f"{probability:g}": count for probability, count in self.faults_at.items()},
-            "workers": self.workers,
-            "split": None if self.pilot.split is None else str(self.pilot.split),
-            "pilot": asdict(self.pilot),
-        }
+        values = asdict(self)
+        pilot, split = values.pop("pilot"), self.pilot.split
+        values["faults_at"] = {f"{probability:g}": count for probability, count in self.faults_at.items()}
+        return {**values, "split": None if split is None else str(split), "pilot": pilot}
 
 
 def forecast(

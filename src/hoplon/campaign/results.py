@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from hoplon.campaign.design import Design
 from hoplon.campaign.rates import FAILURES, Rate, rate_of, rates_by
@@ -105,16 +106,7 @@ class Results:
     def summary(self) -> tuple[Rate, ...]:
         """The rate under each criterion, over all runs."""
         with readable(self.path):
-            return tuple(
-                rate_of(
-                    self.lazy_runs,
-                    name,
-                    target=self.target,
-                    confidence=self.level,
-                    complete=self._complete,
-                )
-                for name in self.criteria
-            )
+            return tuple(rate_of(self.lazy_runs, name, **self._options) for name in self.criteria)
 
     def by(self, *keys: str, criterion: str | None = None) -> pl.DataFrame:
         """Rates in groups: ``by("layer")``, or jointly, ``by("layer", "bit")``.
@@ -138,7 +130,7 @@ class Results:
         if keys != ("input",):
             runs = runs.join(self._groups().lazy(), on="fault", how="left")
         with readable(self.path):
-            rates = rates_by(runs, keys, "outcome", target=self.target, confidence=self.level, complete=self._complete)
+            rates = rates_by(runs, keys, "outcome", **self._options)
         rows = [{**dict(zip(keys, group, strict=True)), **rate.as_row()} for group, rate in rates]
         return pl.DataFrame(rows, infer_schema_length=None)
 
@@ -232,6 +224,15 @@ class Results:
             "share_high": interval.high,
         }
 
+    def failing_shares(self, criterion: str | None = None) -> NDArray[np.float64]:
+        """By fault, in the order of their numbers, the share of its runs that fail: float64, shape ``(faults,)``.
+
+        Raises:
+            HoplonError: an unknown criterion.
+        """
+        failed = pl.col("outcome").cast(pl.String).is_in(FAILURES).mean()
+        return self._outcomes(criterion).group_by("fault").agg(failed).sort("fault").collect()["outcome"].to_numpy()
+
     def _outcomes(self, criterion: str | None) -> pl.LazyFrame:
         """Fault, input and outcome of every run under one criterion."""
         chosen = self.criteria[0] if criterion is None else criterion
@@ -241,16 +242,17 @@ class Results:
         return self.lazy_runs.select("fault", "input", pl.col(chosen).alias("outcome"), *weight)
 
     @property
-    def _complete(self) -> bool:
-        """True if all the faults there are have been run, so that nothing is left to chance."""
-        return self.manifest.get("population") is not None and self.manifest["population"] == self.manifest["count"]
+    def _options(self) -> dict[str, Any]:
+        """Options of rates; complete: all the faults there are have been run, so that nothing is left to chance."""
+        complete = self.manifest.get("population") is not None and self.manifest["population"] == self.manifest["count"]
+        return {"target": self.target, "confidence": self.level, "complete": complete}
 
     def _groups(self) -> pl.DataFrame:
         """Keys that `by` groups faults on: one row per fault."""
         table = self.faults
         kinds = {str(name): str(kind) for name, kind in self.manifest.get("kinds", {}).items()}
         kind = pl.col("site").cast(pl.String).replace_strict(kinds, default=None, return_dtype=pl.String)
-        words = table.frame.with_columns(table.bits, _fields(table), _directions(table))
+        words = table.frame.with_columns(table.bits, _field(table), _direction())
         return words.group_by("fault").agg(
             pl.col("site").first().alias("layer"),
             kind.first().alias("kind"),
@@ -277,51 +279,41 @@ def load_results(path: str | os.PathLike[str]) -> Results:
     units = directory.finished_from_start()
     if not units:
         raise StoreError(f"expected at least one finished unit in {path}, got none; resume the run")
-    level = float(manifest["confidence"])
-    design = directory.design()
-    if design is None:
-        return stored_results(directory, manifest, units, level=level)
-    return stored_results(directory, manifest, units, level=design.level, design=design)
+    return stored_results(directory, manifest, units, design=directory.design())
 
 
 def stored_results(
-    directory: RunDirectory, manifest: Mapping[str, Any], units: int, *, level: float, design: Design | None = None
+    directory: RunDirectory, manifest: Mapping[str, Any], units: int, *, design: Design | None = None
 ) -> Results:
     """Results over the first units of a run directory."""
-    strata = design if design is not None and design.shares else None
-    runs = directory.read("runs", units)
-    return Results(
-        target=manifest["target"],
-        criteria=tuple(manifest["criteria"]),
-        confidence=float(manifest["confidence"]),
-        level=level,
-        lazy_runs=runs if strata is None else strata.weighted(runs),
-        lazy_faults=directory.read("faults", units),
-        manifest=manifest,
-        path=directory.path,
-        design=strata,
-        prediction=None if design is None else design.prediction,
-    )
+    frames = (directory.read(folder, units) for folder in ("faults", "runs"))
+    return _results(manifest, design, *frames, directory.path)
 
 
 def held_results(
-    manifest: Mapping[str, Any],
-    units: Sequence[tuple[FaultTable, pl.DataFrame]],
-    *,
-    level: float,
-    design: Design | None = None,
+    manifest: Mapping[str, Any], units: Sequence[tuple[FaultTable, pl.DataFrame]], *, design: Design | None = None
 ) -> Results:
     """Results over units held in memory."""
+    faults, runs = (pl.concat(part).lazy() for part in zip(*((table.frame, run) for table, run in units), strict=True))
+    return _results(manifest, design, faults, runs, None)
+
+
+def _results(
+    manifest: Mapping[str, Any], design: Design | None, faults: pl.LazyFrame, runs: pl.LazyFrame, path: Path | None
+) -> Results:
+    confidence = float(manifest["confidence"])
     strata = design if design is not None and design.shares else None
-    runs = pl.concat([runs for _, runs in units]).lazy()
+    if strata is not None:
+        runs = strata.weighted(runs) if path is not None else strata.weighted(runs).collect().lazy()
     return Results(
         target=manifest["target"],
         criteria=tuple(manifest["criteria"]),
-        confidence=float(manifest["confidence"]),
-        level=level,
-        lazy_runs=runs if strata is None else strata.weighted(runs).collect().lazy(),
-        lazy_faults=pl.concat([faults.frame for faults, _ in units]).lazy(),
+        confidence=confidence,
+        level=confidence if design is None else design.level,
+        lazy_runs=runs,
+        lazy_faults=faults,
         manifest=manifest,
+        path=path,
         design=strata,
         prediction=None if design is None else design.prediction,
     )
@@ -337,7 +329,7 @@ def _agreed(column: str, otherwise: str | None) -> pl.Expr:
     return pl.when(pl.col(column).n_unique() == 1).then(pl.col(column).first()).otherwise(pl.lit(otherwise))
 
 
-def _fields(table: FaultTable) -> pl.Series:
+def _field(table: FaultTable) -> pl.Expr:
     """Column `field`: what part of the word the change can touch, per row; null for formats without fields."""
     found = pl.lit(None, dtype=pl.String)
     for name in table.frame["format"].cast(pl.String).unique():
@@ -352,13 +344,11 @@ def _fields(table: FaultTable) -> pl.Series:
             inside = pl.when((touched & ~pl.lit(mask, dtype=pl.UInt64)) == 0).then(pl.lit(part)).otherwise(inside)
         inside = pl.when(touched != 0).then(inside)
         found = pl.when(pl.col("format") == name).then(inside).otherwise(found)
-    return table.frame.with_columns(found.alias("field"))["field"]
+    return found.alias("field")
 
 
-def _directions(table: FaultTable) -> pl.Series:
+def _direction() -> pl.Expr:
     """Column `direction`: which way bits changed, per row; null where none did."""
     rises, falls = ((pl.col(a) & ~pl.col(b)) != 0 for a, b in (("after", "before"), ("before", "after")))
     found = pl.when(rises & falls).then(pl.lit("several")).when(rises).then(pl.lit("0->1"))
-    return table.frame.with_columns(found.when(falls).then(pl.lit("1->0")).otherwise(None).alias("direction"))[
-        "direction"
-    ]
+    return found.when(falls).then(pl.lit("1->0")).otherwise(None).alias("direction")

@@ -14,8 +14,6 @@ from hoplon.faults.sampling.base import Measure, Population, Sampling
 from hoplon.faults.table import FaultTable, series_to_words
 from hoplon.stats.intervals import Interval, weighted
 
-_FAILURES = ("sdc", "nonfinite")
-
 
 def importance_weights(
     table: FaultTable, population: Population, *, drawn: Sampling, to: Sampling
@@ -60,13 +58,9 @@ def reweighted(
     Raises:
         HoplonError: as `importance_weights`; or an unknown criterion.
     """
-    chosen = criterion or results.criteria[0]
-    if chosen not in results.criteria:
-        raise HoplonError(f"expected a criterion of {', '.join(results.criteria)}, got {chosen!r}")
+    shares = results.failing_shares(criterion)
     weights = importance_weights(results.faults, population, drawn=drawn, to=to)
-    failed = pl.col(chosen).cast(pl.String).is_in(_FAILURES)
-    shares = results.lazy_runs.group_by("fault").agg(failed.mean().alias("share")).sort("fault").collect()
-    return weighted(shares["share"].to_numpy(), weights, confidence=results.level)
+    return weighted(shares, weights, confidence=results.level)
 
 
 def _check_support(population: Population, drawn: Sampling, to: Sampling) -> None:

@@ -77,17 +77,21 @@ class UnitRunner:
         """Units that so many faults make."""
         return -(-count // self.unit_size)
 
-    def run(self, unit: int, *, count: int | None, advance: Callable[[int], None] | None = None) -> Unit:
-        """Draw and run one unit of uniform faults."""
-        runs, observed = self.injector.runs(self.draw(unit, self.size(unit, count)), advance=advance)
-        first = pl.col("fault") + unit * self.unit_size
-        return FaultTable(observed.target, observed.frame.with_columns(first)), runs.with_columns(first)
+    def run(
+        self, item: int | Planned, *, count: int | None = None, advance: Callable[[int], None] | None = None
+    ) -> Unit:
+        """Run one unit: of uniform faults by its number, or the faults that were chosen for it.
 
-    def run_planned(self, planned: Planned, *, advance: Callable[[int], None] | None = None) -> Unit:
-        """Run the faults chosen for one unit; their rows say to which half of which stratum they belong."""
-        table, cells, groups = planned
-        runs, observed = self.injector.runs(table, advance=advance, groups=groups)
-        return observed, in_cells(runs, cells, proven=False)
+        Args:
+            count: uniform faults of all units; None: open.
+        """
+        if not isinstance(item, int):
+            table, cells, groups = item
+            runs, observed = self.injector.runs(table, advance=advance, groups=groups)
+            return observed, in_cells(runs, cells, proven=False)
+        runs, observed = self.injector.runs(self.draw(item, self.size(item, count)), advance=advance)
+        first = pl.col("fault") + item * self.unit_size
+        return FaultTable(observed.target, observed.frame.with_columns(first)), runs.with_columns(first)
 
     def draw(self, unit: int, count: int) -> FaultTable:
         """Draw the first faults of one unit, numbered from 0: a short unit is the beginning of the whole one."""
@@ -106,20 +110,6 @@ class UnitRunner:
         """Draw so many faults of the first unit, from this number on."""
         table = self.draw(0, first + count)
         return FaultTable(table.target, table.frame.filter(pl.col("fault") >= first))
-
-
-@dataclass(frozen=True)
-class UnitTask:
-    """Runs a unit, here or in another process: by its number, or with the faults that were chosen for it."""
-
-    runner: UnitRunner
-    count: int | None
-
-    def __call__(self, item: int | Planned, *, advance: Callable[[int], None] | None = None) -> Unit:
-        """Run one unit; from another process its progress is not seen until it is done."""
-        if isinstance(item, int):
-            return self.runner.run(item, count=self.count, advance=advance)
-        return self.runner.run_planned(item, advance=advance)
 
 
 class UnitStore:
@@ -167,9 +157,9 @@ class UnitStore:
         """Return the results of the first units under a design, which is recorded."""
         if self._directory is not None:
             self._directory.record_design(design)
-            return stored_results(self._directory, self._manifest, units, level=design.level, design=design)
+            return stored_results(self._directory, self._manifest, units, design=design)
         held = [self._held[unit] for unit in range(units)]
-        return held_results(self._manifest, held, level=design.level, design=design)
+        return held_results(self._manifest, held, design=design)
 
 
 def in_cells(runs: pl.DataFrame, cells: pl.DataFrame, *, proven: bool) -> pl.DataFrame:

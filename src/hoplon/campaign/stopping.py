@@ -142,11 +142,11 @@ class TwoPhase(StoppingRule):
 def stopping_rule(
     runner: UnitRunner,
     *,
-    count: int | None,
-    half_width: float | None,
-    confidence: float,
-    design: DesignName | None,
-    strata: Sequence[Strata] | Strata | None,
+    count: int | None = None,
+    half_width: float | None = None,
+    confidence: float = 0.95,
+    design: DesignName | None = None,
+    strata: Sequence[Strata] | Strata | None = None,
 ) -> StoppingRule:
     """Choose the rule that was asked for; all listed faults where the sampling lists them and nothing was asked for.
 

@@ -155,10 +155,7 @@ def rerun(
     units = source.finished_from_start()
     with directory.writing() if directory else nullcontext():
         shards = _rerun(source, units, evaluator, directory, progress, len(original.faults))
-    if directory is None:
-        results = held_results(own, shards, level=level)
-    else:
-        results = stored_results(directory, own, units, level=level)
+    results = stored_results(directory, own, units) if directory is not None else held_results(own, shards)
     return _compared(original, results, same_inputs=same_inputs)
 
 

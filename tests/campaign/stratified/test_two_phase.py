@@ -28,7 +28,7 @@ from hoplon import (
 )
 from hoplon.campaign.executors import Serial
 from hoplon.campaign.rates import rate_of
-from hoplon.campaign.runner import UnitStore, UnitTask
+from hoplon.campaign.runner import UnitStore
 from hoplon.campaign.stratified.bit_bands import bands_of
 from hoplon.campaign.stratified.candidates import Candidates
 from hoplon.campaign.stratified.first_phase import FirstPhase
@@ -341,7 +341,7 @@ def test_a_precision_that_candidates_cannot_give_does_not_go_on_for_ever() -> No
     dead = Campaign(capture(_dead(), x[:2]), Inputs(x), sites=Values(kind="conv"), fault_model=mantissa, batch=4)
     runner = dead._runner(0)
     manifest = {"target": "values", "criteria": ["top-1"], "confidence": 0.95}
-    store = UnitStore(None, manifest, Serial(UnitTask(runner, None)))
+    store = UnitStore(None, manifest, Serial(runner.run))
     schedule = SequentialSchedule(1e-7, most_candidates=2**17)
     results = store.results(*TwoPhaseRun(runner, (ByDeviation(),), schedule, store).finish())
     assert results.design is not None

@@ -11,7 +11,6 @@ from hoplon.campaign.results import Results
 from hoplon.errors import StoreError
 from hoplon.faults.table import FaultTable
 from hoplon.injection.armed_memory import ArmedMemory
-from hoplon.injection.golden_run import GoldenRun
 from hoplon.injection.injector import Injector
 from hoplon.stats.intervals import Floats, Ints
 from hoplon.stats.two_stage import TwoStagePlan, cheapest, draw_groups, effects, pilot_batches, spread_of
@@ -74,35 +73,31 @@ class SecondStage:
         count = np.full(table.frame["fault"].n_unique(), self._pilot)
         groups = draw_groups(count, self.sizes, seed=self._seed, unit=unit)
         runs, _ = self._injector.runs(table, groups=groups)
-        reference = self._injector.reference
-        failed = pl.col(reference.criterion.names[0]).cast(pl.String).is_in(FAILURES)
-        runs = runs.select("fault", "input", failed=failed).join(_batch_of(reference), on="input")
-        parts = runs.group_by("fault", "batch").agg(pl.col("failed").mean()).sort("fault", "batch")
-        by_fault = parts.group_by("fault", maintain_order=True).agg("failed")
-        return [np.array(shares, dtype=np.float64) for shares in by_fault["failed"].to_list()]
+        found = self._by_fault(runs.lazy(), self._injector.reference.criterion.names[0], "fault")
+        return [shares.to_numpy() for shares in found["parts"]]
 
     def tally(self, results: Results, strata: int) -> list[tuple[Floats, list[Floats]]]:
         """For each half of each stratum (cell by cell): shares by fault; and of pilot faults, shares by batch.
 
         Shares of inputs that fail under the first criterion; those by batch have shape ``(batches,)`` for a fault.
         """
+        runs = results.lazy_runs.filter(~pl.col("proven"))
+        found: dict[int, tuple[Floats, list[Floats]]] = {}
+        for (cell,), part in self._by_fault(runs, results.criteria[0], "cell", "fault").group_by("cell"):
+            found[int(cell)] = part["whole"].to_numpy(), [shares.to_numpy() for shares in part["parts"]]
+        return [found.get(cell, (np.zeros(0), [])) for cell in range(2 * strata)]
+
+    def _by_fault(self, runs: pl.LazyFrame, criterion: str, *keys: str) -> pl.DataFrame:
+        """One row per fault: ``whole``, the share of its inputs that fail, and ``parts``, that of each batch it met."""
         reference = self._injector.reference
-        failed = pl.col(results.criteria[0]).cast(pl.String).is_in(FAILURES)
-        runs = results.lazy_runs.filter(~pl.col("proven")).select("cell", "fault", "input", failed=failed)
-        batch = _batch_of(reference)
-        runs = runs.join(batch.lazy(), on="input", how="left")
-        whole = runs.group_by("cell", "fault").agg(pl.col("failed").mean()).sort("cell", "fault").collect()
-        parts = runs.group_by("cell", "fault", "batch").agg(pl.col("failed").mean()).sort("cell", "fault", "batch")
-        by_cell = dict(_by_cell(whole))
-        by_batch = dict(_by_cell(parts.group_by("cell", "fault", maintain_order=True).agg("failed").collect()))
-        none: list[float] = []
-        return [
-            (
-                np.array(by_cell.get(cell, none), dtype=np.float64),
-                [np.array(fault, dtype=np.float64) for fault in by_batch.get(cell, [])],
-            )
-            for cell in range(2 * strata)
-        ]
+        eligible = reference.eligible.numpy()
+        batch = pl.LazyFrame({"input": eligible, "batch": np.arange(len(eligible)) // reference.batch})
+        failed = pl.col(criterion).cast(pl.String).is_in(FAILURES)
+        runs = runs.select(*keys, "input", failed=failed).join(batch, on="input", how="left")
+        parts = runs.group_by(*keys, "batch").agg(pl.col("failed").sum(), met=pl.len()).sort(*keys, "batch")
+        failed, met = pl.col("failed"), pl.col("met")
+        shares = parts.group_by(*keys, maintain_order=True).agg(whole=failed.sum() / met.sum(), parts=failed / met)
+        return shares.collect()
 
     @property
     def known(self) -> TwoStagePlan | None:
@@ -143,17 +138,6 @@ class SecondStage:
                 effects(shares, pilot=spread if pilot else None, met=self._pilot, batches=chosen, of=self.split.of)
             )
         return np.stack(found, axis=1)
-
-
-def _by_cell(frame: pl.DataFrame) -> list[tuple[int, list[object]]]:
-    found = frame.group_by("cell", maintain_order=True).agg("failed")
-    return list(zip(found["cell"].to_list(), found["failed"].to_list(), strict=True))
-
-
-def _batch_of(reference: GoldenRun) -> pl.DataFrame:
-    """The input batch of each eligible input."""
-    eligible = reference.eligible.numpy()
-    return pl.DataFrame({"input": eligible, "batch": np.arange(len(eligible)) // reference.batch})
 
 
 def _costs(injector: Injector) -> tuple[float, float]:
