@@ -50,7 +50,7 @@ def bands_of(population: Population, sampling: Sampling) -> tuple[BitBand, ...]:
         keep, flip, probability = model.patterns(form)
     except HoplonError:  # changes that cannot be listed
         return whole
-    top = _highest((~keep | flip) & form.all_ones, form.bits)
+    top = highest_bit((~keep | flip) & form.all_ones, form.bits)
     found = []
     edges = _edges(form.bits)
     for part, (first, last) in enumerate(edges, start=4 - len(edges)):
@@ -69,7 +69,7 @@ def _edges(bits: int) -> Sequence[tuple[int, int]]:
     return list(zip(starts, [*(start - 1 for start in starts[1:]), bits - 1], strict=True))
 
 
-def _highest(words: Tensor, bits: int) -> Tensor:
+def highest_bit(words: Tensor, bits: int) -> Tensor:
     """The position of the highest bit set; 0 for none."""
     found = torch.zeros_like(words)
     for bit in range(bits):

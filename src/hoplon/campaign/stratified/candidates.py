@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hoplon.campaign.stratified.bit_bands import bands_of
+from hoplon.campaign.stratified.bit_bands import bands_of, highest_bit
 from hoplon.campaign.stratified.first_phase import FirstPhase
-from hoplon.campaign.stratified.masking import Propagated
+from hoplon.campaign.stratified.masking import LocalPropagation
 from hoplon.campaign.stratified.strata import CandidateFeatures, Strata, joint_keys, joint_label
 from hoplon.faults.model import Places, SampledFaults
 from hoplon.faults.sampling.base import Population, Sampling, draw_faults, unit_generator
@@ -24,7 +24,6 @@ from hoplon.formats.named import format_named
 from hoplon.stats.intervals import Ints
 
 Slope = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-Arrive = Callable[[Tensor, Tensor, Tensor, Tensor], Propagated]
 
 BLOCK = 2**12
 _SMALLEST = 1e-4  # a stratum with a smaller share is joined with the others of its kind
@@ -40,9 +39,7 @@ class Candidates:
     Args:
         population: what faults are drawn from; it observes the fault-free words.
         strata: how candidates are told apart.
-        arrive: follows value faults of one word, see `hoplon.campaign.stratified.masking.LocalPropagation`; None:
-            what is struck is all that is seen.
-        steps: of the program, those of value sites, int64, shape ``(sites,)``; None: memory.
+        arrive: follows value faults of one word; None, as for memory: what is struck is all that is seen.
         slope: gives `CandidateFeatures.slope` and `CandidateFeatures.sensitivity` by step, element and input; needed
             by strata that read it.
         wrong: inputs that fail without a fault, int64; there a masked fault is a failure all the same.
@@ -57,8 +54,7 @@ class Candidates:
         strata: Sequence[Strata],
         *,
         seed: int,
-        arrive: Arrive | None = None,
-        steps: Tensor | None = None,
+        arrive: LocalPropagation | None = None,
         slope: Slope | None = None,
         wrong: Tensor | None = None,
         block: int = BLOCK,
@@ -66,7 +62,7 @@ class Candidates:
     ) -> None:
         self._block, self._most_at_once = block, most_at_once
         self._population, self._sampling, self._strata, self._seed = population, sampling, tuple(strata), seed
-        self._arrive, self._steps, self._slope = arrive, steps, slope
+        self._arrive, self._slope = arrive, slope
         self._wrong = torch.zeros(0, dtype=torch.int64) if wrong is None else wrong
         self._scale = torch.ones(0, dtype=torch.float64)
         self._keys: Tensor = torch.zeros(0, dtype=torch.int64)
@@ -227,15 +223,14 @@ class Candidates:
             bit[mine] = _single(keep[mine], flip[mine], number_format)
         bit[several] = -1
         masked = (struck == words) & ~several
-        step = places.number if self._steps is None else self._steps[places.number]
+        step = places.number if self._arrive is None else self._arrive.steps[places.number]
         if self._arrive is not None and places.input is not None and not several.any():
             arrived = self._arrive(places.number, places.element, places.input, struck)
             before, after, step, masked = arrived.before, arrived.after, arrived.step, arrived.masked
         if fix_scale:
             self._scale = _scale(before, step)
         slopes: tuple[Tensor, Tensor] | tuple[None, None] = None, None
-        if any(part.needs_slope for part in self._strata):
-            assert self._slope is not None
+        if self._slope is not None:
             assert places.input is not None
             slopes = self._slope(step, places.element, places.input)
         scale = torch.ones(max(int(step.max()) + 1, len(self._scale)), dtype=torch.float64)
@@ -278,10 +273,7 @@ def _single(keep: Tensor, flip: Tensor, number_format: NumberFormat) -> Tensor:
     """The one bit that each change can touch; -1 for none or several."""
     touched = (~keep | flip) & number_format.all_ones
     single = (touched != 0) & ((touched & (touched - 1)) == 0)
-    position = torch.zeros_like(touched)
-    for bit in range(number_format.bits):
-        position = torch.where((touched >> bit & 1) == 1, bit, position)
-    return torch.where(single, position, -1)
+    return torch.where(single, highest_bit(touched, number_format.bits), -1)
 
 
 def _scale(before: Tensor, step: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, final
 
@@ -26,6 +26,19 @@ def write_words(flat: Tensor, place: Tensor, words: Tensor) -> None:
     words = words.to(flat.device)
     zero = torch.zeros(len(words), dtype=flat.dtype, device=flat.device)
     flat[place.to(flat.device)] = native(flat.dtype).apply(zero, torch.zeros_like(words), words)
+
+
+def samples_of(program: Program, step: int, value: Tensor) -> Tensor:
+    """A step's value with its samples along the first axis; without a layout it is one sample."""
+    layout = program.layouts.get(step)
+    return value.unsqueeze(0) if layout is None else layout.samples_first(value)
+
+
+def rows_by(key: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Every value of a key, int64, shape ``(n,)``, in ascending order, and the rows that have it."""
+    order = key.argsort()
+    values, counts = key[order].unique_consecutive(return_counts=True)
+    return zip(values.tolist(), order.split(counts.tolist()), strict=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +79,7 @@ class WholeMaps(ElementView):
     def site(self, words: Tensor | None) -> Tensor:
         value: Tensor = self.values[~self.start].clone()
         if words is not None:
-            samples = self._samples(self.start, value)
+            samples = samples_of(self.program, self.start, value)
             flat = samples.reshape(-1)
             write_words(flat, self.index, words)
             if flat.data_ptr() != samples.data_ptr():  # reshape made a copy
@@ -79,12 +92,8 @@ class WholeMaps(ElementView):
 
     @override
     def read(self, step: int, value: Tensor) -> Tensor:
-        samples = self._samples(step, value)
+        samples = samples_of(self.program, step, value)
         return samples.reshape(-1)[self.index.to(samples.device)].cpu()
-
-    def _samples(self, step: int, value: Tensor) -> Tensor:
-        layout = self.program.layouts.get(step)
-        return value.unsqueeze(0) if layout is None else layout.samples_first(value)
 
 
 @final

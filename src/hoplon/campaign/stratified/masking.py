@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hoplon.campaign.stratified.element_views import ByChannel, ElementView, WholeMaps
+from hoplon.campaign.stratified.element_views import ByChannel, ElementView, WholeMaps, rows_by, samples_of
 from hoplon.formats.base import same_bits
 from hoplon.injection.injector import Injector
 from hoplon.program.eager import EagerProgram
@@ -62,14 +62,16 @@ class LocalPropagation:
     Args:
         sites: that faults strike.
         whole_maps: always follow whole maps.
+
+    ``steps``: of the program, those of the sites, int64, shape ``(sites,)``.
     """
 
     def __init__(self, injector: Injector, sites: Sequence[ValueSite], *, whole_maps: bool = False) -> None:
         self._whole_maps, self.followed_on_maps = whole_maps, 0
         self._injector, program = injector, injector.reference.program
-        self._sites = sites
+        self.steps = torch.tensor([program.site_steps[site.name] for site in sites])
         self._protections = {program.site_steps[name]: p for name, p in injector.overlay.values.items()}
-        self._places = [_place(program, program.site_steps[site.name], self._protections) for site in sites]
+        self._places = [_place(program, step, self._protections) for step in self.steps.tolist()]
         inner = {step for place in self._places for step in (place.start, *place.inner)}
         injector.fault_free.want(read for step in inner for read in (step, *program.steps[step].reads))
 
@@ -85,10 +87,9 @@ class LocalPropagation:
         found = Propagated(zero, zero.clone(), torch.zeros_like(number), torch.zeros(count, dtype=torch.bool))
         reference = self._injector.reference
         position = torch.searchsorted(reference.eligible, given)
-        row, kind = position % reference.batch, position // reference.batch * len(self._sites) + number
-        order = kind.argsort()
-        for key, here in zip(*_runs_of(kind[order], order), strict=True):
-            batch, site = divmod(key, len(self._sites))
+        row, kind = position % reference.batch, position // reference.batch * len(self.steps) + number
+        for key, here in rows_by(kind):
+            batch, site = divmod(key, len(self.steps))
             part = self._follow(site, self._injector.fault_free[batch], row[here], element[here], after[here])
             for name in ("before", "after", "step", "masked"):
                 getattr(found, name)[here] = getattr(part, name)
@@ -96,9 +97,7 @@ class LocalPropagation:
 
     def _follow(self, site: int, values: Mapping[int, Any], row: Tensor, element: Tensor, after: Tensor) -> Propagated:
         place, program = self._places[site], self._injector.reference.program
-        value, layout = values[~place.start], program.layouts.get(place.start)
-        samples = value.unsqueeze(0) if layout is None else layout.samples_first(value)
-        numel = samples[0].numel()
+        numel = samples_of(program, place.start, values[~place.start])[0].numel()
         there = element < numel  # a pass may give a site fewer elements
         index = row * numel + element.clamp(max=numel - 1)
         steps = (place.start, *place.inner)
@@ -112,11 +111,12 @@ class LocalPropagation:
     def _on_maps(self, place: _Place, values: Mapping[int, Any], index: Ints, after: Tensor) -> Propagated:
         """Follow faults in whole maps, those of one element one after the other."""
         kinds, which = np.unique(np.stack([index, after.numpy()]), axis=1, return_inverse=True)
-        parts = []
-        for turn in map(torch.from_numpy, _turns(kinds)):
-            view = WholeMaps(self._injector.reference.program, place.start, values, turn[0])
-            parts.append(self._propagate(place, view, turn[1]))
-        order = np.concatenate([np.flatnonzero(_turn_of(kinds) == turn) for turn in range(len(parts))])
+        turn = np.arange(kinds.shape[1]) - np.searchsorted(kinds[0], kinds[0])  # among those of one element
+        order, parts = np.argsort(turn, kind="stable"), []
+        for mine in np.split(order, np.bincount(turn).cumsum()[:-1]):
+            index, words = torch.from_numpy(kinds[:, mine])
+            view = WholeMaps(self._injector.reference.program, place.start, values, index)
+            parts.append(self._propagate(place, view, words))
         back = torch.from_numpy(np.argsort(order)[which.reshape(-1)])
         columns = {n: torch.cat([getattr(p, n) for p in parts])[back] for n in ("before", "after", "step", "masked")}
         return Propagated(**columns)
@@ -160,24 +160,6 @@ class _Side(dict[int, Any]):
         return self.setdefault(step, self._view.operand(self._view.values[step]))
 
 
-def _runs_of(kind: Tensor, order: Tensor) -> tuple[list[int], Sequence[Tensor]]:
-    """Sorted kinds, and for each the rows that have it."""
-    kinds, counts = kind.unique_consecutive(return_counts=True)
-    return kinds.tolist(), order.split(counts.tolist())
-
-
-def _turn_of(kinds: Ints) -> Ints:
-    """Count of earlier columns have the same position; columns are sorted by position."""
-    first: Ints = np.searchsorted(kinds[0], kinds[0])
-    return np.arange(kinds.shape[1]) - first
-
-
-def _turns(kinds: Ints) -> list[Ints]:
-    """The columns parted so that no position occurs twice in a part."""
-    turn = _turn_of(kinds)
-    return [kinds[:, turn == number] for number in range(int(turn.max()) + 1)]
-
-
 def _larger(best: Propagated | None, golden: Tensor, struck: Tensor, step: int) -> Propagated:
     """Of two ends of a place, for each fault the one that differs more; masked only if both are equal."""
     before, after = golden.double(), struck.double()
@@ -186,12 +168,8 @@ def _larger(best: Propagated | None, golden: Tensor, struck: Tensor, step: int) 
         return new
     size = [(side.after - side.before).abs().nan_to_num(nan=torch.inf) for side in (best, new)]
     pick = size[1] > size[0]
-    return Propagated(
-        torch.where(pick, new.before, best.before),
-        torch.where(pick, new.after, best.after),
-        torch.where(pick, new.step, best.step),
-        best.masked & new.masked,
-    )
+    chosen = (torch.where(pick, getattr(new, n), getattr(best, n)) for n in ("before", "after", "step"))
+    return Propagated(*chosen, best.masked & new.masked)
 
 
 def _place(program: Program, start: int, protections: Mapping[int, ValueProtection]) -> _Place:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hoplon.campaign.stratified.element_views import rows_by, samples_of
 from hoplon.errors import HoplonError
 from hoplon.formats.dtypes import native
 from hoplon.injection.injector import Injector
@@ -44,16 +45,13 @@ class Observer:
         found = torch.zeros(len(number), dtype=torch.int64)
         if given is None:
             memory = {**self._injector.reference.program.memory(), **self._copies}
-            for site in number.unique().tolist():
-                here = number == site
-                found[here] = _taken(
-                    memory[self._sites[site].name].unsqueeze(0), torch.zeros_like(element[here]), element[here]
-                )
+            for site, here in rows_by(number):
+                words = memory[self._sites[site].name].unsqueeze(0)
+                found[here] = _taken(words, torch.zeros_like(here), element[here])
             return found
         reference = self._injector.reference
         position = torch.searchsorted(reference.eligible, given)
-        for batch in (position // reference.batch).unique().tolist():
-            here = position // reference.batch == batch
+        for batch, here in rows_by(position // reference.batch):
             found[here] = self._values(batch, number[here], position[here] % reference.batch, element[here])
         return found
 
@@ -61,14 +59,9 @@ class Observer:
         """The words of one batch of inputs; 0 where a pass gives the site fewer elements."""
         program, values = self._injector.reference.program, self._injector.fault_free[batch]
         found = torch.zeros(len(number), dtype=torch.int64)
-        order = number.argsort()
-        sites, counts = number[order].unique_consecutive(return_counts=True)
-        for site, here in zip(sites.tolist(), order.split(counts.tolist()), strict=True):
+        for site, here in rows_by(number):
             step = program.site_steps[self._sites[site].name]
-            layout, met = program.layouts.get(step), values[~step]
-            found[here] = _taken(
-                met.unsqueeze(0) if layout is None else layout.samples_first(met), row[here], element[here]
-            )
+            found[here] = _taken(samples_of(program, step, values[~step]), row[here], element[here])
         return found
 
 
@@ -102,9 +95,7 @@ class LogitGradients:
         reference = self._reference
         found = torch.zeros(2, len(step), dtype=torch.float64)
         position = torch.searchsorted(reference.eligible, given)
-        batches, order = (position // reference.batch).sort()
-        numbers, counts = batches.unique_consecutive(return_counts=True)
-        for batch, here in zip(numbers.tolist(), order.split(counts.tolist()), strict=True):
+        for batch, here in rows_by(position // reference.batch):
             found[:, here] = self._batch(batch, step[here], position[here] % reference.batch, element[here])
         return found[0], found[1]
 
@@ -135,9 +126,7 @@ class LogitGradients:
             ]
         gap = (largest[0].detach().double() - largest[1].detach().double()).clamp(min=torch.finfo(judged.dtype).tiny)
         both = torch.zeros(2, len(step), dtype=torch.float64)
-        order = step.argsort()
-        numbers, counts = step[order].unique_consecutive(return_counts=True)
-        places = dict(zip(numbers.tolist(), order.split(counts.tolist()), strict=True))
+        places = dict(rows_by(step))
         for which, parts in enumerate(gradients):
             for number, gradient in zip(values, parts, strict=True):
                 if gradient is not None:
@@ -149,8 +138,7 @@ class LogitGradients:
 
 def _elements(program: Program, number: int, value: Tensor, row: Tensor, element: Tensor) -> Tensor:
     """Some elements of a step's value: float64, on the CPU."""
-    layout = program.layouts.get(number)
-    samples = value.unsqueeze(0) if layout is None else layout.samples_first(value)
+    samples = samples_of(program, number, value)
     flat = samples.reshape(len(samples), -1)
     there = element.clamp(max=flat.shape[1] - 1).to(flat.device)
     return flat[row.to(flat.device), there].double().cpu()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from hoplon.errors import HoplonError
 from hoplon.program.sites import MemorySite, ValueSite
@@ -51,12 +50,12 @@ class CandidateFeatures:
 
 @dataclass(frozen=True)
 class Strata(ABC):
-    """Rule that tells candidates apart. A good rule saves runs; none can make the interval dishonest."""
+    """Rule that tells candidates apart. A good rule saves runs; none can make the interval dishonest.
 
-    @property
-    def needs_slope(self) -> bool:
-        """True if ``CandidateFeatures.slope`` or ``CandidateFeatures.sensitivity`` is read."""
-        return False
+    ``needs_slope``: it reads `CandidateFeatures.slope` or `CandidateFeatures.sensitivity`.
+    """
+
+    needs_slope: ClassVar[bool] = False
 
     @abstractmethod
     def keys(self, seen: CandidateFeatures) -> Tensor:
@@ -123,15 +122,14 @@ class ByLayer(Strata):
     def keys(self, seen: CandidateFeatures) -> Tensor:
         """Numbered in the order of the sites."""
         layers = self._layers(seen)
-        order = {layer: number for number, layer in enumerate(dict.fromkeys(layers))}
-        return torch.tensor([order[layer] for layer in layers])[seen.number]
+        return torch.tensor([layers.index(site.layer) for site in seen.sites])[seen.number]
 
     def label(self, key: int, seen: CandidateFeatures) -> str:
         """Such as "layer1.0.conv1"."""
-        return list(dict.fromkeys(self._layers(seen)))[key]
+        return self._layers(seen)[key]
 
     def _layers(self, seen: CandidateFeatures) -> list[str]:
-        return [site.layer for site in seen.sites]
+        return list(dict.fromkeys(site.layer for site in seen.sites))
 
 
 @final
@@ -161,12 +159,8 @@ class ByFirstOrder(Strata):
         edges: sizes that part the strata, ascending.
     """
 
+    needs_slope: ClassVar[bool] = True
     edges: tuple[float, ...] = (0.01, 0.05, 0.1, 0.3, 0.5, 1.0, 2.0)
-
-    @property
-    @override
-    def needs_slope(self) -> bool:
-        return True
 
     def keys(self, seen: CandidateFeatures) -> Tensor:
         """Falling gaps by size, after those that do not fall."""
@@ -198,16 +192,12 @@ class BySensitivity(Strata):
         edges: sizes that part the strata, ascending.
     """
 
+    needs_slope: ClassVar[bool] = True
     edges: tuple[float, ...] = (0.03, 0.1, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 10.0, 100.0)
 
     def __post_init__(self) -> None:
         if not self.edges or list(self.edges) != sorted(set(self.edges)):
             raise HoplonError(f"expected edges in ascending order, at least one, got {self.edges}")
-
-    @property
-    @override
-    def needs_slope(self) -> bool:
-        return True
 
     def keys(self, seen: CandidateFeatures) -> Tensor:
         """By size; the last for what is not finite."""

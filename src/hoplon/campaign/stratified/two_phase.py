@@ -67,14 +67,12 @@ class TwoPhaseRun:
         self._injector, self._store = injector, store
         again = looking_again(strata, injector.reference)
         self._schedule = dataclasses.replace(schedule, again=again)
-        slope, arrive, steps = None, None, None
+        slope, arrive = None, None
         if any(part.needs_slope for part in strata):
             slope = LogitGradients(injector, population.sites)
         self._levels: SecondStage | None = None
         if population.inputs is not None:
             arrive = LocalPropagation(injector, population.sites)  # type: ignore[arg-type]
-            site_steps = injector.reference.program.site_steps
-            steps = torch.tensor([site_steps[site.name] for site in population.sites])
         else:
             before = store.design()
             self._levels = SecondStage(injector, seed, recorded=None if before is None else before.split)
@@ -84,7 +82,6 @@ class TwoPhaseRun:
             strata,
             seed=seed,
             arrive=arrive,
-            steps=steps,
             slope=slope,
             wrong=wrong_without_fault(injector),
         )
@@ -287,10 +284,8 @@ def _even_order(table: FaultTable, reference: GoldenRun) -> Ints:
     """
     if table.target == "memory":
         return np.arange(len(table))
-    given = table.frame.unique("fault", maintain_order=True)["input"].to_numpy()
+    faults = table.frame.unique("fault", maintain_order=True)
+    columns = faults.select("input", turn=pl.int_range(pl.len()).over("input"))
+    given, turn = (column.to_numpy() for column in columns)
     batch = np.searchsorted(reference.eligible.numpy(), given) // reference.batch
-    order = np.argsort(given, kind="stable")
-    first = np.searchsorted(given[order], given[order])
-    turn = np.empty_like(given)
-    turn[order] = np.arange(len(given)) - first
     return np.lexsort((given, turn, batch))
