@@ -14,7 +14,7 @@ import polars as pl
 from pools import Pool
 
 from hoplon.campaign.design import Design
-from hoplon.campaign.stopping import run_uniform
+from hoplon.campaign.stopping import Uniform
 from hoplon.campaign.stratified.candidates import BLOCK
 from hoplon.campaign.stratified.first_phase import FirstPhase
 from hoplon.campaign.stratified.schedule import SequentialSchedule
@@ -169,7 +169,8 @@ def uniform(over: Population, generator: np.random.Generator) -> Found:
         return SimpleNamespace(summary=lambda: [SimpleNamespace(failure=rate, n_runs=units * UNIT)])
 
     keep: Any = SimpleNamespace(run=run, results=results)
-    run_uniform(keep, over.course, UNIT)
+    runner: Any = SimpleNamespace(unit_size=UNIT)
+    Uniform(over.course.confidence, None, over.course.half_width).run(runner, keep)
     rate = looked[-1]
     return Found(rate.estimate, rate.low, rate.high, float(len(failed) * UNIT), float(len(looked)), 0.0)
 

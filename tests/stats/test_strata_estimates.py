@@ -105,22 +105,6 @@ def test_a_difference_is_no_surer_than_its_candidates() -> None:
 BAND = np.array([0, 0, 1, 1, 1])
 
 
-def _look(
-    course: SequentialSchedule, first: FirstPhase, failures: np.ndarray, runs: np.ndarray, look: int
-) -> tuple[float, float, float]:
-    """Estimate and limits at one look, where no stratum is known."""
-    low_tail, high_tail = course.tails(look)
-    mean, low, high = limits(
-        np.repeat(first.shares / 2, 2),
-        failures.reshape(-1),
-        runs.reshape(-1),
-        candidates=np.repeat(first.draws, 2),
-        low_tail=low_tail,
-        high_tail=high_tail,
-    )
-    return float(mean), float(low), float(high)
-
-
 def _finish(
     course: SequentialSchedule, shares: np.ndarray, truth: np.ndarray, generator: np.random.Generator
 ) -> tuple[float, ...]:
@@ -146,7 +130,7 @@ def _finish(
     grow(*course.main_stage(first, failures, runs))
     look, estimate = 0, None
     while True:
-        mean, low, high = _look(course, first, failures, runs, look)
+        mean, low, high = course.look(first, failures, runs, look=look)
         estimate = mean if estimate is None else estimate
         if (high - low) / 2 <= course.half_width:
             return estimate, low, high, float(runs.sum()), float(look)

@@ -149,10 +149,11 @@ def _proven(runs: pl.LazyFrame) -> pl.Expr:
 
 def _rate(criterion: str, tally: pl.DataFrame, n_inputs: int, interval: _Limits) -> Rate:
     sdc, nonfinite = (tally[name].to_numpy() for name in FAILURES)
-    found = [interval(failures, tally) for failures in (sdc + nonfinite, sdc, nonfinite)]
+    failure, of_sdc, of_nonfinite = (interval(failures, tally) for failures in (sdc + nonfinite, sdc, nonfinite))
     spent = tally.filter(~pl.col("proven")) if _WEIGHT in tally.columns else tally
     counts = {name: int(spent[name].sum()) for name in OUTCOME_NAMES}
-    return Rate(criterion, *found, counts, int(spent["faults"].sum()), n_inputs, int(spent["runs"].sum()))
+    n_faults, n_runs = int(spent["faults"].sum()), int(spent["runs"].sum())
+    return Rate(criterion, failure, of_sdc, of_nonfinite, counts, n_faults, n_inputs, n_runs)
 
 
 def _plain(

@@ -286,8 +286,8 @@ def stored_results(
     directory: RunDirectory, manifest: Mapping[str, Any], units: int, *, design: Design | None = None
 ) -> Results:
     """Results over the first units of a run directory."""
-    frames = (directory.read(folder, units) for folder in ("faults", "runs"))
-    return _results(manifest, design, *frames, directory.path)
+    faults, runs = (directory.read(folder, units) for folder in ("faults", "runs"))
+    return _results(manifest, design, faults, runs, directory.path)
 
 
 def held_results(

@@ -66,7 +66,7 @@ def allocate(
         return np.where((shares > 0) & ~sure, np.minimum(np.ceil(found), room), 0.0)
 
     def reached(planned: Floats) -> NDArray[np.bool_]:
-        if effects is not None:  # independent runs of this variance, see `hoplon.stats.strata_estimates.effective`
+        if effects is not None:  # independent runs of this variance, see `hoplon.stats.intervals.effective`
             whole = planned * spread**2
             planned = planned * (whole + 1) / (whole * effects + 1)
         planned = np.where(sure, CERTAIN, planned)

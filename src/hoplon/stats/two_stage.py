@@ -204,7 +204,7 @@ def effects(
         shares: for each stratum, shape ``(faults,)``, the share of a fault's inputs that fail.
         pilot: components; with them, ``shares`` are of ``met`` batches, the effect is that for ``batches``.
     Returns:
-        Shape ``(strata,)``, in (0, 1]; held up by one whole fault, as in `hoplon.stats.strata_estimates.effective`.
+        Shape ``(strata,)``, in (0, 1]; held up by one whole fault, as in `hoplon.stats.intervals.effective`.
     """
     ratio = 1.0
     if pilot is not None and pilot.variance(met, of=of) > 0:

@@ -114,8 +114,8 @@ class LocalPropagation:
         turn = np.arange(kinds.shape[1]) - np.searchsorted(kinds[0], kinds[0])  # among those of one element
         order, parts = np.argsort(turn, kind="stable"), []
         for mine in np.split(order, np.bincount(turn).cumsum()[:-1]):
-            index, words = torch.from_numpy(kinds[:, mine])
-            view = WholeMaps(self._injector.reference.program, place.start, values, index)
+            struck, words = torch.from_numpy(kinds[:, mine])
+            view = WholeMaps(self._injector.reference.program, place.start, values, struck)
             parts.append(self._propagate(place, view, words))
         back = torch.from_numpy(np.argsort(order)[which.reshape(-1)])
         columns = {n: torch.cat([getattr(p, n) for p in parts])[back] for n in ("before", "after", "step", "masked")}
@@ -168,8 +168,8 @@ def _larger(best: Propagated | None, golden: Tensor, struck: Tensor, step: int) 
         return new
     size = [(side.after - side.before).abs().nan_to_num(nan=torch.inf) for side in (best, new)]
     pick = size[1] > size[0]
-    chosen = (torch.where(pick, getattr(new, n), getattr(best, n)) for n in ("before", "after", "step"))
-    return Propagated(*chosen, best.masked & new.masked)
+    chosen = {n: torch.where(pick, getattr(new, n), getattr(best, n)) for n in ("before", "after", "step")}
+    return Propagated(**chosen, masked=best.masked & new.masked)
 
 
 def _place(program: Program, start: int, protections: Mapping[int, ValueProtection]) -> _Place:

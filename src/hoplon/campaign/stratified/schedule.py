@@ -17,7 +17,7 @@ import numpy as np
 from hoplon.campaign.stratified.first_phase import FirstPhase
 from hoplon.stats.allocation import allocate
 from hoplon.stats.intervals import Floats, Ints
-from hoplon.stats.strata_estimates import ABOVE
+from hoplon.stats.strata_estimates import ABOVE, CERTAIN, limits
 
 # Spent at the first look, which is planned to be the last one; what is left is halved at every later look.
 _FIRST_LOOK = 0.8
@@ -129,6 +129,16 @@ class SequentialSchedule:
         """The plan, with a few runs for strata that candidates have shown since it was made."""
         new = (first.counts > 0) & ~first.sure & (planned.sum(1) == 0)
         return np.where(new[:, None], _LEAST, planned)
+
+    def look(self, first: FirstPhase, failures: Ints, runs: Ints, *, look: int) -> tuple[float, float, float]:
+        """Estimate and limits at one look."""
+        halves, draws = np.repeat(first.shares / 2, 2), np.repeat(first.draws, 2)
+        sure = np.repeat(first.sure, 2)
+        run = np.where(sure, CERTAIN, runs.reshape(-1))
+        failed = np.where(sure, np.repeat(np.nan_to_num(first.known), 2) * CERTAIN, failures.reshape(-1))
+        low_tail, high_tail = self.tails(look)
+        found = limits(halves, failed, run, candidates=draws, low_tail=low_tail, high_tail=high_tail)
+        return float(found[0]), float(found[1]), float(found[2])
 
     def _plan(
         self,
