@@ -134,7 +134,7 @@ def clustered(shares: np.ndarray, sizes: np.ndarray, *, confidence: float = 0.95
     """
     shares, sizes = _per_cluster(shares, sizes, "size")
     if not (sizes >= 1).all():
-        raise HoplonError(f"expected sizes of at least 1, got {sizes[~(sizes >= 1)][0]:g}; leave empty clusters out")
+        raise HoplonError(f"expected sizes of at least 1, got {sizes[~(sizes >= 1)][0]}; leave empty clusters out")
     check_confidence(confidence)
     method = "wilson, clustered"
     if not len(shares):
