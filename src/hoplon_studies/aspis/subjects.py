@@ -107,10 +107,10 @@ def each_subject(context: Context) -> Iterator[Subject | Absent]:
         except DataError:
             yield Absent(label, "CIFAR-10", stands_for, NO_WEIGHTS)
             continue
-        yield _subject(name, label, "CIFAR-10", stands_for, model, data, context)
+        yield _subject(context, model, data, name, label, "CIFAR-10", stands_for)
     if context.own is not None:
         model, data = context.own
-        yield _subject("own", model.name, data.name, "", model, data, context)
+        yield _subject(context, model, data, "own", model.name, data.name, "")
 
 
 def of_each(
@@ -128,17 +128,13 @@ def _loaded(name: str) -> ZooModel:
     return trained(name, make=False) if name in RECIPES else resolve_model(name)
 
 
-def _subject(
-    name: str, label: str, data: str, stands_for: str, model: ZooModel, inputs: ZooData, context: Context
-) -> Subject:
+def _subject(context: Context, model: ZooModel, inputs: ZooData, *names: str) -> Subject:
+    """A network by the first four fields of a subject."""
     counts = context.profile.aspis
     if inputs.held_out.y is None or inputs.calibration.y is None:
         raise HoplonError(f"expected labelled data, got {inputs.name} without labels; importance is that of a loss")
     return Subject(
-        name=name,
-        label=label,
-        data=data,
-        stands_for=stands_for,
+        *names,
         program=capture(model.module, model.example, name=model.name),
         module=model.module,
         known=inputs.calibration.sample(counts.calibration, seed=context.seed),

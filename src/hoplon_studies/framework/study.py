@@ -90,14 +90,9 @@ class Published(dict[str, Any]):
         entries = json.loads(file.read_text(encoding="utf-8"))["values"] if file.is_file() else []
         super().__init__((entry["key"], entry["value"]) for entry in entries)
         self._name = name
-        self._places = {entry["key"]: str(entry["place"]) for entry in entries}
 
     def __missing__(self, key: str) -> Any:
         raise no_match(f"published value of {self._name}", key, tuple(self))
-
-    def place(self, key: str) -> str:
-        """Place in the paper."""
-        return self._places[key]
 
 
 @final

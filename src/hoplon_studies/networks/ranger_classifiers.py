@@ -42,6 +42,17 @@ class MnistLeNet(nn.Module):
         return logits if self.softmax is None else self.softmax(logits)
 
 
+def _convolutions(blocks: Sequence[tuple[int, int]], activation: Activation) -> nn.Sequential:
+    """Convolutions of 3 x 3 in blocks of a width and a number, each block ending in a pooling of 2 x 2."""
+    features, channels = nn.Sequential(), 3
+    for width, count in blocks:
+        for _ in range(count):
+            features.extend([Convolution(channels, width, 3, padding=1), activation_module(activation)])
+            channels = width
+        features.append(nn.MaxPool2d(2))
+    return features
+
+
 class AlexNet(nn.Module):
     """The paper's AlexNet for CIFAR-10: input ``(n, 3, 32, 32)``, output ``(n, 10)`` logits.
 
@@ -55,16 +66,8 @@ class AlexNet(nn.Module):
     def __init__(self, *, activation: Activation = "relu") -> None:
         super().__init__()
         self.images = Reshape(3, 32, 32)
-        self.features = nn.Sequential(
-            *(Convolution(3, 32, 3, padding=1), activation_module(activation)),
-            nn.MaxPool2d(3, 2, ceil_mode=True),  # (n, 32, 16, 16)
-            *(Convolution(32, 64, 3, padding=1), activation_module(activation)),
-            nn.MaxPool2d(2),  # (n, 64, 8, 8)
-            *(Convolution(64, 128, 3, padding=1), activation_module(activation)),
-            *(Convolution(128, 128, 3, padding=1), activation_module(activation)),
-            *(Convolution(128, 128, 3, padding=1), activation_module(activation)),
-            nn.MaxPool2d(2),  # (n, 128, 4, 4)
-        )
+        self.features = _convolutions(((32, 1), (64, 1), (128, 3)), activation)  # (n, 128, 4, 4)
+        self.features[2] = nn.MaxPool2d(3, 2, ceil_mode=True)  # (n, 32, 16, 16)
         self.reshape = Reshape(128 * 4 * 4)
         self.fc1, self.act = Product(128 * 4 * 4, 1500), activation_module(activation)
         self.dropout = nn.Dropout(0.5)
@@ -98,14 +101,8 @@ class Vgg(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        self.features = nn.Sequential()
-        channels = 3
-        for width, count in blocks:
-            for _ in range(count):
-                self.features.extend([Convolution(channels, width, 3, padding=1), activation_module(activation)])
-                channels = width
-            self.features.append(nn.MaxPool2d(2))
-        width = channels * (pixels >> len(blocks)) ** 2
+        self.features = _convolutions(blocks, activation)
+        width = blocks[-1][0] * (pixels >> len(blocks)) ** 2
         self.reshape = Reshape(width)
         self.head = nn.Sequential()
         for features, count in pairwise((width, *neurons[:-1])):
