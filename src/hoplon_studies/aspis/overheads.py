@@ -158,8 +158,7 @@ def _ranger(model: nn.Module, x: Tensor, *, blocks: int, seed: int) -> dict[str,
 
 def _rows(name: str, measured_here: Mapping[str, Any], context: Context) -> Iterator[Row]:
     label, costs = LABELS[name], measured_here["costs"]
-    batch = measured_here["batch"]
-    why = f"CPU, batch {batch}; the paper: GPU, batch {_BATCH[name]}"
+    why = f"CPU, batch {measured_here['batch']}; the paper: GPU, batch {_BATCH[name]}"
     published = context.published
 
     left_out = f"not in the profile {context.profile.name}"
@@ -213,14 +212,13 @@ def _breakdown(label: str, costs: Mapping[str, Any], context: Context, why: str)
     }
     for part, (text, paper) in parts.items():
         for key, cost in costs.items():
-            if part not in cost:
+            if part not in cost or (part == "layer_ms" and cost[part] is None):
                 continue
             reason = "the paper times the repair of one tensor alone" if paper else why
-            if part == "repair_ms" and cost[part] is None:
+            if cost[part] is None:
                 reason = "finds it, but does not repair it to the bit"
             published = context.published[paper] if paper and key in TIMES else None
-            if cost[part] is not None or part == "repair_ms":
-                yield Row("Fig. 18", label, "-", f"{text}: {NAMES[key]}", "ms", published, cost[part], why=reason)
+            yield Row("Fig. 18", label, "-", f"{text}: {NAMES[key]}", "ms", published, cost[part], why=reason)
 
 
 def _table_five(

@@ -107,10 +107,10 @@ def each_subject(context: Context) -> Iterator[Subject | Absent]:
         except DataError:
             yield Absent(label, "CIFAR-10", stands_for, NO_WEIGHTS)
             continue
-        yield _subject(context, model, data, name, label, "CIFAR-10", stands_for)
+        yield _subject(context, model, data, (name, label, "CIFAR-10", stands_for))
     if context.own is not None:
         model, data = context.own
-        yield _subject(context, model, data, "own", model.name, data.name, "")
+        yield _subject(context, model, data, ("own", model.name, data.name, ""))
 
 
 def of_each(
@@ -128,7 +128,7 @@ def _loaded(name: str) -> ZooModel:
     return trained(name, make=False) if name in RECIPES else resolve_model(name)
 
 
-def _subject(context: Context, model: ZooModel, inputs: ZooData, *names: str) -> Subject:
+def _subject(context: Context, model: ZooModel, inputs: ZooData, names: tuple[str, str, str, str]) -> Subject:
     """A network by the first four fields of a subject."""
     counts = context.profile.aspis
     if inputs.held_out.y is None or inputs.calibration.y is None:

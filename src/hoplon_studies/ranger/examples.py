@@ -53,8 +53,9 @@ def _found(results: Results, network: Network) -> list[Example]:
         golden, faulty = _outputs(network, table, fault, row)
         said = [_words(network, value) for value in (golden, faulty)]
         if said[0] != said[1]:
+            true = "" if network.met.y is None else str(int(network.met.y[row]))
             site = str(table.frame.filter(table.frame["fault"] == fault)["site"][0])
-            found.append((_pixels(network, row, golden, faulty), site, bits[fault], *said, _truth(network, row)))
+            found.append((_pixels(network, row, golden, faulty), site, bits[fault], *said, true))
         if len(found) == _PICTURES:
             break
     return found
@@ -86,11 +87,6 @@ def _words(network: Network, output: Tensor) -> str:
     if not network.is_classifier:
         return f"{float(network.degrees(output[None])[0]):.1f}"
     return str(int(output.argmax()))
-
-
-def _truth(network: Network, row: int) -> str:
-    y = network.met.y
-    return "" if y is None else str(int(y[row]))
 
 
 def _pixels(network: Network, row: int, golden: Tensor, faulty: Tensor) -> Tensor:

@@ -121,11 +121,11 @@ def _figures(name: str, pairs: Iterable[Pair], model: FaultModel, title: str) ->
         for network, arms in pairs
         for column, rate in enumerate(arms["none"].summary())
     ]
-    series = [
-        percent_series(words, [arms[arm].summary()[column].failure for _, arms, column in rates])
-        for arm, words in ARMS.items()
-    ]
     if rates:
+        series = [
+            percent_series(words, [arms[arm].summary()[column].failure for _, arms, column in rates])
+            for arm, words in ARMS.items()
+        ]
         yield bars(
             name,
             title=f"{title}: {model.words}",

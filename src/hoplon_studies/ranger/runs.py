@@ -170,12 +170,5 @@ def relative_reduction(before: Interval, after: Interval) -> Interval:
     """
     if before.estimate == 0 or before.low == 0:
         return Interval(math.nan, math.nan, math.nan, before.confidence, "opposite limits")
-    estimate, low, high = (
-        1 - one / other
-        for one, other in (
-            (after.estimate, before.estimate),
-            (after.high, before.low),
-            (after.low, before.high),
-        )
-    )
-    return Interval(estimate, low, high, before.confidence, "opposite limits")
+    low, high = 1 - after.high / before.low, 1 - after.low / before.high
+    return Interval(1 - after.estimate / before.estimate, low, high, before.confidence, "opposite limits")
