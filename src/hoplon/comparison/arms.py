@@ -65,7 +65,7 @@ class ArmRuns:
         manifest = {**self._shared, "arm": over.label, **protected_by(over.protections)}
         run = partial(self._runs, over, advance)
         runs, observed = run() if self.store is None else self.store.load_or_run(manifest, run, advance)
-        return held_results(manifest, [(observed, runs)], level=self.confidence)
+        return held_results(manifest, [(observed, runs)])
 
     @cached_property
     def _shared(self) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def _eager(model: nn.Module, call: Call, label: str, axis: int | None) -> EagerP
     one: Call = call
     if axis is not None:
         one = pytree.tree_map_only(Tensor, lambda leaf: leaf.narrow(axis, 0, 1).contiguous(), call)
-    return capture_eager(model, one, Signature.of(label, *one, axis=axis, fixed_batch=1))
+    return capture_eager(model, one, label, axis)
 
 
 def _traced(model: nn.Module, call: Call, label: str, axis: int | None, decompose: Collection[str]) -> Program:

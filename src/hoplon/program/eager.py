@@ -34,7 +34,7 @@ class EagerProgram(Program):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process as model and example, to be watched there again."""
-        return capture_eager, (self.model, self.example, self.signature)
+        return capture_eager, (self.model, self.example, self.name, self.signature.axis)
 
     def memory(self) -> dict[str, Tensor]:
         """Every parameter and buffer by name: the user's own tensors, not copies."""
@@ -84,12 +84,18 @@ def _one_first(output: Tensor, axis: int | None) -> Tensor:
     return output.movedim(likely[0], 0) if likely else output.unsqueeze(0)
 
 
-def capture_eager(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]], signature: Signature) -> EagerProgram:
+def capture_eager(
+    model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]], name: str, axis: int | None
+) -> EagerProgram:
     """Watch one forward pass on one sample and make a program of what was seen.
+
+    Args:
+        axis: of the inputs, along which samples lie; None: the example is one sample.
 
     Raises:
         CaptureError: two runs on one input differ.
     """
+    signature = Signature.of(name, *call, axis=axis, fixed_batch=1)
     args, kwargs = seen = copied(call)
     trace = _Trace(model, pytree.tree_leaves(seen))
     with torch.inference_mode():
@@ -103,11 +109,10 @@ def capture_eager(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]
         if isinstance(one, Tensor):
             require_deterministic(number, one, other)
     dependent = trace.dependent()
-    axis = signature.axis
     sites = {step: _of_one_sample(site, axis) for step, site in trace.sites.items() if step in dependent}
     memory_sites, unread = trace.memory_sites()
     return EagerProgram(
-        name=signature.model,
+        name=name,
         steps=tuple(trace.steps),
         input_steps=tuple(range(len(signature.leaves))),
         memory_steps=trace.memory_steps,
