@@ -10,12 +10,12 @@ import torch
 from hoplon import BitFlip, Campaign, HoplonError, Inputs, Memory, Values, capture, forecast
 from hoplon.faults.sampling import Exhaustive
 from hoplon.formats import equal_bits
-from tests.support.networks import NETWORKS
+from tests.support.networks import NETWORKS, captured
 
 
 def _campaign(sites: Values | Memory, samples: int = 12, **options: object) -> Campaign:
     net = NETWORKS["mlp"]
-    return Campaign(capture(net.model(), net.batch(2)), Inputs(net.batch(samples)), sites=sites, batch=4, **options)  # type: ignore[arg-type]
+    return Campaign(captured("mlp"), Inputs(net.batch(samples)), sites=sites, batch=4, **options)  # type: ignore[arg-type]
 
 
 def test_runs_are_faults_times_the_inputs_each_meets() -> None:

@@ -11,13 +11,13 @@ import polars as pl
 import pytest
 import torch
 
-from hoplon import BitFlip, Campaign, HoplonError, Inputs, Memory, Values, capture
+from hoplon import BitFlip, Campaign, HoplonError, Inputs, Memory, Values
 from hoplon.campaign.results import Results
 from hoplon.comparison.comparison import compare
 from hoplon.criteria import OUTCOME_NAMES
 from hoplon.faults import FaultTable, Target
 from hoplon.stats.intervals import clustered, wilson
-from tests.support.networks import NETWORKS
+from tests.support.networks import NETWORKS, captured
 
 ONES = {"float32": 2**32 - 1, "bfloat16": 2**16 - 1}
 KINDS = {"a": "conv", "b": "linear", "c": "conv"}
@@ -229,7 +229,7 @@ def test_value_faults_meet_one_input_each() -> None:
 
 def test_campaigns_know_the_kinds_of_their_sites() -> None:
     net = NETWORKS["tied"]
-    program, data = capture(net.model(), net.batch(3)), Inputs(net.batch(8))
+    program, data = captured("tied", 3), Inputs(net.batch(8))
     for sites in (Values(), Memory()):
         campaign = Campaign(program, data, sites=sites, fault_model=BitFlip())
         results = campaign.run(count=200, seed=0)

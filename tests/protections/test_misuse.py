@@ -12,7 +12,7 @@ from hoplon import TMR, Aspis, HoplonError, Inputs, Memory, Ranger, capture, com
 from hoplon.campaign.campaign import Campaign
 from hoplon.errors import DataError
 from hoplon.importance import taylor
-from tests.support.networks import NETWORKS
+from tests.support.networks import NETWORKS, captured
 
 
 def _data(name: str, count: int = 6) -> Inputs:
@@ -37,7 +37,7 @@ def test_bounds_and_scores_of_other_weights_are_refused(kind: str) -> None:
 
 def test_a_guard_notices_that_its_tensor_was_replaced() -> None:
     net = NETWORKS["mlp"]
-    module = harden(capture(net.model(), net.batch(2)), [TMR()])
+    module = harden(captured("mlp"), [TMR()])
     weight = module.get_parameter("fc1.weight")
     weight.data = weight.data.clone()
     with pytest.raises(HoplonError, match=r"got another tensor as fc1.weight; call monitor.refresh\(\)"):
@@ -51,7 +51,7 @@ def test_a_guard_notices_that_its_tensor_was_replaced() -> None:
 
 def test_scores_need_what_the_loss_needs() -> None:
     net = NETWORKS["mlp"]
-    program = capture(net.model(), net.batch(2))
+    program = captured("mlp")
     with pytest.raises(
         DataError, match="expected a loss.* that takes what the model and the data give, got data without"
     ):
@@ -62,7 +62,7 @@ def test_scores_need_what_the_loss_needs() -> None:
 
 def test_an_eager_program_is_compared_without_latency() -> None:
     net = NETWORKS["mlp"]
-    program = capture(net.model(), net.batch(2), form="eager")
+    program = captured("mlp", form="eager")
     data = Inputs(net.batch(6))
     table = Campaign(program, data, sites=Memory()).draw(count=20, seed=0)
     found = compare(program, data, arms={"none": [], "tmr": [TMR()]}, faults=table)

@@ -22,7 +22,7 @@ from hoplon.protections.values.policy import Clamp, Detect, Policy, ToZero
 from hoplon.protections.values.ranger import Ranger
 from hoplon_studies.networks.ranger_classifiers import MnistLeNet, Vgg16
 from hoplon_studies.networks.steering import Dave
-from tests.support.networks import GRAPHS, NETWORKS
+from tests.support.networks import GRAPHS, captured
 
 
 def bounded(program: Program, *, without: tuple[str, ...] = ("softmax",)) -> Ranger:
@@ -147,7 +147,7 @@ def test_attention_is_two_products_and_a_softmax() -> None:
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_bounds_cost_what_their_convention_says(name: str) -> None:
-    program = capture(NETWORKS[name].model(), NETWORKS[name].batch(2))
+    program = captured(name)
     ranger = bounded(program, without=())
     sites = {site.name: site for site in program.value_sites}
     effects = ranger.values(program)
@@ -166,7 +166,7 @@ def test_bounds_cost_what_their_convention_says(name: str) -> None:
 def test_some_nets_have_bounds_below_zero_and_some_have_none() -> None:
     lows = {
         name: min(effect.low for effect in bounded(program, without=()).values(program).values())
-        for name, program in ((name, capture(net.model(), net.batch(2))) for name, net in NETWORKS.items())
+        for name, program in ((name, captured(name)) for name in GRAPHS)
     }
     assert min(lows.values()) < 0 <= max(lows.values())
 
@@ -218,14 +218,13 @@ def test_a_model_without_operations_has_no_overhead() -> None:
 
 
 def test_what_cannot_be_counted_is_refused() -> None:
-    net = NETWORKS["mlp"]
-    program = capture(net.model(), net.batch(2))
+    program = captured("mlp")
     with pytest.raises(HoplonError, match="expected convention 'tensorflow' or 'fused', got 'caffe'"):
         count_flops(program, convention="caffe")  # type: ignore[arg-type]
     with pytest.raises(HoplonError, match="expected form 'separate' or 'fused', got 'melted'"):
         count_flops(program, form="melted")  # type: ignore[arg-type]
     with pytest.raises(HoplonError, match="expected a batch of at least 1, got 0"):
         count_flops(program, batch=0)
-    eager = capture(net.model(), net.batch(1), form="eager")
+    eager = captured("mlp", 1, form="eager")
     with pytest.raises(HoplonError, match="expected an exported program to count, got Mlp in the eager form"):
         count_flops(eager)

@@ -24,7 +24,7 @@ from hoplon.protections.runtime.lowering import Form, harden, lower
 from hoplon.protections.runtime.monitor import UncorrectableMemory
 from hoplon.protections.values.clamp import BoundValue
 from hoplon.protections.values.ranger import Coverage, Ranger
-from tests.support.networks import NETWORKS, WIRINGS
+from tests.support.networks import NETWORKS, WIRINGS, captured
 
 
 class Shift(Protection):
@@ -97,7 +97,7 @@ def random_words(value: Tensor) -> Tensor:
 @pytest.mark.parametrize("case", WIRINGS)
 def test_without_protection_it_is_the_model(case: str) -> None:
     model, x = NETWORKS[case].model(), NETWORKS[case].batch(5)
-    module = lower(capture(model, x), Overlay())
+    module = lower(captured(case, 5), Overlay())
     assert not any("_protection" in name for name, _ in module.named_modules())
     with torch.no_grad():
         for rows in (x, x[:2], x[:1]):
@@ -111,7 +111,7 @@ def test_without_protection_it_is_the_model(case: str) -> None:
 def test_module_and_overlay_agree_bit_for_bit(case: str, make: Callable[..., list[Protection]]) -> None:
     model, x = NETWORKS[case].model(), NETWORKS[case].batch(5)
     before, given = hashes(model), x.clone()
-    program = capture(model, x)
+    program = captured(case, 5)
     over = overlay(program, make(program, x))
     module = lower(program, over)
     wanted = with_overlay(program, over, x, {})
@@ -125,7 +125,7 @@ def test_module_and_overlay_agree_bit_for_bit(case: str, make: Callable[..., lis
 
 @pytest.mark.parametrize("case", WIRINGS)
 def test_every_operator_of_the_graph_is_named_like_the_site(case: str) -> None:
-    program = capture(NETWORKS[case].model(), NETWORKS[case].batch(5))
+    program = captured(case, 5)
     module = harden(program, [])
     named = [node.meta["site"] for node in module.graph_module.graph.nodes if "site" in node.meta]
     assert sorted(named) == sorted(site.name for site in program.value_sites)
@@ -133,8 +133,8 @@ def test_every_operator_of_the_graph_is_named_like_the_site(case: str) -> None:
 
 @pytest.mark.parametrize("case", WIRINGS)
 def test_module_and_overlay_agree_under_faults(case: str) -> None:
-    model, x = NETWORKS[case].model(), NETWORKS[case].batch(5)
-    program = capture(model, x)
+    x = NETWORKS[case].batch(5)
+    program = captured(case, 5)
     over = overlay(program, [Ranger(profile_ranges(program, x))])
     landed = 0
     for site in program.value_sites:
@@ -149,8 +149,8 @@ def test_module_and_overlay_agree_under_faults(case: str) -> None:
 
 @pytest.mark.parametrize("case", ["in-place-sum", "branches", "views", "shared"])
 def test_the_fused_form_gives_the_same_values_with_fewer_operators(case: str) -> None:
-    model, x = NETWORKS[case].model(), NETWORKS[case].batch(5)
-    program = capture(model, x)
+    x = NETWORKS[case].batch(5)
+    program = captured(case, 5)
     given = protections(program, x)
     separate, fused = harden(program, given), harden(program, given, form="fused")
     assert equal_bits(separate(x), fused(x))
@@ -165,8 +165,8 @@ def test_the_fused_form_gives_the_same_values_with_fewer_operators(case: str) ->
 
 
 def test_a_fault_in_a_fused_relu_comes_after_its_bound() -> None:
-    model, x = NETWORKS["in-place-sum"].model(), NETWORKS["in-place-sum"].batch(5)
-    program = capture(model, x)
+    x = NETWORKS["in-place-sum"].batch(5)
+    program = captured("in-place-sum", 5)
     ranger = [Ranger(profile_ranges(program, x))]
 
     def huge(value: Tensor) -> Tensor:
@@ -212,8 +212,8 @@ def test_shared_memory_is_repaired_in_the_users_model() -> None:
 
 
 def test_guards_check_before_each_forward_pass() -> None:
-    model, x = NETWORKS["in-place-sum"].model(), NETWORKS["in-place-sum"].batch(5)
-    program = capture(model, x)
+    x = NETWORKS["in-place-sum"].batch(5)
+    program = captured("in-place-sum", 5)
     scores = taylor(program, (x, torch.zeros(len(x), dtype=torch.int64)), loss=F.cross_entropy)
     module = harden(program, [TMR(), Aspis(scores, 0.1)])
     wanted = module(x)
@@ -238,7 +238,7 @@ def uncorrectable(module: HardenedModule) -> None:
 
 def test_uncorrectable_memory_raises_or_calls_back() -> None:
     x = NETWORKS["in-place-sum"].batch(5)
-    program = capture(NETWORKS["in-place-sum"].model(), x)
+    program = captured("in-place-sum", 5)
     module = harden(program, [TMR()])
     uncorrectable(module)
     with pytest.raises(UncorrectableMemory, match="got 1 uncorrectable words in conv1.weight") as info:
@@ -253,7 +253,7 @@ def test_uncorrectable_memory_raises_or_calls_back() -> None:
 
 def test_loading_and_moving_arm_the_guards_anew() -> None:
     x = NETWORKS["in-place-sum"].batch(5)
-    program = capture(NETWORKS["in-place-sum"].model(), x)
+    program = captured("in-place-sum", 5)
     other = NETWORKS["in-place-sum"].model(9)
     scores = taylor(program, (x, torch.zeros(len(x), dtype=torch.int64)), loss=F.cross_entropy)
     module = harden(program, [TMR(), Aspis(scores, 0.05)])
@@ -280,7 +280,7 @@ def test_loading_and_moving_arm_the_guards_anew() -> None:
 
 def test_constants_move_and_are_guarded_with_the_rest() -> None:
     x = NETWORKS["shared"].batch(5)
-    module = harden(capture(NETWORKS["shared"].model(), x), [TMR()])
+    module = harden(captured("shared", 5), [TMR()])
     constant = next(name for name in module.memory() if "lifted" in name)
     assert constant not in module.state_dict()
     wanted = module(x)
@@ -292,7 +292,7 @@ def test_constants_move_and_are_guarded_with_the_rest() -> None:
 
 
 def test_train_mode_is_refused_and_eval_is_not() -> None:
-    module = harden(capture(NETWORKS["in-place-sum"].model(), NETWORKS["in-place-sum"].batch(5)), [TMR()])
+    module = harden(captured("in-place-sum", 5), [TMR()])
     assert module.eval() is module
     assert not module.training
     with pytest.raises(HoplonError, match=r"expected a hardened module to stay in eval mode, got train\(\)"):
@@ -303,7 +303,7 @@ def test_train_mode_is_refused_and_eval_is_not() -> None:
 
 def test_a_deep_copy_is_on_its_own() -> None:
     x = NETWORKS["shared"].batch(5)
-    module = harden(capture(NETWORKS["shared"].model(), x), [TMR()])
+    module = harden(captured("shared", 5), [TMR()])
     twin = copy.deepcopy(module)
     assert twin.state_dict().keys() == module.state_dict().keys()
     wanted = module(x)
@@ -316,7 +316,7 @@ def test_a_deep_copy_is_on_its_own() -> None:
 
 def test_where_the_untouched_form_calls_an_operator_once_more_the_functional_form_is_taken() -> None:
     x = NETWORKS["in-place-sum"].batch(5)
-    program = capture(NETWORKS["in-place-sum"].model(), x)
+    program = captured("in-place-sum", 5)
     over = overlay(program, [Ranger(profile_ranges(program, x[:2] * 0.5))])
     wanted = with_overlay(program, over, x, {})
     graph = program.exported.graph
@@ -353,11 +353,11 @@ def test_a_result_that_shares_memory_is_told_from_a_fresh_one() -> None:
 
 
 def test_unknown_forms_and_foreign_overlays_are_refused() -> None:
-    program = capture(NETWORKS["in-place-sum"].model(), NETWORKS["in-place-sum"].batch(5))
+    program = captured("in-place-sum", 5)
     form: Form = "melted"  # type: ignore[assignment]
     with pytest.raises(HoplonError, match="expected form 'separate' or 'fused', got 'melted'"):
         harden(program, [], form=form)
-    with pytest.raises(HoplonError, match="operator outputs of Residual, got one of 'relu9:relu'"):
+    with pytest.raises(HoplonError, match="operator outputs of InPlaceSum, got one of 'relu9:relu'"):
         lower(program, Overlay(values={"relu9:relu": BoundValue(0.0, 1.0)}))
     listing = Ranger(Ranges({"relu:relu": Bound(0.0, 1.0)})).coverage(program)
     assert Coverage("relu:relu", Bound(0.0, 1.0), "profiled") in listing
@@ -365,8 +365,8 @@ def test_unknown_forms_and_foreign_overlays_are_refused() -> None:
 
 @pytest.mark.parametrize("form", ["separate", "fused"])
 def test_the_compiler_sees_one_graph_without_a_warning(form: Form) -> None:
-    model, x = NETWORKS["branches"].model(), NETWORKS["branches"].batch(5)
-    program = capture(model, x)
+    x = NETWORKS["branches"].batch(5)
+    program = captured("branches", 5)
     module = harden(program, [Ranger(profile_ranges(program, x[:2] * 0.5, batch=2))], form=form)
     torch.compiler.reset()
     compiled = torch.compile(module, backend="eager", fullgraph=True)
@@ -376,7 +376,7 @@ def test_the_compiler_sees_one_graph_without_a_warning(form: Form) -> None:
 
 def test_bounds_from_zero_are_plain_functions_in_the_graph() -> None:
     x = NETWORKS["in-place-sum"].batch(5)
-    program = capture(NETWORKS["in-place-sum"].model(), x)
+    program = captured("in-place-sum", 5)
     module = harden(program, [Ranger(profile_ranges(program, x))], form="fused")
     bounds = [node for node in module.graph_module.graph.nodes if "effect" in node.meta]
     assert [node.meta["effect"] for node in bounds] == list(module.overlay.values.values())

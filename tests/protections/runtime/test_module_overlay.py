@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from hoplon import Inputs, Memory, Values, capture
+from hoplon import Inputs, Memory, Values
 from hoplon.faults import BitFlip, FaultTable, series_to_words
 from hoplon.faults.sampling import ElementUniform, Population, draw_faults, unit_generator
 from hoplon.formats import equal_bits, native
@@ -21,7 +21,7 @@ from hoplon.protections.ranges import profile_ranges
 from hoplon.protections.runtime.hardened_module import HardenedModule
 from hoplon.protections.runtime.lowering import lower
 from hoplon.protections.values.ranger import Ranger
-from tests.support.networks import GRAPHS, NETWORKS
+from tests.support.networks import GRAPHS, NETWORKS, captured
 
 BATCH, FAULTS = 4, 100
 
@@ -46,7 +46,7 @@ class _Injecting(fx.Interpreter):
 
 def _setting(name: str) -> tuple[Program, Tensor, Overlay, HardenedModule]:
     net = NETWORKS[name]
-    program = capture(net.model(), net.batch(2))
+    program = captured(name)
     ranges = profile_ranges(program, Inputs(net.batch(8, seed=11)))  # few inputs: some golden values are bounded too
     over = overlay(program, [Ranger(ranges)])
     return program, net.batch(BATCH, seed=12), over, lower(program, over)
@@ -102,7 +102,7 @@ def test_module_equals_overlay_under_memory_faults(name: str) -> None:
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_guarded_module_repairs_what_its_overlay_repairs(name: str) -> None:
     net = NETWORKS[name]
-    program, x = capture(net.model(), net.batch(2)), net.batch(BATCH)
+    program, x = captured(name), net.batch(BATCH)
     module = lower(program, overlay(program, [TMR()]))
     with torch.inference_mode():
         wanted = module(x)

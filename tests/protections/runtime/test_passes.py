@@ -11,12 +11,12 @@ from hoplon.protections.runtime.hardened_module import HardenedModule
 from hoplon.protections.runtime.lowering import Form, harden
 from hoplon.protections.runtime.passes import added_passes
 from hoplon.protections.values.ranger import Ranger
-from tests.support.networks import GRAPHS, NETWORKS
+from tests.support.networks import GRAPHS, NETWORKS, captured
 
 
 def hardened(name: str, form: Form) -> HardenedModule:
     net = NETWORKS[name]
-    program = capture(net.model(), net.batch(2))
+    program = captured(name)
     return harden(program, [Ranger(profile_ranges(program, net.batch(4)))], form=form)
 
 
