@@ -27,7 +27,7 @@ from hoplon.faults.sampling import Exhaustive, Explicit, TopScore
 from hoplon.formats import FixedPoint, Quantized, equal_bits, native
 from hoplon.program.program import Program
 from hoplon.protections.ranges import profile_ranges
-from tests.support.networks import NETWORKS
+from tests.support.networks import NETWORKS, captured
 
 MODELS: list[FaultModel] = [
     BitFlip(),
@@ -50,7 +50,7 @@ MODELS: list[FaultModel] = [
 
 def setting(name: str = "residual") -> tuple[Program, Inputs]:
     net = NETWORKS[name]
-    return capture(net.model(), net.batch(3)), Inputs(net.batch(5))
+    return captured(name, 3), Inputs(net.batch(5))
 
 
 def met(table: FaultTable) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

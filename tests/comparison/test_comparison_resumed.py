@@ -22,7 +22,6 @@ from hoplon import (
     Ranger,
     Ranges,
     Values,
-    capture,
     compare,
     load_results,
     profile_ranges,
@@ -30,7 +29,7 @@ from hoplon import (
 from hoplon.errors import StoreError
 from hoplon.protections.base import Protection
 from hoplon.protections.ranges import Bound
-from tests.support.networks import NETWORKS
+from tests.support.networks import NETWORKS, captured
 
 
 class Setting:
@@ -38,7 +37,7 @@ class Setting:
 
     def __init__(self) -> None:
         net = NETWORKS["mlp"]
-        self.program: Program = capture(net.model(), net.batch(2))
+        self.program: Program = captured("mlp")
         self.data = Inputs(net.batch(6), name="random")
         self.ranges = profile_ranges(self.program, Inputs(net.batch(20, seed=2)))
         self.tables = [Campaign(self.program, self.data, sites=s).draw(count=40, seed=0) for s in (Values(), Memory())]

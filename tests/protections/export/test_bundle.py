@@ -19,11 +19,11 @@ from hoplon.errors import DataError, StoreError
 from hoplon.formats import equal_bits
 from hoplon.protections.export.bundle import _digest_of_index
 from hoplon.protections.export.serialization import described, restored
-from tests.support.networks import NETWORKS
+from tests.support.networks import NETWORKS, captured
 
 
 def protected(name: str, when: hp.harden.When | None = None) -> hp.runtime.HardenedModule:
-    program = hp.capture(NETWORKS[name].model(), NETWORKS[name].batch(5))
+    program = captured(name, 5)
     ranges = hp.profile_ranges(program, NETWORKS[name].batch(5))
     scores = hp.importance.magnitude(program)
     return hp.harden(program, [hp.Ranger(ranges), TMR(), Aspis(scores, 0.2), hp.KnownBits(), hp.Parity()], when=when)
@@ -121,7 +121,7 @@ def test_weights_that_changed_on_disk_are_repaired_and_said_so(
 
 
 def test_weights_that_no_guard_can_repair_are_refused(tmp_path: Path) -> None:
-    program = hp.capture(NETWORKS["in-place-sum"].model(), NETWORKS["in-place-sum"].batch(5))
+    program = captured("in-place-sum", 5)
     for protections in ([], [hp.KnownBits()]):
         module = hp.harden(program, protections)
         folder = tmp_path / str(len(protections))
@@ -230,7 +230,7 @@ class Foreign(hp.protections.Protection):
 
 
 def test_what_a_bundle_cannot_hold_is_refused(tmp_path: Path) -> None:
-    program = hp.capture(NETWORKS["in-place-sum"].model(), NETWORKS["in-place-sum"].batch(5))
+    program = captured("in-place-sum", 5)
     ranger = hp.Ranger(hp.profile_ranges(program, NETWORKS["in-place-sum"].batch(5)))
     with pytest.raises(HoplonError, match="expected descriptions of hoplon's own kinds, got Foreign"):
         hp.save_bundle(hp.harden(program, [Foreign()]), tmp_path / "a")

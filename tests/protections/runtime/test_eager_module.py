@@ -14,7 +14,7 @@ from hoplon.protections.guards.tmr import TMR
 from hoplon.protections.ranges import Bound, Ranges, inherent_ranges, profile_ranges
 from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.values.ranger import Ranger
-from tests.support.networks import GRAPHS, NETWORKS, WIRINGS
+from tests.support.networks import GRAPHS, NETWORKS, WIRINGS, captured
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -22,7 +22,7 @@ def test_both_forms_get_the_same_bounds_for_the_same_reasons(name: str) -> None:
     net = NETWORKS[name]
     found = {}
     for form in ("export", "eager"):
-        program = capture(net.model(), net.batch(2), form=form)
+        program = captured(name, form=form)
         ranger = Ranger(profile_ranges(program, Inputs(net.batch(8, seed=11))))
         found[form] = {entry.site: entry.bound for entry in ranger.coverage(program) if entry.bound is not None}
     assert found["eager"].keys() == found["export"].keys()
@@ -46,8 +46,8 @@ def test_a_watched_model_gives_what_the_model_gives_on_calibration_inputs(case: 
 
 
 def test_a_watched_model_bounds_a_fault_and_repairs_its_memory() -> None:
-    model, x = NETWORKS["branches"].model(), NETWORKS["branches"].batch(1)
-    program = capture(model, x, form="eager")
+    x = NETWORKS["branches"].batch(1)
+    program = captured("branches", 1, form="eager")
     with pytest.warns(HoplonWarning, match="every operator"):
         module = harden(program, [Ranger(profile_ranges(program, NETWORKS["branches"].batch(8)))])
     module._modules["left"].register_forward_hook(lambda *call: call[2].fill_(float("nan")))
@@ -98,7 +98,7 @@ def test_what_was_written_in_part_is_bounded_in_no_part() -> None:
 
 def test_all_outputs_can_be_bounded_there_too() -> None:
     net = NETWORKS["concat"]
-    program = capture(net.model(), net.batch(1), form="eager")
+    program = captured("concat", 1, form="eager")
     ranges = profile_ranges(program, net.batch(4), sites=Values())
     bounded = Ranger(ranges, where="all", last_linear=True).values(program)
     assert set(bounded) == {site.name for site in program.value_sites}

@@ -19,7 +19,7 @@ from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.values.duplicate import Duplicate
 from hoplon.protections.values.policy import Clamp, Detect, Policy, RandomInRange, ToZero
 from hoplon.protections.values.ranger import Ranger
-from tests.support.networks import GRAPHS, NETWORKS
+from tests.support.networks import GRAPHS, NETWORKS, captured
 
 FORMS = ("separate", "fused")
 
@@ -49,7 +49,7 @@ def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("name", GRAPHS)
 def test_inside_of_the_bounds_gradients_are_the_models(name: str, form: str) -> None:
     model, x = NETWORKS[name].model(), NETWORKS[name].batch(4)
-    program = capture(model, x)
+    program = captured(name, 4)
     protections = [Ranger(profile_ranges(program, x)), Duplicate()]
     module = harden(program, protections, form=form, gradients=True)  # type: ignore[arg-type]
     for found, wanted in zip(gradients(module, x), gradients(model, x), strict=True):
@@ -86,7 +86,7 @@ def test_a_detector_lets_all_gradients_pass() -> None:
 
 def test_gradients_are_asked_for() -> None:
     net = NETWORKS["mlp"]
-    program = capture(net.model(), net.batch(2))
+    program = captured("mlp")
     protections = [Ranger(profile_ranges(program, net.batch(4)))]
     plain, asked = harden(program, protections), harden(program, protections, gradients=True)
     x = net.batch(2).requires_grad_()
@@ -95,7 +95,7 @@ def test_gradients_are_asked_for() -> None:
     assert copy.deepcopy(asked)(x).requires_grad
     with torch.no_grad():
         assert not asked(x).requires_grad
-    eager = capture(net.model(), net.batch(1), form="eager")
+    eager = captured("mlp", 1, form="eager")
     with pytest.raises(HoplonError, match="expected an exported program for gradients, got Mlp in the eager form"):
         harden(eager, [Ranger(profile_ranges(eager, net.batch(4)))], gradients=True)
 
@@ -103,7 +103,7 @@ def test_gradients_are_asked_for() -> None:
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's compiler about itself
 def test_gradients_survive_the_compiler() -> None:
     net = NETWORKS["residual"]
-    program, x = capture(net.model(), net.batch(2)), net.batch(4)
+    program, x = captured("residual"), net.batch(4)
     module = harden(program, [Ranger(profile_ranges(program, x))], gradients=True)
     torch.compiler.reset()
     given = x.clone().requires_grad_()
@@ -126,7 +126,7 @@ def test_gradients_survive_the_compiler() -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_the_compiled_module_counts_what_the_module_counts(backend: str, form: str) -> None:
     net = NETWORKS["concat"]
-    program, x = capture(net.model(), net.batch(2)), net.batch(8, seed=11)
+    program, x = captured("concat"), net.batch(8, seed=11)
     ranger = Ranger(Ranges({"relu:relu": Bound(0.0, 0.5), ":gelu": Bound(-0.01, 0.02)}))
     plain, module = (harden(program, [ranger], telemetry=True, form=form) for _ in range(2))  # type: ignore[arg-type]
     torch.compiler.reset()
@@ -143,7 +143,7 @@ def test_models_in_half_precision_and_with_channels_last_strides(dtype: torch.dt
     net = NETWORKS["residual"]
     strides = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}[memory]
     model, x = net.model().to(dtype).to(memory_format=strides), net.batch(8).to(dtype).to(memory_format=strides)
-    single = profile_ranges(capture(net.model(), net.batch(2)), net.batch(8).to(dtype).float())
+    single = profile_ranges(captured("residual"), net.batch(8).to(dtype).float())
     program = capture(model, x[:2])
     ranges = profile_ranges(program, x)
     modules = [harden(program, [Ranger(ranges)], form=form) for form in FORMS]  # type: ignore[arg-type]
