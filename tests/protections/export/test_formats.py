@@ -26,14 +26,14 @@ from hoplon.protections.runtime.lowering import Form, harden
 from hoplon.protections.runtime.monitor import UncorrectableMemory
 from hoplon.protections.values.policy import RandomInRange, ToZero
 from hoplon.protections.values.ranger import Ranger
-from tests.support.networks import GRAPHS, NETWORKS
+from tests.support.networks import GRAPHS, NETWORKS, captured
 
 Run = Callable[[Tensor], Tensor]
 
 
 def hardened(name: str, form: Form = "fused") -> tuple[HardenedModule, Tensor]:
     net = NETWORKS[name]
-    program = capture(net.model(), net.batch(2))
+    program = captured(name)
     x = net.batch(5, seed=3)
     return harden(program, [Ranger(profile_ranges(program, x * 0.5))], form=form), x
 
@@ -67,7 +67,7 @@ def test_a_pt2_file_runs_bit_for_bit_like_the_module(name: str, form: Form, tmp_
 
 
 def harden_nothing(name: str) -> HardenedModule:
-    return harden(capture(NETWORKS[name].model(), NETWORKS[name].batch(2)), [])
+    return harden(captured(name), [])
 
 
 def test_a_pt2_file_says_what_is_bounded(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_fault_in_a_weight_stays_inside_the_bounds_of_the_file(fault: float, t
 
 def test_policies_and_channels_reach_onnx_or_are_refused(tmp_path: Path) -> None:
     net = NETWORKS["concat"]
-    program = capture(net.model(), net.batch(2))
+    program = captured("concat")
     x = net.batch(5, seed=3)
     channels = profile_ranges(program, x * 0.5, per_channel=True)
     whole = profile_ranges(program, x * 0.5)
@@ -197,7 +197,7 @@ def test_a_package_compiled_ahead_of_time_keeps_its_bounds(tmp_path: Path) -> No
 
 def test_guards_are_refused_or_dropped(tmp_path: Path) -> None:
     net = NETWORKS["tied"]
-    program = capture(net.model(), net.batch(2))
+    program = captured("tied")
     module = harden(program, [TMR()])
     path = tmp_path / "model.pt2"
     for export in (export_pt2, export_aoti):
