@@ -11,8 +11,10 @@ from torch import Tensor
 
 from hoplon.criteria.base import Criterion
 from hoplon.errors import DataError, HoplonError
+from hoplon.registry import register
 
 
+@register("criterion", "top-k")
 @final
 @dataclass(frozen=True)
 class TopK(Criterion):

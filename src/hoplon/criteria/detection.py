@@ -11,8 +11,10 @@ from torch import Tensor
 
 from hoplon.criteria.base import Criterion
 from hoplon.errors import DataError, HoplonError
+from hoplon.registry import register
 
 
+@register("criterion", "detection")
 @final
 @dataclass(frozen=True)
 class Detection(Criterion):

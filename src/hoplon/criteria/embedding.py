@@ -11,8 +11,10 @@ from torch import Tensor
 
 from hoplon.criteria.base import Criterion, as_rows
 from hoplon.errors import DataError, HoplonError
+from hoplon.registry import register
 
 
+@register("criterion", "embedding")
 @final
 @dataclass(frozen=True)
 class EmbeddingDistance(Criterion):

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from hoplon.criteria.base import Criterion, as_rows
 from hoplon.errors import HoplonError
+from hoplon.registry import register
 
 
+@register("criterion", "deviation")
+@register("criterion", "steering", build="steering")
 @final
 @dataclass(frozen=True)
 class Deviation(Criterion):

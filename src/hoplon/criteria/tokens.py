@@ -11,8 +11,10 @@ from torch import Tensor
 
 from hoplon.criteria.base import Criterion
 from hoplon.errors import DataError, HoplonError
+from hoplon.registry import register
 
 
+@register("criterion", "tokens")
 @final
 @dataclass(frozen=True)
 class TokenMatch(Criterion):
@@ -64,6 +66,7 @@ class TokenMatch(Criterion):
             _check_tokens(golden, labels)
 
 
+@register("criterion", "perplexity")
 @final
 @dataclass(frozen=True)
 class PerplexityChange(Criterion):

@@ -15,6 +15,7 @@ from typing_extensions import override
 from hoplon.errors import HoplonError
 from hoplon.faults.model import FaultModel, Places, SampledFaults, WordModel, distinct, located, sizes_of
 from hoplon.faults.single_word import BitFlip
+from hoplon.registry import register
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ class Burst(_Spread):
         return first, torch.minimum(per_line, sizes - first)
 
 
+@register("fault", "bit-rate")
 @final
 @dataclass(frozen=True)
 class BitRate(FaultModel):

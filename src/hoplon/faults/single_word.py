@@ -17,6 +17,7 @@ from typing_extensions import override
 from hoplon.errors import HoplonError
 from hoplon.faults.model import RANDOM_HIGH, WordModel, distinct
 from hoplon.formats.base import Field, NumberFormat
+from hoplon.registry import register
 
 _MOST_PATTERNS = 2**16
 
@@ -82,6 +83,7 @@ class _SomeBits(WordModel):
         return positions
 
 
+@register("fault", "bitflip")
 @final
 @dataclass(frozen=True)
 class BitFlip(_SomeBits):
@@ -108,6 +110,7 @@ class BitFlip(_SomeBits):
         return torch.full_like(mask, format.all_ones), mask
 
 
+@register("fault", "stuck-at")
 @final
 @dataclass(frozen=True)
 class StuckAt(_SomeBits):
@@ -137,6 +140,7 @@ class StuckAt(_SomeBits):
         return format.all_ones & ~mask, mask * self.value
 
 
+@register("fault", "adjacent-bits")
 @final
 @dataclass(frozen=True)
 class AdjacentBits(WordModel):
@@ -169,6 +173,7 @@ class AdjacentBits(WordModel):
         return torch.full_like(flip, format.all_ones), flip, torch.full((places,), 1 / places, dtype=torch.float64)
 
 
+@register("fault", "zero")
 @final
 @dataclass(frozen=True)
 class Zero(WordModel):
@@ -190,6 +195,7 @@ class Zero(WordModel):
         return self.draw(1, format=format, generator=torch.Generator())
 
 
+@register("fault", "random-value")
 @final
 @dataclass(frozen=True)
 class RandomValue(WordModel):

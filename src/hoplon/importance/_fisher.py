@@ -14,6 +14,7 @@ from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Inputs, Stream
 from hoplon.program.program import Program, Ref
 from hoplon.program.sites import Memory
+from hoplon.registry import register
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def sample_of(program: Program, outputs: Sequence[Any], number: int) -> list[Any
     ]
 
 
+@register("score", "fisher")
 def fisher(
     program: Program,
     data: Stream,

@@ -20,11 +20,13 @@ from hoplon.program.inputs import Stream
 from hoplon.program.operators import ACTIVATION_KINDS, canonical_kind
 from hoplon.program.program import Program, Ref
 from hoplon.program.sites import Memory
+from hoplon.registry import register
 
 _MIX = 0.5  # of spread against unlikeness, in the ranking of the outputs
 _DAMPING = 0.9  # of long paths; below 1, so that their sum exists
 
 
+@register("score", "nisp")
 def nisp(
     program: Program,
     data: Stream,

@@ -9,8 +9,10 @@ from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Stream
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory
+from hoplon.registry import register
 
 
+@register("score", "random")
 def random(
     program: Program,
     data: Stream | None = None,

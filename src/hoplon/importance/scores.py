@@ -16,8 +16,10 @@ from torch import Tensor
 from hoplon.errors import DataError, HoplonError, no_match
 from hoplon.faults.sampling.measures import highest
 from hoplon.files import replacing
+from hoplon.registry import register
 
 
+@register("part", "scores")
 @final
 @dataclass(frozen=True, eq=False)
 class Scores:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,6 +224,22 @@ def test_damage_is_refused(bundle: Path, harm: Callable[[Path], None], message: 
     harm(bundle)
     with pytest.raises(DataError, match=message):
         hp.load_bundle(bundle)
+
+
+def test_a_fresh_process_reads_guards_whose_modules_it_has_not_imported(tmp_path: Path) -> None:
+    program = hp.capture(NETWORKS["in-place-sum"].model(), NETWORKS["in-place-sum"].batch(5))
+    module = hp.harden(
+        program,
+        [hp.guards.Checksum(), hp.guards.TMRSparse(hp.importance.magnitude(program))],
+        when=hp.runtime.Rotating(3),
+    )
+    hp.save_bundle(module, tmp_path / "out")
+    code = (
+        "import sys, hoplon as hp; module = hp.load_bundle(sys.argv[1]); "
+        "print(*(type(part).__name__ for part in module.protections), module.monitor.when)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, tmp_path / "out"], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "Checksum TMRSparse Rotating(turns=3)"
 
 
 @dataclass(frozen=True)

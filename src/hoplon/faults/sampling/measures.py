@@ -17,8 +17,10 @@ from typing_extensions import override
 from hoplon.errors import HoplonError, SiteError, no_match
 from hoplon.faults.model import RANDOM_HIGH, FaultModel, located, sizes_of
 from hoplon.faults.sampling.base import Measure, Sites
+from hoplon.registry import register
 
 
+@register("sampling", "element")
 @final
 @dataclass(frozen=True)
 class ElementUniform(Measure):
@@ -59,6 +61,7 @@ class _SiteFirst(Measure):
         return (self.shares(sites) / sizes_of(sites).clamp(min=1))[number]
 
 
+@register("sampling", "op")
 @final
 @dataclass(frozen=True)
 class OpUniform(_SiteFirst):
@@ -108,6 +111,7 @@ class OpUniform(_SiteFirst):
         return shares
 
 
+@register("sampling", "bit")
 @final
 @dataclass(frozen=True)
 class BitUniform(_SiteFirst):
@@ -122,6 +126,7 @@ class BitUniform(_SiteFirst):
         return bits / bits.sum()
 
 
+@register("sampling", "layer")
 @final
 @dataclass(frozen=True)
 class LayerUniform(_SiteFirst):
@@ -247,6 +252,7 @@ class _Ranked(_SomeElements):
         return f"{type(self).__name__}({share}, {self._digest()})"
 
 
+@register("sampling", "top-score")
 @final
 @dataclass(frozen=True, eq=False, repr=False)
 class TopScore(_Ranked):
@@ -264,6 +270,7 @@ class TopScore(_Ranked):
     """
 
 
+@register("sampling", "bottom-score")
 @final
 @dataclass(frozen=True, eq=False, repr=False)
 class BottomScore(_Ranked):

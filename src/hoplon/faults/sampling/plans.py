@@ -17,6 +17,7 @@ from hoplon.faults.model import RANDOM_HIGH, Places, SampledFaults, WordModel, l
 from hoplon.faults.sampling.base import Population, Sampling
 from hoplon.faults.single_word import BitFlip, single_bits
 from hoplon.formats.base import NumberFormat
+from hoplon.registry import register
 
 Stratum = Literal["site", "layer", "bit"]
 
@@ -64,6 +65,7 @@ class _Patterns:
         return SampledFaults(count, places, self.formats, places.number, keep, flip, probability)
 
 
+@register("sampling", "exhaustive")
 @final
 @dataclass(frozen=True)
 class Exhaustive(Sampling):
@@ -95,6 +97,7 @@ class Exhaustive(Sampling):
         return torch.full((len(anchors),), 1 / population.elements, dtype=torch.float64)
 
 
+@register("sampling", "explicit")
 @final
 @dataclass(frozen=True)
 class Explicit(Sampling):
@@ -162,6 +165,7 @@ class Explicit(Sampling):
         raise HoplonError("expected faults that were drawn, got an explicit list; it stands for no other faults")
 
 
+@register("sampling", "stratified")
 @final
 @dataclass(frozen=True)
 class Stratified(Sampling):

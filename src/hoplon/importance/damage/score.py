@@ -22,11 +22,13 @@ from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Stream
 from hoplon.program.program import Program, Ref, Step
 from hoplon.program.sites import Memory, MemorySite
+from hoplon.registry import register
 
 _HARM = math.log(2)
 """A change of the loss that counts: the probability of the right class halves."""
 
 
+@register("score", "expected-damage")
 def expected_damage(
     program: Program,
     data: Stream,

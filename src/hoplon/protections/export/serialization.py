@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from hoplon.errors import DataError, HoplonError
-from hoplon.importance.scores import Scores
-from hoplon.protections.base import Protection
-from hoplon.protections.ranges.bound import Bound, ChannelBounds
-from hoplon.protections.ranges.ranges import Ranges
-from hoplon.protections.runtime.schedule import When
-from hoplon.protections.values.policy import Policy
+from hoplon.registry import Kind, components
 
 
 def described(value: Any, tensors: dict[str, Tensor]) -> Any:
     """A description as JSON; the tensors in it are put into ``tensors``, and stand there by name.
 
     Raises:
-        HoplonError: a value of a kind that hoplon does not have itself; names it.
+        HoplonError: a value of a class that is not registered; names it.
     """
     if value is None or isinstance(value, bool | int | str):
         return value
@@ -81,14 +76,7 @@ _READERS: Mapping[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
 }
 
 
-def _kinds() -> dict[str, type[Any]]:
-    """Every kind that may be described, by name: protections, policies and schedules of hoplon, and their parts."""
-    found = [kind for base in (Protection, Policy, When) for kind in _below(base)]
-    return {kind.__name__: kind for kind in [*found, Ranges, Bound, ChannelBounds, Scores]}
-
-
-def _below(base: type[Any]) -> Iterator[type[Any]]:
-    for kind in base.__subclasses__():
-        if kind.__module__.startswith("hoplon.") and dataclasses.is_dataclass(kind):
-            yield kind
-        yield from _below(kind)
+def _kinds() -> dict[str, Any]:
+    """Every class that may be described, by its name: protections, policies and schedules, and their parts."""
+    kinds: tuple[Kind, ...] = ("protection", "policy", "schedule", "part")
+    return {part.defined.__name__: part.defined for kind in kinds for part in components(kind).values()}

@@ -26,6 +26,7 @@ from hoplon.protections.guards.replicas import (
     triplicated,
 )
 from hoplon.protections.memory_guard import Guard, GuardReport, version_of
+from hoplon.registry import register
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class ScoredProtection(Protection):
             )
 
 
+@register("protection", "aspis")
 @final
 @dataclass(frozen=True)
 class Aspis(ScoredProtection):
@@ -118,6 +120,7 @@ class Aspis(ScoredProtection):
         return AspisGuard(parts)
 
 
+@register("protection", "block-aspis")
 @final
 @dataclass(frozen=True)
 class BlockAspis(ScoredProtection):

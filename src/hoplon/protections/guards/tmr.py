@@ -18,10 +18,12 @@ from hoplon.protections.base import Protection
 from hoplon.protections.guards.memory.words import in_wide, of_turn_by_size, row_of, shared, without_repeats
 from hoplon.protections.guards.voting import agree, copy_of, distinct, vote_
 from hoplon.protections.memory_guard import GuardReport, StorageGuard, require_no_update
+from hoplon.registry import register
 
 _PIECE_BYTES = 1 << 18  # read once from memory, and compared with both copies from a core's cache
 
 
+@register("protection", "tmr")
 @final
 @dataclass(frozen=True)
 class TMR(Protection):

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import final
 
 from hoplon.errors import HoplonError
+from hoplon.registry import register
 
 
+@register("part", "bound")
 @final
 @dataclass(frozen=True)
 class Bound:
@@ -39,6 +41,7 @@ class Bound:
         return Bound(self.low - abs(self.low) * share, self.high + abs(self.high) * share)
 
 
+@register("part", "channel-bounds")
 @final
 @dataclass(frozen=True)
 class ChannelBounds:

@@ -13,10 +13,12 @@ from hoplon.errors import DataError, HoplonError, no_match
 from hoplon.files import write_atomically
 from hoplon.program.program import Program
 from hoplon.protections.ranges.bound import Bound, ChannelBounds
+from hoplon.registry import register
 
 T = TypeVar("T")
 
 
+@register("part", "ranges")
 @final
 @dataclass(frozen=True)
 class Ranges:

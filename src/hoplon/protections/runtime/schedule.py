@@ -9,6 +9,7 @@ from typing import final
 from typing_extensions import override
 
 from hoplon.errors import HoplonError
+from hoplon.registry import register
 
 
 class When(ABC):
@@ -29,6 +30,7 @@ class When(ABC):
         """Sentence: what is checked when, and what follows for a fault."""
 
 
+@register("schedule", "every")
 @final
 @dataclass(frozen=True)
 class EveryForward(When):
@@ -65,6 +67,7 @@ class EveryForward(When):
         return f"all memory is checked before {every}: a fault reaches at most {passes}"
 
 
+@register("schedule", "rotating")
 @final
 @dataclass(frozen=True)
 class Rotating(When):
@@ -103,6 +106,7 @@ class Rotating(When):
         )
 
 
+@register("schedule", "demand")
 @final
 @dataclass(frozen=True)
 class OnDemand(When):

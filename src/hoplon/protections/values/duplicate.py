@@ -17,8 +17,10 @@ from hoplon.program.program import Program
 from hoplon.protections.base import Protection, Unchanged, ValueProtection
 from hoplon.protections.values.counter import Count
 from hoplon.protections.values.ranger import last_linear
+from hoplon.registry import register
 
 
+@register("protection", "duplicate")
 @final
 @dataclass(frozen=True)
 class Duplicate(Protection):

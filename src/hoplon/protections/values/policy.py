@@ -18,6 +18,7 @@ from hoplon.formats.base import integer_view
 from hoplon.protections.base import Unchanged, ValueProtection
 from hoplon.protections.ranges.bound import Bound, ChannelBounds
 from hoplon.protections.values.clamp import BoundValue, rounded_outwards
+from hoplon.registry import register
 
 
 class Policy(ABC):
@@ -33,6 +34,7 @@ class Policy(ABC):
         """The protection of one site; the axis of channels is that of the whole value."""
 
 
+@register("policy", "clamp")
 @final
 @dataclass(frozen=True)
 class Clamp(Policy):
@@ -49,6 +51,7 @@ class Clamp(Policy):
         return BoundValue(bound.low, bound.high) if isinstance(bound, Bound) else BoundChannels(bound)
 
 
+@register("policy", "zero")
 @final
 @dataclass(frozen=True)
 class ToZero(Policy):
@@ -66,6 +69,7 @@ class ToZero(Policy):
         return Zeroed(bound)
 
 
+@register("policy", "random")
 @final
 @dataclass(frozen=True)
 class RandomInRange(Policy):
@@ -92,6 +96,7 @@ class RandomInRange(Policy):
         return Randomised(bound, int.from_bytes(key[:8], "little", signed=True))
 
 
+@register("policy", "detect")
 @final
 @dataclass(frozen=True)
 class Detect(Policy):

@@ -20,6 +20,7 @@ from hoplon.protections.ranges.inherent import INHERENT, inherent_range
 from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.values.dataflow import AnyBound, filled_with, hull, taken_over, value_reads
 from hoplon.protections.values.policy import Clamp, Policy
+from hoplon.registry import register
 
 Where = Literal["activations", "algorithm1", "all"]
 WHERE: tuple[Where, ...] = ("activations", "algorithm1", "all")
@@ -43,6 +44,7 @@ class Coverage:
     per_channel: bool = False
 
 
+@register("protection", "ranger")
 @final
 @dataclass(frozen=True)
 class Ranger(Protection):

@@ -22,6 +22,7 @@ from hoplon.protections.guards.known_bits.segments import segments_of
 from hoplon.protections.guards.memory.words import of_turn_by_size, shared
 from hoplon.protections.guards.voting import copy_of, distinct
 from hoplon.protections.memory_guard import GuardReport, StorageGuard, require_no_update
+from hoplon.registry import register
 
 Action = Literal["flag", "zero", "reload"]
 Source = Callable[[str], Tensor] | str | os.PathLike[str]
@@ -30,6 +31,7 @@ _PIECE_WORDS = 1 << 16
 _LAUNCHED_WORDS = 1 << 24
 
 
+@register("protection", "checksum")
 @final
 @dataclass(frozen=True)
 class Checksum(Protection):

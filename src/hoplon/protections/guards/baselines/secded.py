@@ -15,11 +15,13 @@ from hoplon.protections.guards.baselines.zero_space import bits_of, bytes_of
 from hoplon.protections.guards.replicas import spanned
 from hoplon.protections.guards.voting import copy_of, distinct
 from hoplon.protections.memory_guard import Guard, GuardReport, of_turn
+from hoplon.registry import register
 
 _WORD_BITS = 64
 _POSITIONS = tuple(p for p in range(1, 72) if p & (p - 1))  # of the data bits: powers of 2 are the check bits
 
 
+@register("protection", "sec-ded-memory")
 @final
 @dataclass(frozen=True)
 class SecDedMemory(Protection):

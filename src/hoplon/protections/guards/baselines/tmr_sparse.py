@@ -13,8 +13,10 @@ from hoplon.formats.base import integer_view
 from hoplon.protections.guards.aspis import ScoredProtection
 from hoplon.protections.guards.memory.words import of_turn_by_size
 from hoplon.protections.memory_guard import Guard, GuardReport, require_no_update, version_of
+from hoplon.registry import register
 
 
+@register("protection", "tmr-sparse")
 @final
 @dataclass(frozen=True)
 class TMRSparse(ScoredProtection):

@@ -18,11 +18,13 @@ from hoplon.protections.guards.known_bits.reduction import BitwiseReduction
 from hoplon.protections.guards.known_bits.segments import Segment, segments_of
 from hoplon.protections.guards.voting import distinct
 from hoplon.protections.memory_guard import GuardReport, StaleGuardError, StorageGuard, require_no_update
+from hoplon.registry import register
 
 _FEW_WORDS = 16
 _MANY = 8  # a share of 1/8 of the words
 
 
+@register("protection", "known-bits")
 @final
 @dataclass(frozen=True)
 class KnownBits(Protection):

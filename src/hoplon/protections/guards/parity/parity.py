@@ -18,8 +18,10 @@ from hoplon.protections.guards.parity.matrix import matrices_of
 from hoplon.protections.guards.parity.rows import Group, ParityRows
 from hoplon.protections.guards.voting import distinct
 from hoplon.protections.memory_guard import Guard, GuardReport, of_turn, require_no_update, version_of
+from hoplon.registry import register
 
 
+@register("protection", "parity")
 @final
 @dataclass(frozen=True)
 class Parity(Protection):

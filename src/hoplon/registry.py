@@ -1,0 +1,130 @@
+"""Components by the names that files, the command line and pages use; each is registered where it is defined.
+
+A fault model, a sampling, a criterion, a score, a protection, a policy or a schedule is one class or function below one
+:func:`register`. Its fields, their types and their ranges are those of its signature.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar, final, get_type_hints
+
+from hoplon.errors import HoplonError
+
+Kind = Literal["fault", "sampling", "criterion", "score", "protection", "policy", "schedule", "part"]
+
+GROUP = "hoplon.components"
+"""Entry points of other packages: modules that register components when they are imported."""
+
+_ROOMS: Mapping[Kind, str] = {
+    "fault": "hoplon.faults",
+    "sampling": "hoplon.faults",
+    "criterion": "hoplon.criteria",
+    "score": "hoplon.importance",
+    "protection": "hoplon.protections",
+    "policy": "hoplon.protections",
+    "schedule": "hoplon.protections",
+    "part": "hoplon.protections",
+}
+_registered: dict[tuple[Kind, str], Component] = {}
+_Defined = TypeVar("_Defined", bound=Callable[..., Any])
+
+
+@final
+@dataclass(frozen=True)
+class Component:
+    """One entry of the registry.
+
+    Args:
+        kind: of component; a "part" stands in descriptions of others only.
+        name: in files and on the command line.
+        build: called with the fields; the class, one of its other constructors, or a function.
+        defined: what was registered.
+        label: name in reports.
+        sentence: what it does, for reports and lists.
+    """
+
+    kind: Kind
+    name: str
+    build: Callable[..., Any]
+    defined: Callable[..., Any]
+    label: str
+    sentence: str
+
+    @property
+    def fields(self) -> Mapping[str, tuple[Any, Any]]:
+        """Annotation and default of each field, in the order of the signature; ``inspect.Parameter.empty``: required.
+
+        Annotations keep their ``Annotated`` metadata: ranges, units, readers.
+        """
+        hints = get_type_hints(self.build, include_extras=True)
+        parameters = inspect.signature(self.build).parameters
+        return {name: (hints[name], parameter.default) for name, parameter in parameters.items()}
+
+
+@final
+@dataclass(frozen=True)
+class Reader:
+    """Metadata of an annotation: how a plain value of a file becomes the field's.
+
+    Args:
+        expected: the plain value, in words.
+        read: raises LookupError, TypeError or ValueError for anything else.
+    """
+
+    expected: str
+    read: Callable[[Any], Any]
+
+
+def register(
+    kind: Kind, name: str, *, build: str | None = None, label: str | None = None, sentence: str | None = None
+) -> Callable[[_Defined], _Defined]:
+    """Register the class or function below under a name.
+
+    Args:
+        build: the class method that builds it from fields; None: the class or function itself.
+        label: name in reports; None: that in the code.
+        sentence: for reports; None: the first line of the docstring.
+    Raises:
+        HoplonError: another component of that kind has the name.
+    """
+
+    def entered(defined: _Defined) -> _Defined:
+        known = _registered.get((kind, name))
+        origin = (defined.__module__, defined.__qualname__)
+        if known is not None and (known.defined.__module__, known.defined.__qualname__) != origin:
+            raise HoplonError(f"expected a new name for a {kind}, got {name!r}, which {known.defined.__module__} has")
+        constructor = defined if build is None else getattr(defined, build)
+        first = (inspect.getdoc(constructor) or "").partition("\n")[0]
+        _registered[kind, name] = Component(
+            kind, name, constructor, defined, label or defined.__name__, sentence or first
+        )
+        return defined
+
+    return entered
+
+
+def components(kind: Kind) -> Mapping[str, Component]:
+    """Return all components of a kind by name, in alphabetical order, those of other packages included."""
+    _import_modules(_ROOMS[kind])
+    _import_entry_points()
+    return MappingProxyType({name: _registered[of, name] for of, name in sorted(_registered) if of == kind})
+
+
+@cache
+def _import_modules(package: str) -> None:
+    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+        importlib.import_module(module.name)
+
+
+@cache
+def _import_entry_points() -> None:
+    for entry in entry_points(group=GROUP):
+        entry.load()
