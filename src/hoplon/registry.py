@@ -64,9 +64,7 @@ class Component:
 
         Annotations keep their ``Annotated`` metadata: ranges, units, readers.
         """
-        hints = get_type_hints(self.build, include_extras=True)
-        parameters = inspect.signature(self.build).parameters
-        return {name: (hints[name], parameter.default) for name, parameter in parameters.items()}
+        return fields_of(self.build)
 
 
 @final
@@ -76,11 +74,11 @@ class Reader:
 
     Args:
         expected: the plain value, in words.
-        read: raises LookupError, TypeError or ValueError for anything else.
+        read: raises LookupError, TypeError or ValueError for anything else; None: by the annotation.
     """
 
     expected: str
-    read: Callable[[Any], Any]
+    read: Callable[[Any], Any] | None = None
 
 
 def register(
@@ -109,6 +107,12 @@ def register(
         return defined
 
     return entered
+
+
+def fields_of(build: Callable[..., Any]) -> Mapping[str, tuple[Any, Any]]:
+    """Return annotation and default of each parameter of a class or function, as :attr:`Component.fields`."""
+    hints = get_type_hints(build, include_extras=True)
+    return {name: (hints[name], parameter.default) for name, parameter in inspect.signature(build).parameters.items()}
 
 
 def components(kind: Kind) -> Mapping[str, Component]:

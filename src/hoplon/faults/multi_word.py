@@ -134,6 +134,28 @@ class Burst(_Spread):
         return first, torch.minimum(per_line, sizes - first)
 
 
+def spread(
+    model: WordModel,
+    *,
+    elements: int | None = None,
+    words: int | None = None,
+    bytes: int | None = None,
+    lane: bool | None = None,
+) -> FaultModel:
+    """Spread a fault of one word over several: ``elements`` anywhere, ``words`` in a row, or a line of ``bytes``.
+
+    Raises:
+        HoplonError: options that exclude each other.
+    """
+    if elements is not None:
+        if words is not None or bytes is not None or lane is not None:
+            raise HoplonError("expected elements, or words or bytes (with lane), got both")
+        return Elements(elements, model)
+    if words is None and bytes is None:
+        raise HoplonError("expected words or bytes beside lane, got neither")
+    return Burst(model, words=words, bytes=bytes, lane=bool(lane))
+
+
 @register("fault", "bit-rate")
 @final
 @dataclass(frozen=True)

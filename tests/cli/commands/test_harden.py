@@ -12,8 +12,7 @@ import torch
 from torch.export import load
 
 from hoplon.cli.main import main
-from hoplon.cli.options.components import protections
-from hoplon.cli.options.guards import guards
+from hoplon.cli.options.components import guards, protections
 from hoplon.formats import equal_bits
 from hoplon.importance import magnitude
 from hoplon.program.capturing import capture
@@ -180,10 +179,10 @@ def test_guards_that_cannot_be_are_refused_before_the_work(
     cases = {
         "--guard pairity: no guard matches 'pairity'; near names: parity": ["--guard", "pairity", *out],
         "--guard aspis:1%: expected a file of scores, got none; --scores FILE": ["--guard", "aspis:1%", *out],
-        "--guard parity:x: expected a whole number, got 'x'": ["--guard", "parity:x", *out],
-        "--guard tmr:half: expected vote 'element' or 'tensor', got 'half'": ["--guard", "tmr:half", *out],
+        "--guard parity:x: group: expected an integer, got 'x'": ["--guard", "parity:x", *out],
+        "--guard tmr:half: vote: expected 'element' or 'tensor', got 'half'": ["--guard", "tmr:half", *out],
         "--guard block-aspis:1: expected a file of scores, got none": ["--guard", "block-aspis:1", *out],
-        "--guard checksum:hope: expected": ["--guard", "checksum:hope", *out],
+        "--guard checksum:hope: action: expected": ["--guard", "checksum:hope", *out],
         "--when rotating:0: expected turns to be a whole number of at least 1": ["--when", "rotating:0", *out],
         "--when demand:2: expected demand alone": ["--when", "demand:2", *out],
         "--when seldom: no schedule matches 'seldom'": ["--when", "seldom", *out],

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from hoplon import (
+    TMR,
     BitFlip,
     Campaign,
     Deviation,
     HoplonError,
     Memory,
+    Parity,
     RandomValue,
     StuckAt,
     TopK,
@@ -26,8 +28,8 @@ from hoplon import (
 )
 from hoplon.cli.commands.inject import positions
 from hoplon.cli.main import main
-from hoplon.cli.options.campaign_file import KEYS, Settings, merged, read_raw
-from hoplon.criteria import Several
+from hoplon.cli.options.campaign_file import Settings, merged, read_raw
+from hoplon.criteria import EmbeddingDistance, Several
 from hoplon.faults import AdjacentBits, BitRate, Burst, Elements, Mixture
 from hoplon.faults.sampling import LayerUniform, OpUniform, Stratified, TopScore
 from hoplon.formats import FixedPoint
@@ -251,9 +253,12 @@ def test_criteria_and_selections() -> None:
         ({"buffers": True}, "buffers: expected target 'memory' beside it, got 'values'"),
         (
             {"fault": "bitflop"},
-            "fault: no name matches 'bitflop'; near names: bitflip .*choose one of bitflip, stuck-at",
+            "fault: no fault matches 'bitflop'; near names: bitflip .*choose one of adjacent-bits, bit-rate",
         ),
-        ({"fault": {"count": 2}}, "fault: expected a name or a table with a name out of bitflip"),
+        (
+            {"fault": {"count": 2}},
+            "fault: expected a name or a table with a name out of adjacent-bits, bit-rate",
+        ),
         ({"fault": {"name": "zero", "bits": 3}}, "fault.bits: no option matches 'bits'"),
         ({"fault": {"name": "bitflip", "bits": "3"}}, "fault.bits: expected an integer or a list of such, got '3'"),
         ({"fault": {"name": "bitflip", "count": 0}}, "fault: expected count of at least 1 bit, got 0"),
@@ -272,7 +277,7 @@ def test_criteria_and_selections() -> None:
             {"sampling": {"name": "stratified", "by": "day"}},
             "sampling.by: expected 'site' or 'layer' or 'bit', got 'day'",
         ),
-        ({"criterion": "best"}, "criterion: no name matches 'best'.*; or top-1, top-5"),
+        ({"criterion": "best"}, "criterion: no criterion matches 'best'"),
         ({"criterion": ["top-1", {"name": "deviation"}]}, r"criterion\[1\].thresholds: expected a number or a list"),
         ({"criterion": ["top-1", "top-1"]}, "criterion: expected criteria whose columns have different names"),
         ({"protection": {"name": "ranger", "ranges": "none.json"}}, "protection"),
@@ -305,8 +310,30 @@ def test_options_go_over_a_file() -> None:
         merged({"fault": ["zero"]}, nothing, {"fault": {"bits": [3]}})
 
 
-def test_every_key_is_a_setting() -> None:
-    assert set(KEYS) | {"raw"} == set(Settings.__dataclass_fields__)
+def test_everything_that_is_wrong_is_named_at_once() -> None:
+    raw = {
+        "data": "d",
+        "cuont": 3,
+        "seed": -1,
+        "fault": {"name": "bitflip", "count": "two", "fiedl": "sign"},
+        "criterion": ["top-1", {"name": "deviation", "unit": 3}, "worst"],
+        "protection": ["parity:x", {"name": "ranger", "ranges": "none.json", "policy": "clam"}],
+    }
+    with pytest.raises(HoplonError) as caught:
+        Settings.read(raw, source="f.toml")
+    first, *lines = str(caught.value).splitlines()
+    assert first == "f.toml: 11 values are wrong:"
+    assert [line.strip().partition(":")[0] for line in lines] == [
+        "cuont", "model", "seed", "fault.fiedl", "fault.count", "criterion[1].thresholds", "criterion[1].unit",
+        "criterion[2]", "protection[0].group", "protection[1].ranges", "protection[1].policy",
+    ]  # fmt: skip
+    assert lines[-1].startswith("  protection[1].policy: no policy matches 'clam'; near names: clamp")
+
+
+def test_short_texts_stand_for_a_name_and_its_first_option() -> None:
+    settings = Settings.read({**PLACE, "protection": ["parity:16", "tmr:tensor"], "criterion": "embedding:0.5"})
+    assert settings.protection == (Parity(16), TMR("tensor"))
+    assert settings.criterion == EmbeddingDistance(0.5)
 
 
 def test_replay_tells_two_models_apart(

@@ -11,7 +11,7 @@ from typer import Option
 from hoplon.campaign.executors import torch_threads
 from hoplon.cli.commands.assess import run_assessment
 from hoplon.cli.console import print_status, report_training
-from hoplon.cli.options import guards as guarding
+from hoplon.cli.options import components as parts
 from hoplon.cli.options.command_line import AsJson, Batch, Data, Model, ReportFolder, ResumeArms, Seed, Threads
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.comparison.assessment import AssessmentPlan
@@ -49,7 +49,7 @@ def compare(
     resume: ResumeArms = False,
 ) -> None:
     """Inject the same faults into a model under each protection and report failures, accuracy, time and memory."""
-    more_arms = {text: guarding.arm(text) for text in arm or ()}
+    more_arms = {text: parts.arm(text) for text in arm or ()}
     folder = OutputFolder.prepare(out)
     options = {name: context.params[name] for name in _PLAN}
     plan = AssessmentPlan(criterion=parsed_criterion(criterion), **options)

@@ -11,9 +11,9 @@ from typer import Option
 
 from hoplon.cli.console import print_status, show
 from hoplon.cli.loading import load_program
-from hoplon.cli.options.bounds import PolicyOption, Where, coverage_table, listed, ranger, ranges_for
+from hoplon.cli.options.bounds import PolicyOption, Where, coverage_table, listed, ranges_for
 from hoplon.cli.options.command_line import AsJson, Model, Seed
-from hoplon.cli.options.guards import GUARDS, SCHEDULES, guards, schedule
+from hoplon.cli.options.components import guards, named
 from hoplon.cli.output_folder import require_writable
 from hoplon.errors import HoplonError
 from hoplon.protections.export.bundle import save_bundle
@@ -42,9 +42,12 @@ def harden(
     leave_unprofiled: Annotated[bool, Option("--leave-unprofiled", help="Keep activations without a bound.")] = False,
     form: Annotated[Form, Option(help="A bound after each operator, or one integer clamp per ReLU.")] = "separate",
     bounds: Annotated[bool, Option(help="Put bounds into the graph, or only guards.")] = True,
-    guard: Annotated[list[str] | None, Option(help=f"Guard of the weights, repeatable: {GUARDS}.")] = None,
+    guard: Annotated[
+        list[str] | None,
+        Option(help="Guard of the weights: parity, aspis:1%, ...; repeatable."),
+    ] = None,
     scores: Annotated[Path | None, Option(help="Scores from hoplon rank, for --guard aspis.")] = None,
-    when: Annotated[str, Option(help=f"When guards check: {SCHEDULES}.")] = "every",
+    when: Annotated[str, Option(help="When guards check: every, every:4, rotating:16, demand.")] = "every",
     out: Annotated[
         Path,
         Option(
@@ -57,15 +60,20 @@ def harden(
 ) -> None:
     """Bound a model's values, guard its weights, and export it; list what is bounded, what is not, and why."""
     write = _writer(out, guarded=bool(guard))
-    protections, due = guards(guard or [], scores=scores), schedule(when)
+    protections, due = guards(guard or [], scores=scores), named("--when", when, "schedule")
+    replacement = named("--policy", policy, "policy")
     if not bounds and not protections:
         raise HoplonError("expected bounds or guards, got --no-bounds and no --guard; --guard parity")
     require_writable(out.parent)
     chosen, program = load_program(model, seed=seed, status=f"hoplon harden: {model}, seed {seed}")
     rows = []
     if bounds:
-        bound = ranger(
-            ranges_for(program, ranges), where=where, policy=policy, seed=seed, leave_unprofiled=leave_unprofiled
+        bound = Ranger.configured(
+            ranges_for(program, ranges),
+            where=where,
+            policy=replacement,
+            seed=seed,
+            leave_unprofiled=leave_unprofiled,
         )
         protections, rows = [bound, *protections], listed(bound.coverage(program))
     module = hardened(program, protections, form=form, when=due)

@@ -15,8 +15,9 @@ from typer import Option
 from hoplon.campaign.executors import torch_threads
 from hoplon.cli.console import print_status, show
 from hoplon.cli.loading import load_program
-from hoplon.cli.options.bounds import PolicyOption, Where, ranger
+from hoplon.cli.options.bounds import PolicyOption, Where
 from hoplon.cli.options.command_line import AsJson, Model, Seed, Threads
+from hoplon.cli.options.components import named
 from hoplon.cli.output_folder import require_writable
 from hoplon.comparison.costs.flops import CONVENTIONS, count_flops
 from hoplon.comparison.costs.latency import Overheads, measure
@@ -53,11 +54,12 @@ def overhead(
     """Time a model with its bounds in both forms, arms interleaved, beside no protection and the original."""
     if out is not None:
         require_writable(out)
+    replacement = named("--policy", policy, "policy")
     with torch_threads(threads):
         chosen, program = load_program(model, seed=seed, status=f"hoplon overhead: {model}, seed {seed}")
         x = _batch_of(chosen.example, batch)
         known = Ranges.load(ranges.expanduser()) if ranges is not None else _of_example(program, chosen.example)
-        protection = ranger(known, where=where, policy=policy, seed=seed)
+        protection = Ranger.configured(known, where=where, policy=replacement, seed=seed)
         arms = _arms(program, chosen.module, protection)
         found = measure(arms, x, baseline=BASELINE, blocks=blocks, calls=calls, seed=seed)
         document = {

@@ -4,54 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from typer import Option
 
 from hoplon.program.program import Program
 from hoplon.protections.ranges.inherent import inherent_ranges
 from hoplon.protections.ranges.ranges import Ranges
-from hoplon.protections.values.policy import Clamp, Detect, Policy, RandomInRange, ToZero
-from hoplon.protections.values.ranger import Coverage, Ranger
+from hoplon.protections.values.ranger import Bounded, Coverage
 from hoplon.report.text_table import TextTable
 
 _MOST_ROWS = 60
 
 
-Bounded = Literal["algorithm1", "activations", "operators", "with-last-linear"]
-PolicyName = Literal["clamp", "zero", "random", "detect"]
 Where = Annotated[Bounded, Option(help="Which operators get a bound.")]
 PolicyOption = Annotated[
-    PolicyName, Option(help="What replaces a value outside of its bound; detect cannot be exported.")
+    str, Option(help="Name of what replaces a value outside of its bound: clamp, ...; detect cannot be exported.")
 ]
-
-
-def ranger(
-    ranges: Ranges,
-    *,
-    where: Bounded = "algorithm1",
-    policy: PolicyName = "clamp",
-    seed: int = 0,
-    leave_unprofiled: bool = False,
-) -> Ranger:
-    """Return the protection that these options describe.
-
-    Args:
-        seed: of random replacements.
-    """
-    policies: dict[PolicyName, Policy] = {
-        "clamp": Clamp(),
-        "zero": ToZero(),
-        "random": RandomInRange(seed),
-        "detect": Detect(),
-    }
-    return Ranger(
-        ranges,
-        where={"operators": "all", "activations": "activations"}.get(where, "algorithm1"),  # type: ignore[arg-type]
-        last_linear=where == "with-last-linear",
-        policy=policies[policy],
-        unprofiled="leave" if leave_unprofiled else "refuse",
-    )
 
 
 def ranges_for(program: Program, path: Path | None) -> Ranges:

@@ -6,69 +6,35 @@ import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Annotated, Any, Literal, Self, final
 
 import torch
+from annotated_types import Ge
 
 from hoplon.campaign.campaign import Campaign
 from hoplon.cli.options import components as parts
-from hoplon.cli.options.schema import FLAG, INTEGER, NUMBER, TEXT, OptionType, one_of, read_options, several
+from hoplon.cli.options.schema import check_values
 from hoplon.criteria.base import Criterion
+from hoplon.criteria.classification import TopK
 from hoplon.errors import HoplonError, StoreError
 from hoplon.faults.model import FaultModel
 from hoplon.faults.sampling.base import Sampling
+from hoplon.faults.sampling.measures import ElementUniform
+from hoplon.faults.single_word import BitFlip
 from hoplon.files import write_atomically
-from hoplon.formats.dtypes import NATIVE_DTYPES, native
+from hoplon.injection.replay.golden import Placement
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory, Values
 from hoplon.protections.base import Protection
+from hoplon.registry import Reader, fields_of
 
 SETTINGS = "settings.json"
 
 
-def _dtype(value: Any) -> torch.dtype:
-    return {native(dtype).name: dtype for dtype in NATIVE_DTYPES}[TEXT.read(value)]
-
-
-def _at_least(lowest: int) -> OptionType:
-    def read(value: Any) -> int:
-        number: int = INTEGER.read(value)
-        if number < lowest:
-            raise ValueError
-        return number
-
-    return OptionType(f"an integer of at least {lowest}", read)
-
-
-_ONE = _at_least(1)
-KEYS: Mapping[str, OptionType] = {
-    "model": TEXT,
-    "data": TEXT,
-    "target": one_of("values", "memory"),
-    "sites": several(TEXT),
-    "kind": several(TEXT),
-    "dtype": OptionType("the name of a dtype, such as 'int8'", _dtype),
-    "buffers": FLAG,
-    "fault": OptionType("a fault model", parts.fault_model),
-    "criterion": OptionType("a criterion", parts.criterion),
-    "sampling": OptionType("a sampling", parts.sampling),
-    "protection": OptionType("a protection", parts.protections),
-    "placement": one_of("before", "after"),
-    "inputs": _ONE,
-    "count": _ONE,
-    "half_width": NUMBER,
-    "confidence": NUMBER,
-    "seed": _at_least(0),
-    "batch": _ONE,
-    "threads": _ONE,
-    "workers": _ONE,
-    "out": TEXT,
-}
-"""Every key of a campaign file, and its type."""
-
-_DESCRIBED = ("fault", "criterion", "sampling", "protection")  # their errors name the key themselves
+Count = Annotated[int, Ge(1)]
 
 
 @final
@@ -79,24 +45,26 @@ class Settings:
     model: str
     data: str
     raw: Mapping[str, Any] = field(repr=False)
-    target: str = "values"
+    target: Literal["values", "memory"] = "values"
     sites: tuple[str, ...] = ("*",)
     kind: tuple[str, ...] | None = None
     dtype: torch.dtype | None = None
     buffers: bool = True
-    fault: FaultModel = field(default_factory=lambda: parts.fault_model("bitflip"))
-    criterion: Criterion = field(default_factory=lambda: parts.criterion("top-1"))
-    sampling: Sampling = field(default_factory=lambda: parts.sampling("element"))
-    protection: tuple[Protection, ...] = ()
-    placement: Any = "before"
-    inputs: int | None = None
-    count: int | None = None
+    fault: Annotated[FaultModel, Reader("a fault model", parts.fault_model)] = field(default_factory=BitFlip)
+    criterion: Annotated[Criterion, Reader("a criterion", parts.criterion)] = field(default_factory=TopK)
+    sampling: Annotated[Sampling, Reader("a sampling", partial(parts.build, "sampling"))] = field(
+        default_factory=ElementUniform
+    )
+    protection: Annotated[tuple[Protection, ...], Reader("a protection", parts.protections)] = ()
+    placement: Placement = "before"
+    inputs: Count | None = None
+    count: Count | None = None
     half_width: float | None = None
     confidence: float = 0.95
-    seed: int = 0
-    batch: int | None = None
-    threads: int | None = None
-    workers: int = 1
+    seed: Annotated[int, Ge(0)] = 0
+    batch: Count | None = None
+    threads: Count | None = None
+    workers: Count = 1
     out: str = "hoplon-run"
 
     @classmethod
@@ -106,24 +74,16 @@ class Settings:
         Args:
             source: the file that messages name.
         Raises:
-            HoplonError: an unknown key, a missing one, a value of another kind or out of range; names the key.
+            HoplonError: unknown keys, missing ones, values of another type or out of range; names all of them.
         """
-        described = {key: raw[key] for key in _DESCRIBED if key in raw}
-        plain = {key: value for key, value in raw.items() if key not in described}
         try:
-            for key in ("model", "data"):
-                if key not in raw:
-                    raise HoplonError(
-                        f"{key}: expected {KEYS[key].expected}, got nothing; give MODEL and DATA, or --config"
-                    )
-            found = read_options(plain, KEYS)
-            for key, value in described.items():
-                found[key] = KEYS[key].read(value)
-            if "buffers" in raw and found.get("target") != "memory":
+            fields = {name: entry for name, entry in fields_of(cls).items() if name != "raw"}
+            settings = check_values(raw, fields, missing="give MODEL and DATA, or --config")
+            if "buffers" in raw and settings.get("target") != "memory":
                 raise HoplonError("buffers: expected target 'memory' beside it, got 'values'")
         except HoplonError as error:
             raise HoplonError(f"{source}: {error}" if source else str(error)) from error
-        return cls(raw=dict(raw), **found)
+        return cls(raw=dict(raw), **settings)
 
     def selection(self) -> Values | Memory:
         """Return the selection of sites that faults strike."""

@@ -1,250 +1,189 @@
-"""Fault models, samplings, criteria and protections by the names that files and the command line use."""
+"""Components of the registry from names, short texts and tables: ``bitflip``, ``aspis:1%``, ``{name = "op", ...}``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar
 
-from hoplon.cli.options.bounds import Bounded, PolicyName, ranger
-from hoplon.cli.options.schema import (
-    FLAG,
-    INTEGER,
-    NUMBER,
-    TABLE,
-    TEXT,
-    ComponentSpec,
-    OptionType,
-    build_component,
-    one_of,
-    several,
-)
+import torch
+
+from hoplon.cli.options.schema import ValuesError, check_values, expected, from_text, is_file
 from hoplon.criteria.base import Criterion
-from hoplon.criteria.classification import TopK
 from hoplon.criteria.combined import as_criterion
-from hoplon.criteria.detection import Detection
-from hoplon.criteria.embedding import EmbeddingDistance
-from hoplon.criteria.regression import Deviation
-from hoplon.criteria.tokens import PerplexityChange, TokenMatch
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, no_match
 from hoplon.faults.model import FaultModel, WordModel
-from hoplon.faults.multi_word import BitRate, Burst, Elements, Mixture
-from hoplon.faults.sampling.base import Sampling
-from hoplon.faults.sampling.measures import BottomScore, ElementUniform, LayerUniform, OpUniform, TopScore
-from hoplon.faults.sampling.plans import Exhaustive, Explicit, Stratified
-from hoplon.faults.single_word import AdjacentBits, BitFlip, RandomValue, StuckAt, Zero
-from hoplon.formats.named import format_named
+from hoplon.faults.multi_word import Mixture, spread
 from hoplon.importance.scores import Scores
 from hoplon.protections.base import Protection
-from hoplon.protections.guards.aspis import Aspis
-from hoplon.protections.guards.known_bits.known_bits import KnownBits
-from hoplon.protections.guards.parity.parity import Parity
-from hoplon.protections.guards.tmr import TMR
+from hoplon.protections.ranges.bound import Bound
 from hoplon.protections.ranges.ranges import Ranges
-from hoplon.protections.values.duplicate import Duplicate
-from hoplon.protections.values.ranger import Ranger
+from hoplon.protections.values.policy import Policy
+from hoplon.registry import Component, Kind, Reader, components, fields_of as parameters_of
 
 _Built = TypeVar("_Built")
-
-FORMAT = OptionType("the name of a number format", lambda value: format_named(TEXT.read(value)))
-_BITS = {"count": INTEGER, "bits": several(INTEGER), "field": one_of("sign", "exponent", "mantissa"), "format": FORMAT}
-_SPREAD = {"elements": INTEGER, "words": INTEGER, "bytes": INTEGER, "lane": FLAG}
+_NESTED: Mapping[Any, Any] = {Policy: Annotated[Policy, Reader("a policy", lambda value: build("policy", value))]}
+_SPREAD = ("elements", "words", "bytes", "lane")
 
 
-def _spread(model: Callable[..., WordModel]) -> Callable[..., FaultModel]:
-    """A fault of one word, or of several: ``elements`` anywhere, ``words`` in a row, a line of ``bytes``."""
-
-    def build(
-        *,
-        elements: int | None = None,
-        words: int | None = None,
-        bytes: int | None = None,
-        lane: bool | None = None,
-        **options: Any,
-    ) -> FaultModel:
-        word = model(**options)
-        if elements is not None:
-            if words is not None or bytes is not None or lane is not None:
-                raise HoplonError("expected elements, or words or bytes (with lane), got both")
-            return Elements(elements, word)
-        if words is not None or bytes is not None:
-            return Burst(word, words=words, bytes=bytes, lane=bool(lane))
-        if lane is not None:
-            raise HoplonError("expected words or bytes beside lane, got neither")
-        return word
-
-    return build
+def fields_of(component: Component) -> Mapping[str, tuple[Any, Any]]:
+    """Return the fields that a file gives a component; models of one word also spread over several."""
+    fields = {name: (_NESTED.get(note, note), default) for name, (note, default) in component.fields.items()}
+    if inspect.isclass(component.defined) and issubclass(component.defined, WordModel):
+        fields |= {name: entry for name, entry in parameters_of(spread).items() if name in _SPREAD}
+    return fields
 
 
-FAULTS: Mapping[str, ComponentSpec] = {
-    "bitflip": ComponentSpec(_spread(BitFlip), {**_BITS, **_SPREAD}),
-    "stuck-at": ComponentSpec(_spread(StuckAt), {"value": INTEGER, **_BITS, **_SPREAD}, required=("value",)),
-    "adjacent-bits": ComponentSpec(_spread(AdjacentBits), {"count": INTEGER, "format": FORMAT, **_SPREAD}),
-    "random-value": ComponentSpec(_spread(RandomValue), {"low": NUMBER, "high": NUMBER, "format": FORMAT, **_SPREAD}),
-    "zero": ComponentSpec(_spread(Zero), {"format": FORMAT, **_SPREAD}),
-    "bit-rate": ComponentSpec(BitRate, {"rate": NUMBER, "at_least_one": FLAG, "format": FORMAT}, required=("rate",)),
-}
-"""Fault models by name, and what each takes; several of them in a list, with weights, make a mixture."""
+def described(component: Component) -> dict[str, Any]:
+    """Describe a component in plain values: name, label, sentence, and what it expects of each option."""
+    words = {
+        name: {"expected": expected(annotation), "required": default is inspect.Parameter.empty}
+        for name, (annotation, default) in fields_of(component).items()
+        if component.kind != "score" and expected(annotation)
+    }
+    return {"name": component.name, "label": component.label, "sentence": component.sentence, "options": words}
+
+
+def build(kind: Kind, value: Any, *, given: Mapping[str, Any] | None = None) -> Any:
+    """Build the component that a name, a short text, or a table with a name and fields describes.
+
+    Args:
+        value: "bitflip", "aspis:1%", or ``{"name": "bitflip", "count": 2}``.
+        given: fields by name for components that have them, such as scores that stand elsewhere.
+    Raises:
+        ValuesError: no such name, or fields that do not fit; all of them.
+    Example:
+        >>> build("fault", {"name": "bitflip", "count": 2}), build("schedule", "rotating:4")
+        (BitFlip(format=None, count=2, bits=None, field=None), Rotating(turns=4))
+    """
+    known = components(kind)
+    names = ", ".join(known)
+    if isinstance(value, str):
+        for component in known.values():
+            if (short := getattr(component.defined, "named", lambda text: None)(value)) is not None:
+                return short
+    table = _table(value, known) if isinstance(value, str) else value
+    if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
+        raise ValuesError([("", f"expected a name or a table with a name out of {names}, got {value!r}")])
+    name = table["name"]
+    if name not in known:
+        raise ValuesError([("", f"{no_match(kind, name, [*known])}; choose one of {names}")])
+    fields = fields_of(known[name])
+    plain = {key: option for key, option in (given or {}).items() if key in fields} | dict(table)
+    del plain["name"]
+    options = check_values(plain, fields)
+    spreading = {key: options.pop(key) for key in _SPREAD if key not in known[name].fields and key in options}
+    try:
+        built = known[name].build(**options)
+        return spread(built, **spreading) if spreading else built
+    except HoplonError as error:
+        raise ValuesError([("", str(error))]) from error
+
+
+def _table(text: str, known: Mapping[str, Component]) -> dict[str, Any]:
+    """The table of a short text: what follows the name is the first field that is not a file."""
+    name, colon, rest = text.partition(":")
+    if not colon or name not in known:
+        return {"name": name}
+    plain = {key: annotation for key, (annotation, _) in fields_of(known[name]).items() if not is_file(annotation)}
+    if not plain:
+        raise ValuesError([("", f"expected {name} alone, got {rest!r} after it")])
+    field, annotation = next(iter(plain.items()))
+    return {"name": name, field: from_text(annotation, rest)}
+
+
+def _each(value: Any, read: Callable[[Any], _Built]) -> list[_Built]:
+    """Build one component, or each of a list of them, whose messages then name its number."""
+    if not isinstance(value, list):
+        return [read(value)]
+    built, problems = [], []
+    for number, part in enumerate(value):
+        try:
+            built.append(read(part))
+        except ValuesError as error:
+            problems += error.below(f"[{number}]")
+    if problems:
+        raise ValuesError(problems)
+    return built
 
 
 def fault_model(value: Any) -> FaultModel:
     """Build the fault model that a name, a table, or a list of tables with weights describes."""
-    if not isinstance(value, list):
-        model: FaultModel = build_component(value, FAULTS, where="fault")
-        return model
-    models, weights = [], []
-    for number, part in enumerate(value):
-        table = dict(part) if isinstance(part, Mapping) else {"name": part}
-        where = f"fault[{number}]"
-        weight = table.pop("weight", 1.0)
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise HoplonError(f"{where}.weight: expected a number, got {weight!r}")
-        weights.append(float(weight))
-        models.append(build_component(table, FAULTS, where=where))
-    try:
-        return Mixture(tuple(models), tuple(weights))
-    except HoplonError as error:
-        raise HoplonError(f"fault: {error}") from error
+    parts = _each(value, _weighted)
+    return parts[0][0] if not isinstance(value, list) else Mixture(*zip(*parts, strict=True))
 
 
-def _ranked(sampling: type[TopScore] | type[BottomScore]) -> Callable[..., Sampling]:
-    def build(*, scores: str, **options: Any) -> Sampling:
-        return sampling(Scores.load(Path(scores).expanduser()).values, **options)
-
-    return build
-
-
-def _stratified(by: str, allocation: Mapping[str, Any] | None = None) -> Stratified:
-    shares = None
-    if allocation is not None:
-        shares = {int(key) if by == "bit" and key.isdecimal() else key: value for key, value in allocation.items()}
-    return Stratified(by, shares)  # type: ignore[arg-type]
-
-
-def _place(value: Any) -> tuple[Any, ...]:
-    site, element, *bits = value
-    if len(bits) > 1:
-        raise ValueError
-    return (TEXT.read(site), INTEGER.read(element), *map(several(INTEGER).read, bits))
-
-
-def _places(value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, list):
-        raise TypeError
-    return tuple(map(_place, value))
-
-
-def _shares(value: Any) -> dict[str, float]:
-    return {key: NUMBER.read(share) for key, share in TABLE.read(value).items()}
-
-
-_RANKED = {"scores": TEXT, "fraction": NUMBER, "count": INTEGER}
-SAMPLINGS: Mapping[str, ComponentSpec] = {
-    "element": ComponentSpec(ElementUniform),
-    "op": ComponentSpec(OpUniform, {"kinds": several(TEXT), "drop_last": INTEGER}),
-    "layer": ComponentSpec(LayerUniform),
-    "exhaustive": ComponentSpec(Exhaustive),
-    "stratified": ComponentSpec(
-        _stratified,
-        {"by": one_of("site", "layer", "bit"), "allocation": OptionType("a table of numbers", _shares)},
-        required=("by",),
-    ),
-    "explicit": ComponentSpec(
-        lambda faults: Explicit(faults),
-        {"faults": OptionType("a list of [site, element] or [site, element, [bits]]", _places)},
-        required=("faults",),
-    ),
-    "top-score": ComponentSpec(_ranked(TopScore), _RANKED, required=("scores",)),
-    "bottom-score": ComponentSpec(_ranked(BottomScore), _RANKED, required=("scores",)),
-}
-"""Samplings by name, and what each takes."""
-
-
-def sampling(value: Any) -> Sampling:
-    """Build the sampling that a name or a table describes."""
-    built: Sampling = build_component(value, SAMPLINGS, where="sampling")
-    return built
-
-
-_OUTPUT = {"outputs": INTEGER}
-CRITERIA: Mapping[str, ComponentSpec] = {
-    "top-k": ComponentSpec(TopK, {"k": INTEGER, "reference": one_of("golden", "label"), **_OUTPUT}),
-    "deviation": ComponentSpec(
-        Deviation,
-        {"thresholds": several(NUMBER), "unit": TEXT, "scale": NUMBER, **_OUTPUT},
-        required=("thresholds",),
-    ),
-    "steering": ComponentSpec(Deviation.steering, {"scale": NUMBER, **_OUTPUT}),
-    "detection": ComponentSpec(
-        Detection,
-        {"iou": NUMBER, "score": NUMBER, "boxes": one_of("xyxy", "cxcywh"), "outputs": several(INTEGER)},
-    ),
-    "tokens": ComponentSpec(TokenMatch, {"share": NUMBER, **_OUTPUT}),
-    "perplexity": ComponentSpec(PerplexityChange, {"factor": NUMBER, **_OUTPUT}),
-    "embedding": ComponentSpec(
-        EmbeddingDistance,
-        {"threshold": NUMBER, "metric": one_of("cosine", "euclidean"), **_OUTPUT},
-        required=("threshold",),
-    ),
-}
-"""Criteria by name, and what each takes; beside them "top-1", "top-5", ... and "top-1-label", ..."""
-
-
-def _each(value: Any, build: Callable[..., _Built], *, where: str) -> list[_Built]:
-    """Build one component, or each of a list of them, whose messages then name its number."""
-    if not isinstance(value, list):
-        return [build(value, where=where)]
-    return [build(part, where=f"{where}[{number}]") for number, part in enumerate(value)]
+def _weighted(value: Any) -> tuple[FaultModel, float]:
+    table = dict(value) if isinstance(value, Mapping) else value
+    weight = table.pop("weight", None) if isinstance(table, dict) else None
+    options = check_values({} if weight is None else {"weight": weight}, {"weight": (float, 1.0)})
+    return build("fault", table), options.get("weight", 1.0)
 
 
 def criterion(value: Any) -> Criterion:
     """Build the criterion that a name, a table or a list of them describes."""
-    criteria = _each(value, _criterion, where="criterion")
-    try:
-        return as_criterion(criteria if len(criteria) != 1 else criteria[0])
-    except HoplonError as error:
-        raise HoplonError(f"criterion: {error}") from error
-
-
-def _criterion(value: Any, *, where: str) -> Criterion:
-    if isinstance(value, str) and (top_k := TopK.named(value)) is not None:
-        return top_k
-    try:
-        built: Criterion = build_component(value, CRITERIA, where=where)
-    except HoplonError as error:
-        raise HoplonError(f"{error}; or top-1, top-5, ..., top-1-label") from error
-    return built
-
-
-def _ranger(*, ranges: str, where: Bounded = "algorithm1", policy: PolicyName = "clamp", seed: int = 0) -> Ranger:
-    return ranger(Ranges.load(Path(ranges).expanduser()), where=where, policy=policy, seed=seed)
-
-
-PROTECTIONS: Mapping[str, ComponentSpec] = {
-    "ranger": ComponentSpec(
-        _ranger,
-        {
-            "ranges": TEXT,
-            "where": one_of(*get_args(Bounded)),
-            "policy": one_of(*get_args(PolicyName)),
-            "seed": INTEGER,
-        },
-        required=("ranges",),
-    ),
-    "duplicate": ComponentSpec(Duplicate, {"sites": several(TEXT)}),
-    "aspis": ComponentSpec(
-        lambda scores, fraction: Aspis(Scores.load(Path(scores).expanduser()), fraction),
-        {"scores": TEXT, "fraction": NUMBER},
-        required=("scores", "fraction"),
-    ),
-    "tmr": ComponentSpec(TMR, {"vote": one_of("element", "tensor")}),
-    "parity": ComponentSpec(Parity, {"group": INTEGER}),
-    "known-bits": ComponentSpec(KnownBits, {"block": INTEGER}),
-}
-"""Protections by name, and what each takes."""
+    criteria: list[Criterion] = _each(value, lambda part: build("criterion", part))
+    return as_criterion(criteria if len(criteria) != 1 else criteria[0])
 
 
 def protections(value: Any) -> tuple[Protection, ...]:
     """Build the protections that a name, a table or a list of them describes."""
-    return tuple(_each(value, partial(build_component, specs=PROTECTIONS), where="protection"))
+    return tuple(_each(value, lambda part: build("protection", part)))
+
+
+def guard_components() -> Mapping[str, Component]:
+    """Return the protections that watch memory, by name."""
+    return {
+        name: component
+        for name, component in components("protection").items()
+        if getattr(component.defined, "arm", None) is not Protection.arm
+    }
+
+
+def guards(texts: Sequence[str], *, scores: Path | None) -> list[Protection]:
+    """Build the guards that ``--guard`` options name, in their order.
+
+    Args:
+        scores: a file of scores, for guards of the most important weights.
+    Raises:
+        HoplonError: an unknown guard, an option that it does not take, or missing scores.
+    """
+    known, built = guard_components(), []
+    for text in texts:
+        name = text.partition(":")[0]
+        if name not in known:
+            raise HoplonError(f"--guard {text}: {no_match('guard', name, [*known])}; one of {', '.join(known)}")
+        if scores is None and "scores" in known[name].fields:
+            raise HoplonError(f"--guard {text}: expected a file of scores, got none; --scores FILE, from hoplon rank")
+        built.append(named("--guard", text, "protection", given={"scores": scores}))
+    if scores is not None and not any("scores" in known[text.partition(":")[0]].fields for text in texts):
+        raise HoplonError(f"expected --scores beside a guard that uses them, got {scores} and none; --guard aspis:1%")
+    return built
+
+
+def arm(text: str) -> Callable[[Ranges, Scores], tuple[Protection, ...]]:
+    """Return what builds the protections that ``--arm`` names, joined by "+", once there are ranges and scores.
+
+    Raises:
+        HoplonError: an unknown protection, or an option that it does not take.
+    """
+
+    def build_arm(ranges: Ranges, scores: Scores) -> tuple[Protection, ...]:
+        given = {"ranges": ranges, "scores": scores}
+        return tuple(named("--arm", part, "protection", given=given) for part in text.split("+"))
+
+    build_arm(Ranges({"any": Bound(0.0, 1.0)}), Scores({"any": torch.ones(1)}))  # refused before hours of work
+    return build_arm
+
+
+def named(option: str, text: str, kind: Kind, *, given: Mapping[str, Any] | None = None) -> Any:
+    """Build the component that an option of the command line names.
+
+    Raises:
+        HoplonError: names the option and its text.
+    """
+    try:
+        return build(kind, text, given=given)
+    except HoplonError as error:
+        raise HoplonError(f"{option} {text}: {error}") from error

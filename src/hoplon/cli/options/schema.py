@@ -1,154 +1,209 @@
-"""From plain values of a file or the command line to objects: every option checked, every error naming its key."""
+"""From plain values of a file or the command line to typed ones: pydantic checks, every wrong key is named at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, final
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import torch
+from annotated_types import Ge, MinLen
+from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, Strict, TypeAdapter, ValidationError
+from torch import Tensor
 
 from hoplon.errors import HoplonError, no_match
+from hoplon.formats.base import NumberFormat
+from hoplon.formats.dtypes import NATIVE_DTYPES, native
+from hoplon.formats.named import format_named
+from hoplon.importance.scores import Scores
+from hoplon.registry import Reader
+
+Fields = Mapping[str, tuple[Any, Any]]
+"""Annotation and default by name; ``inspect.Parameter.empty`` for a field that must be given."""
 
 
-@final
-@dataclass(frozen=True)
-class OptionType:
-    """The type of an option: how it is described in messages, and how a plain value is read.
+class ValuesError(HoplonError):
+    """Everything that is wrong with some values.
 
     Args:
-        expected: in words.
-        read: the value in its final form; raises LookupError, TypeError or ValueError for anything else.
+        problems: by key what was expected, what was given and the way out.
     """
 
-    expected: str
-    read: Callable[[Any], Any]
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        self.problems = tuple(problems)
+        lines = [f"{key}: {text}".removeprefix(": ") for key, text in problems]
+        several = "".join(f"\n  {line}" for line in lines)
+        super().__init__(lines[0] if len(lines) == 1 else f"{len(lines)} values are wrong:{several}")
+
+    def below(self, key: str) -> list[tuple[str, str]]:
+        """Return the problems with their keys as parts of another one: "count" below "fault" is "fault.count"."""
+        dots = ("" if not part or part.startswith("[") else "." for part, _ in self.problems)
+        return [(f"{key}{dot}{part}", text) for dot, (part, text) in zip(dots, self.problems, strict=True)]
 
 
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError
-    return value
+_WORDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError
-    return float(value)
+def _dtype(value: str) -> torch.dtype:
+    return {native(dtype).name: dtype for dtype in NATIVE_DTYPES}[value]
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise TypeError
-    return value
+_READERS: Mapping[Any, Reader] = {
+    NumberFormat: Reader("the name of a number format", format_named),
+    torch.dtype: Reader("the name of a dtype, such as 'int8'", _dtype),
+    Mapping[str, Tensor]: Reader("a file of scores", lambda path: Scores.load(Path(path).expanduser()).values),
+}
+"""By annotation, how a plain value becomes a value that files cannot hold."""
 
 
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError
-    return value
-
-
-def _table(value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError
-    return dict(value)
-
-
-INTEGER = OptionType("an integer", _integer)
-NUMBER = OptionType("a number", _number)
-TEXT = OptionType("a text", _text)
-FLAG = OptionType("true or false", _flag)
-TABLE = OptionType("a table", _table)
-
-
-def several(item: OptionType) -> OptionType:
-    """Return the type of one value or a list of them, read as a tuple that is not empty."""
-
-    def read(value: Any) -> tuple[Any, ...]:
-        items = tuple(map(item.read, value if isinstance(value, list | tuple) else [value]))
-        if not items:
-            raise ValueError
-        return items
-
-    return OptionType(f"{item.expected} or a list of such", read)
-
-
-def one_of(*names: str) -> OptionType:
-    """Return the type of a text that is one of these names."""
-
-    def read(value: Any) -> str:
-        if value not in names:
-            raise ValueError
-        return str(value)
-
-    return OptionType(" or ".join(repr(name) for name in names), read)
-
-
-@final
-@dataclass(frozen=True)
-class ComponentSpec:
-    """A component that files and the command line name: its builder and the options it takes.
+def check_values(values: Mapping[str, Any], fields: Fields, *, missing: str = "give it") -> dict[str, Any]:
+    """Check plain values against annotated fields and bring them into their final form.
 
     Args:
-        build: called with the options that were given.
-        options: type of each option by name.
-        required: names of the options that must be given.
-    """
-
-    build: Callable[..., Any]
-    options: Mapping[str, OptionType] = field(default_factory=dict)
-    required: tuple[str, ...] = ()
-
-
-def read_options(
-    values: Mapping[str, Any], options: Mapping[str, OptionType], *, where: str = "", required: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """Check options and bring them into their final form.
-
-    Args:
-        where: what the names of the options follow in messages: "fault.".
+        missing: the way out where a field that must be given is not.
     Raises:
-        HoplonError: an unknown option, a missing one, or one of another type; names it.
-    """
-    for name in values:
-        if name not in options:
-            raise HoplonError(f"{where}{name}: {no_match('option', name, [*options])}")
-    for name in required:
-        if name not in values:
-            raise HoplonError(f"{where}{name}: expected {options[name].expected}, got nothing; give it")
-    options_read = {}
-    for name, value in values.items():
-        try:
-            options_read[name] = options[name].read(value)
-        except HoplonError as error:
-            raise HoplonError(f"{where}{name}: {error}") from error
-        except (LookupError, TypeError, ValueError) as error:
-            raise HoplonError(f"{where}{name}: expected {options[name].expected}, got {value!r}") from error
-    return options_read
-
-
-def build_component(value: Any, specs: Mapping[str, ComponentSpec], *, where: str) -> Any:
-    """Build the object that a name, or a table with a name and options, describes.
-
-    Args:
-        value: "bitflip", or ``{"name": "bitflip", "count": 2}``.
-        where: the key that messages name.
-    Raises:
-        HoplonError: no such name, or options that do not fit.
+        ValuesError: unknown names, missing ones, values of another type or out of range; all of them.
     Example:
-        >>> specs = {"pair": ComponentSpec(lambda of: (of, of), {"of": INTEGER})}
-        >>> build_component({"name": "pair", "of": 2}, specs, where="thing")
-        (2, 2)
+        >>> check_values({"bits": 3}, {"bits": (tuple[int, ...] | None, None)})
+        {'bits': (3,)}
+        >>> check_values({"bit": 3, "flips": "x"}, {"bits": (tuple[int, ...], ()), "flips": (int, 1)})
+        Traceback (most recent call last):
+        hoplon.cli.options.schema.ValuesError: 2 values are wrong:
+          bit: no option matches 'bit'; near names: bits (2 in all)
+          flips: expected an integer, got 'x'
     """
-    table = {"name": value} if isinstance(value, str) else value
-    if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
-        raise HoplonError(f"{where}: expected a name or a table with a name out of {', '.join(specs)}, got {value!r}")
-    name = table["name"]
-    if name not in specs:
-        raise HoplonError(f"{where}: {no_match('name', name, [*specs])}; choose one of {', '.join(specs)}")
-    spec = specs[name]
-    rest = {key: value for key, value in table.items() if key != "name"}
-    options = read_options(rest, spec.options, where=f"{where}.", required=spec.required)
+    options = {name: annotation for name, (annotation, _) in fields.items() if expected(annotation)}
+    problems = [(name, str(no_match("option", name, [*options]))) for name in values if name not in options]
+    for name, (annotation, default) in fields.items():
+        if default is inspect.Parameter.empty and name not in values:
+            problems.append((name, f"expected {expected(annotation)}, got nothing; {missing}"))
+    typed = {}
+    for name, value in values.items():
+        if name not in options:
+            continue
+        try:
+            typed[name] = _adapter(options[name]).validate_python(value)
+        except ValidationError as error:
+            problems += _problems(name, value, options[name], error)
+    if problems:
+        raise ValuesError(problems)
+    return typed
+
+
+def from_text(annotation: Any, text: str) -> Any:
+    """Read the value of a field from a text, where files have types: "1%" for a number, "16" for an integer."""
+    for kind in (int, float):
+        if kind in _leaves(annotation):
+            try:
+                return kind(text.removesuffix("%")) / (100 if text.endswith("%") else 1) if "%" in text else kind(text)
+            except ValueError:
+                continue
+    return text
+
+
+def is_file(annotation: Any) -> bool:
+    """Return True for a field whose plain value is a path."""
+    return hasattr(annotation, "load") or annotation == Mapping[str, Tensor]
+
+
+def _problems(name: str, value: Any, annotation: Any, error: ValidationError) -> list[tuple[str, str]]:
+    """What is wrong with the value of a field: what its reader says, or else what was expected."""
+    for detail in error.errors():
+        cause = detail.get("ctx", {}).get("error")
+        if isinstance(cause, ValuesError):
+            return cause.below(name)
+        if isinstance(cause, HoplonError):
+            return [(name, str(cause))]
+    return [(name, f"expected {expected(annotation)}, got {value!r}")]
+
+
+@cache
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(_readable(annotation), config=ConfigDict(arbitrary_types_allowed=True))
+
+
+def _readable(annotation: Any) -> Any:
+    """The annotation as pydantic reads it from a file: strict, one value for a tuple of one, readers at its leaves."""
+    origin, parts = get_origin(annotation), _parts(annotation)
+    if (reader := _reader(annotation)) is not None and reader.read is not None:
+        return Annotated[Any, PlainValidator(_guarded(reader.read))]
+    if origin is Annotated:
+        return Annotated[_readable(parts[0]), *annotation.__metadata__]
+    if origin in (Union, types.UnionType) and len(parts) == 1:
+        return _readable(parts[0])
+    if origin in (Union, types.UnionType):
+        union: Any = Union[tuple(_readable(part) for part in parts)]  # noqa: UP007
+        return Annotated[union, Field(union_mode="left_to_right")]
+    if origin is tuple and parts[-1] is not Ellipsis:
+        return tuple[tuple(_readable(part) for part in parts)]  # type: ignore[misc]
+    if origin is tuple or origin is Sequence:
+        return Annotated[tuple[_readable(parts[0]), ...], BeforeValidator(_several), MinLen(1)]  # type: ignore[misc]
+    if origin is Mapping:
+        return dict[_readable(parts[0]), _readable(parts[1])]  # type: ignore[misc]
+    if annotation is str:
+        return Annotated[str, Strict(), MinLen(1)]
+    return Annotated[annotation, Strict()] if annotation in _WORDS else annotation
+
+
+def expected(annotation: Any) -> str:
+    """Return what a file may hold for an annotation, in words; nothing for what no file can, such as a function."""
+    origin, parts = get_origin(annotation), _parts(annotation)
+    if (reader := _reader(annotation)) is not None:
+        return reader.expected
+    if origin is Annotated:
+        lowest = [f" of at least {limit.ge}" for limit in annotation.__metadata__ if isinstance(limit, Ge)]
+        return expected(parts[0]) + "".join(lowest)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(filter(None, map(expected, parts))))
+    if origin is Literal:
+        return " or ".join(map(repr, parts))
+    if origin is tuple or origin is Sequence:
+        return f"{expected(parts[0])} or a list of such"
+    if origin is Mapping:
+        return f"a table with {expected(parts[1])} for each name"
+    return _WORDS.get(annotation, "")
+
+
+def _reader(annotation: Any) -> Reader | None:
+    """The reader of a value that files hold in another form."""
+    for note in getattr(annotation, "__metadata__", ()):
+        if isinstance(note, Reader):
+            return note
+    if inspect.isclass(annotation) and hasattr(annotation, "load"):
+        return Reader(f"a file of {annotation.__name__.lower()}", lambda path: _loaded(annotation, path))
     try:
-        return spec.build(**options)
-    except HoplonError as error:
-        raise HoplonError(f"{where}: {error}") from error
+        return _READERS.get(annotation)
+    except TypeError:  # an annotation that cannot be hashed
+        return None
+
+
+def _loaded(kind: Any, path: Any) -> Any:
+    return path if isinstance(path, kind) else kind.load(Path(path).expanduser())
+
+
+def _guarded(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The reader, its errors of any kind as the one that pydantic collects."""
+
+    def guarded(value: Any) -> Any:
+        try:
+            return read(value)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(str(error)) from error
+
+    return guarded
+
+
+def _several(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _parts(annotation: Any) -> tuple[Any, ...]:
+    return tuple(part for part in get_args(annotation) if part is not types.NoneType)
+
+
+def _leaves(annotation: Any) -> list[Any]:
+    parts = _parts(annotation)
+    return [leaf for part in parts for leaf in _leaves(part)] if parts else [annotation]

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, final, get_args
+from typing import Annotated, Literal, final, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from hoplon.faults.model import RANDOM_HIGH, Places, SampledFaults, WordModel, l
 from hoplon.faults.sampling.base import Population, Sampling
 from hoplon.faults.single_word import BitFlip, single_bits
 from hoplon.formats.base import NumberFormat
-from hoplon.registry import register
+from hoplon.registry import Reader, register
 
 Stratum = Literal["site", "layer", "bit"]
 
@@ -115,7 +115,10 @@ class Explicit(Sampling):
         (('conv1:conv', 5, None), ('fc:linear', 0, (30, 31)))
     """
 
-    faults: Sequence[tuple[str, int] | tuple[str, int, Sequence[int] | None]]
+    faults: Annotated[
+        Sequence[tuple[str, int] | tuple[str, int, Sequence[int] | None]],
+        Reader("a list of [site, element] or [site, element, [bits]]"),
+    ]
 
     def __post_init__(self) -> None:
         listed = []
@@ -187,6 +190,9 @@ class Stratified(Sampling):
     def __post_init__(self) -> None:
         if self.by not in get_args(Stratum):
             raise HoplonError(f"expected by={' or '.join(map(repr, get_args(Stratum)))}, got {self.by!r}")
+        if self.by == "bit" and self.allocation is not None:  # keys of a table in a file are texts
+            shares = {int(bit) if str(bit).isdecimal() else bit: share for bit, share in self.allocation.items()}
+            object.__setattr__(self, "allocation", shares)
         for stratum, share in (self.allocation or {}).items():
             if not 0 < share < math.inf:
                 raise HoplonError(f"expected a share above 0 for {self.by} {stratum}, got {share}")
