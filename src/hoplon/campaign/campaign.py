@@ -138,15 +138,11 @@ class Campaign:
             HoplonError: neither or both of ``count`` and ``half_width``, or out of range.
             DataError, SiteError, StoreError: see the parts.
         """
-        if confidence <= 0 or confidence >= 1:
-            raise HoplonError(f"expected confidence in (0, 1), got {confidence}")
         with torch_threads(threads, workers=workers) as held:
-            runner = self._runner(seed)
-            rule = stopping_rule(
-                runner, count=count, half_width=half_width, confidence=confidence, design=design, strata=strata
+            runner, rule = self.prepare(
+                count=count, half_width=half_width, confidence=confidence, design=design, strata=strata, seed=seed
             )
             manifest = self._manifest(runner, rule)
-            runner.draw(0, 1)  # refuses a fault model that does not fit before there is a run directory
             directory = None if store is None else RunDirectory.create(store, manifest, resume=resume)
             finished = directory.finished() if directory is not None and rule.numbered else ()
             done = sum(runner.size(unit, rule.count) for unit in finished)
@@ -157,6 +153,30 @@ class Campaign:
             units = UnitStore(directory, manifest, executor, report_progress if workers > 1 else None)
             with executor, directory.writing() if directory else nullcontext():
                 return rule.run(runner, units)
+
+    def prepare(
+        self,
+        *,
+        count: int | None = None,
+        half_width: float | None = None,
+        confidence: float = 0.95,
+        design: DesignName | None = None,
+        strata: Sequence[Strata] | Strata | None = None,
+        seed: int = 0,
+    ) -> tuple[UnitRunner, StoppingRule]:
+        """Run the model without faults, check the plan and draw one fault, but strike none; arguments as in `run`.
+
+        Raises:
+            HoplonError, DataError, SiteError: what ``run`` refuses is refused here.
+        """
+        if confidence <= 0 or confidence >= 1:
+            raise HoplonError(f"expected confidence in (0, 1), got {confidence}")
+        runner = self._runner(seed)
+        rule = stopping_rule(
+            runner, count=count, half_width=half_width, confidence=confidence, design=design, strata=strata
+        )
+        runner.draw(0, 1)  # refuses a fault model that does not fit before there is a run directory
+        return runner, rule
 
     def _runner(self, seed: int) -> UnitRunner:
         """Run the model without faults, and prepare to draw and run units."""

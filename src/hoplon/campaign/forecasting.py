@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
@@ -14,6 +14,7 @@ from hoplon.campaign.runner import MOST_FAULTS
 from hoplon.campaign.stopping import DesignName
 from hoplon.campaign.stratified.schedule import SequentialSchedule
 from hoplon.errors import HoplonError
+from hoplon.faults.model import Site
 from hoplon.injection.memory_budget import Budget
 from hoplon.stats.intervals import wilson
 
@@ -47,6 +48,43 @@ class Forecast:
         pilot, split = values.pop("pilot"), self.pilot.split
         values["faults_at"] = {f"{probability:g}": count for probability, count in self.faults_at.items()}
         return {**values, "split": None if split is None else str(split), "pilot": pilot}
+
+
+@final
+@dataclass(frozen=True)
+class PlannedCost:
+    """Size of a campaign before anything is struck.
+
+    ``sites``: those selected. ``inputs``: those that count. ``faults``, ``runs``: with a half-width the most it may
+    take, if half of the faults failed.
+    """
+
+    sites: Sequence[Site]
+    inputs: int
+    faults: int
+    runs: int
+
+
+def planned_cost(
+    campaign: Campaign,
+    *,
+    count: int | None = None,
+    half_width: float | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> PlannedCost:
+    """Check all that ``campaign.run(...)`` checks, with one pass without faults, and count faults and runs.
+
+    Raises:
+        HoplonError, DataError, SiteError: what ``run`` refuses is refused here.
+    """
+    runner, rule = campaign.prepare(count=count, half_width=half_width, confidence=confidence, seed=seed)
+    faults = rule.count
+    if faults is None:
+        assert half_width is not None, "without a count there is a half-width"
+        faults = _faults_for(half_width, 0.5, confidence=confidence, unit=runner.unit_size) or MOST_FAULTS
+    inputs = len(runner.injector.reference.eligible)
+    return PlannedCost(runner.sites, inputs, faults, faults if campaign.target == "values" else faults * inputs)
 
 
 def forecast(

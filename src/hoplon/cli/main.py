@@ -12,12 +12,14 @@ from hoplon.cli.commands.demo import demo
 from hoplon.cli.commands.harden import harden
 from hoplon.cli.commands.inject import inject
 from hoplon.cli.commands.inspect import inspect
+from hoplon.cli.commands.ls import ls
 from hoplon.cli.commands.overhead import overhead
 from hoplon.cli.commands.profile import profile
 from hoplon.cli.commands.rank import rank
 from hoplon.cli.commands.replay import replay
 from hoplon.cli.commands.report import report
 from hoplon.cli.commands.study import study
+from hoplon.cli.commands.validate import validate
 from hoplon.cli.console import print_status
 from hoplon.errors import HoplonError
 
@@ -41,6 +43,8 @@ app.command()(compare)
 app.command()(overhead)
 app.command()(report)
 app.command()(study)
+app.command()(ls)
+app.command()(validate)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -102,11 +102,15 @@ def study(
     print_status(f"wrote {files[0]}, {files[1]} and {len(files) - 2} figures")
 
 
+def study_names() -> tuple[str, ...]:
+    """Return the names of the studies of installed packages, in alphabetical order."""
+    return tuple(sorted(entry_points(group="hoplon.studies").names))
+
+
 def _study_named(name: str) -> RunsStudy:
-    studies = {entry.name: entry for entry in entry_points(group="hoplon.studies")}
-    if name not in studies:
-        raise no_match("study", name, tuple(studies))
-    run: RunsStudy = studies[name].load()
+    if name not in study_names():
+        raise no_match("study", name, study_names())
+    run: RunsStudy = entry_points(group="hoplon.studies")[name].load()
     return run
 
 
