@@ -6,44 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hoplon.registry import components
 from hoplon.stats.intervals import Interval
 
 TARGETS = {"values": "Faults in values", "memory": "Faults in weights"}
 STRUCK = {
     "values": "the output of a convolution or linear layer",
     "memory": "a weight of a convolution or linear layer",
-}
-
-_PROTECTIONS = {
-    "ranger": (
-        "Ranger",
-        "bounds every activation to the range seen on the calibration data. Meant for wrong values in flight; it also "
-        "limits what a corrupted weight can do downstream.",
-    ),
-    "aspis": (
-        "Aspis",
-        "keeps two more copies of the weights with the highest Taylor scores and repairs them by majority before each "
-        "batch. Meant for corrupted weights in memory.",
-    ),
-    "tmr": (
-        "TMR",
-        "keeps two more copies of every parameter and buffer and repairs them by majority before each batch. Meant for "
-        "corrupted weights in memory.",
-    ),
-    "parity": (
-        "Parity",
-        "keeps sums across blocks of all parameters and buffers, compares them before each batch and rebuilds wrong "
-        "blocks. Meant for corrupted weights in memory.",
-    ),
-    "known": (
-        "KnownBits",
-        "restores the bits that all words of a tensor share, before each batch. Meant for corrupted weights in memory; "
-        "it leaves other bits alone, which do little harm.",
-    ),
-    "sec": (
-        "SEC-DED memory",
-        "is memory with an error-correcting code in hardware, modelled. Meant for corrupted weights in memory.",
-    ),
 }
 
 
@@ -158,6 +127,14 @@ def listed(names: Sequence[str]) -> str:
 
 
 def protection(label: str) -> tuple[str, str]:
-    """The name of a protection and what it does, from its label ("aspis-1%")."""
-    family = label.partition("-")[0]
-    return _PROTECTIONS.get(family, (label, "a protection of the user's own."))
+    """Return the name of a protection and what it does, by the longest name that its label ("aspis-1%") begins with.
+
+    Example:
+        >>> protection("sec-ded-memory"), protection("own-guard")[1]
+        (('SEC-DED memory', 'is memory ... in hardware, modelled. Meant for ...'), "a protection of the user's own.")
+    """
+    known = components("protection")
+    name = max((name for name in known if label.startswith(name)), key=len, default=None)
+    if name is None:
+        return label, "a protection of the user's own."
+    return known[name].label, known[name].sentence[:1].lower() + known[name].sentence[1:]

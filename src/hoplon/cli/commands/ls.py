@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from typer import Argument
 
 from hoplon.cli.commands.study import study_names
-from hoplon.cli.console import show, show_json
+from hoplon.cli.console import show
 from hoplon.cli.options.command_line import AsJson
 from hoplon.cli.options.components import described, guard_components
 from hoplon.registry import Component, components
@@ -50,12 +50,10 @@ def ls(
         rows = [described(component) for component in _COMPONENTS[what]().values()]
     else:
         rows = [{"name": name} for name in (model_names() if what == "models" else study_names())]
-    if as_json:
-        show_json({"format": 1, what: rows})
-        return
     columns = ("name", "what it does", "options") if what in _COMPONENTS else ("name",)
     cells = [(row["name"], row["sentence"], _options(row)) if len(columns) > 1 else (row["name"],) for row in rows]
-    show([TextTable(f"{len(rows)} {what}", columns, cells, left=columns)], [])
+    table = TextTable(f"{len(rows)} {what}", columns, cells, left=columns)
+    show({"format": 1, what: rows}, [table], as_json=as_json)
 
 
 def _options(row: Mapping[str, Any]) -> str:

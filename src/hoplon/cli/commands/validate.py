@@ -10,7 +10,7 @@ from typer import Argument
 from hoplon.campaign.campaign import Campaign
 from hoplon.campaign.executors import torch_threads
 from hoplon.campaign.forecasting import planned_cost
-from hoplon.cli.console import show, show_json
+from hoplon.cli.console import show
 from hoplon.cli.loading import load_program
 from hoplon.cli.options.campaign_file import Settings, read_raw
 from hoplon.cli.options.command_line import AsJson
@@ -28,9 +28,6 @@ def validate(
         held_out = resolve_data(settings.data).held_out
         program = load_program(settings.model, seed=settings.seed)[1]
         document = _checked(settings.campaign(program, held_out), settings)
-    if as_json:
-        show_json(document)
-        return
     at_most = "at most " if document["half_width"] is not None else ""
     lines = [
         f"{document['model']} on {document['data']}, {document['inputs']:,} inputs",
@@ -39,7 +36,7 @@ def validate(
         f"protections: {', '.join(document['protections']) or 'none'}",
         f"{at_most}{document['faults']:,} faults, {document['runs']:,} runs",
     ]
-    show([], [(f"{file} is a campaign that can run", lines)])
+    show(document, [], [(f"{file} is a campaign that can run", lines)], as_json=as_json)
 
 
 def _checked(campaign: Campaign, settings: Settings) -> dict[str, Any]:

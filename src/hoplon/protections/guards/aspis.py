@@ -73,7 +73,12 @@ class ScoredProtection(Protection):
             )
 
 
-@register("protection", "aspis")
+@register(
+    "protection",
+    "aspis",
+    sentence="Keeps two more copies of the weights with the highest Taylor scores and repairs them by majority "
+    "before each batch. Meant for corrupted weights in memory.",
+)
 @final
 @dataclass(frozen=True)
 class Aspis(ScoredProtection):

@@ -23,7 +23,12 @@ from hoplon.registry import register
 _PIECE_BYTES = 1 << 18  # read once from memory, and compared with both copies from a core's cache
 
 
-@register("protection", "tmr")
+@register(
+    "protection",
+    "tmr",
+    sentence="Keeps two more copies of every parameter and buffer and repairs them by majority before each batch. "
+    "Meant for corrupted weights in memory.",
+)
 @final
 @dataclass(frozen=True)
 class TMR(Protection):

@@ -46,7 +46,13 @@ class Coverage:
     per_channel: bool = False
 
 
-@register("protection", "ranger", build="configured")
+@register(
+    "protection",
+    "ranger",
+    build="configured",
+    sentence="Bounds every activation to the range seen on the calibration data. Meant for wrong values in flight;"
+    " it also limits what a corrupted weight can do downstream.",
+)
 @final
 @dataclass(frozen=True)
 class Ranger(Protection):

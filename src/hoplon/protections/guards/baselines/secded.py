@@ -21,7 +21,12 @@ _WORD_BITS = 64
 _POSITIONS = tuple(p for p in range(1, 72) if p & (p - 1))  # of the data bits: powers of 2 are the check bits
 
 
-@register("protection", "sec-ded-memory")
+@register(
+    "protection",
+    "sec-ded-memory",
+    label="SEC-DED memory",
+    sentence="Is memory with an error-correcting code in hardware, modelled. Meant for corrupted weights in memory.",
+)
 @final
 @dataclass(frozen=True)
 class SecDedMemory(Protection):

@@ -24,7 +24,12 @@ _FEW_WORDS = 16
 _MANY = 8  # a share of 1/8 of the words
 
 
-@register("protection", "known-bits")
+@register(
+    "protection",
+    "known-bits",
+    sentence="Restores the bits that all words of a tensor share, before each batch. Meant for corrupted weights "
+    "in memory; it leaves other bits alone, which do little harm.",
+)
 @final
 @dataclass(frozen=True)
 class KnownBits(Protection):

@@ -21,7 +21,12 @@ from hoplon.protections.memory_guard import Guard, GuardReport, of_turn, require
 from hoplon.registry import register
 
 
-@register("protection", "parity")
+@register(
+    "protection",
+    "parity",
+    sentence="Keeps sums across blocks of all parameters and buffers, compares them before each batch and rebuilds"
+    " wrong blocks. Meant for corrupted weights in memory.",
+)
 @final
 @dataclass(frozen=True)
 class Parity(Protection):
