@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from hoplon.cli.app import main
 from hoplon.cli.commands.demo import FULL
-from hoplon.cli.main import main
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.errors import StoreError
 from hoplon.faults import FaultTable

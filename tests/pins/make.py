@@ -16,7 +16,7 @@ import torch
 import torch.fx.config
 
 import hoplon as hp
-from hoplon.cli.main import main as command_line
+from hoplon.cli.app import main as command_line
 from tests.pins import campaigns, fixtures as files, study
 from tests.pins.digests import record
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import hoplon as hp
-from hoplon.cli.main import main as command_line
+from hoplon.cli.app import main as command_line
 from tests.pins import fixtures as files, networks, study
 from tests.pins.campaigns import CAMPAIGNS
 from tests.pins.digests import Record, record

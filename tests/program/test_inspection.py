@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hoplon import HoplonError, capture, inspect
-from hoplon.cli.main import main
+from hoplon.cli.app import main
 from hoplon.program import FaultSpace
 from hoplon.zoo import resolve_model
 from tests.support.networks import GRAPHS, NETWORKS

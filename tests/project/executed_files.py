@@ -33,9 +33,9 @@ def executed_files(run: Callable[[], Any]) -> list[str]:
 def main(arguments: Sequence[str]) -> None:
     """Run a command of hoplon and print the files that it went through."""
     try:
-        from hoplon.cli.main import main as command
+        from hoplon.cli.app import main as command
     except ImportError:  # the house before it had rooms
-        from hoplon.cli.main import main as command
+        from hoplon.cli.app import main as command
     files = executed_files(lambda: command(list(arguments)))
     print("\n".join(files), file=sys.stderr)
     print(f"{len(files)} files", file=sys.stderr)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hoplon.cli.main import main
+from hoplon.cli.app import main
 from hoplon_studies.aspis import study as aspis
 from hoplon_studies.driving import study as driving
 from hoplon_studies.ranger import study as ranger

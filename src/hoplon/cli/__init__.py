@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from hoplon.cli.main import app, main
+from hoplon.cli.app import main
 
-__all__ = ["app", "main"]
+__all__ = ["main"]

@@ -48,7 +48,7 @@ def _rate_row(rate: Rate) -> dict[str, Any]:
     return {key: plain(value) for key, value in row.items()} | {"method": rate.failure.method}
 
 
-def tables(found: Mapping[str, Any]) -> list[TextTable]:
+def tables_of(found: Mapping[str, Any]) -> list[TextTable]:
     """Tables of a document: the summary, then by layer and by bit, and for memory faults the critical share."""
     first = found["summary"][0]
     title = (

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.export import load
 
-from hoplon.cli.main import main
+from hoplon.cli.app import main
 from hoplon.cli.options.components import guards, protections
 from hoplon.formats import equal_bits
 from hoplon.importance import magnitude

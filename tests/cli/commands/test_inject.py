@@ -26,8 +26,8 @@ from hoplon import (
     importance,
     load_results,
 )
+from hoplon.cli.app import main
 from hoplon.cli.commands.inject import positions
-from hoplon.cli.main import main
 from hoplon.cli.options.campaign_file import Settings, merged, read_raw
 from hoplon.criteria import EmbeddingDistance, Several
 from hoplon.faults import AdjacentBits, BitRate, Burst, Elements, Mixture

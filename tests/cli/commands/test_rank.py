@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hoplon.cli.main import main
+from hoplon.cli.app import main
 from hoplon.importance import Scores
 
 NAMES = ("taylor", "gradient", "fisher", "nisp", "magnitude", "random", "expected-damage")

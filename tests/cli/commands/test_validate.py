@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 import pytest
 
+from hoplon.cli.app import main
 from hoplon.cli.commands.ls import What
-from hoplon.cli.main import main
 from hoplon.cli.options.components import build
 
 Capsys = pytest.CaptureFixture[str]

@@ -24,7 +24,7 @@ _FAULTS = ("value_faults", "memory_faults", "guard_faults")
 _PLAN = (*_FAULTS, "inputs", "calibration", "placement", "arrival", "batch", "seed")
 
 
-def compare(
+def command(
     context: typer.Context,
     model: Model,
     data: Data,

@@ -21,7 +21,7 @@ FULL = AssessmentPlan(value_faults=16_384, memory_faults=2_048)
 QUICK = AssessmentPlan(value_faults=1_024, memory_faults=64)
 
 
-def demo(
+def command(
     context: typer.Context,
     *,
     out: ReportFolder = Path("hoplon-demo"),

@@ -30,7 +30,7 @@ EXPORTS: Mapping[str, Callable[[HardenedModule, Path], None]] = {
 """By ending of the file, how it is written; the first that fits."""
 
 
-def harden(
+def command(
     model: Model,
     *,
     ranges: Annotated[

@@ -20,7 +20,7 @@ from hoplon.cli.console import duration, interruptible, print_status, progress_b
 from hoplon.cli.loading import load_program
 from hoplon.cli.options.campaign_file import SETTINGS, Settings, merged, read_raw
 from hoplon.cli.options.command_line import DATA_HELP, MODEL_HELP, AsJson, Batch, Threads
-from hoplon.cli.tables import document, tables
+from hoplon.cli.tables import document, tables_of
 from hoplon.errors import HoplonError, StoreError
 from hoplon.report.document import write_document
 from hoplon.zoo.resolve import resolve_data
@@ -43,7 +43,7 @@ _FAULT = {"fault": "name", "flips": "count", "stuck_value": "value"} | {
 _SAMPLING = {"sampling": "name"} | {name: name for name in ("drop_last", "by", "scores", "fraction")}
 
 
-def inject(
+def command(
     context: typer.Context,
     model: Annotated[Text, Argument(help=MODEL_HELP)] = None,
     data: Annotated[Text, Argument(help=DATA_HELP)] = None,
@@ -168,7 +168,7 @@ def _run(campaign: Campaign, settings: Settings, folder: Path, *, resume: bool, 
         results: Results = campaign.run(**_design(settings), store=folder, resume=resume, progress=progress)
     found = document(results)
     write_document(folder / "results.json", found)
-    show(found, tables(found), as_json=as_json)
+    show(found, tables_of(found), as_json=as_json)
     print_status(f"wrote {folder / 'results.json'} and the run in {folder}")
 
 

@@ -26,7 +26,7 @@ _SPACE = {
 }
 
 
-def inspect(
+def command(
     model: Model,
     *,
     out: Annotated[Path | None, Option(help="Folder for inspection.json (default: not written).")] = None,

@@ -39,7 +39,7 @@ _COMPONENTS: Mapping[str, Callable[[], Mapping[str, Component]]] = {
 }
 
 
-def ls(
+def command(
     what: Annotated[What, Argument(help="Kind of component.")],
     *,
     as_json: AsJson = False,

@@ -37,7 +37,7 @@ from hoplon.report.text_table import TextTable
 BASELINE, ORIGINAL = "none", "original"
 
 
-def overhead(
+def command(
     model: Model,
     *,
     ranges: Annotated[Path | None, Option(help="ranges.json of hoplon profile (default: example batch).")] = None,

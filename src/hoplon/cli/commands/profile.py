@@ -35,7 +35,7 @@ _TOLERANCE_HELP = "Relative growth of a bound in the second half of the data abo
 _Names = Annotated[list[str] | None, Option(help="Pattern on names of sites to profile; repeatable.")]
 
 
-def profile(
+def command(
     model: Model,
     data: Data,
     *,

@@ -35,7 +35,7 @@ _WITHOUT_LABELS = ("magnitude", "random", "nisp")
 _SEEDED = ("random", "fisher", "expected-damage")
 
 
-def rank(
+def command(
     model: Model,
     data: Data,
     *,

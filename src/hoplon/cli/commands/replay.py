@@ -25,7 +25,7 @@ from hoplon.report.text_table import TextTable
 from hoplon.zoo.resolve import resolve_data
 
 
-def replay(
+def command(
     run: Annotated[Path, Argument(help="The run directory of hoplon inject, or of a campaign in Python.")],
     *,
     model: Annotated[str, Option(help=f"The other model. {MODEL_HELP}")],

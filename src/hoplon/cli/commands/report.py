@@ -14,7 +14,7 @@ from hoplon.report.page import write_page
 from hoplon.report.verdicts import verdict
 
 
-def report(
+def command(
     run: Annotated[Path, Argument(help="The folder of a demo or compare run, or its results.json.")],
     *,
     out: Annotated[Path | None, Option(help="Folder for report.html (default: that of the run).")] = None,

@@ -49,7 +49,7 @@ class RunsStudy(Protocol):
         """
 
 
-def study(
+def command(
     name: Annotated[str, typer.Argument(help="ranger, aspis or driving: whose evaluation.")],
     *,
     profile: Annotated[

@@ -17,7 +17,7 @@ from hoplon.cli.options.command_line import AsJson
 from hoplon.zoo.resolve import resolve_data
 
 
-def validate(
+def command(
     file: Annotated[Path, Argument(help="TOML file of a campaign, as hoplon inject --config takes it.")],
     *,
     as_json: AsJson = False,

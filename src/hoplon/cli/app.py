@@ -7,19 +7,21 @@ from collections.abc import Sequence
 
 import typer
 
-from hoplon.cli.commands.compare import compare
-from hoplon.cli.commands.demo import demo
-from hoplon.cli.commands.harden import harden
-from hoplon.cli.commands.inject import inject
-from hoplon.cli.commands.inspect import inspect
-from hoplon.cli.commands.ls import ls
-from hoplon.cli.commands.overhead import overhead
-from hoplon.cli.commands.profile import profile
-from hoplon.cli.commands.rank import rank
-from hoplon.cli.commands.replay import replay
-from hoplon.cli.commands.report import report
-from hoplon.cli.commands.study import study
-from hoplon.cli.commands.validate import validate
+from hoplon.cli.commands import (
+    compare,
+    demo,
+    harden,
+    inject,
+    inspect,
+    ls,
+    overhead,
+    profile,
+    rank,
+    replay,
+    report,
+    study,
+    validate,
+)
 from hoplon.cli.console import print_status
 from hoplon.errors import HoplonError
 
@@ -32,19 +34,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(demo)
-app.command()(inspect)
-app.command()(profile)
-app.command()(rank)
-app.command()(inject)
-app.command()(replay)
-app.command()(harden)
-app.command()(compare)
-app.command()(overhead)
-app.command()(report)
-app.command()(study)
-app.command()(ls)
-app.command()(validate)
+for module in (demo, inspect, profile, rank, inject, replay, harden, compare, overhead, report, study, ls, validate):
+    app.command(module.__name__.rpartition(".")[2])(module.command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
