@@ -78,6 +78,7 @@ class Scores:
             For every site the row-major indices of its chosen weights, int64, ascending; :meth:`count` in all. Equal
             scores go by the order of the sites, then by index.
         Example:
+            >>> import torch
             >>> Scores({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([[3.0], [2.0]])}).top(0.5)
             {'a': tensor([0]), 'b': tensor([0])}
         """

@@ -14,7 +14,7 @@ import torch
 
 from hoplon import BitFlip, Campaign, HoplonError, Inputs, KnownBits, Memory, Results, capture, load_results
 from hoplon.campaign.stratified.input_batches import SecondStage
-from hoplon.cli.tables import document, tables
+from hoplon.cli.tables import document, tables_of
 from hoplon.errors import StoreError
 from hoplon.faults.sampling import Exhaustive
 from hoplon.injection.golden_run import GoldenRun
@@ -232,7 +232,7 @@ def test_the_split_is_told_and_all_inputs_are_not_made_up(campaign: Campaign, re
     found = document(results)
     assert found["split"] == told
     assert "critical_share" not in found
-    assert told in str(tables(found)[0].caption)
+    assert told in str(tables_of(found)[0].caption)
     assert results.manifest["inputs_per_fault"] == "random batches"
     every = campaign.run(count=20)
     assert every.split is None
