@@ -149,7 +149,7 @@ def importance(device: str) -> dict[str, Any]:
         labels = torch.arange(64) % 10
         data = hp.Inputs(samples(64, place), labels.to(place))
         scores.append(hp.importance.taylor(program(place), data, loss=F.cross_entropy))
-    first, second = ({name: tensor.cpu().double() for name, tensor in score.scores.items()} for score in scores)
+    first, second = ({name: tensor.cpu().double() for name, tensor in score.values.items()} for score in scores)
     worst = max(float(((first[name] - second[name]).abs() / first[name].abs().max()).max()) for name in first)
     return {"largest_relative_difference": worst, "tensors": len(first)}
 
