@@ -380,3 +380,24 @@ def test_kernels_that_round_by_row_do_not_look_like_samples_that_mix() -> None:
     results = Campaign(program, Inputs(x), sites=Values(), criterion=Deviation((0.1,)), batch=3).run(count=300, seed=0)
     nothing = results.faults.frame.join(results.runs, on=["fault", "input"]).filter(~results.runs["reached"])
     assert set(nothing["deviation>0.1"]) <= {"identical"}
+
+
+class _LastAxis(nn.Module):
+    """A linear layer on samples that lie along the last axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(x.movedim(-1, 0))
+        return out
+
+
+def test_a_negative_batch_axis_counts_from_the_end() -> None:
+    model, x = _LastAxis().eval(), torch.randn(4, 5)
+    last, second = capture(model, x, batch_axis=-1), capture(model, x, batch_axis=1)
+    assert [site.name for site in last.value_sites] == [site.name for site in second.value_sites]
+    other = torch.randn(4, 7)
+    assert torch.equal(last(other), model(other))
+    assert torch.equal(last(other), second(other))
