@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -66,6 +67,18 @@ class Component:
         """
         return fields_of(self.build)
 
+    def about(self, field: str) -> str:
+        """Return what the docstrings of the component say of a field, as :func:`said_of`."""
+        return said_of(field, self.build, *getattr(self.defined, "__mro__", ()))
+
+
+@final
+@dataclass(frozen=True)
+class Shorthand:
+    """Metadata of an annotation: the field's own option on the command line, where its name means something else."""
+
+    name: str
+
 
 @final
 @dataclass(frozen=True)
@@ -113,6 +126,16 @@ def fields_of(build: Callable[..., Any]) -> Mapping[str, tuple[Any, Any]]:
     """Return annotation and default of each parameter of a class or function, as :attr:`Component.fields`."""
     hints = get_type_hints(build, include_extras=True)
     return {name: (hints[name], parameter.default) for name, parameter in inspect.signature(build).parameters.items()}
+
+
+def said_of(field: str, *documented: Any) -> str:
+    """Return what the first of some docstrings says of a field under "Args:", on one line; empty where none does."""
+    entry = re.compile(rf"^    (?:\w+, )*{field}(?:, \w+)*: (.*(?:\n     .*)*)", re.MULTILINE)
+    for one in documented:
+        found = entry.search((inspect.getdoc(one) or "").partition("Args:\n")[2])
+        if found is not None:
+            return " ".join(found[1].split())
+    return ""
 
 
 def components(kind: Kind) -> Mapping[str, Component]:

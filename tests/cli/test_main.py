@@ -204,7 +204,7 @@ def test_an_unwritable_folder_is_named_before_any_work(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--criterion", "best"], "expected a criterion of the form top-k"),
+        (["--criterion", "best"], "criterion: no criterion matches 'best'"),
         (["--inputs", "0"], "expected inputs of at least 1, got 0"),
         (["--threads", "0"], "expected at least 1 thread, got 0"),
         (["--value-faults", "0", "--memory-faults", "0"], "expected value or memory faults to run"),

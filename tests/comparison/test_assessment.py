@@ -82,7 +82,9 @@ def test_progress_names_the_stages_and_ends_complete(program: Program) -> None:
 
 
 def test_the_announcement_counts_what_will_run(program: Program) -> None:
-    said = announcement(program, small_data()[0], AssessmentPlan(value_faults=1000, memory_faults=50, inputs=10))
+    said = announcement(
+        program, small_data()[0], AssessmentPlan(value_faults=1000, memory_faults=50, inputs=10), arms=6
+    )
     assert "1,000 value faults in 68 values of 2 layers" in said
     assert "50 memory faults in 292 weights of 2 layers (each met by up to 10 inputs: 500 runs)" in said
 
@@ -91,7 +93,7 @@ def test_the_announcement_counts_what_will_run(program: Program) -> None:
     ("options", "message"),
     [
         ({"value_faults": 0, "memory_faults": 0}, "expected value or memory faults to run, got 0 and 0"),
-        ({"value_faults": -1}, "got -1 and 512"),
+        ({"value_faults": -1}, "got -1 and 1024"),
         ({"inputs": 0}, "expected inputs of at least 1, got 0"),
         ({"calibration": -3}, "expected calibration of at least 1, got -3"),
         ({"seed": -1}, "expected a seed of at least 0, got -1"),

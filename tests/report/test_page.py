@@ -72,7 +72,7 @@ def test_the_verdict_comes_first_and_every_arm_has_its_numbers(page: str, docume
     assert text.index("One flipped bit in the output") < text.index("Against none")
     for arm in document["arms"]:
         assert interval(arm) in text
-    for promised in ("What these numbers mean", "Element-uniform", "Placement: before", document["fingerprint"]):
+    for promised in ("What these numbers mean", "Sampling: element", "Placement: before", document["fingerprint"]):
         assert promised in text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -83,10 +84,15 @@ def require_writable(folder: Path) -> None:
 
 def _require_replaceable(folder: Path) -> None:
     """Refuse to replace a folder with anything in it but runs."""
-    ours = {"values", "memory", "ranges.json", "scores.safetensors"}
-    found = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    if folder.is_file() or not found <= ours:
+    if folder.is_file() or not all(map(_is_ours, folder.iterdir() if folder.is_dir() else ())):
         raise StoreError(f"expected runs of hoplon in {folder}, got something else; choose another folder with --out")
+
+
+def _is_ours(entry: Path) -> bool:
+    """Tell whether an entry is what protections learned, or a folder of run directories, one per arm."""
+    if entry.is_dir():
+        return all((run / "manifest.json").is_file() for run in entry.iterdir())
+    return re.fullmatch(r"ranges\d*\.json|scores\d*\.safetensors", entry.name) is not None
 
 
 def _remove(folder: Path) -> None:

@@ -22,9 +22,19 @@ from hoplon.program.sites import Site
 from hoplon.protections.base import Overlay
 
 
+def slug(name: str) -> str:
+    """The name of a folder for an arm or a fault table.
+
+    Example:
+        >>> slug("checksum, groups set to 0")
+        'checksum-groups-set-to-0'
+    """
+    return re.sub(r"[^a-z0-9.+-]+", "-", name.lower()).strip("-.")
+
+
 @dataclass(frozen=True)
 class ArmStore:
-    """A run directory per target and arm: written when an arm is finished, and read instead of running it again."""
+    """A run directory per arm of one fault table: written when an arm is finished, read instead of running it again."""
 
     path: Path
     resume: bool
@@ -36,8 +46,7 @@ class ArmStore:
         advance: Callable[[int], None],
     ) -> tuple[pl.DataFrame, FaultTable]:
         """Load the runs of the arm that the manifest describes and tell ``advance``, or run and store them."""
-        slug = re.sub(r"[^a-z0-9.+-]+", "-", manifest["arm"].lower()).strip("-")
-        directory = RunDirectory.create(self.path / manifest["target"] / slug, manifest, resume=self.resume)
+        directory = RunDirectory.create(self.path / slug(manifest["arm"]), manifest, resume=self.resume)
         with directory.writing():
             if directory.finished():
                 observed, runs = directory.unit(0, manifest["target"])

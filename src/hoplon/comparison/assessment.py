@@ -2,42 +2,53 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
+import polars as pl
 
 from hoplon.campaign._peak_memory import peak_memory_bytes
 from hoplon.campaign.campaign import Campaign
+from hoplon.campaign.results import site_kinds
 from hoplon.comparison.comparison import Comparison, Progress, compare
+from hoplon.comparison.learned import Learned
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
-from hoplon.errors import DataError, HoplonError
+from hoplon.errors import HoplonError
 from hoplon.faults.model import FaultModel
+from hoplon.faults.sampling.base import Sampling
+from hoplon.faults.sampling.measures import ElementUniform
 from hoplon.faults.single_word import BitFlip
 from hoplon.faults.table import FaultTable
-from hoplon.importance._taylor import taylor
-from hoplon.importance.scores import Scores
 from hoplon.injection.golden_run import default_batch, golden_outputs
 from hoplon.injection.replay.golden import Arrival, Placement
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
-from hoplon.program.sites import Memory, Site, Values
+from hoplon.program.sites import GuardMemory, Memory, Site, Values
 from hoplon.protections.base import Overlay, Protection
 from hoplon.protections.guards.aspis import Aspis
 from hoplon.protections.guards.tmr import TMR
-from hoplon.protections.ranges.profiling import profile_ranges
-from hoplon.protections.ranges.ranges import Ranges
+from hoplon.protections.runtime.schedule import When
 from hoplon.protections.values.ranger import Ranger
+from hoplon.registry import components
 from hoplon.report.document import plain
 
 VALUES = Values(kind=("conv", "linear"))
 MEMORY = Memory("*.weight", kind=("conv", "linear"))
+MakeSampling = Callable[[Learned], Sampling]
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """What is in an arm, once ranges and scores can be learned, and when its guards check (latency alone)."""
+
+    make: Callable[[Learned], tuple[Protection, ...]]
+    when: When | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +59,9 @@ class AssessmentPlan:
         value_faults: faults in operator outputs, one input each; 0 leaves this kind out.
         memory_faults: faults in weights, each met by all inputs; 0 leaves this kind out.
         guard_faults: single-bit flips in what the guards of an arm hold, met by all inputs as well; 0 leaves them out.
+        values, memory: the sites of both kinds; convolutions, linear layers and their weights by default.
+        fault_models: by a name that tells them apart; each is a table of its own, under every sampling.
+        samplings: likewise, each made once scores can be learned.
         inputs: how many held-out inputs faults meet, drawn by ``seed``; None for all. Accuracy is always that of all.
         calibration: how many calibration samples ranges and scores are computed on, drawn by ``seed``; None for all.
         criterion: what counts as harm.
@@ -61,8 +75,12 @@ class AssessmentPlan:
     """
 
     value_faults: int = 8192
-    memory_faults: int = 512
+    memory_faults: int = 1024
     guard_faults: int = 256
+    values: Values = VALUES
+    memory: Memory = MEMORY
+    fault_models: Mapping[str, FaultModel] = field(default_factory=lambda: {"": BitFlip()})
+    samplings: Mapping[str, MakeSampling] = field(default_factory=lambda: {"": lambda learned: ElementUniform()})
     inputs: int | None = None
     calibration: int | None = None
     criterion: Criterion = field(default_factory=TopK)
@@ -89,7 +107,8 @@ class AssessmentPlan:
 class Assessment:
     """A comparison and all that its figures rest on.
 
-    ``population``: by target, what faults were drawn from; ``protections``: by arm, the labels of what is in it;
+    ``population``: by fault table, what faults were drawn from; ``sampling``: how, by name, ``sampling_text`` in
+    sentences; ``schedules``: by arm, when its guards check; ``protections``: by arm, the labels of what is in it;
     ``guarantees``: by label, what a guard repairs for certain, detects and misses;
     ``model_bytes``: of all parameters and buffers, what extra bytes compare with; ``prediction``: what the faults of
     all arms were going to take, from a timed beginning without protections, beside what they took; None of a resumed
@@ -99,6 +118,9 @@ class Assessment:
     comparison: Comparison
     plan: AssessmentPlan
     population: Mapping[str, Mapping[str, Any]]
+    sampling: str
+    sampling_text: tuple[str, ...]
+    schedules: Mapping[str, str]
     protections: Mapping[str, tuple[str, ...]]
     guarantees: Mapping[str, str]
     calibration: Mapping[str, Any]
@@ -111,28 +133,35 @@ class Assessment:
             "format": 1,
             **self.comparison.to_dict(),
             "seed": self.plan.seed,
-            "fault_model": FAULT_MODEL.name,
-            "sampling": "element-uniform",
+            "fault_model": "; ".join(model.name for model in self.plan.fault_models.values()),
             **{name: plain(getattr(self, name)) for name in _STORED},
         }
 
 
-FAULT_MODEL: FaultModel = BitFlip()
-_STORED = ("population", "protections", "guarantees", "calibration", "model_bytes", "prediction")
+_STORED = (
+    "population",
+    "sampling",
+    "sampling_text",
+    "protections",
+    "schedules",
+    "guarantees",
+    "calibration",
+    "model_bytes",
+    "prediction",
+)
 _OF_RUNS = ("criterion", "placement", "arrival", "guard_faults", "seed", "batch", "latency")
 _PILOT_SECONDS = 0.3  # of each kind of fault
-MakeArm = Callable[[Ranges, Scores], tuple[Protection, ...]]
 
 
-def standard_arms(ranges: Ranges, scores: Scores) -> dict[str, tuple[Protection, ...]]:
+def standard_arms() -> dict[str, ArmPlan]:
     """Return the arms that every assessment compares, by name; "none" is what differences refer to."""
     return {
-        "none": (),
-        "ranger": (Ranger(ranges),),
-        "aspis-1%": (Aspis(scores, 0.01),),
-        "aspis-10%": (Aspis(scores, 0.1),),
-        "tmr": (TMR(),),
-        "ranger+aspis-1%": (Ranger(ranges), Aspis(scores, 0.01)),
+        "none": ArmPlan(lambda learned: ()),
+        "ranger": ArmPlan(lambda learned: (Ranger(learned.ranges()),)),
+        "aspis-1%": ArmPlan(lambda learned: (Aspis(learned.scores(), 0.01),)),
+        "aspis-10%": ArmPlan(lambda learned: (Aspis(learned.scores(), 0.1),)),
+        "tmr": ArmPlan(lambda learned: (TMR(),)),
+        "ranger+aspis-1%": ArmPlan(lambda learned: (Ranger(learned.ranges()), Aspis(learned.scores(), 0.01))),
     }
 
 
@@ -142,105 +171,149 @@ def assess(
     calibration: Inputs,
     held_out: Inputs,
     plan: AssessmentPlan,
-    more_arms: Mapping[str, MakeArm] | None = None,
+    arms: Mapping[str, ArmPlan] | None = None,
     store: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Assessment:
-    """Profile ranges, score weights, draw faults, and run them in every standard arm.
-
-    Faults are single-bit flips, element-uniform over the outputs of convolutions and linear layers (value faults) and
-    over their weights (memory faults).
+    """Learn ranges and scores as far as arms need them, draw faults, and run them in every arm.
 
     Args:
-        calibration: labelled, what protections learn from; best of the training data.
+        calibration: what protections learn from, labelled where scores need a loss; best of the training data.
         held_out: labelled, what faults meet and accuracy is measured on.
-        more_arms: further arms by name, each made from the ranges and the scores.
-        store: a folder for the ranges, the scores and one run directory per target and arm.
+        arms: by name; the standard ones by default. The first without protections is what differences refer to.
+        store: a folder for the ranges, the scores and one run directory per fault table and arm.
         resume: take the arms that are finished in ``store``; ranges, scores and costs are computed again.
         progress: told what is at work.
     Raises:
         DataError: data without labels, or that does not fit the model or its classes.
-        SiteError: no convolution or linear layer, or no activation.
+        SiteError: no site to strike, or no activation to bound.
         StoreError: ``store`` cannot be written, or has a run in it and ``resume`` was not asked for, or another run.
     """
     report_progress = progress or (lambda stage, done, total: None)
     known = calibration.sample(plan.calibration, seed=plan.seed)
     inputs = held_out.sample(plan.inputs, seed=plan.seed)
-    campaigns = _campaigns(program, inputs, plan)
-    tables = [campaign.draw(count=count, seed=plan.seed) for count, campaign in campaigns]
     _check_calibration(program, known, plan)
-    ranges = profile_ranges(program, known, progress=partial(report_progress, "activation ranges"))
-    scores = taylor(program, known, loss=F.cross_entropy, progress=partial(report_progress, "scores of weights"))
-    arms = standard_arms(ranges, scores) | {name: make(ranges, scores) for name, make in (more_arms or {}).items()}
-    values_total = plan.value_faults * len(arms)
-    expected = _expected(campaigns, plan, arms=len(arms))
+    learned = Learned(program, known, seed=plan.seed, progress=report_progress)
+    campaigns = _campaigns(program, inputs, plan, learned)
+    tables = {name: campaign.draw(count=count, seed=plan.seed) for name, (count, campaign) in campaigns.items()}
+    plans = arms or standard_arms()
+    made = {name: arm.make(learned) for name, arm in plans.items()}
+    schedules = {name: arm.when for name, arm in plans.items() if arm.when is not None}
+    expected = _expected(list(campaigns.values()), plan, arms=len(made))
     times: list[float] = []
-
-    def faults_run(arm: str, done: int, total: int) -> None:
-        report_progress("costs without faults", 1, 1)
-        if done <= (plan.value_faults + plan.memory_faults) * len(arms):
-            times.append(time.perf_counter())
-        if done <= values_total:
-            report_progress(f"value faults, {arm}", done, values_total)
-        else:
-            report_progress(f"memory faults, {arm}", done - values_total, total - values_total)
-
     report_progress("costs without faults", 0, 1)
     comparison = compare(
         program,
         inputs,
-        arms=arms,
+        arms=made,
         faults=tables,
         held_out=held_out,
+        schedules=schedules,
         store=store,
         resume=resume,
-        progress=faults_run,
+        progress=_stages(tables, len(made), report_progress, times),
         **{name: getattr(plan, name) for name in _OF_RUNS},
     )
     if store is not None:
-        ranges.save(Path(store) / "ranges.json")
-        scores.save(Path(store) / "scores.safetensors")
+        _keep(learned, Path(store))
+    samplings = [campaign.sampling for _, campaign in campaigns.values()]
     return Assessment(
         comparison=comparison,
         plan=plan,
-        population={table.target: _population(program, table) for table in tables},
-        protections={name: tuple(protection.label for protection in arm) for name, arm in arms.items()},
-        guarantees={one.label: one.guarantee for arm in arms.values() for one in arm if one.guarantee},
-        calibration={"data": known.name, "inputs": len(known), "score": scores.score, "score_batch": scores.batch},
+        population={name: _population(campaign, tables[name]) for name, (_, campaign) in campaigns.items()},
+        sampling=", ".join(dict.fromkeys(_described(one)[0] for one in samplings)),
+        sampling_text=tuple(dict.fromkeys(_described(one)[1] for one in samplings)),
+        schedules={name: when.text for name, when in schedules.items()},
+        protections={name: tuple(protection.label for protection in arm) for name, arm in made.items()},
+        guarantees={one.label: one.guarantee for arm in made.values() for one in arm if one.guarantee},
+        calibration={"data": known.name, "inputs": len(known), **_scored(learned)},
         model_bytes=sum(tensor.nbytes for tensor in program.memory().values()),
         prediction=None if resume else f"{expected} expected; it took {_took(times[-1] - times[0])}",
     )
 
 
-def announcement(program: Program, held_out: Inputs, plan: AssessmentPlan, *, more_arms: int = 0) -> str:
+def _stages(
+    tables: Mapping[str, FaultTable], arms: int, report_progress: Progress, times: list[float]
+) -> Callable[[str, int, int], None]:
+    """What is told while arms run: stage by stage; the moments at which drawn faults were done go to ``times``."""
+    of_values = arms * sum(len(table) for table in tables.values() if table.target == "values")
+    drawn = arms * sum(map(len, tables.values()))
+
+    def faults_run(arm: str, done: int, total: int) -> None:
+        report_progress("costs without faults", 1, 1)
+        if done <= drawn:
+            times.append(time.perf_counter())
+        if done <= of_values:
+            report_progress(f"value faults, {arm}", done, of_values)
+        else:
+            report_progress(f"memory faults, {arm}", done - of_values, total - of_values)
+
+    return faults_run
+
+
+def _keep(learned: Learned, folder: Path) -> None:
+    """Leave what was learned beside the runs."""
+    for number, ranges in enumerate(learned.all_ranges):
+        ranges.save(folder / f"ranges{number or ''}.json")
+    for number, scores in enumerate(learned.all_scores):
+        scores.save(folder / f"scores{number or ''}.safetensors")
+
+
+def _scored(learned: Learned) -> dict[str, Any]:
+    scores = learned.all_scores
+    return {"score": ", ".join(one.score for one in scores), "score_batch": scores[0].batch} if scores else {}
+
+
+def announcement(program: Program, held_out: Inputs, plan: AssessmentPlan, *, arms: int) -> str:
     """Describe in one paragraph the runs that :func:`assess` is going to make.
 
     Raises:
         SiteError: as :func:`assess`.
     """
     inputs = min(plan.inputs or len(held_out), len(held_out))
+    tables = len(plan.fault_models) * len(plan.samplings)
+    times = f" in each of {tables} tables" if tables > 1 else ""
     parts = []
     if plan.value_faults:
-        sites = VALUES.select(program)
+        sites = plan.values.select(program)
         parts.append(
-            f"{plan.value_faults:,} value faults in {_elements(sites):,} values of {len(sites)} layers (one input each)"
+            f"{plan.value_faults:,} value faults{times} in {_elements(sites):,} values of {len(sites)} layers "
+            "(one input each)"
         )
     if plan.memory_faults:
-        memory = MEMORY.select(program)
+        memory = plan.memory.select(program)
         parts.append(
-            f"{plan.memory_faults:,} memory faults in {_elements(memory):,} weights of {len(memory)} layers "
-            f"(each met by up to {inputs:,} inputs: {plan.memory_faults * inputs:,} runs)"
+            f"{plan.memory_faults:,} memory faults{times} in {_elements(memory):,} weights of {len(memory)} layers "
+            f"(each met by up to {inputs:,} inputs: {plan.memory_faults * inputs * tables:,} runs)"
         )
         if plan.guard_faults:
             parts.append(f"{plan.guard_faults:,} faults in what the guards of an arm hold")
-    return f"{program.name}: {', '.join(parts)}; in {6 + more_arms} arms of protection"
+    return f"{program.name}: {', '.join(parts)}; in {arms} arms of protection"
 
 
-def _campaigns(program: Program, inputs: Inputs, plan: AssessmentPlan) -> list[tuple[int, Campaign]]:
-    selections: list[tuple[int, Values | Memory]] = [(plan.value_faults, VALUES), (plan.memory_faults, MEMORY)]
-    options: dict[str, Any] = {"fault_model": FAULT_MODEL, "criterion": plan.criterion, "batch": plan.batch}
-    return [(count, Campaign(program, inputs, sites=sites, **options)) for count, sites in selections if count]
+def _campaigns(
+    program: Program, inputs: Inputs, plan: AssessmentPlan, learned: Learned
+) -> dict[str, tuple[int, Campaign]]:
+    """Number of faults and campaign by name of the table: every kind of site, fault model and sampling."""
+    selections: list[tuple[int, Values | Memory]] = [
+        (plan.value_faults, plan.values),
+        (plan.memory_faults, plan.memory),
+    ]
+    found = {}
+    for (count, sites), model, sampling in itertools.product(selections, plan.fault_models, plan.samplings):
+        if count:
+            campaign = Campaign(
+                program,
+                inputs,
+                sites=sites,
+                fault_model=plan.fault_models[model],
+                sampling=plan.samplings[sampling](learned),
+                criterion=plan.criterion,
+                batch=plan.batch,
+            )
+            found[", ".join(filter(None, (sites.target, model, sampling)))] = (count, campaign)
+    return found
 
 
 def _expected(campaigns: Sequence[tuple[int, Campaign]], plan: AssessmentPlan, *, arms: int) -> str:
@@ -260,21 +333,41 @@ def _took(seconds: float) -> str:
 
 
 def _check_calibration(program: Program, calibration: Inputs, plan: AssessmentPlan) -> None:
-    if calibration.y is None:
-        raise DataError(f"expected labels in the calibration data {calibration.name!r}, got none; scores need a loss")
+    """Refuse labels that are no classes of the model, before any work."""
+    if calibration.y is None or not isinstance(plan.criterion, TopK):
+        return
     size = min(plan.batch or default_batch(program), len(calibration))
     classes = TopK()
     classes.check(classes.judged(golden_outputs(program, Overlay(), calibration, classes, batch=size)), calibration.y)
 
 
-def _population(program: Program, table: FaultTable) -> dict[str, Any]:
-    sites: Sequence[Site] = (VALUES if table.target == "values" else MEMORY).select(program)
-    return {
-        "kinds": ["conv", "linear"],
+def _population(campaign: Campaign, table: FaultTable) -> dict[str, Any]:
+    """What the faults of a table were drawn from; in words where it is not the default."""
+    selection = campaign.sites
+    assert not isinstance(selection, GuardMemory)
+    sites: Sequence[Site] = selection.select(campaign.program)
+    found: dict[str, Any] = {
+        "kinds": sorted(set(site_kinds(sites).values())),
         "layers": [site.name for site in sites],
         "elements": _elements(sites),
-        "formats": sorted({str(site.dtype).removeprefix("torch.") for site in sites}),
+        "formats": table.frame["format"].unique(maintain_order=True).cast(pl.String).sort().to_list(),
     }
+    if campaign.fault_model != BitFlip():
+        found["fault"] = f"One fault ({campaign.fault_model.name})"
+    if selection not in (VALUES, MEMORY):
+        what = "the output of one of {} operators" if table.target == "values" else "a word of one of {} tensors"
+        found["struck"] = what.format(len(sites))
+    if campaign.sampling != ElementUniform():
+        found["sampling"] = f"by {campaign.sampling!r}"
+    return found
+
+
+def _described(sampling: Sampling) -> tuple[str, str]:
+    """Name and sentence of a sampling."""
+    for name, component in components("sampling").items():
+        if component.defined is type(sampling):
+            return name, component.sentence
+    return repr(sampling), ""
 
 
 def _elements(sites: Sequence[Site]) -> int:

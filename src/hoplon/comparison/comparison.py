@@ -17,9 +17,9 @@ import torch
 from hoplon.campaign.manifest import provenance
 from hoplon.campaign.rates import Rate, rate_of
 from hoplon.campaign.results import Results
-from hoplon.comparison.arms import ArmRuns, ArmStore
+from hoplon.comparison.arms import ArmRuns, ArmStore, slug
 from hoplon.comparison.costs.latency import LatencyRatio, measure
-from hoplon.comparison.exposure import Exposure, exposure_of, exposure_table
+from hoplon.comparison.exposure import Exposure, GuardFaults, exposure_of, exposure_table, strike_guards
 from hoplon.comparison.pairing import paired
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
@@ -34,6 +34,7 @@ from hoplon.program.inputs import Inputs, as_inputs
 from hoplon.program.program import Program
 from hoplon.protections.base import Overlay, Protection, overlay
 from hoplon.protections.runtime.lowering import lower
+from hoplon.protections.runtime.schedule import When
 from hoplon.report.document import plain, with_limits
 from hoplon.report.text import interval, percent, points
 from hoplon.report.text_table import TextTable
@@ -62,13 +63,14 @@ class Cost:
 class Arm:
     """One arm under one fault table.
 
-    ``difference``: failure probability of this arm minus the unprotected one's, on the same faults; ``p_value``: exact
-    McNemar test (value faults only). ``reduction``: how many times more often the unprotected one fails (value faults
-    only). ``wrong_fault_free``: eligible inputs that the arm gets wrong without a fault. ``exposure``: bits at risk,
-    under memory faults only.
+    ``faults``: the name of that table; ``target``: "values" or "memory". ``difference``: failure probability of this
+    arm minus the unprotected one's, on the same faults; ``p_value``: exact McNemar test (value faults only).
+    ``reduction``: how many times more often the unprotected one fails (value faults only). ``wrong_fault_free``:
+    eligible inputs that the arm gets wrong without a fault. ``exposure``: bits at risk, under memory faults only.
     """
 
     name: str
+    faults: str
     target: str
     results: Results = field(repr=False)
     rate: Rate
@@ -87,6 +89,7 @@ class Arm:
         latency = self.cost.latency
         row: dict[str, Any] = {
             "name": self.name,
+            "faults": self.faults,
             "target": self.target,
             **self.rate.as_row(),
             **with_limits("sdc", self.rate.sdc),
@@ -118,55 +121,64 @@ class Comparison:
     caption: Mapping[str, Any]
 
     def __getitem__(self, key: tuple[str, str]) -> Arm:
-        """The arm of this name and target."""
+        """The arm of this name under the fault table of this name."""
         for arm in self.arms:
-            if (arm.name, arm.target) == key:
+            if (arm.name, arm.faults) == key:
                 return arm
-        raise HoplonError(f"expected one of {[(arm.name, arm.target) for arm in self.arms]}, got {key!r}")
+        raise HoplonError(f"expected one of {[(arm.name, arm.faults) for arm in self.arms]}, got {key!r}")
 
     @property
-    def targets(self) -> tuple[str, ...]:
-        """ "values", "memory" or both, in the order of the tables."""
-        return tuple(dict.fromkeys(arm.target for arm in self.arms))
+    def faults(self) -> tuple[str, ...]:
+        """The names of the fault tables, in their order: by default "values", "memory" or both."""
+        return tuple(dict.fromkeys(arm.faults for arm in self.arms))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values: arms, by layer, by bit, caption."""
         groups = {
             f"by_{key}": {
-                target: {
+                faults: {
                     arm.name: plain(arm.results.by(key, criterion=arm.rate.criterion).to_dicts())
-                    for arm in self.arms
-                    if arm.target == target
+                    for arm in self._under(faults)
                 }
-                for target in self.targets
+                for faults in self.faults
             }
             for key in ("layer", "bit")
         }
-        pairs = {target: self._pairs(target) for target in self.targets}
+        pairs = {faults: self._pairs(faults) for faults in self.faults}
         return {"arms": [arm.to_dict() for arm in self.arms], **groups, "pairs": pairs, **self.caption}
 
-    def _pairs(self, target: str) -> list[dict[str, Any]]:
-        """For every two arms that act on a target, the difference in failure on the same faults."""
-        acting = [arm for arm in self.arms if arm.target == target and arm.acts_on_target]
-        options = {"target": target, "confidence": self.caption["confidence"]}
+    def _under(self, faults: str) -> list[Arm]:
+        return [arm for arm in self.arms if arm.faults == faults]
+
+    def _pairs(self, faults: str) -> list[dict[str, Any]]:
+        """For every two arms that act on what is struck, the difference in failure on the same faults."""
+        acting = [arm for arm in self._under(faults) if arm.acts_on_target]
         pairs = []
         for arm, other in itertools.permutations(acting, 2):
+            options: dict[str, Any] = {"target": arm.target, "confidence": self.caption["confidence"]}
             runs = (arm.results.lazy_runs, other.results.lazy_runs)
             pair = paired(*runs, arm.rate.criterion, **options)
             pairs.append({"name": arm.name, "over": other.name, **with_limits("difference", pair.difference)})
         return pairs
 
     def tables(self) -> list[TextTable]:
-        """Tabulate the arms under each target, and the bits at risk where memory faults were run."""
-        exposed = {arm.name: arm.exposure for arm in self.arms if arm.exposure is not None}
-        return [*(self._table(target) for target in self.targets), *([exposure_table(exposed)] if exposed else [])]
+        """Tabulate the arms under each fault table, and the bits at risk where memory faults were run."""
+        exposed = {
+            faults: {arm.name: arm.exposure for arm in self._under(faults) if arm.exposure is not None}
+            for faults in self.faults
+        }
+        at_risk = [
+            exposure_table(arms, "" if faults == "memory" else faults) for faults, arms in exposed.items() if arms
+        ]
+        return [*map(self._table, self.faults), *at_risk]
 
-    def _table(self, target: str) -> TextTable:
-        arms = [arm for arm in self.arms if arm.target == target]
-        first = arms[0].rate
+    def _table(self, faults: str) -> TextTable:
+        arms = self._under(faults)
+        first, target = arms[0].rate, arms[0].target
+        which = "" if faults == target else f", {faults}"
         title = (
-            f"{'Value' if target == 'values' else 'Memory'} faults ({MEANT_FOR[target]}): {first.n_faults} faults, "
-            f"{first.n_inputs} inputs, {first.n_runs} runs; {first.criterion}, "
+            f"{'Value' if target == 'values' else 'Memory'} faults ({MEANT_FOR[target]}{which}): "
+            f"{first.n_faults} faults, {first.n_inputs} inputs, {first.n_runs} runs; {first.criterion}, "
             f"{first.failure.method} {100 * self.caption['confidence']:g} %"
         )
         note = "· this arm has no protection against this kind of fault; its runs are those of the unprotected model"
@@ -203,10 +215,11 @@ def compare(
     data: Any,
     *,
     arms: Mapping[str, Sequence[Protection]],
-    faults: FaultTable | Sequence[FaultTable],
+    faults: FaultTable | Sequence[FaultTable] | Mapping[str, FaultTable],
     criterion: Criterion | Sequence[Criterion] | None = None,
     placement: Placement = "before",
     arrival: Arrival = "before",
+    schedules: Mapping[str, When] | None = None,
     guard_faults: int = 0,
     seed: int = 0,
     batch: int | None = None,
@@ -225,12 +238,14 @@ def compare(
     Args:
         data: the inputs that faults meet.
         arms: protections by arm name.
-        faults: one table, or one for values and one for memory.
+        faults: one table, one for values and one for memory, or any number by name.
         criterion: one or several; top-1 against the golden class by default. The first column is compared.
         placement: a value fault strikes before or after the protection of its own site.
         arrival: a memory fault strikes before the guards' check or after it.
-        guard_faults: with a table of memory faults, how many more single-bit flips strike what an arm's guards hold:
-            copies are memory too. They make `Exposure.failing_bits` known.
+        schedules: by arm, when its guards check, as far as latency goes; before each forward pass by default. Memory
+            faults meet a check in any case: what runs on one before its check comes is for the schedule's ``latency``.
+        guard_faults: with memory faults, how many more single-bit flips strike what an arm's guards hold: copies are
+            memory too. They make `Exposure.failing_bits` known.
         seed: of these.
         latency: measure it (seconds per arm); False leaves it out, and so does a program in eager form, of which no
             module can be made.
@@ -239,19 +254,21 @@ def compare(
         resume: take finished arms from ``store``; costs are measured again.
         progress: told the arm at work, finished and all faults.
     Raises:
-        HoplonError: no arm, no table, or a table of no faults; DataError: faults on inputs that are not eligible;
+        HoplonError: no arm, no table, a table of no faults, or several of one target without names;
+            DataError: faults on inputs that are not eligible;
             StoreError: an arm in ``store`` and no ``resume``, or one of another comparison.
     """
-    tables = [faults] if isinstance(faults, FaultTable) else list(faults)
-    if not arms or not tables or not all(len(table) for table in tables):
+    tables = _named(faults)
+    if not arms or not tables or not all(map(len, tables.values())):
         raise HoplonError(f"expected at least one arm and one fault, got {len(arms)} arms and {len(tables)} tables")
     chosen = criterion or TopK()
     inputs = as_inputs(data)
     reference = GoldenRun.run(program, inputs, chosen, batch=batch)
     overlays = {name: overlay(program, protections, label=name) for name, protections in arms.items()}
     whole = inputs if held_out is None else as_inputs(held_out)
-    costs = _costs(reference, overlays, whole, latency=latency)
-    total = sum(len(table) + (guard_faults if table.target == "memory" else 0) for table in tables) * len(arms)
+    costs = _costs(reference, overlays, whole, latency=latency, schedules=schedules or {})
+    in_memory = [name for name, table in tables.items() if table.target == "memory"]
+    total = (sum(map(len, tables.values())) + (guard_faults if in_memory else 0)) * len(arms)
     done = 0
 
     def advance(arm: str, faults: int) -> None:
@@ -261,40 +278,64 @@ def compare(
             progress(arm, done, total)
 
     compared: list[Arm] = []
-    for table in tables:
-        arm_store = None if store is None else ArmStore(Path(store), resume)
+    struck: dict[str, GuardFaults] = {}
+    for label, table in tables.items():
+        arm_store = None if store is None else ArmStore(Path(store) / slug(label), resume)
         runner = ArmRuns(reference, table, placement, arrival, confidence, arm_store)
         by_name = {name: runner.run(over, partial(advance, name)) for name, over in overlays.items()}
         baseline = next((name for name, over in overlays.items() if not over.protections), None)
         for name, results in by_name.items():
             base = by_name[baseline] if baseline not in (None, name) else None
-            arm = _arm(results, base, overlays[name], costs[name], reference)
+            arm = _arm(label, results, base, overlays[name], costs[name], reference)
             if table.target == "memory":
                 injector = Injector(reference, overlays[name], placement, arrival)
-                struck: dict[str, Any] = {"guard_faults": guard_faults, "seed": seed}
-                exposure = exposure_of(injector, table, arm.rate, **struck, advance=partial(advance, name))
-                arm = replace(arm, exposure=exposure)
+                if name not in struck:
+                    options: dict[str, Any] = {
+                        "seed": seed,
+                        "confidence": confidence,
+                        "advance": partial(advance, name),
+                    }
+                    struck[name] = strike_guards(injector, guard_faults, **options)
+                arm = replace(arm, exposure=exposure_of(injector, table, arm.rate, struck[name]))
             compared.append(arm)
     caption = {**_caption(reference, tables, placement, confidence), "arrival": arrival, "guard_faults": guard_faults}
     return Comparison(tuple(compared), {**caption, "accuracy_inputs": len(whole)})
 
 
-def _latencies(reference: GoldenRun, overlays: Mapping[str, Overlay]) -> dict[str, LatencyRatio]:
+def _named(faults: FaultTable | Sequence[FaultTable] | Mapping[str, FaultTable]) -> dict[str, FaultTable]:
+    """The tables by name: by default that of their target."""
+    if isinstance(faults, Mapping):
+        return dict(faults)
+    tables = [faults] if isinstance(faults, FaultTable) else list(faults)
+    named: dict[str, FaultTable] = {table.target: table for table in tables}
+    if len(named) != len(tables):
+        raise HoplonError(f"expected names for {len(tables)} fault tables, got none; give a mapping of name to table")
+    return named
+
+
+def _latencies(
+    reference: GoldenRun, overlays: Mapping[str, Overlay], schedules: Mapping[str, When]
+) -> dict[str, LatencyRatio]:
     """Time the arms on one batch, against the same lowering without protection; not those modelled in hardware."""
     unprotected = "no protection"
     timed = {unprotected: Overlay(), **{name: over for name, over in overlays.items() if not over.is_hardware}}
     leaves = reference.program.leaves(reference.data, torch.arange(min(reference.batch, len(reference.data))))
     args, kwargs = reference.program.signature.call(leaves)
-    modules = {name: lower(reference.program, over) for name, over in timed.items()}
+    modules = {name: lower(reference.program, over, when=schedules.get(name)) for name, over in timed.items()}
     calls = {name: (lambda x, module=module: module(*args, **kwargs)) for name, module in modules.items()}
     return {arm.name: arm for arm in measure(calls, leaves[0], baseline=unprotected).arms}
 
 
 def _costs(
-    reference: GoldenRun, overlays: Mapping[str, Overlay], held_out: Inputs, *, latency: bool
+    reference: GoldenRun,
+    overlays: Mapping[str, Overlay],
+    held_out: Inputs,
+    *,
+    latency: bool,
+    schedules: Mapping[str, When],
 ) -> dict[str, Cost]:
     timed = latency and reference.program.exported is not None
-    latencies = _latencies(reference, overlays) if timed else {}
+    latencies = _latencies(reference, overlays, schedules) if timed else {}
     costs = {}
     known: list[tuple[Overlay, float]] = []  # guards change nothing without a fault: equal bounds, equal accuracy
     for name, over in overlays.items():
@@ -310,7 +351,7 @@ def _costs(
     return costs
 
 
-def _arm(results: Results, base: Results | None, over: Overlay, cost: Cost, reference: GoldenRun) -> Arm:
+def _arm(faults: str, results: Results, base: Results | None, over: Overlay, cost: Cost, reference: GoldenRun) -> Arm:
     criterion = results.criteria[0]
     options: dict[str, Any] = {"target": results.target, "confidence": results.confidence}
     rate = rate_of(results.lazy_runs, criterion, **options)
@@ -319,6 +360,7 @@ def _arm(results: Results, base: Results | None, over: Overlay, cost: Cost, refe
     fault_free = golden_outputs(reference.program, over, reference.data, reference.criterion, batch=reference.batch)
     return Arm(
         name=over.label,
+        faults=faults,
         target=results.target,
         results=results,
         rate=rate,
@@ -342,7 +384,7 @@ def _wrong_fault_free(reference: GoldenRun, outputs: Sequence[Any]) -> int:
 
 
 def _caption(
-    reference: GoldenRun, tables: Sequence[FaultTable], placement: Placement, confidence: float
+    reference: GoldenRun, tables: Mapping[str, FaultTable], placement: Placement, confidence: float
 ) -> dict[str, Any]:
     found = provenance(reference, placement=placement, confidence=confidence)
     program, data = found.pop("program"), found.pop("data")
@@ -353,5 +395,5 @@ def _caption(
         "data": data["name"],
         "inputs": data["inputs"],
         "criterion": reference.criterion.names[0],
-        "faults": {table.target: {"count": len(table), "digest": table.plan().digest()} for table in tables},
+        "faults": {name: {"count": len(table), "digest": table.plan().digest()} for name, table in tables.items()},
     }

@@ -60,26 +60,21 @@ class Exposure:
         }
 
 
-def exposure_of(
-    evaluator: Injector,
-    table: FaultTable,
-    rate: Rate,
-    *,
-    guard_faults: int,
-    seed: int,
-    advance: Callable[[int], None],
-) -> Exposure:
-    """Estimate the exposure of an arm under memory faults.
+@dataclass(frozen=True)
+class GuardFaults:
+    """Single-bit flips in what the guards of an arm hold: how many bits there are, how many struck, what failed."""
 
-    Args:
-        table: of the memory faults; its sites are all that they were drawn from.
-        rate: failures of the arm under them.
-        guard_faults: how many single-bit flips strike what the arm's guards hold.
-        seed: of these.
-    """
-    program = evaluator.reference.program
-    armed = ArmedMemory(program, evaluator.overlay)
-    model_bits = sum(_bits(program.memory_site(name)) for name in _drawn_from(table))
+    guard_bits: int
+    hardware_bits: int
+    guard_faults: int
+    guard_failure: Interval | None
+
+
+def strike_guards(
+    evaluator: Injector, guard_faults: int, *, seed: int, confidence: float, advance: Callable[[int], None]
+) -> GuardFaults:
+    """Strike what the guards of an arm hold with so many single-bit flips, none where they hold nothing."""
+    armed = ArmedMemory(evaluator.reference.program, evaluator.overlay)
     guard_bits = sum(map(_bits, armed.guard_sites))
     hardware = sum(8 * guard.extra_bytes for guard in armed.guards.values()) - guard_bits
     struck = guard_faults if guard_bits else 0
@@ -89,20 +84,32 @@ def exposure_of(
         population = Population(armed.guard_sites, BitFlip())
         drawn = draw_faults(population, struck, sampling=BitUniform(), generator=unit_generator(seed, 0))
         runs, _ = evaluator.runs(drawn, advance=advance)
-        failure = rate_of(runs.lazy(), rate.criterion, target="memory", confidence=rate.failure.confidence).failure
-    parts = [(model_bits, rate.failure)] + ([(guard_bits, failure)] if failure is not None else [])
+        criterion = evaluator.reference.criterion.names[0]
+        failure = rate_of(runs.lazy(), criterion, target="memory", confidence=confidence).failure
+    return GuardFaults(guard_bits, hardware, struck, failure)
+
+
+def exposure_of(evaluator: Injector, table: FaultTable, rate: Rate, guards: GuardFaults) -> Exposure:
+    """Estimate the exposure of an arm under memory faults.
+
+    Args:
+        table: of the memory faults; its sites are all that they were drawn from.
+        rate: failures of the arm under them.
+        guards: failures under faults in its guards.
+    """
+    program = evaluator.reference.program
+    model_bits = sum(_bits(program.memory_site(name)) for name in _drawn_from(table))
+    failure = guards.guard_failure
+    parts = [(model_bits, rate.failure)] + ([(guards.guard_bits, failure)] if failure is not None else [])
     return Exposure(
         model_bits=model_bits,
-        guard_bits=guard_bits,
-        hardware_bits=hardware,
-        guard_faults=struck,
-        guard_failure=failure,
-        failing_bits=None if guard_bits and failure is None else _summed(parts),
+        **vars(guards),
+        failing_bits=None if guards.guard_bits and failure is None else _summed(parts),
         uncorrectable=rate.counts["uncorrectable"] / rate.n_runs,
     )
 
 
-def exposure_table(arms: Mapping[str, Exposure]) -> TextTable:
+def exposure_table(arms: Mapping[str, Exposure], faults: str = "") -> TextTable:
     """Tabulate by arm the runs that a guard stopped, bits at risk, and how many of them fail the model."""
     rows = []
     for name, exposure in arms.items():
@@ -110,7 +117,7 @@ def exposure_table(arms: Mapping[str, Exposure]) -> TextTable:
         bits = (f"{exposure.bits_at_risk:,}", f"{exposure.guard_bits:,}")
         rows.append((name, percent(exposure.uncorrectable), *bits, failing))
     return TextTable(
-        "Memory at risk: struck layers, and what the guards of an arm hold",
+        "Memory at risk: struck layers, and what the guards of an arm hold" + (f"; {faults}" if faults else ""),
         ("arm", "stopped", "bits at risk", "of guards", "failing bits"),
         rows,
         caption="failing bits = Σ bits × failure probability, over model and guard memory",

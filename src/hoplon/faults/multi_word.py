@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import Annotated, final
 
 import torch
+from annotated_types import Gt, Lt
 from scipy import stats
 from torch import Tensor
 from typing_extensions import override
@@ -142,8 +143,13 @@ def spread(
     bytes: int | None = None,
     lane: bool | None = None,
 ) -> FaultModel:
-    """Spread a fault of one word over several: ``elements`` anywhere, ``words`` in a row, or a line of ``bytes``.
+    """Spread a fault of one word over several.
 
+    Args:
+        elements: how many of a tensor, anywhere; or
+        words: how many in a row; or
+        bytes: size of an aligned line.
+        lane: the same bits in all words of the row or line.
     Raises:
         HoplonError: options that exclude each other.
     """
@@ -176,7 +182,7 @@ class BitRate(FaultModel):
         The number of flips is binomial; drawn by inversion, truncated at one.
     """
 
-    rate: float
+    rate: Annotated[float, Gt(0), Lt(1)]
     at_least_one: bool = dataclasses.field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:

@@ -8,16 +8,17 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import final
+from typing import Annotated, Literal, final
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 from typing_extensions import override
 
 from hoplon.errors import HoplonError
 from hoplon.faults.model import RANDOM_HIGH, WordModel, distinct
 from hoplon.formats.base import Field, NumberFormat
-from hoplon.registry import register
+from hoplon.registry import Shorthand, register
 
 _MOST_PATTERNS = 2**16
 
@@ -26,7 +27,7 @@ _MOST_PATTERNS = 2**16
 class _SomeBits(WordModel):
     """Strikes `count` different bits of one word, every set of positions equally likely."""
 
-    count: int = 1
+    count: Annotated[int, Ge(1), Shorthand("flips")] = 1
     bits: tuple[int, ...] | None = dataclasses.field(default=None, kw_only=True)
     field: Field | None = dataclasses.field(default=None, kw_only=True)
 
@@ -128,8 +129,8 @@ class StuckAt(_SomeBits):
         'StuckAt(bits=(30,), value=1)'
     """
 
-    count: int = dataclasses.field(default=1, kw_only=True)
-    value: int
+    count: Annotated[int, Ge(1), Shorthand("flips")] = dataclasses.field(default=1, kw_only=True)
+    value: Annotated[Literal[0, 1], Shorthand("stuck_value")]
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -146,11 +147,13 @@ class StuckAt(_SomeBits):
 class AdjacentBits(WordModel):
     """Inverts `count` neighbouring bits of one word; every place of the run in the word equally likely.
 
+    Args:
+        count: bits inverted per word.
     Raises:
         HoplonError: a count below 1 or (when drawn) above the width of the word.
     """
 
-    count: int = 2
+    count: Annotated[int, Ge(1), Shorthand("flips")] = 2
 
     def __post_init__(self) -> None:
         if self.count < 1:

@@ -65,9 +65,9 @@ class _Axis:
         }
 
 
-def by_arm(document: Document, target: str) -> Figure:
+def by_arm(document: Document, faults: str) -> Figure:
     """Failure of every arm with its interval."""
-    rows = rows_of(document, target)
+    rows = rows_of(document, faults)
     axis = _Axis.over(rows)
     base = baseline(rows)
     traces = []
@@ -78,7 +78,9 @@ def by_arm(document: Document, target: str) -> Figure:
     ):
         traces += _dots(chosen, "name", axis, role, across=True, labels=True)
     layout = {
-        "xaxis": axis.layout("failures, % " + ("of faults" if target == "values" else "of inputs, mean over faults")),
+        "xaxis": axis.layout(
+            "failures, % " + ("of faults" if rows[0]["target"] == "values" else "of inputs, mean over faults")
+        ),
         "yaxis": _names([row["name"] for row in rows]),
         "margin": {"l": 120, "r": 20, "t": 8, "b": 48},
     }
@@ -86,11 +88,11 @@ def by_arm(document: Document, target: str) -> Figure:
     return Figure("By arm", f"Failure by arm: {alt}", {"data": traces, "layout": layout}, 60 + 44 * len(rows))
 
 
-def by_bit(document: Document, target: str) -> tuple[Figure, ...]:
+def by_bit(document: Document, faults: str) -> tuple[Figure, ...]:
     """Failure by flipped bit, one panel per arm that differs, the unprotected arm in each."""
-    formats = document["population"][target]["formats"]
+    formats = document["population"][faults]["formats"]
     fields = _FIELDS.get(formats[0]) if len(formats) == 1 else None
-    bits = [row["bit"] for rows in document["by_bit"][target].values() for row in rows]
+    bits = [row["bit"] for rows in document["by_bit"][faults].values() for row in rows]
     last = max((bit for bit in bits if bit is not None), default=0)
     layout = {
         "xaxis": {
@@ -103,22 +105,22 @@ def by_bit(document: Document, target: str) -> tuple[Figure, ...]:
         "margin": {"l": 52, "r": 8, "t": 20, "b": 44},
         **_word(fields, last),
     }
-    return _panels(document, target, "bit", layout, 240, across=False)
+    return _panels(document, faults, "bit", layout, 240, across=False)
 
 
-def by_layer(document: Document, target: str) -> tuple[Figure, ...]:
+def by_layer(document: Document, faults: str) -> tuple[Figure, ...]:
     """Failure by struck layer in execution order, one panel per arm that differs."""
-    layers = document["population"][target]["layers"]
+    layers = document["population"][faults]["layers"]
     width = 16 + 6.6 * max(map(len, layers))
     layout = {"yaxis": _names(layers), "margin": {"l": min(width, 190), "r": 8, "t": 8, "b": 44}}
-    return _panels(document, target, "layer", layout, 64 + 20 * max(len(layers), 5), across=True)
+    return _panels(document, faults, "layer", layout, 64 + 20 * max(len(layers), 5), across=True)
 
 
 def _panels(
-    document: Document, target: str, key: str, layout: Spec, height: int, *, across: bool
+    document: Document, faults: str, key: str, layout: Spec, height: int, *, across: bool
 ) -> tuple[Figure, ...]:
     """Draw a panel for each arm that differs, all on one axis of failure; ``layout``: the rest of the panel."""
-    groups = _grouped(document[f"by_{key}"][target], document, target, key)
+    groups = _grouped(document[f"by_{key}"][faults], document, faults, key)
     axis = _Axis.over([row for _, rows, _ in groups for row in rows])
     of_failure = {"xaxis" if across else "yaxis": axis.layout("failures, %")}
     figures = []
@@ -131,10 +133,10 @@ def _panels(
 
 
 def _grouped(
-    groups: Mapping[str, Sequence[Row]], document: Document, target: str, key: str
+    groups: Mapping[str, Sequence[Row]], document: Document, faults: str, key: str
 ) -> list[tuple[str, list[Row], list[Row]]]:
     """Name, rows and rows of the unprotected arm; arms with the very same figures share a panel."""
-    first = baseline(rows_of(document, target))
+    first = baseline(rows_of(document, faults))
     base = [] if first is None else [row for row in groups[first["name"]] if row[key] is not None]
     together: list[tuple[list[str], list[Row]]] = []
     for name, found in groups.items():

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from hoplon.files import write_atomically
 from hoplon.report import figures, text as wording
 from hoplon.report.document import Document
-from hoplon.report.verdicts import baseline, helps, improvement, rows_of, verdict
+from hoplon.report.verdicts import baseline, fault_in, helps, improvement, rows_of, tables_of, title_of, verdict
 
 _PLANNED = "from a timed beginning without protections"
 
@@ -33,7 +33,7 @@ def write_page(path: str | os.PathLike[str], document: Document) -> Path:
 
 def render(document: Document) -> str:
     """The page of an assessment as one HTML text that loads nothing from anywhere."""
-    sections = [_section(document, target) for target in dict.fromkeys(arm["target"] for arm in document["arms"])]
+    sections = [_section(document, faults, f"table-{n}") for n, faults in enumerate(tables_of(document))]
     specs = {figure["id"]: figure["spec"] for section in sections for figure in section["plots"]}
     return from_template(
         "template.html.j2",
@@ -55,28 +55,30 @@ def from_template(name: str, **values: Any) -> str:
     return environment.get_template(name).render(plotly=Markup(plotly_script()), **values)
 
 
-def _section(document: Document, target: str) -> dict[str, Any]:
-    rows = rows_of(document, target)
+def _section(document: Document, faults: str, anchor: str) -> dict[str, Any]:
+    rows = rows_of(document, faults)
     base = baseline(rows)
     groups = [
-        ("By arm", (figures.by_arm(document, target),)),
-        ("By flipped bit", figures.by_bit(document, target)),
-        ("By struck layer", figures.by_layer(document, target)),
+        ("By arm", (figures.by_arm(document, faults),)),
+        ("By flipped bit", figures.by_bit(document, faults)),
+        ("By struck layer", figures.by_layer(document, faults)),
     ]
     named = [
-        (title, [{"id": f"{target}-{number}-{index}", **vars(figure)} for index, figure in enumerate(found)])
+        (title, [{"id": f"{anchor}-{number}-{index}", **vars(figure)} for index, figure in enumerate(found)])
         for number, (title, found) in enumerate(groups)
         if found
     ]
     return {
-        "target": target,
-        "title": wording.TARGETS[target],
+        "anchor": anchor,
+        "target": rows[0]["target"],
+        "title": title_of(document, faults),
+        "fault": fault_in(document, faults),
         "rows": [{**row, "gain": improvement(row, base) if base and helps(row) else ""} for row in rows],
         "base": base,
         "groups": named,
         "plots": [plot for _, plots in named for plot in plots],
         "meant": [row["name"] for row in rows if row["acts_on_target"]],
-        "population": document["population"][target],
+        "population": document["population"][faults],
     }
 
 

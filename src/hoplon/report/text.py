@@ -16,6 +16,10 @@ STRUCK = {
 }
 
 
+ELEMENT_UNIFORM = "Every element is equally likely to be struck, and every bit of it."
+"""What documents mean that do not say how faults were drawn."""
+
+
 def interval(row: Mapping[str, Any], key: str = "failure") -> str:
     """The estimate in percent with its interval: "2.04 % [1.97, 2.12]".
 

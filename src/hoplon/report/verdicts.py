@@ -14,29 +14,44 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Paragraph:
-    """What the run says about one kind of fault; ``sentences`` in the order of importance."""
+    """What the run says about one table of faults; ``sentences`` in the order of importance."""
 
-    target: str
+    faults: str
     title: str
     sentences: tuple[str, ...]
 
 
 def verdict(document: Document) -> tuple[Paragraph, ...]:
-    """One paragraph per target.
+    """One paragraph per table of faults.
 
     A factor is named only where the intervals of the two arms do not overlap and failures were seen in both. Where an
     arm showed no failure, its upper limit is named instead. "Helps" means that the interval of the paired difference to
     the unprotected arm lies below zero.
     """
-    targets = dict.fromkeys(arm["target"] for arm in document["arms"])
     return tuple(
-        Paragraph(target, TARGETS[target], _sentences(document, rows_of(document, target))) for target in targets
+        Paragraph(faults, title_of(document, faults), _sentences(document, faults)) for faults in tables_of(document)
     )
 
 
-def rows_of(document: Document, target: str) -> list[Row]:
-    """The arms under one kind of fault, in their order."""
-    return [arm for arm in document["arms"] if arm["target"] == target]
+def tables_of(document: Document) -> list[str]:
+    """The names of the fault tables, in their order."""
+    return list(dict.fromkeys(map(_faults, document["arms"])))
+
+
+def rows_of(document: Document, faults: str) -> list[Row]:
+    """The arms under one table of faults, in their order."""
+    return [arm for arm in document["arms"] if _faults(arm) == faults]
+
+
+def title_of(document: Document, faults: str) -> str:
+    """What the faults of a table strike, and its name where it is not just that."""
+    target = rows_of(document, faults)[0]["target"]
+    return TARGETS[target] if faults == target else f"{TARGETS[target]}: {faults}"
+
+
+def _faults(arm: Row) -> str:
+    """The name of an arm's table; documents of before tables had names have one of each target."""
+    return str(arm.get("faults", arm["target"]))
 
 
 def baseline(rows: Sequence[Row]) -> Row | None:
@@ -66,7 +81,8 @@ def helps(row: Row) -> bool:
     return row["difference"] is not None and bool(row["difference_high"] < 0)
 
 
-def _sentences(document: Document, rows: Sequence[Row]) -> tuple[str, ...]:
+def _sentences(document: Document, faults: str) -> tuple[str, ...]:
+    rows = rows_of(document, faults)
     target, base = rows[0]["target"], baseline(rows)
     if base is None:
         return (f"There is no unprotected arm to compare {listed([row['name'] for row in rows])} with.",)
@@ -93,7 +109,7 @@ def _sentences(document: Document, rows: Sequence[Row]) -> tuple[str, ...]:
 def _unprotected(document: Document, base: Row) -> str:
     target = base["target"]
     verb, cases = ("fail in", "of cases") if target == "values" else ("fail on", "of inputs")
-    start = f"One flipped bit in {STRUCK[target]} makes the unprotected {document['model']} {verb}"
+    start = f"{fault_in(document, _faults(base))} makes the unprotected {document['model']} {verb}"
     if base["failure"]:
         return f"{start} {interval(base)} {cases}."
     return (
@@ -102,9 +118,17 @@ def _unprotected(document: Document, base: Row) -> str:
     )
 
 
+def fault_in(document: Document, faults: str) -> str:
+    """What one fault of a table is, as a sentence begins."""
+    target = rows_of(document, faults)[0]["target"]
+    population = document.get("population", {}).get(faults, {})
+    one = population.get("fault", "One flipped bit")
+    return f"{one} in {population.get('struck', STRUCK[target])}"
+
+
 def _where(document: Document, base: Row) -> list[str]:
     """The bit that does most of the harm, where one stands out: more than three times its even share."""
-    bits = [row for row in document["by_bit"][base["target"]][base["name"]] if row["bit"] is not None]
+    bits = [row for row in document["by_bit"][_faults(base)][base["name"]] if row["bit"] is not None]
     harm = {row["bit"]: row["failure"] * row["n_faults"] for row in bits}
     total = sum(harm.values())
     if not total or max(harm.values()) < 3 * total / len(bits):
@@ -146,7 +170,7 @@ def _cost(row: Row, base: Row, document: Document) -> str:
 def _outdone(row: Row, helpful: Sequence[Row], document: Document) -> str | None:
     """An arm with only some of this one's protections that does as well on the same faults, as far as was seen."""
     own = set(document["protections"][row["name"]])
-    gains = {pair["over"]: pair for pair in document["pairs"][row["target"]] if pair["name"] == row["name"]}
+    gains = {pair["over"]: pair for pair in document["pairs"][_faults(row)] if pair["name"] == row["name"]}
     for other in helpful:
         fewer = set(document["protections"][other["name"]]) < own
         if fewer and gains[other["name"]]["difference_high"] >= 0:

@@ -13,10 +13,12 @@ from torch.export import load
 
 from hoplon.cli.app import main
 from hoplon.cli.options.components import guards, protections
+from hoplon.comparison.learned import Learned
 from hoplon.formats import equal_bits
 from hoplon.importance import magnitude
 from hoplon.program.capturing import capture
 from hoplon.program.sites import Values
+from hoplon.protections.base import Protection
 from hoplon.protections.export.bundle import load_bundle
 from hoplon.protections.guards.known_bits.known_bits import KnownBits
 from hoplon.protections.guards.parity.parity import Parity
@@ -114,13 +116,13 @@ def test_harden_exports_what_python_hardens(
 
 @pytest.mark.parametrize(
     ("where", "label"),
-    [("activations", "ranger-activations"), ("operators", "ranger-all"), ("with-last-linear", "ranger+last")],
+    [("activations", "ranger-activations"), ("all", "ranger-all"), ("algorithm1 --last-linear", "ranger+last")],
 )
 def test_harden_takes_the_variants(
     capsys: Capsys, small_files: tuple[str, str], profiled: Path, tmp_path: Path, where: str, label: str
 ) -> None:
-    options = ["--ranges", str(profiled / "ranges.json"), "--where", where, "--out", str(tmp_path / "s.pt2")]
-    found = printed(capsys, "harden", small_files[0], *options, "--policy", "zero")
+    options = ["--ranges", str(profiled / "ranges.json"), "--out", str(tmp_path / "s.pt2")]
+    found = printed(capsys, "harden", small_files[0], *options, "--policy", "zero", "--where", *where.split())
     assert found["protection"] == f"{label}-zero"
 
 
@@ -226,16 +228,21 @@ def test_overhead_times_every_form(capsys: Capsys, small_files: tuple[str, str],
     assert "expected a batch of at least 1, got 0" in capsys.readouterr().err
 
 
+def built(given: list[Any]) -> tuple[Protection, ...]:
+    learned = Learned(program(), small_data()[1])
+    return tuple(part(learned) for part in protections(given))
+
+
 def test_protections_of_a_campaign_file_take_the_same_names(profiled: Path) -> None:
     path = str(profiled / "ranges.json")
     known = Ranges.load(path)
     given = [
-        {"name": "ranger", "ranges": path, "where": "operators", "policy": "random", "seed": 3},
+        {"name": "ranger", "ranges": path, "where": "all", "policy": "random:3"},
         {"name": "ranger", "ranges": path},
         "duplicate",
         {"name": "duplicate", "sites": ["fc:linear"]},
     ]
-    assert protections(given) == (
+    assert built(given) == (
         Ranger(known, where="all", policy=RandomInRange(3)),
         Ranger(known, policy=Clamp()),
         Duplicate(),
@@ -245,7 +252,7 @@ def test_protections_of_a_campaign_file_take_the_same_names(profiled: Path) -> N
 
 
 def test_campaign_files_take_guards_without_files() -> None:
-    found = protections([{"name": "parity", "group": 64}, "known-bits", {"name": "known-bits", "block": 32}])
+    found = built([{"name": "parity", "group": 64}, "known-bits", {"name": "known-bits", "block": 32}])
     assert found == (Parity(group=64), KnownBits(), KnownBits(block=32))
 
 

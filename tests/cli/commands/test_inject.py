@@ -27,8 +27,9 @@ from hoplon import (
     load_results,
 )
 from hoplon.cli.app import main
-from hoplon.cli.commands.inject import positions
 from hoplon.cli.options.campaign_file import Settings, merged, read_raw
+from hoplon.cli.options.text import positions
+from hoplon.comparison.learned import Learned
 from hoplon.criteria import EmbeddingDistance, Several
 from hoplon.faults import AdjacentBits, BitRate, Burst, Elements, Mixture
 from hoplon.faults.sampling import LayerUniform, OpUniform, Stratified, TopScore
@@ -38,6 +39,7 @@ from hoplon.program.inputs import Inputs
 from tests.support.networks import small_data, small_net
 
 PLACE = {"model": "m", "data": "d"}
+LEARNED = Learned(capture(small_net(), small_data()[0].x[:4]), small_data()[1])
 
 
 def ran(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
@@ -203,6 +205,10 @@ def test_fault_models(given: Any, wanted: Any) -> None:
     assert Settings.read({**PLACE, "fault": given}).fault == wanted
 
 
+def sampling(given: Any) -> Any:
+    return Settings.read({**PLACE, "sampling": given}).sampling(LEARNED)
+
+
 def test_samplings(tmp_path: Path) -> None:
     for given, wanted in (
         ("layer", LayerUniform()),
@@ -212,9 +218,9 @@ def test_samplings(tmp_path: Path) -> None:
             Stratified("bit", {30: 0.9, 31: 1.0}),
         ),
     ):
-        assert Settings.read({**PLACE, "sampling": given}).sampling == wanted
+        assert sampling(given) == wanted
     places = [["fc:linear", 3], ["fc:linear", 4, [30, 31]]]
-    explicit = Settings.read({**PLACE, "sampling": {"name": "explicit", "faults": places}}).sampling
+    explicit = sampling({"name": "explicit", "faults": places})
     assert explicit.faults == (("fc:linear", 3, None), ("fc:linear", 4, (30, 31)))  # type: ignore[attr-defined]
     _, calibration = small_data()
     import torch.nn.functional as F
@@ -222,7 +228,7 @@ def test_samplings(tmp_path: Path) -> None:
     scores = importance.taylor(capture(small_net(), calibration.x[:4]), calibration, loss=F.cross_entropy)
     scores.save(tmp_path / "scores.safetensors")
     given = {"name": "top-score", "scores": str(tmp_path / "scores.safetensors"), "fraction": 0.1}
-    assert repr(Settings.read({**PLACE, "sampling": given}).sampling) == repr(TopScore(scores.values, fraction=0.1))
+    assert repr(sampling(given)) == repr(TopScore(scores.values, fraction=0.1))
     assert isinstance(scores, Scores)
 
 
@@ -237,7 +243,7 @@ def test_criteria_and_selections() -> None:
     assert chosen.selection() == Values(("layer1.*",), kind=("conv", "linear"))
     chosen = Settings.read({**PLACE, "target": "memory", "buffers": False, "protection": "tmr"})
     assert chosen.selection() == Memory(("*",), buffers=False)
-    assert chosen.protection[0].label == "tmr"
+    assert chosen.protection[0](LEARNED).label == "tmr"
 
 
 @pytest.mark.parametrize(
@@ -261,12 +267,12 @@ def test_criteria_and_selections() -> None:
         ),
         ({"fault": {"name": "zero", "bits": 3}}, "fault.bits: no option matches 'bits'"),
         ({"fault": {"name": "bitflip", "bits": "3"}}, "fault.bits: expected an integer or a list of such, got '3'"),
-        ({"fault": {"name": "bitflip", "count": 0}}, "fault: expected count of at least 1 bit, got 0"),
+        ({"fault": {"name": "bitflip", "count": 0}}, "fault.count: expected an integer of at least 1, got 0"),
         (
             {"fault": {"name": "bitflip", "format": "int9"}},
             "fault.format: expected the name of a number format .*'int9'",
         ),
-        ({"fault": {"name": "stuck-at"}}, "fault.value: expected an integer, got nothing; give it"),
+        ({"fault": {"name": "stuck-at"}}, "fault.value: expected 0 or 1, got nothing; give it"),
         ({"fault": {"name": "zero", "elements": 2, "words": 3}}, "fault: expected elements, or words or bytes"),
         ({"fault": {"name": "zero", "lane": True}}, "fault: expected words or bytes beside lane, got neither"),
         ({"fault": ["zero", {"name": "zero", "weight": "x"}]}, r"fault\[1\].weight: expected a number, got 'x'"),
@@ -281,7 +287,7 @@ def test_criteria_and_selections() -> None:
         ({"criterion": ["top-1", {"name": "deviation"}]}, r"criterion\[1\].thresholds: expected a number or a list"),
         ({"criterion": ["top-1", "top-1"]}, "criterion: expected criteria whose columns have different names"),
         ({"protection": {"name": "ranger", "ranges": "none.json"}}, "protection"),
-        ({"half_width": "1 %"}, "half_width: expected a number, got '1 %'"),
+        ({"half_width": "1 %"}, "half_width: expected a number above 0 and below 1, got '1 %'"),
     ],
 )
 def test_errors_name_the_key(raw: dict[str, Any], message: str) -> None:
@@ -294,20 +300,25 @@ def test_a_missing_model_or_file_is_named(capsys: pytest.CaptureFixture[str], tm
     assert "expected a campaign file in TOML at" in refused(capsys, "inject", "--config", str(tmp_path / "none.toml"))
     (tmp_path / "bad.toml").write_text("model = ")
     assert "got Invalid value" in refused(capsys, "inject", "--config", str(tmp_path / "bad.toml"))
-    assert "expected positions such as 30 or 30,31" in refused(capsys, "inject", "a", "b", "--bits", "high")
+    assert "fault.bits: expected an integer or a list of such, got 'high'" in refused(
+        capsys, "inject", "a", "b", "--bits", "high"
+    )
     assert positions("0, 23-25") == [0, 23, 24, 25]
 
 
 def test_options_go_over_a_file() -> None:
     raw = {"fault": {"name": "stuck-at", "value": 1}, "half_width": 0.1, "sampling": "op"}
-    nothing = {"count": None, "half_width": None}
-    found = merged(raw, {**nothing, "count": 5}, {"fault": {"name": None, "value": 0}, "sampling": {"drop_last": 2}})
+    found = merged(raw, {"count": "5", "half_width": None, "stuck_value": "0", "drop_last": "2"})
     assert found == {"fault": {"name": "stuck-at", "value": 0}, "count": 5, "sampling": {"name": "op", "drop_last": 2}}
-    afresh = merged(raw, nothing, {"fault": {"name": "zero"}, "sampling": {}})
-    assert afresh == {**raw, "fault": {"name": "zero"}}
-    assert merged({}, nothing, {"fault": {"bits": [3]}}) == {"fault": {"name": "bitflip", "bits": [3]}}
+    assert merged(raw, {"fault": "zero"}) == {**raw, "fault": "zero"}
+    assert merged({}, {"bits": ["3", "5-6"]}) == {"fault": {"name": "bitflip", "bits": [3, 5, 6]}}
+    assert merged({}, {"fault": "bitflip:2", "field": "sign"})["fault"] == {
+        "name": "bitflip",
+        "count": 2,
+        "field": "sign",
+    }
     with pytest.raises(HoplonError, match="fault: expected one table to override options of, got a list"):
-        merged({"fault": ["zero"]}, nothing, {"fault": {"bits": [3]}})
+        merged({"fault": ["zero"]}, {"bits": ["3"]})
 
 
 def test_everything_that_is_wrong_is_named_at_once() -> None:
@@ -332,7 +343,7 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
 
 def test_short_texts_stand_for_a_name_and_its_first_option() -> None:
     settings = Settings.read({**PLACE, "protection": ["parity:16", "tmr:tensor"], "criterion": "embedding:0.5"})
-    assert settings.protection == (Parity(16), TMR("tensor"))
+    assert tuple(part(LEARNED) for part in settings.protection) == (Parity(16), TMR("tensor"))
     assert settings.criterion == EmbeddingDistance(0.5)
 
 

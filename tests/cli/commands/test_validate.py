@@ -65,7 +65,7 @@ def test_validate_counts_and_runs_nothing(capsys: Capsys, small_files: tuple[str
     [
         ({"cuont": 4, "seed": "x"}, "campaign.toml: 2 values are wrong:\n  cuont: no option matches"),
         ({}, "expected exactly one of count and half_width"),
-        ({"count": 4, "confidence": 2}, "expected confidence in (0, 1), got 2"),
+        ({"count": 4, "confidence": 2}, "confidence: expected a number above 0 and below 1, got 2"),
         ({"count": 4, "sites": "nowhere"}, "nowhere"),
         ({"count": 4, "criterion": "top-9"}, "more than k=9 classes"),
         ({"count": 4, "sampling": "explicit:x"}, "sampling.faults: expected a list of [site, element]"),

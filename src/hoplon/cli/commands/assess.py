@@ -9,7 +9,7 @@ from typer import Context
 from hoplon.cli.console import interruptible, print_status, progress_bars, show
 from hoplon.cli.options.command_line import command_of
 from hoplon.cli.output_folder import OutputFolder
-from hoplon.comparison.assessment import AssessmentPlan, MakeArm, announcement, assess
+from hoplon.comparison.assessment import ArmPlan, AssessmentPlan, announcement, assess, standard_arms
 from hoplon.program.capturing import capture
 from hoplon.report.document import write_document
 from hoplon.report.page import write_page
@@ -24,21 +24,22 @@ def run_assessment(
     plan: AssessmentPlan,
     *,
     out: OutputFolder,
-    more_arms: Mapping[str, MakeArm] | None = None,
+    arms: Mapping[str, ArmPlan] | None = None,
 ) -> None:
     """Assess a model on data; leave page, document and runs in the folder; print tables and verdict, or the document.
 
     Args:
         context: of the command, which has ``as_json`` and ``resume`` among its options.
-        more_arms: beside the standard ones.
+        arms: by name; the standard ones by default.
     Raises:
         HoplonError: bad input of any kind, with one clear message.
         KeyboardInterrupt: after saying what is kept.
     """
+    chosen = arms or standard_arms()
     page, resume = out.path / "report.html", context.params["resume"]
     with interruptible(lambda: out.kept):
         program = capture(model.module, model.example, name=model.name)
-        print_status(announcement(program, data.held_out, plan, more_arms=len(more_arms or {})))
+        print_status(announcement(program, data.held_out, plan, arms=len(chosen)))
         with out.runs(resume=resume) as runs:
             with progress_bars() as report_progress:
                 found = assess(
@@ -46,7 +47,7 @@ def run_assessment(
                     calibration=data.calibration,
                     held_out=data.held_out,
                     plan=plan,
-                    more_arms=more_arms,
+                    arms=chosen,
                     store=runs,
                     resume=resume,
                     progress=report_progress,

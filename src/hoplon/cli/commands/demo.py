@@ -17,7 +17,7 @@ from hoplon.cli.output_folder import OutputFolder
 from hoplon.comparison.assessment import AssessmentPlan
 from hoplon.zoo.registry import data, model
 
-FULL = AssessmentPlan(value_faults=16_384, memory_faults=2_048)
+FULL = AssessmentPlan(value_faults=16_384)
 QUICK = AssessmentPlan(value_faults=1_024, memory_faults=64)
 
 

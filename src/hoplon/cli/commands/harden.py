@@ -11,7 +11,7 @@ from typer import Option
 
 from hoplon.cli.console import print_status, show
 from hoplon.cli.loading import load_program
-from hoplon.cli.options.bounds import PolicyOption, Where, coverage_table, listed, ranges_for
+from hoplon.cli.options.bounds import LastLinear, PolicyOption, Where, coverage_table, listed, ranges_for
 from hoplon.cli.options.command_line import AsJson, Model, Seed
 from hoplon.cli.options.components import guards, named
 from hoplon.cli.output_folder import require_writable
@@ -38,6 +38,7 @@ def command(
         Option(help="ranges.json of hoplon profile (default: own ranges of functions)."),
     ] = None,
     where: Where = "algorithm1",
+    last_linear: LastLinear = False,
     policy: PolicyOption = "clamp",
     leave_unprofiled: Annotated[bool, Option("--leave-unprofiled", help="Keep activations without a bound.")] = False,
     form: Annotated[Form, Option(help="A bound after each operator, or one integer clamp per ReLU.")] = "separate",
@@ -61,19 +62,19 @@ def command(
     """Bound a model's values, guard its weights, and export it; list what is bounded, what is not, and why."""
     write = _writer(out, guarded=bool(guard))
     protections, due = guards(guard or [], scores=scores), named("--when", when, "schedule")
-    replacement = named("--policy", policy, "policy")
+    replacement = named("--policy", policy, "policy", learn={"seed": lambda: seed})
     if not bounds and not protections:
         raise HoplonError("expected bounds or guards, got --no-bounds and no --guard; --guard parity")
     require_writable(out.parent)
     chosen, program = load_program(model, seed=seed, status=f"hoplon harden: {model}, seed {seed}")
     rows = []
     if bounds:
-        bound = Ranger.configured(
+        bound = Ranger(
             ranges_for(program, ranges),
             where=where,
+            last_linear=last_linear,
             policy=replacement,
-            seed=seed,
-            leave_unprofiled=leave_unprofiled,
+            unprofiled="leave" if leave_unprofiled else "refuse",
         )
         protections, rows = [bound, *protections], listed(bound.coverage(program))
     module = hardened(program, protections, form=form, when=due)

@@ -15,7 +15,7 @@ from typer import Option
 from hoplon.campaign.executors import torch_threads
 from hoplon.cli.console import print_status, show
 from hoplon.cli.loading import load_program
-from hoplon.cli.options.bounds import PolicyOption, Where
+from hoplon.cli.options.bounds import LastLinear, PolicyOption, Where
 from hoplon.cli.options.command_line import AsJson, Model, Seed, Threads
 from hoplon.cli.options.components import named
 from hoplon.cli.output_folder import require_writable
@@ -42,6 +42,7 @@ def command(
     *,
     ranges: Annotated[Path | None, Option(help="ranges.json of hoplon profile (default: example batch).")] = None,
     where: Where = "algorithm1",
+    last_linear: LastLinear = False,
     policy: PolicyOption = "clamp",
     batch: Annotated[int | None, Option(help="Samples per call (default: those of the example).")] = None,
     blocks: Annotated[int, Option(help="Number of blocks in which every arm runs; at least 6.")] = 30,
@@ -54,12 +55,12 @@ def command(
     """Time a model with its bounds in both forms, arms interleaved, beside no protection and the original."""
     if out is not None:
         require_writable(out)
-    replacement = named("--policy", policy, "policy")
+    replacement = named("--policy", policy, "policy", learn={"seed": lambda: seed})
     with torch_threads(threads):
         chosen, program = load_program(model, seed=seed, status=f"hoplon overhead: {model}, seed {seed}")
         x = _batch_of(chosen.example, batch)
         known = Ranges.load(ranges.expanduser()) if ranges is not None else _of_example(program, chosen.example)
-        protection = Ranger.configured(known, where=where, policy=replacement, seed=seed)
+        protection = Ranger(known, where=where, last_linear=last_linear, policy=replacement)
         arms = _arms(program, chosen.module, protection)
         found = measure(arms, x, baseline=BASELINE, blocks=blocks, calls=calls, seed=seed)
         document = {

@@ -25,9 +25,9 @@ def command(
     """Check a campaign file and say which sites it strikes with how many faults and runs; strike nothing."""
     settings = Settings.read(read_raw(file), source=str(file))
     with torch_threads(settings.threads):
-        held_out = resolve_data(settings.data).held_out
+        loaded = resolve_data(settings.data)
         program = load_program(settings.model, seed=settings.seed)[1]
-        document = _checked(settings.campaign(program, held_out), settings)
+        document = _checked(settings.campaign(program, loaded), settings)
     at_most = "at most " if document["half_width"] is not None else ""
     lines = [
         f"{document['model']} on {document['data']}, {document['inputs']:,} inputs",

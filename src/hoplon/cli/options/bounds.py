@@ -8,18 +8,22 @@ from typing import Annotated, Any
 
 from typer import Option
 
+from hoplon.cli.options.command_line import PROTECTIONS
 from hoplon.program.program import Program
 from hoplon.protections.ranges.inherent import inherent_ranges
 from hoplon.protections.ranges.ranges import Ranges
-from hoplon.protections.values.ranger import Bounded, Coverage
+from hoplon.protections.values.ranger import Coverage, Where as Bounded
 from hoplon.report.text_table import TextTable
 
 _MOST_ROWS = 60
 
 
-Where = Annotated[Bounded, Option(help="Which operators get a bound.")]
+Where = Annotated[Bounded, Option(help="Which operators get a bound.", rich_help_panel=PROTECTIONS)]
+LastLinear = Annotated[
+    bool, Option("--last-linear", help="Bound the last linear layer too.", rich_help_panel=PROTECTIONS)
+]
 PolicyOption = Annotated[
-    str, Option(help="Name of what replaces a value outside of its bound: clamp, ...; detect cannot be exported.")
+    str, Option(help="What replaces a value outside of its bound; see hoplon ls policies.", rich_help_panel=PROTECTIONS)
 ]
 
 

@@ -4,68 +4,106 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, final
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Lt
 
 from hoplon.campaign.campaign import Campaign
 from hoplon.cli.options import components as parts
-from hoplon.cli.options.schema import check_values
+from hoplon.cli.options.command_line import FAULTS, HARM, PROTECTIONS, RUN, SITES, SIZE, Said, shorthands
+from hoplon.cli.options.schema import ValuesError, check_values, from_text
+from hoplon.comparison.learned import Learned
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.errors import HoplonError, StoreError
 from hoplon.faults.model import FaultModel
 from hoplon.faults.sampling.base import Sampling
-from hoplon.faults.sampling.measures import ElementUniform
 from hoplon.faults.single_word import BitFlip
 from hoplon.files import write_atomically
-from hoplon.injection.replay.golden import Placement
-from hoplon.program.inputs import Inputs
+from hoplon.injection.replay.golden import Arrival, Placement
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory, Values
 from hoplon.protections.base import Protection
-from hoplon.registry import Reader, fields_of
+from hoplon.registry import Kind, Reader, fields_of
+from hoplon.zoo.entries import ZooData
 
 SETTINGS = "settings.json"
 
 
 Count = Annotated[int, Ge(1)]
+Share = Annotated[float, Gt(0), Lt(1)]
+_SITES = "Pattern of site names, such as 'layer1.*'; repeatable."
+_HALF_WIDTH = (
+    "Stop when the half-width of the confidence interval of the failure probability is below this value, e.g. 0.005."
+)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Settings:
-    """One campaign, checked; ``raw``: as it was given."""
+    """One campaign, checked; ``raw``: as it was given.
+
+    The keys of a file, the options of ``hoplon inject`` and these fields are one list.
+    """
 
     model: str
     data: str
     raw: Mapping[str, Any] = field(repr=False)
-    target: Literal["values", "memory"] = "values"
-    sites: tuple[str, ...] = ("*",)
-    kind: tuple[str, ...] | None = None
-    dtype: torch.dtype | None = None
-    buffers: bool = True
-    fault: Annotated[FaultModel, Reader("a fault model", parts.fault_model)] = field(default_factory=BitFlip)
-    criterion: Annotated[Criterion, Reader("a criterion", parts.criterion)] = field(default_factory=TopK)
-    sampling: Annotated[Sampling, Reader("a sampling", partial(parts.build, "sampling"))] = field(
-        default_factory=ElementUniform
-    )
-    protection: Annotated[tuple[Protection, ...], Reader("a protection", parts.protections)] = ()
-    placement: Placement = "before"
-    inputs: Count | None = None
-    count: Count | None = None
-    half_width: float | None = None
-    confidence: float = 0.95
-    seed: Annotated[int, Ge(0)] = 0
-    batch: Count | None = None
-    threads: Count | None = None
-    workers: Count = 1
-    out: str = "hoplon-run"
+    target: Annotated[
+        Literal["values", "memory"], Said("values (operator outputs, the default) or memory (weights, buffers)", SITES)
+    ] = "values"
+    sites: Annotated[tuple[str, ...], Said(_SITES, SITES)] = ("*",)
+    kind: Annotated[
+        tuple[str, ...] | None, Said("Kind of operator, such as conv (memory: that reads it); repeatable", SITES)
+    ] = None
+    dtype: Annotated[torch.dtype | None, Said("Dtype of the sites (default: floating point)", SITES)] = None
+    buffers: Annotated[bool, Said("With --target memory: buffers too", SITES)] = True
+    fault: Annotated[
+        FaultModel,
+        Reader("a fault model", parts.fault_model),
+        Said("Fault model, such as bitflip, stuck-at:1 or bitflip(count=2); see hoplon ls faults", FAULTS),
+    ] = field(default_factory=BitFlip)
+    criterion: Annotated[
+        Criterion,
+        Reader("a criterion or a list of such", parts.criterion),
+        Said("What counts as harm, such as top-1 or steering; see hoplon ls criteria; repeatable", HARM),
+    ] = field(default_factory=TopK)
+    sampling: Annotated[
+        parts.Described[Sampling],
+        Reader("a sampling", parts.sampling),
+        Said("Which faults are drawn, such as element, op or top-score:1%; see hoplon ls samplings", SITES),
+    ] = field(default_factory=lambda: parts.sampling("element"))
+    protection: Annotated[
+        tuple[parts.Described[Protection], ...],
+        Reader("a protection or a list of such", parts.protections),
+        Said(
+            "Protection in place, such as ranger(quantile=99.9%) or aspis:1%; see hoplon ls protections; repeatable, "
+            "or joined by +",
+            PROTECTIONS,
+        ),
+    ] = ()
+    placement: Annotated[
+        Placement, Said("Value faults strike before (the default) or after the protection of their site", PROTECTIONS)
+    ] = "before"
+    arrival: Annotated[
+        Arrival, Said("Memory faults strike before (the default) or after the check of guards", PROTECTIONS)
+    ] = "before"
+    inputs: Annotated[Count | None, Said("Number of held-out inputs (default: all)", SIZE)] = None
+    calibration: Annotated[
+        Count | None, Said("Number of calibration samples for ranges and scores (default: all)", SIZE)
+    ] = None
+    count: Annotated[Count | None, Said("Number of faults to inject", SIZE)] = None
+    half_width: Annotated[Share | None, Said(_HALF_WIDTH, SIZE)] = None
+    confidence: Annotated[Share, Said("Confidence of all intervals (default: 0.95)", SIZE)] = 0.95
+    seed: Annotated[int, Ge(0), Said("Seed of faults, inputs and new weights (default: 0)", RUN)] = 0
+    batch: Annotated[Count | None, Said("Samples per forward pass (default: chosen from the model's size)", RUN)] = None
+    threads: Annotated[Count | None, Said("CPU threads (default: torch's own setting)", RUN)] = None
+    workers: Annotated[Count, Said("Number of processes that share the work (default: 1)", RUN)] = 1
+    out: Annotated[str, Said("Run directory (default: hoplon-run)", RUN)] = "hoplon-run"
 
     @classmethod
     def read(cls, raw: Mapping[str, Any], *, source: str = "") -> Self:
@@ -91,17 +129,19 @@ class Settings:
             return Memory(self.sites, kind=self.kind, dtype=self.dtype, buffers=self.buffers)
         return Values(self.sites, kind=self.kind, dtype=self.dtype)
 
-    def campaign(self, program: Program, held_out: Inputs) -> Campaign:
-        """Return the campaign on a captured model and its data."""
+    def campaign(self, program: Program, data: ZooData) -> Campaign:
+        """Return the campaign on a captured model and its data, from which protections learn what they lack."""
+        learned = Learned(program, data.calibration.sample(self.calibration, seed=self.seed), seed=self.seed)
         return Campaign(
             program,
-            held_out.sample(self.inputs, seed=self.seed),
+            data.held_out.sample(self.inputs, seed=self.seed),
             sites=self.selection(),
             fault_model=self.fault,
             criterion=self.criterion,
-            sampling=self.sampling,
-            protections=self.protection,
+            sampling=self.sampling(learned),
+            protections=tuple(part(learned) for part in self.protection),
             placement=self.placement,
+            arrival=self.arrival,
             batch=self.batch,
         )
 
@@ -128,32 +168,70 @@ def read_raw(path: Path) -> dict[str, Any]:
     return found
 
 
-def merged(raw: Mapping[str, Any], given: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Lay the settings of the command line over those of a file.
+def merged(raw: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay the options of a command line over the settings of a file.
 
     Args:
         raw: of the file.
-        options: of the command line by key; None: not given.
-        parts: options within "fault" and "sampling", likewise; a name there starts that table afresh.
+        given: options by name, None: not given; keys of :class:`Settings`, and fields of fault models and samplings.
+            The name of a fault model or sampling starts its table afresh.
     Raises:
-        HoplonError: options for one of several fault models of the file.
+        ValuesError: fields for one of several fault models of the file.
     """
-    found = {**raw, **{key: value for key, value in given.items() if value is not None}}
+    fields = fields_of(Settings)
+    options = plain_options(given, fields)
+    found = {**raw, **options}
     for goal, other in (("count", "half_width"), ("half_width", "count")):
-        if given.get(goal) is not None and given.get(other) is None:
+        if goal in options and other not in options:
             found.pop(other, None)
-    for key, options in parts.items():
-        chosen = {name: value for name, value in options.items() if value is not None}
-        if not chosen:
-            continue
-        before = found.get(key, {})
-        if "name" in chosen:
-            before = {}
-        if isinstance(before, list):
-            raise HoplonError(f"{key}: expected one table to override options of, got a list; name it anew")
-        table = {"name": before} if isinstance(before, str) else dict(before)
-        found[key] = {"name": _DEFAULT_NAMES[key], **table, **chosen}
+    for kind in NAMED:
+        shorts = {field: given.get(option) for option, field in own_options(kind).items()}
+        chosen = {field: value for field, value in shorts.items() if value not in _NOT_GIVEN}
+        if chosen:
+            found[kind] = with_fields(kind, found.get(kind, DEFAULTS[kind]), chosen)
     return found
 
 
-_DEFAULT_NAMES = {"fault": "bitflip", "sampling": "element"}
+def plain_options(given: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return what a file would hold for the options of these names that were given."""
+    fields = fields_of(Settings)
+    return {name: _plain(fields[name][0], given[name]) for name in names if given.get(name) not in _NOT_GIVEN}
+
+
+def with_fields(kind: Kind, described: Any, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay fields from the command line over a component's description.
+
+    Raises:
+        ValuesError: several components, or a description that cannot be read.
+    """
+    if isinstance(described, list):
+        raise ValuesError([(kind, "expected one table to override options of, got a list; name it anew")])
+    try:
+        component, table = parts.table_of(kind, described)
+    except ValuesError as error:
+        raise ValuesError(error.below(kind)) from error
+    fields = parts.fields_of(component)
+    texts = {key: _plain(fields[key][0], value) if key in fields else value for key, value in chosen.items()}
+    return {"name": component.name, **table, **texts}
+
+
+def _plain(annotation: Any, given: Any) -> Any:
+    """What a file would hold for what the command line gave: once as it is, repeated as one list."""
+    if not isinstance(given, list | tuple):
+        return from_text(annotation, given)
+    values = [from_text(annotation, one) for one in given]
+    if len(values) == 1:
+        return values[0]
+    return [part for value in values for part in (value if isinstance(value, list) else [value])]
+
+
+def own_options(kind: Kind) -> dict[str, str]:
+    """Return the field by the option that gives it to the fault model or the sampling, as far as the name is free."""
+    taken = {*fields_of(Settings), *(option for other in NAMED[: NAMED.index(kind)] for option in own_options(other))}
+    return {option: field for option, (field, _) in shorthands(kind).items() if option not in taken}
+
+
+_NOT_GIVEN: Any = (None, [], ())
+NAMED: tuple[Kind, ...] = ("fault", "sampling")
+"""Settings that are one component, whose plain fields are options of their own."""
+DEFAULTS: Mapping[Kind, str] = {"fault": "bitflip", "sampling": "element"}

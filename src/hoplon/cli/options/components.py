@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Generic, TypeVar, final
 
 import torch
+from annotated_types import Gt, Le
 
 from hoplon.cli.options.schema import ValuesError, check_values, expected, from_text, is_file
+from hoplon.cli.options.text import call, split
+from hoplon.comparison.assessment import ArmPlan
+from hoplon.comparison.learned import Learned
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.combined import as_criterion
 from hoplon.errors import HoplonError, no_match
 from hoplon.faults.model import FaultModel, WordModel
 from hoplon.faults.multi_word import Mixture, spread
+from hoplon.faults.sampling.base import Sampling
 from hoplon.importance.scores import Scores
 from hoplon.protections.base import Protection
 from hoplon.protections.ranges.bound import Bound
+from hoplon.protections.ranges.profile import QuantileOf
 from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.values.policy import Policy
-from hoplon.registry import Component, Kind, Reader, components, fields_of as parameters_of
+from hoplon.protections.values.ranger import Where
+from hoplon.registry import Component, Kind, Reader, components, fields_of as parameters_of, said_of
 
 _Built = TypeVar("_Built")
 _NESTED: Mapping[Any, Any] = {Policy: Annotated[Policy, Reader("a policy", lambda value: build("policy", value))]}
@@ -35,62 +45,110 @@ def fields_of(component: Component) -> Mapping[str, tuple[Any, Any]]:
     return fields
 
 
+def about(component: Component, field: str) -> str:
+    """Return what there is to say of a field, in a few words: the start of its entry in the docstring."""
+    text = component.about(field) or said_of(field, spread) or expected(fields_of(component)[field][0])
+    return re.split(r"; |(?<!e\.g)\. ", text)[0].rstrip(".,;")
+
+
 def described(component: Component) -> dict[str, Any]:
     """Describe a component in plain values: name, label, sentence, and what it expects of each option."""
     words = {
-        name: {"expected": expected(annotation), "required": default is inspect.Parameter.empty}
+        name: {
+            "expected": expected(annotation),
+            "required": default is inspect.Parameter.empty,
+            "about": about(component, name),
+        }
         for name, (annotation, default) in fields_of(component).items()
         if component.kind != "score" and expected(annotation)
     }
     return {"name": component.name, "label": component.label, "sentence": component.sentence, "options": words}
 
 
-def build(kind: Kind, value: Any, *, given: Mapping[str, Any] | None = None) -> Any:
+def build(kind: Kind, value: Any, *, learn: Mapping[str, Callable[..., Any]] | None = None) -> Any:
     """Build the component that a name, a short text, or a table with a name and fields describes.
 
     Args:
-        value: "bitflip", "aspis:1%", or ``{"name": "bitflip", "count": 2}``.
-        given: fields by name for components that have them, such as scores that stand elsewhere.
+        value: "bitflip", "aspis:1%", "ranger(policy=zero)", or ``{"name": "bitflip", "count": 2}``.
+        learn: by field, what gives it to components that have it where the description does not. Its own parameters
+            are further fields of the description, such as the quantile of ranges.
     Raises:
         ValuesError: no such name, or fields that do not fit; all of them.
     Example:
-        >>> build("fault", {"name": "bitflip", "count": 2}), build("schedule", "rotating:4")
+        >>> build("fault", "bitflip(count=2)"), build("schedule", "rotating:4")
         (BitFlip(format=None, count=2, bits=None, field=None), Rotating(turns=4))
     """
-    known = components(kind)
-    names = ", ".join(known)
-    if isinstance(value, str):
-        for component in known.values():
-            if (short := getattr(component.defined, "named", lambda text: None)(value)) is not None:
-                return short
-    table = _table(value, known) if isinstance(value, str) else value
-    if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
-        raise ValuesError([("", f"expected a name or a table with a name out of {names}, got {value!r}")])
-    name = table["name"]
-    if name not in known:
-        raise ValuesError([("", f"{no_match(kind, name, [*known])}; choose one of {names}")])
-    fields = fields_of(known[name])
-    plain = {key: option for key, option in (given or {}).items() if key in fields} | dict(table)
-    del plain["name"]
+    component, plain = table_of(kind, value)
+    fields = dict(fields_of(component))
+    sources = {name: give for name, give in (learn or {}).items() if name in fields and name not in plain}
+    of_source = {name: parameters_of(give) for name, give in sources.items()}
+    for name, parameters in of_source.items():
+        annotation, _ = fields.pop(name)
+        fields |= {name: (annotation, None)} | {key: entry for key, entry in parameters.items() if key not in fields}
     options = check_values(plain, fields)
-    spreading = {key: options.pop(key) for key in _SPREAD if key not in known[name].fields and key in options}
+    spreading = {key: options.pop(key) for key in _SPREAD if key not in component.fields and key in options}
     try:
-        built = known[name].build(**options)
+        for name, give in sources.items():
+            options[name] = give(**{key: options[key] for key in of_source[name] if key in options})
+        options = {key: option for key, option in options.items() if key in component.fields}
+        built = component.build(**options)
         return spread(built, **spreading) if spreading else built
     except HoplonError as error:
         raise ValuesError([("", str(error))]) from error
 
 
-def _table(text: str, known: Mapping[str, Component]) -> dict[str, Any]:
-    """The table of a short text: what follows the name is the first field that is not a file."""
-    name, colon, rest = text.partition(":")
-    if not colon or name not in known:
-        return {"name": name}
-    plain = {key: annotation for key, (annotation, _) in fields_of(known[name]).items() if not is_file(annotation)}
-    if not plain:
-        raise ValuesError([("", f"expected {name} alone, got {rest!r} after it")])
-    field, annotation = next(iter(plain.items()))
-    return {"name": name, field: from_text(annotation, rest)}
+def table_of(kind: Kind, value: Any) -> tuple[Component, dict[str, Any]]:
+    """Return the component that a description names, and its fields as plain values.
+
+    Raises:
+        ValuesError: no such name, or a text that cannot be read.
+    Example:
+        >>> component, fields = table_of("protection", "aspis:1%")
+        >>> component.name, fields
+        ('aspis', {'fraction': 0.01})
+    """
+    known = components(kind)
+    names = ", ".join(known)
+    try:
+        table = _read(value, known) if isinstance(value, str) else value
+    except HoplonError as error:
+        raise ValuesError([("", str(error))]) from error
+    if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
+        raise ValuesError([("", f"expected a name or a table with a name out of {names}, got {value!r}")])
+    name = table["name"]
+    if name not in known:
+        raise ValuesError([("", f"{no_match(kind, name, [*known])}; choose one of {names}")])
+    return known[name], {key: option for key, option in table.items() if key != "name"}
+
+
+def _read(text: str, known: Mapping[str, Component]) -> dict[str, Any]:
+    """The table of a text: of the name in files, of the class, or of what reports print, such as "aspis-1%"."""
+    name, short, given = call(text)
+    name = next((one for one, component in known.items() if component.defined.__name__ == name), name)
+    if name not in known:
+        if (printed := _printed(text, known)) is not None:
+            return printed
+        start = max((one for one in known if text.startswith(f"{one}-")), key=len, default=None)
+        if start is None:
+            return {"name": name}
+        name, short = start, text.removeprefix(f"{start}-")
+    fields = fields_of(known[name])
+    table = {key: from_text(fields[key][0], one) if key in fields else one for key, one in given.items()}
+    if short is not None:
+        plain = [key for key, (annotation, _) in fields.items() if not is_file(annotation) and expected(annotation)]
+        if not plain:
+            raise HoplonError(f"expected {name} alone, got {short!r} after it")
+        table[plain[0]] = from_text(fields[plain[0]][0], short)
+    return {"name": name, **table}
+
+
+def _printed(text: str, known: Mapping[str, Component]) -> dict[str, Any] | None:
+    """The table of a component that knows the text as one of its own names, such as "top-5"."""
+    for component in known.values():
+        if (found := getattr(component.defined, "named", lambda text: None)(text)) is not None:
+            values = {key: getattr(found, key) for key in component.fields}
+            return {"name": component.name, **{key: value for key, value in values.items() if value is not None}}
+    return None
 
 
 def _each(value: Any, read: Callable[[Any], _Built]) -> list[_Built]:
@@ -127,11 +185,6 @@ def criterion(value: Any) -> Criterion:
     return as_criterion(criteria if len(criteria) != 1 else criteria[0])
 
 
-def protections(value: Any) -> tuple[Protection, ...]:
-    """Build the protections that a name, a table or a list of them describes."""
-    return tuple(_each(value, lambda part: build("protection", part)))
-
-
 def guard_components() -> Mapping[str, Component]:
     """Return the protections that watch memory, by name."""
     return {
@@ -149,41 +202,109 @@ def guards(texts: Sequence[str], *, scores: Path | None) -> list[Protection]:
     Raises:
         HoplonError: an unknown guard, an option that it does not take, or missing scores.
     """
-    known, built = guard_components(), []
+    known, built, used = guard_components(), [], False
     for text in texts:
-        name = text.partition(":")[0]
+        name = call(text)[0]
         if name not in known:
             raise HoplonError(f"--guard {text}: {no_match('guard', name, [*known])}; one of {', '.join(known)}")
-        if scores is None and "scores" in known[name].fields:
+        if scored := "scores" in known[name].fields:
+            used = True
+        if scores is None and scored and "scores" not in table_of("protection", text)[1]:
             raise HoplonError(f"--guard {text}: expected a file of scores, got none; --scores FILE, from hoplon rank")
-        built.append(named("--guard", text, "protection", given={"scores": scores}))
-    if scores is not None and not any("scores" in known[text.partition(":")[0]].fields for text in texts):
+        learn = {} if scores is None else {"scores": lambda: Scores.load(scores.expanduser())}
+        built.append(named("--guard", text, "protection", learn=learn))
+    if scores is not None and not used:
         raise HoplonError(f"expected --scores beside a guard that uses them, got {scores} and none; --guard aspis:1%")
     return built
 
 
-def arm(text: str) -> Callable[[Ranges, Scores], tuple[Protection, ...]]:
-    """Return what builds the protections that ``--arm`` names, joined by "+", once there are ranges and scores.
+@final
+@dataclass(frozen=True)
+class Described(Generic[_Built]):
+    """The checked description of a component that may have to learn from calibration data.
 
-    Raises:
-        HoplonError: an unknown protection, or an option that it does not take.
+    Calling it with what there is to learn builds it.
     """
 
-    def build_arm(ranges: Ranges, scores: Scores) -> tuple[Protection, ...]:
-        given = {"ranges": ranges, "scores": scores}
-        return tuple(named("--arm", part, "protection", given=given) for part in text.split("+"))
+    kind: Kind
+    value: Any
+    learn: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
-    build_arm(Ranges({"any": Bound(0.0, 1.0)}), Scores({"any": torch.ones(1)}))  # refused before hours of work
-    return build_arm
+    def __post_init__(self) -> None:
+        build(self.kind, self.value, learn={**self.learn, **_NOTHING_LEARNED})  # refused before hours of work
+
+    def __call__(self, learned: Learned) -> _Built:
+        """Build it."""
+        sources: dict[str, Callable[..., Any]] = {**self.learn, "ranges": learned.ranges, "scores": learned.scores}
+        built: _Built = build(self.kind, self.value, learn=sources)
+        return built
 
 
-def named(option: str, text: str, kind: Kind, *, given: Mapping[str, Any] | None = None) -> Any:
+def _no_ranges(
+    *,
+    quantile: Annotated[float, Gt(0), Le(1)] = 1.0,
+    quantile_of: QuantileOf = "values",
+    per_channel: bool = False,
+    where: Where = "algorithm1",
+    last_linear: bool = False,
+) -> Ranges:
+    return Ranges({"any": Bound(0.0, 1.0)})
+
+
+def _no_scores(*, score: str = "taylor") -> Scores:
+    if score not in components("score"):
+        raise no_match("score", score, [*components("score")])
+    return Scores({"any": torch.ones(1)})
+
+
+_NOTHING_LEARNED: Mapping[str, Callable[..., Any]] = {"ranges": _no_ranges, "scores": _no_scores}
+
+
+def protections(value: Any) -> tuple[Described[Protection], ...]:
+    """Check the protections that a text, joined by "+", a table or a list of them describes."""
+    listed = value if isinstance(value, list) else [value]
+    texts = [split(part, "+") if isinstance(part, str) else [part] for part in listed]
+    flat = [part for several in texts for part in several]
+    return tuple(_each(flat if len(flat) != 1 or value is flat else flat[0], partial(Described, "protection")))
+
+
+def sampling(value: Any) -> Described[Sampling]:
+    """Check the sampling that a name or a table describes."""
+    return Described("sampling", value)
+
+
+def arm(text: str, *, learn: Mapping[str, Callable[..., Any]] | None = None) -> tuple[str, ArmPlan]:
+    """Return name and content of the arm that ``--arm`` describes: ``NAME=PROTECTION+PROTECTION@SCHEDULE``.
+
+    The name may be left out; "none" is the arm without protections.
+
+    Raises:
+        HoplonError: an unknown protection or schedule, or an option that it does not take.
+    """
+    try:
+        name, *content = split(text, "=")
+        described = "=".join(content) or name
+        spec, *schedule = split(described, "@")
+        if len(schedule) > 1:
+            raise HoplonError(f"expected one schedule after @, got {', '.join(schedule)}")
+        parts = (
+            []
+            if spec == "none"
+            else [Described[Protection]("protection", one, learn or {}) for one in split(spec, "+")]
+        )
+        when = build("schedule", schedule[0]) if schedule else None
+    except HoplonError as error:
+        raise HoplonError(f"--arm {text}: {error}") from error
+    return name if content else described, ArmPlan(lambda learned: tuple(part(learned) for part in parts), when)
+
+
+def named(option: str, text: str, kind: Kind, *, learn: Mapping[str, Callable[..., Any]] | None = None) -> Any:
     """Build the component that an option of the command line names.
 
     Raises:
         HoplonError: names the option and its text.
     """
     try:
-        return build(kind, text, given=given)
+        return build(kind, text, learn=learn)
     except HoplonError as error:
         raise HoplonError(f"{option} {text}: {error}") from error

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import torch
-from annotated_types import Ge, MinLen
+from annotated_types import MinLen
 from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, Strict, TypeAdapter, ValidationError
 from torch import Tensor
 
+from hoplon.cli.options.text import plain, positions
 from hoplon.errors import HoplonError, no_match
 from hoplon.formats.base import NumberFormat
 from hoplon.formats.dtypes import NATIVE_DTYPES, native
@@ -44,6 +45,7 @@ class ValuesError(HoplonError):
         return [(f"{key}{dot}{part}", text) for dot, (part, text) in zip(dots, self.problems, strict=True)]
 
 
+_LIMITS = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}
 _WORDS = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
 
 
@@ -93,15 +95,33 @@ def check_values(values: Mapping[str, Any], fields: Fields, *, missing: str = "g
     return typed
 
 
-def from_text(annotation: Any, text: str) -> Any:
-    """Read the value of a field from a text, where files have types: "1%" for a number, "16" for an integer."""
+def from_text(annotation: Any, text: Any) -> Any:
+    """Read the value of a field from a text, where files have types: "1%" and "16" for numbers, "23-30" for integers.
+
+    What the field does not take comes back as it is, for :func:`check_values` to refuse.
+    """
+    if not isinstance(text, str):
+        return text
+    leaves = _leaves(annotation)
+    origins = {get_origin(part) for part in (annotation, *_parts(annotation))}
+    several = not origins.isdisjoint((tuple, Sequence))
+    if int in leaves and several and not text.startswith("["):
+        return _converted(positions, text, otherwise=text)
+    number = text.removesuffix("%")
     for kind in (int, float):
-        if kind in _leaves(annotation):
-            try:
-                return kind(text.removesuffix("%")) / (100 if text.endswith("%") else 1) if "%" in text else kind(text)
-            except ValueError:
-                continue
-    return text
+        if kind in leaves and (found := _converted(kind, number)) is not None:
+            return found / 100 if text.endswith("%") else found
+    found = plain(text)
+    if any(found is leaf for leaf in leaves):
+        return found
+    return found if isinstance(found, bool) or several or Mapping in origins else text
+
+
+def _converted(convert: Callable[[str], Any], text: str, *, otherwise: Any = None) -> Any:
+    try:
+        return convert(text)
+    except ValueError:
+        return otherwise
 
 
 def is_file(annotation: Any) -> bool:
@@ -154,8 +174,13 @@ def expected(annotation: Any) -> str:
     if (reader := _reader(annotation)) is not None:
         return reader.expected
     if origin is Annotated:
-        lowest = [f" of at least {limit.ge}" for limit in annotation.__metadata__ if isinstance(limit, Ge)]
-        return expected(parts[0]) + "".join(lowest)
+        limits = [
+            f" {words} {getattr(limit, key)}"
+            for limit in annotation.__metadata__
+            for key, words in _LIMITS.items()
+            if hasattr(limit, key)
+        ]
+        return expected(parts[0]) + " and".join(limits)
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(filter(None, map(expected, parts))))
     if origin is Literal:

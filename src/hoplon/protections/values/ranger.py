@@ -7,7 +7,7 @@ import operator
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self, final
+from typing import Literal, final
 
 from hoplon.errors import HoplonError
 from hoplon.program.operators import ACTIVATION_KINDS
@@ -19,14 +19,12 @@ from hoplon.protections.ranges.channels import axis_in_value
 from hoplon.protections.ranges.inherent import INHERENT, inherent_range
 from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.values.dataflow import AnyBound, filled_with, hull, taken_over, value_reads
-from hoplon.protections.values.policy import Clamp, Policy, RandomInRange
+from hoplon.protections.values.policy import Clamp, Policy
 from hoplon.registry import register
 
 Where = Literal["activations", "algorithm1", "all"]
 WHERE: tuple[Where, ...] = ("activations", "algorithm1", "all")
 Unprofiled = Literal["refuse", "leave"]
-Bounded = Literal["algorithm1", "activations", "operators", "with-last-linear"]
-"""Operators that get a bound, as files and the command line name them."""
 UNPROFILED: tuple[Unprofiled, ...] = ("refuse", "leave")
 
 _LINEAR = frozenset({"linear", "conv", "conv_transpose", "matmul", "addbmm", "baddbmm"})
@@ -49,7 +47,6 @@ class Coverage:
 @register(
     "protection",
     "ranger",
-    build="configured",
     sentence="Bounds every activation to the range seen on the calibration data. Meant for wrong values in flight;"
     " it also limits what a corrupted weight can do downstream.",
 )
@@ -95,30 +92,6 @@ class Ranger(Protection):
             raise HoplonError(f"expected where to be one of {', '.join(WHERE)}, got {self.where!r}")
         if self.unprofiled not in UNPROFILED:
             raise HoplonError(f"expected unprofiled to be one of {', '.join(UNPROFILED)}, got {self.unprofiled!r}")
-
-    @classmethod
-    def configured(
-        cls,
-        ranges: Ranges,
-        *,
-        where: Bounded = "algorithm1",
-        policy: Policy = Clamp(),  # noqa: B008
-        seed: int = 0,
-        leave_unprofiled: bool = False,
-    ) -> Self:
-        """Bounds every activation to the range seen in profiling, and the operators after it that cannot leave it.
-
-        Args:
-            where: "operators" for ``where="all"``, "with-last-linear" for ``last_linear=True``.
-            seed: of random replacements.
-        """
-        return cls(
-            ranges,
-            where={"operators": "all", "activations": "activations"}.get(where, "algorithm1"),  # type: ignore[arg-type]
-            last_linear=where == "with-last-linear",
-            policy=replace(policy, seed=seed) if isinstance(policy, RandomInRange) and seed else policy,
-            unprofiled="leave" if leave_unprofiled else "refuse",
-        )
 
     @property
     def label(self) -> str:

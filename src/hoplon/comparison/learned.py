@@ -1,0 +1,103 @@
+"""What protections and samplings learn from calibration data: ranges of activations and scores of weights."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any, final
+
+import torch.nn.functional as F
+
+from hoplon.errors import DataError, no_match
+from hoplon.importance.scores import Scores
+from hoplon.program.inputs import Inputs
+from hoplon.program.program import Program
+from hoplon.program.sites import Values
+from hoplon.protections.ranges.profile import Profile, QuantileOf
+from hoplon.protections.ranges.profiling import profile_activations
+from hoplon.protections.ranges.ranges import Ranges
+from hoplon.protections.values.ranger import Where
+from hoplon.registry import components
+
+Progress = Callable[[str, int, int], None]
+
+
+@final
+class Learned:
+    """Ranges and scores of a program from calibration data; each is computed once, when it is first asked for.
+
+    Args:
+        program: fault-free.
+        data: calibration samples; labelled, for scores that need a loss. Cross entropy is the loss.
+        seed: of scores that draw something.
+        progress: told stage, samples done and samples in all.
+    """
+
+    def __init__(self, program: Program, data: Inputs, *, seed: int = 0, progress: Progress | None = None) -> None:
+        self.program, self.data = program, data
+        self._seed = seed
+        self._progress: Progress = progress or (lambda stage, done, total: None)
+        self._profiles: dict[tuple[bool, ...], Profile] = {}
+        self._scores: dict[str, Scores] = {}
+
+    def ranges(
+        self,
+        *,
+        quantile: float = 1.0,
+        quantile_of: QuantileOf = "values",
+        per_channel: bool = False,
+        where: Where = "algorithm1",
+        last_linear: bool = False,
+    ) -> Ranges:
+        """Return bounds as :meth:`hoplon.ranges.Profile.ranges`, of all operators where ``where`` asks for them."""
+        quantiles, every = quantile != 1, where == "all" or last_linear
+        key = (quantiles, per_channel, every)
+        if key not in self._profiles:
+            self._profiles[key] = profile_activations(
+                self.program,
+                self.data,
+                sites=Values() if every else None,
+                quantiles=quantiles,
+                per_channel=per_channel,
+                progress=partial(self._progress, "activation ranges"),
+            )
+        return self._profiles[key].ranges(quantile=quantile, quantile_of=quantile_of, per_channel=per_channel)
+
+    def scores(self, *, score: str = "taylor", **options: Any) -> Scores:
+        """Return the scores of this name, see ``hoplon ls scores``.
+
+        Args:
+            options: of the score, such as ``sites`` or ``batch``; those that it does not have are left out.
+        Raises:
+            HoplonError: no such score; DataError: it needs labels, and there are none.
+        """
+        known = components("score")
+        if score not in known:
+            raise no_match("score", score, [*known])
+        fields = known[score].fields
+        if fields["loss"][1] is inspect.Parameter.empty and self.data.y is None:
+            raise DataError(
+                f"expected labels in the calibration data {self.data.name!r} for {score}, got none; scores need a "
+                "loss: take one that needs none, such as magnitude"
+            )
+        if score not in self._scores or options:
+            given = {"seed": self._seed, **options}
+            self._scores[score] = known[score].build(
+                self.program,
+                self.data,
+                loss=F.cross_entropy,
+                progress=partial(self._progress, "scores of weights"),
+                **{name: value for name, value in given.items() if name in fields},
+            )
+        return self._scores[score]
+
+    @property
+    def all_ranges(self) -> list[Ranges]:
+        """The extremes of every profile that was made."""
+        return [profile.ranges() for profile in self._profiles.values()]
+
+    @property
+    def all_scores(self) -> list[Scores]:
+        """All scores that were computed."""
+        return list(self._scores.values())
