@@ -85,6 +85,8 @@ def build(kind: Kind, value: Any, *, learn: Mapping[str, Callable[..., Any]] | N
     for name, parameters in of_source.items():
         annotation, _ = fields.pop(name)
         fields |= {name: (annotation, None)} | {key: entry for key, entry in parameters.items() if key not in fields}
+    if isinstance(value, str):
+        plain = {key: from_text(fields[key][0], one) if key in fields else one for key, one in plain.items()}
     options = check_values(plain, fields)
     spreading = {key: options.pop(key) for key in _SPREAD if key not in component.fields and key in options}
     try:
