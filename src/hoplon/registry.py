@@ -125,7 +125,8 @@ def register(
 def fields_of(build: Callable[..., Any]) -> Mapping[str, tuple[Any, Any]]:
     """Return annotation and default of each parameter of a class or function, as :attr:`Component.fields`."""
     hints = get_type_hints(build, include_extras=True)
-    return {name: (hints[name], parameter.default) for name, parameter in inspect.signature(build).parameters.items()}
+    parameters = inspect.signature(build).parameters.items()
+    return {name: (hints[name], one.default) for name, one in parameters if one.kind is not one.VAR_KEYWORD}
 
 
 def said_of(field: str, *documented: Any) -> str:

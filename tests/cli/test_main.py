@@ -161,13 +161,13 @@ def test_compare_goes_on_with_what_an_interrupted_run_left(
     runs = tmp_path / "out" / "runs"
     assert not kept.exists()
     assert (runs / "values" / "none" / "runs" / "unit-00000000.parquet").stat().st_mtime_ns == first
-    assert main([*command, "--resume", "--seed", "1"]) == 2
+    assert main([*command, "--resume", "--seed", "1"]) == 4
     assert "expected the campaign of" in capsys.readouterr().err
 
 
-def failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def failing(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 2) -> str:
     """The last line on stderr of a command that has to refuse its input."""
-    assert main(list(arguments)) == 2
+    assert main(list(arguments)) == status
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "Traceback" not in captured.err
@@ -185,7 +185,7 @@ def test_missing_data_says_what_to_set(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("HOPLON_DATA", raising=False)
-    line = failing(capsys, "compare", "resnet20-cifar10", "cifar10", "--out", str(tmp_path))
+    line = failing(capsys, "compare", "resnet20-cifar10", "cifar10", "--out", str(tmp_path), status=4)
     assert "set HOPLON_DATA to the folder that holds it" in line
 
 
@@ -194,7 +194,7 @@ def test_an_unwritable_folder_is_named_before_any_work(
     command: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    assert main([*command, "--out", str(tmp_path / "file" / "out")]) == 2
+    assert main([*command, "--out", str(tmp_path / "file" / "out")]) == 4
     captured = capsys.readouterr()
     assert captured.err.startswith("hoplon: expected a writable output folder, got")
     assert captured.err.endswith("choose another with --out\n")
@@ -205,10 +205,10 @@ def test_an_unwritable_folder_is_named_before_any_work(
     ("options", "message"),
     [
         (["--criterion", "best"], "criterion: no criterion matches 'best'"),
-        (["--inputs", "0"], "expected inputs of at least 1, got 0"),
+        (["--inputs", "0"], "inputs: expected an integer of at least 1, got 0"),
         (["--threads", "0"], "expected at least 1 thread, got 0"),
         (["--value-faults", "0", "--memory-faults", "0"], "expected value or memory faults to run"),
-        (["--seed", "-1"], "expected a seed of at least 0, got -1"),
+        (["--seed", "-1"], "seed: expected an integer of at least 0, got -1"),
     ],
 )
 def test_options_out_of_range(
@@ -220,7 +220,8 @@ def test_options_out_of_range(
 def test_labels_out_of_range(capsys: pytest.CaptureFixture[str], small_files: tuple[str, str], tmp_path: Path) -> None:
     held_out, _ = small_data()
     np.savez(tmp_path / "bad.npz", x=np.asarray(held_out.x), y=np.full(len(held_out), 9))
-    line = failing(capsys, "compare", small_files[0], str(tmp_path / "bad.npz"), "--out", str(tmp_path / "out"))
+    files = (small_files[0], str(tmp_path / "bad.npz"))
+    line = failing(capsys, "compare", *files, "--out", str(tmp_path / "out"), status=4)
     assert "expected labels in [0, 4)" in line
 
 

@@ -51,7 +51,7 @@ def test_the_users_own_model_takes_part(
     assert main(["study", "small", "--profile", "quick", "--out", out, "--model", *small_files, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["rows"][0]["note"].endswith("model.py:net on data.npz")
-    assert main(["study", "small", "--profile", "quick", "--out", out]) == 2
+    assert main(["study", "small", "--profile", "quick", "--out", out]) == 4
     assert "expected the study of" in capsys.readouterr().err
 
 

@@ -23,9 +23,9 @@ from hoplon.cli.commands import (
     validate,
 )
 from hoplon.cli.console import print_status
-from hoplon.errors import HoplonError
+from hoplon.errors import DataError, HoplonError, StoreError
 
-BAD_INPUT, INTERRUPTED = 2, 130
+USAGE, ENVIRONMENT, INTERRUPTED = 2, 4, 130
 
 app = typer.Typer(
     name="hoplon",
@@ -41,13 +41,15 @@ for module in (demo, inspect, profile, rank, inject, replay, harden, compare, ov
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status comes back.
 
-    0: done · 2: bad input, one line on stderr says what and the way out · 130: interrupted.
+    0: done or passed · 1: a gate failed · 2: usage, one line on stderr says what and the way out · 3: undecided ·
+    4: data or environment, likewise: missing or unfit data, damaged runs, folders that cannot be written ·
+    130: interrupted.
     """
     try:
         app(args=None if arguments is None else list(arguments), prog_name="hoplon")
     except HoplonError as error:
         print_status(f"hoplon: {error}")
-        return BAD_INPUT
+        return ENVIRONMENT if isinstance(error, DataError | StoreError) else USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as done:  # typer ends every command this way

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import polars as pl
+from annotated_types import Ge
 
 from hoplon.campaign._peak_memory import peak_memory_bytes
 from hoplon.campaign.campaign import Campaign
@@ -59,7 +60,8 @@ class AssessmentPlan:
         value_faults: faults in operator outputs, one input each; 0 leaves this kind out.
         memory_faults: faults in weights, each met by all inputs; 0 leaves this kind out.
         guard_faults: single-bit flips in what the guards of an arm hold, met by all inputs as well; 0 leaves them out.
-        values, memory: the sites of both kinds; convolutions, linear layers and their weights by default.
+        values, memory: the sites of both kinds; convolutions, linear layers and their weights by default. Scores are
+            those of the struck weights.
         fault_models: by a name that tells them apart; each is a table of its own, under every sampling.
         samplings: likewise, each made once scores can be learned.
         inputs: how many held-out inputs faults meet, drawn by ``seed``; None for all. Accuracy is always that of all.
@@ -74,21 +76,21 @@ class AssessmentPlan:
         HoplonError: a number out of range, or no fault at all.
     """
 
-    value_faults: int = 8192
-    memory_faults: int = 1024
-    guard_faults: int = 256
+    value_faults: Annotated[int, Ge(0)] = 8192
+    memory_faults: Annotated[int, Ge(0)] = 1024
+    guard_faults: Annotated[int, Ge(0)] = 256
     values: Values = VALUES
     memory: Memory = MEMORY
     fault_models: Mapping[str, FaultModel] = field(default_factory=lambda: {"": BitFlip()})
     samplings: Mapping[str, MakeSampling] = field(default_factory=lambda: {"": lambda learned: ElementUniform()})
-    inputs: int | None = None
-    calibration: int | None = None
+    inputs: Annotated[int, Ge(1)] | None = None
+    calibration: Annotated[int, Ge(1)] | None = None
     criterion: Criterion = field(default_factory=TopK)
     placement: Placement = "before"
     arrival: Arrival = "before"
-    batch: int | None = None
+    batch: Annotated[int, Ge(1)] | None = None
     latency: bool = True
-    seed: int = 0
+    seed: Annotated[int, Ge(0)] = 0
 
     def __post_init__(self) -> None:
         if min(self.value_faults, self.memory_faults) < 0 or not self.value_faults + self.memory_faults:
@@ -194,7 +196,8 @@ def assess(
     known = calibration.sample(plan.calibration, seed=plan.seed)
     inputs = held_out.sample(plan.inputs, seed=plan.seed)
     _check_calibration(program, known, plan)
-    learned = Learned(program, known, seed=plan.seed, progress=report_progress)
+    struck = plan.memory if plan.memory_faults and plan.memory != MEMORY else None
+    learned = Learned(program, known, weights=struck, seed=plan.seed, progress=report_progress)
     campaigns = _campaigns(program, inputs, plan, learned)
     tables = {name: campaign.draw(count=count, seed=plan.seed) for name, (count, campaign) in campaigns.items()}
     plans = arms or standard_arms()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, final
 
@@ -13,7 +14,7 @@ from hoplon.errors import DataError, no_match
 from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
-from hoplon.program.sites import Values
+from hoplon.program.sites import Memory, Values
 from hoplon.protections.ranges.profile import Profile, QuantileOf
 from hoplon.protections.ranges.profiling import profile_activations
 from hoplon.protections.ranges.ranges import Ranges
@@ -30,13 +31,24 @@ class Learned:
     Args:
         program: fault-free.
         data: calibration samples; labelled, for scores that need a loss. Cross entropy is the loss.
+        weights: those that are scored; of convolutions and linear layers by default.
         seed: of scores that draw something.
         progress: told stage, samples done and samples in all.
     """
 
-    def __init__(self, program: Program, data: Inputs, *, seed: int = 0, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        data: Inputs,
+        *,
+        weights: Memory | None = None,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
         self.program, self.data = program, data
-        self._seed = seed
+        self._given: dict[str, Any] = {"seed": seed} | (
+            {} if weights is None else {"sites": replace(weights, buffers=False)}
+        )
         self._progress: Progress = progress or (lambda stage, done, total: None)
         self._profiles: dict[tuple[bool, ...], Profile] = {}
         self._scores: dict[str, Scores] = {}
@@ -82,7 +94,7 @@ class Learned:
                 "loss: take one that needs none, such as magnitude"
             )
         if score not in self._scores or options:
-            given = {"seed": self._seed, **options}
+            given = {**self._given, **options}
             self._scores[score] = known[score].build(
                 self.program,
                 self.data,

@@ -53,7 +53,7 @@ def test_bad_input_is_told_in_one_line(
         "import torch\nfrom hoplon import Inputs\ndef data():\n    return Inputs(torch.ones(10, 1, 6, 6))\n"
     )
     out = ["--out", str(tmp_path / "scores.safetensors")]
-    assert main(["rank", small_files[0], f"{bare}:data", *out]) == 2
+    assert main(["rank", small_files[0], f"{bare}:data", *out]) == 4
     assert "expected labels" in capsys.readouterr().err
     assert main(["rank", *small_files, *out, "--fraction", "2"]) == 2
     assert "expected a fraction in (0, 1], got 2.0" in capsys.readouterr().err

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -33,7 +32,7 @@ from hoplon.cli.options.command_line import (
     settings_options,
     takes,
 )
-from hoplon.cli.options.schema import ValuesError, check_values, expected
+from hoplon.cli.options.schema import Problems, ValuesError, check_values, expected
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.comparison.assessment import MEMORY, VALUES, ArmPlan, AssessmentPlan, standard_arms
 from hoplon.errors import HoplonError
@@ -45,6 +44,7 @@ from hoplon.zoo.resolve import resolve_data, resolve_model
 _SETTINGS = fields_of(Settings)
 _SHARED = ("target", "sites", "kind", "dtype", "buffers", "criterion", "placement", "arrival")
 _PLAN = ("value_faults", "memory_faults", "guard_faults", "inputs", "calibration", "batch", "seed")
+_SIZES = {name: entry for name, entry in fields_of(AssessmentPlan).items() if name in _PLAN}
 _SETTINGS_SHARED = {name: _SETTINGS[name] for name in _SHARED}
 
 
@@ -123,28 +123,15 @@ def planned(given: Mapping[str, Any]) -> tuple[AssessmentPlan, dict[str, ArmPlan
     Raises:
         ValuesError: names, values or arms that do not fit; all of them.
     """
-    problems: list[tuple[str, str]] = []
-    settings: dict[str, Any] = {}
-    models: dict[str, Any] = {}
-    samplings: dict[str, Any] = {}
-    arms: dict[str, ArmPlan] = {}
-    steps: tuple[tuple[dict[str, Any], Callable[[], Mapping[str, Any]]], ...] = (
-        (settings, lambda: check_values(plain_options(given, _SHARED), _SETTINGS_SHARED)),
-        (models, partial(_each, "fault", given, parts.fault_model)),
-        (samplings, partial(_each, "sampling", given, parts.sampling)),
-        (arms, partial(_arms, given)),
-    )
-    for found, read in steps:
-        try:
-            found.update(read())
-        except ValuesError as error:
-            problems += error.problems
-        except HoplonError as error:
-            problems.append(("", str(error)))
-    if problems:
-        raise ValuesError(problems)
-    target = settings.get("target")
+    problems = Problems()
+    settings = problems.of(check_values, plain_options(given, _SHARED), _SETTINGS_SHARED) or {}
     counts = {name: given[name] for name in _PLAN}
+    problems.of(check_values, {name: value for name, value in counts.items() if value is not None}, _SIZES)
+    models = problems.of(_each, "fault", given, parts.fault_model) or {}
+    samplings = problems.of(_each, "sampling", given, parts.sampling) or {}
+    arms = problems.of(_arms, given) or {}
+    problems.refuse()
+    target = settings.get("target")
     for name, other in (("value_faults", "memory"), ("memory_faults", "values")):
         counts[name] = 0 if target == other else counts[name]
     values, memory = _selections(settings)

@@ -14,6 +14,7 @@ from hoplon.cli.loading import load_program
 from hoplon.cli.options.bounds import LastLinear, PolicyOption, Where, coverage_table, listed, ranges_for
 from hoplon.cli.options.command_line import AsJson, Model, Seed
 from hoplon.cli.options.components import guards, named
+from hoplon.cli.options.schema import Problems
 from hoplon.cli.output_folder import require_writable
 from hoplon.errors import HoplonError
 from hoplon.protections.export.bundle import save_bundle
@@ -61,8 +62,11 @@ def command(
 ) -> None:
     """Bound a model's values, guard its weights, and export it; list what is bounded, what is not, and why."""
     write = _writer(out, guarded=bool(guard))
-    protections, due = guards(guard or [], scores=scores), named("--when", when, "schedule")
-    replacement = named("--policy", policy, "policy", learn={"seed": lambda: seed})
+    problems = Problems()
+    protections = problems.of(guards, guard or [], scores=scores)
+    due = problems.of(named, "--when", when, "schedule")
+    replacement = problems.of(named, "--policy", policy, "policy", learn={"seed": lambda: seed})
+    problems.refuse()
     if not bounds and not protections:
         raise HoplonError("expected bounds or guards, got --no-bounds and no --guard; --guard parity")
     require_writable(out.parent)

@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import torch.nn.functional as F
 from typer import Option
 
-from hoplon import importance
 from hoplon.campaign.executors import torch_threads
 from hoplon.cli.console import print_status, progress_bars, show
 from hoplon.cli.loading import load_program
-from hoplon.cli.options.command_line import AsJson, Data, Model, Samples, Seed, Threads
+from hoplon.cli.options import components as parts
+from hoplon.cli.options.campaign_file import with_fields
+from hoplon.cli.options.command_line import FAULTS, SCORING, AsJson, Data, Model, Samples, Seed, Threads
 from hoplon.cli.output_folder import require_writable
-from hoplon.errors import DataError
-from hoplon.faults.single_word import BitFlip
+from hoplon.comparison.learned import Learned
+from hoplon.errors import no_match
 from hoplon.importance._layerwise import layerwise
 from hoplon.importance.analysis import by_layer, heat_map, magnitudes
 from hoplon.importance.scores import Scores
-from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory
+from hoplon.registry import components
 from hoplon.report.document import plain
 from hoplon.report.ranking import by_layer_figure, heat_map_figure, write_ranking
 from hoplon.report.text import percent
 from hoplon.report.text_table import TextTable
 from hoplon.zoo.resolve import resolve_data
-
-Score = Literal["taylor", "gradient", "fisher", "nisp", "magnitude", "random", "expected-damage"]
-_WITHOUT_LABELS = ("magnitude", "random", "nisp")
-_SEEDED = ("random", "fisher", "expected-damage")
 
 
 def command(
@@ -42,14 +37,32 @@ def command(
     out: Annotated[Path, Option(help="File for the scores, safetensors.")] = Path("scores.safetensors"),
     seed: Seed = 0,
     as_json: AsJson = False,
-    score: Annotated[Score, Option(help="Score of a weight's importance.")] = "taylor",
-    fraction: Annotated[float, Option(help="Share of all weights that counts as most and as least important.")] = 0.01,
-    within_layers: Annotated[bool, Option("--layerwise", help="Rank within each layer only.")] = False,
-    flips: Annotated[int, Option(help="With --score expected-damage: bits flipped per word.")] = 1,
+    score: Annotated[
+        str, Option(help="Score of a weight's importance; see hoplon ls scores.", rich_help_panel=SCORING)
+    ] = "taylor",
+    fraction: Annotated[
+        float,
+        Option(help="Share of all weights that counts as most and as least important.", rich_help_panel=SCORING),
+    ] = 0.01,
+    within_layers: Annotated[
+        bool, Option("--layerwise", help="Rank within each layer only.", rich_help_panel=SCORING)
+    ] = False,
+    fault: Annotated[
+        str, Option(help="Fault model, for scores that depend on one; see hoplon ls faults.", rich_help_panel=FAULTS)
+    ] = "bitflip",
+    flips: Annotated[str | None, Option(help="Bits flipped per word, likewise.", rich_help_panel=FAULTS)] = None,
     samples: Samples = None,
-    sites: Annotated[list[str] | None, Option(help="Pattern of parameter names; repeatable (default: all).")] = None,
-    kind: Annotated[list[str] | None, Option(help="Kind of operator that reads them (default: conv, linear).")] = None,
-    batch: Annotated[int, Option(help="Samples per gradient; Taylor and gradient depend on it.")] = 64,
+    sites: Annotated[
+        list[str] | None,
+        Option(help="Pattern of parameter names; repeatable (default: all).", rich_help_panel=SCORING),
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        Option(help="Kind of operator that reads them (default: conv, linear).", rich_help_panel=SCORING),
+    ] = None,
+    batch: Annotated[
+        int, Option(help="Samples per gradient; scores by gradients depend on it.", rich_help_panel=SCORING)
+    ] = 64,
     page: Annotated[Path | None, Option(help="HTML file for the figures (default: not written).")] = None,
     threads: Threads = None,
 ) -> None:
@@ -57,16 +70,18 @@ def command(
     for file in (out, page):
         if file is not None:
             require_writable(file.parent)
+    if score not in components("score"):
+        raise no_match("score", score, [*components("score")])
+    model_of_faults = parts.fault_model(with_fields("fault", fault, {} if flips is None else {"count": flips}))
     with torch_threads(threads):
         loaded = resolve_data(data)
         status = f"hoplon rank: {model} on {data}, {score}, seed {seed}"
         _, program = load_program(model, seed=seed, status=status)
         selected = Memory(tuple(sites or ("*",)), kind=tuple(kind or ("conv", "linear")), buffers=False)
         known = loaded.calibration.sample(samples, seed=seed)
-        scored = _scoring(score, known, seed=seed, flips=flips)
         with progress_bars() as report_progress:
-            progress = partial(report_progress, "scores of weights")
-            found = scored(program, known, loss=F.cross_entropy, sites=selected, batch=batch, progress=progress)
+            learned = Learned(program, known, seed=seed, progress=report_progress)
+            found = learned.scores(score=score, sites=selected, batch=batch, fault_model=model_of_faults)
     found = layerwise(found) if within_layers else found
     document = described(program, found, fraction)
     found.save(out)
@@ -75,20 +90,6 @@ def command(
         write_ranking(page, f"{found.score} of the weights of {program.name}", figures)
     show(document | {"scores": str(out)}, _tables(document), as_json=as_json)
     print_status(f"wrote {out}" + (f" and {page}" if page else ""))
-
-
-def _scoring(score: Score, data: Inputs, *, seed: int, flips: int) -> Callable[..., Scores]:
-    """Return the function of `hoplon.importance` that the options describe.
-
-    Raises:
-        DataError: data without labels, for a score that needs a loss.
-    """
-    if data.y is None and score not in _WITHOUT_LABELS:
-        raise DataError(f"expected labels in the calibration data for {score}, got none; try --score magnitude")
-    more: dict[str, Any] = {"seed": seed} if score in _SEEDED else {}
-    if score == "expected-damage":
-        more["fault_model"] = BitFlip(flips)
-    return partial(getattr(importance, score.replace("-", "_")), **more)
 
 
 def described(program: Program, scores: Scores, fraction: float) -> dict[str, Any]:

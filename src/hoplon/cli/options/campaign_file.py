@@ -19,7 +19,7 @@ from hoplon.cli.options.schema import ValuesError, check_values, from_text
 from hoplon.comparison.learned import Learned
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
-from hoplon.errors import HoplonError, StoreError
+from hoplon.errors import HoplonError
 from hoplon.faults.model import FaultModel
 from hoplon.faults.sampling.base import Sampling
 from hoplon.faults.single_word import BitFlip
@@ -131,11 +131,13 @@ class Settings:
 
     def campaign(self, program: Program, data: ZooData) -> Campaign:
         """Return the campaign on a captured model and its data, from which protections learn what they lack."""
-        learned = Learned(program, data.calibration.sample(self.calibration, seed=self.seed), seed=self.seed)
+        known, sites = data.calibration.sample(self.calibration, seed=self.seed), self.selection()
+        struck = sites if isinstance(sites, Memory) else None
+        learned = Learned(program, known, weights=struck, seed=self.seed)
         return Campaign(
             program,
             data.held_out.sample(self.inputs, seed=self.seed),
-            sites=self.selection(),
+            sites=sites,
             fault_model=self.fault,
             criterion=self.criterion,
             sampling=self.sampling(learned),
@@ -154,17 +156,17 @@ def read_raw(path: Path) -> dict[str, Any]:
     """Read the settings of a TOML file, or in the ``settings.json`` of a run, unchecked.
 
     Raises:
-        StoreError: no such file, or one that is neither.
+        HoplonError: no such file, or one that is neither.
     """
     try:
         content = path.read_text(encoding="utf-8")
         found = json.loads(content) if path.suffix == ".json" else tomllib.loads(content)
     except (OSError, ValueError) as error:  # both parsers raise kinds of ValueError
-        raise StoreError(
+        raise HoplonError(
             f"expected a campaign file in TOML at {path}, got {error}; give another with --config"
         ) from error
     if not isinstance(found, dict):
-        raise StoreError(f"expected keys and values in {path}, got {type(found).__name__}")
+        raise HoplonError(f"expected keys and values in {path}, got {type(found).__name__}")
     return found
 
 

@@ -18,7 +18,7 @@ from hoplon.cli.options.schema import expected
 from hoplon.registry import Kind, Shorthand, components
 
 SITES, FAULTS, HARM = "Where faults strike", "How a fault changes words", "What counts as harm"
-PROTECTIONS, SIZE, RUN = "Protections", "How many, and which inputs", "The run"
+PROTECTIONS, SIZE, RUN, SCORING = "Protections", "How many, and which inputs", "The run", "Importance of weights"
 
 MODEL_HELP = "A zoo name, torchvision:NAME, package.module:factory or file.py:factory."
 DATA_HELP = "A zoo name, an .npz file with x and y, or a factory."

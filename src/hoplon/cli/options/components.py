@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, final
 
@@ -91,7 +91,9 @@ def build(kind: Kind, value: Any, *, learn: Mapping[str, Callable[..., Any]] | N
     spreading = {key: options.pop(key) for key in _SPREAD if key not in component.fields and key in options}
     try:
         for name, give in sources.items():
-            options[name] = give(**{key: options[key] for key in of_source[name] if key in options})
+            given = give(**{key: options[key] for key in of_source[name] if key in options})
+            bare = isinstance(given, Scores) and component.fields[name][0] is not Scores
+            options[name] = given.values if bare else given
         options = {key: option for key, option in options.items() if key in component.fields}
         built = component.build(**options)
         return spread(built, **spreading) if spreading else built
@@ -256,7 +258,13 @@ def _no_ranges(
 def _no_scores(*, score: str = "taylor") -> Scores:
     if score not in components("score"):
         raise no_match("score", score, [*components("score")])
-    return Scores({"any": torch.ones(1)})
+    return _many_scores()
+
+
+@cache
+def _many_scores() -> Scores:
+    """As many weights as a description is likely to ask for by number."""
+    return Scores({"any": torch.ones(2**24, dtype=torch.float16)})
 
 
 _NOTHING_LEARNED: Mapping[str, Callable[..., Any]] = {"ranges": _no_ranges, "scores": _no_scores}

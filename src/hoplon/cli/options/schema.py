@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import torch
 from annotated_types import MinLen
@@ -22,6 +22,7 @@ from hoplon.formats.named import format_named
 from hoplon.importance.scores import Scores
 from hoplon.registry import Reader
 
+_Read = TypeVar("_Read")
 Fields = Mapping[str, tuple[Any, Any]]
 """Annotation and default by name; ``inspect.Parameter.empty`` for a field that must be given."""
 
@@ -43,6 +44,32 @@ class ValuesError(HoplonError):
         """Return the problems with their keys as parts of another one: "count" below "fault" is "fault.count"."""
         dots = ("" if not part or part.startswith("[") else "." for part, _ in self.problems)
         return [(f"{key}{dot}{part}", text) for dot, (part, text) in zip(dots, self.problems, strict=True)]
+
+
+class Problems:
+    """What is wrong with the options of a command, gathered so that all of it is said at once."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[str, str]] = []
+
+    def of(self, read: Callable[..., _Read], *given: Any, **more: Any) -> _Read:
+        """Return what ``read`` makes of something; where it refuses, None, until :meth:`refuse` says why."""
+        try:
+            return read(*given, **more)
+        except ValuesError as error:
+            self._found += error.problems
+        except HoplonError as error:
+            self._found.append(("", str(error)))
+        return None  # type: ignore[return-value]
+
+    def refuse(self) -> None:
+        """Raise what was kept.
+
+        Raises:
+            ValuesError: all of it.
+        """
+        if self._found:
+            raise ValuesError(list(dict.fromkeys(self._found)))
 
 
 _LIMITS = {"ge": "of at least", "gt": "above", "le": "of at most", "lt": "below"}

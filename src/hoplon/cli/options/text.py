@@ -40,6 +40,7 @@ def call(text: str) -> tuple[str, str | None, dict[str, Any]]:
     """
     match = re.fullmatch(r"([^(:]*)\((.*)\)", text, re.DOTALL)
     if match is None:
+        split(text, ",")  # brackets that do not end
         name, colon, rest = text.partition(":")
         return name.strip(), rest if colon else None, {}
     fields = {}
