@@ -44,7 +44,7 @@ def test_a_guard_notices_that_its_tensor_was_replaced() -> None:
         module(net.batch(2))
     module.monitor.refresh()
     with torch.no_grad():
-        weight.view(-1)[0] = 1e30
+        weight.data.view(-1)[0] = 1e30
     assert module.check().corrected == 1
     assert float(weight.detach().view(-1)[0]) != 1e30
 

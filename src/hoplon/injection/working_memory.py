@@ -61,20 +61,23 @@ class WorkingMemory:
     def restore(self, names: Iterable[str]) -> None:
         """Restore the model's bits."""
         for name in names:
-            self.tensors[name].copy_(self.golden[name].detach())
+            self.tensors[name].data.copy_(self.golden[name].detach())
 
 
 def strike_word(tensor: Tensor, element: int, *, form: NumberFormat, keep: int, flip: int) -> tuple[int, int]:
-    """Change one word of a tensor, given by its row-major index; return the words before and after."""
+    """Change one word of a tensor, given by its row-major index; return the words before and after.
+
+    Like a soft error, it does not move torch's version counter: guards take what moves it for an update.
+    """
     index = torch.tensor(element)
     where = tuple(int(i) for i in torch.unravel_index(index, tensor.shape))
     form = form.at(index, tensor.shape)
     old = tensor[where]
     before = int(form.words(old))
-    tensor[where] = form.apply(old, keep, flip)
+    tensor.data[where] = form.apply(old, keep, flip)
     return before, int(form.words(tensor[where]))
 
 
 def _indexable(tensor: Tensor) -> Tensor:
-    """Return a view with at least one axis, outside autograd."""
-    return tensor.detach().unsqueeze(0) if tensor.dim() == 0 else tensor.detach()
+    """Return a view with at least one axis, outside autograd and unseen by torch's version counter."""
+    return tensor.data.unsqueeze(0) if tensor.dim() == 0 else tensor.data

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar, final
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, final
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from typing_extensions import override
 
 from hoplon.errors import HoplonError
 
 _Suspect = TypeVar("_Suspect")
-_BURST_WORDS = 1024  # a change of most of so many words, and no more, may still be one burst
-_FEW_WORDS = 16  # most of fewer words say nothing: a fault can hit them all
+_BURST_WORDS = 1024  # a change of most words of one storage of fewer may be one burst
+_FEW_WORDS = 16  # so may one of most words of several storages that have fewer in all
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,96 @@ class Guard(ABC):
         """Take the memory as it is now for correct, after a legitimate change."""
 
 
-class StorageGuard(Guard, Generic[_Suspect]):
-    """A guard of whole storages by name: a check refuses updates of all that are suspect before it repairs any."""
+class Change(NamedTuple):
+    """What a guard finds changed in a storage.
 
-    def __init__(self, storages: Mapping[str, Tensor]) -> None:
-        self._live = storages
-        self._note_versions()
+    Attributes:
+        differing: words that are not what the guard knows, at least; a damaged copy is no change of the storage.
+        total: words of the storage that the guard knows.
+        throughout: most of them differ.
+    """
+
+    differing: int
+    total: int
+    throughout: bool
+
+
+def change(differing: int, total: int) -> Change:
+    """Return the change of a storage all of whose words were compared."""
+    return Change(differing, total, 2 * differing > total)
+
+
+@final
+class Counters:
+    """Torch's version counters of memory as they were when a guard last found it right.
+
+    An operator that writes moves the counter of what it writes to. Soft errors never do; neither do guards, which write
+    through ``.data``. Two writers that torch does not count are counted: fused optimizers, from the first guard on, and
+    batch norm in training, by the counter of its batches.
+
+    Args:
+        memory: all that was given to be guarded; views and names that share memory are written to together.
+    """
+
+    def __init__(self, memory: Mapping[str, Tensor]) -> None:
+        _count_fused_steps()
+        self._memory = dict(memory)
+        self._known = self.read()
+
+    def read(self) -> list[int]:
+        """The counters as they are."""
+        return [version_of(tensor) for tensor in self._memory.values()]
+
+    def note(self, versions: list[int] | None = None) -> None:
+        """Take memory for right as it was at these counters; by default, now."""
+        self._known = self.read() if versions is None else versions
+
+    def require_no_update(self, changes: Mapping[str, Change]) -> None:
+        """Refuse changes that an update of the weights makes, and soft errors do not.
+
+        A guard asks this of everything that it finds changed before it repairs any. Where the counter moved, a single
+        word is enough. Where it did not, most words of a storage of at least 1,024, or of several storages with at
+        least 16 words in all, are an update that torch did not count; what is less may be a burst.
+
+        Raises:
+            StaleGuardError: names a storage that was updated.
+        """
+        changed = {name: found for name, found in changes.items() if found.differing}
+        if not changed:
+            return
+        then = zip(self._memory, self._known, self.read(), strict=True)
+        moved = [name for name, known, now in then if known != now]
+        written = {name for name in changes if any(self._writes(by, name) for by in moved)}
+        throughout = {name: found for name, found in changes.items() if found.throughout and name not in written}
+        several = len(throughout) > 1 and sum(found.total for found in throughout.values()) >= _FEW_WORDS
+        for name, found in sorted(changed.items(), key=lambda item: item[0] not in moved):
+            large = name in throughout and found.total >= _BURST_WORDS
+            if name in written or large or several:
+                raise StaleGuardError(name, found.differing, found.total)
+
+    def _writes(self, moved: str, name: str) -> bool:
+        """Return True if what moved one counter may have written to the memory of a name."""
+        module = moved.removesuffix("num_batches_tracked")
+        if module != moved and name in (f"{module}running_mean", f"{module}running_var"):
+            return True
+        first, second = _extent(self._memory[moved]), _extent(self._memory[name])
+        return first[0] == second[0] and first[1] < second[2] and second[1] < first[2]
+
+
+class StorageGuard(Guard, Generic[_Suspect]):
+    """A guard of storages by name: a check refuses updates of any of them before it repairs one.
+
+    Args:
+        memory: all that was given to be guarded.
+        live: what is guarded of it, to be written to unseen by the counters: :func:`distinct` gives that.
+    """
+
+    compares_all: ClassVar[bool] = True
+    """A check that finds nothing proves right all that a later repair may write."""
+
+    def __init__(self, memory: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> None:
+        self._live = live
+        self._counters = Counters(memory)
 
     @property
     @override
@@ -101,13 +189,15 @@ class StorageGuard(Guard, Generic[_Suspect]):
     @override
     def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
         with torch.inference_mode():
+            versions = self._counters.read()
             report, suspects = self._suspects(turn, turns)
-            for name, suspect in suspects.items():
-                written = version_of(self._live[name]) != self._versions[name]
-                self._refuse_update(name, suspect, written=written)
-            for name, suspect in suspects.items():
-                report += self._repaired(name, suspect)
-                self._versions[name] = version_of(self._live[name])
+            if suspects:
+                every = suspects if turns == 1 else self._suspects(0, 1)[1]
+                self._counters.require_no_update(self._changes(every))
+                for name, suspect in suspects.items():
+                    report += self._repaired(name, suspect)
+            elif turns == 1 and self.compares_all:
+                self._counters.note(versions)
         return report
 
     @abstractmethod
@@ -115,26 +205,23 @@ class StorageGuard(Guard, Generic[_Suspect]):
         """Compare a slice: words checked, and by storage what is wrong in it."""
 
     @abstractmethod
-    def _refuse_update(self, name: str, suspect: _Suspect, *, written: bool) -> None:
-        """Apply :func:`require_no_update` to a suspect storage."""
+    def _changes(self, suspects: Mapping[str, _Suspect]) -> Mapping[str, Change]:
+        """Compute what changed in the suspect storages; and in others, where suspects do not tell all that changed."""
 
     @abstractmethod
     def _repaired(self, name: str, suspect: _Suspect) -> GuardReport:
         """Repair a suspect storage and report it."""
 
-    def _note_versions(self) -> None:
-        self._versions = {name: version_of(live) for name, live in self._live.items()}
-
 
 @final
 class StaleGuardError(HoplonError):
-    """Memory holds other values than its guard knows, and too many of them for soft errors."""
+    """Memory holds other values than its guard knows: an operator wrote them, or they are too many for soft errors."""
 
     def __init__(self, name: str, differing: int, total: int) -> None:
         super().__init__(
             f"expected memory that only soft errors may have changed, got other values in {differing:,} of {total:,} "
-            f"words of {name}; call refresh() of model.monitor, or of the guard, if it was updated on purpose, load "
-            "the weights again if it was not"
+            f"words of {name}; call refresh() of model.monitor, or of the guard, if it was updated on purpose, "
+            f"hp.guard(..., leave_out=[{name!r}]) if forward writes to it, load the weights again otherwise"
         )
 
 
@@ -161,24 +248,6 @@ def check_all(guards: Sequence[Guard], *, turn: int = 0, turns: int = 1) -> list
     return reports
 
 
-def require_no_update(name: str, *, differing: int, total: int, written: bool) -> None:
-    """Refuse a change that an update of the weights makes, and soft errors do not.
-
-    An update changes most words of a tensor. So does a burst that covers a small one: there, torch's version counter
-    decides, which moves when an operator writes; a change of fewer than 16 words never counts as an update. A guard
-    asks this of all its storages before it repairs any.
-
-    Args:
-        differing: words that are not what the guard knows.
-        total: words of the storage that the guard knows.
-        written: whether the version counter of the storage moved since the guard last looked.
-    Raises:
-        StaleGuardError: most words of a storage differ, and it was written to or is larger than bursts are.
-    """
-    if 2 * differing > total and total >= (_FEW_WORDS if written else _BURST_WORDS):
-        raise StaleGuardError(name, differing, total)
-
-
 def of_turn(count: int, turn: int, turns: int) -> range:
     """Return those of ``count`` consecutive pieces that belong to a turn; turns differ by one piece at most.
 
@@ -196,3 +265,22 @@ def of_turn(count: int, turn: int, turns: int) -> range:
 def version_of(tensor: Tensor) -> int:
     """Return how often operators wrote to the storage, as far as torch counts: 0 for tensors made in inference mode."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+def _extent(tensor: Tensor) -> tuple[torch.device, int, int]:
+    """Device, and addresses of the first byte of a tensor and behind its last."""
+    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    start = tensor.data_ptr()
+    return tensor.device, start, start + span * tensor.itemsize * (tensor.numel() > 0)
+
+
+@functools.cache
+def _count_fused_steps() -> None:
+    """Have each step of a fused optimizer move the counters of what it writes to, once for this process."""
+    register_optimizer_step_post_hook(_count_fused_step)
+
+
+def _count_fused_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    for group in optimizer.param_groups:
+        if group.get("fused"):
+            increment_version([tensor for tensor in group["params"] if tensor.grad is not None])

@@ -158,7 +158,7 @@ def test_every_form_keeps_its_bounds_whatever_a_fault_leaves(
 def test_a_fault_in_a_weight_stays_inside_the_bounds_of_the_file(fault: float, tmp_path: Path) -> None:
     module, x = hardened("residual")
     with torch.no_grad():
-        module.get_parameter("stem.weight").view(-1)[3] = fault
+        module.get_parameter("stem.weight").data.view(-1)[3] = fault
     wanted = module(x)
     assert wanted.isfinite().all()
     assert equal_bits(from_pt2(module, tmp_path)(x), wanted)
@@ -205,13 +205,13 @@ def test_guards_are_refused_or_dropped(tmp_path: Path) -> None:
             export(module, path)
     assert not path.exists()
     with torch.no_grad():
-        module.get_parameter("head.bias")[0] = math.inf  # the guards repair it before it is written
+        module.get_parameter("head.bias").data[0] = math.inf  # the guards repair it before it is written
     export_pt2(module, path, guards="drop")
     with quiet_torch():
         loaded = torch.export.load(path).module()
     assert equal_bits(loaded(net.batch(3)), program(net.batch(3)))
     with torch.no_grad():
-        module.get_parameter("head.bias")[0] = 5.0
+        module.get_parameter("head.bias").data[0] = 5.0
     module.monitor.guards[0].copies["head.bias#1"][0] = 6.0
     with pytest.raises(UncorrectableMemory, match="1 uncorrectable words in head.bias"):
         export_pt2(module, path, guards="drop")

@@ -50,14 +50,14 @@ def test_protected_weights_are_repaired_and_others_are_not_touched() -> None:
     chosen = scores().top(0.25)["conv"]
     rows, columns = torch.unravel_index(chosen, live["conv"].shape)[:2]
     assert (live["conv"][0, 0] == 0).all()
-    live["conv"][0, 0, 0, 0] = float("nan")  # a pruned zero is protected
-    live["conv"][0, 1, 0, 0] = 1.0  # a NaN with a payload comes back
-    live["conv"][3, 2, 2, 2] = 7.0  # the last weight is not protected
+    live["conv"].data[0, 0, 0, 0] = float("nan")  # a pruned zero is protected
+    live["conv"].data[0, 1, 0, 0] = 1.0  # a NaN with a payload comes back
+    live["conv"].data[3, 2, 2, 2] = 7.0  # the last weight is not protected
     assert (3, 2) not in set(zip(rows.tolist(), columns.tolist(), strict=True))
     report = guard.check()
     assert (report.detected, report.corrected, report.where) == (2, 2, ("conv",))
     assert live["conv"][3, 2, 2, 2] == 7.0
-    live["conv"][3, 2, 2, 2] = wanted["conv"][3, 2, 2, 2]
+    live["conv"].data[3, 2, 2, 2] = wanted["conv"][3, 2, 2, 2]
     assert_same(live, wanted)
 
 
@@ -77,9 +77,9 @@ def test_corrupted_copies_are_repaired(key: str) -> None:
 def test_two_different_corruptions_of_one_weight_are_uncorrectable() -> None:
     live = memory()
     guard = armed(live)
-    live["fc"].view(-1)[0] = 3.0
+    live["fc"].data.view(-1)[0] = 3.0
     guard.copies["fc#1"][0] = 5
-    live["fc"].view(-1)[1] = 3.0
+    live["fc"].data.view(-1)[1] = 3.0
     report = guard.check()
     assert (report.detected, report.corrected, report.uncorrectable, report.where) == (2, 1, 1, ("fc",))
     assert live["fc"].view(-1)[0] == 3.0
@@ -164,7 +164,7 @@ def test_many_faults_in_storages_of_many_pieces_are_all_repaired(threads: int) -
         chosen = torch.randperm(len(index), generator=generator)[:6].split(2)
         for part, words in zip(chosen, (None, guard.copies[f"{name}#1"], guard.copies[f"{name}#2"]), strict=True):
             if words is None:
-                integer_view(live[name])[index[part]] ^= 1 << 9
+                integer_view(live[name].data)[index[part]] ^= 1 << 9
             else:
                 words[part] ^= 1 << 9
             hit += len(part)
@@ -188,7 +188,7 @@ def test_slices_are_even_within_large_storages_and_find_what_one_check_finds() -
     assert max(checked) - min(checked) <= 2 * 4096
     wanted = snapshot(live)
     for name in live:
-        integer_view(live[name])[guard.copies[f"{name}#index"][[0, -1]].long()] ^= 1 << 3
+        integer_view(live[name].data)[guard.copies[f"{name}#index"][[0, -1]].long()] ^= 1 << 3
     assert sum(guard.check(turn=turn, turns=5).corrected for turn in range(5)) == 2 * len(live)
     assert_same(live, wanted)
 

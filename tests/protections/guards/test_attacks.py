@@ -56,7 +56,7 @@ def test_the_attack_tells_a_guard_that_misses_from_one_that_spoils(attacks: Modu
 
     class Spoils:
         def check(self) -> hp.protections.GuardReport:
-            target.tensors["fc"][0, 0] = 1e9
+            target.tensors["fc"].data[0, 0] = 1e9
             return hp.protections.GuardReport(1, 1, 1, 0)
 
     target.guard = Spoils()

@@ -38,10 +38,10 @@ def test_the_best_blocks_are_protected_and_no_others() -> None:
     assert guard.copies["half#index"].tolist() == [1]
     assert guard.check().checked == 16 + 16 + 10
     for name, element in (("conv", 16), ("conv", 47), ("half", 19)):
-        integer_view(live[name]).view(-1)[element] ^= 1 << 9
+        integer_view(live[name].data).view(-1)[element] ^= 1 << 9
     assert guard.check().corrected == 3
     assert all(equal_bits(live[name], wanted[name]) for name in live)
-    live["conv"].view(-1)[48] = 3.0
+    live["conv"].data.view(-1)[48] = 3.0
     assert guard.check().detected == 0
 
 

@@ -28,7 +28,7 @@ def memory() -> dict[str, Tensor]:
 
 
 def flip(tensor: Tensor, element: int, bit: int) -> None:
-    words = integer_view(tensor)
+    words = integer_view(tensor.data)
     place = tuple(int(i) for i in torch.unravel_index(torch.tensor(element), words.shape))
     words[place] ^= (
         1 << bit if bit < 8 * words.itemsize - 1 or words.dtype == torch.uint8 else torch.iinfo(words.dtype).min

@@ -25,14 +25,13 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 class Row:
     """A guard and what becomes of a changed word: ``flip`` of one high bit, ``burst`` of two in eight neighbours.
 
-    ``refuses``: an optimizer step raises ``StaleGuardError`` and is left as it is. None: outside of its class.
+    None: outside of its class.
     """
 
     name: str
     protection: Callable[[Memory], hp.Protection]
     flip: Promise
     burst: Promise | None
-    refuses: bool = True
 
 
 def scores(memory: Memory) -> hp.Scores:
@@ -55,7 +54,7 @@ GUARDS = (
     Row("checksum-flag", lambda _: hp.guards.Checksum("flag"), "uncorrectable", "uncorrectable"),
     Row("checksum-zero", lambda _: hp.guards.Checksum("zero"), "mitigated", "mitigated"),
     Row("checksum-reload", reloaded, "repaired", "repaired"),
-    Row("sec-ded", lambda _: hp.guards.SecDedMemory(), "repaired", None, refuses=False),
+    Row("sec-ded", lambda _: hp.guards.SecDedMemory(), "repaired", None),
 )
 
 
@@ -148,7 +147,7 @@ def test_a_fault_ends_as_promised(row: Row, layout: Layout, dtype: torch.dtype, 
         assert checked(guard, turns).detected == (report.detected if promise == "uncorrectable" else 0)
 
 
-@pytest.mark.parametrize(("row", "layout", "dtype"), [case for case in CASES if case.values[0].refuses])
+@pytest.mark.parametrize(("row", "layout", "dtype"), CASES)
 def test_an_optimizer_step_is_refused_left_and_taken_for_correct_by_refresh(
     row: Row, layout: Layout, dtype: torch.dtype
 ) -> None:

@@ -47,7 +47,7 @@ def bits_by_text(words: Tensor) -> tuple[int, ...]:
 
 def flip(tensor: Tensor, element: int, *bits: int) -> None:
     """Flip bits of one word, in the order of the tensor's elements."""
-    words = integer_view(tensor)
+    words = integer_view(tensor.data)
     place = tuple(int(i) for i in torch.unravel_index(torch.tensor(element), words.shape))
     for bit in bits:
         lowest = torch.iinfo(words.dtype).min
@@ -106,7 +106,7 @@ def test_nan_infinity_and_zero_come_back_bit_for_bit() -> None:
     guard = hp.KnownBits().arm(live)
     wanted = snapshot(live)
     for value in (float("inf"), 0.0, -0.0, float("nan")):
-        weight[3] = value
+        weight.data[3] = value
         assert guard.check().corrected == 1
         assert_same(live, wanted)
 
@@ -117,7 +117,7 @@ def test_words_with_other_wrong_bits_are_mitigated_and_never_called_corrected() 
     wanted = snapshot(live)
     top = guard.known_bits["w"][-1]
     for unknown in range(min(set(range(32)) - set(guard.known_bits["w"])), 23):
-        flip(live["w"], 7, top, unknown)  # written by an operator: no reason to refuse
+        flip(live["w"], 7, top, unknown)
         assert guard.check() == GuardReport(100, 1, 0, 0, ("w",), 1), unknown
         flip(live["w"], 7, unknown)
         assert_same(live, wanted)
@@ -134,7 +134,7 @@ def test_an_update_is_refused_once_it_leaves_the_known_bits_and_nothing_is_writt
     guard = hp.KnownBits().arm(live)
     live["w"].mul_(1.3)
     live["w"][0, 0] = 3.0  # a single word leaves
-    live["small"][0] = float("nan")
+    live["small"].data[0] = float("nan")
     updated = snapshot(live)
     with pytest.raises(hp.protections.StaleGuardError, match=r"of 2,048 words of w; call refresh\(\)"):
         guard.check()

@@ -120,7 +120,7 @@ def test_memory_in_any_layout_is_repaired(kind: str) -> None:
     wanted = given.clone()
     for place in ((0,) * given.dim(), tuple(size - 1 for size in given.shape)):
         with torch.inference_mode():
-            given[place] = float("nan")
+            given.data[place] = float("nan")
         report = guard.check()
         assert (report.detected, report.corrected, report.where) == (1, 1, ("w",))
         assert torch.equal(given, wanted)
@@ -179,9 +179,9 @@ def test_faults_in_two_blocks_of_a_group_are_repaired_if_there_is_one_way() -> N
 def test_two_wrong_words_in_one_column_are_reported_and_left() -> None:
     memory, guard = one_matrix()
     _, groups, columns = only_matrix(guard)
-    memory[7] += 1
-    memory[7 + groups * columns] += 2
-    memory[8] ^= 4
+    memory.data[7] += 1
+    memory.data[7 + groups * columns] += 2
+    memory.data[8] ^= 4
     struck = memory.clone()
     report = guard.check()
     assert (report.detected, report.corrected, report.uncorrectable, report.where) == (2, 0, 2, ("w",))
@@ -191,8 +191,8 @@ def test_two_wrong_words_in_one_column_are_reported_and_left() -> None:
 def test_what_cancels_in_every_column_is_the_class_that_is_missed() -> None:
     memory, guard = one_matrix()
     rows, groups, columns = only_matrix(guard)
-    memory[3] += 8
-    memory[3 + groups * columns] -= 8
+    memory.data[3] += 8
+    memory.data[3 + groups * columns] -= 8
     assert guard.check().detected == 0
     bits = 64 * len(memory)
     assert guard.miss_probability == pytest.approx((rows - 1) / (bits - 1) * 65 / 128)
@@ -232,11 +232,11 @@ def test_a_block_without_any_right_sum_is_reported_not_rebuilt() -> None:
     memory, guard = one_matrix()
     for key in ("sums#1", "sums#2"):
         guard.copies[f"{key}@cpu"][0] ^= 1
-    memory[0] ^= 1
+    memory.data[0] ^= 1
     struck = memory.clone()
     assert guard.check().uncorrectable == 1
     assert torch.equal(memory, struck)
-    memory[0] ^= 1  # memory is right again: columns add up, so it is the sums that are wrong
+    memory.data[0] ^= 1  # memory is right again: columns add up, so it is the sums that are wrong
     guard.copies["sums#1@cpu"][1] ^= 1
     assert guard.check() == hp.protections.GuardReport(len(memory), 2, 2, 0, ("w",))
 

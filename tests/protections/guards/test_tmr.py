@@ -37,7 +37,7 @@ def memory() -> dict[str, Tensor]:
 
 def corrupt(tensor: Tensor, generator: torch.Generator) -> int:
     """Change about half of the elements to other words, NaN patterns and zeros among them; how many."""
-    words = integer_view(tensor)
+    words = integer_view(tensor.data)
     hit = torch.rand(words.shape, generator=generator) < 0.5
     info = torch.iinfo(words.dtype)
     noise = torch.randint(info.min, info.max, words.shape, generator=generator, dtype=torch.int64).to(words.dtype)
@@ -81,7 +81,7 @@ def test_copies_hit_in_different_elements_are_all_repaired() -> None:
     live = memory()
     guard = TMR().arm(live)
     wanted, copies = snapshot(live), snapshot(guard.copies)
-    live["weight"].view(-1)[0] = 3.0
+    live["weight"].data.view(-1)[0] = 3.0
     guard.copies["weight#1"].view(-1)[1] = float("nan")
     guard.copies["weight#2"].view(-1)[2] = float("inf")
     assert guard.check() == GuardReport(218, 3, 3, 0, ("weight",))
@@ -92,8 +92,8 @@ def test_copies_hit_in_different_elements_are_all_repaired() -> None:
 def test_three_different_words_are_uncorrectable_and_left_alone() -> None:
     live = memory()
     guard = TMR().arm(live)
-    live["weight"].view(-1)[0] = 3.0
-    live["weight"].view(-1)[1] = 3.0
+    live["weight"].data.view(-1)[0] = 3.0
+    live["weight"].data.view(-1)[1] = 3.0
     guard.copies["weight#1"].view(-1)[0] = -0.0  # the right value is +0.0: another word
     report = guard.check()
     assert report == GuardReport(218, 2, 1, 1, ("weight",))
@@ -105,14 +105,14 @@ def test_the_papers_vote_calls_two_faults_in_one_tensor_uncorrectable() -> None:
     live = memory()
     guard = TMR(vote="tensor").arm(live)
     wanted = snapshot(live)
-    live["weight"].view(-1)[0] = 3.0
+    live["weight"].data.view(-1)[0] = 3.0
     assert guard.check() == GuardReport(218, 1, 1, 0, ("weight",))
     assert_same(live, wanted)
     for key in ("#1", "#2"):
         guard.copies[f"weight{key}"].view(-1)[4] = 9.0
         assert guard.check() == GuardReport(218, 1, 1, 0, ("weight",))
         assert_same(live, wanted)
-    live["weight"].view(-1)[0] = 3.0
+    live["weight"].data.view(-1)[0] = 3.0
     guard.copies["weight#1"].view(-1)[1] = 9.0
     assert guard.check() == GuardReport(218, 2, 0, 2, ("weight",))
     assert live["weight"].view(-1)[0] == 3.0
@@ -143,8 +143,8 @@ def test_slices_are_even_within_large_storages_and_find_what_a_whole_check_finds
     assert sum(checked) == 300_001 + 7 + 100
     assert max(checked) - min(checked) <= 2 * 65_536
     for element in (0, 65_535, 65_536, 300_000):
-        live["large"][element] = 5.0
-    live["gaps"][49, 1] = 5.0
+        live["large"].data[element] = 5.0
+    live["gaps"].data[49, 1] = 5.0
     assert sum(guard.check(turn=turn, turns=3).corrected for turn in range(3)) == 5
     assert_same(live, wanted)
 
@@ -158,9 +158,9 @@ def test_words_that_an_expanded_tensor_repeats_are_repaired_once(vote: Vote) -> 
     guard = TMR(vote).arm(given)
     assert guard.protected_bytes == (8 + 8 + 12) * 4
     wanted = snapshot(given)
-    integer_view(row)[3] ^= 1 << 30
+    integer_view(row.data)[3] ^= 1 << 30
     assert guard.check() == GuardReport(28, 1, 1, 0, ("rows",))
-    integer_view(given["columns"].select(1, 0))[7] ^= -(2**31)
-    integer_view(gaps)[3, 2] ^= 1
+    integer_view(given["columns"].data.select(1, 0))[7] ^= -(2**31)
+    integer_view(gaps.data)[3, 2] ^= 1
     assert guard.check() == GuardReport(28, 2, 2, 0, ("columns", "gaps"))
     assert_same(given, wanted)

@@ -28,7 +28,7 @@ def test_a_float32_weight_of_four_axes_takes_108_bytes() -> None:
 def test_a_fault_that_subtraction_undoes_is_corrected() -> None:
     live, guard = armed()
     before = live["conv"].clone()
-    live["conv"][3, 2, 1, 1] *= 1.5
+    live["conv"].data[3, 2, 1, 1] *= 1.5
     assert guard.check() == GuardReport(231, 1, 1, 0, ("conv",))
     assert torch.equal(live["conv"], before)
 
@@ -36,21 +36,21 @@ def test_a_fault_that_subtraction_undoes_is_corrected() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_subtraction_leaves_nan_where_nan_or_infinity_was(value: float) -> None:
     live, guard = armed()
-    live["conv"][3, 2, 1, 1] = value
+    live["conv"].data[3, 2, 1, 1] = value
     assert guard.check() == GuardReport(231, 1, 0, 1, ("conv",))
     assert live["conv"][3, 2, 1, 1].isnan()
 
 
 def test_subtraction_loses_a_weight_that_became_huge() -> None:
     live, guard = armed()
-    live["conv"][3, 2, 1, 1] = 1e30
+    live["conv"].data[3, 2, 1, 1] = 1e30
     assert guard.check() == GuardReport(231, 1, 0, 0, ("conv",), 1)
     assert live["conv"][3, 2, 1, 1] == 0.0
 
 
 def test_a_pruned_weight_is_not_protected() -> None:
     live, guard = armed()
-    live["conv"][0, 0, 1, 1] = 1e30
+    live["conv"].data[0, 0, 1, 1] = 1e30
     assert guard.check().detected == 0
 
 
@@ -66,7 +66,7 @@ def test_a_wrong_copy_is_repaired(key: str, part: str) -> None:
 
 def test_faults_in_two_tensors_are_uncorrectable_even_in_different_weights() -> None:
     live, guard = armed()
-    live["conv"][3, 2, 1, 1] = 7.0
+    live["conv"].data[3, 2, 1, 1] = 7.0
     guard.copies["conv#1.values"][3] = 7.0
     assert guard.check().uncorrectable == 2
 

@@ -56,7 +56,7 @@ def test_a_watched_model_bounds_a_fault_and_repairs_its_memory() -> None:
         guarded = harden(program, [Ranger(profile_ranges(program, NETWORKS["branches"].batch(8))), TMR()])
     wanted = guarded(x)
     with torch.no_grad():
-        guarded.get_parameter("fc.weight")[0, 0] = float("inf")
+        guarded.get_parameter("fc.weight").data[0, 0] = float("inf")
     assert equal_bits(guarded(x), wanted)
 
 

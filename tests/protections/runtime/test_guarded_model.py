@@ -27,7 +27,7 @@ def net(name: str = "in-place-sum") -> nn.Module:
 
 def strike(model: nn.Module, name: str = "fc.weight", value: float = 1e30) -> None:
     with torch.no_grad():
-        dict([*model.named_parameters(), *model.named_buffers()])[name].view(-1)[0] = value
+        dict([*model.named_parameters(), *model.named_buffers()])[name].data.view(-1)[0] = value
 
 
 def beyond_repair(guarded: hp.runtime.GuardedModel) -> None:

@@ -202,7 +202,7 @@ def test_shared_memory_is_repaired_in_the_users_model() -> None:
     own, shared = harden(program, [TMR()]), harden(program, [TMR()], copy=False)
     wanted = own(x)
     with torch.no_grad():
-        model.get_parameter("conv1.weight").view(-1)[5] = float("nan")
+        model.get_parameter("conv1.weight").data.view(-1)[5] = float("nan")
     assert equal_bits(own(x), wanted)
     assert own.monitor.report.detected == 0
     assert hashes(model) != before
@@ -218,8 +218,8 @@ def test_guards_check_before_each_forward_pass() -> None:
     module = harden(program, [TMR(), Aspis(scores, 0.1)])
     wanted = module(x)
     with torch.no_grad():
-        module.get_parameter("fc.bias")[0] = 1e30
-        module.get_buffer("bn.running_mean")[1] = float("inf")
+        module.get_parameter("fc.bias").data[0] = 1e30
+        module.get_buffer("bn.running_mean").data[1] = float("inf")
     assert equal_bits(module(x), wanted)
     assert (module.monitor.report.detected, module.monitor.report.corrected, module.monitor.report.uncorrectable) == (
         2,
@@ -232,7 +232,7 @@ def test_guards_check_before_each_forward_pass() -> None:
 def uncorrectable(module: HardenedModule) -> None:
     guard = module.monitor.guards[0]
     with torch.no_grad():
-        module.get_parameter("conv1.weight").view(-1)[0] = 5.0
+        module.get_parameter("conv1.weight").data.view(-1)[0] = 5.0
     guard.copies["conv1.weight#1"].view(-1)[0] = 6.0
 
 
@@ -264,7 +264,7 @@ def test_loading_and_moving_arm_the_guards_anew() -> None:
         assert equal_bits(module(x), other(x))
     module.load_state_dict(other.state_dict(), assign=True)
     with torch.no_grad():
-        module.get_parameter("fc.weight")[0, 0] = 1.0
+        module.get_parameter("fc.weight").data[0, 0] = 1.0
     assert module.check().corrected >= 1
     assert equal_bits(module.get_parameter("fc.weight"), other.get_parameter("fc.weight"))
     module.to(torch.float64)
@@ -284,7 +284,7 @@ def test_constants_move_and_are_guarded_with_the_rest() -> None:
     constant = next(name for name in module.memory() if "lifted" in name)
     assert constant not in module.state_dict()
     wanted = module(x)
-    module.get_buffer(constant).fill_(3.0)
+    module.get_buffer(constant).data.fill_(3.0)
     assert equal_bits(module(x), wanted)
     module.to(torch.float64)
     assert module.get_buffer(constant).dtype == torch.float64

@@ -108,7 +108,7 @@ def test_a_guarded_module_repairs_what_its_overlay_repairs(name: str) -> None:
         wanted = module(x)
         for tensor in module.memory().values():
             if tensor.is_floating_point():
-                tensor.view(-1)[-1] = float("nan")
+                tensor.data.view(-1)[-1] = float("nan")
         assert equal_bits(module(x), wanted)
     assert module.monitor.report.corrected > 0
     assert module.monitor.report.uncorrectable == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, final
@@ -25,7 +26,7 @@ from hoplon.protections.guards.replicas import (
     spanned,
     triplicated,
 )
-from hoplon.protections.memory_guard import Guard, GuardReport, version_of
+from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard, change
 from hoplon.registry import register
 
 
@@ -117,12 +118,12 @@ class Aspis(ScoredProtection):
         """
         self.scores.require_shapes(memory)
         chosen = self.scores.top(self.fraction)
-        live = {name: memory[name].detach() for name, indices in chosen.items() if indices.numel()}
+        live = {name: memory[name].data for name, indices in chosen.items() if indices.numel()}
         parts = {}
         for name, tensor in live.items():
             words, start = joint_words(tensor)
             parts[name] = Part(tensor, words, start + offsets(tensor, chosen[name].to(tensor.device)))
-        return AspisGuard(parts)
+        return AspisGuard(memory, parts)
 
 
 @register("protection", "block-aspis")
@@ -177,14 +178,14 @@ class BlockAspis(ScoredProtection):
         for name, chosen in self._chosen({name: memory[name] for name in sizes}, sizes).items():
             if not len(chosen):
                 continue
-            live = memory[name].detach()
+            live = memory[name].data
             blocks, row = chosen.to(live.device), row_of(live)
             if row is None:
                 words = (blocks[:, None] * sizes[name] + torch.arange(sizes[name], device=live.device)).flatten()
                 parts[name] = Part(live, spanned(live), offsets(live, words))
             else:
                 parts[name] = Part(live, row.view(-1, sizes[name]), blocks)
-        return AspisGuard(parts)
+        return AspisGuard(memory, parts)
 
     def _chosen(self, memory: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, Tensor]:
         """By storage, the numbers of its blocks with the highest mean scores of all, ascending."""
@@ -208,11 +209,14 @@ class Part(NamedTuple):
 
 
 @final
-class AspisGuard(Guard):
-    """The chosen weights: where they are, and two copies of them."""
+class AspisGuard(StorageGuard[list[Chunk]]):
+    """The chosen weights: where they are, and two copies of them.
 
-    def __init__(self, parts: Mapping[str, Part]) -> None:
-        self._live = {name: part.live for name, part in parts.items()}
+    Checks count weights, a corrupted copy or index entry as its weight.
+    """
+
+    def __init__(self, memory: Mapping[str, Tensor], parts: Mapping[str, Part]) -> None:
+        super().__init__(memory, {name: part.live for name, part in parts.items()})
         kinds: dict[tuple[object, ...], dict[str, tuple[Tensor, Tensor]]] = {}
         for name, part in parts.items():
             kinds.setdefault(kind_of(part.words), {})[name] = part.words, part.places
@@ -223,7 +227,6 @@ class AspisGuard(Guard):
             self._chunks += chunks
             self._copies |= copies
         self._batches: dict[tuple[int, int], list[ChunkBatch]] = {}
-        self._versions = {name: version_of(tensor) for name, tensor in self._live.items()}
 
     @property
     def copies(self) -> Mapping[str, Tensor]:
@@ -231,31 +234,36 @@ class AspisGuard(Guard):
         return self._copies
 
     @property
+    @override
     def protected_bytes(self) -> int:
-        """Bytes of the chosen weights."""
         return sum(chunk.first.nbytes for chunk in self._chunks)
 
-    def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
-        """Compare and repair; counts weights, a corrupted copy or index entry counting as its weight."""
+    @override
+    def _suspects(self, turn: int, turns: int) -> tuple[GuardReport, dict[str, list[Chunk]]]:
         if (turn, turns) not in self._batches:
             self._batches[turn, turns] = chunk_batches(of_turn_by_size(self._chunks, len, turn, turns))
         batches = self._batches[turn, turns]
-        report = GuardReport(sum(len(batch) for batch in batches))
-        if not batches:
-            return report
-        with torch.inference_mode():
-            suspects = [batch for batch in batches if not batch.is_intact()]
-            chunks = [chunk for batch in suspects for chunk in batch.chunks if chunk.is_suspect()]
-            for chunk in chunks:
-                chunk.require_no_update(version_of(self._live[chunk.name]) != self._versions[chunk.name])
-            for chunk in chunks:
-                detected, uncorrectable = chunk.mend()
-                self._versions[chunk.name] = version_of(self._live[chunk.name])
-                where = (chunk.name,) if detected else ()
-                report += GuardReport(0, detected, detected - uncorrectable, uncorrectable, where)
-            for batch in suspects:
-                batch.take_for_right()
-        return report
+        suspects: dict[str, list[Chunk]] = {}
+        for batch in batches:
+            if not batch.is_intact():
+                chunks = [chunk for chunk in batch.chunks if chunk.is_suspect()]
+                for chunk in chunks:
+                    suspects.setdefault(chunk.name, []).append(chunk)
+                if not chunks:
+                    batch.take_for_right()
+        return GuardReport(sum(len(batch) for batch in batches)), suspects
+
+    @override
+    def _changes(self, suspects: Mapping[str, list[Chunk]]) -> dict[str, Change]:
+        totals = Counter[str]()
+        for chunk in self._chunks:
+            totals[chunk.name] += len(chunk)
+        return {name: change(sum(map(Chunk.changed, suspect)), totals[name]) for name, suspect in suspects.items()}
+
+    @override
+    def _repaired(self, name: str, suspect: list[Chunk]) -> GuardReport:
+        detected, uncorrectable = map(sum, zip(*(chunk.mend() for chunk in suspect), strict=True))
+        return GuardReport(0, detected, detected - uncorrectable, uncorrectable, (name,) if detected else ())
 
     def refresh(self) -> None:
         """Copy the chosen weights anew.
@@ -266,7 +274,7 @@ class AspisGuard(Guard):
         with torch.inference_mode():
             for chunk in self._chunks:
                 chunk.refresh()
-        self._versions = {name: version_of(tensor) for name, tensor in self._live.items()}
+        self._counters.note()
 
 
 def _in_memory(score: Tensor, tensor: Tensor) -> Tensor:

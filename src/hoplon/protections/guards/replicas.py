@@ -15,8 +15,7 @@ from hoplon.formats.base import integer_view
 from hoplon.protections.guards.index_sums import mend_entry, power_sums
 from hoplon.protections.guards.memory.arena import arena_around, end_to_end
 from hoplon.protections.guards.memory.words import in_batches, in_wide
-from hoplon.protections.guards.voting import agree, copy_of, vote_
-from hoplon.protections.memory_guard import require_no_update
+from hoplon.protections.guards.voting import agree, copy_of, unlike_both, vote_
 
 _CHUNK_WORDS = 1 << 12  # an index of so many entries has sums of its own
 _BATCH_WORDS = 1 << 18  # gathered into caches and compared there
@@ -54,15 +53,9 @@ class Chunk:
         """Return True if index, words or copies are not as they should be."""
         return not self._index_is_right() or not agree(self.words[self.index], self.first, self.second)
 
-    def require_no_update(self, written: bool) -> None:
-        """Refuse words that were updated, which leaves index and copies as they were.
-
-        Raises:
-            StaleGuardError: most words are not what both copies are.
-        """
-        if self._index_is_right() and torch.equal(self.first, self.second):
-            differing = int((self.words[self.index] != self.first).sum())
-            require_no_update(self.name, differing=differing, total=len(self), written=written)
+    def changed(self) -> int:
+        """Count the words that are not what the copies are; a damaged index cannot tell, and counts as one."""
+        return unlike_both(self.words[self.index], self.first, self.second) if self._index_is_right() else 1
 
     def mend(self) -> tuple[int, int]:
         """Words found wrong, and those among them that could not be repaired.

@@ -16,8 +16,8 @@ from hoplon.errors import HoplonError
 from hoplon.formats.base import integer_view
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.memory.words import in_wide, of_turn_by_size, row_of, shared, without_repeats
-from hoplon.protections.guards.voting import agree, copy_of, distinct, vote_
-from hoplon.protections.memory_guard import GuardReport, StorageGuard, require_no_update
+from hoplon.protections.guards.voting import agree, copy_of, distinct, unlike_both, vote_
+from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard, change
 from hoplon.registry import register
 
 _PIECE_BYTES = 1 << 18  # read once from memory, and compared with both copies from a core's cache
@@ -67,7 +67,7 @@ class TMR(Protection):
 
     def arm(self, memory: Mapping[str, Tensor]) -> TMRGuard:
         """Arm a guard on these tensors; names that share a storage are guarded once."""
-        return TMRGuard({name: without_repeats(tensor) for name, tensor in distinct(memory).items()}, self.vote)
+        return TMRGuard(memory, self.vote)
 
 
 @final
@@ -77,8 +77,9 @@ class TMRGuard(StorageGuard[list["_Piece"]]):
     With ``vote="tensor"`` a tensor that differs in the words of a slice is voted on whole.
     """
 
-    def __init__(self, storages: Mapping[str, Tensor], vote: Literal["element", "tensor"]) -> None:
-        super().__init__(storages)
+    def __init__(self, memory: Mapping[str, Tensor], vote: Literal["element", "tensor"]) -> None:
+        storages = {name: without_repeats(tensor) for name, tensor in distinct(memory).items()}
+        super().__init__(memory, storages)
         self._by_tensor = vote == "tensor"
         self._copies = {f"{name}#{n}": copy_of(live) for name, live in storages.items() for n in (1, 2)}
         self._pieces = [
@@ -94,7 +95,7 @@ class TMRGuard(StorageGuard[list["_Piece"]]):
     def _suspects(self, turn: int, turns: int) -> tuple[GuardReport, dict[str, list[_Piece]]]:
         pieces = of_turn_by_size(self._pieces, _bytes_of, turn, turns)
         differing = groupby(chain.from_iterable(shared(_differing, pieces, _bytes_of)), key=attrgetter("name"))
-        checked = GuardReport(sum(piece.live.numel() for piece in pieces))
+        checked = GuardReport(sum(piece.words[0].numel() for piece in pieces))
         return checked, {name: list(suspect) for name, suspect in differing}
 
     @override
@@ -102,7 +103,7 @@ class TMRGuard(StorageGuard[list["_Piece"]]):
         if self._by_tensor:
             votes = [_vote_tensors_(self._live[name], *self._copies_of(name))]
         else:
-            votes = [vote_(piece.live, piece.first, piece.second) for piece in suspect]
+            votes = [vote_(*piece.words) for piece in suspect]
         detected, uncorrectable = map(sum, zip(*votes, strict=True))
         return GuardReport(0, detected, detected - uncorrectable, uncorrectable, (name,))
 
@@ -110,11 +111,11 @@ class TMRGuard(StorageGuard[list["_Piece"]]):
         return self._copies[f"{name}#1"], self._copies[f"{name}#2"]
 
     @override
-    def _refuse_update(self, name: str, suspect: list[_Piece], *, written: bool) -> None:
-        live, (first, second) = self._live[name], self._copies_of(name)
-        if agree(first, second, second):
-            differing = int((integer_view(live) != integer_view(first)).sum())
-            require_no_update(name, differing=differing, total=live.numel(), written=written)
+    def _changes(self, suspects: Mapping[str, list[_Piece]]) -> dict[str, Change]:
+        return {
+            name: change(sum(unlike_both(*piece.words) for piece in suspect), self._live[name].numel())
+            for name, suspect in suspects.items()
+        }
 
     def refresh(self) -> None:
         """Copy the memory anew."""
@@ -122,7 +123,7 @@ class TMRGuard(StorageGuard[list["_Piece"]]):
             for name, live in self._live.items():
                 for n in (1, 2):
                     integer_view(self.copies[f"{name}#{n}"]).copy_(integer_view(live))
-        self._note_versions()
+        self._counters.note()
 
 
 @dataclass(frozen=True)
@@ -130,14 +131,12 @@ class _Piece:
     """Some words of a storage and of both copies, and the same in wide words, part by part, to be compared."""
 
     name: str
-    live: Tensor
-    first: Tensor
-    second: Tensor
+    words: tuple[Tensor, Tensor, Tensor]
     wide: tuple[tuple[Tensor, Tensor, Tensor], ...]
 
 
 def _bytes_of(piece: _Piece) -> int:
-    return piece.live.nbytes
+    return piece.words[0].nbytes
 
 
 def _pieces_of(name: str, *same: Tensor) -> list[_Piece]:
@@ -146,10 +145,10 @@ def _pieces_of(name: str, *same: Tensor) -> list[_Piece]:
     live, first, second = rows
     if live is None or first is None or second is None or len({tensor.stride() for tensor in same}) > 1:
         one, two, three = (integer_view(tensor) for tensor in same)
-        return [_Piece(name, one, two, three, ((one, two, three),))]
+        return [_Piece(name, (one, two, three), ((one, two, three),))]
     step = _PIECE_BYTES // live.itemsize if live.device.type == "cpu" else len(live)
     return [
-        _Piece(name, *part, _in_wide(*part))
+        _Piece(name, part, _in_wide(*part))
         for part in zip(live.split(step), first.split(step), second.split(step), strict=True)
     ]
 

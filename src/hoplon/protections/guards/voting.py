@@ -11,8 +11,11 @@ from hoplon.formats.base import integer_view
 
 
 def distinct(memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One tensor per storage, under the first of its names; empty tensors left out."""
-    return {name: memory[name].detach() for name, *_ in tied(memory)}
+    """One tensor per storage, under the first of its names; empty tensors left out.
+
+    What is written to them does not move the version counters of the memory: a repair is no update.
+    """
+    return {name: memory[name].data for name, *_ in tied(memory)}
 
 
 def tied(memory: Mapping[str, Tensor]) -> list[list[str]]:
@@ -35,6 +38,12 @@ def agree(live: Tensor, first: Tensor, second: Tensor) -> bool:
     """Return True if three tensors hold the same bits; reads each once and allocates nothing."""
     words = integer_view(live)
     return torch.equal(words, integer_view(first)) and torch.equal(words, integer_view(second))
+
+
+def unlike_both(live: Tensor, first: Tensor, second: Tensor) -> int:
+    """Count the elements of a tensor that are neither what one copy of it holds nor what the other does."""
+    words = integer_view(live)
+    return int(((words != integer_view(first)) & (words != integer_view(second))).sum())
 
 
 def vote_(live: Tensor, first: Tensor, second: Tensor) -> tuple[int, int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from hoplon.errors import HoplonError
 from hoplon.protections.memory_guard import of_turn
@@ -20,8 +22,10 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for table in named for name, tensor in table}
 
 
-def memory_of(module: nn.Module) -> dict[str, Tensor]:
+def memory_of(module: nn.Module, leave_out: Collection[str] = ()) -> dict[str, Tensor]:
     """Every parameter and buffer by name, live and detached; names that share a storage are all there.
+
+    They share torch's version counters too, whatever mode this is called in.
 
     They come in the order of their names, whatever the order of the modules: guards that lay tensors out one after the
     other do so in the same way in every module with these names.
@@ -34,14 +38,28 @@ def memory_of(module: nn.Module) -> dict[str, Tensor]:
     """
     found = {}
     for name, tensor in tensors_of(module).items():
+        if name in leave_out:
+            continue
         if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
             what = "on the meta device" if tensor.is_meta else f"{tensor.layout} of {tensor.dtype}"
             raise HoplonError(f"expected dense tensors in memory to guard, got {name} ({what}); load or unpack it")
         if tensor.is_conj() or tensor.is_neg():
             fix = "give the model its resolve_conj().resolve_neg()"
             raise HoplonError(f"expected tensors as they lie in memory, got {name}, a lazy conjugate; {fix}")
-        found[name] = torch.view_as_real(tensor.detach()) if tensor.dtype == torch.complex128 else tensor.detach()
+        with torch.inference_mode(False):  # what is made there has no counter
+            found[name] = torch.view_as_real(tensor.detach()) if tensor.dtype == torch.complex128 else tensor.detach()
     return dict(sorted(found.items()))
+
+
+def written_in_training(module: nn.Module) -> list[str]:
+    """Names of the buffers that normalisation in training mode writes to in each forward pass."""
+    return [
+        f"{path}.{key}" if path else key
+        for path, child in module.named_modules()
+        if isinstance(child, _NormBase) and child.training
+        for key, buffer in child._buffers.items()
+        if buffer is not None
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +87,9 @@ class _Row:
 
 @final
 class Bindings:
-    """The tensors of a module as they were bound to its names when this was made."""
+    """The tensors of a module as they were bound to its names when this was made, but for those to leave out."""
 
-    def __init__(self, root: nn.Module) -> None:
+    def __init__(self, root: nn.Module, leave_out: Collection[str] = ()) -> None:
         self._tables: list[_Table] = []
         self._rows: list[_Row] = []
         self._others: list[tuple[_Table, str, nn.Module | None]] = []
@@ -82,7 +100,7 @@ class Bindings:
                 for key, tensor in held.items():
                     if tensor is None:
                         self._others.append((table, key, None))
-                    else:
+                    elif prefix + key not in leave_out:
                         self._rows.append(_Row(table, key, tensor, _form_of(tensor)))
             children = self._table(prefix, module._modules)
             self._others += [(children, key, child) for key, child in module._modules.items()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from copy import deepcopy
 from functools import partial
 from typing import Any, NoReturn, Self, final
@@ -14,7 +14,7 @@ from hoplon.errors import HoplonError
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.memory.arena import lay_end_to_end
 from hoplon.protections.memory_guard import GuardReport
-from hoplon.protections.runtime.bindings import memory_of
+from hoplon.protections.runtime.bindings import memory_of, tensors_of
 from hoplon.protections.runtime.monitor import GuardMonitor
 from hoplon.protections.runtime.schedule import When
 
@@ -27,6 +27,7 @@ def guard(
     on_uncorrectable: Callable[[GuardReport], None] | None = None,
     hook: bool = False,
     end_to_end: bool = False,
+    leave_out: Collection[str] = (),
 ) -> GuardedModel:
     """Arm guards on all parameters and buffers of a model, which stays as it is and where it is.
 
@@ -45,9 +46,12 @@ def guard(
             checks of all of it take less time. Views of it made before no longer follow, nor does anything that holds
             its address, such as a captured CUDA graph. Memory that processes share stays where it is. What
             :func:`hoplon.harden` copies lies like that anyway. On the CPU alone.
+        leave_out: names of parameters and buffers not to guard, such as buffers that forward writes to: an exponential
+            mean, a counter, a cache. In training mode, running statistics are left out anyway.
     Raises:
         HoplonError: no protections, one that guards no memory, a model without memory or with tensors that have no
-            words of their own, or scores of another model: other names, shapes or weights.
+            words of their own, a name to leave out that it lacks, or scores of another model: other names, shapes or
+            weights.
     Source:
         Schmedding et al. (Aspis), Fig. 14.
     Example:
@@ -60,7 +64,10 @@ def guard(
     """
     chosen = tuple(protections)
     root = _uncompiled(model)
-    memory = memory_of(root)
+    unknown = sorted(set(leave_out) - set(tensors_of(root)))
+    if unknown:
+        raise HoplonError(f"expected names of parameters or buffers to leave out, got {unknown[0]!r}")
+    memory = memory_of(root, leave_out)
     if not any(tensor.numel() for tensor in memory.values()):
         raise HoplonError(f"expected parameters or buffers to guard, got {type(root).__name__} without any")
     if not chosen:
@@ -70,7 +77,7 @@ def guard(
         protection.require_made_for(memory)
     if end_to_end:
         lay_end_to_end(root)
-    monitor = GuardMonitor(root, chosen, when=when, on_uncorrectable=on_uncorrectable)
+    monitor = GuardMonitor(root, chosen, when=when, on_uncorrectable=on_uncorrectable, leave_out=leave_out)
     labels = [label for label, _ in monitor.armed]
     if len(labels) < len(chosen):
         silent = next(protection.label for protection in chosen if protection.label not in labels)

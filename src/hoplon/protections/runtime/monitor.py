@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast, final
@@ -18,7 +18,7 @@ from hoplon.errors import HoplonError
 from hoplon.formats.digest import digest_of
 from hoplon.protections.base import Protection
 from hoplon.protections.memory_guard import Guard, GuardReport, check_all
-from hoplon.protections.runtime.bindings import Bindings, memory_of
+from hoplon.protections.runtime.bindings import Bindings, memory_of, written_in_training
 from hoplon.protections.runtime.schedule import EveryForward, When
 
 _LOG = logging.getLogger("hoplon")
@@ -80,6 +80,8 @@ class GuardMonitor:
         report: findings of the last check.
         events: the checks that found something, the last thousand of them; they also go to the logger "hoplon".
         forwards: forward passes begun.
+        left_out: names of what no guard watches: those chosen to be left out, and when the guards are armed in training
+            mode the buffers that forward writes to there.
         on_uncorrectable: called where a check finds what it cannot repair; None raises.
     """
 
@@ -91,6 +93,7 @@ class GuardMonitor:
         when: When | None = None,
         on_uncorrectable: Callable[[GuardReport], None] | None = None,
         vouched: str | None = None,
+        leave_out: Collection[str] = (),
     ) -> None:
         schedule: object = EveryForward() if when is None else when
         if not isinstance(schedule, When):
@@ -102,6 +105,8 @@ class GuardMonitor:
         self.report = GuardReport()
         self.events: deque[GuardEvent] = deque(maxlen=_EVENTS_KEPT)
         self.forwards = 0
+        self._leave_out = frozenset(leave_out)
+        self.left_out: tuple[str, ...] = ()
         self._armed: list[tuple[str, Guard]] = []
         self._vouched = vouched
         self._bindings: Bindings | None = None
@@ -112,16 +117,24 @@ class GuardMonitor:
     def arm(self) -> None:
         """New guards on the memory as it is now, which is taken for correct."""
         guarding = [protection for protection in self.protections if type(protection).arm is not Protection.arm]
-        memory = memory_of(self.root) if guarding else {}
+        training = written_in_training(self.root) if guarding else []
+        if training:
+            _LOG.warning(
+                "%s left out of what is guarded: forward writes to it in training mode; arm in eval mode to guard it",
+                ", ".join(training),
+            )
+        self.left_out = tuple(sorted(self._leave_out.union(training)))
+        memory = memory_of(self.root, self.left_out) if guarding else {}
         armed = [(protection.label, protection.arm(memory)) for protection in guarding]
         self._armed = [(label, guard) for label, guard in armed if guard is not None]
         self._vouched = None
-        self._bindings = Bindings(self.root)
+        self._bindings = Bindings(self.root, self.left_out)
 
     def refresh(self) -> None:
         """Take the memory as it is now for correct, also where tensors were replaced."""
         with self._lock:
-            if self._bindings is not None and self._bindings.same():
+            left_out = self._leave_out.union(written_in_training(self.root))
+            if self._bindings is not None and self._bindings.same() and left_out == set(self.left_out):
                 for guard in self.guards:
                     guard.refresh()
             else:
@@ -138,7 +151,8 @@ class GuardMonitor:
             self.protections,
             when=self.when,
             on_uncorrectable=self.on_uncorrectable,
-            vouched=digest_of(memory_of(self.root)),
+            vouched=digest_of(memory_of(self.root, self.left_out)),
+            leave_out=self._leave_out,
         )
 
     @property
@@ -149,7 +163,8 @@ class GuardMonitor:
             HoplonError: the module is a copy and was changed before its guards were armed.
         """
         if self._vouched is not None:
-            if digest_of(memory_of(self.root)) != self._vouched:
+            left_out = self._leave_out.union(written_in_training(self.root))
+            if digest_of(memory_of(self.root, left_out)) != self._vouched:
                 raise HoplonError(
                     "expected the copy of a guarded model to hold what was copied, got other values before its guards "
                     "were armed; copy it again, or call monitor.refresh() if it was changed on purpose"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from math import ceil
 from pathlib import Path
 from typing import Literal, final
 
@@ -21,7 +22,7 @@ from hoplon.protections.guards.known_bits.fingerprint import changed_samples, fi
 from hoplon.protections.guards.known_bits.segments import segments_of
 from hoplon.protections.guards.memory.words import of_turn_by_size, shared
 from hoplon.protections.guards.voting import copy_of, distinct
-from hoplon.protections.memory_guard import GuardReport, StorageGuard, require_no_update
+from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard
 from hoplon.registry import register
 
 Action = Literal["flag", "zero", "reload"]
@@ -49,8 +50,9 @@ class Checksum(Protection):
     (``mitigated``), and remembers that; "reload" takes them from ``source`` (``corrected`` if its sum then fits, else
     uncorrectable).
 
-    An update of the weights is refused (:class:`StaleGuardError`) where most groups of a storage, or most of
-    eight hashed words, are not what they were, within the limits of :func:`require_no_update`.
+    An update of the weights is refused (:class:`StaleGuardError`) as soon as it makes a group wrong; before that it is
+    left alone, and a fault after it is refused with it until ``refresh()``. Where torch counted no write, eight hashed
+    words of each storage tell whether most of it is what it was.
 
     Args:
         action: what is done.
@@ -98,17 +100,19 @@ class Checksum(Protection):
 
     def arm(self, memory: Mapping[str, Tensor]) -> ChecksumGuard:
         """A guard over these tensors; names that share a storage are guarded once."""
-        return ChecksumGuard(distinct(memory), self)
+        return ChecksumGuard(memory, self)
 
 
 @final
 class ChecksumGuard(StorageGuard[tuple[Tensor, Tensor]]):
     """Two sums for every group of words; checks count groups, and a wrong sum as its group."""
 
-    def __init__(self, storages: Mapping[str, Tensor], how: Checksum) -> None:
-        super().__init__(storages)
+    compares_all = False
+
+    def __init__(self, memory: Mapping[str, Tensor], how: Checksum) -> None:
+        super().__init__(memory, distinct(memory))
         self._how = how
-        self._segments = {segment.name: segment for segment in segments_of(storages, None)}
+        self._segments = {segment.name: segment for segment in segments_of(self._live, None)}
         self._copies: dict[str, Tensor] = {}
         self._pieces: list[tuple[str, range]] = []
         for name, segment in self._segments.items():
@@ -131,7 +135,7 @@ class ChecksumGuard(StorageGuard[tuple[Tensor, Tensor]]):
             for name in self._segments:
                 self._learn(name, torch.tensor(True))
                 self._learn_evidence(name)
-        self._note_versions()
+        self._counters.note()
 
     @override
     def _suspects(self, turn: int, turns: int) -> tuple[GuardReport, dict[str, tuple[Tensor, Tensor]]]:
@@ -180,15 +184,15 @@ class ChecksumGuard(StorageGuard[tuple[Tensor, Tensor]]):
         return (now != first) & (now != second), (now == first) ^ (now == second)
 
     @override
-    def _refuse_update(self, name: str, suspect: tuple[Tensor, Tensor], *, written: bool) -> None:
-        wrong, total = suspect[0], len(self._segments[name])
-        if len(wrong) > 1:
-            differing = total * int(wrong.sum()) // len(wrong)
-            require_no_update(name, differing=differing, total=total, written=written)
-        if bool(wrong.any()):
-            now = fingerprint_of(self._segments[name].words())
-            changed, sampled = changed_samples(now, self._copies[f"{name}#evidence"], total)
-            require_no_update(name, differing=total * changed // sampled, total=total, written=written)
+    def _changes(self, suspects: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Change]:
+        found = {}
+        for name, segment in self._segments.items():
+            wrong, total = suspects[name][0] if name in suspects else torch.zeros(1), len(segment)
+            share = int(wrong.sum()) / len(wrong)
+            changed, sampled = changed_samples(segment.words(), self._copies[f"{name}#evidence"])
+            throughout = 2 * changed > sampled or (len(wrong) > 1 and 2 * share > 1)
+            found[name] = Change(ceil(total * share), total, throughout)
+        return found
 
     @override
     def _repaired(self, name: str, suspect: tuple[Tensor, Tensor]) -> GuardReport:

@@ -14,7 +14,7 @@ from hoplon.protections.base import Protection
 from hoplon.protections.guards.baselines.zero_space import bits_of, bytes_of
 from hoplon.protections.guards.replicas import spanned
 from hoplon.protections.guards.voting import copy_of, distinct
-from hoplon.protections.memory_guard import Guard, GuardReport, of_turn
+from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard, change, of_turn
 from hoplon.registry import register
 
 _WORD_BITS = 64
@@ -51,15 +51,18 @@ class SecDedMemory(Protection):
 
     def arm(self, memory: Mapping[str, Tensor]) -> SecDedGuard:
         """The model of this memory's code, holding what was written to it."""
-        return SecDedGuard(distinct(memory))
+        return SecDedGuard(memory)
 
 
 @final
-class SecDedGuard(Guard):
-    """Words as last written to each storage, to tell which bits are flipped: a device of the model, not of hardware."""
+class SecDedGuard(StorageGuard[None]):
+    """Words as last written to each storage, to tell which bits are flipped: a device of the model, not of hardware.
 
-    def __init__(self, storages: Mapping[str, Tensor]) -> None:
-        self._live = {name: spanned(tensor) for name, tensor in storages.items()}
+    Checks count 64-bit words.
+    """
+
+    def __init__(self, memory: Mapping[str, Tensor]) -> None:
+        super().__init__(memory, {name: spanned(tensor) for name, tensor in distinct(memory).items()})
         self._written = {name: copy_of(words) for name, words in self._live.items()}
 
     @property
@@ -72,30 +75,30 @@ class SecDedGuard(Guard):
         """Bytes of the check bits, eight bits per 64-bit word."""
         return sum(-(-words.nbytes // 8) for words in self._live.values())
 
-    @property
     @override
-    def protected_bytes(self) -> int:
-        return sum(words.nbytes for words in self._live.values())
-
-    def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
-        """Read all words through the decoder; counts 64-bit words."""
+    def _suspects(self, turn: int, turns: int) -> tuple[GuardReport, dict[str, None]]:
         names = list(self._live)
-        report = GuardReport()
-        with torch.inference_mode():
-            for number in of_turn(len(names), turn, turns):
-                report += self._read(names[number])
-        return report
+        some = [names[number] for number in of_turn(len(names), turn, turns)]
+        checked = GuardReport(sum(-(-self._live[name].nbytes * 8 // _WORD_BITS) for name in some))
+        return checked, {name: None for name in some if not torch.equal(self._live[name], self._written[name])}
+
+    @override
+    def _changes(self, suspects: Mapping[str, None]) -> dict[str, Change]:
+        return {
+            name: change(int((self._live[name] != self._written[name]).sum()), self._live[name].numel())
+            for name in suspects
+        }
 
     def refresh(self) -> None:
         """Write the memory as it is, with its check bits."""
         for name, words in self._live.items():
             self._written[name].copy_(words)
+        self._counters.note()
 
-    def _read(self, name: str) -> GuardReport:
+    @override
+    def _repaired(self, name: str, suspect: None) -> GuardReport:
+        """Read the words of a storage through the decoder."""
         live, written = self._live[name], self._written[name]
-        words = -(-live.nbytes * 8 // _WORD_BITS)
-        if torch.equal(live, written):
-            return GuardReport(words)
         flipped = _bits(live) ^ _bits(written)  # (64-bit words, 64)
         wrong = flipped.any(1)
         positions = torch.tensor(_POSITIONS, device=live.device)
@@ -109,7 +112,7 @@ class SecDedGuard(Guard):
         _store(live, _bits(live) ^ at)
         detected = int((wrong & ~missed).sum())
         failed = int(uncorrectable.sum())
-        return GuardReport(words, detected, detected - failed, failed, (name,))
+        return GuardReport(0, detected, detected - failed, failed, (name,))
 
 
 def _bits(words: Tensor) -> Tensor:

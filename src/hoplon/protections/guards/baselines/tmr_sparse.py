@@ -8,11 +8,13 @@ from typing import final
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from hoplon.formats.base import integer_view
 from hoplon.protections.guards.aspis import ScoredProtection
 from hoplon.protections.guards.memory.words import of_turn_by_size
-from hoplon.protections.memory_guard import Guard, GuardReport, require_no_update, version_of
+from hoplon.protections.guards.voting import unlike_both
+from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard, change
 from hoplon.registry import register
 
 
@@ -69,15 +71,16 @@ class TMRSparse(ScoredProtection):
         """
         self.scores.require_shapes(memory)
         chosen = self.scores.top(self.fraction)
-        parts = {name: _Sparse(name, memory[name].detach(), at) for name, at in chosen.items() if at.numel()}
-        return TMRSparseGuard(parts)
+        parts = {name: _Sparse(name, memory[name].data, at) for name, at in chosen.items() if at.numel()}
+        return TMRSparseGuard(memory, parts)
 
 
 @final
-class TMRSparseGuard(Guard):
-    """The sparse copies and the mask of each storage."""
+class TMRSparseGuard(StorageGuard["_Sparse"]):
+    """The sparse copies and the mask of each storage; slices are of storages."""
 
-    def __init__(self, parts: Mapping[str, _Sparse]) -> None:
+    def __init__(self, memory: Mapping[str, Tensor], parts: Mapping[str, _Sparse]) -> None:
+        super().__init__(memory, {name: part.live for name, part in parts.items()})
         self._parts = parts
 
     @property
@@ -91,23 +94,29 @@ class TMRSparseGuard(Guard):
         }
 
     @property
+    @override
     def protected_bytes(self) -> int:
-        """The chosen weights that were not zero."""
         return sum(part.first._values().nbytes for part in self._parts.values())
 
-    def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
-        """Compare and repair; slices are of storages."""
-        with torch.inference_mode():
-            parts = of_turn_by_size(list(self._parts.values()), len, turn, turns)
-            for part in parts:
-                part.require_no_update()
-            return sum((part.check() for part in parts), GuardReport())
+    @override
+    def _suspects(self, turn: int, turns: int) -> tuple[GuardReport, dict[str, _Sparse]]:
+        parts = of_turn_by_size(list(self._parts.values()), len, turn, turns)
+        return GuardReport(sum(map(len, parts))), {part.name: part for part in parts if not part.is_intact()}
+
+    @override
+    def _changes(self, suspects: Mapping[str, _Sparse]) -> dict[str, Change]:
+        return {name: change(part.changed(), len(part)) for name, part in suspects.items()}
+
+    @override
+    def _repaired(self, name: str, suspect: _Sparse) -> GuardReport:
+        return suspect.mend()
 
     def refresh(self) -> None:
         """Copy the chosen weights anew: those that are not zero now."""
         with torch.inference_mode(False), torch.no_grad():
             for part in self._parts.values():
                 part.copy()
+        self._counters.note()
 
 
 class _Sparse:
@@ -128,35 +137,38 @@ class _Sparse:
         self.first = important.to_sparse().coalesce()
         self.second = self._with_values(self.first._indices().clone(), self.first._values().clone())
         self.mask = self._with_values(self.first._indices().clone(), torch.ones_like(self.first._values()))
-        self.version = version_of(self.live)
 
-    def require_no_update(self) -> None:
-        """Refuse updated weights, as every guard does; the paper's way would subtract the update."""
-        if self._in_range(self.mask) and _same(self.first, self.second):
-            differing = int((self._masked()._values() != self.first._values()).sum())
-            written = version_of(self.live) != self.version
-            require_no_update(self.name, differing=differing, total=len(self), written=written)
-
-    def check(self) -> GuardReport:
-        count, where = len(self), (self.name,)
+    def is_intact(self) -> bool:
+        """Return True if the mask and both copies have places in the storage, and the same weights as it."""
         if not all(self._in_range(tensor) for tensor in (self.mask, self.first, self.second)):
-            return GuardReport(count, 1, 0, 1, where)
+            return False
         live = self._masked()
-        if _same(live, self.first) and _same(live, self.second):
-            return GuardReport(count)
+        return _same(live, self.first) and _same(live, self.second)
+
+    def changed(self) -> int:
+        """Count the weights that are not what the copies are; places out of range cannot tell, and count as one."""
+        if not self._in_range(self.mask):
+            return 1
+        return unlike_both(self._masked()._values(), self.first._values(), self.second._values())
+
+    def mend(self) -> GuardReport:
+        where = (self.name,)
+        if not all(self._in_range(tensor) for tensor in (self.mask, self.first, self.second)):
+            return GuardReport(0, 1, 0, 1, where)
+        live = self._masked()
         if _same(self.first, self.second):
-            return self._mend(live)
+            return self._subtracted(live)
         wrong, right = (self.second, self.first) if _same(live, self.first) else (self.first, self.second)
         if not _same(live, right):
             values = live._values()
             differing = int(((values != self.first._values()) | (values != self.second._values())).sum()) or 1
-            return GuardReport(count, differing, 0, differing, where)
+            return GuardReport(0, differing, 0, differing, where)
         differing = int((wrong._values() != right._values()).sum()) or 1
         wrong._indices().copy_(right._indices())
         wrong._values().copy_(right._values())
-        return GuardReport(count, differing, differing, 0, where)
+        return GuardReport(0, differing, differing, 0, where)
 
-    def _mend(self, live: Tensor) -> GuardReport:
+    def _subtracted(self, live: Tensor) -> GuardReport:
         wrong = live._values() != self.first._values()
         places = torch.cat([live._indices(), self.first._indices()], dim=1)
         difference = torch.cat([live._values(), -self.first._values()])
@@ -164,10 +176,9 @@ class _Sparse:
         self.live.sub_(added_up.to_dense())
         now, then = self._masked()._values(), self.first._values()
         exact = integer_view(now) == integer_view(then)
-        self.version = version_of(self.live)
         detected = int(wrong.sum()) or 1
         corrected, lost = int((wrong & exact).sum()), int((wrong & ~now.isfinite()).sum())
-        return GuardReport(len(self), detected, corrected, lost, (self.name,), detected - corrected - lost)
+        return GuardReport(0, detected, corrected, lost, (self.name,), detected - corrected - lost)
 
     def _masked(self) -> Tensor:
         """The weights under the mask, as a sparse tensor."""

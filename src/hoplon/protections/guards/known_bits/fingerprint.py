@@ -30,8 +30,7 @@ def fingerprint_of(words: Tensor) -> Tensor:
     Returns:
         int32, shape ``(2,)``: the checksum, and eight hashes of 4 bits.
     """
-    hashes = sum(hash_ << (4 * number) for number, hash_ in enumerate(_hashes(words)))
-    return torch.tensor([signed(_sum(words), 32), signed(hashes, 32)], dtype=torch.int32)
+    return torch.tensor([signed(_sum(words), 32), signed(_hashes(words), 32)], dtype=torch.int32)
 
 
 def same_sum(left: Tensor, right: Tensor) -> bool:
@@ -42,14 +41,14 @@ def same_sum(left: Tensor, right: Tensor) -> bool:
     return bool(left[0] == right[0])
 
 
-def changed_samples(left: Tensor, right: Tensor, count: int) -> tuple[int, int]:
-    """Count the sampled words whose hashes differ, and those that were sampled of ``count`` words.
+def changed_samples(words: Tensor, fingerprint: Tensor) -> tuple[int, int]:
+    """Count the sampled words whose hashes differ from those in a fingerprint, and those that were sampled.
 
     A change of a sampled word shows in its hash with a probability of 12/13.
     """
-    different = (int(left[1]) ^ int(right[1])) & 0xFFFFFFFF
+    different = _hashes(words) ^ (int(fingerprint[1]) & 0xFFFFFFFF)
     changed = sum((different >> (4 * number)) & 15 != 0 for number in range(_SAMPLES))
-    return changed, min(count, _SAMPLES)
+    return changed, min(len(words), _SAMPLES)
 
 
 def _sum(words: Tensor) -> int:
@@ -74,7 +73,8 @@ def _factors() -> npt.NDArray[np.uint64]:
     return (factors >> np.uint64(32)) | np.uint64(1)
 
 
-def _hashes(words: Tensor) -> list[int]:
+def _hashes(words: Tensor) -> int:
+    """Hashes of eight words, 4 bits each, the first of them lowest."""
     count = len(words)
     places = range(count) if count < _SAMPLES else [(2 * k + 1) * count // (2 * _SAMPLES) for k in range(_SAMPLES)]
-    return [int(words[place]) % _HASH for place in places]
+    return sum(int(words[place]) % _HASH << (4 * number) for number, place in enumerate(places))

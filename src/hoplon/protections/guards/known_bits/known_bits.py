@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
@@ -17,11 +18,8 @@ from hoplon.protections.guards.known_bits.fingerprint import changed_samples, fi
 from hoplon.protections.guards.known_bits.reduction import BitwiseReduction
 from hoplon.protections.guards.known_bits.segments import Segment, segments_of
 from hoplon.protections.guards.voting import distinct
-from hoplon.protections.memory_guard import GuardReport, StaleGuardError, StorageGuard, require_no_update
+from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard
 from hoplon.registry import register
-
-_FEW_WORDS = 16
-_MANY = 8  # a share of 1/8 of the words
 
 
 @register(
@@ -47,16 +45,8 @@ class KnownBits(Protection):
     The guard's own words are kept beside sums, which repair one wrong entry of them and report two.
 
     An update of the weights is refused (:class:`StaleGuardError`) as soon as it moves a word out of the known
-    bits: when more than half of all words, or of eight hashed ones, are not what they were (in fewer than 16 words,
-    and below 1,024 where no operator wrote, that may still be a fault); or when an operator wrote to the tensor, more
-    than 16 and more than 1/8 of its words are out of the known bits, and restoring them does not give back the sum.
-    An update within the known bits is left alone, and not reported.
-
-    Args:
-        block: words per block with known bits of its own; None for one block per tensor. Smaller blocks have more
-            known bits, at 16 bytes a block.
-    Raises:
-        HoplonError: a block of less than one word.
+    bits; before that it is left alone, and a fault after it is refused with it until ``refresh()``. Where torch counted
+    no write, eight hashed words of each storage tell whether most of it is what it was.
     """
 
     block: int | None = None
@@ -82,7 +72,7 @@ class KnownBits(Protection):
 
     def arm(self, memory: Mapping[str, Tensor]) -> KnownBitsGuard:
         """Arm a guard on these tensors; names that share a storage are guarded once."""
-        return KnownBitsGuard(distinct(memory), self.block)
+        return KnownBitsGuard(memory, self.block)
 
 
 @final
@@ -93,9 +83,11 @@ class KnownBitsGuard(StorageGuard["_Suspect"]):
     in a slice, the whole block is mended.
     """
 
-    def __init__(self, storages: Mapping[str, Tensor], block: int | None) -> None:
-        super().__init__(storages)
-        segments = segments_of(storages, block)
+    compares_all = False
+
+    def __init__(self, memory: Mapping[str, Tensor], block: int | None) -> None:
+        super().__init__(memory, distinct(memory))
+        segments = segments_of(self._live, block)
         self._groups = {
             str(dtype).removeprefix("torch."): _Group([part for part in segments if part.dtype == dtype])
             for dtype in dict.fromkeys(part.dtype for part in segments)
@@ -149,17 +141,19 @@ class KnownBitsGuard(StorageGuard["_Suspect"]):
         return report, suspects
 
     @override
-    def _refuse_update(self, name: str, suspect: _Suspect, *, written: bool) -> None:
-        group = suspect[0][0]
-        total = sum(len(part) for part in group.segments if part.name == name)
-        differing = sum(int(group.wrong(number).sum()) for _, number in suspect)
-        require_no_update(name, differing=differing, total=total, written=written)
-        seen = [group.changed_samples(number) for number, part in enumerate(group.segments) if part.name == name]
-        changed, sampled = (sum(counts) for counts in zip(*seen, strict=True))
-        require_no_update(name, differing=total * changed // sampled, total=total, written=written)
-        many = differing > max(_FEW_WORDS, total // _MANY)
-        if written and many and not all(group.fits(number) for _, number in suspect):
-            raise StaleGuardError(name, differing, total)
+    def _changes(self, suspects: Mapping[str, _Suspect]) -> dict[str, Change]:
+        totals, sampled, seen = Counter[str](), Counter[str](), Counter[str]()
+        for group in self._groups.values():
+            for number, segment in enumerate(group.segments):
+                totals[segment.name] += len(segment)
+                changed, count = group.changed_samples(number)
+                seen[segment.name] += changed
+                sampled[segment.name] += count
+        wrong = {name: sum(int(group.wrong(n).sum()) for group, n in suspect) for name, suspect in suspects.items()}
+        return {
+            name: Change(wrong.get(name, 0), total, 2 * max(wrong.get(name, 0) / total, seen[name] / sampled[name]) > 1)
+            for name, total in totals.items()
+        }
 
     @override
     def _repaired(self, name: str, suspect: _Suspect) -> GuardReport:
@@ -170,7 +164,7 @@ class KnownBitsGuard(StorageGuard["_Suspect"]):
         with torch.inference_mode():
             for group in self._groups.values():
                 group.refresh()
-        self._note_versions()
+        self._counters.note()
 
 
 class _Group:
@@ -227,9 +221,8 @@ class _Group:
         return same_sum(fingerprint_of(self.restored(number)), self._fingerprint(number))
 
     def changed_samples(self, number: int) -> tuple[int, int]:
-        """Count the sampled words of a segment that changed, and all sampled ones."""
-        segment = self.segments[number]
-        return changed_samples(fingerprint_of(segment.words()), self._fingerprint(number), len(segment))
+        """Count the sampled words of a segment that changed in bits that are not known, and all sampled ones."""
+        return changed_samples(self.restored(number), self._fingerprint(number))
 
     def restore(self, number: int) -> GuardReport:
         """Write the known bits of a segment."""

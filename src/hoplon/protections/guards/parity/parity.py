@@ -16,8 +16,7 @@ from hoplon.protections.guards.parity.diagnosis import Diagnosis, diagnose
 from hoplon.protections.guards.parity.extents import runs_of
 from hoplon.protections.guards.parity.matrix import matrices_of
 from hoplon.protections.guards.parity.rows import Group, ParityRows
-from hoplon.protections.guards.voting import distinct
-from hoplon.protections.memory_guard import Guard, GuardReport, of_turn, require_no_update, version_of
+from hoplon.protections.memory_guard import Counters, Guard, GuardReport, change, of_turn
 from hoplon.registry import register
 
 
@@ -47,7 +46,7 @@ class Parity(Protection):
     - Missed: changes of two or more blocks of a group that cancel in every column. Two random flips in memory do so
       with a probability of at most about ``group / (2 x bits of memory)``: :attr:`ParityGuard.miss_probability`.
     - An update of the weights is refused (:class:`StaleGuardError`); so is a fault that changes most words of a
-      storage of 1,024 words or more, which looks the same.
+      storage of 1,024 words or more, or of several storages, which looks the same.
 
     Args:
         group: how many blocks share a parity row at most; fewer cost more memory and let more simultaneous faults be
@@ -130,6 +129,11 @@ class _Findings:
             blamed = [name for row in set(sums) - {last} for name in matrix.names_of(group.number, row)]
             self.names |= dict.fromkeys(blamed or matrix.names)
 
+    def doubtful(self) -> dict[str, list[Tensor]]:
+        """Elements that are wrong, or may be, by storage."""
+        names = dict.fromkeys([*self.elements, *self.suspected])
+        return {name: self.elements.get(name, []) + self.suspected.get(name, []) for name in names}
+
 
 @final
 class ParityGuard(Guard):
@@ -144,14 +148,13 @@ class ParityGuard(Guard):
         self._counts: dict[str, int] = defaultdict(int)
         for run in runs:
             self._counts[run.name] += run.nbytes // run.itemsize
-        self._live = {name: tensor for name, tensor in distinct(memory).items() if name in self._counts}
         self._bytes = sum(run.nbytes for run in runs)
         self._words = sum(self._counts.values())
         devices = dict.fromkeys(run.tensor.device for run in runs)
         self.parts = [
             ParityRows(matrices_of([run for run in runs if run.tensor.device == device], group)) for device in devices
         ]
-        self._versions = {name: version_of(live) for name, live in self._live.items()}
+        self._counters = Counters(memory)
 
     @property
     def copies(self) -> Mapping[str, Tensor]:
@@ -190,14 +193,17 @@ class ParityGuard(Guard):
         """
         checked = len(of_turn(self._words, turn, turns))
         with torch.inference_mode():
+            versions = self._counters.read()
             if all(part.is_intact(turn, turns) for part in self.parts):
+                if turns == 1:
+                    self._counters.note(versions)
                 return GuardReport(checked)
             findings = self._examine()
-            self._require_no_update(findings)
+            self._counters.require_no_update(
+                {name: change(_distinct(found), self._counts[name]) for name, found in findings.doubtful().items()}
+            )
             for part, group, blocks, diagnosis in findings.repairs:
                 part.repair(group, blocks, diagnosis)
-        for name in findings.elements:
-            self._versions[name] = version_of(self._live[name])
         corrected = findings.own + sum(_distinct(found) for found in findings.elements.values())
         detected = corrected + findings.uncorrectable
         return GuardReport(self._words, detected, corrected, findings.uncorrectable, tuple(findings.names))
@@ -206,7 +212,7 @@ class ParityGuard(Guard):
         """Sum up the memory anew."""
         for part in self.parts:
             part.learn()
-        self._versions = {name: version_of(live) for name, live in self._live.items()}
+        self._counters.note()
 
     def _examine(self) -> _Findings:
         findings = _Findings()
@@ -214,13 +220,6 @@ class ParityGuard(Guard):
             for group, blocks in part.suspects():
                 findings.add(part, group, blocks, diagnose(blocks, part.known(group)))
         return findings
-
-    def _require_no_update(self, findings: _Findings) -> None:
-        written = {name: version_of(live) != self._versions[name] for name, live in self._live.items()}
-        for name in sorted(self._live, key=lambda name: not written[name]):  # what was written to is to be named
-            found = findings.elements.get(name, []) + findings.suspected.get(name, [])
-            if found:
-                require_no_update(name, differing=_distinct(found), total=self._counts[name], written=written[name])
 
 
 def _distinct(found: Sequence[Tensor]) -> int:
