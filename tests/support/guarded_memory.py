@@ -1,11 +1,19 @@
-"""Faults that change bits of live tensors through numpy: unseen by torch, as a particle would."""
+"""Guards with what each promises, and faults that change bits of live tensors through numpy, unseen by torch."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+import hoplon as hp
+from hoplon.formats import equal_bits
+from hoplon.protections.guards.voting import distinct
 
 Bytes = NDArray[np.uint8]
 
@@ -21,3 +29,48 @@ def bytes_of(tensor: Tensor) -> Bytes:
 def flip(tensor: Tensor, bit: int) -> None:
     """Invert one bit of a dense tensor, counted from the lowest of its first byte in memory."""
     bytes_of(tensor)[bit // 8] ^= np.uint8(1 << bit % 8)
+
+
+Memory = Mapping[str, Tensor]
+Promise = Literal["repaired", "mitigated", "uncorrectable"]
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A guard and what becomes of a changed word: ``flip`` of one high bit, ``burst`` of two in eight neighbours.
+
+    None: outside of its class.
+    """
+
+    name: str
+    protection: Callable[[Memory], hp.Protection]
+    flip: Promise
+    burst: Promise | None
+
+
+def scores(memory: Memory) -> hp.Scores:
+    return hp.Scores({name: torch.ones(tensor.shape) for name, tensor in distinct(memory).items()})
+
+
+def reloaded(memory: Memory) -> hp.Protection:
+    saved = {name: tensor.clone() for name, tensor in memory.items()}
+    return hp.guards.Checksum("reload", source=saved.__getitem__)
+
+
+GUARDS = (
+    Guarded("tmr", lambda _: hp.TMR(), "repaired", "repaired"),
+    Guarded("tmr-tensor", lambda _: hp.TMR(vote="tensor"), "repaired", "repaired"),
+    Guarded("aspis", lambda memory: hp.Aspis(scores(memory), 1.0), "repaired", "repaired"),
+    Guarded("block-aspis", lambda memory: hp.guards.BlockAspis(scores(memory), 1.0), "repaired", "repaired"),
+    Guarded("parity", lambda _: hp.Parity(), "repaired", "repaired"),
+    Guarded("known-bits", lambda _: hp.KnownBits(), "repaired", "repaired"),
+    Guarded("tmr-sparse", lambda memory: hp.guards.TMRSparse(scores(memory)), "mitigated", "mitigated"),
+    Guarded("checksum-flag", lambda _: hp.guards.Checksum("flag"), "uncorrectable", "uncorrectable"),
+    Guarded("checksum-zero", lambda _: hp.guards.Checksum("zero"), "mitigated", "mitigated"),
+    Guarded("checksum-reload", reloaded, "repaired", "repaired"),
+    Guarded("sec-ded", lambda _: hp.guards.SecDedMemory(), "repaired", None),
+)
+
+
+def same(left: Memory, right: Memory) -> bool:
+    return all(equal_bits(left[name], tensor) for name, tensor in right.items())

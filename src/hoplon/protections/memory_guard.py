@@ -6,6 +6,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, final
 
 import torch
@@ -18,8 +19,10 @@ from typing_extensions import override
 from hoplon.errors import HoplonError
 
 _Suspect = TypeVar("_Suspect")
+_version_of = attrgetter("_version")
 _BURST_WORDS = 1024  # a change of most words of one storage of fewer may be one burst
 _FEW_WORDS = 16  # so may one of most words of several storages that have fewer in all
+_NAMED = 5  # storages beside the first one in a message
 
 
 @dataclass(frozen=True)
@@ -124,11 +127,12 @@ class Counters:
     def __init__(self, memory: Mapping[str, Tensor]) -> None:
         _count_fused_steps()
         self._memory = dict(memory)
+        self._counted = {name: tensor for name, tensor in memory.items() if not tensor.is_inference()}
         self._known = self.read()
 
     def read(self) -> list[int]:
-        """The counters as they are."""
-        return [version_of(tensor) for tensor in self._memory.values()]
+        """The counters as they are; tensors made in inference mode have none."""
+        return list(map(_version_of, self._counted.values()))
 
     def note(self, versions: list[int] | None = None) -> None:
         """Take memory for right as it was at these counters; by default, now."""
@@ -147,15 +151,16 @@ class Counters:
         changed = {name: found for name, found in changes.items() if found.differing}
         if not changed:
             return
-        then = zip(self._memory, self._known, self.read(), strict=True)
-        moved = [name for name, known, now in then if known != now]
+        counted = zip(self._counted, self._known, self.read(), strict=True)
+        moved = [name for name, then, now in counted if then != now]
         written = {name for name in changes if any(self._writes(by, name) for by in moved)}
         throughout = {name: found for name, found in changes.items() if found.throughout and name not in written}
         several = len(throughout) > 1 and sum(found.total for found in throughout.values()) >= _FEW_WORDS
-        for name, found in sorted(changed.items(), key=lambda item: item[0] not in moved):
-            large = name in throughout and found.total >= _BURST_WORDS
-            if name in written or large or several:
-                raise StaleGuardError(name, found.differing, found.total)
+        large = {name for name, found in throughout.items() if found.total >= _BURST_WORDS}
+        updated = [name for name in changed if name in written or name in large or several]
+        if updated:
+            first, *others = sorted(updated, key=lambda name: name not in moved)
+            raise StaleGuardError(first, changed[first].differing, changed[first].total, others)
 
     def _writes(self, moved: str, name: str) -> bool:
         """Return True if what moved one counter may have written to the memory of a name."""
@@ -189,7 +194,7 @@ class StorageGuard(Guard, Generic[_Suspect]):
     @override
     def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
         with torch.inference_mode():
-            versions = self._counters.read()
+            versions = self._counters.read()  # before the look: what is written meanwhile is written after it
             report, suspects = self._suspects(turn, turns)
             if suspects:
                 every = suspects if turns == 1 else self._suspects(0, 1)[1]
@@ -217,11 +222,12 @@ class StorageGuard(Guard, Generic[_Suspect]):
 class StaleGuardError(HoplonError):
     """Memory holds other values than its guard knows: an operator wrote them, or they are too many for soft errors."""
 
-    def __init__(self, name: str, differing: int, total: int) -> None:
+    def __init__(self, name: str, differing: int, total: int, others: Sequence[str] = ()) -> None:
+        names = ", ".join([repr(name), *map(repr, others[:_NAMED])] + ["..."] * (len(others) > _NAMED))
         super().__init__(
             f"expected memory that only soft errors may have changed, got other values in {differing:,} of {total:,} "
             f"words of {name}; call refresh() of model.monitor, or of the guard, if it was updated on purpose, "
-            f"hp.guard(..., leave_out=[{name!r}]) if forward writes to it, load the weights again otherwise"
+            f"hp.guard(..., leave_out=[{names}]) if forward writes there, load the weights again otherwise"
         )
 
 
@@ -260,11 +266,6 @@ def of_turn(count: int, turn: int, turns: int) -> range:
     if not 0 <= turn < turns:
         raise HoplonError(f"expected a turn in [0, {turns}), got {turn}")
     return range(count * turn // turns, count * (turn + 1) // turns)
-
-
-def version_of(tensor: Tensor) -> int:
-    """Return how often operators wrote to the storage, as far as torch counts: 0 for tensors made in inference mode."""
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _extent(tensor: Tensor) -> tuple[torch.device, int, int]:

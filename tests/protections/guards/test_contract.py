@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,50 +10,11 @@ import torch
 from torch import Tensor
 
 import hoplon as hp
-from hoplon.formats import equal_bits, integer_view
-from hoplon.protections.guards.voting import distinct
+from hoplon.formats import integer_view
 from hoplon.protections.memory_guard import GuardReport
+from tests.support.guarded_memory import GUARDS, Guarded, Promise, same
 
-Memory = Mapping[str, Tensor]
-Promise = Literal["repaired", "mitigated", "uncorrectable"]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
-
-
-@dataclass(frozen=True)
-class Row:
-    """A guard and what becomes of a changed word: ``flip`` of one high bit, ``burst`` of two in eight neighbours.
-
-    None: outside of its class.
-    """
-
-    name: str
-    protection: Callable[[Memory], hp.Protection]
-    flip: Promise
-    burst: Promise | None
-
-
-def scores(memory: Memory) -> hp.Scores:
-    return hp.Scores({name: torch.ones(tensor.shape) for name, tensor in distinct(memory).items()})
-
-
-def reloaded(memory: Memory) -> hp.Protection:
-    saved = {name: tensor.clone() for name, tensor in memory.items()}
-    return hp.guards.Checksum("reload", source=saved.__getitem__)
-
-
-GUARDS = (
-    Row("tmr", lambda _: hp.TMR(), "repaired", "repaired"),
-    Row("tmr-tensor", lambda _: hp.TMR(vote="tensor"), "repaired", "repaired"),
-    Row("aspis", lambda memory: hp.Aspis(scores(memory), 1.0), "repaired", "repaired"),
-    Row("block-aspis", lambda memory: hp.guards.BlockAspis(scores(memory), 1.0), "repaired", "repaired"),
-    Row("parity", lambda _: hp.Parity(), "repaired", "repaired"),
-    Row("known-bits", lambda _: hp.KnownBits(), "repaired", "repaired"),
-    Row("tmr-sparse", lambda memory: hp.guards.TMRSparse(scores(memory)), "mitigated", "mitigated"),
-    Row("checksum-flag", lambda _: hp.guards.Checksum("flag"), "uncorrectable", "uncorrectable"),
-    Row("checksum-zero", lambda _: hp.guards.Checksum("zero"), "mitigated", "mitigated"),
-    Row("checksum-reload", reloaded, "repaired", "repaired"),
-    Row("sec-ded", lambda _: hp.guards.SecDedMemory(), "repaired", None),
-)
 
 
 def values(dtype: torch.dtype, *shape: int) -> Tensor:
@@ -95,15 +54,11 @@ def strike(tensor: Tensor, words: int, mask: int) -> None:
     live[np.unravel_index(range(10, 10 + words), live.shape)] ^= live.dtype.type(mask << 8 * (live.itemsize - 1))
 
 
-def same(left: Memory, right: Memory) -> bool:
-    return all(equal_bits(left[name], tensor) for name, tensor in right.items())
-
-
 def checked(guard: hp.protections.Guard, turns: int) -> GuardReport:
     return sum((guard.check(turn=turn, turns=turns) for turn in range(turns)), GuardReport())
 
 
-def promised(row: Row, fault: str, dtype: torch.dtype) -> Promise | None:
+def promised(row: Guarded, fault: str, dtype: torch.dtype) -> Promise | None:
     if row.name == "tmr-sparse" and dtype == torch.int8:
         return "repaired"  # integers are subtracted without rounding
     return row.flip if fault == "flip" else row.burst
@@ -127,7 +82,7 @@ FAULT_CASES = [
 
 @pytest.mark.parametrize("turns", [1, 3])
 @pytest.mark.parametrize(("row", "layout", "dtype", "fault"), FAULT_CASES)
-def test_a_fault_ends_as_promised(row: Row, layout: Layout, dtype: torch.dtype, fault: str, turns: int) -> None:
+def test_a_fault_ends_as_promised(row: Guarded, layout: Layout, dtype: torch.dtype, fault: str, turns: int) -> None:
     promise = promised(row, fault, dtype)
     assert promise is not None
     memory = layout(dtype)
@@ -149,7 +104,7 @@ def test_a_fault_ends_as_promised(row: Row, layout: Layout, dtype: torch.dtype, 
 
 @pytest.mark.parametrize(("row", "layout", "dtype"), CASES)
 def test_an_optimizer_step_is_refused_left_and_taken_for_correct_by_refresh(
-    row: Row, layout: Layout, dtype: torch.dtype
+    row: Guarded, layout: Layout, dtype: torch.dtype
 ) -> None:
     memory = layout(dtype)
     guard = row.protection(memory).arm(memory)

@@ -263,6 +263,104 @@ def test_updated_weights_are_refused_and_left_alone_until_refreshed() -> None:
     assert words(model) == after
 
 
+class _Counting(nn.Module):
+    """Counts its passes and keeps an exponential mean of its inputs, in eval mode too."""
+
+    def __init__(self, *, replaces: bool = False) -> None:
+        super().__init__()
+        self.fc, self.replaces = nn.Linear(4, 3), replaces
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        calls, mean = self.get_buffer("calls"), self.get_buffer("mean")
+        calls += 1
+        if self.replaces:
+            self.mean = torch.lerp(mean, x.mean(0), 0.1)
+        else:
+            mean.lerp_(x.mean(0), 0.1)
+        fc: nn.Linear = self.fc
+        return fc(x)
+
+
+@pytest.mark.parametrize("hook", [False, True])
+@pytest.mark.parametrize("replaces", [False, True])
+def test_buffers_that_forward_writes_to_are_refused_by_name_and_left_out_where_asked(
+    hook: bool, replaces: bool
+) -> None:
+    model, x = _Counting(replaces=replaces).eval(), torch.ones(2, 4)
+    guarded = hp.guard(model, [TMR()], hook=hook)
+    model(x)
+    named = "another tensor as mean" if replaces else r"of calls; .* leave_out=\['calls', 'mean'\]\) if forward writes"
+    with pytest.raises(HoplonError, match=named):
+        model(x) if hook else guarded.check()
+    assert int(model.get_buffer("calls")) == 1
+    guarded.detach()
+    guarded = hp.guard(model, [TMR()], hook=hook, leave_out=["calls", "mean"])
+    assert guarded.monitor.left_out == ("calls", "mean")
+    for _ in range(3):
+        model(x)
+        strike(model)
+        assert guarded.check().corrected == 1
+    assert int(model.get_buffer("calls")) == 4
+    with pytest.raises(HoplonError, match="expected names of parameters or buffers to leave out, got 'calls.1'"):
+        hp.guard(model, [TMR()], leave_out=["calls.1"])
+
+
+def test_running_statistics_are_left_out_in_training_mode_until_refreshed(caplog: pytest.LogCaptureFixture) -> None:
+    model = net().train()
+    norm = next(module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    x = NETWORKS["in-place-sum"].batch(5)
+    with caplog.at_level(logging.WARNING, logger="hoplon"):
+        guarded = hp.guard(model, [TMR()], hook=True)
+    assert "bn.running_mean" in guarded.monitor.left_out
+    assert "left out of what is guarded: forward writes to it in training mode" in caplog.text
+    model(x)
+    model(x)
+    model.eval()
+    guarded.monitor.refresh()
+    assert guarded.monitor.left_out == ()
+    norm.train()
+    model(x)
+    after = words(model)
+    with pytest.raises(StaleGuardError, match=r"words of bn\.(num_batches_tracked|running_mean)"):
+        guarded.check()
+    assert words(model) == after
+
+
+def test_training_step_by_step_under_a_hook_is_refused_at_the_first_changed_word() -> None:
+    model = net().to(torch.bfloat16)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0)
+    hp.guard(model, [TMR()], hook=True)
+    x = NETWORKS["in-place-sum"].batch(5).to(torch.bfloat16)
+    model(x).float().square().mean().backward()
+    before = words(model)
+    optimizer.step()
+    after = words(model)
+    assert before != after
+    with pytest.raises(StaleGuardError, match="if it was updated on purpose"):
+        model(x)
+    assert words(model) == after
+
+
+def test_what_is_armed_or_made_in_inference_mode_still_tells_an_update_from_a_fault() -> None:
+    model, x = net(), NETWORKS["in-place-sum"].batch(5)
+    with torch.inference_mode():
+        hardened = hp.harden(hp.capture(model, x), [TMR()]).to(torch.float64)
+        checks = [hp.guard(model, [TMR()]).check, hardened.check, copy.deepcopy(hardened).check]
+    strike(model)
+    assert checks[0]().corrected == 1
+    for module in (model, hardened):
+        assert not any(tensor.is_inference() for tensor in module.parameters())
+    with torch.no_grad():
+        for module in (model, hardened):
+            module.get_parameter("fc.weight").view(-1)[0] += 1
+    for check in checks[:2]:
+        with pytest.raises(StaleGuardError, match="in 1 of 12 words of fc.weight"):
+            check()
+    assert checks[2]().detected == 0
+
+
 class _Other(nn.Linear):
     pass
 

@@ -130,7 +130,7 @@ def repair_ms(one: Armed, protection: Protection, memory: Mapping[str, Tensor], 
     struck = [name for name, places in held.items() if len(places)]
     if not struck:
         raise HoplonError(f"expected words of {protection.label} in one of {', '.join(layers)}, got none")
-    words, places = integer_view(memory[struck[-1]]).view(-1), held[struck[-1]]
+    words, places = integer_view(memory[struck[-1]].data).view(-1), held[struck[-1]]
     times = []
     for place in places[:_REPAIRS].tolist():
         before = int(words[place])

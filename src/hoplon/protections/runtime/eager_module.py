@@ -67,7 +67,8 @@ def watched_model(
     Warns:
         HoplonWarning: how much longer it takes than the model, on the example.
     """
-    model = copying.deepcopy(program.model) if copy else program.model
+    with torch.inference_mode(False):  # what is made there has no version counter
+        model = copying.deepcopy(program.model) if copy else program.model
     watched = WatchedModel(model, effects, counts)
     if effects:
         ratio = _seconds(watched, program.example) / _seconds(model, program.example)

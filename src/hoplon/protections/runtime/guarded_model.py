@@ -110,7 +110,7 @@ class GuardedModel:
 
         Raises:
             UncorrectableMemory: wrong words that cannot be repaired, and no ``on_uncorrectable`` was given.
-            StaleGuardError: the weights were updated, not hit; nothing was written. Call ``monitor.refresh()``.
+            StaleGuardError: memory was updated, not hit; nothing was written. Call ``monitor.refresh()``.
             HoplonError: a tensor was replaced, moved, cast, reshaped, added or removed; names it.
         """
         return self.monitor.require_correct(self.monitor.check())

@@ -156,14 +156,15 @@ class HardenedModule(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         owned = is_end_to_end(self)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        with torch.inference_mode(False):  # what is made there has no version counter, and cannot be trained
+            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if owned:
             lay_end_to_end(self)
         self.monitor.arm()
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> HardenedModule:
-        with quiet_torch():
+        with quiet_torch(), torch.inference_mode(False):
             twin = copying.deepcopy(self._runner, memo)
         twin._non_persistent_buffers_set.update(self._non_persistent_buffers_set)  # which torch forgets
         if is_end_to_end(self):

@@ -18,7 +18,7 @@ from typing_extensions import override
 from hoplon.errors import DataError, HoplonError
 from hoplon.formats.base import integer_view
 from hoplon.protections.base import Protection
-from hoplon.protections.guards.known_bits.fingerprint import changed_samples, fingerprint_of
+from hoplon.protections.guards.known_bits.fingerprint import changed_samples, fingerprint_of, same_sum
 from hoplon.protections.guards.known_bits.segments import segments_of
 from hoplon.protections.guards.memory.words import of_turn_by_size, shared
 from hoplon.protections.guards.voting import copy_of, distinct
@@ -47,8 +47,8 @@ class Checksum(Protection):
     harmless flip would do more harm than the flip.
 
     What is done with a wrong group: "flag" reports it as uncorrectable; "zero" sets all of its words to 0
-    (``mitigated``), and remembers that; "reload" takes them from ``source`` (``corrected`` if its sum then fits, else
-    uncorrectable).
+    (``mitigated``), and remembers that; "reload" takes them from ``source`` (``corrected``), unless the words there
+    are not those that the guard learned (uncorrectable, left as they are).
 
     An update of the weights is refused (:class:`StaleGuardError`) as soon as it makes a group wrong; before that it is
     left alone, and a fault after it is refused with it until ``refresh()``. Where torch counted no write, eight hashed
@@ -208,7 +208,10 @@ class ChecksumGuard(StorageGuard[tuple[Tensor, Tensor]]):
             self._learn(name, wrong)
             self._learn_evidence(name)
             return report + GuardReport(mitigated=count)
-        segment.write(places, _loaded(self._how.source, name, self._live[name])[places])
+        words = _loaded(self._how.source, name, self._live[name])
+        if not same_sum(fingerprint_of(words), self._copies[f"{name}#evidence"]):
+            return report + GuardReport(uncorrectable=count)
+        segment.write(places, words[places])
         left = int(self._wrong(name)[0].sum())
         return report + GuardReport(corrected=count - left, uncorrectable=left)
 

@@ -71,7 +71,9 @@ class TMRSparse(ScoredProtection):
         """
         self.scores.require_shapes(memory)
         chosen = self.scores.top(self.fraction)
-        parts = {name: _Sparse(name, memory[name].data, at) for name, at in chosen.items() if at.numel()}
+        parts = {
+            name: _Sparse(name, torch.atleast_1d(memory[name].data), at) for name, at in chosen.items() if at.numel()
+        }
         return TMRSparseGuard(memory, parts)
 
 
