@@ -210,7 +210,7 @@ class TestSecDed:
 def _flip(words: Tensor, bits: tuple[int, ...]) -> None:
     """Invert bits of the first 64 of a tensor of 32-bit words."""
     for bit in bits:
-        integer_view(words)[bit // 32] ^= 1 << bit % 32 if bit % 32 < 31 else -(2**31)
+        integer_view(words.data)[bit // 32] ^= 1 << bit % 32 if bit % 32 < 31 else -(2**31)
 
 
 @dataclass(frozen=True)
