@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hoplon.errors import HoplonError, StoreError
 
@@ -56,3 +61,36 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes, *, way_
     """
     with replacing(path, way_out=way_out) as new:
         new.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def json_as(schema: Any, content: str | bytes) -> Any:
+    """Return the content of a JSON document that fits a schema: a ``TypedDict``, whose further keys are kept.
+
+    Raises:
+        ValueError: no JSON in UTF-8, a key twice, NaN or infinity, too deep, or what does not fit; on one line.
+    """
+    try:
+        found = json.loads(content, object_pairs_hook=_distinct, parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError("values inside values, too deep") from error
+    try:
+        return _adapter(schema).validate_python(found)
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, one['loc'])) or 'document'}: {one['msg']}" for one in error.errors()]
+        raise ValueError("; ".join(wrong[:3]) + (f"; {len(wrong) - 3} more" if len(wrong) > 3 else "")) from error
+
+
+@cache
+def _adapter(schema: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(schema, config=None if hasattr(schema, "__pydantic_config__") else ConfigDict(strict=True))
+
+
+def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key twice in one object")
+    return found
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant}, which JSON does not have")

@@ -8,9 +8,12 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Gt, Lt, MinLen
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
 
 from hoplon.formats.digest import content_digest
 from hoplon.injection.golden_run import GoldenRun
@@ -18,6 +21,35 @@ from hoplon.injection.replay.golden import Placement
 from hoplon.protections.base import Protection
 
 FORMAT = 1
+
+
+class _Program(TypedDict):
+    name: str
+    fingerprint: str
+
+
+class _Data(TypedDict):
+    name: str
+    digest: str
+    inputs: int
+
+
+class Manifest(TypedDict):
+    """What every manifest of results says; a campaign's says more."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="allow")  # type: ignore[misc]
+
+    format: Literal[1]
+    target: Literal["values", "memory"]
+    criteria: Annotated[list[str], MinLen(1)]
+    criterion: str
+    placement: Literal["before", "after"]
+    program: _Program
+    data: _Data
+    batch: Annotated[int, Ge(1)]
+    threads: Annotated[int, Ge(1)]
+    confidence: Annotated[float, Gt(0), Lt(1)]
+    versions: dict[str, str]
 
 
 def provenance(reference: GoldenRun, *, placement: Placement, confidence: float) -> dict[str, Any]:

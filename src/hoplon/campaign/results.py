@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from hoplon.campaign.design import Design
+from hoplon.campaign.manifest import Manifest
 from hoplon.campaign.rates import FAILURES, Rate, rate_of, rates_by
 from hoplon.campaign.store import RunDirectory, readable
 from hoplon.errors import HoplonError, StoreError
@@ -275,7 +276,7 @@ def load_results(path: str | os.PathLike[str]) -> Results:
         StoreError: no run there, a damaged shard, or no finished unit yet.
     """
     directory = RunDirectory(Path(path))
-    manifest = directory.manifest()
+    manifest = directory.manifest(Manifest)
     units = directory.finished_from_start()
     if not units:
         raise StoreError(f"expected at least one finished unit in {path}, got none; resume the run")

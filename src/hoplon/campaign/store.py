@@ -19,7 +19,7 @@ import polars as pl
 from hoplon.campaign.design import Design
 from hoplon.errors import StoreError
 from hoplon.faults.table import FaultTable, Target
-from hoplon.files import write_atomically
+from hoplon.files import json_as, write_atomically
 
 _MANIFEST = "manifest.json"
 _DESIGN = "design.json"
@@ -78,20 +78,18 @@ class RunDirectory:
                 self._check(unit)
             yield
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self, schema: Any = dict[str, Any]) -> Any:
         """Read what the run is: configuration, fingerprints, versions.
 
+        Args:
+            schema: what it has to fit, such as :class:`hoplon.campaign.manifest.Manifest`.
         Raises:
-            StoreError: no manifest here, or a damaged one.
+            StoreError: no manifest here, or one that is damaged or does not fit.
         """
-        file = self.path / _MANIFEST
         try:
-            loaded = json.loads(file.read_text())
+            return json_as(schema, (self.path / _MANIFEST).read_bytes())
         except (OSError, ValueError) as error:
             raise StoreError(f"expected a run directory with {_MANIFEST} at {self.path}, got {error}") from error
-        if not isinstance(loaded, dict):
-            raise StoreError(f"expected a JSON object in {file}, got {type(loaded).__name__}")
-        return loaded
 
     def record_design(self, design: Design) -> None:
         """Record how the runs stand for all faults.

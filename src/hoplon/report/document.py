@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hoplon.errors import StoreError
-from hoplon.files import write_atomically
+from hoplon.files import json_as, write_atomically
 from hoplon.stats.intervals import Interval, Ratio
 
 Document = Mapping[str, Any]
@@ -63,7 +63,7 @@ def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     file = Path(path) / "results.json" if Path(path).is_dir() else Path(path)
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json_as(dict[str, Any], file.read_bytes())
     except (OSError, ValueError) as error:
         raise StoreError(f"expected results.json of an assessment at {file}, got {error}") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT or any(key not in found for key in _NEEDED):

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from hoplon.campaign.executors import torch_threads
+from hoplon.campaign.manifest import Manifest
 from hoplon.campaign.store import RunDirectory
 from hoplon.cli.console import interruptible, print_status, progress_bars, show
 from hoplon.cli.loading import load_program
@@ -40,7 +41,7 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Strike the identical faults of a run in another model, and report the paired differences."""
-    manifest = RunDirectory(run).manifest()
+    manifest = RunDirectory(run).manifest(Manifest)
     known = read_raw(run / SETTINGS) if (run / SETTINGS).exists() else {}
     source = data or known.get("data")
     if source is None:

@@ -23,7 +23,7 @@ from hoplon.errors import HoplonError
 from hoplon.faults.model import FaultModel
 from hoplon.faults.sampling.base import Sampling
 from hoplon.faults.single_word import BitFlip
-from hoplon.files import write_atomically
+from hoplon.files import json_as, write_atomically
 from hoplon.injection.replay.golden import Arrival, Placement
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory, Values
@@ -159,8 +159,8 @@ def read_raw(path: Path) -> dict[str, Any]:
         HoplonError: no such file, or one that is neither.
     """
     try:
-        content = path.read_text(encoding="utf-8")
-        found = json.loads(content) if path.suffix == ".json" else tomllib.loads(content)
+        content = path.read_bytes()
+        found = json_as(dict[str, Any], content) if path.suffix == ".json" else tomllib.loads(content.decode())
     except (OSError, ValueError) as error:  # both parsers raise kinds of ValueError
         raise HoplonError(
             f"expected a campaign file in TOML at {path}, got {error}; give another with --config"

@@ -8,15 +8,17 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, fx
+from typing_extensions import TypedDict
 
 from hoplon.errors import DataError, HoplonError, StoreError
-from hoplon.files import replacing
+from hoplon.files import json_as, replacing
 from hoplon.formats.base import integer_view
 from hoplon.formats.digest import digest_of_words
 from hoplon.program._torch_warnings import quiet_torch
@@ -159,26 +161,48 @@ def _digest_of_index(index: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _read_index(source: Path) -> dict[str, Any]:
+class _Memory(TypedDict):
+    """What is kept of a tensor."""
+
+    dtype: str
+    shape: list[int]
+    stride: list[int]
+    digest: str
+
+
+class _Index(TypedDict):
+    """``bundle.json``."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="allow")  # type: ignore[misc]
+
+    format: Literal[1]
+    versions: dict[str, str]
+    label: str
+    protections: list[Any]
+    when: Any
+    memory: dict[str, _Memory]
+    tied: list[list[str]]
+    files: dict[str, str]
+    members: Any
+    digest: str
+
+
+def _read_index(source: Path) -> _Index:
     path = source / _INDEX
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index: _Index = json_as(_Index, path.read_bytes())
     except OSError as error:
         raise DataError(f"expected a bundle in {source}, got {error}; hoplon.save_bundle writes one") from error
     except ValueError as error:
-        raise DataError(f"expected {path} as it was saved, got no JSON ({error}); save the bundle again") from error
-    index = index if isinstance(index, dict) else {}
-    if index.get("format") != _FORMAT:
         raise DataError(
-            f"expected a bundle of format {_FORMAT}, got {index.get('format')!r} written by {index.get('versions')}; "
-            "save it with this hoplon"
-        )
-    if index.get("digest") != _digest_of_index(index):
+            f"expected {path} as format {_FORMAT} has it, got {error}; save the bundle again, with this hoplon"
+        ) from error
+    if index["digest"] != _digest_of_index(index):
         raise DataError(f"expected {path} as it was saved, got changed content; save the bundle again")
     return index
 
 
-def _require_files(source: Path, index: Mapping[str, Any]) -> bool:
+def _require_files(source: Path, index: _Index) -> bool:
     """Refuse missing and changed files; False where nothing but weights changed."""
     for name, digest in index["files"].items():
         path = source / name
@@ -191,7 +215,7 @@ def _require_files(source: Path, index: Mapping[str, Any]) -> bool:
     return True
 
 
-def _read_graph(path: Path, index: Mapping[str, Any]) -> fx.GraphModule:
+def _read_graph(path: Path, index: _Index) -> fx.GraphModule:
     try:
         with quiet_torch():
             runner = torch.export.load(path).module(check_guards=False)
@@ -219,7 +243,7 @@ def _place(runner: fx.GraphModule, name: str) -> tuple[dict[str, Any], str]:
     return (owner._parameters if key in owner._parameters else owner._buffers), key
 
 
-def _require_memory(module: HardenedModule, index: Mapping[str, Any]) -> None:
+def _require_memory(module: HardenedModule, index: _Index) -> None:
     memory = module.memory()
     for name, wanted in index["memory"].items():
         found = _words_of(memory[name]) if name in memory else {}
@@ -230,7 +254,7 @@ def _require_memory(module: HardenedModule, index: Mapping[str, Any]) -> None:
         raise DataError(f"expected the tensors that were saved, got {more[0]} as well; save the bundle again")
 
 
-def _changed(module: HardenedModule, index: Mapping[str, Any]) -> list[str]:
+def _changed(module: HardenedModule, index: _Index) -> list[str]:
     memory = module.memory()
     return [name for name, wanted in index["memory"].items() if digest_of_words(memory[name]) != wanted["digest"]]
 
@@ -253,7 +277,7 @@ def _recall(module: HardenedModule, knowledge: Mapping[str, Tensor], changed: li
                 integer_view(copies[name]).copy_(integer_view(tensor))
 
 
-def _require_correct(module: HardenedModule, index: Mapping[str, Any], source: Path) -> None:
+def _require_correct(module: HardenedModule, index: _Index, source: Path) -> None:
     """Check, which repairs; then the weights must be those that were saved."""
     try:
         report = module.check()

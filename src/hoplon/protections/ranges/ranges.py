@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, final
 
 from hoplon.errors import DataError, HoplonError, no_match
-from hoplon.files import write_atomically
+from hoplon.files import json_as, write_atomically
 from hoplon.program.program import Program
 from hoplon.protections.ranges.bound import Bound, ChannelBounds
 from hoplon.registry import register
@@ -108,7 +108,7 @@ def write_json(path: str | os.PathLike[str], content: object) -> None:
 def read_json(path: str | os.PathLike[str], what: str, read: Callable[[dict[str, Any]], T]) -> T:
     """Apply ``read`` to the content of a JSON file, any trouble as one clear error."""
     try:
-        return read(json.loads(Path(path).read_text(encoding="utf-8")))
+        return read(json_as(dict[str, Any], Path(path).read_bytes()))
     except OSError as error:
         raise DataError(f"expected {what}, got {error}; save() writes one") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
