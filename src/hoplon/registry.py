@@ -123,10 +123,13 @@ def register(
 
 
 def fields_of(build: Callable[..., Any]) -> Mapping[str, tuple[Any, Any]]:
-    """Return annotation and default of each parameter of a class or function, as :attr:`Component.fields`."""
-    hints = get_type_hints(build, include_extras=True)
-    parameters = inspect.signature(build).parameters.items()
-    return {name: (hints[name], one.default) for name, one in parameters if one.kind is not one.VAR_KEYWORD}
+    """Return annotation and default of each named parameter of a class or function, as :attr:`Component.fields`."""
+    hints, parameters = get_type_hints(build, include_extras=True), inspect.signature(build).parameters
+    return {
+        name: (hints.get(name, Any), parameter.default)
+        for name, parameter in parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
 
 
 def said_of(field: str, *documented: Any) -> str:
@@ -155,4 +158,11 @@ def _import_modules(package: str) -> None:
 @cache
 def _import_entry_points() -> None:
     for entry in entry_points(group=GROUP):
-        entry.load()
+        try:
+            entry.load()
+        except Exception as error:  # whatever another package's code raises
+            package = entry.dist.name if entry.dist else "another package"
+            raise HoplonError(
+                f"expected components of hoplon in {entry.value} of {package}, got {type(error).__name__}: {error}; "
+                "update that package or uninstall it"
+            ) from error

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
-from typing import get_args
+import inspect
+from typing import Any, get_args
 
 import pytest
 
@@ -17,7 +15,7 @@ from hoplon.faults.sampling.base import Sampling
 from hoplon.protections.base import Protection
 from hoplon.protections.runtime.schedule import When
 from hoplon.protections.values.policy import Policy
-from hoplon.registry import Component, Kind, components, register
+from hoplon.registry import Component, Kind, components, fields_of, register
 
 BASES: dict[Kind, type] = {
     "fault": FaultModel,
@@ -49,20 +47,8 @@ def test_a_name_is_given_once() -> None:
             """Another."""
 
 
-def test_another_package_adds_a_component_by_an_entry_point(tmp_path: Path) -> None:
-    (tmp_path / "extra_faults.py").write_text(
-        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
-        "from hoplon.faults.model import WordModel\nfrom hoplon.registry import register\n\n"
-        "@register('fault', 'lowest-bit')\n@dataclass(frozen=True)\nclass LowestBit(WordModel):\n"
-        "    'Inverts the lowest bit.'\n    def draw(self, count, *, format, generator):\n        raise TypeError"
-    )
-    about = tmp_path / "extra_faults-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: extra-faults\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[hoplon.components]\nextra = extra_faults\n")
-    code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from hoplon.registry import components; "
-        "print(components('fault')['lowest-bit'].sentence)"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "Inverts the lowest bit."
+def test_fields_are_named_parameters_with_or_without_annotation() -> None:
+    def build(first: int, second=2, *rest: int, third: str = "", **options: int) -> None:  # type: ignore[no-untyped-def]
+        """Build nothing."""
+
+    assert fields_of(build) == {"first": (int, inspect.Parameter.empty), "second": (Any, 2), "third": (str, "")}

@@ -4,38 +4,63 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 
 import typer
 
-from hoplon.cli.commands import (
-    compare,
-    demo,
-    harden,
-    inject,
-    inspect,
-    ls,
-    overhead,
-    profile,
-    rank,
-    replay,
-    report,
-    study,
-    validate,
-)
 from hoplon.cli.console import print_status
 from hoplon.errors import DataError, HoplonError, StoreError
 
 USAGE, ENVIRONMENT, INTERRUPTED = 2, 4, 130
 
-app = typer.Typer(
-    name="hoplon",
-    help="What soft errors do to a trained network, where it is vulnerable, and what hardens it at which price.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-for module in (demo, inspect, profile, rank, inject, replay, harden, compare, overhead, report, study, ls, validate):
-    app.command(module.__name__.rpartition(".")[2])(module.command)
+
+@cache
+def application() -> typer.Typer:
+    """Put the commands together, with options for the components of all installed packages.
+
+    Raises:
+        HoplonError: components of another package that cannot be imported.
+    """
+    from hoplon.cli.commands import (
+        compare,
+        demo,
+        harden,
+        inject,
+        inspect,
+        ls,
+        overhead,
+        profile,
+        rank,
+        replay,
+        report,
+        study,
+        validate,
+    )
+
+    app = typer.Typer(
+        name="hoplon",
+        help="What soft errors do to a trained network, where it is vulnerable, and what hardens it at which price.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    for module in (
+        demo,
+        inspect,
+        profile,
+        rank,
+        inject,
+        replay,
+        harden,
+        compare,
+        overhead,
+        report,
+        study,
+        ls,
+        validate,
+    ):
+        app.command(module.__name__.rpartition(".")[2])(module.command)
+    return app
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     130: interrupted.
     """
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="hoplon")
+        application()(args=None if arguments is None else list(arguments), prog_name="hoplon")
     except HoplonError as error:
         print_status(f"hoplon: {error}")
         return ENVIRONMENT if isinstance(error, DataError | StoreError) else USAGE

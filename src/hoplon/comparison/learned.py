@@ -88,20 +88,16 @@ class Learned:
         if score not in known:
             raise no_match("score", score, [*known])
         fields = known[score].fields
-        if fields["loss"][1] is inspect.Parameter.empty and self.data.y is None:
+        if fields.get("loss", (None, None))[1] is inspect.Parameter.empty and self.data.y is None:
             raise DataError(
                 f"expected labels in the calibration data {self.data.name!r} for {score}, got none; scores need a "
                 "loss: take one that needs none, such as magnitude"
             )
         if score not in self._scores or options:
-            given = {**self._given, **options}
-            self._scores[score] = known[score].build(
-                self.program,
-                self.data,
-                loss=F.cross_entropy,
-                progress=partial(self._progress, "scores of weights"),
-                **{name: value for name, value in given.items() if name in fields},
-            )
+            progress = partial(self._progress, "scores of weights")
+            given = {"loss": F.cross_entropy, "progress": progress, **self._given, **options}
+            taken = {name: value for name, value in given.items() if name in fields}
+            self._scores[score] = known[score].build(self.program, self.data, **taken)
         return self._scores[score]
 
     @property

@@ -101,6 +101,7 @@ def _provenance(document: Document) -> list[tuple[str, str]]:
     )
     predicted = document.get("prediction")
     planned = [("Planned", f"Value and memory faults of all arms, {_PLANNED}: {predicted}.")] if predicted else []
+    checks = "; ".join(f"{arm}: {text}" for arm, text in document.get("schedules", {}).items())
     return [
         ("Model", f"{document['model']}, fingerprint {document['fingerprint']}"),
         (
@@ -111,6 +112,7 @@ def _provenance(document: Document) -> list[tuple[str, str]]:
         ("Seed", str(document["seed"])),
         ("Command", str(document.get("command", "hoplon.assess from Python"))),
         ("Fault tables", faults),
+        *([("Checks of guards", checks)] if checks else []),
         (
             "Batch and threads",
             f"{document['batch']} samples per pass, {document['threads']} threads, device {document['device']}",
