@@ -1,9 +1,12 @@
-"""One case per criterion: outputs that it judges, and changes of them that do harm or do none."""
+"""One case per criterion: outputs that it judges, and changes of them that do harm or do none.
+
+Registered criteria without a case, such as those of other packages, take the first outputs and changes that fit.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +22,8 @@ from hoplon.criteria import (
     TokenMatch,
     TopK,
 )
+from hoplon.errors import HoplonError
+from tests.support.examples import name_of, others
 
 Outputs = tuple[Tensor, ...]
 
@@ -65,7 +70,7 @@ class Case:
         return None if self.label is None else torch.tensor([self.label] * max(runs, 1))[:runs]
 
     def __str__(self) -> str:
-        return "+".join(self.criterion.names)
+        return f"{name_of('criterion', self.criterion)}: {'+'.join(self.criterion.names)}"
 
 
 def _at(output: Tensor, amount: float) -> Tensor:
@@ -91,7 +96,26 @@ def _fell(golden: Tensor, faulty: Tensor, labels: Tensor | None) -> Tensor:
     return (faulty < golden - 1).flatten(1).any(1)
 
 
-CASES = [
+def _fits(case: Case) -> bool:
+    """Whether a criterion calls harm what the case calls harm, and judges its outputs at all."""
+    golden, criterion, labels = case.golden(3), case.criterion, case.labels(3)
+    faulty = [(change(golden[0]), *golden[1:]) for change in (case.harm, case.touch)]
+    try:
+        judged = criterion.judged(golden)
+        criterion.check(judged, labels)
+        harmed, touched = (criterion.harmed(judged, criterion.judged(outputs), labels) for outputs in faulty)
+    except (HoplonError, RuntimeError, LookupError, TypeError, AttributeError):
+        return False
+    return bool(harmed.all()) and not bool(touched.any())
+
+
+def _case_of(criterion: Criterion) -> Case:
+    found = next(filter(_fits, (replace(case, criterion=criterion) for case in ROWS)), None)
+    assert found is not None, f"expected a case of {criterion}, got none that fits; write one"
+    return found
+
+
+ROWS = [
     Case(TopK(1), _logits, _second_first),
     Case(TopK(2), _logits, _second_first),
     Case(TopK(1, reference="label"), _logits, _second_first, label=0),
@@ -107,3 +131,4 @@ CASES = [
     Case(Custom(_fell, "fell"), _logits, lambda x: _at(x, -2.0)),
     Case(Several((TopK(1), TopK(2), Deviation((0.5,)))), _logits, _second_first),
 ]
+CASES = ROWS + [_case_of(criterion) for criterion in others("criterion", (row.criterion for row in ROWS)).values()]

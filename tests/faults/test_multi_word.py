@@ -28,6 +28,7 @@ from hoplon.faults import (
 )
 from hoplon.formats import FixedPoint, Quantized, equal_bits, native
 from hoplon.program.sites import MemorySite
+from tests.support.examples import name_of, others
 
 SITES = (
     MemorySite("a", shape=(2, 3)),
@@ -56,7 +57,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 # One row per fault model; the shared properties below run over all of them.
-MODELS: list[FaultModel] = [
+ROWS: list[FaultModel] = [
     BitFlip(),
     Elements(2),
     Elements(6, StuckAt(1)),
@@ -74,8 +75,9 @@ MODELS: list[FaultModel] = [
     Mixture((BitFlip(), BitRate(0.01)), (3, 1)),
     Mixture((BitFlip(format=FixedPoint(14, 2)), Mixture((Zero(), BitFlip(2))))),
 ]
+MODELS = [*ROWS, *others("fault", ROWS).values()]
 
-each_model = pytest.mark.parametrize("model", MODELS, ids=lambda m: m.name)
+each_model = pytest.mark.parametrize("model", MODELS, ids=lambda m: f"{name_of('fault', m)}: {m.name}")
 
 
 @each_model

@@ -16,9 +16,10 @@ from hoplon.faults import AdjacentBits, BitFlip, Places, RandomValue, StuckAt, W
 from hoplon.faults.single_word import single_bits
 from hoplon.formats import FixedPoint, Native, NumberFormat, Quantized, native, same_bits
 from hoplon.program.sites import MemorySite
+from tests.support.examples import name_of, others
 
 # One row per fault model; the shared properties below run over all of them and all formats.
-MODELS: list[WordModel] = [
+ROWS: list[WordModel] = [
     BitFlip(),
     BitFlip(count=2),
     BitFlip(count=16),
@@ -37,22 +38,35 @@ FORMATS: list[NumberFormat] = [
     FixedPoint(14, 2),
     Quantized(torch.int16, 0.25, 3),
 ]
-LISTED = [model for model in MODELS if not isinstance(model, RandomValue) and model != BitFlip(count=16)]
-
-each_model = pytest.mark.parametrize("model", MODELS, ids=lambda m: m.name)
-each_format = pytest.mark.parametrize("number_format", FORMATS, ids=str)
+ADDED = [model for model in others("fault", ROWS).values() if isinstance(model, WordModel)]
+MODELS = ROWS + ADDED
+LISTED = [model for model in MODELS if type(model).patterns is not WordModel.patterns and model != BitFlip(count=16)]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def fits(model: WordModel, number_format: NumberFormat) -> bool:
+    """Whether a model takes a format; those of the table take all of them."""
+    try:
+        model.draw(1, format=number_format, generator=seeded())
+    except HoplonError:
+        return model in ROWS
+    return True
+
+
+def in_formats(models: list[WordModel]) -> pytest.MarkDecorator:
+    cases = [(model, form) for model in models for form in FORMATS if fits(model, form)]
+    ids = [f"{name_of('fault', model)}: {model.name}-{form}" for model, form in cases]
+    return pytest.mark.parametrize(("model", "number_format"), cases, ids=ids)
+
+
 def positions(word: int) -> frozenset[int]:
     return frozenset(bit for bit in range(64) if word % 2**64 >> bit & 1)
 
 
-@each_model
-@each_format
+@in_formats(MODELS)
 def test_draws_fit_the_format_and_follow_the_seed(model: WordModel, number_format: NumberFormat) -> None:
     keep, flip, probability = model.draw(50, format=number_format, generator=seeded())
     again = model.draw(50, format=number_format, generator=seeded())
@@ -67,8 +81,7 @@ def test_draws_fit_the_format_and_follow_the_seed(model: WordModel, number_forma
     assert torch.equal(number_format.words(struck), number_format.words(values) & keep ^ flip)
 
 
-@each_model
-@each_format
+@in_formats(MODELS)
 def test_no_faults_and_longer_draws(model: WordModel, number_format: NumberFormat) -> None:
     nothing = model.draw(0, format=number_format, generator=seeded())
     short = model.draw(7, format=number_format, generator=seeded())
@@ -169,8 +182,7 @@ def draw_half(model: WordModel) -> object:
     return model.draw(1, format=native(torch.float16), generator=seeded())
 
 
-@pytest.mark.parametrize("model", LISTED, ids=lambda m: m.name)
-@each_format
+@in_formats(LISTED)
 def test_listed_changes_are_those_that_are_drawn(model: WordModel, number_format: NumberFormat) -> None:
     keep, flip, probability = model.patterns(number_format)
     listed = list(zip(keep.tolist(), flip.tolist(), strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import hoplon.importance
 from hoplon.errors import DataError, SiteError
 from hoplon.formats import equal_bits
 from hoplon.importance import Scores
@@ -20,17 +20,24 @@ from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory
+from hoplon.registry import components
 from tests.support.networks import NETWORKS, seeded
 
-WITH_DATA = ("taylor", "gradient", "fisher", "nisp", "expected_damage")
-ALL = (*WITH_DATA, "magnitude", "random")
+SCORES = components("score")
+WITH_DATA = [name for name, score in SCORES.items() if score.fields["data"][1] is inspect.Parameter.empty]
 
 Score = Callable[..., Scores]
 
 
 def named(name: str) -> Score:
-    found: Score = getattr(hoplon.importance, name)
-    return found
+    score = SCORES[name]
+
+    def scored(program: Program, data: object, **options: object) -> Scores:
+        taken = {option: value for option, value in options.items() if option in score.fields}
+        found: Scores = score.build(program, data, **taken)
+        return found
+
+    return scored
 
 
 def labelled(case: str, count: int = 11) -> Inputs:
@@ -44,7 +51,7 @@ def captured(case: str, count: int = 5) -> tuple[nn.Module, Program]:
     return model, capture(model, NETWORKS[case].batch(count))
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", SCORES)
 @pytest.mark.parametrize("case", ["in-place-sum", "branches"])
 def test_every_weight_gets_one_finite_score_and_the_file_keeps_it(name: str, case: str, tmp_path: Path) -> None:
     (model, program), data = captured(case), labelled(case)
@@ -54,7 +61,7 @@ def test_every_weight_gets_one_finite_score_and_the_file_keeps_it(name: str, cas
     assert {key: tuple(score.shape) for key, score in scores.values.items()} == shapes
     assert all(score.min() >= 0 and score.max() > 0 for key, score in scores.values.items() if "bias" not in key)
     assert scores.fingerprint == program.fingerprint()
-    assert scores.score.startswith(name)
+    assert scores.score.startswith(SCORES[name].label)
     scores.save(tmp_path / "scores.safetensors")
     loaded = Scores.load(tmp_path / "scores.safetensors")
     assert all(equal_bits(loaded[key], scores[key]) for key in scores.values)

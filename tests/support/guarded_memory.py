@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import hoplon as hp
+from hoplon.cli.options.components import guard_components
 from hoplon.formats import equal_bits
 from hoplon.protections.guards.voting import distinct
+from tests.support.examples import example
 
 Bytes = NDArray[np.uint8]
 
@@ -32,20 +34,20 @@ def flip(tensor: Tensor, bit: int) -> None:
 
 
 Memory = Mapping[str, Tensor]
-Promise = Literal["repaired", "mitigated", "uncorrectable"]
+Promise = Literal["repaired", "mitigated", "uncorrectable", "reported"]
 
 
 @dataclass(frozen=True)
 class Guarded:
     """A guard and what becomes of a changed word: ``flip`` of one high bit, ``burst`` of two in eight neighbours.
 
-    None: outside of its class.
+    "reported": what its report says. None: outside of its class.
     """
 
     name: str
     protection: Callable[[Memory], hp.Protection]
-    flip: Promise
-    burst: Promise | None
+    flip: Promise = "reported"
+    burst: Promise | None = None
 
 
 def scores(memory: Memory) -> hp.Scores:
@@ -57,7 +59,7 @@ def reloaded(memory: Memory) -> hp.Protection:
     return hp.guards.Checksum("reload", source=saved.__getitem__)
 
 
-GUARDS = (
+ROWS = (
     Guarded("tmr", lambda _: hp.TMR(), "repaired", "repaired"),
     Guarded("tmr-tensor", lambda _: hp.TMR(vote="tensor"), "repaired", "repaired"),
     Guarded("aspis", lambda memory: hp.Aspis(scores(memory), 1.0), "repaired", "repaired"),
@@ -68,7 +70,13 @@ GUARDS = (
     Guarded("checksum-flag", lambda _: hp.guards.Checksum("flag"), "uncorrectable", "uncorrectable"),
     Guarded("checksum-zero", lambda _: hp.guards.Checksum("zero"), "mitigated", "mitigated"),
     Guarded("checksum-reload", reloaded, "repaired", "repaired"),
-    Guarded("sec-ded", lambda _: hp.guards.SecDedMemory(), "repaired", None),
+    Guarded("sec-ded-memory", lambda _: hp.guards.SecDedMemory(), "repaired"),
+)
+OF_ROWS = {type(row.protection({"w": torch.ones(24, 40)})) for row in ROWS}
+GUARDS = ROWS + tuple(
+    Guarded(name, lambda memory, guard=guard: example(guard, scores=scores(memory), fraction=1.0))
+    for name, guard in guard_components().items()
+    if guard.defined not in OF_ROWS
 )
 
 

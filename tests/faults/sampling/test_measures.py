@@ -21,6 +21,7 @@ from hoplon.faults.sampling import (
     unit_generator,
 )
 from hoplon.program.sites import MemorySite, ValueSite
+from tests.support.examples import others
 
 SITES = (
     ValueSite("a", "conv", shape=(2, 3)),
@@ -51,6 +52,9 @@ SOME: dict[str, tuple[Measure, dict[str, list[int]]]] = {
     "bottom": (BottomScore(SCORES, count=4), {"a:conv": [1, 3], "c:relu": [0, 1]}),
     "ties": (TopScore({"a:conv": torch.ones(6), "b:conv": torch.ones(1)}, count=2), {"a:conv": [0, 1]}),
 }
+ROWS = {name: measure for name, (measure, _) in (CASES | SOME).items()}
+ADDED = others("sampling", ROWS.values(), scores=SCORES, fraction=0.5, faults=[("a:conv", 1)])
+MEASURES = ROWS | {name: added for name, added in ADDED.items() if isinstance(added, Measure)}
 
 
 def everywhere() -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,6 +64,8 @@ def everywhere() -> tuple[torch.Tensor, torch.Tensor]:
 
 def expected_of(name: str) -> torch.Tensor:
     number, element = everywhere()
+    if name not in ROWS:
+        return MEASURES[name].probability(SITES, number, element)
     if name in CASES:
         return torch.tensor(CASES[name][1], dtype=torch.float64)[number]
     chosen = SOME[name][1]
@@ -67,10 +73,10 @@ def expected_of(name: str) -> torch.Tensor:
     return torch.tensor(hit).double() / sum(hit)
 
 
-@pytest.mark.parametrize("name", [*CASES, *SOME])
+@pytest.mark.parametrize("name", MEASURES)
 def test_a_million_draws_follow_the_probabilities(name: str) -> None:
     """False-alarm probability 1e-4 each, generator fixed; elements of probability 0 are never drawn."""
-    measure = (CASES | SOME)[name][0]
+    measure = MEASURES[name]
     expected = expected_of(name)
     assert float(expected.sum()) == pytest.approx(1)
     assert torch.allclose(measure.probability(SITES, *everywhere()), expected, rtol=1e-12)

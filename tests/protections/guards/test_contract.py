@@ -1,4 +1,7 @@
-"""One table of all guards: what each promises after ``check()`` for flips, bursts and updates of any memory."""
+"""One table of all guards: what each promises after ``check()`` for flips, bursts and updates of any memory.
+
+Registered guards without a row, such as those of other packages, have to find the flip, whatever they make of it.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ import torch
 from torch import Tensor
 
 import hoplon as hp
+from hoplon.cli.options.components import guard_components
 from hoplon.formats import integer_view
 from hoplon.protections.memory_guard import GuardReport
-from tests.support.guarded_memory import GUARDS, Guarded, Promise, same
+from tests.support.guarded_memory import GUARDS, OF_ROWS, Guarded, Promise, same
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int8)
 
@@ -96,8 +100,11 @@ def test_a_fault_ends_as_promised(row: Guarded, layout: Layout, dtype: torch.dty
     assert report.detected > 0
     assert report.where == ("w",)
     parts = {"repaired": report.corrected, "mitigated": report.mitigated, "uncorrectable": report.uncorrectable}
+    by_chance = promise == "reported" and bool(report.mitigated)  # a mitigated word may be what it was
+    if promise == "reported":
+        promise = next(part for part, count in parts.items() if count)
     assert parts == {**dict.fromkeys(parts, 0), promise: report.detected}
-    assert same(memory, wanted) == (promise == "repaired")
+    assert by_chance or same(memory, wanted) == (promise == "repaired")
     if promise != "mitigated":
         assert checked(guard, turns).detected == (report.detected if promise == "uncorrectable" else 0)
 
@@ -123,7 +130,7 @@ def test_an_optimizer_step_is_refused_left_and_taken_for_correct_by_refresh(
         assert same(memory, updated) == (row.name != "checksum-reload")  # which still has the old weights
 
 
-def test_every_guard_of_the_face_is_in_the_table() -> None:
-    classes = {type(row.protection(plain(torch.float32))).__name__ for row in GUARDS}
-    faces = {name for name in hp.guards.__all__ if isinstance(getattr(hp.guards, name), type)}
-    assert classes == faces
+def test_every_guard_of_the_face_is_registered() -> None:
+    faces = {face for name in hp.guards.__all__ if isinstance(face := getattr(hp.guards, name), type)}
+    assert faces <= {guard.defined for guard in guard_components().values()}
+    assert faces <= OF_ROWS

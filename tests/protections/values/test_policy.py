@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,13 @@ from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.runtime.passes import added_passes
 from hoplon.protections.values.policy import Clamp, Detect, Policy, RandomInRange, ToZero
 from hoplon.protections.values.ranger import Ranger
+from tests.support.examples import name_of, others
 from tests.support.networks import NETWORKS, captured
 from tests.support.oracles import DTYPES, awkward, outwards
 
-POLICIES: list[Policy] = [Clamp(), ToZero(), RandomInRange(seed=3)]
+ROWS: list[Policy] = [Clamp(), ToZero(), RandomInRange(seed=3)]
 BOUNDS = [Bound(0.0, 6.0), Bound(0.25, 4.0), Bound(-0.5, 3.0), Bound(-2.0, -1.0), Bound(0.0, 0.0), Bound(0.1, 0.7)]
+POLICIES = [*ROWS, *others("policy", [*ROWS, Detect()]).values()]
 
 
 def effect(policy: Policy, bound: Bound | ChannelBounds) -> ValueProtection:
@@ -31,7 +34,7 @@ def effect(policy: Policy, bound: Bound | ChannelBounds) -> ValueProtection:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bound", BOUNDS, ids=str)
-@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.label)
+@pytest.mark.parametrize("policy", POLICIES, ids=partial(name_of, "policy"))
 def test_every_word_ends_finite_inside_the_bound_and_inner_values_stay(
     policy: Policy, bound: Bound, dtype: torch.dtype
 ) -> None:
@@ -51,7 +54,7 @@ def test_every_word_ends_finite_inside_the_bound_and_inner_values_stay(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.label)
+@pytest.mark.parametrize("policy", POLICIES, ids=partial(name_of, "policy"))
 def test_channels_are_treated_as_if_each_stood_alone(policy: Policy, dtype: torch.dtype) -> None:
     bounds = BOUNDS[:4]
     values = awkward(dtype).view(-1, 4, 8, 8)
@@ -62,7 +65,7 @@ def test_channels_are_treated_as_if_each_stood_alone(policy: Policy, dtype: torc
     assert one.equal(out.movedim(1, 0))
 
 
-@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.label)
+@pytest.mark.parametrize("policy", POLICIES, ids=partial(name_of, "policy"))
 @pytest.mark.parametrize(
     "bound", [Bound(-0.5, 0.5), ChannelBounds(1, (Bound(0, 1), Bound(-1, 1), Bound(0, 2)))], ids=str
 )
