@@ -58,6 +58,7 @@ from . import (
     injection as injection,
     program as program,
     protections as protections,
+    registry as registry,
     report as report,
     stats as stats,
     zoo as zoo,

@@ -50,7 +50,7 @@ class RunsStudy(Protocol):
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="ranger, aspis or driving: whose evaluation.")],
+    name: Annotated[str, typer.Argument(help="Whose evaluation; see hoplon ls studies.")],
     *,
     profile: Annotated[
         str, typer.Option(help="How much is run: quick (minutes), standard (an hour), paper (its counts).")

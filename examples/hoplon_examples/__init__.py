@@ -1,0 +1,1 @@
+"""A guard and a criterion that hoplon finds by their entry points."""
