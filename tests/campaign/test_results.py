@@ -39,7 +39,7 @@ def made_up(target: Target, *, faults: int = 60, inputs: int = 20, seed: int = 0
         harm = chance.choice([0.0, 0.0, 0.05, 0.5, 1.0])
         for index in met:
             failed = chance.choice(["sdc", "sdc", "nonfinite"])
-            fine = chance.choice(["identical", "benign", "exception"])
+            fine = chance.choice(["identical", "benign", "crash"])
             first, second = (failed if chance.random() < share else fine for share in (harm, 0.3))
             runs.append({"fault": fault, "input": index, "top-1": first, "other": second})
     outcomes = pl.Enum(OUTCOME_NAMES)
@@ -151,7 +151,8 @@ def test_the_summary_is_one_group_of_all(target: Target) -> None:
 def test_per_fault_is_the_share_of_inputs() -> None:
     results = made_up("memory")
     table = results.per_fault(criterion="other")
-    assert table.columns == ["fault", "site", "element", "words", "bit", "failure", "sdc", "nonfinite", "n_inputs"]
+    shares = ["failure", "sdc", "nonfinite", "crash"]
+    assert table.columns == ["fault", "site", "element", "words", "bit", *shares, "n_inputs"]
     assert table["fault"].to_list() == list(range(60))
     for row in table.iter_rows(named=True):
         outcomes = results.runs.filter(pl.col("fault") == row["fault"])["other"].to_list()

@@ -152,7 +152,7 @@ def test_a_description_is_the_same_in_every_process(case: Case) -> None:
 
 
 def test_the_names_of_outcomes() -> None:
-    assert OUTCOME_NAMES == ("identical", "benign", "sdc", "nonfinite", "exception", "uncorrectable")
+    assert OUTCOME_NAMES == ("identical", "benign", "sdc", "nonfinite", "crash", "uncorrectable")
     assert [OUTCOME_NAMES[outcome] for outcome in Outcome] == [outcome.name.lower() for outcome in Outcome]
 
 

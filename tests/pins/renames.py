@@ -10,7 +10,7 @@ from collections.abc import Mapping
 # Columns of fault tables and of runs; of runs also those that are named after a criterion.
 COLUMNS: dict[str, str] = {}
 # Values of the columns of criteria.
-OUTCOMES: dict[str, str] = {}
+OUTCOMES: dict[str, str] = {"exception": "crash"}
 # Kinds of operators, in the names of value sites.
 KINDS: dict[str, str] = {}
 # Number formats.

@@ -20,6 +20,7 @@ from hoplon_studies import (
     write_pages,
 )
 from tests.pins.campaigns import SEED, campaign
+from tests.pins.renames import OUTCOMES, pinned_name
 
 FOLDER = Path("study-runs") / "pins"
 RUN = FOLDER / "runs" / "found" / "values"
@@ -33,7 +34,8 @@ def found(context: Context) -> Findings:
     results = context.campaign("values", campaign(), count=40)
     rate = results.summary()[0]
     row = ROW.found(rate.failure, n=rate.n_runs, seed=context.seed)
-    table = Table("outcomes", ("outcome", "runs"), tuple(rate.counts.items()))
+    counts = {pinned_name(OUTCOMES, outcome): count for outcome, count in rate.counts.items()}
+    table = Table("outcomes", ("outcome", "runs"), tuple(counts.items()))
     number = context.kept("number", lambda: 3)
     source = Source("the row", "bits 16 to 31", context.seed, ("runs/found/values",), context.command)
     return Findings(rows=(row, ROW.missing("not here")), tables=(table,), text=(f"Kept: {number}.",), sources=(source,))

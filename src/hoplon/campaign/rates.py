@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from hoplon.criteria.outcome import OUTCOME_NAMES
+from hoplon.criteria.outcome import CAUSES, OUTCOME_NAMES
 from hoplon.faults.table import Target
 from hoplon.stats.intervals import Interval, Ints, clustered, effective, weighted, wilson
 from hoplon.stats.strata_estimates import ABOVE, CERTAIN, stratified
@@ -26,25 +26,28 @@ _ROUNDING = 1e-9
 class Rate:
     """Failure probability of runs under one criterion.
 
-    ``failure`` = ``sdc`` + ``nonfinite``; each a probability with its interval. ``counts``: runs by outcome. Where
-    faults do not count alike (``failure.method`` says so), the probabilities are no ratios of counts.
+    ``failure`` = ``sdc`` + ``nonfinite``; beside it stands ``crash``, the share of runs without an output. Each is a
+    probability with its interval, of all runs. ``counts``: runs by outcome; ``causes``: crashes by cause. Where faults
+    do not count alike (``failure.method`` says so), the probabilities are no ratios of counts.
     """
 
     criterion: str
     failure: Interval
     sdc: Interval
     nonfinite: Interval
+    crash: Interval
     counts: Mapping[str, int]
     n_faults: int
     n_inputs: int
     n_runs: int
+    causes: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         failures = sum(self.counts[name] for name in FAILURES)
         return (
             f"P(failure | fault), {self.criterion}: {self.failure} ({failures} of {self.n_runs} runs, {self.n_faults} "
             f"faults, {self.n_inputs} inputs; {self.failure.method} {100 * self.failure.confidence:g} %); "
-            f"sdc {self.sdc}, nonfinite {self.nonfinite}"
+            f"sdc {self.sdc}, nonfinite {self.nonfinite}, crash {self.crash}{_listed(self.causes)}"
         )
 
     def as_row(self) -> dict[str, float | int]:
@@ -55,6 +58,9 @@ class Rate:
             "failure_high": self.failure.high,
             "sdc": self.sdc.estimate,
             "nonfinite": self.nonfinite.estimate,
+            "crash": self.crash.estimate,
+            "crash_low": self.crash.low,
+            "crash_high": self.crash.high,
             "n_faults": self.n_faults,
             "n_inputs": self.n_inputs,
             "n_runs": self.n_runs,
@@ -124,6 +130,8 @@ def _tallies(
     outcome, columns = pl.col(criterion).cast(pl.String), runs.collect_schema().names()
     tally = [pl.len().cast(pl.Int64).alias("runs")]
     tally += [(outcome == name).sum().cast(pl.Int64).alias(name) for name in OUTCOME_NAMES]
+    cause = pl.col("cause").cast(pl.String) if "cause" in columns else pl.lit(None, dtype=pl.String)
+    tally += [(cause == name).sum().cast(pl.Int64).alias(name) for name in CAUSES]
     within = [] if target == "values" else ["fault"]
     if _WEIGHT in columns:
         within = [*_KINDS, *within]
@@ -137,9 +145,9 @@ def _tallies(
     return [(group, part, n_inputs) for (group, part), n_inputs in groups]
 
 
-_NO_RUNS = pl.DataFrame({name: pl.Series([], dtype=pl.Int64) for name in ("runs", "faults", *OUTCOME_NAMES)})
+_NO_RUNS = pl.DataFrame({name: pl.Series([], dtype=pl.Int64) for name in ("runs", "faults", *OUTCOME_NAMES, *CAUSES)})
 
-# Failures of the clusters of a group; the clusters, where they do not count alike with the columns `_KINDS`.
+# Runs of an outcome in the clusters of a group; the clusters, where they do not count alike with the columns `_KINDS`.
 _Limits = Callable[[Ints, pl.DataFrame], Interval]
 
 
@@ -148,12 +156,20 @@ def _proven(runs: pl.LazyFrame) -> pl.Expr:
 
 
 def _rate(criterion: str, tally: pl.DataFrame, n_inputs: int, interval: _Limits) -> Rate:
-    sdc, nonfinite = (tally[name].to_numpy() for name in FAILURES)
-    failure, of_sdc, of_nonfinite = (interval(failures, tally) for failures in (sdc + nonfinite, sdc, nonfinite))
+    sdc, nonfinite, crash = (tally[name].to_numpy() for name in (*FAILURES, "crash"))
+    failure, of_sdc, of_nonfinite, of_crash = (
+        interval(found, tally) for found in (sdc + nonfinite, sdc, nonfinite, crash)
+    )
     spent = tally.filter(~pl.col("proven")) if _WEIGHT in tally.columns else tally
-    counts = {name: int(spent[name].sum()) for name in OUTCOME_NAMES}
+    counts, causes = ({name: int(spent[name].sum()) for name in names} for names in (OUTCOME_NAMES, CAUSES))
     n_faults, n_runs = int(spent["faults"].sum()), int(spent["runs"].sum())
-    return Rate(criterion, failure, of_sdc, of_nonfinite, counts, n_faults, n_inputs, n_runs)
+    return Rate(criterion, failure, of_sdc, of_nonfinite, of_crash, counts, n_faults, n_inputs, n_runs, causes)
+
+
+def _listed(causes: Mapping[str, int]) -> str:
+    """Such as " (exception 290, hang 2)"; nothing where nothing crashed."""
+    found = [f"{name} {count}" for name, count in causes.items() if count]
+    return f" ({', '.join(found)})" if found else ""
 
 
 def _plain(

@@ -22,6 +22,7 @@ from hoplon.faults.table import FaultTable, Target
 from hoplon.formats.base import Field
 from hoplon.formats.named import format_named
 from hoplon.program.sites import Site, ValueSite
+from hoplon.report.text import only_crashes
 from hoplon.stats.intervals import wilson
 from hoplon.stats.two_stage import TwoStagePlan
 
@@ -69,7 +70,10 @@ class Results:
 
     @property
     def runs(self) -> pl.DataFrame:
-        """One row per run: fault, input, an outcome per criterion, its measures, detected, corrected, reached."""
+        """One row per run: fault, input, outcome by criterion, its measures, detected, corrected, reached, cause.
+
+        The cause is of a crash ("exception", "hang", "death"), null of all other runs.
+        """
         with readable(self.path):
             return self.lazy_runs.collect()
 
@@ -88,7 +92,7 @@ class Results:
         """SHA-256 of all records, faults and runs in their order, 64 hexadecimal digits.
 
         Equal for equal records, whatever the order in which units finished, the number of workers, and how often the
-        campaign was stopped and resumed. Times are no records.
+        campaign was stopped and resumed. Times are no records, nor are the causes of crashes.
         """
         digest = hashlib.sha256(repr((self.target, self.criteria)).encode())
         chunk = _DIGEST_FAULTS[self.target]
@@ -98,7 +102,7 @@ class Results:
                 mine = pl.col("fault").is_between(first, first + chunk - 1)
                 faults = FaultTable(self.target, self.lazy_faults.filter(mine).collect())
                 digest.update(faults.digest().encode())
-                for column in self.lazy_runs.filter(mine).collect().sort("fault", "input"):
+                for column in self.lazy_runs.filter(mine).drop("cause", strict=False).collect().sort("fault", "input"):
                     digest.update(f"\n{column.name}\n".encode())
                     words = (column.to_physical() if column.dtype == pl.Enum else column).to_numpy()
                     digest.update(words.astype(words.dtype.newbyteorder("<")).tobytes())
@@ -121,7 +125,8 @@ class Results:
         Args:
             criterion: a name out of ``criteria``; the first by default.
         Returns:
-            One row per group: the keys, failure with its limits, sdc, nonfinite, n_faults, n_inputs, n_runs.
+            One row per group: the keys, failure with its limits, sdc, nonfinite, crash with its limits, n_faults,
+            n_inputs, n_runs.
         Raises:
             HoplonError: no key, an unknown one or one given twice, or an unknown criterion.
         """
@@ -142,14 +147,15 @@ class Results:
 
         Returns:
             One row per fault: ``fault``; ``site`` and ``element`` of its first word, ``words`` (how many), ``bit`` (the
-            one that can change, or null); ``failure``, ``sdc`` and ``nonfinite``, shares of its ``n_inputs`` inputs.
+            one that can change, or null); ``failure``, ``sdc``, ``nonfinite`` and ``crash``, shares of its ``n_inputs``
+            inputs.
         Raises:
             HoplonError: a campaign of value faults, which meet one input each; an unknown criterion.
         """
         if self.target != "memory":
             raise HoplonError("expected memory faults, which meet many inputs, got value faults; use by() or runs")
         outcome = pl.col("outcome").cast(pl.String)
-        shares = [(outcome == name).sum().alias(name) / pl.len() for name in FAILURES]
+        shares = [(outcome == name).sum().alias(name) / pl.len() for name in (*FAILURES, "crash")]
         failed = outcome.is_in(FAILURES).sum() / pl.len()
         counted = self._outcomes(criterion).group_by("fault").agg(failed.alias("failure"), *shares, n_inputs=pl.len())
         with readable(self.path):
@@ -239,8 +245,9 @@ class Results:
         chosen = self.criteria[0] if criterion is None else criterion
         if chosen not in self.criteria:
             raise HoplonError(f"expected a criterion of {', '.join(self.criteria)}, got {chosen!r}")
-        weight = [] if self.design is None else ["weight", "proven"]
-        return self.lazy_runs.select("fault", "input", pl.col(chosen).alias("outcome"), *weight)
+        more = ["cause"] if self.design is None else ["cause", "weight", "proven"]
+        there = [name for name in more if name in self.lazy_runs.collect_schema()]
+        return self.lazy_runs.select("fault", "input", pl.col(chosen).alias("outcome"), *there)
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -264,7 +271,18 @@ class Results:
 
     def __str__(self) -> str:
         split = [] if self.split is None else [str(self.split)]
-        return "\n".join([*map(str, self.summary()), *split, *([self.prediction] if self.prediction else [])])
+        told = [line for line in (self.only_crashes(), self.prediction) if line]
+        return "\n".join([*map(str, self.summary()), *split, *told])
+
+    def only_crashes(self, *, criterion: str | None = None) -> str | None:
+        """A line about the layers at which every run crashed; None where there are none.
+
+        Args:
+            criterion: a name out of ``criteria``; the first by default.
+        """
+        with readable(self.path):
+            crashed = self._outcomes(criterion).select((pl.col("outcome") == "crash").any()).collect().item()
+        return only_crashes(self.by("layer", criterion=criterion).to_dicts()) if crashed else None
 
 
 def load_results(path: str | os.PathLike[str]) -> Results:

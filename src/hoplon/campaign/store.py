@@ -17,12 +17,14 @@ from typing import Any
 import polars as pl
 
 from hoplon.campaign.design import Design
+from hoplon.criteria.outcome import CAUSES, OUTCOME_NAMES
 from hoplon.errors import StoreError
 from hoplon.faults.table import FaultTable, Target
 from hoplon.files import json_as, write_atomically
 
 _MANIFEST = "manifest.json"
 _DESIGN = "design.json"
+_BEGUN = "begun"
 _FOLDERS = ("faults", "runs")
 _SHARD = re.compile(r"unit-(\d{8})\.parquet")
 _LEFTOVER = re.compile(r"\.(manifest\.json|design\.json|split\.json|unit-\d{8}\.parquet)\.[0-9a-f]{32}")
@@ -135,6 +137,28 @@ class RunDirectory:
             way_out = "free space or permit writing there, and resume the run"
             write_atomically(self._shard(folder, unit), content.getvalue(), way_out=way_out)
 
+    @contextmanager
+    def in_this_process(self) -> Iterator[None]:
+        """The scope in which units run in this process: a note is gone afterwards, unless the process ends in it.
+
+        Raises:
+            StoreError: the disk is full or the folder is not writable.
+        """
+        note = self.path / _BEGUN
+        try:
+            note.touch()
+        except OSError as error:
+            raise StoreError(f"expected to write {note}, got {error.strerror}; choose a writable folder") from error
+        try:
+            yield
+        finally:
+            note.unlink(missing_ok=True)
+
+    @property
+    def ended_a_process(self) -> bool:
+        """True if a process ended while it ran units here."""
+        return (self.path / _BEGUN).exists()
+
     def read(self, folder: str, units: int) -> pl.LazyFrame:
         """The shards ("faults" or "runs") of the first ``units`` units, lazily.
 
@@ -143,7 +167,10 @@ class RunDirectory:
         """
         for unit in range(units):
             self._check(unit, (folder,))
-        return pl.scan_parquet([self._shard(folder, unit) for unit in range(units)], glob=False)
+        shards = [self._shard(folder, unit) for unit in range(units)]
+        if folder == "faults" or all("cause" in pl.read_parquet_schema(shard) for shard in shards):
+            return pl.scan_parquet(shards, glob=False)
+        return pl.concat([_as_now(pl.scan_parquet(shard, glob=False)) for shard in shards])
 
     def unit(self, unit: int, target: Target) -> tuple[FaultTable, pl.DataFrame]:
         """The faults and the runs of one finished unit.
@@ -154,7 +181,7 @@ class RunDirectory:
         self._check(unit)
         with readable(self.path):
             faults, runs = (pl.read_parquet(self._shard(folder, unit), glob=False) for folder in _FOLDERS)
-            return FaultTable(target, faults), runs
+            return FaultTable(target, faults), _as_now(runs.lazy()).collect()
 
     def _shard(self, folder: str, unit: int) -> Path:
         return self.path / folder / f"unit-{unit:08d}.parquet"
@@ -182,6 +209,19 @@ class RunDirectory:
                 f"expected the campaign of {self.path}, got a different one ({'; '.join(different)}); "
                 "resume with the same configuration or choose another folder"
             )
+
+
+def _as_now(runs: pl.LazyFrame) -> pl.LazyFrame:
+    """Runs with the outcome that was called "exception" under its name, and with the cause of crashes."""
+    schema = runs.collect_schema()
+    if "cause" in schema:
+        return runs
+    old = [name for name, dtype in schema.items() if isinstance(dtype, pl.Enum) and "exception" in dtype.categories]
+    outcomes = pl.col(old).cast(pl.String).replace("exception", "crash").cast(pl.Enum(OUTCOME_NAMES))
+    crashed = pl.any_horizontal(pl.col(old) == "crash") if old else pl.lit(False)
+    cause = pl.when(crashed).then(pl.lit("exception")).cast(pl.Enum(CAUSES)).alias("cause")
+    last = [name for name in ("weight", "candidates", "cell", "proven") if name in schema]
+    return runs.with_columns(outcomes).with_columns(cause).select(pl.exclude(last), *last)
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ import polars as pl
 from hoplon.campaign.rates import Rate
 from hoplon.campaign.results import Results
 from hoplon.report.document import plain, with_limits
-from hoplon.report.text import interval, percent
+from hoplon.report.text import crashed, interval, only_crashes, percent
 from hoplon.report.text_table import TextTable
 
 _MOST_ROWS = 40
@@ -44,7 +44,8 @@ def document(results: Results) -> dict[str, Any]:
 
 def _rate_row(rate: Rate) -> dict[str, Any]:
     shares = with_limits("sdc", rate.sdc) | with_limits("nonfinite", rate.nonfinite)
-    row = {"criterion": rate.criterion, **rate.as_row(), **shares, "outcomes": dict(rate.counts)}
+    counts = {"outcomes": dict(rate.counts), "causes": dict(rate.causes)}
+    row = {"criterion": rate.criterion, **rate.as_row(), **shares, **counts}
     return {key: plain(value) for key, value in row.items()} | {"method": rate.failure.method}
 
 
@@ -61,7 +62,7 @@ def tables_of(found: Mapping[str, Any]) -> list[TextTable]:
     shown = [_rates(title, "criterion", found["summary"], "\n".join(notes))]
     for name in found["by_layer"]:
         worst = sorted(found["by_layer"][name], key=lambda row: -(row["failure"] or 0))
-        shown.append(_rates(f"By layer, worst first; {name}", "layer", worst))
+        shown.append(_rates(f"By layer, worst first; {name}", "layer", worst, only_crashes(worst) or ""))
         shown.append(_rates(f"By bit; {name}", "bit", found["by_bit"][name]))
         if "critical_share" in found:
             shown.append(_critical(name, found["critical_share"][name]))
@@ -75,14 +76,15 @@ def _rates(title: str, key: str, rates: Sequence[Mapping[str, Any]], caption: st
             interval(row),
             percent(row["sdc"]),
             percent(row["nonfinite"]),
+            crashed(row),
             f"{row['n_faults']:,}",
             f"{row['n_runs']:,}",
         ]
         for row in rates[:_MOST_ROWS]
     ]
     if len(rates) > _MOST_ROWS:
-        caption = f"{len(rates) - _MOST_ROWS} more rows in results.json and in --json"
-    return TextTable(title, (key, "failure", "sdc", "nonfinite", "faults", "runs"), rows, caption or None)
+        caption = f"{caption}\n{len(rates) - _MOST_ROWS} more rows in results.json and in --json".strip()
+    return TextTable(title, (key, "failure", "sdc", "nonfinite", "crash", "faults", "runs"), rows, caption or None)
 
 
 def _critical(name: str, shares: Sequence[Mapping[str, Any]]) -> TextTable:

@@ -36,7 +36,7 @@ from hoplon.protections.base import Overlay, Protection, overlay
 from hoplon.protections.runtime.lowering import lower
 from hoplon.protections.runtime.schedule import When
 from hoplon.report.document import plain, with_limits
-from hoplon.report.text import interval, percent, points
+from hoplon.report.text import crashed, interval, percent, points
 from hoplon.report.text_table import TextTable
 from hoplon.stats.intervals import Interval, Ratio
 
@@ -95,6 +95,7 @@ class Arm:
             **with_limits("sdc", self.rate.sdc),
             **with_limits("nonfinite", self.rate.nonfinite),
             "outcomes": dict(self.rate.counts),
+            "causes": dict(self.rate.causes),
             "detected": self.detected,
             "corrected": self.corrected,
             "acts_on_target": self.acts_on_target,
@@ -182,13 +183,15 @@ class Comparison:
             f"{first.failure.method} {100 * self.caption['confidence']:g} %"
         )
         note = "· this arm has no protection against this kind of fault; its runs are those of the unprotected model"
-        return TextTable(title, _COLUMNS, [_cells(arm) for arm in arms], note if any(map(_idle, arms)) else None)
+        notes = [f"{arm.name}: {crashes}" for arm in arms if (crashes := arm.results.only_crashes())]
+        notes += [note] if any(map(_idle, arms)) else []
+        return TextTable(title, _COLUMNS, [_cells(arm) for arm in arms], "\n".join(notes) or None)
 
     def __str__(self) -> str:
         return "\n\n".join(map(str, self.tables()))
 
 
-_COLUMNS = ("arm", "failure", "sdc", "nonfinite", "against none", "accuracy", "latency", "extra bytes")
+_COLUMNS = ("arm", "failure", "sdc", "nonfinite", "crash", "against none", "accuracy", "latency", "extra bytes")
 
 
 def _cells(arm: Arm) -> list[str]:
@@ -198,6 +201,7 @@ def _cells(arm: Arm) -> list[str]:
         interval(row),
         percent(row["sdc"]),
         percent(row["nonfinite"]),
+        crashed(row),
         points(row),
         "" if row["accuracy"] is None else percent(row["accuracy"]),
         "" if latency is None else f"x {latency.ratio:.2f} [{latency.low:.2f}, {latency.high:.2f}]",

@@ -90,8 +90,9 @@ class Rerun:
             gap = pair.difference
             names = [side.manifest["program"]["name"] for side in (self.original, self.results)]
             lines.append(
-                f"{name}: failure {before.failure} in the original ({names[0]}), {after.failure} in the other "
-                f"({names[1]}), on the same {pair.n_faults} faults ({pair.n_runs} runs); difference "
+                f"{name}: failure {before.failure}, crash {before.crash} in the original ({names[0]}); {after.failure} "
+                f"and {after.crash} in the other ({names[1]}), on the same {pair.n_faults} faults "
+                f"({pair.n_runs} runs); difference "
                 f"{signed_points(gap.estimate, gap.low, gap.high)} points ({gap.method}, "
                 f"{100 * self.results.confidence:g} %); only the original fails in {pair.only_second} runs, only "
                 f"the other in {pair.only_first}{test}"

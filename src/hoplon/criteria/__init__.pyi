@@ -4,6 +4,12 @@ from .combined import Several as Several, as_criterion as as_criterion
 from .custom import Custom as Custom
 from .detection import Detection as Detection
 from .embedding import EmbeddingDistance as EmbeddingDistance
-from .outcome import OUTCOME_NAMES as OUTCOME_NAMES, Outcome as Outcome, classify as classify, measure as measure
+from .outcome import (
+    CAUSES as CAUSES,
+    OUTCOME_NAMES as OUTCOME_NAMES,
+    Outcome as Outcome,
+    classify as classify,
+    measure as measure,
+)
 from .regression import Deviation as Deviation
 from .tokens import PerplexityChange as PerplexityChange, TokenMatch as TokenMatch

@@ -17,18 +17,21 @@ from hoplon.formats.base import same_bits
 class Outcome(enum.IntEnum):
     """The outcome of one run, stored as uint8.
 
-    *masked* = identical + benign; *failure* = sdc + nonfinite.
+    *masked* = identical + benign; *failure* = sdc + nonfinite. A *crash* is a run without an output; `CAUSES` says why.
     """
 
     IDENTICAL = 0
     BENIGN = 1
     SDC = 2
     NONFINITE = 3
-    EXCEPTION = 4
+    CRASH = 4
     UNCORRECTABLE = 5
 
 
 OUTCOME_NAMES: tuple[str, ...] = tuple(outcome.name.lower() for outcome in Outcome)
+
+CAUSES: tuple[str, ...] = ("exception", "hang", "death")
+"""What a run that crashed ended in: an exception, its time limit, the end of its process."""
 
 
 def classify(
@@ -43,7 +46,7 @@ def classify(
 
     The first that holds: a judged output not finite, NONFINITE; harmed against the reference, SDC; the bits of the
     arm's own golden outputs, IDENTICAL; else BENIGN. So an arm that gets an input wrong without any fault is counted
-    SDC there, even where the fault left no trace. EXCEPTION and UNCORRECTABLE are set by the caller.
+    SDC there, even where the fault left no trace. CRASH and UNCORRECTABLE are set by the caller.
 
     Args:
         reference: flat golden outputs of the unprotected model, one row per run; only judged ones are looked at.

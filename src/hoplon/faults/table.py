@@ -135,13 +135,17 @@ class FaultTable:
 
         Null for every other change: several bits, or none.
         """
-        names = self.frame["format"].cast(pl.String)
-        ones = {name: 2 ** format_named(name).bits - 1 for name in names.unique()}
-        whole = names.replace_strict(ones, return_dtype=pl.UInt64) if ones else pl.Series([], dtype=pl.UInt64)
-        touched = ((self.frame["keep"] ^ whole) | self.frame["flip"]).alias("touched")
+        touched = ((self.frame["keep"] ^ self._all_ones) | self.frame["flip"]).alias("touched")
         position = pl.col("touched").bitwise_trailing_zeros().cast(pl.Int64)
         single = pl.col("touched").bitwise_count_ones() == 1
         return touched.to_frame().select(pl.when(single).then(position).alias("bit"))["bit"]
+
+    @property
+    def _all_ones(self) -> pl.Series:
+        """The `keep` that keeps every bit, per row."""
+        names = self.frame["format"].cast(pl.String)
+        ones = {name: 2 ** format_named(name).bits - 1 for name in names.unique()}
+        return names.replace_strict(ones, return_dtype=pl.UInt64) if ones else pl.Series([], dtype=pl.UInt64)
 
     def observed(self, *, before: Tensor, after: Tensor) -> FaultTable:
         """The table with the words found at run time: int64, one per row, in the order of the rows."""
@@ -150,6 +154,15 @@ class FaultTable:
             raise DataError(f"expected one word for each of {self.frame.height} rows, got {found}")
         columns = [words_to_series(before).alias("before"), words_to_series(after).alias("after")]
         return FaultTable(self.target, self.frame.with_columns(columns))
+
+    def only(self, faults: pl.Series) -> FaultTable:
+        """The rows of these faults."""
+        return FaultTable(self.target, self.frame.filter(pl.col("fault").is_in(faults.implode())))
+
+    def unchanged(self) -> FaultTable:
+        """The same places, with masks that change no bit."""
+        keep, flip = self._all_ones.alias("keep"), pl.lit(0, dtype=pl.UInt64).alias("flip")
+        return FaultTable(self.target, self.frame.with_columns(keep, flip))
 
     def plan(self) -> FaultTable:
         """The table as drawn, with nothing observed; its digest does not depend on the model's values."""

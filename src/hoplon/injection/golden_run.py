@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ class GoldenRun:
 
     ``outputs``: flat, of all inputs, those that the criterion judges of shape ``(inputs, ...)``, None in the place of
     the others; ``eligible``: int64, the inputs on which failures count, in order; ``golden``: as ``outputs``, of the
-    eligible inputs, each in the row of the batch in which faults meet it.
+    eligible inputs, each in the row of the batch in which faults meet it. ``pass_seconds``: of a batch, on average.
     """
 
     program: Program
@@ -67,6 +68,7 @@ class GoldenRun:
     outputs: tuple[Any, ...]
     eligible: Tensor
     golden: tuple[Any, ...]
+    pass_seconds: float = 0.0
 
     @classmethod
     def run(
@@ -88,7 +90,9 @@ class GoldenRun:
             raise DataError(f"expected a batch of {fixed}, which {program.name} is fixed to, got {batch}")
         size = fixed or min(batch or default_batch(program), len(data))
         criterion = as_criterion(criterion)
+        begun = time.perf_counter()
         outputs = golden_outputs(program, Overlay(), data, criterion, batch=size)
+        seconds = (time.perf_counter() - begun) / -(-len(data) // size)
         criterion.check(criterion.judged(outputs), data.y)
         eligible = criterion.eligible(criterion.judged(outputs), data.y).nonzero().flatten()
         if not len(eligible):
@@ -99,7 +103,7 @@ class GoldenRun:
         golden = outputs
         if len(eligible) < len(data):  # in the batches and rows in which faults will strike them
             golden = golden_outputs(program, Overlay(), data, criterion, batch=size, rows=eligible)
-        return cls(program, data, criterion, size, outputs, eligible, golden)
+        return cls(program, data, criterion, size, outputs, eligible, golden, seconds)
 
     def judge(
         self, positions: Tensor | slice, rows: Tensor | slice, *, golden: Sequence[Any], faulty: Sequence[Any]

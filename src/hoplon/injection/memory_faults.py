@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,8 @@ from hoplon.injection.arm import Arm
 from hoplon.injection.armed_memory import ArmedMemory
 from hoplon.injection.golden_run import replay_of
 from hoplon.injection.replay.golden import Golden
-from hoplon.injection.run_table import RUN_ERRORS, blank, run_frame
+from hoplon.injection.run_table import RUN_ERRORS, blank, cause_number, cause_of, own_fault, run_frame
+from hoplon.injection.time_limit import HangError, limited
 from hoplon.injection.working_memory import Words
 from hoplon.program.sites import MemorySite
 from hoplon.protections.memory_guard import GuardReport
@@ -52,6 +54,8 @@ class MemoryFaultRuns:
         if self.groups.shape != shape:
             raise HoplonError(f"expected groups of shape {shape}, faults by input batches, got {self.groups.shape}")
         self.outcomes, self.measures = blank(self.reference.criterion, len(self.faults), len(self.reference.eligible))
+        self.causes = np.zeros(self.outcomes.shape[:2], dtype=np.uint8)
+        self._sound: set[frozenset[str]] = set()  # names that, read again with their own bits, give outputs
         height = table.frame.height
         self.before, self.after = torch.zeros(height, dtype=torch.int64), torch.zeros(height, dtype=torch.int64)
 
@@ -77,6 +81,22 @@ class MemoryFaultRuns:
                 advance(done - finished)
                 finished = done
         return self._frame(residues), self.table.observed(before=self.before, after=self.after)
+
+    def lost(self, cause: str) -> tuple[pl.DataFrame, FaultTable]:
+        """As `run`, of faults that are known to crash: guards check, no input runs."""
+        residues = list(self._residues())
+        self._crashed(slice(None), slice(None), cause)
+        return self._frame(residues), self.table.observed(before=self.before, after=self.after)
+
+    def rehearse(self) -> None:
+        """Run one pass with the memory of all sites as if it were changed, on the first inputs.
+
+        Raises:
+            HoplonError: it raises.
+        """
+        golden = self.replay.golden(self.reference.leaves(0)[0])
+        names = [name for site in self._sites() for name in (site.name, *site.aliases)]
+        self._require_sound(golden, dict.fromkeys(names))
 
     def _sites(self) -> tuple[MemorySite, ...]:
         """Return the sites that can change: those of the faults, or all where faults in guards can mislead a repair."""
@@ -115,13 +135,36 @@ class MemoryFaultRuns:
             try:
                 with self.memory.holding(residue.changed) as names:
                     positions = self._positions(residue.changed, names)
-                    outputs = self.replay.strike_memory(golden, self.memory.readable, positions)
-            except RUN_ERRORS:
-                self.outcomes[index, columns] = int(Outcome.EXCEPTION)
+                    outputs = self._struck(golden, positions)
+            except RUN_ERRORS as error:
+                self._require_sound(golden, positions)
+                self._crashed(index, columns, cause_of(error))
                 return
         self.outcomes[index, columns], self.measures[index, columns] = self.reference.judge(
             columns, slice(columns.stop - columns.start), golden=golden.outputs, faulty=outputs
         )
+
+    def _struck(self, golden: Golden, positions: Mapping[str, torch.Tensor | None]) -> list[Any]:
+        """Run one pass; one that stalls gets a second chance, since a machine may stall too."""
+        with suppress(HangError), limited(self.reference.pass_seconds):
+            return self.replay.strike_memory(golden, self.memory.readable, positions)
+        with limited(self.reference.pass_seconds):
+            return self.replay.strike_memory(golden, self.memory.readable, positions)
+
+    def _crashed(self, index: int | slice, columns: slice, cause: str) -> None:
+        self.outcomes[index, columns] = int(Outcome.CRASH)
+        self.causes[index, columns] = cause_number(cause)
+
+    def _require_sound(self, golden: Golden, positions: Mapping[str, torch.Tensor | None]) -> None:
+        """Refuse an error that is not the fault's: the same pass raises with the model's own bits."""
+        names = frozenset(positions)
+        if names in self._sound:
+            return
+        try:
+            self._struck(golden, positions)
+        except RUN_ERRORS as error:
+            raise own_fault(min(names), error) from error
+        self._sound.add(names)
 
     def _positions(self, changed: dict[str, Words], names: Sequence[str]) -> dict[str, torch.Tensor | None]:
         """Return positions of changed words along the first axis, by all names of their tensors; None for scalars."""
@@ -145,4 +188,5 @@ class MemoryFaultRuns:
             self.outcomes[ran],
             self.measures[ran],
             np.array(flags, dtype=bool).reshape(-1, 3)[fault].T,
+            self.causes[ran],
         )

@@ -1,4 +1,4 @@
-"""The table of runs, and the errors that an operator may raise on a faulty value."""
+"""The table of runs, and what may end a run on a faulty value."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from hoplon.criteria.base import Criterion
-from hoplon.criteria.outcome import OUTCOME_NAMES
+from hoplon.criteria.outcome import CAUSES, OUTCOME_NAMES
+from hoplon.errors import HoplonError
+from hoplon.injection.time_limit import HangError
 
-# An index out of range, a size that makes no sense.
-RUN_ERRORS = (RuntimeError, IndexError, ValueError, TypeError, OverflowError, ZeroDivisionError)
+# Whatever a model makes of a wrong value: an index out of range, a failed check of its own, the end of the program.
+RUN_ERRORS = (Exception, SystemExit, HangError)
 
 
 def blank(criterion: Criterion, *runs: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -29,14 +31,38 @@ def run_frame(
     outcomes: NDArray[np.uint8],
     measures: NDArray[np.float32],
     flags: Iterable[NDArray[np.bool_]],
+    causes: NDArray[np.uint8] | None = None,
 ) -> pl.DataFrame:
     """Return the table of runs in its one column order, sorted by fault and input.
 
     Args:
         flags: detected, corrected and reached.
+        causes: of crashes, as `cause_number` has them; 0 for all other runs.
     """
     outcome_names = pl.Series(OUTCOME_NAMES, dtype=pl.Enum(OUTCOME_NAMES))
     columns = {name: outcome_names.gather(outcomes[:, index]) for index, name in enumerate(criterion.names)}
     columns |= {name: pl.Series(measures[:, index]) for index, name in enumerate(criterion.measure_names)}
     columns |= zip(("detected", "corrected", "reached"), map(pl.Series, flags), strict=True)
+    named = pl.Series((None, *CAUSES), dtype=pl.Enum(CAUSES))
+    columns["cause"] = named.gather(np.zeros(len(fault), dtype=np.uint8) if causes is None else causes)
     return pl.DataFrame({"fault": fault, "input": inputs, **columns}).sort("fault", "input")
+
+
+def cause_of(error: BaseException) -> str:
+    """What a run ended in, out of `CAUSES`."""
+    return "hang" if isinstance(error, HangError) else "death" if isinstance(error, SystemExit) else "exception"
+
+
+def cause_number(cause: str) -> int:
+    """Number of a cause; 0 stands for none."""
+    return 1 + CAUSES.index(cause)
+
+
+def own_fault(site: str, error: BaseException) -> HoplonError:
+    """The error for a run that ends although no word of it is changed, which is no outcome."""
+    said = " ".join(str(error).split())[:200]
+    return HoplonError(
+        f"expected the path of faults through {site} to give outputs while no word is changed, got "
+        f"{type(error).__name__}: {said}; this is an error of hoplon, so leave the site out or use "
+        'capture(..., form="eager")'
+    )

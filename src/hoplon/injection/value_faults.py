@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,10 +18,11 @@ from hoplon.faults.table import FaultTable, series_to_words
 from hoplon.formats.named import one_per_word
 from hoplon.injection.golden_values import SharedReplay
 from hoplon.injection.memory_budget import WINDOW_BUDGET_BYTES
-from hoplon.injection.replay.golden import InjectedWords, Injections
+from hoplon.injection.replay.golden import Golden, InjectedWords, Injections
 from hoplon.injection.replay.regions import RegionReplay
 from hoplon.injection.replay.windows import Ints, one_per_row
-from hoplon.injection.run_table import RUN_ERRORS, blank, run_frame
+from hoplon.injection.run_table import RUN_ERRORS, blank, cause_number, cause_of, own_fault, run_frame
+from hoplon.injection.time_limit import HangError, limited
 
 
 class ValueFaultRuns:
@@ -31,7 +34,7 @@ class ValueFaultRuns:
     """
 
     def __init__(self, shared: SharedReplay, table: FaultTable) -> None:
-        self.reference, self.budget = shared.arm.reference, shared.arm.budget
+        self.shared, self.reference, self.budget = shared, shared.arm.reference, shared.arm.budget
         program = self.reference.program
         frame = table.frame
         self.table = table
@@ -51,6 +54,8 @@ class ValueFaultRuns:
         self.outcomes, self.measures = blank(self.reference.criterion, len(self.faults))
         self.reached = np.zeros(len(self.faults), dtype=bool)
         self.detected = np.zeros(len(self.faults), dtype=bool)
+        self.causes = np.zeros(len(self.faults), dtype=np.uint8)
+        self.sound: set[frozenset[str]] = set()  # sites through which a pass gives outputs while no word is changed
         self.before, self.after = torch.zeros_like(self.keep), torch.zeros_like(self.keep)
 
     def _positions(self) -> Ints:
@@ -85,6 +90,11 @@ class ValueFaultRuns:
                 self._one_per_row(int(number), faults[~covered], advance)
         return self._frame(), self.table.observed(before=self.before, after=self.after)
 
+    def lost(self, cause: str) -> tuple[pl.DataFrame, FaultTable]:
+        """As `run`, of faults that are known to crash: nothing is run."""
+        self._crashed(np.arange(len(self.faults)), cause)
+        return self._frame(), self.table.observed(before=self.before, after=self.after)
+
     def _covered(self, number: int, faults: Ints) -> NDArray[np.bool_]:
         """Return a mask of the faults of an input batch that regions cover: one word each, in a feature map."""
         if not isinstance(self.replay, RegionReplay):
@@ -107,7 +117,7 @@ class ValueFaultRuns:
             advance(len(chunk))
 
     def _attempt_wave(self, number: int, chunk: Ints, advance: Callable[[int], None]) -> None:
-        """Run one sweep; if an operator raises, run passes that find out which fault is the cause."""
+        """Run one sweep; if it raises or stalls, run passes that find out which fault is the cause."""
         if not len(chunk):
             return
         golden, rows = self.golden[number], self.position[chunk] - number * self.reference.batch
@@ -115,7 +125,8 @@ class ValueFaultRuns:
         injections, places = self._injections(rows, chunk)
         runs = {name: torch.from_numpy(faults) for name, (_, faults) in places.items()}
         try:
-            outputs, words = self.replay.strike_many(golden, injections, runs, len(chunk))
+            with self._limit(len(chunk)):
+                outputs, words = self.replay.strike_many(golden, injections, runs, len(chunk))
         except RUN_ERRORS:
             self._one_per_row(number, chunk, advance)
             return
@@ -128,15 +139,15 @@ class ValueFaultRuns:
         advance(len(chunk))
 
     def _attempt(self, number: int, chunk: Ints) -> None:
-        """Run one pass; if an operator raises, run halves of it, down to the one fault that is the cause."""
+        """Run one pass; if it raises or stalls, run halves of it, down to the one fault that is the cause."""
         golden, rows = self.golden[number], self.position[chunk] - number * self.reference.batch
         injections, places = self._injections(rows, chunk)
         try:
-            outputs, words = self.replay.strike_values(golden, injections)
-        except RUN_ERRORS:
+            outputs, words = self._struck(golden, injections, alone=len(chunk) == 1)
+        except RUN_ERRORS as error:
             if len(chunk) == 1:
-                self.outcomes[chunk] = int(Outcome.EXCEPTION)
-                self.reached[chunk] = True
+                self._require_sound(number, int(chunk[0]))
+                self._crashed(chunk, cause_of(error))
                 return
             self._attempt(number, chunk[: len(chunk) // 2])
             self._attempt(number, chunk[len(chunk) // 2 :])
@@ -146,6 +157,42 @@ class ValueFaultRuns:
         self.outcomes[chunk], self.measures[chunk] = self.reference.judge(
             torch.from_numpy(self.position[chunk]), torch.from_numpy(rows), golden=golden.outputs, faulty=outputs
         )
+
+    def _struck(
+        self, golden: Golden, injections: Mapping[str, Injections], *, alone: bool
+    ) -> tuple[list[Any], dict[str, InjectedWords]]:
+        """Run one pass; where a fault is alone, one that stalls gets a second chance: the machine may have."""
+        try:
+            with self._limit():
+                return self.replay.strike_values(golden, injections)
+        except HangError:
+            if not alone:
+                raise
+        with self._limit():
+            return self.replay.strike_values(golden, injections)
+
+    def _limit(self, runs: int = 1) -> AbstractContextManager[None]:
+        return limited(self.reference.pass_seconds, passes=-(-runs // self.reference.batch))
+
+    def _crashed(self, chunk: Ints, cause: str) -> None:
+        self.outcomes[chunk] = int(Outcome.CRASH)
+        self.causes[chunk] = cause_number(cause)
+        self.reached[chunk] = True
+
+    def _require_sound(self, number: int, fault: int) -> None:
+        """Refuse an error that is not the fault's: a pass through its sites raises while no word is changed."""
+        words = self.table.frame.slice(self.first_row[fault], self.row_count[fault])
+        sites = frozenset(words["site"].cast(pl.String))
+        if sites in self.sound:
+            return
+        unchanged = ValueFaultRuns(self.shared, FaultTable("values", words).unchanged())
+        rows = unchanged.position - number * self.reference.batch
+        try:
+            injections, _ = unchanged._injections(rows, np.zeros(1, dtype=np.int64))
+            unchanged._struck(self.golden[number], injections, alone=True)
+        except RUN_ERRORS as error:
+            raise own_fault(min(sites), error) from error
+        self.sound.add(sites)
 
     def _injections(self, rows: Ints, chunk: Ints) -> tuple[dict[str, Injections], dict[str, tuple[Tensor, Ints]]]:
         """Return the injections of faults by site, and for each its rows of the table and its faults in ``chunk``."""
@@ -178,4 +225,5 @@ class ValueFaultRuns:
     def _frame(self) -> pl.DataFrame:
         # what a detector flagged was run again, and what a second run outvoted was put right: both are corrected
         flags = self.detected, self.detected, self.reached
-        return run_frame(self.faults, self.input, self.reference.criterion, self.outcomes, self.measures, flags)
+        criterion = self.reference.criterion
+        return run_frame(self.faults, self.input, criterion, self.outcomes, self.measures, flags, self.causes)

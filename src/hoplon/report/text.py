@@ -9,6 +9,10 @@ from typing import Any
 from hoplon.registry import components
 from hoplon.stats.intervals import Interval
 
+_ALL = 1 - 1e-9
+_FEW_RUNS = 5
+_LAYERS_NAMED = 5
+
 TARGETS = {"values": "Faults in values", "memory": "Faults in weights"}
 STRUCK = {
     "values": "the output of a convolution or linear layer",
@@ -30,6 +34,16 @@ def interval(row: Mapping[str, Any], key: str = "failure") -> str:
     if row[key] is None:
         return "not measured"
     return str(Interval(row[key], row[f"{key}_low"], row[f"{key}_high"], 0.95, ""))
+
+
+def crashed(row: Mapping[str, Any]) -> str:
+    """The share of runs that crashed, with its interval where there were any.
+
+    Example:
+        >>> crashed({"crash": 0.9733, "crash_low": 0.9483, "crash_high": 0.9864}), crashed({"crash": 0.0})
+        ('97.33 % [94.83, 98.64]', '0.00 %')
+    """
+    return interval(row, "crash") if row.get("crash") else percent(row.get("crash"))
 
 
 def percent(share: float | None, *, decimals: int = 2) -> str:
@@ -118,6 +132,24 @@ def failing_bits(row: Mapping[str, Any]) -> str:
         return "not measured"
     middle, low, high = (f"{row[key]:,.0f}" for key in ("failing_bits", "failing_bits_low", "failing_bits_high"))
     return f"{middle} [{low}, {high}] of {row['bits_at_risk']:,}"
+
+
+def only_crashes(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Say loudly of which layers nothing is known, since every run crashed; None where there are none.
+
+    Args:
+        rows: by layer; those with few runs are passed over.
+    Example:
+        >>> print(only_crashes([{"layer": ":topk#1", "crash": 1.0, "n_runs": 292}, {"layer": "fc", "crash": 0.5}]))
+        ALL 292 RUNS CRASHED that struck :topk#1; nothing is known there about wrong outputs.
+    """
+    found = [row for row in rows if (row.get("crash") or 0.0) > _ALL and row["n_runs"] >= _FEW_RUNS]
+    if not found:
+        return None
+    names = [str(row["layer"]) for row in found[:_LAYERS_NAMED]]
+    names += [f"{len(found) - _LAYERS_NAMED} more layers"] if len(found) > _LAYERS_NAMED else []
+    runs = sum(row["n_runs"] for row in found)
+    return f"ALL {runs:,} RUNS CRASHED that struck {listed(names)}; nothing is known there about wrong outputs."
 
 
 def listed(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hoplon.report.document import Document
-from hoplon.report.text import STRUCK, TARGETS, amount, at_most, factor, interval, listed, percent
+from hoplon.report.text import STRUCK, TARGETS, amount, at_most, factor, interval, listed, only_crashes, percent
 
 Row = Mapping[str, Any]
 
@@ -88,7 +88,7 @@ def _sentences(document: Document, faults: str) -> tuple[str, ...]:
         return (f"There is no unprotected arm to compare {listed([row['name'] for row in rows])} with.",)
     helpful = sorted((row for row in rows if helps(row)), key=lambda row: row["failure"])
     outdone = {row["name"]: other for row in helpful if (other := _outdone(row, helpful, document))}
-    found = [_unprotected(document, base)]
+    found = [*_crashes(document, rows), _unprotected(document, base)]
     found += [_helped(row, base, document) for row in helpful if row["name"] not in outdone]
     for name, other in outdone.items():
         found.append(f"{name}: no gain over {other} alone was detected in this run.")
@@ -124,6 +124,12 @@ def fault_in(document: Document, faults: str) -> str:
     population = document.get("population", {}).get(faults, {})
     one = population.get("fault", "One flipped bit")
     return f"{one} in {population.get('struck', STRUCK[target])}"
+
+
+def _crashes(document: Document, rows: Sequence[Row]) -> list[str]:
+    """Layers that nothing is known of, since every run crashed, by arm."""
+    groups = document.get("by_layer", {}).get(_faults(rows[0]), {})
+    return [f"{name}: {crashes}" for name, by_layer in groups.items() if (crashes := only_crashes(by_layer))]
 
 
 def _where(document: Document, base: Row) -> list[str]:

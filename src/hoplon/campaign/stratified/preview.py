@@ -68,7 +68,8 @@ class Observer:
 class LogitGradients:
     """Gradients of the outputs that decide the class by a value, relative to the gap between the two largest.
 
-    First order, of the unprotected model: two backward passes per batch of inputs, one for each of those outputs.
+    First order, of the unprotected model: two backward passes per batch of inputs, one for each of those outputs. Zero
+    for integers, which have no gradient.
 
     Raises:
         HoplonError: a model without a graph, memory sites, or no single judged output of shape ``(runs, classes)``.
@@ -106,7 +107,7 @@ class LogitGradients:
         values: dict[int, Tensor] = {}
 
         def watch(number: int, value: Any) -> Any:
-            if number in wanted:
+            if number in wanted and (value.is_floating_point() or value.is_complex()):
                 value = value if value.requires_grad else value.detach().requires_grad_()
                 values[number] = value
             return value
@@ -123,6 +124,7 @@ class LogitGradients:
                     output.sum(), list(values.values()), allow_unused=True, retain_graph=output is largest[0]
                 )
                 for output in largest
+                if values  # none of integers
             ]
         gap = (largest[0].detach().double() - largest[1].detach().double()).clamp(min=torch.finfo(judged.dtype).tiny)
         both = torch.zeros(2, len(step), dtype=torch.float64)
