@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from functools import partial
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +17,7 @@ from hoplon.campaign.manifest import FORMAT, protected_by, provenance
 from hoplon.campaign.pilot import Pilot
 from hoplon.campaign.results import Results, site_kinds
 from hoplon.campaign.reweighting import reweighted
-from hoplon.campaign.runner import Progress, ProgressCallback, UnitRunner, UnitStore
+from hoplon.campaign.runner import Progress, ProgressCallback, UnitRunner, UnitStore, UnitWork
 from hoplon.campaign.stopping import DesignName, StoppingRule, stopping_rule
 from hoplon.campaign.store import RunDirectory
 from hoplon.campaign.stratified.preview import Observer
@@ -25,7 +25,7 @@ from hoplon.campaign.stratified.strata import Strata
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.combined import as_criterion
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, HoplonWarning
 from hoplon.faults.model import FaultModel
 from hoplon.faults.sampling.base import Population, Sampling
 from hoplon.faults.sampling.measures import ElementUniform
@@ -130,8 +130,9 @@ class Campaign:
                 where the model allows, by default.
             seed: decides the faults.
             store: a folder for the run directory; in memory by default.
-            resume: go on with the run that is in ``store``.
-            workers: processes that share the work units; they change no record.
+            resume: go on with the run that is in ``store``; a unit that ended the process is run in another one, in
+                halves, until the fault that ended it is alone and has its outcome, a crash.
+            workers: processes that share the work units; they change no record. A fault that ends one is a crash.
             threads: of torch in each process; those in force by default. Recorded: bits may depend on them.
             progress: told finished and total faults (None: open); those of a resumed run count as finished.
         Raises:
@@ -147,12 +148,13 @@ class Campaign:
             finished = directory.finished() if directory is not None and rule.numbered else ()
             done = sum(runner.size(unit, rule.count) for unit in finished)
             report_progress = ProgressCallback(progress, rule.count, done=done)
-            executor: Executor = Serial(partial(runner.run, count=rule.count, advance=report_progress))
-            if workers > 1:  # which tell no progress before a unit is done
-                executor = Processes(partial(runner.run, count=rule.count), workers=workers, threads=held)
-            units = UnitStore(directory, manifest, executor, report_progress if workers > 1 else None)
-            with executor, directory.writing() if directory else nullcontext():
-                return rule.run(runner, units)
+            with ExitStack() as stack:
+                if directory is not None:
+                    stack.enter_context(directory.writing())
+                work = UnitWork(runner, rule.count, report_progress)
+                executor = stack.enter_context(_executor(work, directory, stack, workers=workers, threads=held))
+                here = isinstance(executor, Serial)  # processes tell no progress before a unit is done
+                return rule.run(runner, UnitStore(directory, manifest, executor, None if here else report_progress))
 
     def prepare(
         self,
@@ -176,6 +178,7 @@ class Campaign:
             runner, count=count, half_width=half_width, confidence=confidence, design=design, strata=strata
         )
         runner.draw(0, 1)  # refuses a fault model that does not fit before there is a run directory
+        runner.injector.rehearse(runner.sites)
         return runner, rule
 
     def _runner(self, seed: int) -> UnitRunner:
@@ -268,6 +271,23 @@ class Campaign:
         sites, _ = _sites_of(self, overlay(self.program, self.protections))
         population = Population(sites, self.fault_model)
         return reweighted(results, population, drawn=self.sampling, to=to, criterion=criterion)
+
+
+def _executor(
+    work: UnitWork, directory: RunDirectory | None, stack: ExitStack, *, workers: int, threads: int
+) -> Executor:
+    """Where units run: in this process, unless several are asked for, or a unit ended this one the last time."""
+    if workers > 1:
+        return Processes(replace(work, advance=None), workers=workers, threads=threads)
+    if directory is not None and directory.ended_a_process:
+        try:
+            return Processes(replace(work, advance=None), workers=1, threads=threads)
+        except HoplonError as error:
+            message = f"a process ended in the middle of this run, and what ended it cannot be kept apart: {error}"
+            warnings.warn(message, HoplonWarning, stacklevel=3)
+    if directory is not None:
+        stack.enter_context(directory.in_this_process())
+    return Serial(work)
 
 
 def _sites_of(campaign: Campaign, over: Overlay) -> tuple[tuple[Site, ...], Mapping[str, Tensor]]:

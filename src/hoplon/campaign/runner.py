@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,9 @@ from hoplon.program.sites import Site
 Progress = Callable[[int, int | None], None]
 Unit = tuple[FaultTable, pl.DataFrame]
 Groups = NDArray[np.bool_]
-# Faults that were chosen for a unit; for each, the half of the stratum that it belongs to; the batches of inputs that
-# each memory fault meets.
-Planned = tuple[FaultTable, pl.DataFrame, Groups | None]
+# Faults that were chosen for a unit; for each, the half of the stratum that it belongs to, None where all count alike;
+# the batches of inputs that each memory fault meets, None for all.
+Planned = tuple[FaultTable, pl.DataFrame | None, Groups | None]
 
 MOST_FAULTS = 10_000_000
 _UNIT_FAULTS = {"values": 1024, "memory": 64}
@@ -85,13 +85,17 @@ class UnitRunner:
         Args:
             count: uniform faults of all units; None: open.
         """
+        table, cells, groups = self.planned(item, count=count)
+        runs, observed = self.injector.runs(table, advance=advance, groups=groups)
+        return observed, in_cells(runs, cells, proven=False)
+
+    def planned(self, item: int | Planned, *, count: int | None = None) -> Planned:
+        """The faults of one unit, numbered as in the campaign; arguments as in `run`."""
         if not isinstance(item, int):
-            table, cells, groups = item
-            runs, observed = self.injector.runs(table, advance=advance, groups=groups)
-            return observed, in_cells(runs, cells, proven=False)
-        runs, observed = self.injector.runs(self.draw(item, self.size(item, count)), advance=advance)
+            return item
+        table = self.draw(item, self.size(item, count))
         first = pl.col("fault") + item * self.unit_size
-        return FaultTable(observed.target, observed.frame.with_columns(first)), runs.with_columns(first)
+        return FaultTable(table.target, table.frame.with_columns(first)), None, None
 
     def draw(self, unit: int, count: int) -> FaultTable:
         """Draw the first faults of one unit, numbered from 0: a short unit is the beginning of the whole one."""
@@ -110,6 +114,59 @@ class UnitRunner:
         """Draw so many faults of the first unit, from this number on."""
         table = self.draw(0, first + count)
         return FaultTable(table.target, table.frame.filter(pl.col("fault") >= first))
+
+
+@dataclass(frozen=True, eq=False)
+class UnitWork:
+    """Work units as executors run them: whole, or in halves where one ends its process (see `isolation.Work`).
+
+    ``count``: as in `UnitRunner.run`.
+    """
+
+    runner: UnitRunner
+    count: int | None
+    advance: Callable[[int], None] | None = None
+
+    def __call__(self, item: int | Planned) -> Unit:
+        """Run one unit."""
+        return self.runner.run(item, count=self.count, advance=self.advance)
+
+    def halves(self, item: int | Planned) -> tuple[Planned, ...]:
+        """Half of the faults, or of the batches of inputs that one memory fault meets; nothing of one run."""
+        table, cells, groups = self.runner.planned(item, count=self.count)
+        faults = table.frame["fault"].unique(maintain_order=True)
+        if groups is None:
+            batches = self.runner.injector.reference.input_batches if table.target == "memory" else 1
+            groups = np.ones((len(faults), batches), dtype=np.bool_)
+        if (middle := len(faults) // 2) > 0:
+            rows = (slice(middle), slice(middle, None))
+            return tuple((table.only(faults[part]), cells, self._met(table, groups[part])) for part in rows)
+        met = np.flatnonzero(groups[0])
+        first = np.arange(groups.shape[1]) < met[len(met) // 2]
+        return () if len(met) == 1 else tuple((table, cells, groups & side) for side in (first, ~first))
+
+    @staticmethod
+    def _met(table: FaultTable, groups: Groups) -> Groups | None:
+        return groups if table.target == "memory" else None
+
+    def joined(self, results: Sequence[Unit]) -> Unit:
+        """Both halves as one unit."""
+        (faults, runs), (others, more) = results
+        same = faults.frame["fault"][0] == others.frame["fault"][0]  # which met other inputs
+        frame = faults.frame if same else pl.concat([faults.frame, others.frame])
+        joined = pl.concat([runs, more]).sort("fault", "input", maintain_order=True)
+        return FaultTable(faults.target, frame), joined
+
+    def unchanged(self, item: int | Planned) -> Planned:
+        """The unit with faults that change nothing."""
+        table, cells, groups = self.runner.planned(item, count=self.count)
+        return table.unchanged(), cells, groups
+
+    def lost(self, item: int | Planned, cause: str) -> Unit:
+        """A unit that ended its process."""
+        table, cells, groups = self.runner.planned(item, count=self.count)
+        runs, observed = self.runner.injector.lost(table, cause, groups=groups)
+        return observed, in_cells(runs, cells, proven=False)
 
 
 class UnitStore:
@@ -162,8 +219,13 @@ class UnitStore:
         return held_results(self._manifest, held, design=design)
 
 
-def in_cells(runs: pl.DataFrame, cells: pl.DataFrame, *, proven: bool) -> pl.DataFrame:
-    """Add the columns ``cell`` and ``proven`` to runs: the half of a stratum, and whether nothing had to be run."""
+def in_cells(runs: pl.DataFrame, cells: pl.DataFrame | None, *, proven: bool) -> pl.DataFrame:
+    """Add the columns ``cell`` and ``proven`` to runs: the half of a stratum, and whether nothing had to be run.
+
+    Runs of faults that count alike (no cells) stay as they are.
+    """
+    if cells is None:
+        return runs
     columns = cells.with_columns(proven=pl.lit(proven))
     return runs.join(columns, on="fault", how="left", maintain_order="left")
 

@@ -60,7 +60,7 @@ def cause_number(cause: str) -> int:
 
 def own_fault(site: str, error: BaseException) -> HoplonError:
     """The error for a run that ends although no word of it is changed, which is no outcome."""
-    said = " ".join(str(error).split())[:200]
+    said = " ".join(str(error).split())[:200].rstrip(".")
     return HoplonError(
         f"expected the path of faults through {site} to give outputs while no word is changed, got "
         f"{type(error).__name__}: {said}; this is an error of hoplon, so leave the site out or use "
