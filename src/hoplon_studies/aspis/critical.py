@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import final
 
-import torch
-
 from hoplon.campaign.campaign import Campaign
 from hoplon.campaign.results import Results
 from hoplon.faults.sampling.base import Sampling
-from hoplon.faults.sampling.measures import ElementUniform, TopScore
-from hoplon.faults.sampling.plans import Explicit
+from hoplon.faults.sampling.measures import ElementUniform
+from hoplon.faults.sampling.plans import EachTopScore, Explicit
 from hoplon.faults.single_word import BitFlip
 from hoplon.importance._magnitude import magnitude
 from hoplon.importance.scores import Scores
@@ -78,10 +76,8 @@ def critical_weights(context: Context) -> Iterator[Finding]:
 
 def ordered(scores: Scores, count: int, *, seed: int) -> list[tuple[str, int]]:
     """The weights with the ``count`` highest scores, in an order drawn by the seed."""
-    top = TopScore(scores.values, count=min(count, scores.total)).chosen
-    places = [(site, element) for site, elements in top.items() for element in elements.tolist()]
-    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
-    return [places[number] for number in order.tolist()]
+    listed = EachTopScore(scores.values, min(count, scores.total), seed).listed
+    return [(site, element) for site, element, *_ in listed.faults]
 
 
 def attacks(subject: Subject, context: Context) -> Iterator[Attack]:

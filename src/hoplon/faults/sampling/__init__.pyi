@@ -14,4 +14,9 @@ from .measures import (
     OpUniform as OpUniform,
     TopScore as TopScore,
 )
-from .plans import Exhaustive as Exhaustive, Explicit as Explicit, Stratified as Stratified
+from .plans import (
+    EachTopScore as EachTopScore,
+    Exhaustive as Exhaustive,
+    Explicit as Explicit,
+    Stratified as Stratified,
+)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Literal, final, get_args
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 from typing_extensions import override
 
 from hoplon.errors import HoplonError, SiteError, no_match
 from hoplon.faults.model import RANDOM_HIGH, Places, SampledFaults, WordModel, located, sizes_of
 from hoplon.faults.sampling.base import Population, Sampling
+from hoplon.faults.sampling.measures import TopScore
 from hoplon.faults.single_word import BitFlip, single_bits
 from hoplon.formats.base import NumberFormat
 from hoplon.registry import Reader, register
@@ -166,6 +170,54 @@ class Explicit(Sampling):
     def density(self, population: Population, anchors: Places, keep: Tensor, flip: Tensor) -> Tensor:
         """Refuse: nothing was drawn."""
         raise HoplonError("expected faults that were drawn, got an explicit list; it stands for no other faults")
+
+
+@register("sampling", "each-top-score")
+@final
+@dataclass(frozen=True, eq=False)
+class EachTopScore(Sampling):
+    """The elements with the highest scores, once each, in an order drawn by a seed.
+
+    Args:
+        scores: by name of a site, a tensor of the shape of the site, e.g. ``Scores.values``.
+        count: how many elements.
+        seed: of their order.
+    Raises:
+        HoplonError: a count out of range.
+    Source:
+        Schmedding et al. (Aspis), section IV: faults in the most important weights.
+    """
+
+    scores: Mapping[str, Tensor] = field(repr=False)
+    count: Annotated[int, Ge(1)]
+    seed: Annotated[int, Ge(0)] = 0
+
+    def __post_init__(self) -> None:
+        TopScore(self.scores, count=self.count)
+
+    @cached_property
+    def listed(self) -> Explicit:
+        """The elements in their order."""
+        top = TopScore(self.scores, count=self.count).chosen
+        places = [(site, element) for site, elements in top.items() for element in elements.tolist()]
+        order = torch.randperm(len(places), generator=torch.Generator().manual_seed(self.seed))
+        return Explicit([places[number] for number in order.tolist()])
+
+    def __repr__(self) -> str:
+        digest = hashlib.sha256(repr(self.listed).encode()).hexdigest()[:16]
+        return f"{type(self).__name__}(count={self.count}, seed={self.seed}, {digest})"
+
+    @override
+    def size(self, population: Population) -> int:
+        return self.listed.size(population)
+
+    @override
+    def draw(self, population: Population, count: int, *, first: int, generator: torch.Generator) -> SampledFaults:
+        return self.listed.draw(population, count, first=first, generator=generator)
+
+    @override
+    def density(self, population: Population, anchors: Places, keep: Tensor, flip: Tensor) -> Tensor:
+        return self.listed.density(population, anchors, keep, flip)
 
 
 @register("sampling", "stratified")
