@@ -27,6 +27,9 @@ def integer_view(values: Tensor) -> Tensor:
     integer = _INTEGER_OF_SIZE.get(values.dtype.itemsize)
     if integer is None:
         raise HoplonError(f"expected elements of at most 8 bytes, got {values.dtype}")
+    if values.is_quantized:
+        words = torch.empty(0, dtype=integer, device=values.device)
+        return words.set_(values.untyped_storage(), values.storage_offset(), values.shape, values.stride())
     return values.detach().view(integer)
 
 

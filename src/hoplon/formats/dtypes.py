@@ -21,7 +21,9 @@ _FLOATS = (
     torch.float8_e4m3fn,
     torch.float8_e5m2,
 )
-NATIVE_DTYPES = (*_FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+QUANTISED = {torch.quint8: torch.uint8, torch.qint8: torch.int8, torch.qint32: torch.int32}
+"""The integer in which a tensor of torch's quantised dtypes holds a value."""
+NATIVE_DTYPES = (*_FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool, *QUANTISED)
 
 
 @final
@@ -71,6 +73,8 @@ class Native(NumberFormat):
 
     def encode(self, numbers: Tensor) -> Tensor:
         """The word of each number, rounded to the dtype; integers saturate."""
+        if self.dtype in QUANTISED:
+            return native(QUANTISED[self.dtype]).encode(numbers)
         if not self.dtype.is_floating_point and self.dtype != torch.bool:
             limits = torch.iinfo(self.dtype)
             numbers = numbers.round().clamp(limits.min, limits.max)
@@ -81,6 +85,10 @@ class Native(NumberFormat):
         self._check(values)
         before = integer_view(values)
         after = (before & self._narrow(keep, before)) ^ self._narrow(flip, before)
+        if values.is_quantized:
+            struck = values.detach().expand(after.shape).clone()
+            integer_view(struck).copy_(after)
+            return struck
         return after.view(self.dtype)
 
     def field(self, name: Field) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from hoplon.formats.named import format_named
 from hoplon.injection.working_memory import WorkingMemory, strike_word
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite
+from hoplon.program.words import without_covered
 from hoplon.protections.base import Overlay
 from hoplon.protections.memory_guard import GuardReport, StaleGuardError, check_all
 
@@ -27,7 +28,7 @@ class ArmedMemory:
 
     def __init__(self, program: Program, overlay: Overlay) -> None:
         self.working = WorkingMemory(program)
-        self.guards = overlay.labelled_guards(self.working.tensors)
+        self.guards = overlay.labelled_guards(without_covered(self.working.tensors))
         self._program = program
         self.copies = {
             f"{label}/{name}": tensor
@@ -58,8 +59,8 @@ class ArmedMemory:
         form = format_named(word["format"])
         name, tensor = None, self.copies.get(word["site"])
         if tensor is None:
-            name = self._program.memory_site(word["site"]).name
-            tensor = self.working.tensors[name]
+            site = self._program.memory_site(word["site"])
+            name, tensor = site.name, site.of(self.working.tensors)
         return name, *strike_word(tensor, word["element"], form=form, keep=keep, flip=flip)
 
     def check(self) -> GuardReport:

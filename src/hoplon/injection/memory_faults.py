@@ -133,8 +133,7 @@ class MemoryFaultRuns:
         outputs: Sequence[Any] = golden.outputs
         if residue.changed:
             try:
-                with self.memory.holding(residue.changed) as names:
-                    positions = self._positions(residue.changed, names)
+                with self.memory.holding(residue.changed) as positions:
                     outputs = self._struck(golden, positions)
             except RUN_ERRORS as error:
                 self._require_sound(golden, positions)
@@ -165,16 +164,6 @@ class MemoryFaultRuns:
         except RUN_ERRORS as error:
             raise own_fault(min(names), error) from error
         self._sound.add(names)
-
-    def _positions(self, changed: dict[str, Words], names: Sequence[str]) -> dict[str, torch.Tensor | None]:
-        """Return positions of changed words along the first axis, by all names of their tensors; None for scalars."""
-        storage = {name: self.memory.tensors[name].data_ptr() for name in names}
-        return {
-            name: positions[0] if self.memory.tensors[name].dim() else None
-            for changed_name, (positions, _) in changed.items()
-            for name in names
-            if storage[name] == storage[changed_name]
-        }
 
     def _frame(self, residues: Sequence[_Residue]) -> pl.DataFrame:
         eligible = self.reference.eligible.numpy()

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from hoplon.formats.base import NumberFormat, same_bits
 from hoplon.program.program import Program
+from hoplon.program.words import copies_of, overlapping, place_of, without_repeats
 
 Words = tuple[tuple[Tensor, ...], Tensor]
 
 
 class WorkingMemory:
-    """A copy of all parameters and buffers; names that share a storage share it here too.
+    """A copy of all stored tensors; those that share words share them here too.
 
     Attributes:
         golden: by name, the model's own tensors.
@@ -26,20 +27,17 @@ class WorkingMemory:
 
     def __init__(self, program: Program) -> None:
         self.golden: Mapping[str, Tensor] = program.memory()
-        copies: dict[int, Tensor] = {}
-        self.tensors: dict[str, Tensor] = {}
+        self.tensors: dict[str, Tensor] = copies_of(self.golden)
         self.readable: dict[str, Tensor] = {}
+        self._overlapping = overlapping(self.golden)
         with torch.inference_mode(False):  # a tensor made there could not require a gradient
             for name, tensor in self.golden.items():
-                key = tensor.data_ptr() if tensor.numel() else id(tensor)
-                copy = copies.setdefault(key, tensor.detach().clone())
-                self.tensors[name] = copy
-                self.readable[name] = copy.detach().requires_grad_(tensor.requires_grad)
+                self.readable[name] = self.tensors[name].detach().requires_grad_(tensor.requires_grad)
 
     def changed(self, names: Iterable[str]) -> dict[str, Words]:
         """Return by name the indices and values of the words that differ from the model's in any bit."""
         changed: dict[str, Words] = {}
-        for name in names:
+        for name in self._with_overlapping(names):
             tensor = _indexable(self.tensors[name])
             where = (~same_bits(tensor, _indexable(self.golden[name]))).nonzero(as_tuple=True)
             if len(where[0]):
@@ -47,21 +45,35 @@ class WorkingMemory:
         return changed
 
     @contextmanager
-    def holding(self, changed: Mapping[str, Words]) -> Iterator[list[str]]:
-        """Put changed words in place, and the model's back afterwards; yield all names of the tensors they are in."""
+    def holding(self, changed: Mapping[str, Words]) -> Iterator[dict[str, Tensor | None]]:
+        """Put changed words in place, and the model's back afterwards.
+
+        Yields:
+            By name, of all tensors that they are in, the positions of changed words along the first axis, shape
+            ``(n,)``, int64; None for scalars and repeated words.
+        """
         try:
             for name, (where, words) in changed.items():
                 _indexable(self.tensors[name])[where] = words
-            storages = {self.tensors[name].data_ptr() for name in changed}
-            yield [name for name, tensor in self.tensors.items() if tensor.data_ptr() in storages]
+            places = {place_of(self.tensors[name]): name for name in changed}
+            names = {name: places.get(place_of(tensor)) for name, tensor in self.tensors.items()}
+            yield {name: self._positions(changed[first], name) for name, first in names.items() if first is not None}
         finally:
             for name, (where, _) in changed.items():
                 _indexable(self.tensors[name])[where] = _indexable(self.golden[name])[where]
 
     def restore(self, names: Iterable[str]) -> None:
         """Restore the model's bits."""
-        for name in names:
-            self.tensors[name].data.copy_(self.golden[name].detach())
+        for name in self._with_overlapping(names):
+            _indexable(self.tensors[name]).copy_(_indexable(self.golden[name]))
+
+    def _positions(self, words: Words, name: str) -> Tensor | None:
+        tensor = self.tensors[name]
+        return words[0][0] if tensor.dim() and without_repeats(tensor) is tensor else None
+
+    def _with_overlapping(self, names: Iterable[str]) -> Iterable[str]:
+        """Return these names, and one of each other tensor that has some of their words."""
+        return dict.fromkeys(other for name in names for other in self._overlapping[name])
 
 
 def strike_word(tensor: Tensor, element: int, *, form: NumberFormat, keep: int, flip: int) -> tuple[int, int]:
@@ -79,5 +91,6 @@ def strike_word(tensor: Tensor, element: int, *, form: NumberFormat, keep: int, 
 
 
 def _indexable(tensor: Tensor) -> Tensor:
-    """Return a view with at least one axis, outside autograd and unseen by torch's version counter."""
-    return tensor.data.unsqueeze(0) if tensor.dim() == 0 else tensor.data
+    """Return a view with at least one axis and each word once, outside autograd, unseen by torch's version counter."""
+    words = without_repeats(tensor.data)
+    return words.unsqueeze(0) if words.dim() == 0 else words

@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from hoplon.errors import CaptureError, HoplonWarning
 from hoplon.program._torch_warnings import quiet_torch
 from hoplon.program.eager import EagerProgram, capture_eager
+from hoplon.program.memory import WRITTEN_IN_CODE, StoredWords, named_with_share, unchanged
 from hoplon.program.program import Program
 from hoplon.program.signature import Call, Signature, copied
 from hoplon.program.tracing import NotTraceable, trace
@@ -82,16 +83,28 @@ def capture(
     if batch_axis:  # a moved axis is often a view, and kernels choose their order of summation by strides
         call = pytree.tree_map_only(Tensor, lambda leaf: leaf.contiguous(), call)
     _require_running(model, *call)
+    program = _in_form(model, call, label, batch_axis, form, decompose)
+    if unstruck := {name: row for name, row in program.not_struck().items() if row.reason != WRITTEN_IN_CODE}:
+        found = named_with_share(unstruck, program.memory())
+        text = f"no fault strikes {found} of {label}; rates of memory faults leave it out, hoplon.inspect lists it"
+        warnings.warn(text, HoplonWarning, stacklevel=2)
+    return program
+
+
+def _in_form(
+    model: nn.Module, call: Call, label: str, batch_axis: int | None, form: Form, decompose: Collection[str]
+) -> Program:
     if form == "eager":
         return _eager(model, call, label, batch_axis)
     try:
-        return _traced(model, call, label, batch_axis, decompose)
+        with unchanged(model):
+            return _traced(model, call, label, batch_axis, decompose)
     except NotTraceable as error:
         if form == "export":
             raise
         program = _eager(model, call, label, batch_axis)
         text = f"{error}; running it in the eager form, where each fault costs a whole forward of one sample"
-        warnings.warn(text, HoplonWarning, stacklevel=2)
+        warnings.warn(text, HoplonWarning, stacklevel=3)
         return program
 
 
@@ -119,7 +132,7 @@ def _traced(model: nn.Module, call: Call, label: str, axis: int | None, decompos
         f"{label} fixes its batch size in its code, so it takes batches of {size} only, as in the example: every pass "
         f"will hold {size} samples",
         HoplonWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
     return program
 
@@ -136,14 +149,14 @@ def _captured(
         table = {target: rule for key in decompose for target, rule in _DECOMPOSITIONS[key].items()}
         with quiet_torch():
             exported = exported.run_decompositions(table)
-    program = trace(exported, signature)
+    program = trace(exported, signature, StoredWords.of(model))
     leaves = program.input_leaves(*call)
     if decompose:
         gap = prove_close(program, model, leaves)
         warnings.warn(
             f"{label} with {', '.join(decompose)} opened differs from the model by up to {gap:.2g} in its outputs",
             HoplonWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     else:
         prove_equal(program, model, leaves)
@@ -192,7 +205,7 @@ def _require_eval(model: nn.Module) -> None:
 def _require_running(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     try:
         own_args, own_kwargs = copied((args, kwargs))
-        with torch.inference_mode():
+        with torch.inference_mode(), unchanged(model):
             model(*own_args, **own_kwargs)
     except _EXPORT_ERRORS as error:
         raise CaptureError(

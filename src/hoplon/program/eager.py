@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -13,11 +14,13 @@ from torch.utils import _pytree as pytree
 
 from hoplon.program.eager_watch import OperatorCall, OperatorWatch
 from hoplon.program.layout import WholeLayout
+from hoplon.program.memory import HELD_BY_NONE, StoredWords, Unstruck, is_wrapper, parts_of, unchanged
 from hoplon.program.operators import carries_values
-from hoplon.program.program import Hook, Program, Ref, Step
+from hoplon.program.program import Hook, Program, Ref, Step, reached_kinds
 from hoplon.program.signature import Signature, copied
 from hoplon.program.sites import MemorySite, ValueSite, memory_sites
 from hoplon.program.verify import require_deterministic
+from hoplon.program.words import overlapping, place_of
 
 
 @final
@@ -36,10 +39,6 @@ class EagerProgram(Program):
         """Travel to another process as model and example, to be watched there again."""
         return capture_eager, (self.model, self.example, self.name, self.signature.axis)
 
-    def memory(self) -> dict[str, Tensor]:
-        """Every parameter and buffer by name: the user's own tensors, not copies."""
-        return _state(self.model)
-
     def run(
         self, leaves: Sequence[Any], memory: Mapping[str, Tensor] | None = None, *, hook: Hook | None = None
     ) -> list[Any]:
@@ -55,19 +54,37 @@ class EagerProgram(Program):
                         output.copy_(replaced)
 
         def forward() -> Any:
-            if memory is None:
+            if memory is None or not torch.is_grad_enabled():
                 return self.model(*args, **kwargs)
-            return functional_call(self.model, dict(memory), args, kwargs, tie_weights=False)
+            tables = (self.model.named_parameters, self.model.named_buffers)
+            names = [name for table in tables for name, _ in table(remove_duplicate=False) if name in memory]
+            state = {name: memory[name] for name in names}  # gradients flow to what is given
+            return functional_call(self.model, state, args, kwargs, tie_weights=False)
 
-        if hook is None:
-            return pytree.tree_leaves(forward())
-        with OperatorWatch(self.model, see).watching():
-            return pytree.tree_leaves(forward())
+        given = memory if memory is not None and not torch.is_grad_enabled() else {}
+        with _holding(self.tensors, given), unchanged(self.model):
+            if hook is None:
+                return pytree.tree_leaves(forward())
+            with OperatorWatch(self.model, see).watching():
+                return pytree.tree_leaves(forward())
 
     def samples_first(self, outputs: Sequence[Any]) -> list[Any]:
         """The outputs with a first axis of one: the inputs' batch axis where it has size 1, else another of size 1."""
         axis = self.signature.axis
         return [_one_first(leaf, axis) if isinstance(leaf, Tensor) else leaf for leaf in outputs]
+
+
+@contextmanager
+def _holding(tensors: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let tensors show the memory of others of the same names, whoever holds them, and their own again afterwards."""
+    own = [(tensors[name], tensors[name].data, other) for name, other in given.items() if name in tensors]
+    try:
+        for tensor, _, other in own:
+            tensor.data = other
+        yield
+    finally:
+        for tensor, data, _ in own:
+            tensor.data = data
 
 
 def _of_one_sample(site: ValueSite, axis: int | None) -> ValueSite:
@@ -99,10 +116,10 @@ def capture_eager(
     args, kwargs = seen = copied(call)
     trace = _Trace(model, pytree.tree_leaves(seen))
     with torch.inference_mode():
-        with OperatorWatch(model, trace.see).watching():
+        with unchanged(model), OperatorWatch(model, trace.see).watching():
             first = model(*args, **kwargs)
         args, kwargs = copied(call)
-        with OperatorWatch(model, lambda call: None).watching():  # watched operators may take another kernel
+        with unchanged(model), OperatorWatch(model, lambda call: None).watching():  # these may take another kernel
             again = model(*args, **kwargs)
     outputs, repeated = pytree.tree_leaves(first), pytree.tree_leaves(again)
     for number, (one, other) in enumerate(zip(outputs, repeated, strict=True)):
@@ -111,11 +128,13 @@ def capture_eager(
     dependent = trace.dependent()
     sites = {step: _of_one_sample(site, axis) for step, site in trace.sites.items() if step in dependent}
     memory_sites, unread = trace.memory_sites()
+    stored = trace.stored
     return EagerProgram(
         name=name,
         steps=tuple(trace.steps),
         input_steps=tuple(range(len(signature.leaves))),
         memory_steps=trace.memory_steps,
+        tensors=stored.tensors,
         output_steps=tuple(trace.ref(leaf) for leaf in outputs),
         signature=signature,
         out_spec=pytree.tree_structure(first),
@@ -124,14 +143,10 @@ def capture_eager(
         site_steps={site.name: step for step, site in sites.items()},
         memory_sites=memory_sites,
         unread=unread,
+        unstruck={**stored.unstruck, **trace.foreign},
         model=model,
         example=call,
     )
-
-
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    return dict(named)
 
 
 _PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
@@ -144,38 +159,64 @@ class _Trace:
         self.steps: list[Step] = []
         self.sites: dict[int, ValueSite] = {}
         self.memory_steps: dict[int, str] = {}
-        self._buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
-        self._step_of_storage: dict[int, int] = {}
+        self.stored = StoredWords.of(model)
+        self.foreign: dict[str, Unstruck] = {}
+        self._stored_in: dict[int, dict[int, Tensor]] = {}  # by storage, tensors by their steps
+        self._step_of_storage: dict[int, int] = {}  # of what was made, or written to
         self._alive: list[Tensor] = []  # so that no storage is freed and its place reused while watching
         self._inputs = len(inputs)
-        self._tensors = _state(model)
         for number, leaf in enumerate(inputs):
             self._add(f"input_{number}", None, (), [leaf])
-        for name, tensor in self._tensors.items():
-            self.memory_steps[len(self.steps)] = name
-            first = self._step_of_storage.get(_storage(tensor))
-            self._add(name, None, (), [] if first is not None else [tensor])
+        for name, tensor in self.stored.tensors.items():
+            step = self._add(name, None, (), [])
+            self.memory_steps[step] = name
+            self._stored_in.setdefault(_storage(tensor), {})[step] = tensor
+        self.steps = [replace(step, carries=True) for step in self.steps]
 
     def see(self, call: OperatorCall) -> None:
         """Add a step per output; what was written is from now on read from there, in place or not."""
         operands = [leaf for leaf in pytree.tree_leaves((call.args, call.kwargs)) if isinstance(leaf, Tensor)]
-        reads = {self._step_of_storage[_storage(t)] for t in operands if _storage(t) in self._step_of_storage}
+        parts = [part for tensor in operands for part in parts_of(tensor)]
+        if "lift_fresh" not in str(call.op):
+            self._note_foreign(parts)
+        reads = {step for tensor in (*operands, *parts) for step in self._sources(tensor)}
         results = [leaf for leaf in pytree.tree_leaves(call.result) if isinstance(leaf, Tensor)]
-        before = [(result, self._step_of_storage.get(_storage(result))) for result in results]
+        before = [(result, self._sources(result)) for result in results]
         arguments = pytree.tree_map(self._argument, (tuple(call.args), dict(call.kwargs)))
         main = self._add(str(call.op), call.op, tuple(sorted(reads)), results, owner=call.owner, arguments=arguments)
         for number, (identity, output) in enumerate(call.outputs()):
             step = main if number == 0 else self._add(f"{call.op}#{number}", call.op, (main,), [output])
             self.sites[step] = identity.site(output.shape, output.dtype)
         for written, previous in before if getattr(call.op, "_schema", None) and call.op._schema.is_mutable else []:
-            if previous is not None and written.nbytes < written.untyped_storage().nbytes():
-                self._add(f"{call.op} of a part", None, (previous, main), [written])  # the rest is as it was
+            if previous and written.nbytes < written.untyped_storage().nbytes():
+                self._add(f"{call.op} of a part", None, (*previous, main), [written])  # the rest is as it was
+
+    def _sources(self, tensor: Tensor) -> tuple[int, ...]:
+        """The steps whose values a tensor shows: of who wrote it last, or of the stored tensors with its words."""
+        storage = _storage(tensor)
+        if (step := self._step_of_storage.get(storage)) is not None:
+            return (step,)
+        stored = self._stored_in.get(storage, {})
+        if len(stored) < 2:
+            return tuple(stored)
+        met = overlapping({"": tensor, **{str(step): held for step, held in stored.items()}})[""]
+        places = {place_of(stored[int(step)]) for step in met if step} | {place_of(tensor)}
+        return tuple(step for step, held in stored.items() if place_of(held) in places)
+
+    def _note_foreign(self, operands: Sequence[Tensor]) -> None:
+        for tensor in operands:
+            storage = _storage(tensor)
+            if storage not in self._step_of_storage and storage not in self._stored_in and tensor.numel():
+                self._alive.append(tensor)
+                self._step_of_storage[storage] = step = self._add("unnamed", None, (), [])
+                name = f"unnamed_{step}"
+                self.foreign[name] = Unstruck(HELD_BY_NONE, tensor.nbytes)
 
     def _argument(self, leaf: Any) -> Any:
         """What a step says of an argument: who made a tensor, plain values as they are, the type of others."""
         if isinstance(leaf, Tensor):
-            step = self._step_of_storage.get(_storage(leaf))
-            return type(leaf).__name__ if step is None else Ref(step)
+            steps = self._sources(leaf)
+            return Ref(steps[0]) if steps else type(leaf).__name__
         return leaf if isinstance(leaf, _PLAIN) else type(leaf).__name__
 
     def _add(
@@ -198,7 +239,7 @@ class _Trace:
 
     def ref(self, leaf: Any) -> Any:
         """A flat output as the step that it comes from."""
-        return Ref(self._step_of_storage[_storage(leaf)]) if isinstance(leaf, Tensor) else leaf
+        return Ref(self._sources(leaf)[0]) if isinstance(leaf, Tensor) else leaf
 
     def dependent(self) -> set[int]:
         """The steps whose values can change with the input."""
@@ -209,26 +250,13 @@ class _Trace:
         return found
 
     def memory_sites(self) -> tuple[tuple[MemorySite, ...], tuple[str, ...]]:
-        """One site per storage that an operator read, and the names of the others."""
-        kinds = {self.memory_steps[step]: read_by for step, read_by in self._reader_kinds().items()}
-        by_storage: dict[int, list[str]] = {}
-        for name, tensor in self._tensors.items():
-            by_storage.setdefault(_storage(tensor), []).append(name)
-        return memory_sites(by_storage.values(), self._tensors, kinds, self._buffers)
-
-    def _reader_kinds(self) -> dict[int, set[str]]:
-        """By memory step, the kinds of the operators that read it, seen through views."""
-        kinds: dict[int, set[str]] = {step: set() for step in self.memory_steps}
-        origins = {step: {step} for step in self.memory_steps}
-        for step in self.steps:
-            sources = set().union(*(origins.get(read, set()) for read in step.reads))
-            if step.index in self.sites:
-                for source in sources:
-                    kinds[source].add(self.sites[step.index].kind)
-            elif sources and step.index not in origins:
-                origins[step.index] = sources
-        return kinds
+        """The sites of stored words that an operator read, and the names of the others."""
+        kinds = reached_kinds(self.steps, self.memory_steps, range(self._inputs))
+        tensors = self.stored.tensors
+        return memory_sites(tensors, kinds, tensors.keys() - self.stored.parameters)
 
 
 def _storage(tensor: Tensor) -> int:
+    if tensor.layout is not torch.strided or is_wrapper(tensor):
+        return id(tensor)
     return int(tensor.untyped_storage()._cdata)

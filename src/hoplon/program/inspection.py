@@ -10,6 +10,7 @@ from typing import Any, Self, final
 
 from hoplon.errors import HoplonError
 from hoplon.formats.dtypes import NATIVE_DTYPES, native
+from hoplon.program.memory import Unstruck
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite, Site, ValueSite
 
@@ -95,6 +96,8 @@ class Inspection:
         values: operator outputs in execution order; elements are those of one sample.
         memory: storages that some operator reads, in the order of the model's state.
         unread: elements of the storages that nothing reads, by name: no site, and in no count.
+        unstruck: bytes of what no fault strikes and why, by name: no site of a default selection, and in no
+            count; no guard reaches it unless the reason says so.
         layers: the modules that own a site.
     """
 
@@ -103,6 +106,7 @@ class Inspection:
     values: tuple[ValueSite, ...]
     memory: tuple[MemorySite, ...]
     unread: Mapping[str, int]
+    unstruck: Mapping[str, Unstruck]
     layers: tuple[Layer, ...]
 
     @property
@@ -137,7 +141,19 @@ class Inspection:
                 for site in self.memory
             ],
             "unread": [{"name": name, "elements": numel} for name, numel in self.unread.items()],
+            "unstruck": [
+                {"name": name, "bytes": row.nbytes, "share": row.nbytes / self.stored_bytes, "reason": row.reason}
+                for name, row in self.unstruck.items()
+            ],
         }
+
+    @property
+    def stored_bytes(self) -> int:
+        """All bytes that the model stores."""
+        words = sum(site.numel * site.dtype.itemsize for site in self.memory if site.dtype in NATIVE_DTYPES)
+        state = self.program.memory()
+        read_by_none = sum(numel * state[name].itemsize for name, numel in self.unread.items())
+        return max(1, words + read_by_none + sum(row.nbytes for row in self.unstruck.values()))
 
     def _classes(self) -> tuple[tuple[str, tuple[Site, ...]], ...]:
         parameters = tuple(site for site in self.memory if not site.is_buffer)
@@ -163,6 +179,7 @@ def inspect(program: Program) -> Inspection:
         values=program.value_sites,
         memory=program.memory_sites,
         unread={name: state[name].numel() for name in program.unread},
+        unstruck=program.not_struck(),
         layers=_layers(program),
     )
 

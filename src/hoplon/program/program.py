@@ -16,9 +16,11 @@ from torch.utils import _pytree as pytree
 
 from hoplon.errors import SiteError
 from hoplon.formats.digest import add_words
+from hoplon.formats.dtypes import NATIVE_DTYPES
 from hoplon.program.inputs import Inputs
 from hoplon.program.layout import Layout
-from hoplon.program.operators import carries_values
+from hoplon.program.memory import Unstruck, parts_of
+from hoplon.program.operators import canonical_kind, carries_values, is_passive
 from hoplon.program.signature import Signature
 from hoplon.program.sites import Identity, MemorySite, ValueSite
 
@@ -79,14 +81,44 @@ def _fill(template: Any, values: Sequence[Any]) -> Any:
     return template
 
 
+def tensors_of_export(exported: ExportedProgram) -> dict[str, Tensor]:
+    """The state and the constants of an export, by its own names."""
+    constants = {name: value for name, value in exported.constants.items() if isinstance(value, Tensor)}
+    return {**exported.state_dict, **constants}
+
+
+def reached_kinds(
+    steps: Sequence[Step], memory_steps: Mapping[int, str], input_steps: Iterable[int]
+) -> dict[str, set[str]]:
+    """By name in memory, the kinds of the operators that its values reach without meeting an input on the way."""
+    depends = set(input_steps)
+    origins = {step: {name} for step, name in memory_steps.items()}
+    kinds: dict[str, set[str]] = {name: set() for name in memory_steps.values()}
+    for step in steps:
+        sources = set().union(*(origins.get(read, set()) for read in step.reads))
+        if not step.carries or (step.op is not None and not carries_values(step.op)):
+            continue
+        passive = step.op is None or is_passive(step.op)
+        if not passive:
+            for name in sources:
+                kinds[name].add(canonical_kind(step.op))
+        met = not depends.isdisjoint(step.reads)
+        if met:
+            depends.add(step.index)
+        if sources and (passive or not met):
+            origins[step.index] = sources
+    return kinds
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Program:
     """A model traced once by :func:`hoplon.capture`.
 
     ``steps`` is its functional form: no operator writes to a value of another, so golden values stay golden. The first
     ``steps`` are inputs (``input_steps``) and memory (``memory_steps``: the name under which it is read); both have
-    no operator. ``exported`` is the untouched form, used for lowering. Memory is shared with the user's model and never
-    written to.
+    no operator. ``exported`` is the untouched form, used for lowering. ``tensors``: memory by name, shared with the
+    user's model and never written to; ``unread``: names in it that nothing reads; ``unstruck``: by name, what is stored
+    and has no words that a fault could strike.
 
     Calling it gives what the model gives, bit for bit, in the same structure.
     """
@@ -96,12 +128,14 @@ class Program:
     steps: tuple[Step, ...]
     input_steps: tuple[int, ...]
     memory_steps: Mapping[int, str]
+    tensors: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     constants: Mapping[int, Any] = field(default_factory=dict)
     output_steps: tuple[Any, ...]
     signature: Signature
     out_spec: pytree.TreeSpec
     memory_sites: tuple[MemorySite, ...]
     unread: tuple[str, ...]
+    unstruck: dict[str, Unstruck] = field(default_factory=dict)
     layouts: Mapping[int, Layout] = field(default_factory=dict)
     value_sites: tuple[ValueSite, ...] = ()
     input_sites: tuple[ValueSite, ...] = ()
@@ -129,15 +163,20 @@ class Program:
         raise SiteError(f"expected a {kind} site of {self.name}, got {name!r}; they are listed in program.{kind}_sites")
 
     def memory(self) -> dict[str, Tensor]:
-        """Every parameter, buffer and lifted constant by name: the user's own tensors, not copies.
+        """Every stored tensor by name (parameters, buffers, attributes, constants): the user's own, not copies.
 
         They keep their ``requires_grad``, by which some operators choose their kernel (a product with a transposed
         input, say), and with it their last bits.
         """
-        assert self.exported is not None, "a program without an export overrides this"
-        state = self.exported.state_dict
-        constants = {k: v for k, v in self.exported.constants.items() if isinstance(v, Tensor)}
-        return {**state, **constants}
+        return dict(self.tensors)
+
+    def not_struck(self) -> dict[str, Unstruck]:
+        """By name, what is stored and no fault strikes: what has no words of its own, and words of no number format."""
+        without = [site for site in self.memory_sites if site.dtype not in NATIVE_DTYPES]
+        return self.unstruck | {
+            site.name: Unstruck(f"{site.dtype}, of no number format; guards repair it", site.of(self.tensors).nbytes)
+            for site in without
+        }
 
     @property
     def device(self) -> torch.device:
@@ -251,7 +290,9 @@ class Program:
         digest = hashlib.sha256()
         for step in self.steps:
             digest.update(f"{step.label}|{step.args}|{sorted(step.kwargs.items())}\n".encode())
-        for name, tensor in sorted(self.memory().items()):
+        state = self.tensors if self.exported is None else tensors_of_export(self.exported)
+        for name, tensor in sorted(state.items()):
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
-            add_words(digest, tensor)
+            for part in parts_of(tensor):
+                add_words(digest, part)
         return digest.hexdigest()

@@ -13,7 +13,9 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from hoplon.errors import SiteError, no_match
+from hoplon.errors import CaptureError, SiteError, no_match
+from hoplon.formats.dtypes import QUANTISED
+from hoplon.program.words import word_sets
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,10 @@ class ValueSite(Identity):
 
 @dataclass(frozen=True)
 class MemorySite:
-    """One storage of parameters or buffers; all its names are one site.
+    """A set of words of parameters, buffers or other stored tensors; names that show some of them are labels.
 
-    An element is its row-major index in ``shape``. ``kinds`` are the operators that read it.
+    An element is its row-major index in ``shape``. ``kinds`` are those of the operators that its values reach without
+    meeting an input. ``view``: strides and offset of the words from the tensor of this name; None: it shows each once.
     """
 
     name: str
@@ -89,6 +92,15 @@ class MemorySite:
     is_buffer: bool = field(default=False, compare=False)
     shape: tuple[int, ...] = field(default=(), compare=False)
     dtype: torch.dtype = field(default=torch.float32, compare=False)
+    view: tuple[tuple[int, ...], int] | None = field(default=None, compare=False)
+
+    def of(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The words, each once, in tensors given by name: shape ``shape``, a view."""
+        tensor = tensors[self.name]
+        if self.view is None:
+            return tensor
+        strides, offset = self.view
+        return tensor.detach().as_strided(self.shape, strides, tensor.storage_offset() + offset)
 
     @property
     def numel(self) -> int:
@@ -107,28 +119,33 @@ class MemorySite:
 
 
 def memory_sites(
-    names: Iterable[Sequence[str]],
-    tensors: Mapping[str, Tensor],
-    kinds: Mapping[str, Collection[str]],
-    buffers: Collection[str],
+    tensors: Mapping[str, Tensor], kinds: Mapping[str, Collection[str]], buffers: Collection[str]
 ) -> tuple[tuple[MemorySite, ...], tuple[str, ...]]:
-    """The sites of storages, and the names of those that are none: nothing reads them, or they are empty.
+    """The sites of stored tensors, and the names of those that are none: nothing reads them, or they are empty.
 
     Args:
-        names: of one storage each.
         tensors: by name.
-        kinds: by name, of the operators that read it.
-        buffers: names of buffers.
+        kinds: by name, of the operators that their values reach.
+        buffers: names of those that are no parameters.
+    Raises:
+        CaptureError: tensors that overlap in part, so that no tensor shows all of their words.
     """
-    sites, unread = [], []
-    for first, *aliases in names:
-        read_by = frozenset().union(*(kinds[name] for name in (first, *aliases)))
-        tensor = tensors[first]
-        if read_by and tensor.numel():
-            shape = tuple(tensor.shape)
-            sites.append(MemorySite(first, tuple(aliases), read_by, first in buffers, shape, tensor.dtype))
-        else:
-            unread += [first, *aliases]
+    read = [name for name, tensor in tensors.items() if kinds.get(name) and tensor.numel()]
+    sites: list[MemorySite] = []
+    for words in word_sets(tensors, read):
+        first, *aliases = words.names
+        if words.tensor is None:
+            raise CaptureError(
+                f"expected names of one storage to show the same words, words of their own, or all between them, got "
+                f"parts that overlap and leave gaps: {', '.join(words.names)}; give each its own with .clone()"
+            )
+        shape, tensor = tuple(words.tensor.shape), tensors[first]
+        offset = int(words.tensor.storage_offset() - tensor.storage_offset())
+        view = None if shape == tuple(tensor.shape) else (words.tensor.stride(), offset)
+        reached = frozenset().union(*(kinds.get(name, ()) for name in words.names))
+        sites.append(MemorySite(first, tuple(aliases), reached, first in buffers, shape, tensor.dtype, view))
+    struck = {name for site in sites for name in site.names}
+    unread = [name for name in tensors if name not in struck]
     return tuple(sites), tuple(unread)
 
 
@@ -155,6 +172,9 @@ class HasSites(Protocol):
     @property
     def memory_sites(self) -> tuple[MemorySite, ...]:
         """In the order of the model's state."""
+
+    def not_struck(self) -> Mapping[str, object]:
+        """By name, what is stored and no fault strikes."""
 
 
 class HasGuardSites(Protocol):
@@ -195,8 +215,23 @@ def _matching(
     return chosen
 
 
+_PRODUCTS = frozenset(["conv", "conv_transpose", "linear", "matmul"])
+
+
+def holds_numbers(site: Site) -> bool:
+    """Tell whether the words of a site are numbers that a layer computes with: not indices, not masks.
+
+    Those are floating-point and quantised ones, and the integers that a product reads, that a quantisation gave, or
+    that a dequantisation reads.
+    """
+    if site.dtype in QUANTISED or site.dtype.is_floating_point:
+        return True
+    computes = not site.kinds.isdisjoint(_PRODUCTS) or any("quantize" in kind for kind in site.kinds)
+    return computes and not site.dtype.is_complex
+
+
 def _fits(site: Site, kinds: Collection[str] | None, dtype: torch.dtype | None) -> bool:
-    right_dtype = site.dtype == dtype if dtype else site.dtype.is_floating_point
+    right_dtype = site.dtype == dtype if dtype else holds_numbers(site)
     return right_dtype and (kinds is None or not site.kinds.isdisjoint(kinds))
 
 
@@ -206,7 +241,7 @@ class Values:
 
     ``pattern`` is a shell-style pattern, or several, on names such as ``layer1.0.conv1:conv``; each has to match.
     ``kind`` and ``dtype`` narrow the choice; ``kind="input"`` asks for the model's inputs, which are sites only then.
-    Only floating-point outputs are selected unless ``dtype`` says otherwise.
+    Unless ``dtype`` says otherwise, indices and masks are left out: see :func:`holds_numbers`.
 
     Example:
         >>> Values("layer1.*", kind="conv")
@@ -226,7 +261,7 @@ class Values:
             SiteError: a pattern matches nothing (near names are listed), or nothing is left.
         """
         kinds = _as_patterns(self.kind)
-        limits = f"kind {self.kind or 'any'} and dtype {self.dtype or 'floating point'}"
+        limits = f"kind {self.kind or 'any'} and dtype {self.dtype or 'of numbers'}"
         inputs = program.input_sites if "input" in (kinds or ()) else ()
         sites = (*inputs, *program.value_sites)
         return _matching("value site", sites, self.pattern, lambda s: _fits(s, kinds, self.dtype), limits)
@@ -234,9 +269,10 @@ class Values:
 
 @dataclass(frozen=True)
 class Memory:
-    """A selection of memory sites: storages of parameters and buffers, by name pattern, reader's kind and dtype.
+    """A selection of memory sites: words of parameters, buffers and other tensors, by name pattern, kind and dtype.
 
-    ``kind`` keeps the storages that an operator of this kind reads; ``buffers=False`` keeps parameters only.
+    ``kind`` keeps those whose values reach an operator of this kind; ``buffers=False`` keeps parameters only. Unless
+    ``dtype`` says otherwise, indices and masks are left out: see :func:`holds_numbers`.
 
     Example:
         >>> Memory("*.weight", kind="conv")
@@ -261,7 +297,12 @@ class Memory:
         def allowed(site: MemorySite) -> bool:
             return _fits(site, kinds, self.dtype) and (self.buffers or not site.is_buffer)
 
-        limits = f"kind {self.kind or 'any'} and dtype {self.dtype or 'floating point'}"
+        limits = f"kind {self.kind or 'any'} and dtype {self.dtype or 'of numbers'}"
+        if not program.memory_sites and (unstruck := program.not_struck()):
+            raise SiteError(
+                f"expected words that a fault can strike, got a model that holds {', '.join(unstruck)} alone, which "
+                "have none; strike the values, or the memory of the model before it was packed"
+            )
         return _matching("memory site", program.memory_sites, self.pattern, allowed, limits)
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import operator
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import sympy
@@ -19,10 +19,12 @@ from torch.utils import _pytree as pytree
 
 from hoplon.errors import CaptureError
 from hoplon.program._torch_warnings import quiet_torch
+from hoplon.program.memory import HELD_BY_NONE, WRITTEN_IN_CODE, StoredWords, Unstruck, is_plain, parts_of
 from hoplon.program.operators import canonical_kind, is_passive
-from hoplon.program.program import Program, Ref, Step
+from hoplon.program.program import Program, Ref, Step, reached_kinds, tensors_of_export
 from hoplon.program.signature import Signature
-from hoplon.program.sites import Identity, MemorySite, call_numbers, memory_sites
+from hoplon.program.sites import Identity, call_numbers, memory_sites
+from hoplon.program.words import place_of
 
 
 class NotTraceable(CaptureError):  # noqa: N818 -- says what the model is
@@ -60,38 +62,58 @@ def owner_of(node: fx.Node) -> str:
     return str(path)
 
 
-def trace(exported: ExportedProgram, signature: Signature) -> Program:
+def trace(exported: ExportedProgram, signature: Signature, stored: StoredWords) -> Program:
     """The functional form of an export as a program; it runs, but where its samples lie is not known yet.
 
+    Args:
+        stored: what the model stores, by the names that memory has in the program.
     Raises:
-        CaptureError: forward writes to its own state; NotTraceable: higher-order control flow.
+        CaptureError: forward writes to its own state, or stores tensors that overlap in part; NotTraceable:
+            higher-order control flow.
     """
     with quiet_torch():
         functional = exported.run_decompositions({})
     if functional.graph_signature.buffers_to_mutate:
-        names = ", ".join(functional.graph_signature.buffers_to_mutate.values())
+        written = ", ".join(functional.graph_signature.buffers_to_mutate.values())
         raise CaptureError(
-            f"expected a model without state that forward changes, got writes to {names}; make them inputs"
+            f"expected a model without state that forward changes, got writes to {written}; make them inputs, or "
+            'capture it with form="eager", where each pass begins from the same state'
         )
-    nodes = list(functional.graph.nodes)
-    numbers = {node: number for number, node in enumerate(n for n in nodes if n.op != "output")}
+    numbers = {node: number for number, node in enumerate(n for n in functional.graph.nodes if n.op != "output")}
     named = identities(functional.graph)
-    input_steps, memory_steps, constants = _placeholders(functional, numbers)
-    memory_sites, unread = _memory_sites(functional, memory_steps, nodes)
+    steps = tuple(_step(node, numbers, named.get(node)) for node in numbers)
+    input_steps, memory_steps, constants, unstruck = _placeholders(functional, numbers, stored)
+    kinds = reached_kinds(steps, memory_steps, input_steps)
+    sites, unread = memory_sites(stored.tensors, kinds, stored.tensors.keys() - stored.parameters)
+    names = names_in(exported, stored)
+    held = {names.get(key, key): value for key, value in tensors_of_export(exported).items() if is_plain(value)}
     return Program(
         name=signature.model,
         exported=exported,
-        steps=tuple(_step(node, numbers, named.get(node)) for node in numbers),
+        steps=steps,
         input_steps=input_steps,
         memory_steps=memory_steps,
+        tensors=held | {name: tensor for name, tensor in stored.tensors.items() if name not in held},
         constants=constants,
         output_steps=_outputs(functional, numbers),
         signature=signature,
         out_spec=functional.call_spec.out_spec,
-        memory_sites=memory_sites,
+        memory_sites=sites,
         unread=unread,
+        unstruck={**stored.unstruck, **unstruck},
         batch_ratios=_batch_ratios(functional, numbers),
     )
+
+
+def names_in(exported: ExportedProgram, stored: StoredWords) -> dict[str, str]:
+    """By name in an export, the name under which the model stores the same tensor, where it does."""
+    places = {place_of(tensor): name for name, tensor in reversed(list(stored.tensors.items()))}
+    found = {}
+    for target, tensor in tensors_of_export(exported).items():
+        name = target if target in stored.tensors else places.get(place_of(tensor)) if is_plain(tensor) else None
+        if name is not None:
+            found[target] = name
+    return found
 
 
 def _step(node: fx.Node, numbers: Mapping[fx.Node, int], identity: Identity | None) -> Step:
@@ -149,55 +171,32 @@ def _expression(size: Any) -> sympy.Expr:
 
 
 def _placeholders(
-    exported: ExportedProgram, numbers: Mapping[fx.Node, int]
-) -> tuple[tuple[int, ...], dict[int, str], dict[int, Any]]:
-    by_name = {node.name: number for node, number in numbers.items() if node.op == "placeholder"}
+    exported: ExportedProgram, numbers: Mapping[fx.Node, int], stored: StoredWords
+) -> tuple[tuple[int, ...], dict[int, str], dict[int, Any], dict[str, Unstruck]]:
+    """Inputs, memory by the name under which the model stores it, constants, and those of them that it stores not."""
+    by_name = {node.name: node for node in numbers if node.op == "placeholder"}
+    names = names_in(exported, stored)
+    state = tensors_of_export(exported)
     inputs: list[int] = []
     memory: dict[int, str] = {}
     constants: dict[int, Any] = {}
+    unstruck: dict[str, Unstruck] = {}
     for spec in exported.graph_signature.input_specs:
-        step = by_name[spec.arg.name]
+        node = by_name[spec.arg.name]
+        step, target = numbers[node], str(spec.target)
         if spec.kind is InputKind.USER_INPUT:
             inputs.append(step)
             if isinstance(spec.arg, ConstantArgument):
                 constants[step] = spec.arg.value
-        elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-            memory[step] = str(spec.target)
+        elif target in names:
+            memory[step] = names[target]
         else:
-            constants[step] = exported.constants[str(spec.target)]
-    return tuple(inputs), memory, constants
-
-
-def _memory_sites(
-    exported: ExportedProgram, memory_steps: Mapping[int, str], nodes: Sequence[fx.Node]
-) -> tuple[tuple[MemorySite, ...], tuple[str, ...]]:
-    """One site per storage, in the order of the model's state, and the names of storages that nothing reads."""
-    state = {**exported.constants, **exported.state_dict}
-    tensors: dict[str, Tensor] = {name: state[name] for name in memory_steps.values()}
-    by_storage: dict[tuple[int, int], list[str]] = {}
-    for step, name in memory_steps.items():
-        tensor = tensors[name]
-        key = (tensor.untyped_storage().data_ptr(), 0) if tensor.numel() else (-1, step)
-        by_storage.setdefault(key, []).append(name)
-    kinds = {name: _reader_kinds(nodes[step]) for step, name in memory_steps.items()}
-    buffers = set(exported.graph_signature.inputs_to_buffers.values())
-    for names in by_storage.values():
-        views = {(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in map(tensors.__getitem__, names)}
-        if len(views) > 1:
-            raise CaptureError(
-                f"expected names of one storage to show the same tensor, got different views: {', '.join(names)}"
-            )
-    return memory_sites(by_storage.values(), tensors, kinds, buffers)
-
-
-def _reader_kinds(node: fx.Node) -> frozenset[str]:
-    """The kinds of the operators that read a placeholder, seen through views."""
-    kinds: set[str] = set()
-    for user in node.users:
-        if user.op != "call_function":
-            continue
-        kinds |= _reader_kinds(user) if is_passive(user.target) else {canonical_kind(user.target)}
-    return frozenset(kinds)
+            constants[step] = state.get(target, exported.constants.get(target))
+            if target in state and target not in stored.unstruck and node.users:
+                written = all("lift_fresh" in str(user.target) for user in node.users)
+                reason = WRITTEN_IN_CODE if written else HELD_BY_NONE
+                unstruck[target] = Unstruck(reason, sum(part.nbytes for part in parts_of(state[target])))
+    return tuple(inputs), memory, constants, unstruck
 
 
 def _outputs(exported: ExportedProgram, numbers: Mapping[fx.Node, int]) -> tuple[Any, ...]:
@@ -210,20 +209,30 @@ def _outputs(exported: ExportedProgram, numbers: Mapping[fx.Node, int]) -> tuple
     )
 
 
+_FOUND = ("layouts", "value_sites", "input_sites", "site_steps", "memory_sites", "unread", "unstruck")
+
+
 def _packed(program: Program) -> tuple[Any, ...]:
     """A program on its way to another process: the bytes of a ``.pt2`` file, traced there again into the same steps."""
     buffer = io.BytesIO()
     assert program.exported is not None, "a program without an export has another class"
-    found = {name: getattr(program, name) for name in ("layouts", "value_sites", "input_sites", "site_steps")}
+    names_of_memory = (*program.unread, *(name for site in program.memory_sites for name in site.names))
+    stored = StoredWords({name: program.tensors[name] for name in names_of_memory}, {}, frozenset())
+    names = names_in(program.exported, stored)
+    rest = {name: tensor for name, tensor in stored.tensors.items() if name not in names.values()}
     with quiet_torch():
         torch.export.save(program.exported, buffer)
-        return _unpacked, (buffer.getvalue(), pickle.dumps((program.signature, found)))
+        found = {name: getattr(program, name) for name in _FOUND}
+        return _unpacked, (buffer.getvalue(), pickle.dumps((program.signature, found, names, rest)))
 
 
 def _unpacked(exported: bytes, rest: bytes) -> Program:
     with quiet_torch():
-        signature, found = pickle.loads(rest)  # noqa: S301 -- made by _packed, between processes only
-        return dataclasses.replace(trace(torch.export.load(io.BytesIO(exported)), signature), **found)
+        signature, found, names, others = pickle.loads(rest)  # noqa: S301 -- made by _packed, between processes only
+        loaded = torch.export.load(io.BytesIO(exported))
+        tensors = tensors_of_export(loaded)
+        stored = {name: tensors[target] for target, name in reversed(list(names.items()))} | others
+        return dataclasses.replace(trace(loaded, signature, StoredWords(stored, {}, frozenset())), **found)
 
 
 copyreg.pickle(Program, _packed)

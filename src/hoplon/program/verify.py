@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from hoplon.errors import CaptureError
 from hoplon.formats.base import equal_bits
 from hoplon.program.layout import BatchLayout, Layout, WholeLayout, folds, moves_with, trial_layouts
+from hoplon.program.memory import unchanged
 from hoplon.program.program import Program
 from hoplon.program.signature import Signature, copied
 from hoplon.program.sites import ValueSite
@@ -75,11 +76,16 @@ def prove_close(program: Program, model: nn.Module, leaves: Sequence[Any], *, to
 
 def _outputs(program: Program, model: nn.Module, leaves: Sequence[Any]) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     calls = [copied(program.signature.call(leaves)) for _ in range(2)]
-    first, second = (pytree.tree_leaves(model(*args, **kwargs)) for args, kwargs in calls)
+    first, second = (_leaves_of(model, *call) for call in calls)
     ours = program.run(leaves)
     for number, (wanted, again, got) in enumerate(zip(first, second, ours, strict=True)):
         if isinstance(wanted, Tensor):
             yield number, wanted, again, got
+
+
+def _leaves_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    with unchanged(model):
+        return pytree.tree_leaves(model(*args, **kwargs))
 
 
 def _gap(left: Tensor, right: Tensor) -> float:

@@ -46,7 +46,7 @@ class Observer:
         if given is None:
             memory = {**self._injector.reference.program.memory(), **self._copies}
             for site, here in rows_by(number):
-                words = memory[self._sites[site].name].unsqueeze(0)
+                words = self._sites[site].of(memory).unsqueeze(0)  # type: ignore[union-attr]
                 found[here] = _taken(words, torch.zeros_like(here), element[here])
             return found
         reference = self._injector.reference

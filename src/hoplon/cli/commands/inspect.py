@@ -43,6 +43,11 @@ def command(
         print_status(f"wrote {write_document(out / 'inspection.json', document)}")
     unread = [f"{name} ({numel:,})" for name, numel in inspection.unread.items()]
     paragraphs = [("Storages that nothing reads, in no count (elements)", unread)] if unread else []
+    if unstruck := [
+        f"{name}: {row.nbytes:,} bytes, {row.nbytes / inspection.stored_bytes:.1%} ({row.reason})"
+        for name, row in inspection.unstruck.items()
+    ]:
+        paragraphs.append(("Neither struck nor guarded, in no count (share of all bytes)", unstruck))
     views = [view(inspection) for view in (_layers, _values, _memory, _space)]
     show(document, views, paragraphs, as_json=as_json)
 

@@ -58,6 +58,9 @@ def _channelwise_steps(program: Program, protections: Protections, first: int) -
     ungrouped = not step.argument("transposed") and step.argument("groups") in (None, 1)
     if step.op is not _BATCH_NORM and not (step.op in _PRODUCTS and ungrouped):
         return ()
+    given = [step.argument(name) for name in ("weight", "bias")] if step.op in _PRODUCTS else []
+    if any(isinstance(argument, Ref) and argument.step not in program.memory_steps for argument in given):
+        return ()  # computed, or seen from another side: its entries are not those of a channel
     steps = [step]
     while step.index not in protections and len(program.readers[step.index]) == 1:
         step = program.steps[program.readers[step.index][0]]

@@ -8,7 +8,7 @@ from typing import Any, Literal, final
 
 from torch import Tensor
 
-from hoplon.formats.base import NumberFormat
+from hoplon.formats.base import NumberFormat, integer_view
 from hoplon.formats.dtypes import native
 from hoplon.injection.replay.values import GoldenValues
 
@@ -44,7 +44,10 @@ class Injections:
         form = (self.format or native(value.dtype)).at(self.elements, shape)
         old = value[where]
         new = form.apply(old, self.keep, self.flip)
-        value[where] = new
+        if value.is_quantized:
+            integer_view(value)[where] = integer_view(new)
+        else:
+            value[where] = new
         return old, form.words(old), form.words(new)
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from hoplon.errors import HoplonError
+from hoplon.program.memory import StoredWords, named_with_share
+from hoplon.program.words import without_covered
 from hoplon.protections.memory_guard import of_turn
 
 _Item = TypeVar("_Item")
@@ -23,32 +25,34 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def memory_of(module: nn.Module, leave_out: Collection[str] = ()) -> dict[str, Tensor]:
-    """Every parameter and buffer by name, live and detached; names that share a storage are all there.
+    """Every stored tensor by name, live and detached: parameters, buffers, and those in other attributes.
 
     They share torch's version counters too, whatever mode this is called in.
 
-    They come in the order of their names, whatever the order of the modules: guards that lay tensors out one after the
-    other do so in the same way in every module with these names.
+    Names of one tensor are all there, of tensors that share words otherwise one that shows all of them. They come in
+    the order of their names, whatever the order of the modules: guards that lay tensors out one after the other do so
+    in the same way in every module with these names.
 
     A tensor of complex128, whose words are wider than any integer, is given as the real numbers it is made of.
 
     Raises:
-        HoplonError: a tensor without words of its own to guard: on the meta device, sparse or quantised, or a view that
-            is conjugated or negated as it is read.
+        HoplonError: something without words of its own to guard: on the meta device, sparse, quantised, packed, or a
+            view that is conjugated or negated as it is read.
     """
-    found = {}
-    for name, tensor in tensors_of(module).items():
-        if name in leave_out:
-            continue
-        if tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
-            what = "on the meta device" if tensor.is_meta else f"{tensor.layout} of {tensor.dtype}"
-            raise HoplonError(f"expected dense tensors in memory to guard, got {name} ({what}); load or unpack it")
-        if tensor.is_conj() or tensor.is_neg():
-            fix = "give the model its resolve_conj().resolve_neg()"
-            raise HoplonError(f"expected tensors as they lie in memory, got {name}, a lazy conjugate; {fix}")
-        with torch.inference_mode(False):  # what is made there has no counter
-            found[name] = torch.view_as_real(tensor.detach()) if tensor.dtype == torch.complex128 else tensor.detach()
-    return dict(sorted(found.items()))
+    stored = StoredWords.of(module)
+    unstruck = {name: why for name, why in stored.unstruck.items() if name not in leave_out}
+    if unstruck:
+        found = named_with_share(unstruck, stored.tensors)
+        raise HoplonError(
+            f"expected dense tensors in memory to guard, got {found}; load, unpack or resolve them: weights packed by "
+            "torch.ao.quantization are out of reach, those quantised by torchao are tensors"
+        )
+    guarded = {name: tensor for name, tensor in stored.tensors.items() if name not in leave_out}
+    with torch.inference_mode(False):  # what is made there has no counter
+        return {
+            name: torch.view_as_real(tensor.detach()) if tensor.dtype == torch.complex128 else tensor.detach()
+            for name, tensor in sorted(without_covered(guarded).items())
+        }
 
 
 def written_in_training(module: nn.Module) -> list[str]:

@@ -15,7 +15,9 @@ from torch.utils import _pytree as pytree
 from hoplon.errors import HoplonWarning
 from hoplon.program.eager import EagerProgram
 from hoplon.program.eager_watch import OperatorCall, OperatorWatch
+from hoplon.program.memory import StoredWords, unchanged
 from hoplon.program.sites import ValueSite
+from hoplon.program.words import copies_of, overlapping
 from hoplon.protections.base import ValueProtection
 from hoplon.protections.values.counter import Count
 from hoplon.protections.values.duplicate import agreed
@@ -67,11 +69,18 @@ def watched_model(
     Warns:
         HoplonWarning: how much longer it takes than the model, on the example.
     """
-    with torch.inference_mode(False):  # what is made there has no version counter
-        model = copying.deepcopy(program.model) if copy else program.model
+    model = program.model
+    if copy:
+        with torch.inference_mode(False):  # what is made there has no version counter
+            model = copying.deepcopy(model)
+        twins = StoredWords.of(model).tensors
+        shared = {name for name, met in overlapping(program.tensors).items() if len(met) > 1}
+        copies = copies_of({name: program.tensors[name] for name in shared & twins.keys()})
+        for name, words in copies.items():  # which copying a parameter parts
+            twins[name].data = words
     watched = WatchedModel(model, effects, counts)
     if effects:
-        ratio = _seconds(watched, program.example) / _seconds(model, program.example)
+        ratio = _seconds(watched, program.example, model) / _seconds(model, program.example, model)
         for count in counts.values():
             count.reset()
         warnings.warn(
@@ -84,10 +93,10 @@ def watched_model(
     return watched
 
 
-def _seconds(call: Callable[..., Any], example: tuple[tuple[Any, ...], dict[str, Any]]) -> float:
-    """The fastest of a few passes."""
+def _seconds(call: Callable[..., Any], example: tuple[tuple[Any, ...], dict[str, Any]], model: nn.Module) -> float:
+    """The fastest of a few passes, after which the model is as it was."""
     times = []
-    with torch.inference_mode():
+    with torch.inference_mode(), unchanged(model):
         for _ in range(_TIMED_PASSES):
             args, kwargs = pytree.tree_map_only(Tensor, torch.clone, example)
             started = time.perf_counter()

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from hoplon.program._torch_warnings import quiet_torch
+from hoplon.program.memory import is_plain
 from hoplon.program.operators import canonical_kind, is_passive
 from hoplon.program.program import Program
 from hoplon.program.sites import Identity
 from hoplon.program.tracing import identities
+from hoplon.program.words import copies_of, overlapping, place_of
 from hoplon.protections.guards.memory.arena import end_to_end
 from hoplon.protections.runtime.bindings import tensors_of
 
@@ -62,27 +64,31 @@ def is_fresh(node: fx.Node) -> bool:
 
 
 def own_memory(graph_module: fx.GraphModule) -> None:
-    """Give a graph copies of its parameters and buffers, end to end; names that share a tensor share its copy."""
+    """Give a graph copies of its parameters and buffers, end to end; those that share words share them there too."""
     held: dict[str, tuple[dict[str, Any], str, Tensor]] = {}
     for path, module in graph_module.named_modules():
         tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for table in tables:
             held |= {f"{path}.{key}": (table, key, tensor) for key, tensor in table.items() if tensor is not None}
-    firsts: dict[tuple[object, ...], Tensor] = {}
-    for _, (_, _, tensor) in sorted(held.items()):  # laid out in one way, whatever the order of the modules
-        firsts.setdefault(_place(tensor), tensor)
-    copies = dict(zip(firsts, end_to_end(list(firsts.values())), strict=True))
+    firsts: dict[tuple[object, ...], str] = {}
+    for name, (_, _, tensor) in sorted(held.items()):  # laid out in one way, whatever the order of the modules
+        firsts.setdefault(_place(tensor), name)
+    tensors = {name: held[name][2] for name in firsts.values()}
+    together = overlapping({name: tensor for name, tensor in tensors.items() if is_plain(tensor)})
+    alone = [name for name in tensors if len(together.get(name, (name,))) == 1]
+    copies = dict(zip(alone, end_to_end([tensors[name] for name in alone]), strict=True))
+    copies |= copies_of({name: tensor for name, tensor in tensors.items() if name not in copies})
     with torch.inference_mode(False):  # a tensor made there could not require a gradient
-        for place, tensor in firsts.items():
+        for name, tensor in tensors.items():
             if isinstance(tensor, nn.Parameter):
-                copies[place] = nn.Parameter(copies[place], tensor.requires_grad)
+                copies[name] = nn.Parameter(copies[name], tensor.requires_grad)
     for table, key, tensor in held.values():
-        table[key] = copies[_place(tensor)]
+        table[key] = copies[firsts[_place(tensor)]]
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:
-    """Return a key that tensors of the same memory share."""
-    return (tensor.data_ptr() or id(tensor), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+    """Return a key that names of one tensor share."""
+    return place_of(tensor) if is_plain(tensor) else (id(tensor),)
 
 
 def hold_constants(graph_module: fx.GraphModule) -> None:

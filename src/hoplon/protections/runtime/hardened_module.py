@@ -63,7 +63,8 @@ class HardenedModule(nn.Module):
         self.overlay = overlay
         self.gradients = gradients
         self.training = False
-        self.monitor = GuardMonitor(runner, overlay.protections, when=when, on_uncorrectable=on_uncorrectable)
+        root = runner.model if isinstance(runner, WatchedModel) else runner
+        self.monitor = GuardMonitor(root, overlay.protections, when=when, on_uncorrectable=on_uncorrectable)
 
     @property
     def graph_module(self) -> fx.GraphModule:
