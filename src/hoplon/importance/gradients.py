@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from hoplon.errors import DataError
+from hoplon.errors import DataError, SiteError
 from hoplon.formats.digest import digest_of
 from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Inputs, Stream, is_sized, stream
@@ -18,7 +18,7 @@ from hoplon.program.program import Hook, Program
 from hoplon.program.sites import Memory, MemorySite
 
 CONVOLUTIONS_AND_LINEAR = Memory(kind=("conv", "linear"), buffers=False)
-"""The storages that are scored by default: parameters that convolutions and linear layers read."""
+"""The words that are scored by default: parameters that reach convolutions and linear layers."""
 
 Loss = Callable[[Any, Any], Tensor]
 Progress = Callable[[int, int], None]
@@ -60,6 +60,13 @@ def batches_of(
         raise DataError(f"expected at least {fixed or 1} samples, as many as a batch holds, got fewer")
     if is_sized(data) and fixed is None:
         seen.batch = batch
+
+
+def _seen_as(tensor: Tensor, leaf: Tensor) -> Tensor:
+    """The leaf of a site as a tensor of one of its names is laid out in memory."""
+    if tensor.shape == leaf.shape and tensor.stride() == leaf.stride():
+        return leaf
+    return leaf.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
 
 
 Objective = Callable[[Program, Sequence[Any], Inputs], Tensor]
@@ -108,12 +115,18 @@ def totals_of(
         DataError: see `batches_of` and the objective.
     """
     memory = program.memory()
+    for site in sites:
+        if site.view is not None or not memory[site.name].is_floating_point():
+            raise SiteError(
+                f"expected floating-point weights for a score by gradients, got {site.name} of {site.dtype}; narrow "
+                "the sites, or use a score without gradients"
+            )
     seen = StreamSummary()
     with torch.inference_mode(False), torch.enable_grad():
         totals = {site.name: torch.zeros(site.shape, device=memory[site.name].device) for site in sites}
         leaves = [memory[site.name].detach().requires_grad_() for site in sites]
         for site, leaf in zip(sites, leaves, strict=True):
-            memory |= dict.fromkeys((site.name, *site.aliases), leaf)
+            memory |= {name: _seen_as(memory[name], leaf) for name in site.names}
         for part in batches_of(program, data, batch=batch, seen=seen, progress=progress):
             outputs = program.run(program.leaves(part), memory, hook=hook)
             value = objective(program, outputs, part)

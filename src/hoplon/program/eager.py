@@ -163,6 +163,7 @@ class _Trace:
         self.foreign: dict[str, Unstruck] = {}
         self._stored_in: dict[int, dict[int, Tensor]] = {}  # by storage, tensors by their steps
         self._step_of_storage: dict[int, int] = {}  # of what was made, or written to
+        self._step_of_view: dict[tuple[object, ...], int] = {}  # of what is stored and seen otherwise
         self._alive: list[Tensor] = []  # so that no storage is freed and its place reused while watching
         self._inputs = len(inputs)
         for number, leaf in enumerate(inputs):
@@ -187,9 +188,10 @@ class _Trace:
         for number, (identity, output) in enumerate(call.outputs()):
             step = main if number == 0 else self._add(f"{call.op}#{number}", call.op, (main,), [output])
             self.sites[step] = identity.site(output.shape, output.dtype)
-        for written, previous in before if getattr(call.op, "_schema", None) and call.op._schema.is_mutable else []:
+        for written, previous in before if _writes(call.op) else []:
             if previous and written.nbytes < written.untyped_storage().nbytes():
-                self._add(f"{call.op} of a part", None, (*previous, main), [written])  # the rest is as it was
+                part = self._add(f"{call.op} of a part", None, (*previous, main), [])  # the rest is as it was
+                self._step_of_storage[_storage(written)] = part
 
     def _sources(self, tensor: Tensor) -> tuple[int, ...]:
         """The steps whose values a tensor shows: of who wrote it last, or of the stored tensors with its words."""
@@ -199,8 +201,13 @@ class _Trace:
         stored = self._stored_in.get(storage, {})
         if len(stored) < 2:
             return tuple(stored)
+        place = place_of(tensor)
+        if same := tuple(step for step, held in stored.items() if place_of(held) == place):
+            return same
+        if (view := self._step_of_view.get(place)) is not None:
+            return (view,)
         met = overlapping({"": tensor, **{str(step): held for step, held in stored.items()}})[""]
-        places = {place_of(stored[int(step)]) for step in met if step} | {place_of(tensor)}
+        places = {place_of(stored[int(step)]) for step in met if step}
         return tuple(step for step, held in stored.items() if place_of(held) in places)
 
     def _note_foreign(self, operands: Sequence[Tensor]) -> None:
@@ -233,8 +240,12 @@ class _Trace:
         self.steps.append(Step(index, label, op, *arguments, reads, bool(results), owner))
         for tensor in results:
             if isinstance(tensor, Tensor):
-                self._step_of_storage[_storage(tensor)] = index
                 self._alive.append(tensor)
+                storage = _storage(tensor)
+                if len(self._stored_in.get(storage, ())) > 1 and not _writes(op):
+                    self._step_of_view[place_of(tensor)] = index
+                else:
+                    self._step_of_storage[storage] = index
         return index
 
     def ref(self, leaf: Any) -> Any:
@@ -254,6 +265,11 @@ class _Trace:
         kinds = reached_kinds(self.steps, self.memory_steps, range(self._inputs))
         tensors = self.stored.tensors
         return memory_sites(tensors, kinds, tensors.keys() - self.stored.parameters)
+
+
+def _writes(op: Any) -> bool:
+    schema = getattr(op, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
 
 
 def _storage(tensor: Tensor) -> int:

@@ -116,7 +116,8 @@ class Program:
 
     ``steps`` is its functional form: no operator writes to a value of another, so golden values stay golden. The first
     ``steps`` are inputs (``input_steps``) and memory (``memory_steps``: the name under which it is read); both have
-    no operator. ``exported`` is the untouched form, used for lowering. ``tensors``: memory by name, shared with the
+    no operator. ``exported`` is the untouched form, used for lowering. ``names``: of what
+    the model stores, by name in ``exported``; ``tensors``: memory by name, shared with the
     user's model and never written to; ``unread``: names in it that nothing reads; ``unstruck``: by name, what is stored
     and has no words that a fault could strike.
 
@@ -128,6 +129,7 @@ class Program:
     steps: tuple[Step, ...]
     input_steps: tuple[int, ...]
     memory_steps: Mapping[int, str]
+    names: Mapping[str, str] = field(default_factory=dict, repr=False)
     tensors: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     constants: Mapping[int, Any] = field(default_factory=dict)
     output_steps: tuple[Any, ...]

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import operator
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import sympy
@@ -24,7 +24,7 @@ from hoplon.program.operators import canonical_kind, is_passive
 from hoplon.program.program import Program, Ref, Step, reached_kinds, tensors_of_export
 from hoplon.program.signature import Signature
 from hoplon.program.sites import Identity, call_numbers, memory_sites
-from hoplon.program.words import place_of
+from hoplon.program.words import by_storage, place_of, put_together, taken_apart
 
 
 class NotTraceable(CaptureError):  # noqa: N818 -- says what the model is
@@ -62,11 +62,14 @@ def owner_of(node: fx.Node) -> str:
     return str(path)
 
 
-def trace(exported: ExportedProgram, signature: Signature, stored: StoredWords) -> Program:
+def trace(
+    exported: ExportedProgram, signature: Signature, stored: StoredWords, names: Mapping[str, str] | None = None
+) -> Program:
     """The functional form of an export as a program; it runs, but where its samples lie is not known yet.
 
     Args:
         stored: what the model stores, by the names that memory has in the program.
+        names: of what is stored, by name in the export; found by where it lies by default.
     Raises:
         CaptureError: forward writes to its own state, or stores tensors that overlap in part; NotTraceable:
             higher-order control flow.
@@ -82,10 +85,11 @@ def trace(exported: ExportedProgram, signature: Signature, stored: StoredWords) 
     numbers = {node: number for number, node in enumerate(n for n in functional.graph.nodes if n.op != "output")}
     named = identities(functional.graph)
     steps = tuple(_step(node, numbers, named.get(node)) for node in numbers)
-    input_steps, memory_steps, constants, unstruck = _placeholders(functional, numbers, stored)
+    if names is None:
+        names = names_in(exported, stored) | names_in(functional, stored)
+    input_steps, memory_steps, constants = _placeholders(functional, numbers, names)
     kinds = reached_kinds(steps, memory_steps, input_steps)
     sites, unread = memory_sites(stored.tensors, kinds, stored.tensors.keys() - stored.parameters)
-    names = names_in(exported, stored)
     held = {names.get(key, key): value for key, value in tensors_of_export(exported).items() if is_plain(value)}
     return Program(
         name=signature.model,
@@ -93,6 +97,7 @@ def trace(exported: ExportedProgram, signature: Signature, stored: StoredWords) 
         steps=steps,
         input_steps=input_steps,
         memory_steps=memory_steps,
+        names=names,
         tensors=held | {name: tensor for name, tensor in stored.tensors.items() if name not in held},
         constants=constants,
         output_steps=_outputs(functional, numbers),
@@ -100,7 +105,7 @@ def trace(exported: ExportedProgram, signature: Signature, stored: StoredWords) 
         out_spec=functional.call_spec.out_spec,
         memory_sites=sites,
         unread=unread,
-        unstruck={**stored.unstruck, **unstruck},
+        unstruck={**stored.unstruck, **_unnamed(exported, {*names, *stored.unstruck})},
         batch_ratios=_batch_ratios(functional, numbers),
     )
 
@@ -171,19 +176,14 @@ def _expression(size: Any) -> sympy.Expr:
 
 
 def _placeholders(
-    exported: ExportedProgram, numbers: Mapping[fx.Node, int], stored: StoredWords
-) -> tuple[tuple[int, ...], dict[int, str], dict[int, Any], dict[str, Unstruck]]:
-    """Inputs, memory by the name under which the model stores it, constants, and those of them that it stores not."""
-    by_name = {node.name: node for node in numbers if node.op == "placeholder"}
-    names = names_in(exported, stored)
-    state = tensors_of_export(exported)
+    exported: ExportedProgram, numbers: Mapping[fx.Node, int], names: Mapping[str, str]
+) -> tuple[tuple[int, ...], dict[int, str], dict[int, Any]]:
+    by_name = {node.name: number for node, number in numbers.items() if node.op == "placeholder"}
     inputs: list[int] = []
     memory: dict[int, str] = {}
     constants: dict[int, Any] = {}
-    unstruck: dict[str, Unstruck] = {}
     for spec in exported.graph_signature.input_specs:
-        node = by_name[spec.arg.name]
-        step, target = numbers[node], str(spec.target)
+        step, target = by_name[spec.arg.name], str(spec.target)
         if spec.kind is InputKind.USER_INPUT:
             inputs.append(step)
             if isinstance(spec.arg, ConstantArgument):
@@ -191,12 +191,21 @@ def _placeholders(
         elif target in names:
             memory[step] = names[target]
         else:
-            constants[step] = state.get(target, exported.constants.get(target))
-            if target in state and target not in stored.unstruck and node.users:
-                written = all("lift_fresh" in str(user.target) for user in node.users)
-                reason = WRITTEN_IN_CODE if written else HELD_BY_NONE
-                unstruck[target] = Unstruck(reason, sum(part.nbytes for part in parts_of(state[target])))
-    return tuple(inputs), memory, constants, unstruck
+            constants[step] = exported.state_dict.get(target, exported.constants.get(target))
+    return tuple(inputs), memory, constants
+
+
+def _unnamed(exported: ExportedProgram, named: Collection[str]) -> dict[str, Unstruck]:
+    """What operators read and no attribute of the model holds, by name in the export."""
+    by_name = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
+    tensors, found = tensors_of_export(exported), {}
+    for spec in exported.graph_signature.input_specs:
+        target, users = str(spec.target), by_name[spec.arg.name].users
+        if target in tensors and target not in named and users:
+            written = all("lift_fresh" in str(user.target) for user in users)
+            size = sum(part.nbytes for part in parts_of(tensors[target]))
+            found[target] = Unstruck(WRITTEN_IN_CODE if written else HELD_BY_NONE, size)
+    return found
 
 
 def _outputs(exported: ExportedProgram, numbers: Mapping[fx.Node, int]) -> tuple[Any, ...]:
@@ -209,30 +218,33 @@ def _outputs(exported: ExportedProgram, numbers: Mapping[fx.Node, int]) -> tuple
     )
 
 
-_FOUND = ("layouts", "value_sites", "input_sites", "site_steps", "memory_sites", "unread", "unstruck")
+_FOUND = ("layouts", "value_sites", "input_sites", "site_steps", "memory_sites", "unread", "unstruck", "names")
 
 
 def _packed(program: Program) -> tuple[Any, ...]:
     """A program on its way to another process: the bytes of a ``.pt2`` file, traced there again into the same steps."""
     buffer = io.BytesIO()
     assert program.exported is not None, "a program without an export has another class"
-    names_of_memory = (*program.unread, *(name for site in program.memory_sites for name in site.names))
-    stored = StoredWords({name: program.tensors[name] for name in names_of_memory}, {}, frozenset())
-    names = names_in(program.exported, stored)
-    rest = {name: tensor for name, tensor in stored.tensors.items() if name not in names.values()}
+    alone = {name for names in by_storage(program.tensors) if len(names) == 1 for name in names}
+    kept = {target: name for target, name in program.names.items() if name in alone}
     with quiet_torch():
         torch.export.save(program.exported, buffer)
         found = {name: getattr(program, name) for name in _FOUND}
-        return _unpacked, (buffer.getvalue(), pickle.dumps((program.signature, found, names, rest)))
+        rest = io.BytesIO()  # what an export does not hold, or parts
+        parted = {name: tensor for name, tensor in program.tensors.items() if name not in kept.values()}
+        torch.save(taken_apart(parted), rest)
+        return _unpacked, (buffer.getvalue(), rest.getvalue(), pickle.dumps((program.signature, found, kept)))
 
 
-def _unpacked(exported: bytes, rest: bytes) -> Program:
+def _unpacked(exported: bytes, rest: bytes, others: bytes) -> Program:
     with quiet_torch():
-        signature, found, names, others = pickle.loads(rest)  # noqa: S301 -- made by _packed, between processes only
+        signature, found, kept = pickle.loads(others)  # noqa: S301 -- made by _packed, between processes only
         loaded = torch.export.load(io.BytesIO(exported))
         tensors = tensors_of_export(loaded)
-        stored = {name: tensors[target] for target, name in reversed(list(names.items()))} | others
-        return dataclasses.replace(trace(loaded, signature, StoredWords(stored, {}, frozenset())), **found)
+        stored = {name: tensors[target] for target, name in kept.items()}
+        stored |= put_together(*torch.load(io.BytesIO(rest), weights_only=True))
+        program = trace(loaded, signature, StoredWords(stored, {}, frozenset()), found["names"])
+        return dataclasses.replace(program, **found)
 
 
 copyreg.pickle(Program, _packed)

@@ -96,27 +96,39 @@ def copies_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if len({place_of(tensors[name]) for name in names}) == 1 and without_repeats(first) is first:
                 copies |= dict.fromkeys(names, first.clone())
             else:
-                copies |= _copied_together({name: tensors[name].detach() for name in names})
+                copies |= put_together(*taken_apart({name: tensors[name].detach() for name in names}))
     return copies
 
 
-def _copied_together(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Views of one copy of all bytes from the first to the last that tensors of one storage show."""
-    spans = [_Span(tensor) for tensor in tensors.values()]
-    begin = min(span.begin for span in spans) // _ALIGNED * _ALIGNED
-    end = max(span.end for span in spans)
-    first = next(iter(tensors.values()))
-    storage = first.untyped_storage()
-    raw = torch.empty(0, dtype=torch.uint8, device=first.device).set_(storage, begin, (end - begin,), (1,)).clone()
-    return {
-        name: torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(
-            raw.untyped_storage(),
-            tensor.storage_offset() - begin // tensor.itemsize,
-            tensor.shape,
-            tensor.stride(),
-        )
-        for name, tensor in tensors.items()
-    }
+Views = dict[str, tuple[int, torch.dtype, int, tuple[int, ...], tuple[int, ...], bool]]
+"""By name: the number of its storage, dtype, offset, shape, strides, and whether it requires a gradient."""
+
+
+def taken_apart(tensors: Mapping[str, Tensor]) -> tuple[list[Tensor], Views]:
+    """Copies of the bytes that tensors show, from the first to the last of each storage, and how they show them."""
+    pieces: list[Tensor] = []
+    views: Views = {}
+    for number, names in enumerate(by_storage(tensors)):
+        spans = [_Span(tensors[name]) for name in names]
+        begin = min(span.begin for span in spans) // _ALIGNED * _ALIGNED
+        size = max(span.end for span in spans) - begin if tensors[names[0]].numel() else 0
+        raw = torch.empty(0, dtype=torch.uint8, device=tensors[names[0]].device)
+        pieces.append(raw.set_(tensors[names[0]].untyped_storage(), begin, (size,), (1,)).clone())
+        for name in names:
+            tensor = tensors[name]
+            offset = int(tensor.storage_offset()) - begin // tensor.itemsize
+            views[name] = number, tensor.dtype, offset, tuple(tensor.shape), tensor.stride(), tensor.requires_grad
+    return pieces, views
+
+
+def put_together(pieces: Sequence[Tensor], views: Views) -> dict[str, Tensor]:
+    """Tensors from what :func:`taken_apart` made of them; they show the bytes of the pieces."""
+    found = {}
+    for name, (number, dtype, offset, shape, strides, requires_grad) in views.items():
+        tensor = torch.empty(0, dtype=dtype, device=pieces[number].device)
+        tensor.set_(pieces[number].untyped_storage(), offset, shape, strides)
+        found[name] = tensor.requires_grad_(requires_grad)
+    return found
 
 
 class _Span:

@@ -75,7 +75,7 @@ def own_memory(graph_module: fx.GraphModule) -> None:
         firsts.setdefault(_place(tensor), name)
     tensors = {name: held[name][2] for name in firsts.values()}
     together = overlapping({name: tensor for name, tensor in tensors.items() if is_plain(tensor)})
-    alone = [name for name in tensors if len(together.get(name, (name,))) == 1]
+    alone = [name for name, tensor in tensors.items() if len(together.get(name, "1")) == 1 and _keeps_strides(tensor)]
     copies = dict(zip(alone, end_to_end([tensors[name] for name in alone]), strict=True))
     copies |= copies_of({name: tensor for name, tensor in tensors.items() if name not in copies})
     with torch.inference_mode(False):  # a tensor made there could not require a gradient
@@ -84,6 +84,11 @@ def own_memory(graph_module: fx.GraphModule) -> None:
                 copies[name] = nn.Parameter(copies[name], tensor.requires_grad)
     for table, key, tensor in held.values():
         table[key] = copies[firsts[_place(tensor)]]
+
+
+def _keeps_strides(tensor: Tensor) -> bool:
+    """Return True if a copy of a tensor is laid out as the tensor is."""
+    return not is_plain(tensor) or torch.empty_like(tensor, device="meta").stride() == tensor.stride()
 
 
 def _place(tensor: Tensor) -> tuple[object, ...]:
