@@ -30,6 +30,10 @@ class WorkingMemory:
         self.tensors: dict[str, Tensor] = copies_of(self.golden)
         self.readable: dict[str, Tensor] = {}
         self._overlapping = overlapping(self.golden)
+        by_place: dict[object, list[str]] = {}
+        for name, tensor in self.golden.items():
+            by_place.setdefault(place_of(tensor), []).append(name)
+        self._same = {name: names for names in by_place.values() for name in names}
         with torch.inference_mode(False):  # a tensor made there could not require a gradient
             for name, tensor in self.golden.items():
                 self.readable[name] = self.tensors[name].detach().requires_grad_(tensor.requires_grad)
@@ -55,9 +59,7 @@ class WorkingMemory:
         try:
             for name, (where, words) in changed.items():
                 _indexable(self.tensors[name])[where] = words
-            places = {place_of(self.tensors[name]): name for name in changed}
-            names = {name: places.get(place_of(tensor)) for name, tensor in self.tensors.items()}
-            yield {name: self._positions(changed[first], name) for name, first in names.items() if first is not None}
+            yield {name: self._positions(words, name) for first, words in changed.items() for name in self._same[first]}
         finally:
             for name, (where, _) in changed.items():
                 _indexable(self.tensors[name])[where] = _indexable(self.golden[name])[where]

@@ -54,15 +54,14 @@ class EagerProgram(Program):
                         output.copy_(replaced)
 
         def forward() -> Any:
-            if memory is None or not torch.is_grad_enabled():
-                return self.model(*args, **kwargs)
             tables = (self.model.named_parameters, self.model.named_buffers)
-            names = [name for table in tables for name, _ in table(remove_duplicate=False) if name in memory]
-            state = {name: memory[name] for name in names}  # gradients flow to what is given
+            named = {name for table in tables for name, _ in table(remove_duplicate=False)}
+            state = {name: tensor for name, tensor in by_name.items() if name in named}
             return functional_call(self.model, state, args, kwargs, tie_weights=False)
 
-        given = memory if memory is not None and not torch.is_grad_enabled() else {}
-        with _holding(self.tensors, given), unchanged(self.model):
+        given, gradients = memory or {}, torch.is_grad_enabled()  # gradients flow to what is given by name
+        by_name = {name: given[name] for name in given if gradients or self.tensors[name].is_inference()}
+        with _holding(self.tensors, {n: t for n, t in given.items() if n not in by_name}), unchanged(self.model):
             if hook is None:
                 return pytree.tree_leaves(forward())
             with OperatorWatch(self.model, see).watching():
@@ -77,7 +76,7 @@ class EagerProgram(Program):
 @contextmanager
 def _holding(tensors: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[None]:
     """Let tensors show the memory of others of the same names, whoever holds them, and their own again afterwards."""
-    own = [(tensors[name], tensors[name].data, other) for name, other in given.items() if name in tensors]
+    own = [(tensors[name], tensors[name].data, other) for name, other in given.items()]
     try:
         for tensor, _, other in own:
             tensor.data = other

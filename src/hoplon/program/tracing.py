@@ -74,14 +74,16 @@ def trace(
         CaptureError: forward writes to its own state, or stores tensors that overlap in part; NotTraceable:
             higher-order control flow.
     """
-    with quiet_torch():
-        functional = exported.run_decompositions({})
+    try:
+        with quiet_torch():
+            functional = exported.run_decompositions({})
+    except RuntimeError as error:
+        if "is mutated in the forward" not in str(error):
+            raise
+        raise _changes_state(str(error).split()[1]) from error
     if functional.graph_signature.buffers_to_mutate:
         written = ", ".join(functional.graph_signature.buffers_to_mutate.values())
-        raise CaptureError(
-            f"expected a model without state that forward changes, got writes to {written}; make them inputs, or "
-            'capture it with form="eager", where each pass begins from the same state'
-        )
+        raise _changes_state(written)
     numbers = {node: number for number, node in enumerate(n for n in functional.graph.nodes if n.op != "output")}
     named = identities(functional.graph)
     steps = tuple(_step(node, numbers, named.get(node)) for node in numbers)
@@ -107,6 +109,13 @@ def trace(
         unread=unread,
         unstruck={**stored.unstruck, **_unnamed(exported, {*names, *stored.unstruck})},
         batch_ratios=_batch_ratios(functional, numbers),
+    )
+
+
+def _changes_state(names: str) -> CaptureError:
+    return CaptureError(
+        f"expected a model without state that forward changes, got writes to {names}; make them inputs, or capture it "
+        'with form="eager", where each pass begins from the same state'
     )
 
 
