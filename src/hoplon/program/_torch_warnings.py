@@ -9,10 +9,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_torch() -> Iterator[None]:
-    """Leave out torch's warnings of its own tree specs and of the bookkeeping of its own recurrent layers."""
+    """Leave out torch's warnings of its own tree specs and files, and of what hoplon puts back after an export."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*", category=FutureWarning)
-        warnings.filterwarnings(
-            "ignore", message=r".*_flat_weights.* were assigned during export", category=UserWarning
-        )
+        for text in ("The tensor attributes? .*assigned during export", "No complete tensor found in the group"):
+            warnings.filterwarnings("ignore", message=text, category=UserWarning)
         yield

@@ -92,7 +92,9 @@ def trace(
     input_steps, memory_steps, constants = _placeholders(functional, numbers, names)
     kinds = reached_kinds(steps, memory_steps, input_steps)
     sites, unread = memory_sites(stored.tensors, kinds, stored.tensors.keys() - stored.parameters)
-    held = {names.get(key, key): value for key, value in tensors_of_export(exported).items() if is_plain(value)}
+    unheld = {key: value for key, value in tensors_of_export(exported).items() if key not in names and is_plain(value)}
+    order = dict.fromkeys(names.get(key, key) for key in tensors_of_export(exported))  # which guards follow
+    tensors = unheld | dict(stored.tensors)
     return Program(
         name=signature.model,
         exported=exported,
@@ -100,7 +102,7 @@ def trace(
         input_steps=input_steps,
         memory_steps=memory_steps,
         names=names,
-        tensors=held | {name: tensor for name, tensor in stored.tensors.items() if name not in held},
+        tensors={name: tensors[name] for name in (*order, *tensors) if name in tensors},
         constants=constants,
         output_steps=_outputs(functional, numbers),
         signature=signature,
