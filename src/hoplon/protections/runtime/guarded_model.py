@@ -29,7 +29,7 @@ def guard(
     end_to_end: bool = False,
     leave_out: Collection[str] = (),
 ) -> GuardedModel:
-    """Arm guards on all parameters and buffers of a model, which stays as it is and where it is.
+    """Arm guards on all that a model stores (parameters, buffers, other tensors), which stays where it is.
 
     Two lines: arm once, then ``check()`` before each batch. Or let a hook check before each forward pass
     (``hook=True``, :meth:`GuardedModel.attach`, or as a context manager). The memory as it is now is taken for
