@@ -189,7 +189,7 @@ class _Trace:
             self.sites[step] = identity.site(output.shape, output.dtype)
         for written, previous in before if _writes(call.op) else []:
             if previous and written.nbytes < written.untyped_storage().nbytes():
-                part = self._add(f"{call.op} of a part", None, (*previous, main), [])  # the rest is as it was
+                part = self._add(f"{call.op} of a part", None, (*previous, main), [written])  # the rest is as it was
                 self._step_of_storage[_storage(written)] = part
 
     def _sources(self, tensor: Tensor) -> tuple[int, ...]:
