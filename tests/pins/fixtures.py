@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ def long_campaign(store: Path | None, *, resume: bool = False, stop_after: int |
 def protections() -> tuple[Any, ...]:
     """What the bundle protects its network with."""
     scores = campaigns.scores()
-    return hp.Ranger(campaigns.ranges()), hp.Aspis(scores, fraction=0.25), hp.Parity(group=16)
+    bounds = replace(campaigns.ranges(), slack=0.0)  # as they were when the bundle was written
+    return hp.Ranger(bounds), hp.Aspis(scores, fraction=0.25), hp.Parity(group=16)
 
 
 def hardened() -> hp.runtime.HardenedModule:

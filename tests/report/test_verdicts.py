@@ -37,7 +37,10 @@ NONE = row("none", 0.02, 0.018, 0.022)
 
 
 def sentences(
-    *arms: dict[str, Any], protections: dict[str, list[str]] | None = None, gain: tuple[float, float] = (-0.01, 0.01)
+    *arms: dict[str, Any],
+    protections: dict[str, list[str]] | None = None,
+    gain: tuple[float, float] = (-0.01, 0.01),
+    by_layer: dict[str, Any] | None = None,
 ) -> tuple[str, ...]:
     pairs = [
         {"name": arm["name"], "over": other["name"], "difference_low": gain[0], "difference_high": gain[1]}
@@ -52,6 +55,7 @@ def sentences(
         "model_bytes": 1000,
         "protections": protections or {arm["name"]: [arm["name"]] for arm in arms},
         "by_bit": {"values": {"none": []}},
+        "by_layer": by_layer or {},
     }
     (paragraph,) = verdict(document)
     return paragraph.sentences
@@ -86,10 +90,25 @@ def test_arms_that_change_nothing_worsen_or_do_not_act_are_named_as_such() -> No
     worse = row("bad", 0.03, 0.028, 0.032, difference=(0.01, 0.008, 0.012))
     idle = row("guard", 0.02, 0.018, 0.022, difference=(0.0, -0.001, 0.001), acts_on_target=False)
     said = sentences(NONE, unclear, worse, idle)
-    assert said[1:] == (
-        "bad: the network fails more often than unprotected.",
+    assert said[0].startswith(
+        "bad: the network fails more often than unprotected, in 3.00 % [2.80, 3.20] instead of 2.00 %"
+    )
+    assert said[2:] == (
         "dull: no difference to the unprotected network was detected in this run.",
         "guard: guards of stored weights, not meant for these faults.",
+    )
+
+
+def test_an_arm_that_does_harm_is_named_first_with_the_layers_whose_faults_turned() -> None:
+    worse = row("bad", 0.03, 0.028, 0.032, difference=(0.01, 0.008, 0.012))
+    shares = {"none": {"fc": 0.02, "act": 0.02, "head": 0.02}, "bad": {"fc": 0.03, "act": 0.06, "head": 0.01}}
+    by_layer = {
+        arm: [{"layer": layer, "failure": share, "n_faults": 300} for layer, share in layers.items()]
+        for arm, layers in shares.items()
+    }
+    first = sentences(NONE, worse, by_layer={"values": by_layer})[0]
+    assert first.endswith(
+        "instead of 2.00 % [1.80, 2.20]; most of the faults that turned into failures struck act and fc."
     )
 
 

@@ -22,7 +22,7 @@ class Paragraph:
 
 
 def verdict(document: Document) -> tuple[Paragraph, ...]:
-    """One paragraph per table of faults.
+    """One paragraph per table of faults; an arm that does harm comes first.
 
     A factor is named only where the intervals of the two arms do not overlap and failures were seen in both. Where an
     arm showed no failure, its upper limit is named instead. "Helps" means that the interval of the paired difference to
@@ -88,22 +88,40 @@ def _sentences(document: Document, faults: str) -> tuple[str, ...]:
         return (f"There is no unprotected arm to compare {listed([row['name'] for row in rows])} with.",)
     helpful = sorted((row for row in rows if helps(row)), key=lambda row: row["failure"])
     outdone = {row["name"]: other for row in helpful if (other := _outdone(row, helpful, document))}
-    found = [*_crashes(document, rows), _unprotected(document, base)]
+    acting = [row for row in rows if row is not base and row["acts_on_target"]]
+    worse = [row for row in acting if row["difference_low"] > 0]
+    found = [_worse(row, base, document) for row in worse]
+    found += [*_crashes(document, rows), _unprotected(document, base)]
     found += [_helped(row, base, document) for row in helpful if row["name"] not in outdone]
     for name, other in outdone.items():
         found.append(f"{name}: no gain over {other} alone was detected in this run.")
     found += _where(document, base)
-    acting = [row for row in rows if row is not base and row["acts_on_target"]]
     idle = [row["name"] for row in rows if row is not base and not row["acts_on_target"]]
-    worse = [row["name"] for row in acting if row["difference_low"] > 0]
-    unclear = [row["name"] for row in acting if row not in helpful and row["name"] not in worse]
+    unclear = [row["name"] for row in acting if row not in helpful and row not in worse]
     reason = "guards of stored weights, not meant for these faults" if target == "values" else "do not act here"
     notes = (
-        (worse, "the network fails more often than unprotected"),
         (unclear, "no difference to the unprotected network was detected in this run"),
         (idle, reason),
     )
     return (*found, *(f"{listed(names)}: {note}." for names, note in notes if names))
+
+
+def _worse(row: Row, base: Row, document: Document) -> str:
+    """An arm that does harm beyond chance, with the layers in which more faults became failures."""
+    layers = {name: _of_layers(document, row["target"], name) for name in (row["name"], base["name"])}
+    before = layers[base["name"]]
+    more = {layer: n - before.get(layer, 0.0) for layer, n in layers[row["name"]].items() if n > before.get(layer, 0.0)}
+    names = [layer or "the model itself" for layer in sorted(more, key=more.__getitem__, reverse=True)[:3]]
+    return (
+        f"{row['name']}: the network fails more often than unprotected, in {interval(row)} instead of {interval(base)}"
+        + (f"; most of the faults that turned into failures struck {listed(names)}." if names else ".")
+    )
+
+
+def _of_layers(document: Document, target: str, arm: str) -> dict[str, float]:
+    """By layer, how many faults failed."""
+    rows = document.get("by_layer", {}).get(target, {}).get(arm, ())
+    return {row["layer"]: row["failure"] * row["n_faults"] for row in rows}
 
 
 def _unprotected(document: Document, base: Row) -> str:

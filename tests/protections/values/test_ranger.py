@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -229,7 +231,7 @@ def test_the_upper_end_of_a_one_sided_function_is_its_own_too() -> None:
     program = capture(Logs().eval(), x)
     found = bounds(program, {":log_sigmoid": Bound(-3.0, -0.5), ":log_softmax": Bound(-5.0, -0.25)})
     assert found == {":log_sigmoid": Bound(-3.0, 0.0), ":amax": Bound(-3.0, 0.0), ":log_softmax": Bound(-5.0, 0.0)}
-    ranger = Ranger(profile_ranges(program, x, per_channel=True))
+    ranger = Ranger(replace(profile_ranges(program, x, per_channel=True), slack=0.0))
     effect = ranger.values(program)[":log_softmax"]
     lows = program(x).amin(0)
     with torch.inference_mode():
@@ -270,7 +272,7 @@ def test_channels_keep_their_bounds_through_pooling_and_lose_them_where_channels
 
     x = torch.randn(8, 2, 8, 8, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 30.0]).view(2, 1, 1)
     program = capture(Pools().eval(), x)
-    ranger = Ranger(profile_ranges(program, x, per_channel=True))
+    ranger = Ranger(replace(profile_ranges(program, x, per_channel=True), slack=0.0))
     found = {entry.site: (entry.per_channel, entry.bound) for entry in ranger.coverage(program) if entry.bound}
     high = float(x.max())
     assert found == {

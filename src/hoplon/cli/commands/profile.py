@@ -18,9 +18,9 @@ from hoplon.cli.options.command_line import AsJson, Data, Model, Samples, Seed, 
 from hoplon.cli.output_folder import require_writable
 from hoplon.errors import HoplonError
 from hoplon.program.inputs import Inputs
-from hoplon.program.operators import ACTIVATION_KINDS
 from hoplon.program.program import Program
 from hoplon.program.sites import Values
+from hoplon.protections.ranges.activation_sites import activations
 from hoplon.protections.ranges.profile import Profile
 from hoplon.protections.ranges.profiling import profile_activations
 from hoplon.protections.ranges.ranges import Ranges
@@ -107,7 +107,8 @@ def _quantile(of_values: float | None, of_images: float | None) -> tuple[float, 
 
 
 def _document(program: Program, found: Profile, ranges: Ranges, held_out: Inputs, tolerance: float) -> dict[str, Any]:
-    everything = any(site.kind not in ACTIVATION_KINDS for site in map(program.value_site, ranges.bounds))
+    own = activations(program).sites
+    everything = any(name not in own for name in ranges.bounds)
     last = any(name in ranges for name in last_linear(program))
     protection = Ranger(ranges, where="all" if everything else "algorithm1", last_linear=last, unprofiled="leave")
     exceeded = exceedances(program, [protection], held_out)

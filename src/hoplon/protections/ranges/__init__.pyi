@@ -1,3 +1,4 @@
+from .activation_sites import Activations as Activations, activations as activations
 from .bound import Bound as Bound, ChannelBounds as ChannelBounds
 from .channels import ChannelAxis as ChannelAxis, axis_in_value as axis_in_value
 from .histogram import Histogram as Histogram

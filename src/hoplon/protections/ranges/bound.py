@@ -40,6 +40,11 @@ class Bound:
         """Each end moved outwards by a share of its magnitude."""
         return Bound(self.low - abs(self.low) * share, self.high + abs(self.high) * share)
 
+    def loosened(self, share: float) -> Bound:
+        """Both ends moved outwards by a share of the larger magnitude."""
+        slack = max(abs(self.low), abs(self.high)) * share
+        return Bound(self.low - slack, self.high + slack)
+
 
 @register("part", "channel-bounds")
 @final
@@ -66,6 +71,10 @@ class ChannelBounds:
     def widened(self, share: float) -> ChannelBounds:
         """Each end moved outwards by a share of its magnitude."""
         return ChannelBounds(self.axis, tuple(bound.widened(share) for bound in self.channels))
+
+    def loosened(self, share: float) -> ChannelBounds:
+        """Both ends of each channel moved outwards by a share of its larger magnitude."""
+        return ChannelBounds(self.axis, tuple(bound.loosened(share) for bound in self.channels))
 
     def hull_with(self, other: Bound) -> ChannelBounds:
         """Each channel's bound widened to hold another."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
+from collections.abc import Callable
 
 from hoplon.errors import SiteError
 from hoplon.program.operators import canonical_kind, operator_name
-from hoplon.program.program import Program, Step
+from hoplon.program.program import Program, Ref, Step
+from hoplon.protections.ranges.activation_sites import COPIES, activations
 from hoplon.protections.ranges.bound import Bound
 from hoplon.protections.ranges.ranges import Ranges
 
@@ -43,8 +47,10 @@ def inherent_ranges(program: Program) -> Ranges:
     Raises:
         SiteError: the program has no such activation.
     """
-    found = {}
+    found, inner = {}, activations(program).inner
     for site in program.value_sites:
+        if site.name in inner:
+            continue
         low, high = inherent_range(program.steps[program.site_steps[site.name]])
         if math.isfinite(low) and math.isfinite(high):
             found[site.name] = Bound(low, high)
@@ -78,6 +84,42 @@ def inherent_range(step: Step) -> tuple[float, float]:
         low, high = step.argument("min"), step.argument("max")
         return (float(low) if _is_number(low) else -_INF), (float(high) if _is_number(high) else _INF)
     return _RANGES.get(kind, (-_INF, _INF))
+
+
+def written_range(program: Program, number: int) -> tuple[float, float]:
+    """The ends of the range of a step that is a function, or arithmetic with numbers on one.
+
+    So ``relu6(x + 3) / 6`` and ``1 / (1 + exp(-x))`` have the ends 0 and 1. An end is infinite where none is known.
+    """
+    step = program.steps[number]
+    kind = "" if step.op is None else canonical_kind(step.op)
+    if kind == "exp":
+        return 0.0, _INF
+    combine = _copied if kind in COPIES else _COMBINED.get(kind)
+    if combine is None or (step.kwargs and kind not in COPIES):
+        return inherent_range(step) if kind else (-_INF, _INF)
+    arguments = step.args[:1] if kind in COPIES else step.args[:2]
+    ranges = [written_range(program, a.step) if isinstance(a, Ref) else (a, a) for a in arguments]
+    divisor = ranges[-1] if kind in ("div", "reciprocal") else (1.0, 1.0)
+    if not all(isinstance(end, int | float) for ends in ranges for end in ends) or divisor[0] <= 0 <= divisor[1]:
+        return -_INF, _INF
+    ends = [combine(*chosen) for chosen in itertools.product(*ranges)]
+    return (-_INF, _INF) if any(map(math.isnan, ends)) else (min(ends), max(ends))
+
+
+def _copied(value: float) -> float:
+    return value
+
+
+_COMBINED: dict[str, Callable[..., float]] = {
+    "add": operator.add,
+    "sub": operator.sub,
+    "rsub": lambda one, other: other - one,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "neg": operator.neg,
+    "reciprocal": lambda value: 1 / value,
+}
 
 
 def _is_number(end: object) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from hoplon.errors import HoplonError
 from hoplon.protections.ranges.bound import Bound, ChannelBounds
 from hoplon.protections.ranges.histogram import Histogram
-from hoplon.protections.ranges.ranges import Ranges, read_json, write_json
+from hoplon.protections.ranges.ranges import LAST_BITS, Ranges, read_json, write_json
 
 QuantileOf = Literal["values", "image-maxima"]
 QUANTILE_OF: tuple[QuantileOf, ...] = ("values", "image-maxima")
@@ -162,6 +162,7 @@ class Profile:
             n_samples=self.n_samples,
             choice=chosen + (" per channel" if per_channel else ""),
             versions=self.versions,
+            slack=LAST_BITS,
         )
 
     def convergence(self) -> tuple[tuple[int, Mapping[str, float]], ...]:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from hoplon.errors import DataError, HoplonError, HoplonWarning, SiteError
 from hoplon.program.inputs import Inputs, Stream, is_sized, stream
-from hoplon.program.operators import ACTIVATION_KINDS
 from hoplon.program.program import Program
 from hoplon.program.sites import Values, ValueSite
+from hoplon.protections.ranges.activation_sites import activations
 from hoplon.protections.ranges.channels import (
     ChannelAxis,
     axis_in_samples,
@@ -79,7 +79,7 @@ def profile_activations(
         program: fault-free; run one batch at a time.
         calibration: samples, best drawn from the training data (Ranger takes a random fifth of it); labels unused. Also
             a map-style data set, read a batch at a time, or any iterable of batches: ``x`` or ``(x, y)`` each.
-        sites: which outputs to profile; all activations by default (:data:`ACTIVATION_KINDS`).
+        sites: which outputs to profile; all activations by default, also those written out in several operators.
         quantiles: keep histograms too: of all values, of the largest and of the smallest value of each image.
         per_channel: observe each channel as well.
         channel_axis: where the channels are among the axes of one sample: an axis for all sites, or axes by pattern on
@@ -197,7 +197,7 @@ def _profiled(program: Program, sites: Values | None) -> tuple[ValueSite, ...]:
         if inputs:
             raise SiteError(f"expected operator outputs to profile, got {inputs[0]}, an input of {program.name}")
         return chosen
-    found = tuple(s for s in program.value_sites if s.kind in ACTIVATION_KINDS and s.dtype.is_floating_point)
+    found = tuple(activations(program).sites.values())
     if not found:
         kinds = ", ".join(sorted({site.kind for site in program.value_sites}))
         raise SiteError(

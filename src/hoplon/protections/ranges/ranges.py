@@ -16,6 +16,7 @@ from hoplon.protections.ranges.bound import Bound, ChannelBounds
 from hoplon.registry import register
 
 T = TypeVar("T")
+LAST_BITS = 2.0**-16  # sums in another order, at other batch sizes and numbers of threads, differ by less of the result
 
 
 @register("part", "ranges")
@@ -26,7 +27,8 @@ class Ranges:
 
     ``bounds`` by site name in execution order; ``channels`` has bounds per channel where those were asked for.
     ``fingerprint`` is that of the profiled program (empty: bounds of no particular weights), ``n_samples`` how many
-    samples were seen, ``choice`` how the bounds were chosen, ``versions`` what computed them.
+    samples were seen, ``choice`` how the bounds were chosen, ``versions`` what computed them. ``slack`` is the share of
+    its larger end by which :class:`hoplon.Ranger` widens each bound, for the last bits of other kernels.
     """
 
     bounds: Mapping[str, Bound]
@@ -37,6 +39,7 @@ class Ranges:
     n_samples: int = 0
     choice: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    slack: float = field(default=0.0, compare=False)
 
     def __getitem__(self, site: str) -> Bound:
         if site not in self.bounds:

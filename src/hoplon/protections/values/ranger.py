@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 import operator
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
+import torch
+
 from hoplon.errors import HoplonError
-from hoplon.program.operators import ACTIVATION_KINDS
+from hoplon.program.operators import canonical_kind
 from hoplon.program.program import Program, Step
 from hoplon.program.sites import ValueSite
 from hoplon.protections.base import Protection, ValueProtection
+from hoplon.protections.ranges.activation_sites import ARITHMETIC, activations, steps_of
 from hoplon.protections.ranges.bound import Bound, ChannelBounds
 from hoplon.protections.ranges.channels import axis_in_value
-from hoplon.protections.ranges.inherent import INHERENT, inherent_range
-from hoplon.protections.ranges.ranges import Ranges
-from hoplon.protections.values.dataflow import AnyBound, filled_with, hull, taken_over, value_reads
+from hoplon.protections.ranges.inherent import INHERENT, inherent_range, written_range
+from hoplon.protections.ranges.ranges import LAST_BITS, Ranges
+from hoplon.protections.values.dataflow import AnyBound, filled_with, hull, keeps_bounds, taken_over, value_reads
 from hoplon.protections.values.policy import Clamp, Policy
 from hoplon.registry import register
 
@@ -28,6 +31,7 @@ Unprofiled = Literal["refuse", "leave"]
 UNPROFILED: tuple[Unprofiled, ...] = ("refuse", "leave")
 
 _LINEAR = frozenset({"linear", "conv", "conv_transpose", "matmul", "addbmm", "baddbmm"})
+_PRODUCTS = {"mul": (0, 1), "matmul": (0, 1), "baddbmm": (1, 2), "addbmm": (1, 2), "addcmul": (1, 2)}
 
 
 @final
@@ -62,6 +66,10 @@ class Ranger(Protection):
     concatenation (hull over its actual inputs, all of which have to be bounded). It ends at everything else:
     convolution, normalisation, residual addition, and attention that is one operator, its softmax inside.
 
+    An activation that is written out in several operators is bounded at its value, and nowhere inside
+    (:func:`hoplon.ranges.activations`). A gate, a function with an end on both sides that multiplies a value without a
+    bound, keeps the ends of its function: a gate that closes on a huge value masks it.
+
     Args:
         ranges: of this model, from :func:`hoplon.profile_ranges`, or :func:`inherent_ranges` without any data.
         where: "algorithm1" is the above. "activations" bounds them alone, the ablation of section III-C. "all" also
@@ -77,8 +85,9 @@ class Ranger(Protection):
     Source:
         Chen et al., DSN 2021 (Ranger), Algorithm 1. There the operator *listed* next is the one that follows, and a
         concatenation takes the last two bounds; the data flow gives the same for the paper's networks, and the right
-        thing for others. Departure: averages get a relative slack of 2^-16, since a rounded mean of values at the bound
-        may exceed it.
+        thing for others. Departures: averages get a relative slack of 2^-16, since a rounded mean of values at the
+        bound may exceed it; profiled bounds get the slack of their ranges, or four units in the last place of 16 bits,
+        since kernels round otherwise at other batch sizes and numbers of threads.
     """
 
     ranges: Ranges
@@ -165,16 +174,69 @@ class _Walk:
                 f"expected a profiled range of the last linear layer ({', '.join(self._last) or 'there is none'}), "
                 "got none; profile it too: sites=Values()"
             )
+        self._activations = activations(program)
+        self._varying = program.reach(program.input_steps) | sum(1 << step for step in program.input_steps)
+        self._sites = {program.site_steps[site.name]: site for site in program.value_sites}
+        self._gates: dict[str, str] = {}  # by name, the value that each multiplies
+        self._pass()
+        if self._gates:
+            self._pass()
+
+    def _pass(self) -> None:
         self.found: dict[str, _Found] = {}
         self.unknown: list[str] = []  # activations without a bound
         known: dict[int, _Found] = {}  # by step; a view goes by the name of what it views
-        sites = {program.site_steps[site.name]: site for site in program.value_sites}
-        for step in program.compute_steps():
-            site = sites.get(step.index)
+        for step in self._program.compute_steps():
+            site = self._sites.get(step.index)
             own = self._own(site, step) if site is not None else None
             known[step.index] = own or self._follow(step, site, known)
             if site is not None:
                 self.found[site.name] = known[step.index]
+        self._gates = self._found_gates(known)
+
+    def _found_gates(self, known: Mapping[int, _Found]) -> dict[str, str]:
+        """The functions with an end on both sides that multiply a value without a bound, and that value."""
+        gates: dict[str, str] = {}
+        for step in self._program.compute_steps():
+            places = _PRODUCTS.get(canonical_kind(step.op), ())
+            read = [number for place in places for number in steps_of(step.args[place : place + 1])]
+            factors = [number for number in read if self._varying >> number & 1]
+            if len(factors) < 2:
+                continue
+            for one, other in (factors, factors[::-1]):
+                if not self._limits(other, known):
+                    partner = known[other].name if other in known else self._program.steps[other].label
+                    gates |= dict.fromkeys(self._saturating(one), partner)
+        return gates
+
+    def _limits(self, step: int, known: Mapping[int, _Found]) -> bool:
+        """Tell whether a step has a bound, or is a bounded value times or plus constants."""
+        if (found := known.get(step)) is not None and found.bound is not None:
+            return True
+        source = self._source(step)
+        return source is not None and self._limits(source, known)
+
+    def _saturating(self, step: int | None) -> Iterator[str]:
+        """The function with an end on both sides that a value is, times or plus constants."""
+        while step is not None:
+            if (site := self._sites.get(step)) is not None and site.name in self._activations.sites:
+                if all(map(math.isfinite, written_range(self._program, step))):
+                    yield site.name
+                return
+            step = self._source(step)
+
+    def _source(self, step: int) -> int | None:
+        """The one value that a step moves, or multiplies and adds constants to; None if it does more."""
+        made = self._program.steps[step]
+        if made.op is None:
+            return None
+        reads = [read for read in value_reads(made) if self._varying >> read & 1]
+        arithmetic = canonical_kind(made.op) in ARITHMETIC
+        return (
+            reads[0]
+            if len(reads) == 1 and (arithmetic or keeps_bounds(made, [self._program.steps[reads[0]]]))
+            else None
+        )
 
     def _own(self, site: ValueSite, step: Step) -> _Found | None:
         """The bound that a site has by itself, or why a site that could have one has none."""
@@ -183,12 +245,14 @@ class _Walk:
             return _Found(name, None, f"holds {site.dtype}")
         if name in self._last:
             if self._ranger.last_linear and name in ranges:
-                return _Found(name, ranges.channels.get(name, ranges[name]), f"{self._known}, the last linear layer")
+                return _Found(name, self._chosen(site), f"{self._known}, the last linear layer")
             return _Found(name, None, "the last linear layer, whose values are the output")
-        if site.kind in ACTIVATION_KINDS:
+        if name in self._activations.sites:
             return self._activation(site, step)
+        if name in self._activations.inner:
+            return _Found(name, None, f"inside of the activation {self._activations.inner[name]}")
         if where == "all" and name in ranges:
-            return _Found(name, ranges.channels.get(name, ranges[name]), self._known)
+            return _Found(name, self._chosen(site), self._known)
         if where == "activations":
             return _Found(name, None, f"{site.kind} is no activation")
         return None
@@ -196,14 +260,29 @@ class _Walk:
     def _activation(self, site: ValueSite, step: Step) -> _Found:
         low, high = inherent_range(step)
         ranges, name = self._ranger.ranges, site.name
+        if name in self._gates:
+            ends = Bound(*written_range(self._program, step.index))
+            bound: AnyBound = ends if math.isfinite(low) and math.isfinite(high) else self._with_slack(ends, site)
+            return _Found(
+                name, bound, f"the ends of its function, since it multiplies {self._gates[name]}, not bounded"
+            )
         if name in ranges:
-            bound: AnyBound = ranges.channels.get(name, ranges[name])
+            bound = self._chosen(site)
             one_sided = math.isfinite(low) != math.isfinite(high)
             return _Found(name, _with_end(bound, low, high) if one_sided else bound, self._known)
         if self._ranger.unprofiled == "refuse" and math.isfinite(low) and math.isfinite(high):
             return _Found(name, Bound(low, high), "known")
         self.unknown.append(name)
         return _Found(name, None, f"{site.kind} was not profiled")
+
+    def _chosen(self, site: ValueSite) -> AnyBound:
+        """The bound of a site in the ranges, with slack for the last bits of other kernels where it was observed."""
+        ranges = self._ranger.ranges
+        bound = ranges.channels.get(site.name, ranges[site.name])
+        return self._with_slack(bound, site) if ranges.slack else bound
+
+    def _with_slack(self, bound: AnyBound, site: ValueSite) -> AnyBound:
+        return bound.loosened(max(LAST_BITS, 4 * torch.finfo(site.dtype).eps))
 
     def _follow(self, step: Step, site: ValueSite | None, known: Mapping[int, _Found]) -> _Found:
         """Return the bound that a step takes over from the values it reads."""
