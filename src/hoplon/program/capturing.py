@@ -14,7 +14,17 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from hoplon.errors import CaptureError, HoplonWarning
+from hoplon.formats.base import equal_bits
 from hoplon.program._torch_warnings import quiet_torch
+from hoplon.program.call_forms import (
+    has_fast_path,
+    register_structures,
+    require_eval,
+    require_plain_inputs,
+    slow_attention,
+    unwrapped,
+    with_named_inputs,
+)
 from hoplon.program.eager import EagerProgram, capture_eager
 from hoplon.program.memory import WRITTEN_IN_CODE, StoredWords, named_with_share, unchanged
 from hoplon.program.program import Program
@@ -60,7 +70,8 @@ def capture(
     the example.
 
     Args:
-        model: in eval mode; neither copied nor changed, its memory is shared.
+        model: in eval mode; neither copied nor changed, its memory is shared. What ``torch.compile`` or
+            ``DataParallel`` wraps is captured without its wrapper, a program of ``torch.export`` as its module.
         example: a batch, as a tensor or as a tuple of positional inputs.
         kwargs: keyword inputs.
         name: what reports call the model; the class name by default.
@@ -72,18 +83,22 @@ def capture(
         CaptureError: train mode, no batch axis, not exportable, not deterministic, or samples that influence each
             other; says which and the way out.
     """
-    _require_eval(model)
+    model = unwrapped(model)
+    require_eval(model)
     label = name or type(model).__name__
     call: Call = (example if isinstance(example, tuple) else (example,), dict(kwargs or {}))
     if form not in get_args(Form):
         raise CaptureError(f"expected form 'auto', 'export' or 'eager', got {form!r}")
+    register_structures(call)
     _require_tensors(call)
+    require_plain_inputs(*call)
     if batch_axis is not None:
         _require_batch(call, batch_axis)
     if batch_axis:  # a moved axis is often a view, and kernels choose their order of summation by strides
         call = pytree.tree_map_only(Tensor, lambda leaf: leaf.contiguous(), call)
     _require_running(model, *call)
-    program = _in_form(model, call, label, batch_axis, form, decompose)
+    with slow_attention():
+        program = _in_form(model, call, label, batch_axis, form, decompose)
     if unstruck := {name: row for name, row in program.not_struck().items() if row.reason != WRITTEN_IN_CODE}:
         found = named_with_share(unstruck, program.memory())
         text = f"no fault strikes {found} of {label}; rates of memory faults leave it out, hoplon.inspect lists it"
@@ -193,25 +208,36 @@ _DECOMPOSITIONS: dict[str, dict[Any, Callable[..., Any]]] = {
 }
 
 
-def _require_eval(model: nn.Module) -> None:
-    training = [path or type(model).__name__ for path, module in model.named_modules() if module.training]
-    if training:
-        raise CaptureError(
-            f"expected a model in eval mode, got train mode in {', '.join(training[:3])}"
-            f"{' and others' if len(training) > 3 else ''}; call model.eval() first"
-        )
-
-
 def _require_running(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Run the model once as it is, and once more where PyTorch may have fused parts of it; say so where it did."""
     try:
-        own_args, own_kwargs = copied((args, kwargs))
         with torch.inference_mode(), unchanged(model):
-            model(*own_args, **own_kwargs)
+            own_args, own_kwargs = copied((args, kwargs))
+            output = model(*own_args, **own_kwargs)
+            again = output
+            if has_fast_path(model):
+                own_args, own_kwargs = copied((args, kwargs))
+                with slow_attention():
+                    again = model(*own_args, **own_kwargs)
     except _EXPORT_ERRORS as error:
         raise CaptureError(
             f"expected an example that {type(model).__name__} accepts, got inputs of shape {_shapes((args, kwargs))} "
             f"and from the model {_first_line(error)!r}; give a batch of real input, with the batch axis first"
         ) from error
+    register_structures(output)
+    if not _tensors(output):
+        raise CaptureError(
+            f"expected tensors in the output of {type(model).__name__}, alone or in tuples, lists, dicts or "
+            f"dataclasses, got {type(output).__name__}; wrap the model in a module that returns its tensors"
+        )
+    if any(not equal_bits(*pair) for pair in zip(_tensors(output), _tensors(again), strict=True)):
+        warnings.warn(
+            f"{type(model).__name__} runs attention by PyTorch's fused kernel for eval mode, which a graph has not; it "
+            "is captured with that off (torch.backends.mha.set_fastpath_enabled), and may differ from it in the last "
+            "digits",
+            HoplonWarning,
+            stacklevel=3,
+        )
 
 
 def _first_line(error: BaseException) -> str:
@@ -255,19 +281,17 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, 
     """The model exported with a free batch on ``axis``, or at the shapes of the example where that is None."""
     free = {} if axis is None else {axis: Dim("batch", min=2, max=2**20)}
     shapes = pytree.tree_map(lambda leaf: free if isinstance(leaf, Tensor) and free else None, (args, kwargs))
+    named = with_named_inputs(model, args, kwargs)
     try:
         with torch.no_grad(), quiet_torch():
-            return torch.export.export(model, args, kwargs, dynamic_shapes=_by_parameter(model, *shapes))
+            return torch.export.export(named, args, kwargs, dynamic_shapes=_by_parameter(named, *shapes))
     except _EXPORT_ERRORS as error:
         raise _export_error(model, args, error) from error
 
 
 def _by_parameter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Dynamic shapes as torch.export wants them: a tuple, or by parameter name once there are keywords."""
-    if not kwargs:
-        return args
-    names = list(inspect.signature(model.forward).parameters)
-    return {**dict(zip(names, args, strict=False)), **kwargs}
+    """Dynamic shapes as torch.export wants them: by parameter name, ``*args`` as a tuple, ``**kwargs`` as a dict."""
+    return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
 
 
 def _export_error(model: nn.Module, args: tuple[Any, ...], error: Exception) -> CaptureError:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
+from hoplon.program.call_forms import slow_attention
 from hoplon.program.eager_watch import OperatorCall, OperatorWatch
 from hoplon.program.layout import WholeLayout
 from hoplon.program.memory import HELD_BY_NONE, StoredWords, Unstruck, is_wrapper, parts_of, unchanged
@@ -24,7 +25,7 @@ from hoplon.program.words import overlapping, place_of
 
 
 @final
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class EagerProgram(Program):
     """A program whose passes are forwards of the user's model, one sample each, watched operator by operator.
 
@@ -34,6 +35,7 @@ class EagerProgram(Program):
 
     model: nn.Module
     example: tuple[tuple[Any, ...], dict[str, Any]]
+    output_axes: tuple[int | None, ...]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process as model and example, to be watched there again."""
@@ -61,16 +63,20 @@ class EagerProgram(Program):
 
         given, gradients = memory or {}, torch.is_grad_enabled()  # gradients flow to what is given by name
         by_name = {name: given[name] for name in given if gradients or self.tensors[name].is_inference()}
-        with _holding(self.tensors, {n: t for n, t in given.items() if n not in by_name}), unchanged(self.model):
+        held = {name: tensor for name, tensor in given.items() if name not in by_name}
+        with _holding(self.tensors, held), unchanged(self.model), slow_attention():
             if hook is None:
                 return pytree.tree_leaves(forward())
             with OperatorWatch(self.model, see).watching():
                 return pytree.tree_leaves(forward())
 
     def samples_first(self, outputs: Sequence[Any]) -> list[Any]:
-        """The outputs with a first axis of one: the inputs' batch axis where it has size 1, else another of size 1."""
-        axis = self.signature.axis
-        return [_one_first(leaf, axis) if isinstance(leaf, Tensor) else leaf for leaf in outputs]
+        """The outputs with a first axis of one: that of the batch in the example's, else a new one."""
+        axes = [*self.output_axes, *[None] * len(outputs)]
+        return [
+            _one_first(leaf, axis) if isinstance(leaf, Tensor) else leaf
+            for leaf, axis in zip(outputs, axes, strict=False)
+        ]
 
 
 @contextmanager
@@ -93,11 +99,16 @@ def _of_one_sample(site: ValueSite, axis: int | None) -> ValueSite:
     return replace(site, shape=(*site.shape[:axis], *site.shape[axis + 1 :]))
 
 
+def _batch_axis(output: Any, axis: int | None) -> int | None:
+    """The axis of an output that holds the samples: the inputs' where it has size 1, else another of size 1."""
+    if axis is None or not isinstance(output, Tensor):
+        return None
+    return next((a for a in (axis, *range(output.dim())) if a < output.dim() and output.shape[a] == 1), None)
+
+
 def _one_first(output: Tensor, axis: int | None) -> Tensor:
-    if axis is None:
-        return output.unsqueeze(0)
-    likely = [a for a in (axis, *range(output.dim())) if a < output.dim() and output.shape[a] == 1]
-    return output.movedim(likely[0], 0) if likely else output.unsqueeze(0)
+    has_it = axis is not None and axis < output.dim() and output.shape[axis] == 1
+    return output.movedim(axis, 0) if axis is not None and has_it else output.unsqueeze(0)
 
 
 def capture_eager(
@@ -123,7 +134,7 @@ def capture_eager(
     outputs, repeated = pytree.tree_leaves(first), pytree.tree_leaves(again)
     for number, (one, other) in enumerate(zip(outputs, repeated, strict=True)):
         if isinstance(one, Tensor):
-            require_deterministic(number, one, other)
+            require_deterministic(number, one, other, trace.steps)
     dependent = trace.dependent()
     sites = {step: _of_one_sample(site, axis) for step, site in trace.sites.items() if step in dependent}
     memory_sites, unread = trace.memory_sites()
@@ -145,6 +156,7 @@ def capture_eager(
         unstruck={**stored.unstruck, **trace.foreign},
         model=model,
         example=call,
+        output_axes=tuple(_batch_axis(output, axis) for output in outputs),
     )
 
 

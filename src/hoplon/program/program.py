@@ -110,7 +110,7 @@ def reached_kinds(
     return kinds
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Program:
     """A model traced once by :func:`hoplon.capture`.
 
@@ -143,6 +143,14 @@ class Program:
     input_sites: tuple[ValueSite, ...] = ()
     site_steps: Mapping[str, int] = field(default_factory=dict)
     batch_ratios: Mapping[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """One line: the steps alone would fill pages."""
+        inputs = ", ".join(map(str, self.signature.tensors))
+        return (
+            f"<{type(self).__name__} {self.name}: inputs {inputs}; {len(self.value_sites)} value sites, "
+            f"{len(self.memory_sites)} memory sites>"
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the functional form on a batch; the result has the structure of the model's."""

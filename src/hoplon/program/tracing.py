@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from hoplon.errors import CaptureError
 from hoplon.program._torch_warnings import quiet_torch
+from hoplon.program.call_forms import register_kind, structures_in
 from hoplon.program.memory import HELD_BY_NONE, WRITTEN_IN_CODE, StoredWords, Unstruck, is_plain, parts_of
 from hoplon.program.operators import canonical_kind, is_passive
 from hoplon.program.program import Program, Ref, Step, reached_kinds, tensors_of_export
@@ -62,6 +63,41 @@ def owner_of(node: fx.Node) -> str:
     return str(path)
 
 
+def functional_form(exported: ExportedProgram) -> ExportedProgram:
+    """The form without in-place operators, its nodes with the modules that they had in the untouched form.
+
+    A region of its own, such as that of ``torch.autocast``, is a graph inside of the untouched form; torch puts its
+    operators into the functional form, and their modules are lost there.
+    """
+    with quiet_torch():
+        functional: ExportedProgram = exported.run_decompositions({})
+    regions = {
+        node.name: _stacks_of_region(exported.graph_module, node)
+        for node in exported.graph.nodes
+        if isinstance(node.target, torch._ops.HigherOrderOperator)
+    }
+    for node in functional.graph.nodes:
+        sources = node.meta.get("from_node") or ()
+        stacks = next((regions[source.name] for source in sources if source.name in regions), None)
+        if stacks and node.op == "call_function" and (queue := stacks.get(canonical_kind(node.target))):
+            node.meta["nn_module_stack"] = queue.pop(0)
+    return functional
+
+
+def _stacks_of_region(holder: Any, call: fx.Node) -> dict[str, list[Any]]:
+    """By kind of operator, the module stacks of the operators of a region and those inside of it, in their order."""
+    found: dict[str, list[Any]] = {}
+    for graph in (arg.target for arg in call.args if isinstance(arg, fx.Node) and arg.op == "get_attr"):
+        region = getattr(holder, str(graph), None)
+        for node in region.graph.nodes if isinstance(region, fx.GraphModule) else ():
+            if isinstance(node.target, torch._ops.HigherOrderOperator):
+                for kind, stacks in _stacks_of_region(region, node).items():
+                    found.setdefault(kind, []).extend(stacks)
+            elif node.op == "call_function" and not is_passive(node.target):
+                found.setdefault(canonical_kind(node.target), []).append(node.meta.get("nn_module_stack"))
+    return found
+
+
 def trace(
     exported: ExportedProgram, signature: Signature, stored: StoredWords, names: Mapping[str, str] | None = None
 ) -> Program:
@@ -75,8 +111,7 @@ def trace(
             higher-order control flow.
     """
     try:
-        with quiet_torch():
-            functional = exported.run_decompositions({})
+        functional = functional_form(exported)
     except RuntimeError as error:
         if "is mutated in the forward" not in str(error):
             raise
@@ -241,13 +276,21 @@ def _packed(program: Program) -> tuple[Any, ...]:
     with quiet_torch():
         torch.export.save(program.exported, buffer)
         found = {name: getattr(program, name) for name in _FOUND}
+        structures = structures_in(program.out_spec) | structures_in(program.signature.spec)
         rest = io.BytesIO()  # what an export does not hold, or parts
         parted = {name: tensor for name, tensor in program.tensors.items() if name not in kept.values()}
         torch.save(taken_apart(parted), rest)
-        return _unpacked, (buffer.getvalue(), rest.getvalue(), pickle.dumps((program.signature, found, kept)))
+        return _unpacked, (
+            tuple(structures),
+            buffer.getvalue(),
+            rest.getvalue(),
+            pickle.dumps((program.signature, found, kept)),
+        )
 
 
-def _unpacked(exported: bytes, rest: bytes, others: bytes) -> Program:
+def _unpacked(structures: tuple[type, ...], exported: bytes, rest: bytes, others: bytes) -> Program:
+    for kind in structures:
+        register_kind(kind)
     with quiet_torch():
         signature, found, kept = pickle.loads(others)  # noqa: S301 -- made by _packed, between processes only
         loaded = torch.export.load(io.BytesIO(exported))

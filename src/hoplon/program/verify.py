@@ -14,7 +14,8 @@ from hoplon.errors import CaptureError
 from hoplon.formats.base import equal_bits
 from hoplon.program.layout import BatchLayout, Layout, WholeLayout, folds, moves_with, trial_layouts
 from hoplon.program.memory import unchanged
-from hoplon.program.program import Program
+from hoplon.program.operators import operator_name
+from hoplon.program.program import Program, Step
 from hoplon.program.signature import Signature, copied
 from hoplon.program.sites import ValueSite
 
@@ -33,27 +34,27 @@ def prove_equal(program: Program, model: nn.Module, leaves: Sequence[Any]) -> No
     with torch.inference_mode():
         for call in calls:
             for number, first, second, ours in _outputs(program, model, call):
-                require_deterministic(number, first, second)
+                require_deterministic(number, first, second, program.steps)
                 if not equal_bits(first, ours):
                     raise CaptureError(
                         f"expected output {number} of the trace to equal the model's bit for bit, got a largest "
-                        f"difference of {_gap(first, ours):.3g}; the model runs other kernels than its trace. Capture "
-                        'it with form="eager"; or, where nn.MultiheadAttention or nn.TransformerEncoderLayer is in it, '
-                        "call torch.backends.mha.set_fastpath_enabled(False) first"
+                        f"difference of {_gap(first, ours):.3g}; the model runs other kernels than its trace; "
+                        'capture it with form="eager"'
                     )
 
 
-def require_deterministic(number: int, first: Tensor, second: Tensor) -> None:
-    """Raise unless two runs on one input gave the same output.
+def require_deterministic(number: int, first: Tensor, second: Tensor, steps: Sequence[Step]) -> None:
+    """Raise unless two runs on one input gave the same output; ``steps`` are those of the model.
 
     Raises:
-        CaptureError: they did not.
+        CaptureError: they did not; names the operators that draw random numbers.
     """
-    if not equal_bits(first, second):
-        raise CaptureError(
-            f"expected a deterministic model, got two different outputs {number} for one input; "
-            "remove randomness from forward, or fix the number of threads"
-        )
+    if first.shape == second.shape and equal_bits(first, second):
+        return
+    drawing = [step for step in steps if torch.Tag.nondeterministic_seeded in getattr(step.op, "tags", ())]
+    names = dict.fromkeys(f"{operator_name(step.op)} in {step.owner or 'the model'}" for step in drawing)
+    way = f"remove {', '.join(names)}, random in eval mode too" if names else "remove randomness from forward"
+    raise CaptureError(f"expected a deterministic model, got two different outputs {number} for one input; {way}")
 
 
 def prove_close(program: Program, model: nn.Module, leaves: Sequence[Any], *, tolerance: float = 1e-2) -> float:
@@ -123,14 +124,40 @@ def _moving_layouts(program: Program, leaves: Sequence[Any], plain: Mapping[int,
     for step, value in plain.items():
         if value.shape != moved[step].shape:
             raise _apart(program, step, "has another shape once the batch is reordered")
-        found = next(
-            (c for c in _candidates(program, step, value, size) if moves_with(c, value, moved[step], order)), None
-        )
+        candidates = list(_candidates(program, step, value, size))
+        found = next((c for c in candidates if moves_with(c, value, moved[step], order)), None)
+        if found is None and candidates:
+            alone = _alone(program, step, plain, layouts, order)
+            found = next((c for c in candidates if moves_with(c, value, alone, order)), None)
         if found is not None:
             layouts[step] = found
         elif step in dependent:
             raise _apart(program, step, "mixes samples: reordering the batch does not just reorder them")
     return layouts
+
+
+def _alone(
+    program: Program, number: int, plain: Mapping[int, Tensor], layouts: Mapping[int, Layout], order: Tensor
+) -> Any:
+    """The value of a step made of the reordered samples of what it reads: no last bits of other operators in it.
+
+    Words of a number read as an integer show as large what is one unit in the last place.
+    """
+    values: list[Any] = [None] * len(program.steps)
+    memory = program.memory()
+
+    def made(step: int) -> Any:
+        for read in program.steps[step].reads:
+            if read in plain:
+                value = plain[read]
+                values[read] = layouts[read].take(value, order.to(value.device)) if read in layouts else value
+            elif read in program.memory_steps:
+                values[read] = memory[program.memory_steps[read]]
+            else:
+                values[read] = program.constants[read] if read in program.constants else made(read)
+        return program.steps[step].run(values)
+
+    return made(number) if program.steps[number].op is not None else plain[number]
 
 
 def _candidates(program: Program, step: int, value: Tensor, size: int) -> Iterator[BatchLayout]:

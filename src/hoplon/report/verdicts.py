@@ -108,7 +108,7 @@ def _sentences(document: Document, faults: str) -> tuple[str, ...]:
 
 def _worse(row: Row, base: Row, document: Document) -> str:
     """An arm that does harm beyond chance, with the layers in which more faults became failures."""
-    layers = {name: _of_layers(document, row["target"], name) for name in (row["name"], base["name"])}
+    layers = {name: _of_layers(document, _faults(row), name) for name in (row["name"], base["name"])}
     before = layers[base["name"]]
     more = {layer: n - before.get(layer, 0.0) for layer, n in layers[row["name"]].items() if n > before.get(layer, 0.0)}
     names = [layer or "the model itself" for layer in sorted(more, key=more.__getitem__, reverse=True)[:3]]
@@ -118,9 +118,9 @@ def _worse(row: Row, base: Row, document: Document) -> str:
     )
 
 
-def _of_layers(document: Document, target: str, arm: str) -> dict[str, float]:
+def _of_layers(document: Document, faults: str, arm: str) -> dict[str, float]:
     """By layer, how many faults failed."""
-    rows = document.get("by_layer", {}).get(target, {}).get(arm, ())
+    rows = document.get("by_layer", {}).get(faults, {}).get(arm, ())
     return {row["layer"]: row["failure"] * row["n_faults"] for row in rows}
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hoplon.errors import HoplonWarning
+from hoplon.program.call_forms import slow_attention
 from hoplon.program.eager import EagerProgram
 from hoplon.program.eager_watch import OperatorCall, OperatorWatch
 from hoplon.program.memory import StoredWords, unchanged
@@ -43,7 +44,7 @@ class WatchedModel(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The model's output, without gradients."""
-        with torch.inference_mode(), OperatorWatch(self.model, self._protect).watching():
+        with torch.inference_mode(), slow_attention(), OperatorWatch(self.model, self._protect).watching():
             return self.model(*args, **kwargs)
 
     def _protect(self, call: OperatorCall) -> None:

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from hoplon.program._torch_warnings import quiet_torch
 from hoplon.program.memory import is_plain
 from hoplon.program.operators import canonical_kind, is_passive
 from hoplon.program.program import Program
 from hoplon.program.sites import Identity
-from hoplon.program.tracing import identities
+from hoplon.program.tracing import functional_form, identities
 from hoplon.program.words import copies_of, overlapping, place_of
 from hoplon.protections.guards.memory.arena import end_to_end
 from hoplon.protections.runtime.bindings import tensors_of
@@ -27,8 +26,7 @@ def graph_with(
     exported = program.exported
     assert exported is not None, "a program in the eager form has no graph"
     if functional or not set(wanted) <= site_nodes(program, exported.graph).keys():
-        with quiet_torch():
-            exported = exported.run_decompositions({})
+        exported = functional_form(exported)
     graph_module = exported.module(check_guards=False)
     return graph_module, site_nodes(program, graph_module.graph)
 
