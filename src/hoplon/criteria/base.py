@@ -6,11 +6,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
+from hoplon.criteria.ragged import Ragged
 from hoplon.errors import DataError, HoplonError
 
 Judged: TypeAlias = Any
@@ -27,6 +28,9 @@ class Criterion(ABC):
     """
 
     outputs: int | tuple[int, ...] | None = field(default=None, kw_only=True)
+
+    masks: ClassVar[bool] = False
+    """Tell whether -inf is a value as others are, such as the logit of a class that is masked out."""
 
     @property
     @abstractmethod
@@ -48,7 +52,7 @@ class Criterion(ABC):
         """Return True for the runs that are harmed: bool, shape ``(runs, len(names))``.
 
         Args:
-            golden: reference outputs, shape ``(runs, ...)``, finite.
+            golden: reference outputs, shape ``(runs, ...)``, finite, or -inf where the criterion ``masks``.
             faulty: same shape; rows that are not finite get an answer that `classify` does not use.
             labels: int64, shape ``(runs, ...)``, or None.
         """
@@ -79,11 +83,12 @@ class Criterion(ABC):
         Raises:
             DataError: a golden output that is not finite, or labels of another length.
         """
-        bad = ~finite_rows(golden)
+        bad = ~finite_rows(golden, golden if self.masks else None)
         if bad.any():
+            way = "judge another output, outputs=..., or let the model give numbers" if bad.all() else "leave them out"
             raise DataError(
                 f"expected finite golden outputs, got NaN or infinity for input {int(bad.nonzero()[0])} "
-                f"({int(bad.sum())} of {len(bad)} inputs); leave these inputs out"
+                f"({int(bad.sum())} of {len(bad)} inputs); {way}"
             )
         if labels is not None and len(labels) != len(bad):
             raise DataError(f"expected {len(bad)} labels, one per input, got shape {tuple(labels.shape)}")
@@ -95,7 +100,9 @@ class Criterion(ABC):
             DataError: a position that the model does not have, or at which there is no tensor.
         """
         if self.outputs is None:
-            floating = (i for i, leaf in enumerate(outputs) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+            floating = (
+                i for i, leaf in enumerate(outputs) if isinstance(leaf, Tensor | Ragged) and leaf.is_floating_point()
+            )
             first = next(floating, None)
             if first is None:
                 raise DataError(f"expected a floating-point output for {self.names[0]}, got none; say which to judge")
@@ -106,7 +113,7 @@ class Criterion(ABC):
                 raise DataError(
                     f"expected outputs of the model in [0, {len(outputs)}) for {self.names[0]}, got {position}"
                 )
-            if not isinstance(outputs[position], Tensor):
+            if not isinstance(outputs[position], Tensor | Ragged):
                 kind = type(outputs[position]).__name__
                 raise DataError(f"expected a tensor as output {position} for {self.names[0]}, got {kind}")
         return chosen
@@ -142,11 +149,17 @@ def as_rows(outputs: Tensor) -> Tensor:
     return outputs.reshape(len(outputs), math.prod(outputs.shape[1:]))
 
 
-def finite_rows(judged: Judged) -> Tensor:
-    """The runs in which every judged floating-point output is finite: bool, shape ``(runs,)``."""
+def finite_rows(judged: Judged, reference: Judged | None = None) -> Tensor:
+    """The runs in which every judged floating-point output is finite: bool, shape ``(runs,)``.
+
+    Where a ``reference`` of the same shape is -inf, so may they be.
+    """
     tensors = tensors_of(judged)
     finite = torch.ones(len(tensors[0]), dtype=torch.bool, device=tensors[0].device)
-    for tensor in tensors:
+    for number, tensor in enumerate(tensors):
         if tensor.is_floating_point():
-            finite &= as_rows(tensor.isfinite()).all(1)
+            legal = tensor.isfinite()
+            if reference is not None:
+                legal |= (tensor == -torch.inf) & (tensors_of(reference)[number].to(tensor.device) == -torch.inf)
+            finite &= as_rows(legal).all(1)
     return finite

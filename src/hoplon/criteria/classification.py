@@ -37,6 +37,8 @@ class TopK(Criterion):
     k: int = 1
     reference: Literal["golden", "label"] = field(default="golden", kw_only=True)
 
+    masks = True
+
     def __post_init__(self) -> None:
         self._need_one_output()
         if self.k < 1:

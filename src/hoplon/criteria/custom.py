@@ -38,6 +38,8 @@ class Custom(Criterion):
     function: Callable[[Any, Any, Tensor | None], Any]
     name: str
 
+    masks = True
+
     def __post_init__(self) -> None:
         if not self.name or self.name in _TAKEN:
             raise HoplonError(f"expected a name other than {', '.join(_TAKEN)}, got {self.name!r}")

@@ -40,6 +40,8 @@ class Deviation(Criterion):
     unit: str = field(default="", kw_only=True)
     scale: float = field(default=1.0, kw_only=True)
 
+    masks = True
+
     def __post_init__(self) -> None:
         self._need_one_output()
         object.__setattr__(self, "thresholds", tuple(float(t) for t in self.thresholds))
@@ -72,6 +74,6 @@ class Deviation(Criterion):
     def harmed(self, golden: Tensor, faulty: Tensor, labels: Tensor | None) -> Tensor:
         """Return True where a run moved further than each threshold: bool, shape ``(runs, thresholds)``."""
         wide = torch.promote_types(faulty.dtype, torch.float32)
-        moved = (faulty.to(wide) - golden.to(wide)).abs()
+        moved = torch.where(faulty == golden, 0, faulty.to(wide) - golden.to(wide)).abs()  # of -inf in both: none
         largest = as_rows(moved).amax(1, keepdim=True) * self.scale
         return largest > torch.tensor(self.thresholds, dtype=wide, device=faulty.device)

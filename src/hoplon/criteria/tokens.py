@@ -37,6 +37,8 @@ class TokenMatch(Criterion):
 
     share: float = 0.0
 
+    masks = True
+
     def __post_init__(self) -> None:
         self._need_one_output()
         if not 0 <= self.share < 1:
@@ -88,6 +90,8 @@ class PerplexityChange(Criterion):
     """
 
     factor: float
+
+    masks = True
 
     def __post_init__(self) -> None:
         self._need_one_output()

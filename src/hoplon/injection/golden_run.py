@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hoplon.criteria.base import Criterion
+from hoplon.criteria.base import Criterion, Judged
 from hoplon.criteria.combined import as_criterion
 from hoplon.criteria.outcome import classify, measure
+from hoplon.criteria.ragged import joined, judged_together
 from hoplon.errors import DataError
 from hoplon.injection.replay.eager import EagerReplay
 from hoplon.injection.replay.golden import Placement
@@ -93,8 +94,10 @@ class GoldenRun:
         begun = time.perf_counter()
         outputs = golden_outputs(program, Overlay(), data, criterion, batch=size)
         seconds = (time.perf_counter() - begun) / -(-len(data) // size)
-        criterion.check(criterion.judged(outputs), data.y)
-        eligible = criterion.eligible(criterion.judged(outputs), data.y).nonzero().flatten()
+        parts = list(_judged(criterion, outputs, data.y))
+        for judged, labels in parts:
+            criterion.check(judged, labels)
+        eligible = torch.cat([criterion.eligible(*part) for part in parts]).nonzero().flatten()
         if not len(eligible):
             raise DataError(
                 f"expected at least one input that {program.name} gets right, got 0 of {len(data)}; "
@@ -150,10 +153,20 @@ def golden_outputs(
     for part in (torch.arange(len(data)) if rows is None else rows).split(batch):
         golden = replay.golden(program.leaves(data, part, batch=batch))
         parts.append(criterion.judged_rows(golden.outputs, slice(len(part))))
-    return tuple(None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))
+    return tuple(None if column[0] is None else joined(column) for column in zip(*parts, strict=True))
 
 
 def accuracy(criterion: Criterion, outputs: Sequence[Any], labels: Tensor | None) -> float:
     """Return the share of inputs that the criterion calls correct, in [0, 1]; NaN where it cannot tell."""
-    right = criterion.correct(criterion.judged(outputs), labels)
-    return float("nan") if right is None else right.double().mean().item()
+    right = [criterion.correct(*part) for part in _judged(criterion, outputs, labels)]
+    known = [part for part in right if part is not None]
+    return torch.cat(known).double().mean().item() if known else float("nan")
+
+
+def _judged(
+    criterion: Criterion, outputs: Sequence[Any], labels: Tensor | None
+) -> Iterator[tuple[Judged, Tensor | None]]:
+    """The judged outputs with their labels: all at once, or input by input where their shapes differ."""
+    for rows in judged_together(outputs):
+        judged = criterion.judged(criterion.judged_rows(outputs, rows))
+        yield judged, None if labels is None else labels[rows]
