@@ -185,7 +185,10 @@ class Comparison:
         note = "· this arm has no protection against this kind of fault; its runs are those of the unprotected model"
         notes = [f"{arm.name}: {crashes}" for arm in arms if (crashes := arm.results.only_crashes())]
         notes += [note] if any(map(_idle, arms)) else []
-        return TextTable(title, _COLUMNS, [_cells(arm) for arm in arms], "\n".join(notes) or None)
+        rows = [_cells(arm) for arm in arms]
+        known = [number for number in range(len(_COLUMNS)) if any(row[number] for row in rows)]  # what was not measured
+        columns, rows = [_COLUMNS[number] for number in known], [[row[number] for number in known] for row in rows]
+        return TextTable(title, columns, rows, "\n".join(notes) or None)
 
     def __str__(self) -> str:
         return "\n\n".join(map(str, self.tables()))

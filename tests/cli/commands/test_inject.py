@@ -374,3 +374,10 @@ def test_replay_tells_two_models_apart(
     line = refused(capsys, "replay", str(run), "--model", other, "--data", str(tmp_path / "few.npz"))
     assert "value faults are tied to their inputs" in line
     assert "expected a run directory" in refused(capsys, "replay", str(tmp_path), "--model", other)
+
+
+def test_a_criterion_without_its_number_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = refused(
+        capsys, "inject", "lenet-digits", "digits", "--criterion", "perplexity", "--out", str(tmp_path / "run")
+    )
+    assert "criterion.factor: expected a number, got nothing; give it" in said

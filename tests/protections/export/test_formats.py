@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, HoplonWarning
 from hoplon.formats import equal_bits
 from hoplon.program._torch_warnings import quiet_torch
 from hoplon.program.capturing import capture
@@ -245,3 +245,28 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(HoplonError, match=r"expected onnx and onnxscript for an ONNX file, got none; pip install"):
         export_onnx(module, tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["separate", "fused"])
+def test_channels_last_models_are_bounded_in_onnx(form: Form, tmp_path: Path) -> None:
+    """A pooled map has strides of its own there: no bound may write into it."""
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    model = nn.Sequential(*layers).eval().to(memory_format=torch.channels_last)
+    x = torch.randn(4, 3, 12, 12).to(memory_format=torch.channels_last)
+    program = capture(model, x)
+    module = harden(program, [Ranger(profile_ranges(program, x * 0.5))], form=form)
+    found = from_onnx(module, tmp_path)(x)
+    torch.testing.assert_close(found, module(x), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(found, model(x))  # the bounds act
+
+
+def test_what_onnxruntime_will_refuse_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="needs the extra hoplon[onnx]")
+    model = nn.Linear(4, 3).eval().bfloat16()
+    module = harden(capture(model, torch.randn(2, 4).bfloat16()), [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", HoplonWarning)
+        with pytest.raises(HoplonWarning, match="in bfloat16: it will refuse the file; capture the model in float16"):
+            export_onnx(module, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())

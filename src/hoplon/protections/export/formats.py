@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +19,12 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, HoplonWarning
 from hoplon.files import replacing
 from hoplon.program._torch_warnings import quiet_torch
 from hoplon.protections.base import Chain, ValueProtection
 from hoplon.protections.runtime.effect import Effect
+from hoplon.protections.runtime.graph import writes_in_place
 from hoplon.protections.runtime.hardened_module import HardenedModule
 from hoplon.protections.runtime.monitor import UncorrectableMemory
 from hoplon.protections.values.clamp import BoundValue, clamp_words_, rounded_outwards
@@ -62,10 +64,20 @@ def export_onnx(module: HardenedModule, path: str | os.PathLike[str], *, guards:
     Raises:
         HoplonError: guards that are not to be dropped, an effect or an operator that ONNX has no form of, or packages
             missing: they are the extra ``hoplon[onnx]``.
+    Warns:
+        HoplonWarning: values in bfloat16, before anything is written: onnxruntime has hardly an operator for them.
     """
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise HoplonError(f"expected {' and '.join(missing)} for an ONNX file, got none; pip install 'hoplon[onnx]'")
+    held = (node.meta.get("val") for node in module.graph_module.graph.nodes)
+    if any(isinstance(value, Tensor) and value.dtype == torch.bfloat16 for value in held):
+        warnings.warn(
+            "onnxruntime has no convolution and hardly another operator in bfloat16: it will refuse the file; capture "
+            "the model in float16 or float32 for a file that it runs",
+            HoplonWarning,
+            stacklevel=2,
+        )
     with _portable(module):
         exported = exported_program(module, guards=guards)
     with quiet_torch():
@@ -209,25 +221,30 @@ class _FloatBound(ValueProtection):
 
 @contextmanager
 def _portable(module: HardenedModule) -> Iterator[None]:
-    """The module's bounds in operators that other runtimes have, while this lasts."""
+    """The module's bounds in operators that other runtimes have, while this lasts.
+
+    In place only where the bounded operator is: writing into the result of another, which may have strides of its own
+    (a pooled map with its channels last), becomes an operator that ONNX has not.
+    """
     graph_module = module.graph_module
     nodes = [node for node in graph_module.graph.nodes if "effect" in node.meta]
     calls = [(node, node.target, node.args) for node in nodes if node.op == "call_function"]
     places = [(graph_module.get_submodule(str(node.target)), node) for node in nodes if node.op == "call_module"]
-    effects = [(place, place.effect, node.meta["val"].dtype) for place, node in places if isinstance(place, Effect)]
+    effects = [(place, node, place.effect, place.in_place) for place, node in places if isinstance(place, Effect)]
     try:
         for node, target, (value, *_) in calls:
-            node.target = bound_floats_ if target is clamp_words_ else bound_floats
+            node.target = bound_floats_ if target is clamp_words_ and writes_in_place(value) else bound_floats
             node.args = (value, *rounded_outwards(node.meta["effect"], node.meta["val"].dtype))
-        for place, effect, dtype in effects:
-            place.effect = _in_floats(effect, dtype)
+        for place, node, effect, in_place in effects:
+            place.effect = _in_floats(effect, node.meta["val"].dtype)
+            place.in_place = in_place and writes_in_place(node.args[0])
         graph_module.recompile()
         yield
     finally:
         for node, target, args in calls:
             node.target, node.args = target, args
-        for place, effect, _ in effects:
-            place.effect = effect
+        for place, _, effect, in_place in effects:
+            place.effect, place.in_place = effect, in_place
         graph_module.recompile()
 
 
