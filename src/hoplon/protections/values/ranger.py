@@ -268,8 +268,11 @@ class _Walk:
             )
         if name in ranges:
             bound = self._chosen(site)
-            one_sided = math.isfinite(low) != math.isfinite(high)
-            return _Found(name, _with_end(bound, low, high) if one_sided else bound, self._known)
+            if math.isfinite(low) != math.isfinite(high):
+                bound = _with_end(bound, low, high)
+            elif math.isfinite(low):
+                bound = _within(bound, low, high)
+            return _Found(name, bound, self._known)
         if self._ranger.unprofiled == "refuse" and math.isfinite(low) and math.isfinite(high):
             return _Found(name, Bound(low, high), "known")
         self.unknown.append(name)
@@ -306,6 +309,17 @@ def last_linear(program: Program) -> tuple[str, ...]:
     linear = {program.site_steps[site.name]: site for site in program.value_sites if site.kind in _LINEAR}
     steps = sum(1 << step for step in linear)
     return tuple(site.name for step, site in linear.items() if not program.descendants[step] & steps)
+
+
+def _within(bound: AnyBound, low: float, high: float) -> AnyBound:
+    """A bound without the slack that lies beyond the ends of a function."""
+    if isinstance(bound, ChannelBounds):
+        return ChannelBounds(bound.axis, tuple(_in_ends(channel, low, high) for channel in bound.channels))
+    return _in_ends(bound, low, high)
+
+
+def _in_ends(bound: Bound, low: float, high: float) -> Bound:
+    return Bound(min(max(bound.low, low), bound.high), max(min(bound.high, high), bound.low))
 
 
 def _with_end(bound: AnyBound, low: float, high: float) -> AnyBound:
