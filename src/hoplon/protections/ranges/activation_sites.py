@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch.utils import _pytree as pytree
 
-from hoplon.program.operators import ACTIVATION_KINDS, canonical_kind, has, operator_name
+from hoplon.program.operators import ACTIVATION_KINDS, canonical_kind, has, is_passive, operator_name
 from hoplon.program.program import Program, Ref, Step
 from hoplon.program.sites import ValueSite
+from hoplon.protections.ranges.function_ends import ARITHMETIC, COPIES, written_range
 
-ARITHMETIC = frozenset({"add", "sub", "rsub", "mul", "div", "neg"})
-COPIES = frozenset({"clone", "contiguous", "detach", "dropout", "alias", "to", "_to_copy"})
 # What makes a product of functions of one value an activation. Powers and roots are left out: polynomials and norms.
 _BENDING = ACTIVATION_KINDS | {
     "erf",
@@ -39,8 +39,7 @@ class Activations:
     """The value sites of a program that are activations.
 
     ``sites``: by name, those whose value is an activation's; ``inner``: the sites inside of an activation that is
-    written out in several operators, each with the site of its value. A gate is no such part: it multiplies another
-    value than the one that it is made of.
+    written out in several operators, each with the site of its value.
     """
 
     sites: dict[str, ValueSite]
@@ -55,6 +54,8 @@ def activations(program: Program) -> Activations:
     - a product or quotient of two functions of one value, element by element, that bends it: ``x * sigmoid(a * x)``,
       ``0.5 * x * (1 + tanh(...))`` or ``(1 + erf(...))``, ``x * tanh(softplus(x))``, ``x * clamp(x + 3, 0, 6) / 6``;
       arithmetic on the same value that follows belongs to it;
+    - a product of a gate and a value without a bound, as in a gated linear unit, squeeze and excite or the cell of an
+      LSTM: a gate is a function with an end on both sides, and has no bound of its own there;
     - what a module without modules in it makes of one value, element by element, unless it is mere arithmetic.
 
     Bounding their parts would do harm: the end of a ``tanh`` that cancels a huge value is an end that no fault-free
@@ -94,16 +95,54 @@ class _Search:
             for part in inside - {value}:
                 if set(self._program.readers[part]) <= inside | {value} and part not in self._outputs:
                     inner[part] = value
+        inner |= self._gates(set(self._activating(written, inner)), written)
         for part in sorted(inner, reverse=True):  # the value of a part lies behind it
             inner[part] = inner.get(inner[part], inner[part])
         chosen = {
             site.name: site
             for number, site in self._sites.items()
-            if number not in inner and site.dtype.is_floating_point
-            if site.kind in ACTIVATION_KINDS or number in written
+            if number in set(self._activating(written, inner)) and site.dtype.is_floating_point
         }
         names = {part: self._sites[part].name for part in inner if part in self._sites}
         return Activations(chosen, {name: self._named(inner[part]) for part, name in names.items()})
+
+    def _activating(self, written: Collection[int], inner: Collection[int]) -> Iterator[int]:
+        for number, site in self._sites.items():
+            if number not in inner and (site.kind in ACTIVATION_KINDS or number in written):
+                yield number
+
+    def _gates(self, bounded: set[int], written: dict[int, set[int]]) -> dict[int, int]:
+        """The gates of values without a bound, each with its product, which becomes an activation."""
+        gates: dict[int, int] = {}
+        for step in self._program.compute_steps():
+            factors = [read for read in steps_of(step.args[:2]) if self._varies(read)]
+            if canonical_kind(step.op) != "mul" or len(factors) != 2 or step.index not in self._sites:
+                continue
+            for one, other in (factors, factors[::-1]):
+                gate = self._origin(one, bounded)
+                ends = written_range(self._program, gate) if gate in bounded else (math.inf, math.inf)
+                if all(map(math.isfinite, ends)) and self._origin(other, bounded) not in bounded:
+                    gates[gate] = step.index
+                    written[step.index] = {step.index}
+                    bounded.add(step.index)
+        return gates
+
+    def _origin(self, step: int, bounded: Collection[int]) -> int:
+        """The value with a bound that a step moves, or multiplies and adds constants to; itself if there is none."""
+        start = step
+        while step not in bounded:
+            made = self._steps[step]
+            reads = [read for read in made.reads if self._varies(read)]
+            keeps = made.op is not None and (
+                canonical_kind(made.op) in ARITHMETIC
+                or is_passive(made.op)
+                or has(made.op, "selects")
+                or has(made.op, "averages")
+            )
+            if len(reads) != 1 or not keeps:
+                return start
+            step = reads[0]
+        return step
 
     def _named(self, step: int) -> str:
         return self._sites[step].name if step in self._sites else self._steps[step].label

@@ -74,7 +74,7 @@ def taken_over(step: Step, reads: Sequence[Step], sources: Sequence[AnyBound | N
         return Bound(number, number)
     if kind == "attention":
         return 'attention has its softmax inside, out of reach; capture with decompose=["attention"]'
-    if not keeps_bounds(step, reads):
+    if not _keeps_bounds(step, reads):
         return f"{kind} is not known to keep the range of what it reads"
     bounds = [source for source in sources if source is not None]
     if not bounds or len(bounds) < len(sources):
@@ -92,8 +92,7 @@ def taken_over(step: Step, reads: Sequence[Step], sources: Sequence[AnyBound | N
     return bound.widened(_ROUNDING) if has(step.op, "averages") else bound
 
 
-def keeps_bounds(step: Step, reads: Sequence[Step]) -> bool:
-    """Tell whether no value of a step can leave the range of the values that it reads."""
+def _keeps_bounds(step: Step, reads: Sequence[Step]) -> bool:
     if step.op is operator.getitem:  # only the first output of a max pool holds values, all of a split do
         return step.args[1] == 0 or not has(reads[0].op, "selects")
     if operator_name(step.op) in ("_to_copy", "to"):  # rounding to another format is monotone, so is that of the bound

@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 import operator
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
 import torch
 
 from hoplon.errors import HoplonError
-from hoplon.program.operators import canonical_kind
 from hoplon.program.program import Program, Step
 from hoplon.program.sites import ValueSite
 from hoplon.protections.base import Protection, ValueProtection
-from hoplon.protections.ranges.activation_sites import ARITHMETIC, activations, steps_of
+from hoplon.protections.ranges.activation_sites import activations
 from hoplon.protections.ranges.bound import Bound, ChannelBounds
 from hoplon.protections.ranges.channels import axis_in_value
-from hoplon.protections.ranges.inherent import INHERENT, inherent_range, written_range
+from hoplon.protections.ranges.function_ends import inherent_range
+from hoplon.protections.ranges.inherent import INHERENT
 from hoplon.protections.ranges.ranges import LAST_BITS, Ranges
-from hoplon.protections.values.dataflow import AnyBound, filled_with, hull, keeps_bounds, taken_over, value_reads
+from hoplon.protections.values.dataflow import AnyBound, filled_with, hull, taken_over, value_reads
 from hoplon.protections.values.policy import Clamp, Policy
 from hoplon.registry import register
 
@@ -31,7 +31,6 @@ Unprofiled = Literal["refuse", "leave"]
 UNPROFILED: tuple[Unprofiled, ...] = ("refuse", "leave")
 
 _LINEAR = frozenset({"linear", "conv", "conv_transpose", "matmul", "addbmm", "baddbmm"})
-_PRODUCTS = {"mul": (0, 1), "matmul": (0, 1), "baddbmm": (1, 2), "addbmm": (1, 2), "addcmul": (1, 2)}
 
 
 @final
@@ -67,8 +66,8 @@ class Ranger(Protection):
     convolution, normalisation, residual addition, and attention that is one operator, its softmax inside.
 
     An activation that is written out in several operators is bounded at its value, and nowhere inside
-    (:func:`hoplon.ranges.activations`). A gate, a function with an end on both sides that multiplies a value without a
-    bound, keeps the ends of its function: a gate that closes on a huge value masks it.
+    (:func:`hoplon.ranges.activations`). So is the product of a gate and a value without a bound: a gate that closes on
+    a huge value masks it, and a bound of the gate would keep it open.
 
     Args:
         ranges: of this model, from :func:`hoplon.profile_ranges`, or :func:`inherent_ranges` without any data.
@@ -175,68 +174,16 @@ class _Walk:
                 "got none; profile it too: sites=Values()"
             )
         self._activations = activations(program)
-        self._varying = program.reach(program.input_steps) | sum(1 << step for step in program.input_steps)
-        self._sites = {program.site_steps[site.name]: site for site in program.value_sites}
-        self._gates: dict[str, str] = {}  # by name, the value that each multiplies
-        self._pass()
-        if self._gates:
-            self._pass()
-
-    def _pass(self) -> None:
         self.found: dict[str, _Found] = {}
         self.unknown: list[str] = []  # activations without a bound
         known: dict[int, _Found] = {}  # by step; a view goes by the name of what it views
-        for step in self._program.compute_steps():
-            site = self._sites.get(step.index)
+        sites = {program.site_steps[site.name]: site for site in program.value_sites}
+        for step in program.compute_steps():
+            site = sites.get(step.index)
             own = self._own(site, step) if site is not None else None
             known[step.index] = own or self._follow(step, site, known)
             if site is not None:
                 self.found[site.name] = known[step.index]
-        self._gates = self._found_gates(known)
-
-    def _found_gates(self, known: Mapping[int, _Found]) -> dict[str, str]:
-        """The functions with an end on both sides that multiply a value without a bound, and that value."""
-        gates: dict[str, str] = {}
-        for step in self._program.compute_steps():
-            places = _PRODUCTS.get(canonical_kind(step.op), ())
-            read = [number for place in places for number in steps_of(step.args[place : place + 1])]
-            factors = [number for number in read if self._varying >> number & 1]
-            if len(factors) < 2:
-                continue
-            for one, other in (factors, factors[::-1]):
-                if not self._limits(other, known):
-                    partner = known[other].name if other in known else self._program.steps[other].label
-                    gates |= dict.fromkeys(self._saturating(one), partner)
-        return gates
-
-    def _limits(self, step: int, known: Mapping[int, _Found]) -> bool:
-        """Tell whether a step has a bound, or is a bounded value times or plus constants."""
-        if (found := known.get(step)) is not None and found.bound is not None:
-            return True
-        source = self._source(step)
-        return source is not None and self._limits(source, known)
-
-    def _saturating(self, step: int | None) -> Iterator[str]:
-        """The function with an end on both sides that a value is, times or plus constants."""
-        while step is not None:
-            if (site := self._sites.get(step)) is not None and site.name in self._activations.sites:
-                if all(map(math.isfinite, written_range(self._program, step))):
-                    yield site.name
-                return
-            step = self._source(step)
-
-    def _source(self, step: int) -> int | None:
-        """The one value that a step moves, or multiplies and adds constants to; None if it does more."""
-        made = self._program.steps[step]
-        if made.op is None:
-            return None
-        reads = [read for read in value_reads(made) if self._varying >> read & 1]
-        arithmetic = canonical_kind(made.op) in ARITHMETIC
-        return (
-            reads[0]
-            if len(reads) == 1 and (arithmetic or keeps_bounds(made, [self._program.steps[reads[0]]]))
-            else None
-        )
 
     def _own(self, site: ValueSite, step: Step) -> _Found | None:
         """The bound that a site has by itself, or why a site that could have one has none."""
@@ -260,12 +207,6 @@ class _Walk:
     def _activation(self, site: ValueSite, step: Step) -> _Found:
         low, high = inherent_range(step)
         ranges, name = self._ranger.ranges, site.name
-        if name in self._gates:
-            ends = Bound(*written_range(self._program, step.index))
-            bound: AnyBound = ends if math.isfinite(low) and math.isfinite(high) else self._with_slack(ends, site)
-            return _Found(
-                name, bound, f"the ends of its function, since it multiplies {self._gates[name]}, not bounded"
-            )
         if name in ranges:
             bound = self._chosen(site)
             if math.isfinite(low) != math.isfinite(high):
