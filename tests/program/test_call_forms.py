@@ -62,12 +62,10 @@ def in_place() -> nn.Module:
 @pytest.mark.parametrize(
     "wrapped",
     [
-        lambda: torch.compile(Holder(Body()).eval(), backend="eager"),
-        lambda: Holder(torch.compile(Body(), backend="eager")).eval(),  # type: ignore[arg-type]
-        lambda: Holder(in_place()).eval(),
-        lambda: nn.DataParallel(Holder(Body())).eval(),
+        lambda: nn.DataParallel(torch.compile(Holder(Body()).eval(), backend="eager")),  # type: ignore[type-var]
+        lambda: Holder(torch.compile(in_place(), backend="eager")).eval(),  # type: ignore[arg-type]
     ],
-    ids=["compiled", "compiled inside", "compiled in place", "data parallel"],
+    ids=["outside", "inside"],
 )
 def test_wrappers_are_taken_off(wrapped: Callable[[], nn.Module]) -> None:
     model = wrapped()
@@ -75,8 +73,8 @@ def test_wrappers_are_taken_off(wrapped: Callable[[], nn.Module]) -> None:
     program = captured(model)
     assert names(program) == names(captured(Holder(Body()).eval()))
     assert list(model.state_dict()) == state
-    with torch.inference_mode():
-        assert program(X).equal(model(X))
+    memory = {site.name: program.memory()[site.name] for site in program.memory_sites}
+    assert {t.data_ptr() for t in memory.values()} == {p.data_ptr() for p in model.parameters()}
 
 
 def test_exported_programs_are_captured(tmp_path: Path) -> None:
@@ -84,8 +82,9 @@ def test_exported_programs_are_captured(tmp_path: Path) -> None:
     hp.export_pt2(hp.harden(program, []), tmp_path / "own.pt2")
     exported = torch.export.load(tmp_path / "own.pt2")
     for model in (exported, exported.module()):
-        assert names(captured(model)) == names(program)
-        assert captured(model)(X).equal(program(X))
+        again = captured(model)
+        assert names(again) == names(program)
+        assert again(X).equal(program(X))
 
 
 def test_of_exported_modules_the_operators_tell_the_mode() -> None:
@@ -240,13 +239,14 @@ def test_regions_of_autocast_keep_the_names_of_their_modules() -> None:
     for form in ("export", "eager"):
         program = hp.capture(model, X, form=form)  # type: ignore[arg-type]
         assert [site.name for site in program.value_sites] == wanted
-    bounded = hp.harden(captured(model), [hp.Ranger(hp.profile_ranges(captured(model), X))])
+    program = captured(model)
+    bounded = hp.harden(program, [hp.Ranger(hp.profile_ranges(program, X))])
     assert not bounded(100 * X).equal(model(100 * X))
 
 
 def test_attention_is_captured_without_its_fused_kernel_and_says_so() -> None:
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    model = nn.Sequential(nn.Unflatten(1, (1, 8)), nn.TransformerEncoder(layer, 2)).eval()
+    model = nn.Sequential(nn.Unflatten(1, (1, 8)), nn.TransformerEncoder(layer, 1)).eval()
     wide = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", HoplonWarning)
@@ -254,7 +254,7 @@ def test_attention_is_captured_without_its_fused_kernel_and_says_so() -> None:
         eager = hp.capture(model, wide, form="eager")
     assert torch.backends.mha.get_fastpath_enabled()
     assert [site.name for site in program.value_sites] == [site.name for site in eager.value_sites]
-    assert len(program.value_sites) > 10
+    assert len(program.value_sites) == 10
     with torch.inference_mode():
         assert eager.run([wide[:1]], hook=lambda step, value: value)[0].equal(eager(wide[:1]))
     campaign = hp.Campaign(eager, wide, sites=hp.Values("*linear1*"), criterion=hp.Deviation((0.0,)))
