@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hoplon.faults import BitFlip, FaultTable
-from hoplon.faults.sampling import Explicit, Population, draw_faults, unit_generator
+from hoplon.faults.sampling import EachTopScore, Explicit, Population, draw_faults, unit_generator
 from hoplon.program.sites import ValueSite
 from hoplon.registry import components
 from tests.support.examples import example
@@ -37,5 +37,5 @@ def test_faults_lie_in_the_population_with_their_probability_and_follow_the_seed
     for row in table.frame.iter_rows(named=True):
         assert 0 <= row["element"] < numels[row["site"]]
         assert row["input"] in INPUTS
-        chosen = isinstance(sampling, Explicit)
+        chosen = isinstance(sampling, Explicit | EachTopScore)
         assert math.isnan(row["probability"]) if chosen else 0 < row["probability"] <= 1
