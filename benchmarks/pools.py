@@ -49,9 +49,9 @@ def names() -> tuple[str, str]:
     return ("resnet20-cifar10", "cifar10") if os.environ.get("HOPLON_DATA") else ("lenet-digits", "digits")
 
 
-def campaign_of(arm: str) -> tuple[str, Campaign]:
-    """Faults in the convolution outputs of a model."""
-    name, data_name = names()
+def campaign_of(arm: str, chosen: tuple[str, str] | None = None) -> tuple[str, Campaign]:
+    """Faults in the convolution outputs of a model; ``chosen``: model and data of the zoo, `names` by default."""
+    name, data_name = chosen or names()
     model, data = zoo.model(name), zoo.data(data_name)
     program = hp.capture(model.module, model.example, name=name)
     protections = []
@@ -64,12 +64,14 @@ def campaign_of(arm: str) -> tuple[str, Campaign]:
     return name, Campaign(program, inputs, sites=hp.Values(kind="conv"), protections=protections)
 
 
-def recorded(arm: str, faults: int, folder: Path | None, *, seed: int) -> tuple[str, Pool]:
+def recorded(
+    arm: str, faults: int, folder: Path | None, *, seed: int, chosen: tuple[str, str] | None = None
+) -> tuple[str, Pool]:
     """Run a pool, or read the one in the folder."""
     if folder is not None and (folder / f"{arm}.json").exists():
         meta = json.loads((folder / f"{arm}.json").read_text(encoding="utf-8"))
         return meta["model"], _pool(arm, meta["again"], pl.read_parquet(folder / f"{arm}.parquet"))
-    name, campaign = campaign_of(arm)
+    name, campaign = campaign_of(arm, chosen)
     work = campaign._runner(seed)
     strata = default_strata(work.injector, work.population)
     drawn = Candidates(

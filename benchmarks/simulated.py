@@ -27,9 +27,12 @@ UNIT = 1024
 
 @dataclass(frozen=True)
 class Found:
-    """One campaign: its estimate at the first look, its limits, runs, looks, candidates; and limits of domains."""
+    """One campaign: its estimate as reported, what all its runs together would give, its limits, runs, looks,
+    candidates; and limits of domains.
+    """
 
-    first: float
+    estimate: float
+    pooled: float
     low: float
     high: float
     runs: float
@@ -98,18 +101,19 @@ def two_phases(over: Population, generator: np.random.Generator) -> Found:
         nonlocal first, runs, failures
         first = _candidates(over, first, drawn, generator)
         halves = np.stack([first.counts - first.counts // 2, first.counts // 2], 1)
-        wanted = np.where(over.known[:, None], 0, np.maximum(np.minimum(wanted, halves), runs))
+        wanted = np.minimum(course.with_new_strata(first, wanted), halves)
+        wanted = np.where(over.known[:, None], 0, np.maximum(wanted, runs))
         failures, runs = failures + generator.binomial(wanted - runs, truth[:, None]), wanted
 
     grow(*course.main_stage(first, failures, runs))
-    estimate = None
+    planned = failures, runs
     for look in itertools.count():
-        mean, low, high = course.look(first, failures, runs, look=look)
-        estimate = mean if estimate is None else estimate
+        pooled, *_ = course.look(first, failures, runs, look=look)
+        estimate, low, high = course.look(first, failures, runs, look=look, planned=planned)
         if (high - low) / 2 <= course.half_width:
             level = 1 - sum(course.tails(look))
-            domains = tuple(_domain(over, name, first.shares, failures, runs, level, generator) for name in over.cells)
-            return Found(estimate, low, high, float(runs.sum()), look + 1.0, float(first.drawn.sum()), domains)
+            domains = tuple(_domain(over, name, first.shares, *planned, level, generator) for name in over.cells)
+            return Found(estimate, pooled, low, high, float(runs.sum()), look + 1.0, float(first.drawn.sum()), domains)
         grow(*course.next_allocation(first, failures, runs, look=look + 1))
     raise AssertionError("there is always another look")
 
@@ -172,7 +176,7 @@ def uniform(over: Population, generator: np.random.Generator) -> Found:
     runner: Any = SimpleNamespace(unit_size=UNIT)
     Uniform(over.course.confidence, None, over.course.half_width).run(runner, keep)
     rate = looked[-1]
-    return Found(rate.estimate, rate.low, rate.high, float(len(failed) * UNIT), float(len(looked)), 0.0)
+    return Found(rate.estimate, rate.estimate, rate.low, rate.high, float(len(failed) * UNIT), float(len(looked)), 0.0)
 
 
 def repeated(over: Population, design: str, repeats: int, *, seed: int, workers: int, domains_in: int) -> list[Found]:

@@ -51,7 +51,8 @@ REFUSED = 0.001  # one-sided binomial test of coverage
 class Case:
     """One arm at one precision; ``planted``: failure probability added to the heaviest stratum's share, in all.
 
-    ``covers``: 95 % is not refused by a one-sided binomial test at 0.001.
+    ``covers``: 95 % is not refused by a one-sided binomial test at 0.001. ``bias_in_standard_errors``: of the estimate
+    as a campaign reports it.
     """
 
     model: str
@@ -78,11 +79,11 @@ class Case:
 def case_of(
     model: str, pool: Pool, over: Population, planted: float, found: Sequence[Found], ratio: float | None
 ) -> Case:
-    first, low, high, runs, looks, candidates = np.array(
-        [(f.first, f.low, f.high, f.runs, f.looks, f.candidates) for f in found]
+    estimate, low, high, runs, looks, candidates = np.array(
+        [(f.estimate, f.low, f.high, f.runs, f.looks, f.candidates) for f in found]
     ).T
     target, half_width = over.target, over.course.half_width
-    plain, error = uniform_runs(target, half_width), first.std() / len(found) ** 0.5
+    plain, error = uniform_runs(target, half_width), estimate.std() / len(found) ** 0.5
     covered = int(((low <= target) & (target <= high)).sum())
     return Case(
         model=model,
@@ -95,7 +96,7 @@ def case_of(
         missed_below=float((high < target).mean()),
         missed_above=float((low > target).mean()),
         half_width_mean=float((high - low).mean() / 2),
-        bias_in_standard_errors=float((first.mean() - target) / error) if error else 0.0,
+        bias_in_standard_errors=float((estimate.mean() - target) / error) if error else 0.0,
         truth=target,
         runs_uniform=plain,
         runs_hoplon=float(runs.mean()),

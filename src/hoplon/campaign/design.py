@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from hoplon.errors import StoreError
+from hoplon.stats.intervals import Floats, Ints
 from hoplon.stats.two_stage import TwoStagePlan
 
 
@@ -23,11 +24,11 @@ class Design:
     stratum has two halves: see `hoplon.campaign.stratified.schedule.SequentialSchedule`. ``known``: the failure
     probability of strata that needed no run, None for the others. ``draws``: how many draws of all faults each share
     counts as, see ``strata_estimates.limits``; ``candidates`` where it is empty. A campaign of uniform faults
-    has no strata. ``level``: confidence of the intervals then. ``expected``: the "runs", "seconds" and "memory_bytes"
-    (of the process that plans, where the platform tells) that the pilot led to expect; ``spent``: what it came to.
-    Times
-    and
-    memory are no records. ``split``: of memory faults, how many batches of inputs each meets.
+    has no strata. ``level``: confidence of the intervals then. ``looks``: how many there were. ``planned``: faults from
+    this number on were added since a look was not precise enough; that look saw those before (None: all of them).
+    ``expected``: the "runs", "seconds" and "memory_bytes" (of the process that plans, where the platform tells) that
+    the pilot led to expect; ``spent``: what it came to. Times and memory are no records. ``split``: of memory faults,
+    how many batches of inputs each meets.
     """
 
     labels: tuple[str, ...]
@@ -36,6 +37,8 @@ class Design:
     candidates: int
     level: float
     draws: tuple[float, ...] = ()
+    looks: int | None = None
+    planned: int | None = None
     expected: Mapping[str, float] = field(default_factory=dict)
     spent: Mapping[str, float] = field(default_factory=dict)
     split: TwoStagePlan | None = None
@@ -49,7 +52,8 @@ class Design:
         """Expected and actual effort in one line; None of a campaign that planned nothing."""
         if not self.expected or not self.spent:
             return None
-        return f"planned from the pilot: {_amounts(self.expected)}; it took {_amounts(self.spent)}"
+        looks = "" if self.looks is None else f", {self.looks} look{'s' * (self.looks > 1)}"
+        return f"planned from the pilot: {_amounts(self.expected)}; it took {_amounts(self.spent)}{looks}"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -74,23 +78,44 @@ class Design:
 
         Half the share of its stratum is parted equally among the faults of each half. Of a run that was stopped before
         every half had one, what is missing is parted among the others.
+
+        Faults that were added after a look have the weight 0: that there are any depends on how many of the others
+        fail, so an estimate to which they count is biased. They narrow the limits of the whole; there each counts as
+        the column ``pooled`` says, which is `weight` where nothing was added.
         """
         if not self.shares:
             return runs
-        counted = runs.group_by("cell").agg(faults=pl.col("fault").n_unique()).collect(engine="streaming")
-        faults = np.zeros(2 * len(self.shares))
+        fault = pl.col("fault")
+        added = fault.is_null() if self.planned is None else fault >= self.planned
+        tally = runs.group_by("cell").agg(faults=fault.n_unique(), first=fault.filter(~added).n_unique())
+        counted = tally.collect(engine="streaming")
+        faults, first = np.zeros((2, 2 * len(self.shares)), dtype=np.int64)
         faults[counted["cell"].to_numpy()] = counted["faults"].to_numpy()
+        first[counted["cell"].to_numpy()] = counted["first"].to_numpy()
+        first = np.where(first > 0, first, faults)  # a kind that was not known at the first look: all of it counts
+        weights, pooled = self._weights(first), self._weights(faults)
+        cells = list(range(len(faults)))
+        draws = np.repeat(np.array(self.draws or (self.candidates,) * len(self.shares)), 2).astype(np.int64)
+
+        def by_cell(values: list[float] | list[int], dtype: type[pl.DataType]) -> pl.Expr:
+            return pl.col("cell").replace_strict(cells, values, return_dtype=dtype)
+
+        late = by_cell((first < faults).tolist(), pl.Boolean) & added
+        weight = pl.when(late).then(0.0).otherwise(by_cell(weights.tolist(), pl.Float64))
+        found = runs.with_columns(weight.alias("weight"), by_cell(draws.tolist(), pl.Int64).alias("candidates"))
+        if (first < faults).any():
+            found = found.with_columns(by_cell(pooled.tolist(), pl.Float64).alias("pooled"))
+        return found
+
+    def _weights(self, faults: Ints) -> Floats:
+        """Weight of each fault of a cell, of which there are so many."""
         shares = np.repeat(np.array(self.shares) / 2, 2)
         open_ = np.repeat(np.array([value is None for value in self.known]), 2)
         weights = np.divide(shares, faults, out=np.zeros_like(shares), where=faults > 0)
         reached = float(shares[open_ & (faults > 0)].sum())
         if reached > 0:
             weights[open_] *= float(shares[open_].sum()) / reached
-        cells = list(range(len(weights)))
-        draws = np.repeat(np.array(self.draws or (self.candidates,) * len(self.shares)), 2).astype(np.int64)
-        weight = pl.col("cell").replace_strict(cells, weights.tolist(), return_dtype=pl.Float64)
-        counted_from = pl.col("cell").replace_strict(cells, draws.tolist(), return_dtype=pl.Int64)
-        return runs.with_columns(weight.alias("weight"), counted_from.alias("candidates"))
+        return weights
 
 
 def _amounts(found: Mapping[str, float]) -> str:

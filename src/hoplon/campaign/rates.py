@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -17,8 +17,8 @@ from hoplon.stats.strata_estimates import ABOVE, CERTAIN, stratified
 
 FAILURES = ("sdc", "nonfinite")
 
-_WEIGHT, _DRAWS = "weight", "candidates"
-_KINDS = [_WEIGHT, _DRAWS, "proven"]
+_WEIGHT, _DRAWS, _POOLED = "weight", "candidates", "pooled"
+_KINDS = [_WEIGHT, _DRAWS, "proven", _POOLED]
 _ROUNDING = 1e-9
 
 
@@ -80,7 +80,8 @@ def rate_of(
     Value faults: plain counts, Wilson intervals. Memory faults: the mean over faults of the share of inputs that
     fail, intervals clustered by fault. Runs with a column ``weight``: the stratified estimate, strata being faults of
     equal weight; a column ``candidates`` says from how many first-phase draws each was counted. Rows with ``proven``
-    set are faults that are known to be masked: no run was spent on them.
+    set are faults that are known to be masked: no run was spent on them. A column ``pooled``: weights for the limits,
+    where those of the estimate leave faults out (see `hoplon.campaign.design.Design.weighted`).
 
     Args:
         runs: one row per run, with the columns ``fault``, ``input`` and the criterion's.
@@ -136,7 +137,8 @@ def _tallies(
     if _WEIGHT in columns:
         within = [*_KINDS, *within]
         draws = _DRAWS if _DRAWS in columns else pl.lit(None, dtype=pl.Int64)
-        runs = runs.with_columns(proven=_proven(runs), candidates=draws)
+        pooled = pl.col(_POOLED if _POOLED in columns else _WEIGHT)
+        runs = runs.with_columns(proven=_proven(runs), candidates=draws, pooled=pooled)
     counted = runs.group_by(*keys, *within).agg(*tally, faults=pl.col("fault").n_unique())
     counted = counted.sort(*keys, *within, nulls_last=True)
     inputs = runs.group_by(keys).agg(n_inputs=pl.col("input").n_unique()).sort(keys, nulls_last=True)
@@ -189,24 +191,28 @@ def _of_strata(failures: Ints, clusters: pl.DataFrame, *, target: Target, confid
 
     What the weights leave of a sum of 1 was proven to be masked where the faults were drawn.
     """
-    columns = clusters.select(_WEIGHT, pl.col(_DRAWS).cast(pl.Float64), "proven", "runs")
-    weights, draws, proven, runs = (column.to_numpy() for column in columns)
+    columns = clusters.select(_POOLED, pl.col(_DRAWS).cast(pl.Float64), "proven", "runs", _WEIGHT)
+    weights, draws, proven, runs, counts = (column.to_numpy() for column in columns)
+    strata, first, which = np.unique(np.stack([weights, draws, proven]), axis=1, return_index=True, return_inverse=True)
     if target == "values":
-        shares, failed, met = weights * runs, failures.astype(float), runs.astype(float)
+        failed, met = (np.bincount(which, weights=column).astype(np.float64) for column in (failures, runs))
+        shares = strata[0] * met
     else:
-        rows = np.stack([weights, draws, proven])
-        strata, first, which = np.unique(rows, axis=1, return_index=True, return_inverse=True)
         shares = np.bincount(which, weights=weights).astype(np.float64)
         cells = [effective((failures / runs)[which == cell], runs[which == cell]) for cell in range(strata.shape[1])]
         failed, met = (np.array(column) for column in zip(*cells, strict=True))
-        draws, proven = draws[first], proven[first]
+    draws, proven = draws[first], proven[first]
     met = np.where(proven, CERTAIN, met)
     rest = 1 - float(shares.sum())
     if rest > _ROUNDING:
         shares, failed, met = np.append(shares, rest), np.append(failed, 0.0), np.append(met, CERTAIN)
         draws = np.append(draws, draws.min())
     counted = None if np.isnan(draws).any() else draws
-    return stratified(shares / shares.sum(), failed, met, candidates=counted, confidence=confidence, above=ABOVE)
+    found = stratified(shares / shares.sum(), failed, met, candidates=counted, confidence=confidence, above=ABOVE)
+    if np.array_equal(counts, weights):
+        return found
+    mean = float((counts * (failures if target == "values" else failures / runs)).sum())
+    return replace(found, estimate=mean, low=min(found.low, mean), high=max(found.high, mean))
 
 
 def _of_domain(
@@ -218,4 +224,5 @@ def _of_domain(
         weights = np.repeat(weights, runs)
     else:
         shares = failures / runs
+    shares, weights = shares[weights > 0], weights[weights > 0]  # what was added after a look counts in the whole alone
     return weighted(shares, weights, confidence=confidence, heaviest=heaviest)

@@ -97,7 +97,7 @@ class Uniform(StoppingRule):
         design = Design((), (), (), 0, schedule.confidence)
         while True:
             store.run({unit: unit for unit in range(units)})
-            design = replace(design, level=1 - sum(schedule.tails(look)))
+            design = replace(design, level=1 - sum(schedule.tails(look)), looks=look + 1)
             rate = store.results(units, design).summary()[0]
             wanted = math.ceil(_SLACK * units * (rate.failure.half_width / schedule.half_width) ** 2)
             part = next(parts, None)

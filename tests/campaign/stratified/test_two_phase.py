@@ -113,13 +113,49 @@ def test_a_prediction_is_there_for_uniform_faults_and_after_loading(campaign: Ca
     results = campaign.run(half_width=0.05, design="uniform", store=tmp_path / "run")
     assert results.prediction is not None
     assert re.fullmatch(
-        r"planned from the pilot: [\d,]+ runs, [\d.,]+ s, [\d.]+ GB; it took [\d,]+ runs, [\d.,]+ s, [\d.]+ GB",
+        r"planned from the pilot: [\d,]+ runs, [\d.,]+ s, [\d.]+ GB; "
+        r"it took [\d,]+ runs, [\d.,]+ s, [\d.]+ GB, [12] looks?",
         results.prediction,
     )
     assert f"it took {results.summary()[0].n_runs:,} runs" in results.prediction
     assert load_results(tmp_path / "run").prediction == results.prediction
     assert load_results(tmp_path / "run").design is None
     assert campaign.run(count=10).prediction is None
+
+
+@pytest.mark.parametrize(("sites", "half_width"), [(Values(kind="conv"), 0.005), (Memory("0.weight"), 0.04)])
+def test_what_is_run_after_a_look_narrows_the_limits_and_leaves_the_estimate(
+    campaign: Campaign, sites: Values | Memory, half_width: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan for too wide an interval, so that the first look is not the last one."""
+    plan = dataclasses.replace(campaign, sites=sites)
+    monkeypatch.setattr("hoplon.campaign.stratified.schedule._MARGIN", 4.0)
+    results = plan.run(half_width=half_width, seed=3, store=tmp_path / "run")
+    design, rate = results.design, results.summary()[0].failure
+    assert design is not None
+    assert design.looks is not None
+    assert design.looks > 1
+    assert design.planned is not None
+    assert results.prediction is not None
+    assert results.prediction.endswith(f", {design.looks} looks")
+    failed, late = pl.col("top-1").cast(pl.String).is_in(["sdc", "nonfinite"]), pl.col("fault") >= design.planned
+    faults = results.runs.group_by("fault", "cell", "proven").agg(failed.mean().alias("failed"), pl.col("weight").max())
+    assert faults.filter(late).height > 0
+    assert faults.filter(late)["weight"].max() == 0
+    assert faults["weight"].sum() == pytest.approx(1)
+    seen = faults.filter(~late & ~pl.col("proven")).group_by("cell").agg(pl.col("failed").mean()).sort("cell")
+    halves = np.repeat(np.array(design.shares) / 2, 2)[seen["cell"].to_numpy()]
+    assert rate.estimate == pytest.approx(float(halves @ seen["failed"].to_numpy()))
+    alone = results.lazy_runs.filter(~late).drop("pooled")
+    first = rate_of(alone, "top-1", target=results.target, confidence=rate.confidence)
+    assert rate.half_width <= half_width < first.failure.half_width
+    assert rate.low <= rate.estimate <= rate.high
+    groups = results.by("layer")
+    assert float(groups["failure"][0]) == pytest.approx(rate.estimate)
+    again = load_results(tmp_path / "run")
+    assert again.summary()[0].failure == rate
+    assert again.digest() == results.digest()
+    assert plan.run(half_width=half_width, seed=3, store=tmp_path / "run", resume=True).digest() == results.digest()
 
 
 def test_groups_are_estimated_from_the_same_runs(campaign: Campaign, truth: pl.DataFrame) -> None:

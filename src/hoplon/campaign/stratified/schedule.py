@@ -46,7 +46,9 @@ class SequentialSchedule:
 
     The runs of a stratum come in two halves. How long one half becomes is planned, once, from the pilot of the other.
     So the pilot's runs count like all others, and no half's number of runs depends on its own outcomes: the estimate at
-    the first look is unbiased. Only a campaign that a look found too wide goes on for reasons that its outcomes gave.
+    the first look is unbiased. A campaign that a look found too wide goes on for reasons that its outcomes gave: those
+    that stop have met fewer failures. So it is the first look that makes the estimate, however many there are; what is
+    run after it narrows the limits.
 
     Args:
         half_width: to reach.
@@ -98,21 +100,12 @@ class SequentialSchedule:
             failures, runs: so far, shape ``(strata, 2)``.
             effects: of faults that meet several inputs, seen in each half, shape ``(strata, 2)``; see `allocate`.
         """
-        joint = None if effects is None else effects.mean(1)
-        _, drawn = self._plan(first, failures.sum(1), runs.sum(1), look=0, effects=joint)
-        planned = [
-            self._plan(
-                first,
-                failures[:, other],
-                runs[:, other],
-                look=0,
-                fixed=drawn,
-                effects=None if effects is None else effects[:, other],
-            )[0]
-            for other in (1, 0)
-        ]
-        halves = np.stack([np.ceil(plan / 2).astype(np.int64) for plan in planned], axis=1)
-        return np.maximum(halves, runs), drawn
+        planned = []
+        for other in (1, 0):  # candidates as well, so that what a half shows reaches none of its own numbers
+            seen = None if effects is None else effects[:, other]
+            planned.append(self._plan(first, failures[:, other], runs[:, other], look=0, effects=seen))
+        halves = np.stack([np.ceil(plan / 2).astype(np.int64) for plan, _ in planned], axis=1)
+        return np.maximum(halves, runs), np.maximum(*(drawn for _, drawn in planned))
 
     def next_allocation(
         self, first: FirstPhase, failures: Ints, runs: Ints, *, look: int, effects: Floats | None = None
@@ -130,15 +123,22 @@ class SequentialSchedule:
         new = (first.counts > 0) & ~first.sure & (planned.sum(1) == 0)
         return np.where(new[:, None], _LEAST, planned)
 
-    def look(self, first: FirstPhase, failures: Ints, runs: Ints, *, look: int) -> tuple[float, float, float]:
-        """Estimate and limits at one look."""
+    def look(
+        self, first: FirstPhase, failures: Ints, runs: Ints, *, look: int, planned: tuple[Ints, Ints] | None = None
+    ) -> tuple[float, float, float]:
+        """Estimate and limits at one look; ``planned``: failures and runs at the first one, where this is another."""
         halves, draws = np.repeat(first.shares / 2, 2), np.repeat(first.draws, 2)
         sure = np.repeat(first.sure, 2)
         run = np.where(sure, CERTAIN, runs.reshape(-1))
         failed = np.where(sure, np.repeat(np.nan_to_num(first.known), 2) * CERTAIN, failures.reshape(-1))
         low_tail, high_tail = self.tails(look)
         found = limits(halves, failed, run, candidates=draws, low_tail=low_tail, high_tail=high_tail)
-        return float(found[0]), float(found[1]), float(found[2])
+        mean, low, high = map(float, found)
+        if planned is not None:
+            failed, run = np.where(planned[1] > 0, planned, (failures, runs)).reshape(2, -1)
+            seen = np.where(sure, np.repeat(np.nan_to_num(first.known), 2), failed / np.maximum(run, 1))
+            mean = float(halves @ seen)
+        return mean, min(low, mean), max(high, mean)
 
     def _plan(
         self,
@@ -147,10 +147,9 @@ class SequentialSchedule:
         runs: Ints,
         *,
         look: int,
-        fixed: Ints | None = None,
         effects: Floats | None = None,
     ) -> tuple[Ints, Ints]:
-        """The cheapest plan over numbers of candidates, from those there are on, or for these."""
+        """The cheapest plan over numbers of candidates, from those there are on."""
         sure = first.sure
         guesses = np.where(sure, np.nan_to_num(first.known), failures / np.maximum(runs, 1))
         all_fail = ~sure & (failures == runs) & (runs > 0)
@@ -170,7 +169,7 @@ class SequentialSchedule:
         wanted = self.half_width * _MARGIN
         best: tuple[float, Ints, Ints] | None = None
         while best is None:
-            for drawn in [fixed] if fixed is not None else self._growing(first, guesses):
+            for drawn in self._growing(first, guesses):
                 room = first.members_of(drawn) - 1
                 plan = allocated(half_width=wanted, candidates=first.draws_of(drawn), members=room)
                 cost = math.inf if plan is None else float(plan.sum()) + self._cost(first, drawn)

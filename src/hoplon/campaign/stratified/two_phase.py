@@ -87,6 +87,7 @@ class TwoPhaseRun:
         )
         self._units = self._faults = self._runs = 0
         self._planned = np.zeros((0, 2), dtype=np.int64)
+        self._at_first_look: int | None = None
 
     def finish(self) -> tuple[int, Design]:
         """Run until the precision is reached; return the number of units and the design."""
@@ -94,15 +95,17 @@ class TwoPhaseRun:
         # - which candidates are run, and in which order, is fixed by the seed before any of them is;
         # - how long one half of a stratum becomes is planned from the outcomes of its other half alone;
         # - strata are those of the first candidates, and only their shares are counted anew when more are drawn;
-        # - each look spends a part of the probability to miss, and all parts together make 1 - confidence.
+        # - each look spends a part of the probability to miss, and all parts together make 1 - confidence;
+        # - that more is run after the first look depends on outcomes, so what is added counts in no estimate.
         schedule, drawn, begun = self._schedule, self._candidates, time.perf_counter()
         drawn.extend(schedule.candidates([band.part for band in drawn.bands]))
         self._planned = np.zeros((len(drawn.labels), 2), dtype=np.int64)
         first_phase_s = time.perf_counter() - begun
         expected = self._pilot_and_main_stage(first_phase_s)
-        look = 0
+        look, self._at_first_look = 0, self._faults
         while True:
             design, before = self._design(1 - sum(schedule.tails(look))), (len(drawn), self._planned.sum())
+            design = dataclasses.replace(design, looks=look + 1)
             interval = self._store.results(self._units, design).summary()[0].failure
             if interval.half_width <= schedule.half_width or self._planned.sum() >= _MOST_RUNS:
                 break
@@ -140,7 +143,8 @@ class TwoPhaseRun:
         known = tuple(None if np.isnan(value) else float(value) for value in first.known)
         split = None if self._levels is None else self._levels.known
         shares, draws = tuple(first.shares.tolist()), tuple(first.draws.tolist())
-        return Design(drawn.labels, shares, known, len(drawn), level, draws=draws, split=split)
+        planned = self._at_first_look
+        return Design(drawn.labels, shares, known, len(drawn), level, draws=draws, planned=planned, split=split)
 
     def _failures(self, level: float) -> Ints:
         """Failures so far in each half of each stratum; of a memory fault, the share of its inputs."""
