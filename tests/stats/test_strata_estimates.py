@@ -182,6 +182,7 @@ def test_the_estimate_has_no_bias_where_most_campaigns_go_on_after_a_look() -> N
     off = [(one.mean() - shares @ probabilities) / one.std() * 100**0.5 for one in (estimate, pooled)]
     assert abs(off[0]) <= 4
     assert off[1] < -4
+    assert (looks < 12).all()
 
 
 def test_looks_spend_no_more_than_there_is() -> None:

@@ -193,7 +193,8 @@ def _of_strata(failures: Ints, clusters: pl.DataFrame, *, target: Target, confid
     """
     columns = clusters.select(_POOLED, pl.col(_DRAWS).cast(pl.Float64), "proven", "runs", _WEIGHT)
     weights, draws, proven, runs, counts = (column.to_numpy() for column in columns)
-    strata, first, which = np.unique(np.stack([weights, draws, proven]), axis=1, return_index=True, return_inverse=True)
+    keys = np.nan_to_num(np.stack([weights, draws, proven]), nan=-1)  # NaN: weights that are known
+    strata, first, which = np.unique(keys, axis=1, return_index=True, return_inverse=True)
     if target == "values":
         failed, met = (np.bincount(which, weights=column).astype(np.float64) for column in (failures, runs))
         shares = strata[0] * met
@@ -212,7 +213,7 @@ def _of_strata(failures: Ints, clusters: pl.DataFrame, *, target: Target, confid
     if np.array_equal(counts, weights):
         return found
     mean = float((counts * (failures if target == "values" else failures / runs)).sum())
-    return replace(found, estimate=mean, low=min(found.low, mean), high=max(found.high, mean))
+    return replace(found, estimate=min(max(mean, found.low), found.high))  # it may be what later runs have ruled out
 
 
 def _of_domain(

@@ -158,6 +158,19 @@ def test_what_is_run_after_a_look_narrows_the_limits_and_leaves_the_estimate(
     assert plan.run(half_width=half_width, seed=3, store=tmp_path / "run", resume=True).digest() == results.digest()
 
 
+def test_an_estimate_that_later_runs_rule_out_ends_at_the_limit() -> None:
+    """Else no runs narrow an interval that has to hold it: here four failures first, then 400 runs without one."""
+    number = np.arange(404)
+    outcomes = pl.Series(np.where(number < 4, "sdc", "identical"))
+    weight, pooled = np.where(number < 4, 0.25, 0.0), np.full(404, 1 / 404)
+    frame = pl.DataFrame({"fault": number, "input": 0, "top-1": outcomes, "weight": weight, "pooled": pooled})
+    rate = rate_of(frame.lazy(), "top-1", target="values", confidence=0.95)
+    plain = rate_of(frame.with_columns(weight=pl.col("pooled")).lazy(), "top-1", target="values", confidence=0.95)
+    assert (rate.failure.low, rate.failure.high) == pytest.approx((plain.failure.low, plain.failure.high))
+    assert plain.failure.estimate == pytest.approx(4 / 404)
+    assert rate.failure.estimate == rate.failure.high < 0.05
+
+
 def test_groups_are_estimated_from_the_same_runs(campaign: Campaign, truth: pl.DataFrame) -> None:
     """32 intervals at 95 %: nine misses or more have probability below 1e-4, were they independent."""
     found = campaign.run(half_width=HALF_WIDTH, seed=5).by("bit")

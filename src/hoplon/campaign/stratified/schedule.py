@@ -137,8 +137,8 @@ class SequentialSchedule:
         if planned is not None:
             failed, run = np.where(planned[1] > 0, planned, (failures, runs)).reshape(2, -1)
             seen = np.where(sure, np.repeat(np.nan_to_num(first.known), 2), failed / np.maximum(run, 1))
-            mean = float(halves @ seen)
-        return mean, min(low, mean), max(high, mean)
+            mean = min(max(float(halves @ seen), low), high)
+        return mean, low, high
 
     def _plan(
         self,
