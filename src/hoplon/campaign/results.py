@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 from numpy.typing import NDArray
 
 from hoplon.campaign.design import Design
@@ -64,7 +65,8 @@ class Results:
         with readable(self.path):
             frame = self.lazy_faults.collect()
             if self.design is not None:
-                weights = self.lazy_runs.select("fault", "weight", "candidates").unique("fault").collect()
+                runs = self.lazy_runs.select("fault", "weight", "candidates", cs.by_name("pooled", require_all=False))
+                weights = runs.unique("fault").collect()
                 frame = frame.join(weights, on="fault", how="left", maintain_order="left")
             return FaultTable(self.target, frame)
 

@@ -35,7 +35,7 @@ _DTYPES: dict[str, type[pl.DataType]] = {
     "after": pl.UInt64,
     "probability": pl.Float64,
 }
-_OPTIONAL: dict[str, type[pl.DataType]] = {_WEIGHT: pl.Float64, "candidates": pl.Int64}
+_OPTIONAL: dict[str, type[pl.DataType]] = {_WEIGHT: pl.Float64, "candidates": pl.Int64, "pooled": pl.Float64}
 
 
 def words_to_series(words: Tensor) -> pl.Series:
@@ -72,7 +72,8 @@ class FaultTable:
     faults that do not count alike has one more: `weight` (Float64, at least 0, the same in all rows of a fault), the
     share of the population that the fault stands for; it travels with the faults into every estimate made of them.
     Where weights were counted from faults that were drawn and not all run, `candidates` (Int64, the same in all rows of
-    a fault) says from how many draws of the whole population.
+    a fault) says from how many draws of the whole population. `pooled` (Float64): the weights for limits, where some
+    faults narrow these and have the weight 0 (see `hoplon.campaign.design.Design.weighted`).
 
     Raises:
         DataError: a column is missing, unknown, of another dtype, null or out of range; or one fault strikes
@@ -282,9 +283,9 @@ def _check_rows(frame: pl.DataFrame) -> None:
 
 def _check_weights(frame: pl.DataFrame) -> None:
     """Refuse weights and numbers of candidates out of range."""
-    if _WEIGHT in frame.columns:
-        bad = frame.filter(~pl.col(_WEIGHT).is_finite() | (pl.col(_WEIGHT) < 0))
+    for name in {_WEIGHT, "pooled"} & set(frame.columns):
+        bad = frame.filter(~pl.col(name).is_finite() | (pl.col(name) < 0))
         if bad.height:
-            raise DataError(f"expected 'weight' of at least 0 and finite, got {bad[_WEIGHT][0]}")
+            raise DataError(f"expected {name!r} of at least 0 and finite, got {bad[name][0]}")
     if "candidates" in frame.columns and (frame["candidates"] < 1).any():
         raise DataError(f"expected 'candidates' of at least 1, got {frame['candidates'].min()!r}")

@@ -46,7 +46,8 @@ class Injector(Arm):
             The outcome of every run, and the table with the words before and after in this arm. One row per run:
             ``fault``, ``input``, one column per name of the criterion (Enum of outcomes), one per measure (Float32, NaN
             where an output is not finite), ``detected``, ``corrected`` (by a guard), ``reached`` (a reader got a
-            changed value), ``cause`` (Enum, of a crash); ``weight`` and ``candidates`` where the table has them.
+            changed value), ``cause`` (Enum, of a crash); ``weight``, ``candidates`` and ``pooled`` where the table has
+            them.
         Raises:
             DataError: a fault on an input that is not eligible, or on a site that the program lacks.
         """
@@ -82,7 +83,7 @@ class Injector(Arm):
         self, table: FaultTable, outcomes: pl.DataFrame, observed: FaultTable
     ) -> tuple[pl.DataFrame, FaultTable]:
         if table.weighted:
-            columns = [name for name in ("weight", "candidates") if name in table.frame.columns]
+            columns = [name for name in ("weight", "candidates", "pooled") if name in table.frame.columns]
             weight = table.frame.select("fault", *columns).unique("fault")
             outcomes = outcomes.join(weight, on="fault", how="left", maintain_order="left")
         return outcomes, observed

@@ -150,6 +150,11 @@ def test_what_is_run_after_a_look_narrows_the_limits_and_leaves_the_estimate(
     first = rate_of(alone, "top-1", target=results.target, confidence=rate.confidence)
     assert rate.half_width <= half_width < first.failure.half_width
     assert rate.low <= rate.estimate <= rate.high
+    if results.target == "values":  # weights and limits travel with the faults
+        faults_again = {"faults": results.faults, "batch": 4, "latency": False}
+        arm = compare(campaign.program, campaign.data, arms={"none": []}, **faults_again).arms[0]  # type: ignore[arg-type]
+        assert arm.rate.failure.estimate == pytest.approx(rate.estimate)
+        assert arm.rate.failure.half_width < rate.half_width  # one look
     groups = results.by("layer")
     assert float(groups["failure"][0]) == pytest.approx(rate.estimate)
     again = load_results(tmp_path / "run")
