@@ -150,6 +150,20 @@ def test_the_benchmark_of_statistics_writes_every_case(tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
+def test_the_benchmark_of_the_reported_estimate_writes_every_cell(tmp_path: Path) -> None:
+    path = tmp_path / "bias.json"
+    given = ["--quick", "--faults", "2048", "--repeats", "5", "--real", "2", "--pool", str(tmp_path)]
+    script("reported_bias").main([*given, "--json", str(path)])
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    assert [cell["arm"] for cell in cells] == ["none", "ranger"]
+    for cell in cells:
+        assert sum(cell["looks"]) == cell["repeats"] == 5
+        assert sum(cell["real"]["looks"]) == cell["real"]["campaigns"] == 2
+        assert cell["half_width_mean"] <= cell["half_width"]
+        assert {"bias", "bias_relative", "pooled_bias", "coverage", "covers", "runs", "truth"} <= cell.keys()
+
+
+@pytest.mark.slow
 @pytest.mark.skipif("HOPLON_DATA" not in os.environ, reason="needs the data in HOPLON_DATA")
 def test_the_benchmark_of_steering_recipes_writes_its_record(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
