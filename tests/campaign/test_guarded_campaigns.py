@@ -188,14 +188,14 @@ class TestSecDed:
                     int(not corrected),
                 )
                 assert torch.equal(words, memory) == corrected
-                words.copy_(memory)
+                words.data.copy_(memory)
 
     def test_three_flips_are_taken_for_one_or_reported(self) -> None:
         words = torch.zeros(2)
         guard = hp.guards.SecDedMemory().arm({"w": words})
         wrong = 0
         for flips in list(combinations(range(64), 3))[::97]:
-            words.zero_()
+            words.data.zero_()
             _flip(words, flips)
             report = guard.check()
             assert report.detected == 1

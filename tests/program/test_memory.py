@@ -114,7 +114,7 @@ def _wrong(model: nn.Module, program: Program, x: Tensor, *, count: int, sites: 
     """Runs of a campaign that end otherwise than the model itself does with the same word changed."""
     campaign = hp.Campaign(program, x, sites=sites or hp.Memory(), criterion=hp.Deviation((0.1,)))
     results = campaign.run(count=count, seed=1)
-    assert results.summary()[0].counts["exception"] == 0
+    assert results.summary()[0].counts["crash"] == 0
     golden, wrong = model(x).detach(), 0
     outcomes = results.runs.sort("fault", "input").partition_by("fault", as_dict=True)
     for row in results.faults.frame.iter_rows(named=True):
@@ -194,7 +194,7 @@ def test_a_sparse_tensor_is_named_with_its_share(layout: torch.layout) -> None:
     assert (row["name"], row["reason"]) == ("adjacency", f"{layout} of torch.float32")
     assert row["share"] == row["bytes"] / (row["bytes"] + 4 * 21)
     campaign = hp.Campaign(program, X[None], sites=hp.Memory(), criterion=hp.Deviation((0.1,)))
-    assert campaign.run(count=5).summary()[0].counts["exception"] == 0
+    assert campaign.run(count=5).summary()[0].counts["crash"] == 0
     with pytest.raises(HoplonError, match="expected dense tensors in memory to guard, got adjacency"):
         hp.guard(model, [hp.TMR()])
 
@@ -254,7 +254,7 @@ def test_packed_weights_are_refused_by_name_and_quantised_values_are_struck(pack
     results = hp.Campaign(program, X, sites=hp.Values(dtype=torch.quint8), criterion=hp.Deviation((1e-3,))).run(
         count=40
     )
-    assert results.summary()[0].counts["exception"] == 0
+    assert results.summary()[0].counts["crash"] == 0
     golden, wrong = packed(X), 0
     outcomes = dict(zip(results.runs["fault"], results.runs[results.criteria[0]], strict=True))
     for row in results.faults.frame.iter_rows(named=True):

@@ -214,7 +214,7 @@ def test_operations_are_those_of_the_paper_and_where_not_it_is_said(tmp_path: Pa
 
 def rate(failures: int, runs: int) -> Rate:
     interval = wilson(failures, runs)
-    return Rate("top-1", interval, interval, wilson(0, runs), {}, runs, 10, runs)
+    return Rate("top-1", interval, interval, wilson(0, runs), wilson(0, runs), {}, runs, 10, runs)
 
 
 def test_means_and_reductions_of_rates() -> None:

@@ -12,6 +12,7 @@ from hoplon.comparison.costs.flops import CONVENTIONS, Convention, count_flops
 from hoplon.errors import HoplonError
 from hoplon.program._torch_warnings import quiet_torch
 from hoplon.program.capturing import capture
+from hoplon.program.memory import StoredWords
 from hoplon.program.operators import ACTIVATION_KINDS
 from hoplon.program.program import Program
 from hoplon.program.signature import Signature
@@ -62,7 +63,8 @@ def without_weights(build: Callable[[], nn.Module], example: Tensor) -> Program:
     with torch.no_grad(), quiet_torch():
         batch = torch.export.Dim("batch", min=2)
         exported = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
-    return trace(exported, Signature.of(type(model).__name__, (example,), {}, axis=0))
+    signature = Signature.of(type(model).__name__, (example,), {}, axis=0)
+    return trace(exported, signature, StoredWords.of(model))
 
 
 def test_vgg16_of_the_papers_table_iii_counts_a_batch_of_ten() -> None:
