@@ -3,7 +3,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from hoplon.comparison.pairing import paired
+from hoplon.comparison.pairing import paired, turned
 from hoplon.stats.intervals import paired_difference, paired_ratio
 
 
@@ -25,3 +25,12 @@ def test_runs_of_one_memory_fault_fail_together_and_give_no_ratio() -> None:
     found = paired(side({1}), side({2}), "top-1", target="memory", confidence=0.95)
     assert found.reduction is None
     assert found.p_value is None
+
+
+def test_what_fails_on_one_side_alone_is_counted_by_the_site_that_was_struck() -> None:
+    outcomes = {"first": ["sdc", "sdc", "nonfinite", "identical"], "second": ["identical", "sdc", "benign", "sdc"]}
+    places = pl.LazyFrame({"fault": [0, 1, 2, 3], "input": [5, 5, 6, 7]})
+    first, second = (places.with_columns(top=pl.Series(found)) for found in outcomes.values())
+    faults = pl.LazyFrame({"fault": [0, 0, 1, 2, 3], "site": ["b", "a", "a", "b", "a"]})
+    assert turned(first, second, faults, "top") == {"b": 2}
+    assert turned(second, first, faults, "top") == {"a": 1}

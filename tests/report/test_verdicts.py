@@ -99,17 +99,10 @@ def test_arms_that_change_nothing_worsen_or_do_not_act_are_named_as_such() -> No
     )
 
 
-def test_an_arm_that_does_harm_is_named_first_with_the_layers_whose_faults_turned() -> None:
+def test_an_arm_that_does_harm_is_named_first_with_the_sites_whose_faults_turned() -> None:
     worse = row("bad", 0.03, 0.028, 0.032, difference=(0.01, 0.008, 0.012))
-    shares = {"none": {"fc": 0.02, "act": 0.02, "head": 0.02}, "bad": {"fc": 0.03, "act": 0.06, "head": 0.01}}
-    by_layer = {
-        arm: [{"layer": layer, "failure": share, "n_faults": 300} for layer, share in layers.items()]
-        for arm, layers in shares.items()
-    }
-    first = sentences(NONE, worse, by_layer={"values": by_layer})[0]
-    assert first.endswith(
-        "instead of 2.00 % [1.80, 2.20]; most of the faults that turned into failures struck act and fc."
-    )
+    first = sentences(NONE, worse | {"turned": {"act:mul": 12, "fc:linear": 1}})[0]
+    assert first.endswith("; faults that turned into failures struck act:mul (12 runs) and fc:linear (1 run).")
 
 
 def test_a_combination_is_compared_with_its_parts() -> None:

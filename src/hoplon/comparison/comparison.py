@@ -20,7 +20,7 @@ from hoplon.campaign.results import Results
 from hoplon.comparison.arms import ArmRuns, ArmStore, slug
 from hoplon.comparison.costs.latency import LatencyRatio, measure
 from hoplon.comparison.exposure import Exposure, GuardFaults, exposure_of, exposure_table, strike_guards
-from hoplon.comparison.pairing import paired
+from hoplon.comparison.pairing import paired, turned
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.outcome import Outcome, classify
@@ -43,6 +43,7 @@ from hoplon.stats.intervals import Interval, Ratio
 Progress = Callable[[str, int, int], None]
 """Told the arm or stage at work, and how much of it is done: ``progress("ranger", 512, 8192)``."""
 
+_MOST_TURNED = 10
 MEANT_FOR = {"values": "wrong values in flight", "memory": "corrupted weights in memory"}
 
 
@@ -67,6 +68,7 @@ class Arm:
     arm minus the unprotected one's, on the same faults; ``p_value``: exact McNemar test (value faults only).
     ``reduction``: how many times more often the unprotected one fails (value faults only). ``wrong_fault_free``:
     eligible inputs that the arm gets wrong without a fault. ``exposure``: bits at risk, under memory faults only.
+    ``turned``: where the arm is worse beyond chance, runs that fail in it alone, by site, most first.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Arm:
     acts_on_target: bool
     reduction: Ratio | None = None
     exposure: Exposure | None = None
+    turned: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The arm as plain values; None for what was not measured."""
@@ -109,6 +112,7 @@ class Arm:
             "latency_high": None if latency is None else latency.high,
             "latency_ms": None if latency is None else latency.median_ms,
             "extra_bytes": self.cost.extra_bytes,
+            **({"turned": dict(itertools.islice(self.turned.items(), _MOST_TURNED))} if self.turned else {}),
             **({} if self.exposure is None else self.exposure.to_dict()),
         }
         return {key: plain(value) for key, value in row.items()}
@@ -379,7 +383,12 @@ def _arm(faults: str, results: Results, base: Results | None, over: Overlay, cos
         corrected=float(runs["corrected"].cast(pl.Float64).mean() or 0.0),  # type: ignore[arg-type]
         acts_on_target=bool(over.values) if results.target == "values" else bool(over.protections),
         reduction=None if pair is None else pair.reduction,
+        turned={} if pair is None or base is None or pair.difference.low <= 0 else _turned(results, base, criterion),
     )
+
+
+def _turned(results: Results, base: Results, criterion: str) -> dict[str, int]:
+    return turned(results.lazy_runs, base.lazy_runs, results.lazy_faults, criterion)
 
 
 def _wrong_fault_free(reference: GoldenRun, outputs: Sequence[Any]) -> int:

@@ -51,10 +51,7 @@ def paired(
     both = set(first.collect_schema().names()) & set(second.collect_schema().names())
     weights, counted = "weight" in both, "candidates" in both
     weight = [pl.col(name) for name in ("weight", "candidates") if name in both]
-    sides = [
-        side.select("fault", "input", *weight, failed=pl.col(criterion).cast(pl.String).is_in(["sdc", "nonfinite"]))
-        for side in (first, second)
-    ]
+    sides = [side.select("fault", "input", *weight, failed=_failed(criterion)) for side in (first, second)]
     first_failed, second_failed = pl.col("failed"), pl.col("failed_right")
     tally = (
         sides[0]
@@ -85,3 +82,23 @@ def paired(
     else:
         interval = paired_clustered((ours - theirs) / sizes, confidence=confidence)
     return Paired(interval, None, *counts)
+
+
+def turned(first: pl.LazyFrame, second: pl.LazyFrame, faults: pl.LazyFrame, criterion: str) -> dict[str, int]:
+    """Count the runs that fail on the first side alone, by the site that the fault strikes first, most first.
+
+    Args:
+        first, second: runs, as ``Results.lazy_runs``.
+        faults: as ``Results.lazy_faults``.
+        criterion: the outcome column.
+    """
+    only_first = first.filter(_failed(criterion)).join(
+        second.filter(_failed(criterion)), on=["fault", "input"], how="anti"
+    )
+    sites = faults.group_by("fault").agg(pl.col("site").cast(pl.String).first())
+    counted = only_first.select("fault").join(sites, on="fault").group_by("site").len()
+    return dict(counted.sort("len", "site", descending=[True, False]).collect().iter_rows())
+
+
+def _failed(criterion: str) -> pl.Expr:
+    return pl.col(criterion).cast(pl.String).is_in(["sdc", "nonfinite"])

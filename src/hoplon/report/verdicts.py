@@ -90,7 +90,7 @@ def _sentences(document: Document, faults: str) -> tuple[str, ...]:
     outdone = {row["name"]: other for row in helpful if (other := _outdone(row, helpful, document))}
     acting = [row for row in rows if row is not base and row["acts_on_target"]]
     worse = [row for row in acting if row["difference_low"] > 0]
-    found = [_worse(row, base, document) for row in worse]
+    found = [_worse(row, base) for row in worse]
     found += [*_crashes(document, rows), _unprotected(document, base)]
     found += [_helped(row, base, document) for row in helpful if row["name"] not in outdone]
     for name, other in outdone.items():
@@ -106,22 +106,13 @@ def _sentences(document: Document, faults: str) -> tuple[str, ...]:
     return (*found, *(f"{listed(names)}: {note}." for names, note in notes if names))
 
 
-def _worse(row: Row, base: Row, document: Document) -> str:
-    """An arm that does harm beyond chance, with the layers in which more faults became failures."""
-    layers = {name: _of_layers(document, _faults(row), name) for name in (row["name"], base["name"])}
-    before = layers[base["name"]]
-    more = {layer: n - before.get(layer, 0.0) for layer, n in layers[row["name"]].items() if n > before.get(layer, 0.0)}
-    names = [layer or "the model itself" for layer in sorted(more, key=more.__getitem__, reverse=True)[:3]]
+def _worse(row: Row, base: Row) -> str:
+    """An arm that does harm beyond chance, with the sites whose faults became failures."""
+    sites = [f"{site} ({runs:,} {'run' if runs == 1 else 'runs'})" for site, runs in row.get("turned", {}).items()]
     return (
         f"{row['name']}: the network fails more often than unprotected, in {interval(row)} instead of {interval(base)}"
-        + (f"; most of the faults that turned into failures struck {listed(names)}." if names else ".")
+        + (f"; faults that turned into failures struck {listed(sites[:3])}." if sites else ".")
     )
-
-
-def _of_layers(document: Document, faults: str, arm: str) -> dict[str, float]:
-    """By layer, how many faults failed."""
-    rows = document.get("by_layer", {}).get(faults, {}).get(arm, ())
-    return {row["layer"]: row["failure"] * row["n_faults"] for row in rows}
 
 
 def _unprotected(document: Document, base: Row) -> str:
