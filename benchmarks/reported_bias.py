@@ -36,6 +36,7 @@ from hoplon.comparison.costs.latency import conditions
 NETWORKS: dict[str, tuple[str, dict[str, tuple[float, ...]]]] = {
     "lenet-digits": ("digits", {"none": (0.002, 0.0005), "ranger": (0.002, 0.0005)}),
     "resnet20-cifar10": ("cifar10", {"none": (0.002, 0.0005), "ranger": (0.0005, 0.0001)}),
+    "alexnet-cifar10": ("cifar10", {"none": (0.002, 0.0005), "ranger": (0.002, 0.0005)}),
     "lenet-mnist-quick": ("mnist", {"none": (0.002, 0.0005), "ranger": (0.002, 0.0005)}),
 }
 FAULTS, REPEATS, QUICK_FAULTS, QUICK_REPEATS = 262_144, 1000, 16_384, 25
