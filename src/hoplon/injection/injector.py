@@ -72,7 +72,7 @@ class Injector(Arm):
         inputs = {"input": int(self.reference.eligible[0])} if values else {}
         table = FaultTable("values" if values else "memory", pl.DataFrame(columns | inputs)).unchanged()
         if values:
-            ValueFaultRuns(SharedReplay(self._values.arm), table).run(lambda count: None)
+            ValueFaultRuns(self._values, table).run(lambda count: None)  # whose fault-free values serve the first unit
         else:
             MemoryFaultRuns(self, table).rehearse()
 
