@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from hoplon import BitFlip, Campaign, Deviation, Inputs, Memory, TopK, Values, capture
 from hoplon.errors import CaptureError, DataError, HoplonWarning
@@ -124,6 +127,32 @@ class _Gate(nn.Module):
         if x.sum() < 2:
             x = torch.relu_(self.extra(x))
         return self.last(x)
+
+
+class _ManySizes(nn.Module):
+    """Control flow on the sum of many sizes that depend on values, as of the boxes that a detector keeps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = torch.cat([x[x > limit / 100] for limit in range(60)])
+        return x * 2 if kept.numel() > 40 else x
+
+
+def test_a_failed_export_is_one_short_sentence_and_prints_no_graph(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.warns(HoplonWarning, match="got _ManySizes failing with: .* eager form") as caught:
+        capture(_ManySizes().eval(), torch.randn(2, 4))
+    assert all(len(str(warning.message)) < 800 for warning in caught)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_model_prints_while_it_is_exported_still_appears(capsys: pytest.CaptureFixture[str]) -> None:
+    class Talking(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if isinstance(x, FakeTensor):
+                sys.stderr.write("seen")
+            return x * 2
+
+    capture(Talking().eval(), torch.randn(2, 4))
+    assert "seen" in capsys.readouterr().err
 
 
 def test_a_model_with_control_flow_runs_in_the_eager_form_and_says_so() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import io
+import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping
+from contextlib import redirect_stderr
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -41,6 +44,8 @@ _EXPORT_ERRORS = (
     AssertionError,
     torch._dynamo.exc.TorchDynamoException,
 )
+
+_LONGEST_REASON = 300  # characters: a condition on many unknown sizes has thousands
 
 Form = Literal["auto", "export", "eager"]
 
@@ -241,7 +246,8 @@ def _require_running(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]} ..."
 
 
 def _tensors(call: Any) -> list[Tensor]:
@@ -282,11 +288,13 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, 
     free = {} if axis is None else {axis: Dim("batch", min=2, max=2**20)}
     shapes = pytree.tree_map(lambda leaf: free if isinstance(leaf, Tensor) and free else None, (args, kwargs))
     named = with_named_inputs(model, args, kwargs)
-    try:
-        with torch.no_grad(), quiet_torch():
-            return torch.export.export(named, args, kwargs, dynamic_shapes=_by_parameter(named, *shapes))
+    try:  # torch prints the graph of an export that fails, thousands of lines of a detector
+        with torch.no_grad(), quiet_torch(), redirect_stderr(io.StringIO()) as printed:
+            exported = torch.export.export(named, args, kwargs, dynamic_shapes=_by_parameter(named, *shapes))
     except _EXPORT_ERRORS as error:
         raise _export_error(model, args, error) from error
+    sys.stderr.write(printed.getvalue())
+    return exported
 
 
 def _by_parameter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
