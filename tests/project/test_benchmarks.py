@@ -4,10 +4,14 @@ import importlib.util
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+
+from hoplon.errors import HoplonError, HoplonWarning
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -20,6 +24,35 @@ def script(name: str) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look their module up by name
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_architectures_takes_every_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark = script("architectures")
+    assert len({one.name for one in benchmark.ARCHITECTURES}) == len(benchmark.ARCHITECTURES) >= 40
+    path = tmp_path / "architectures.json"
+    benchmark.main(["--only", "squeezenet1_1", "lraspp_mobilenet_v3_large", "--json", str(path)])
+    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    assert [case["name"] for case in cases] == ["squeezenet1_1", "lraspp_mobilenet_v3_large"]
+    for case in cases:
+        assert case["form"] == "graph"
+        assert {name: step["end"] for name, step in case["steps"].items()} == dict.fromkeys(benchmark.STEPS, "ok")
+    assert "squeezenet1_1" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_architectures_tells_a_foreign_exception_from_a_sentence() -> None:
+    def taken(error: Exception | None) -> Any:
+        def step() -> None:
+            warnings.warn("beside it", HoplonWarning, stacklevel=1)
+            if error is not None:
+                raise error
+
+        return script("architectures").taken(step)
+
+    assert (taken(None).end, taken(None).warned) == ("ok", ("beside it",))
+    assert taken(HoplonError("one sentence")).text == "one sentence"
+    assert (taken(HoplonError("")).end, taken(KeyError("x")).end) == ("sentence", "foreign")
+    assert "KeyError: 'x' (" in taken(KeyError("x")).text
 
 
 @pytest.mark.slow
