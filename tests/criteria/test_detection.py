@@ -150,6 +150,13 @@ def test_outputs_of_other_shapes_are_refused(criterion: Detection, shapes: list[
         criterion.check(tuple(torch.zeros(shape) for shape in shapes), None)
 
 
+def test_classes_in_the_place_of_the_scores_are_refused() -> None:
+    boxes, scores, classes = torch.zeros(2, 5, 4), torch.zeros(2, 5), torch.ones(2, 5, dtype=torch.int64)
+    Detection().check((boxes, scores, classes), None)
+    with pytest.raises(DataError, match=r"floating-point scores as output 1, got torch.int64, such as classes"):
+        Detection().check((boxes, classes, scores), None)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

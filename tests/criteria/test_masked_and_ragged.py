@@ -80,6 +80,30 @@ def test_a_run_with_another_number_of_boxes_is_an_sdc(sites: hp.Values | hp.Memo
     assert sum(counts.values()) == (30 if sites == hp.Values() else 90)
 
 
+class Blind(nn.Module):
+    """A detector that finds nothing without a fault, in a list with one entry per image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3)
+        nn.init.constant_(self.conv.weight, 1e-3)
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        found = [image.flatten(1).T for image in self.conv(x)]
+        return [{"boxes": part[part[:, 4] > 0.5][:, :4]} for part in found]
+
+
+def test_a_detector_that_finds_nothing_is_judged_by_what_a_fault_invents() -> None:
+    x = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    program = hp.capture(Blind().eval(), x, form="eager")
+    faults = hp.BitFlip(bits=(30,))
+    for sites in (hp.Values("conv:*"), hp.Memory("conv.*")):
+        campaign = hp.Campaign(program, hp.Inputs(x), sites=sites, fault_model=faults, criterion=hp.Deviation((1.0,)))
+        counts = campaign.run(count=40, seed=0).summary()[0].counts
+        assert min(counts["sdc"], counts["identical"]) > 0
+
+
 def test_another_shape_is_an_sdc_unless_it_is_not_finite() -> None:
     golden, longer = torch.zeros(1, 3), torch.zeros(1, 4)
     assert outcomes(hp.Deviation((1.0,)), golden, longer) == ["sdc"]

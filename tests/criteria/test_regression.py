@@ -34,6 +34,12 @@ def test_deviation_takes_one_number_per_run() -> None:
     assert harmed.tolist() == [[False, False], [True, False], [True, True]]
 
 
+@pytest.mark.parametrize("runs", [0, 3])
+def test_outputs_without_elements_have_not_moved(runs: int) -> None:
+    empty = torch.zeros(runs, 0, 4)
+    assert Deviation((0.0, 1.0)).harmed(empty, empty, None).tolist() == [[False, False]] * runs
+
+
 def test_deviation_is_not_lost_in_a_narrow_dtype() -> None:
     golden, faulty = (torch.tensor([[v]], dtype=torch.float16) for v in (-60000.0, 60000.0))
     assert Deviation((100_000.0, 130_000.0)).harmed(golden, faulty, None).tolist() == [[True, False]]

@@ -34,7 +34,8 @@ class Detection(Criterion):
         score: least score of a detection.
         boxes: "xyxy", two corners; "cxcywh", centre, width and height.
         outputs: positions of the boxes ``(runs, q, 4)``, scores ``(runs, q)`` and classes ``(runs, q)``; or of the
-            boxes and the scores of every class ``(runs, q, classes)``, of which the largest counts.
+            boxes and the scores of every class ``(runs, q, classes)``, of which the largest counts. Faster R-CNN of
+            torchvision gives boxes, classes, scores: (0, 2, 1).
     Raises:
         HoplonError: an option out of range, or another number of outputs.
     Source:
@@ -86,7 +87,7 @@ class Detection(Criterion):
         """Refuse what cannot be judged.
 
         Raises:
-            DataError: outputs of other shapes, or not finite.
+            DataError: outputs of other shapes, scores that are integers, or outputs not finite.
         """
         boxes, scores = golden[0], golden[1]
         fits = boxes.ndim == 3 and boxes.shape[2] == 4 and scores.shape[:2] == boxes.shape[:2]
@@ -98,6 +99,11 @@ class Detection(Criterion):
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in golden)
             wanted = "(n, q), (n, q)" if len(golden) == 3 else "(n, q, classes)"
             raise DataError(f"expected boxes and scores of shapes (n, q, 4), {wanted}, got {shapes}; choose outputs")
+        if not scores.is_floating_point():
+            raise DataError(
+                f"expected floating-point scores as output {self.outputs[1]}, got {scores.dtype}, such as classes; "
+                "choose outputs"
+            )
         super().check(golden, labels)
 
     def _scores(self, judged: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:

@@ -75,5 +75,6 @@ class Deviation(Criterion):
         """Return True where a run moved further than each threshold: bool, shape ``(runs, thresholds)``."""
         wide = torch.promote_types(faulty.dtype, torch.float32)
         moved = torch.where(faulty == golden, 0, faulty.to(wide) - golden.to(wide)).abs()  # of -inf in both: none
-        largest = as_rows(moved).amax(1, keepdim=True) * self.scale
+        rows = as_rows(moved)  # without elements where a detector finds nothing, as golden: not moved
+        largest = rows.amax(1, keepdim=True) * self.scale if rows.shape[1] else rows.new_zeros(len(rows), 1)
         return largest > torch.tensor(self.thresholds, dtype=wide, device=faulty.device)
