@@ -87,7 +87,7 @@ def _video() -> Iterator[Architecture]:
     for name in ("r3d_18", "mc3_18", "r2plus1d_18", "swin3d_t"):
         yield Architecture(name, (3, 8, 32, 32))
     yield Architecture("s3d", (3, 16, 224, 224))
-    yield Architecture("mvit_v2_s", (3, 8, 64, 64), {"spatial_size": (64, 64), "temporal_size": 8})
+    yield Architecture("mvit_v2_s", (3, 16, 224, 224))
 
 
 def _detectors() -> Iterator[Architecture]:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
+import weakref
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hoplon import BitFlip, Campaign, Deviation, Inputs, Memory, TopK, Values, capture
 from hoplon.errors import CaptureError, DataError, HoplonWarning
 from hoplon.formats import Quantized, equal_bits
+from hoplon.program.verify import find_samples
 from hoplon.protections.base import Overlay
 from hoplon.protections.runtime.lowering import lower
 from tests.support.networks import GRAPHS, NETWORKS
@@ -127,6 +132,38 @@ class _Gate(nn.Module):
         if x.sum() < 2:
             x = torch.relu_(self.extra(x))
         return self.last(x)
+
+
+class _Alive(TorchDispatchMode):
+    """The most results of operators that were alive at once; indices, which are the same ones, left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: list[weakref.ref[Tensor]] = []
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        made = [weakref.ref(one) for one in tree_leaves(result) if isinstance(one, Tensor) and one.is_floating_point()]
+        self.results = made + [one for one in self.results if one() is not None]
+        self.most = max(self.most, len(self.results))
+        return result
+
+
+def test_the_proof_of_samples_holds_no_more_values_than_a_pass_needs() -> None:
+    class Deep(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(30):
+                x = torch.stack([part + 1 for part in x.chunk(2, 1)], 1).flatten(1, 2)
+            return x
+
+    x = torch.randn(3, 4)
+    program = capture(Deep().eval(), x)
+    with _Alive() as alive:
+        again = find_samples(program, [x])
+    assert len(program.steps) > 150
+    assert alive.most < 30
+    assert (again.layouts, again.site_steps) == (program.layouts, program.site_steps)
 
 
 class _ManySizes(nn.Module):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +94,19 @@ def _gap(left: Tensor, right: Tensor) -> float:
     return float((left.double() - right.double()).abs().max()) if left.numel() else 0.0
 
 
+@dataclass(frozen=True)
+class _Found:
+    """Where a value holds its samples, and the form of one."""
+
+    layout: Layout
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, layout: Layout, value: Tensor) -> Self:
+        return cls(layout, layout.sample_shape(value.shape), value.dtype)
+
+
 def find_samples(program: Program, leaves: Sequence[Any]) -> Program:
     """The program with layouts and value sites: where every operator holds its samples, proved on data.
 
@@ -106,55 +120,74 @@ def find_samples(program: Program, leaves: Sequence[Any]) -> Program:
     with torch.inference_mode():
         if signature.fixed_batch is None:
             leaves = _take(signature, leaves, torch.arange(3) % _batch(signature, leaves))
-        plain = _all_values(program, leaves)
-        if signature.fixed_batch == 1:
-            layouts: dict[int, Layout] = {step: WholeLayout() for step in _dependent(program, plain)}
-        else:
-            layouts = _moving_layouts(program, leaves, plain)
-            _prove_apart(program, leaves, plain, layouts)
-    return _with_layouts(program, plain, layouts)
+        found = _whole_layouts(program, leaves) if signature.fixed_batch == 1 else _moving_layouts(program, leaves)
+    return _with_layouts(program, found)
 
 
-def _moving_layouts(program: Program, leaves: Sequence[Any], plain: Mapping[int, Tensor]) -> dict[int, Layout]:
-    size = _batch(program.signature, leaves)
-    order = torch.arange(size).roll(1)
-    moved = _all_values(program, _take(program.signature, leaves, order))
-    layouts: dict[int, Layout] = {}
-    dependent = set(_dependent(program, plain))
-    for step, value in plain.items():
-        if value.shape != moved[step].shape:
-            raise _apart(program, step, "has another shape once the batch is reordered")
-        candidates = list(_candidates(program, step, value, size))
-        found = next((c for c in candidates if moves_with(c, value, moved[step], order)), None)
-        if found is None and candidates:
-            alone = _alone(program, step, plain, layouts, order)
-            found = next((c for c in candidates if moves_with(c, value, alone, order)), None)
-        if found is not None:
-            layouts[step] = found
-        elif step in dependent:
-            raise _apart(program, step, "mixes samples: reordering the batch does not just reorder them")
-    return layouts
+def _whole_layouts(program: Program, leaves: Sequence[Any]) -> dict[int, _Found]:
+    return {
+        step: _Found.of(WholeLayout(), values[step])
+        for step, (values,) in _side_by_side(program, [leaves])
+        if _depends(program, step) and isinstance(values[step], Tensor)
+    }
 
 
-def _alone(
-    program: Program, number: int, plain: Mapping[int, Tensor], layouts: Mapping[int, Layout], order: Tensor
-) -> Any:
+def _moving_layouts(program: Program, leaves: Sequence[Any]) -> dict[int, _Found]:
+    size, axis = _batch(program.signature, leaves), _axis(program.signature)
+    order, first = torch.arange(size).roll(1), torch.zeros(1, dtype=torch.int64)
+    changed = [_all_but_first_replaced(leaf, axis) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    found: dict[int, _Found] = {}
+    influenced: CaptureError | None = None
+    for step, held in _side_by_side(program, [leaves, _take(program.signature, leaves, order), changed]):
+        value, other = held[0][step], held[2][step]
+        layout = _moving_layout(program, step, held, found, order) if isinstance(value, Tensor) else None
+        if layout is None:
+            continue
+        found[step] = _Found.of(layout, value)
+        row = first.to(value.device)
+        same = value.shape == other.shape and equal_bits(layout.take(value, row), layout.take(other, row))
+        if not same and influenced is None:  # that samples mix says more, also where it shows later
+            influenced = _apart(program, step, "gives its first sample another value when the other samples change")
+    if influenced is not None:
+        raise influenced
+    return found
+
+
+def _moving_layout(
+    program: Program, step: int, held: Sequence[Sequence[Any]], found: Mapping[int, _Found], order: Tensor
+) -> BatchLayout | None:
+    """Where a value holds its samples, or None where it has none.
+
+    Raises:
+        CaptureError: the value depends on the input, and reordering the batch does not just reorder it.
+    """
+    value, moved = held[0][step], held[1][step]
+    if value.shape != moved.shape:
+        raise _apart(program, step, "has another shape once the batch is reordered")
+    candidates = list(_candidates(program, step, value, len(order)))
+    layout = next((c for c in candidates if moves_with(c, value, moved, order)), None)
+    if layout is None and candidates:
+        alone = _alone(program, step, held[0], found, order)
+        layout = next((c for c in candidates if moves_with(c, value, alone, order)), None)
+    if layout is None and _depends(program, step):
+        raise _apart(program, step, "mixes samples: reordering the batch does not just reorder them")
+    return layout
+
+
+def _alone(program: Program, number: int, plain: Sequence[Any], found: Mapping[int, _Found], order: Tensor) -> Any:
     """The value of a step made of the reordered samples of what it reads: no last bits of other operators in it.
 
     Words of a number read as an integer show as large what is one unit in the last place.
     """
     values: list[Any] = [None] * len(program.steps)
-    memory = program.memory()
 
     def made(step: int) -> Any:
         for read in program.steps[step].reads:
-            if read in plain:
-                value = plain[read]
-                values[read] = layouts[read].take(value, order.to(value.device)) if read in layouts else value
-            elif read in program.memory_steps:
-                values[read] = memory[program.memory_steps[read]]
-            else:
-                values[read] = program.constants[read] if read in program.constants else made(read)
+            value = plain[read]
+            if read in found:
+                values[read] = found[read].layout.take(value, order.to(value.device))
+            else:  # the parts of what gives several tensors have layouts, it has none
+                values[read] = made(read) if _gives_several(program.steps[read]) else value
         return program.steps[step].run(values)
 
     return made(number) if program.steps[number].op is not None else plain[number]
@@ -167,24 +200,9 @@ def _candidates(program: Program, step: int, value: Tensor, size: int) -> Iterat
         yield from folds(axis, ratio)
 
 
-def _dependent(program: Program, values: Mapping[int, Tensor]) -> Iterator[int]:
-    """The steps with a tensor value that depends on the input."""
-    reached = program.reach(program.input_steps)
-    return (step for step in values if reached >> step & 1 or step in program.input_steps)
-
-
-def _prove_apart(
-    program: Program, leaves: Sequence[Any], plain: Mapping[int, Tensor], layouts: Mapping[int, Layout]
-) -> None:
-    axis = _axis(program.signature)
-    changed = [_all_but_first_replaced(leaf, axis) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-    others = _all_values(program, changed)
-    first = torch.zeros(1, dtype=torch.int64)
-    for step, layout in layouts.items():
-        value, other = plain[step], others[step]
-        row = first.to(value.device)
-        if value.shape != other.shape or not equal_bits(layout.take(value, row), layout.take(other, row)):
-            raise _apart(program, step, "gives its first sample another value when the other samples change")
+def _depends(program: Program, step: int) -> bool:
+    """Tell whether a step is an input, or its value depends on one."""
+    return step in program.input_steps or bool(program.reach(program.input_steps) >> step & 1)
 
 
 def _apart(program: Program, step: int, what: str) -> CaptureError:
@@ -195,35 +213,61 @@ def _apart(program: Program, step: int, what: str) -> CaptureError:
     )
 
 
-def _with_layouts(program: Program, values: Mapping[int, Tensor], layouts: Mapping[int, Layout]) -> Program:
-    dependent = set(_dependent(program, values))
-    forms = {step: (layout.sample_shape(values[step].shape), values[step].dtype) for step, layout in layouts.items()}
+def _with_layouts(program: Program, found: Mapping[int, _Found]) -> Program:
     sites = {
-        step: identity.site(*form)
-        for step, form in forms.items()
-        if step in dependent and (identity := program.steps[step].identity) is not None
+        step: identity.site(one.shape, one.dtype)
+        for step, one in found.items()
+        if _depends(program, step) and (identity := program.steps[step].identity) is not None
     }
-    of_inputs = [step for step in program.input_steps if step in layouts]
-    inputs = {step: ValueSite("", "input", number, 0, *forms[step]) for number, step in enumerate(of_inputs)}
+    of_inputs = [(step, found[step]) for step in program.input_steps if step in found]
+    inputs = {
+        step: ValueSite("", "input", number, 0, one.shape, one.dtype) for number, (step, one) in enumerate(of_inputs)
+    }
     return replace(
         program,
-        layouts=layouts,
+        layouts={step: one.layout for step, one in found.items()},
         value_sites=tuple(sites.values()),
         input_sites=tuple(inputs.values()),
         site_steps={site.name: step for step, site in (*sites.items(), *inputs.items())},
     )
 
 
-def _all_values(program: Program, leaves: Sequence[Any]) -> dict[int, Tensor]:
-    values = {s: leaf for s, leaf in zip(program.input_steps, leaves, strict=True) if isinstance(leaf, Tensor)}
+def _side_by_side(program: Program, batches: Sequence[Sequence[Any]]) -> Iterator[tuple[int, list[list[Any]]]]:
+    """Run batches in step: each input and step, with the values of each batch as far as it or a later step needs them.
 
-    def keep(step: int, value: Any) -> Any:
-        if isinstance(value, Tensor):
-            values[step] = value
-        return value
+    All values of a batch together can be more than the memory of the machine.
+    """
+    held = [program.initial_values(leaves, program.memory()) for leaves in batches]
+    freed = _last_needs(program)
+    yield from ((number, held) for number in program.input_steps)
+    for step in program.compute_steps():
+        for values in held:
+            values[step.index] = step.run(values)
+        yield step.index, held
+        for values in held:
+            for dead in freed.get(step.index, ()):
+                values[dead] = None
 
-    program.run(leaves, hook=keep)
-    return values
+
+def _last_needs(program: Program) -> dict[int, list[int]]:
+    """For each step, those that nothing needs after it: no reader, nor what makes a reader of several tensors anew."""
+    last = {step.index: step.index for step in program.steps}
+    for step in reversed(program.steps):
+        need = last[step.index] if _gives_several(step) else step.index
+        for read in step.reads:
+            last[read] = max(last[read], need)
+    freed: dict[int, list[int]] = {}
+    for number, need in last.items():
+        freed.setdefault(need, []).append(number)
+    return freed
+
+
+def _gives_several(step: Step) -> bool:
+    """Tell whether an operator gives a list or a tuple."""
+    if step.op is None or step.op is operator.getitem:
+        return False
+    schema = getattr(step.op, "_schema", None)
+    return schema is None or len(schema.returns) != 1 or isinstance(schema.returns[0].type, torch.ListType)
 
 
 def _batch(signature: Signature, leaves: Sequence[Any]) -> int:
