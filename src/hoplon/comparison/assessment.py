@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import polars as pl
-from annotated_types import Ge
+from annotated_types import Ge, Lt
 
 from hoplon.campaign._peak_memory import peak_memory_bytes
 from hoplon.campaign.campaign import Campaign
@@ -35,7 +35,7 @@ from hoplon.protections.base import Overlay, Protection
 from hoplon.protections.guards.aspis import Aspis
 from hoplon.protections.guards.tmr import TMR
 from hoplon.protections.runtime.schedule import When
-from hoplon.protections.values.ranger import Ranger
+from hoplon.protections.values.ranger import Ranger, Where
 from hoplon.registry import components
 from hoplon.report.document import plain
 
@@ -90,7 +90,7 @@ class AssessmentPlan:
     arrival: Arrival = "before"
     batch: Annotated[int, Ge(1)] | None = None
     latency: bool = True
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
 
     def __post_init__(self) -> None:
         if min(self.value_faults, self.memory_faults) < 0 or not self.value_faults + self.memory_faults:
@@ -155,15 +155,23 @@ _OF_RUNS = ("criterion", "placement", "arrival", "guard_faults", "seed", "batch"
 _PILOT_SECONDS = 0.3  # of each kind of fault
 
 
-def standard_arms() -> dict[str, ArmPlan]:
-    """Return the arms that every assessment compares, by name; "none" is what differences refer to."""
+def standard_arms(*, where: Where = "algorithm1") -> dict[str, ArmPlan]:
+    """Return the arms that every assessment compares, by name; "none" is what differences refer to.
+
+    Args:
+        where: which operators :class:`Ranger` bounds.
+    """
+
+    def ranger(learned: Learned) -> Ranger:
+        return Ranger(learned.ranges(where=where), where=where)
+
     return {
         "none": ArmPlan(lambda learned: ()),
-        "ranger": ArmPlan(lambda learned: (Ranger(learned.ranges()),)),
+        "ranger": ArmPlan(lambda learned: (ranger(learned),)),
         "aspis-1%": ArmPlan(lambda learned: (Aspis(learned.scores(), 0.01),)),
         "aspis-10%": ArmPlan(lambda learned: (Aspis(learned.scores(), 0.1),)),
         "tmr": ArmPlan(lambda learned: (TMR(),)),
-        "ranger+aspis-1%": ArmPlan(lambda learned: (Ranger(learned.ranges()), Aspis(learned.scores(), 0.01))),
+        "ranger+aspis-1%": ArmPlan(lambda learned: (ranger(learned), Aspis(learned.scores(), 0.01))),
     }
 
 
@@ -198,7 +206,8 @@ def assess(
     _check_calibration(program, known, plan)
     struck = plan.memory if plan.memory_faults and plan.memory != MEMORY else None
     learned = Learned(program, known, weights=struck, seed=plan.seed, progress=report_progress)
-    campaigns = _campaigns(program, inputs, plan, learned)
+    of_struck = learned if struck else Learned(program, known, weights=plan.memory, seed=plan.seed)
+    campaigns = _campaigns(program, inputs, plan, of_struck)
     tables = {name: campaign.draw(count=count, seed=plan.seed) for name, (count, campaign) in campaigns.items()}
     plans = arms or standard_arms()
     made = {name: arm.make(learned) for name, arm in plans.items()}
@@ -292,7 +301,7 @@ def announcement(program: Program, held_out: Inputs, plan: AssessmentPlan, *, ar
         )
         if plan.guard_faults:
             parts.append(f"{plan.guard_faults:,} faults in what the guards of an arm hold")
-    return f"{program.name}: {', '.join(parts)}; in {arms} arms of protection"
+    return f"{program.name}: {', '.join(parts)}; in {arms} {'arm' if arms == 1 else 'arms'} of protection"
 
 
 def _campaigns(

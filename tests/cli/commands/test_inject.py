@@ -252,7 +252,7 @@ def test_criteria_and_selections() -> None:
         ({"cuont": 3}, r"^f.toml: cuont: no option matches 'cuont'; near names: count"),
         ({"count": "many"}, "^f.toml: count: expected an integer of at least 1, got 'many'$"),
         ({"count": True}, "count: expected an integer of at least 1, got True"),
-        ({"seed": -1}, "seed: expected an integer of at least 0, got -1"),
+        ({"seed": -1}, "seed: expected an integer of at least 0 and below 9223372036854775808, got -1"),
         ({"target": "wires"}, "target: expected 'values' or 'memory', got 'wires'"),
         ({"sites": []}, r"sites: expected a text or a list of such, got \[\]"),
         ({"dtype": "int7"}, "dtype: expected the name of a dtype, such as 'int8', got 'int7'"),

@@ -10,7 +10,11 @@ import pytest
 
 from hoplon.cli.app import main
 from hoplon.cli.commands.ls import What
-from hoplon.cli.options.components import build
+from hoplon.cli.options.components import Described
+from hoplon.comparison.learned import Learned
+from hoplon.errors import HoplonError
+from hoplon.program.capturing import capture
+from tests.support.networks import small_data, small_net
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -37,7 +41,16 @@ def test_every_kind_is_listed(capsys: Capsys, what: str) -> None:
 def test_names_that_are_listed_are_accepted(capsys: Capsys, what: str, kind: Any) -> None:
     for row in printed(capsys, "ls", what)[what]:
         if not any(option["required"] for option in row["options"].values()):
-            assert build(kind, row["name"]) is not None
+            learned = Learned(capture(small_net(), small_data()[0].x[:4]), small_data()[1])
+            texts = [row["name"], f"{row['name']}:1%"]  # a ranking asks for a share
+            assert any(_built(kind, text, learned) is not None for text in texts), row["name"]
+
+
+def _built(kind: Any, text: str, learned: Learned) -> Any:
+    try:
+        return Described[Any](kind, text)(learned)
+    except HoplonError:
+        return None
 
 
 def campaign_file(folder: Path, small_files: tuple[str, str], **more: Any) -> str:

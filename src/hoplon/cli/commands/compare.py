@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -130,8 +131,10 @@ def planned(given: Mapping[str, Any]) -> tuple[AssessmentPlan, dict[str, ArmPlan
     models = problems.of(_each, "fault", given, parts.fault_model) or {}
     samplings = problems.of(_each, "sampling", given, parts.sampling) or {}
     arms = problems.of(_arms, given) or {}
-    problems.refuse()
     target = settings.get("target")
+    if "buffers" in settings and target != "memory":
+        problems.add("buffers", f"expected target 'memory' beside it, got {target or 'both targets'!r}")
+    problems.refuse()
     for name, other in (("value_faults", "memory"), ("memory_faults", "values")):
         counts[name] = 0 if target == other else counts[name]
     values, memory = _selections(settings)
@@ -149,8 +152,9 @@ def planned(given: Mapping[str, Any]) -> tuple[AssessmentPlan, dict[str, ArmPlan
 def _selections(settings: Mapping[str, Any]) -> tuple[Values, Memory]:
     """The sites of both targets: those of an assessment, or where some are chosen those that ``inject`` takes."""
     chosen = {name: settings[name] for name in ("kind", "dtype") if name in settings}
-    if not chosen and "sites" not in settings and "buffers" not in settings:
-        return VALUES, MEMORY
+    if "kind" not in chosen and "sites" not in settings:
+        buffers = settings.get("buffers", MEMORY.buffers)
+        return replace(VALUES, **chosen), replace(MEMORY, **chosen, buffers=buffers)
     pattern = settings.get("sites", ("*",))
     return Values(pattern, **chosen), Memory(pattern, **chosen, buffers=settings.get("buffers", True))
 
@@ -192,7 +196,8 @@ def _arms(given: Mapping[str, Any]) -> dict[str, ArmPlan]:
     """
     where = given["where"]
     learn = {} if where is None else {"where": lambda: where}
-    found = standard_arms() if given["standard_arms"] else {"none": ArmPlan(lambda learned: ())}
+    standard = standard_arms(where=where or "algorithm1")
+    found = standard if given["standard_arms"] else {"none": standard["none"]}
     problems, own = [], set()
     for text in given["arm"] or ():
         try:
@@ -200,8 +205,9 @@ def _arms(given: Mapping[str, Any]) -> dict[str, ArmPlan]:
         except HoplonError as error:
             problems.append(("", str(error)))
             continue
-        if name in own:
-            problems.append(("", f"--arm {text}: expected a new name, got {name!r} twice; --arm NAME={text}"))
+        taken = name in found and name != text and text != f"{name}=none"
+        if name in own or taken:
+            problems.append(("", f"--arm {text}: expected a new name, got {name!r} twice; --arm NAME=..."))
         own.add(name)
         found[name] = plan
     if where is not None and where not in get_args(Where):

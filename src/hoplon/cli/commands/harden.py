@@ -43,7 +43,10 @@ def command(
     policy: PolicyOption = "clamp",
     leave_unprofiled: Annotated[bool, Option("--leave-unprofiled", help="Keep activations without a bound.")] = False,
     form: Annotated[Form, Option(help="A bound after each operator, or one integer clamp per ReLU.")] = "separate",
-    bounds: Annotated[bool, Option(help="Put bounds into the graph, or only guards.")] = True,
+    bounds: Annotated[
+        bool | None,
+        Option("--bounds/--no-bounds", help="Bounds in the graph (default: unless there are guards and no --ranges)."),
+    ] = None,
     guard: Annotated[
         list[str] | None,
         Option(help="Guard of the weights: parity, aspis:1%, ...; repeatable."),
@@ -61,6 +64,8 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Bound a model's values, guard its weights, and export it; list what is bounded, what is not, and why."""
+    if bounds is None:
+        bounds = not guard or ranges is not None
     write = _writer(out, guarded=bool(guard))
     problems = Problems()
     protections = problems.of(guards, guard or [], scores=scores)

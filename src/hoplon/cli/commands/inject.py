@@ -17,7 +17,7 @@ from hoplon.campaign.results import Results
 from hoplon.campaign.store import RunDirectory
 from hoplon.cli.console import duration, interruptible, print_status, progress_bars, show
 from hoplon.cli.loading import load_program
-from hoplon.cli.options.campaign_file import SETTINGS, Settings, merged, own_options, read_raw
+from hoplon.cli.options.campaign_file import SETTINGS, Settings, merged, own_options, plain_options, read_raw
 from hoplon.cli.options.command_line import (
     DATA_HELP,
     FAULTS,
@@ -84,7 +84,8 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
         HoplonError: settings that do not fit; names the key.
     """
     source = given["config"]
-    known = Path(given["out"] or "hoplon-run") / SETTINGS
+    out = plain_options(given, ["out"]).get("out")
+    known = Path(out if isinstance(out, str) else "hoplon-run") / SETTINGS
     if source is None and given["resume"] and given["model"] is None and known.exists():
         source = known
     raw = merged({} if source is None else read_raw(source), given)

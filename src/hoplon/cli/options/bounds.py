@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from typer import Option
 
 from hoplon.cli.options.command_line import PROTECTIONS
+from hoplon.errors import HoplonError
 from hoplon.program.program import Program
 from hoplon.protections.ranges.inherent import inherent_ranges
 from hoplon.protections.ranges.ranges import Ranges
@@ -29,7 +30,12 @@ PolicyOption = Annotated[
 
 def ranges_for(program: Program, path: Path | None) -> Ranges:
     """Load the ranges of a file, or derive those of the functions themselves."""
-    return inherent_ranges(program) if path is None else Ranges.load(path.expanduser())
+    if path is not None:
+        return Ranges.load(path.expanduser())
+    try:
+        return inherent_ranges(program)
+    except HoplonError as error:
+        raise HoplonError(f"{error}; on the command line: --ranges FILE from hoplon profile, or --no-bounds") from error
 
 
 def listed(coverage: Sequence[Coverage]) -> list[dict[str, Any]]:

@@ -99,7 +99,7 @@ class Settings:
     count: Annotated[Count | None, Said("Number of faults to inject", SIZE)] = None
     half_width: Annotated[Share | None, Said(_HALF_WIDTH, SIZE)] = None
     confidence: Annotated[Share, Said("Confidence of all intervals (default: 0.95)", SIZE)] = 0.95
-    seed: Annotated[int, Ge(0), Said("Seed of faults, inputs and new weights (default: 0)", RUN)] = 0
+    seed: Annotated[int, Ge(0), Lt(2**63), Said("Seed of faults, inputs and new weights (default: 0)", RUN)] = 0
     batch: Annotated[Count | None, Said("Samples per forward pass (default: chosen from the model's size)", RUN)] = None
     threads: Annotated[Count | None, Said("CPU threads (default: torch's own setting)", RUN)] = None
     workers: Annotated[Count, Said("Number of processes that share the work (default: 1)", RUN)] = 1
@@ -117,6 +117,10 @@ class Settings:
         try:
             fields = {name: entry for name, entry in fields_of(cls).items() if name != "raw"}
             settings = check_values(raw, fields, missing="give MODEL and DATA, or --config")
+            if settings.get("count") is not None and settings.get("half_width") is not None:
+                raise HoplonError(
+                    f"expected count or half_width, got both: {settings['count']} and {settings['half_width']}"
+                )
             if "buffers" in raw and settings.get("target") != "memory":
                 raise HoplonError("buffers: expected target 'memory' beside it, got 'values'")
         except HoplonError as error:
@@ -162,9 +166,7 @@ def read_raw(path: Path) -> dict[str, Any]:
         content = path.read_bytes()
         found = json_as(dict[str, Any], content) if path.suffix == ".json" else tomllib.loads(content.decode())
     except (OSError, ValueError) as error:  # both parsers raise kinds of ValueError
-        raise HoplonError(
-            f"expected a campaign file in TOML at {path}, got {error}; give another with --config"
-        ) from error
+        raise HoplonError(f"expected a campaign file in TOML at {path}, got {error}; give another file") from error
     if not isinstance(found, dict):
         raise HoplonError(f"expected keys and values in {path}, got {type(found).__name__}")
     return found

@@ -27,7 +27,11 @@ Model = Annotated[str, Argument(help=MODEL_HELP)]
 Data = Annotated[str, Argument(help=DATA_HELP)]
 Seed = Annotated[
     int,
-    Option(help="Seed of everything random: new weights, samples, faults, order of timing.", rich_help_panel=RUN),
+    Option(
+        help="Seed of everything random: new weights, samples, faults, order of timing.",
+        max=2**63 - 1,
+        rich_help_panel=RUN,
+    ),
 ]
 AsJson = Annotated[
     bool, Option("--json", help="Print one JSON object on stdout instead of tables.", rich_help_panel=RUN)
@@ -129,13 +133,18 @@ def shorthands(kind: Kind) -> dict[str, tuple[str, list[str]]]:
 
 
 def _option(annotation: Any, name: str, text: str, panel: str, *, several: bool = False) -> Any:
-    """A typer option for the plain value of an annotated field: a flag, or a text that :func:`from_text` reads."""
+    """A typer option for the plain value of an annotated field: a flag, or texts that :func:`from_text` reads.
+
+    What is given more often than the field takes is a list, which the field refuses.
+    """
     text = text if text.endswith((".", "]", ")")) else f"{text}."
     if expected(annotation) == "true or false":
         flag = "--" + name.replace("_", "-")
         return Annotated[bool | None, Option(f"{flag}/--no-{flag[2:]}", help=text, rich_help_panel=panel)]
-    many = several or "list of such" in expected(annotation)
-    return Annotated[list[str] | None if many else str | None, Option(help=text, rich_help_panel=panel)]
+    words = expected(annotation)
+    metavar = "INTEGER" if words.startswith("an integer") else "NUMBER" if words.startswith("a number") else "TEXT"
+    metavar += "..." if several or "list of such" in words else ""
+    return Annotated[list[str] | None, Option(help=text, metavar=metavar, rich_help_panel=panel)]
 
 
 def command_of(context: typer.Context) -> str:

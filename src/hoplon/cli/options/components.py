@@ -53,14 +53,17 @@ def about(component: Component, field: str) -> str:
 
 def described(component: Component) -> dict[str, Any]:
     """Describe a component in plain values: name, label, sentence, and what it expects of each option."""
+    fields = dict(fields_of(component)) if component.kind != "score" else {}
+    for name in _NOTHING_LEARNED.keys() & fields.keys():  # learned from calibration data where they are left out
+        fields = {name: (fields.pop(name)[0], None), **parameters_of(_NOTHING_LEARNED[name]), **fields}
     words = {
         name: {
             "expected": expected(annotation),
             "required": default is inspect.Parameter.empty,
-            "about": about(component, name),
+            "about": about(component, name) if name in fields_of(component) else "",
         }
-        for name, (annotation, default) in fields_of(component).items()
-        if component.kind != "score" and expected(annotation)
+        for name, (annotation, default) in fields.items()
+        if expected(annotation)
     }
     return {"name": component.name, "label": component.label, "sentence": component.sentence, "options": words}
 
@@ -208,9 +211,15 @@ def guards(texts: Sequence[str], *, scores: Path | None) -> list[Protection]:
     """
     known, built, used = guard_components(), [], False
     for text in texts:
-        name = call(text)[0]
+        try:
+            component, _ = table_of("protection", text)
+        except HoplonError as error:
+            raise HoplonError(
+                f"--guard {text}: {no_match('guard', call(text)[0], [*known])}; one of {', '.join(known)}"
+            ) from error
+        name = component.name
         if name not in known:
-            raise HoplonError(f"--guard {text}: {no_match('guard', name, [*known])}; one of {', '.join(known)}")
+            raise HoplonError(f"--guard {text}: expected a guard, got {name}; one of {', '.join(known)}")
         if scored := "scores" in known[name].fields:
             used = True
         if scores is None and scored and "scores" not in table_of("protection", text)[1]:
@@ -274,7 +283,7 @@ def protections(value: Any) -> tuple[Described[Protection], ...]:
     """Check the protections that a text, joined by "+", a table or a list of them describes."""
     listed = value if isinstance(value, list) else [value]
     texts = [split(part, "+") if isinstance(part, str) else [part] for part in listed]
-    flat = [part for several in texts for part in several]
+    flat = [part for several in texts for part in several if part != "none"]
     return tuple(_each(flat if len(flat) != 1 or value is flat else flat[0], partial(Described, "protection")))
 
 

@@ -62,6 +62,10 @@ class Problems:
             self._found.append(("", str(error)))
         return None  # type: ignore[return-value]
 
+    def add(self, key: str, text: str) -> None:
+        """Keep what is wrong with an option."""
+        self._found.append((key, text))
+
     def refuse(self) -> None:
         """Raise what was kept.
 
