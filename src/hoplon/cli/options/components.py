@@ -47,7 +47,10 @@ def fields_of(component: Component) -> Mapping[str, tuple[Any, Any]]:
 
 def about(component: Component, field: str) -> str:
     """Return what there is to say of a field, in a few words: the start of its entry in the docstring."""
-    text = component.about(field) or said_of(field, spread) or expected(fields_of(component)[field][0])
+    annotation, _ = fields_of(component)[field]
+    if is_file(annotation):
+        return f"{expected(annotation)}, learned from calibration data where left out"
+    text = component.about(field) or said_of(field, spread) or expected(annotation)
     return re.split(r"; |(?<!e\.g)\. ", text)[0].rstrip(".,;")
 
 
