@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 
 import polars as pl
 import pytest
@@ -11,7 +13,7 @@ import torch
 from hoplon import Campaign, HoplonError, Inputs, Values, capture
 from hoplon.injection.arm import Arm
 from hoplon.injection.golden_run import GoldenRun
-from hoplon.injection.golden_values import SharedReplay
+from hoplon.injection.golden_values import FaultFree, SharedReplay
 from hoplon.injection.memory_budget import Budget, live_bytes
 from hoplon.injection.replay import ReplayStatistics
 from hoplon.injection.value_faults import ValueFaultRuns
@@ -60,3 +62,17 @@ def test_the_budget_is_parted_among_runs_by_what_is_live_at_once(campaign: Campa
 def test_a_budget_of_nothing_is_refused(campaign: Campaign) -> None:
     with pytest.raises(HoplonError, match="expected a memory budget of at least 1 byte, got 0"):
         dataclasses.replace(campaign, memory_budget=0)
+
+
+def test_fault_free_values_go_with_their_owner(campaign: Campaign) -> None:
+    """Without waiting for the garbage collector, which few large objects hardly ever wake."""
+    reference = GoldenRun.run(campaign.program, campaign.data, campaign.criterion, batch=campaign.batch)
+    held = FaultFree(Arm(reference, Overlay()))
+    held.want([campaign.program.site_steps[site.name] for site in campaign.program.value_sites])
+    value = weakref.ref(next(iter(held[0].values())))
+    gc.disable()
+    try:
+        del held
+        assert value() is None
+    finally:
+        gc.enable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar, final
 
 import torch
@@ -96,30 +97,32 @@ class FaultFree:
     def __getitem__(self, batch: int) -> Mapping[int, Any]:
         """Return, by step, the value as its readers get it; by ``~step``, as a fault meets it."""
         if self._cache is None:
-            self._cache = GoldenCache(self._run, Mapping.values, self.arm.budget.golden // 2)
+            run = partial(_fault_free, self.arm, frozenset(self._steps))  # not of this object, or both would stay
+            self._cache = GoldenCache(run, Mapping.values, self.arm.budget.golden // 2)
         return self._cache[batch]
-
-    def _run(self, batch: int) -> dict[int, Any]:
-        program = self.arm.reference.program
-        protections = {program.site_steps[name]: p for name, p in self.arm.overlay.values.items()}
-        values: dict[int, Any] = {}
-
-        def keep(step: int, value: Any) -> Any:
-            result = delivered(protections, step, value)
-            if step in self._steps:
-                values[step] = _copied(program, result)
-                values[~step] = _copied(program, value) if self.arm.placement == "before" else values[step]
-            return result
-
-        leaves, _ = self.arm.reference.leaves(batch)
-        read = program.read_values(leaves, program.memory())
-        with torch.inference_mode():
-            values |= {step: value for step, value in read.items() if step in self._steps}
-            program.run(leaves, hook=keep)
-        return values
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": None}
+
+
+def _fault_free(arm: Arm, steps: frozenset[int], batch: int) -> dict[int, Any]:
+    program = arm.reference.program
+    protections = {program.site_steps[name]: p for name, p in arm.overlay.values.items()}
+    values: dict[int, Any] = {}
+
+    def keep(step: int, value: Any) -> Any:
+        result = delivered(protections, step, value)
+        if step in steps:
+            values[step] = _copied(program, result)
+            values[~step] = _copied(program, value) if arm.placement == "before" else values[step]
+        return result
+
+    leaves, _ = arm.reference.leaves(batch)
+    read = program.read_values(leaves, program.memory())
+    with torch.inference_mode():
+        values |= {step: value for step, value in read.items() if step in steps}
+        program.run(leaves, hook=keep)
+    return values
 
 
 def _copied(program: Program, value: Any) -> Any:
