@@ -6,9 +6,10 @@ import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, final
+from typing import Annotated, Any
 
 import torch.nn.functional as F
+from annotated_types import Gt, Le
 
 from hoplon.errors import DataError, no_match
 from hoplon.importance.scores import Scores
@@ -24,7 +25,6 @@ from hoplon.registry import components
 Progress = Callable[[str, int, int], None]
 
 
-@final
 class Learned:
     """Ranges and scores of a program from calibration data; each is computed once, when it is first asked for.
 
@@ -56,7 +56,7 @@ class Learned:
     def ranges(
         self,
         *,
-        quantile: float = 1.0,
+        quantile: Annotated[float, Gt(0), Le(1)] = 1.0,
         quantile_of: QuantileOf = "values",
         per_channel: bool = False,
         where: Where = "algorithm1",

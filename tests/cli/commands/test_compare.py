@@ -80,3 +80,5 @@ def test_inject_learns_what_its_protections_lack(capsys: Capsys, small_files: tu
     arm = (hp.Ranger(hp.profile_ranges(program, calibration), policy=hp.values.ToZero()), hp.Aspis(scores, 0.5))
     campaign = hp.Campaign(program, held_out, sites=hp.Memory("*"), protections=arm)
     assert found["digest"] == campaign.run(count=20, seed=4).digest()
+    again = printed(capsys, "replay", str(tmp_path / "run"), "--model", small_files[0])
+    assert again["digest"] == found["digest"]

@@ -15,9 +15,8 @@ from hoplon.campaign.store import RunDirectory
 from hoplon.cli.console import interruptible, print_status, progress_bars, show
 from hoplon.cli.loading import load_program
 from hoplon.cli.options import components as parts
-from hoplon.cli.options.campaign_file import SETTINGS, read_raw
+from hoplon.cli.options.campaign_file import SETTINGS, Settings, read_raw
 from hoplon.cli.options.command_line import MODEL_HELP, AsJson
-from hoplon.comparison.learned import Learned
 from hoplon.comparison.rerunning import Rerun, rerun
 from hoplon.errors import StoreError
 from hoplon.report.document import plain, write_document
@@ -48,13 +47,13 @@ def command(
         raise StoreError(f"expected {SETTINGS} with the data in {run}, got none; say with --data what the run was on")
     start = known.get("seed", 0)
     judged = criterion or known.get("criterion")
-    protections = parts.protections(known.get("protection", []))
+    settings = Settings.read(known) if known.get("protection") else None
     with torch_threads(threads or manifest["threads"]):
         loaded = resolve_data(source)
         samples = loaded.held_out.sample(inputs or known.get("inputs"), seed=start)
         status = f"hoplon replay: the faults of {run} in {model}, on {source}"
         _, program = load_program(model, seed=start if seed is None else seed, status=status)
-        learned = Learned(program, loaded.calibration.sample(known.get("calibration"), seed=start), seed=start)
+        protections = settings.built(settings.learned(program, loaded)) if settings is not None else ()
         kept = f"finished units in {out}. Resume with --resume." if out else "nothing; --out keeps finished units."
         with interruptible(lambda: kept), progress_bars() as report_progress:
             found = rerun(
@@ -62,7 +61,7 @@ def command(
                 program,
                 samples,
                 criterion=None if judged is None else parts.criterion(judged),
-                protections=tuple(part(learned) for part in protections),
+                protections=protections,
                 batch=batch,
                 store=out,
                 resume=resume,

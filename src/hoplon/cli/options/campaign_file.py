@@ -133,19 +133,26 @@ class Settings:
             return Memory(self.sites, kind=self.kind, dtype=self.dtype, buffers=self.buffers)
         return Values(self.sites, kind=self.kind, dtype=self.dtype)
 
+    def learned(self, program: Program, data: ZooData) -> Learned:
+        """Return what protections and samplings may learn from the data; of memory, scores of what is struck."""
+        known, sites = data.calibration.sample(self.calibration, seed=self.seed), self.selection()
+        return Learned(program, known, weights=sites if isinstance(sites, Memory) else None, seed=self.seed)
+
+    def built(self, learned: Learned) -> tuple[Protection, ...]:
+        """Return the protections."""
+        return tuple(part(learned) for part in self.protection)
+
     def campaign(self, program: Program, data: ZooData) -> Campaign:
         """Return the campaign on a captured model and its data, from which protections learn what they lack."""
-        known, sites = data.calibration.sample(self.calibration, seed=self.seed), self.selection()
-        struck = sites if isinstance(sites, Memory) else None
-        learned = Learned(program, known, weights=struck, seed=self.seed)
+        learned = self.learned(program, data)
         return Campaign(
             program,
             data.held_out.sample(self.inputs, seed=self.seed),
-            sites=sites,
+            sites=self.selection(),
             fault_model=self.fault,
             criterion=self.criterion,
             sampling=self.sampling(learned),
-            protections=tuple(part(learned) for part in self.protection),
+            protections=self.built(learned),
             placement=self.placement,
             arrival=self.arrival,
             batch=self.batch,

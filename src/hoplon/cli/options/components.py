@@ -6,12 +6,11 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, final
 
 import torch
-from annotated_types import Gt, Le
 
 from hoplon.cli.options.schema import ValuesError, check_values, expected, from_text, is_file
 from hoplon.cli.options.text import call, split
@@ -26,10 +25,8 @@ from hoplon.faults.sampling.base import Sampling
 from hoplon.importance.scores import Scores
 from hoplon.protections.base import Protection
 from hoplon.protections.ranges.bound import Bound
-from hoplon.protections.ranges.profile import QuantileOf
 from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.values.policy import Policy
-from hoplon.protections.values.ranger import Where
 from hoplon.registry import Component, Kind, Reader, components, fields_of as parameters_of, said_of
 
 _Built = TypeVar("_Built")
@@ -256,21 +253,18 @@ class Described(Generic[_Built]):
         return built
 
 
-def _no_ranges(
-    *,
-    quantile: Annotated[float, Gt(0), Le(1)] = 1.0,
-    quantile_of: QuantileOf = "values",
-    per_channel: bool = False,
-    where: Where = "algorithm1",
-    last_linear: bool = False,
-) -> Ranges:
-    return Ranges({"any": Bound(0.0, 1.0)})
+class _Nothing:
+    """In the place of what is learned, where a description is only checked; asked for the same options."""
 
+    @wraps(Learned.ranges)
+    def ranges(self, **options: Any) -> Ranges:
+        return Ranges({"any": Bound(0.0, 1.0)})
 
-def _no_scores(*, score: str = "taylor") -> Scores:
-    if score not in components("score"):
-        raise no_match("score", score, [*components("score")])
-    return _many_scores()
+    @wraps(Learned.scores)
+    def scores(self, *, score: str = "taylor", **options: Any) -> Scores:
+        if score not in components("score"):
+            raise no_match("score", score, [*components("score")])
+        return _many_scores()
 
 
 @cache
@@ -279,7 +273,7 @@ def _many_scores() -> Scores:
     return Scores({"any": torch.ones(2**24, dtype=torch.float16)})
 
 
-_NOTHING_LEARNED: Mapping[str, Callable[..., Any]] = {"ranges": _no_ranges, "scores": _no_scores}
+_NOTHING_LEARNED: Mapping[str, Callable[..., Any]] = {"ranges": _Nothing().ranges, "scores": _Nothing().scores}
 
 
 def protections(value: Any) -> tuple[Described[Protection], ...]:
