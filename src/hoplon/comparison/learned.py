@@ -93,12 +93,15 @@ class Learned:
                 f"expected labels in the calibration data {self.data.name!r} for {score}, got none; scores need a "
                 "loss: take one that needs none, such as magnitude"
             )
-        if score not in self._scores or options:
-            progress = partial(self._progress, "scores of weights")
-            given = {"loss": F.cross_entropy, "progress": progress, **self._given, **options}
-            taken = {name: value for name, value in given.items() if name in fields}
-            self._scores[score] = known[score].build(self.program, self.data, **taken)
-        return self._scores[score]
+        if score in self._scores and not options:
+            return self._scores[score]
+        progress = partial(self._progress, "scores of weights")
+        given = {"loss": F.cross_entropy, "progress": progress, **self._given, **options}
+        taken = {name: value for name, value in given.items() if name in fields}
+        found: Scores = known[score].build(self.program, self.data, **taken)
+        if not options:
+            self._scores[score] = found
+        return found
 
     @property
     def all_ranges(self) -> list[Ranges]:
