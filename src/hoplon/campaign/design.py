@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import polars as pl
+from pydantic import ConfigDict
 
-from hoplon.errors import StoreError
 from hoplon.stats.intervals import Floats, Ints
 from hoplon.stats.two_stage import TwoStagePlan
 
@@ -31,6 +30,8 @@ class Design:
     how many batches of inputs each meets.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     labels: tuple[str, ...]
     shares: tuple[float, ...]
     known: tuple[float | None, ...]
@@ -43,9 +44,14 @@ class Design:
     spent: Mapping[str, float] = field(default_factory=dict)
     split: TwoStagePlan | None = None
 
-    def to_json(self) -> str:
-        """Write as JSON, for a run directory."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+    def __post_init__(self) -> None:
+        strata = len(self.labels)
+        if {len(self.shares), len(self.known), len(self.draws) or strata} != {strata}:
+            raise ValueError(f"expected a share for each of {strata} strata, got {len(self.shares)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for a run directory."""
+        return asdict(self)
 
     @property
     def prediction(self) -> str | None:
@@ -54,23 +60,6 @@ class Design:
             return None
         looks = "" if self.looks is None else f", {self.looks} look{'s' * (self.looks > 1)}"
         return f"planned from the pilot: {_amounts(self.expected)}; it took {_amounts(self.spent)}{looks}"
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote.
-
-        Raises:
-            StoreError: something else.
-        """
-        try:
-            found: dict[str, Any] = json.loads(text)
-            found |= {name: tuple(found[name]) for name in ("labels", "shares", "known", "draws") if name in found}
-            found["split"] = None if found.get("split") is None else TwoStagePlan.from_dict(found["split"])
-            return cls(**found)
-        except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(
-                f"expected a design as hoplon writes it, got {error}; delete design.json and resume the run"
-            ) from error
 
     def weighted(self, runs: pl.LazyFrame) -> pl.LazyFrame:
         """The runs with columns ``weight``, the share of all faults that a run's fault stands for, and ``candidates``,

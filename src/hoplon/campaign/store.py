@@ -20,7 +20,7 @@ from hoplon.campaign.design import Design
 from hoplon.criteria.outcome import CAUSES, OUTCOME_NAMES
 from hoplon.errors import StoreError
 from hoplon.faults.table import FaultTable, Target
-from hoplon.files import json_as, write_atomically
+from hoplon.files import read_json, write_atomically, write_json
 
 _MANIFEST = "manifest.json"
 _DESIGN = "design.json"
@@ -51,7 +51,7 @@ class RunDirectory:
         directory = cls(Path(path))
         file = directory.path / _MANIFEST
         if not file.exists():
-            write_atomically(file, json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+            write_json(file, manifest)
         elif resume:
             directory._require_same(manifest)
         else:
@@ -89,7 +89,7 @@ class RunDirectory:
             StoreError: no manifest here, or one that is damaged or does not fit.
         """
         try:
-            return json_as(schema, (self.path / _MANIFEST).read_bytes())
+            return read_json(self.path / _MANIFEST, schema)
         except (OSError, ValueError) as error:
             raise StoreError(f"expected a run directory with {_MANIFEST} at {self.path}, got {error}") from error
 
@@ -99,7 +99,7 @@ class RunDirectory:
         Raises:
             StoreError: the disk is full or the folder is not writable.
         """
-        write_atomically(self.path / _DESIGN, design.to_json())
+        write_json(self.path / _DESIGN, design.to_dict())
 
     def design(self) -> Design | None:
         """Read what `record_design` wrote last; None where all faults count alike.
@@ -108,11 +108,15 @@ class RunDirectory:
             StoreError: a damaged file.
         """
         try:
-            return Design.from_json((self.path / _DESIGN).read_text())
+            found: Design = read_json(self.path / _DESIGN, Design)
+            return found
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise StoreError(f"expected to read {self.path / _DESIGN}, got {error}") from error
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"expected a design as hoplon writes it at {self.path / _DESIGN}, got {error}; "
+                "delete it and resume the run"
+            ) from error
 
     def finished(self) -> set[int]:
         """Numbers of the finished units."""

@@ -9,14 +9,17 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Self, final
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from pydantic import ConfigDict
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from hoplon.errors import DataError, HoplonError, no_match
 from hoplon.faults.sampling.measures import highest
-from hoplon.files import replacing
+from hoplon.files import json_as
+from hoplon.formats.tensor_files import load_tensors, save_tensors
 from hoplon.registry import register
+
+_NOTE = "hoplon.scores"
 
 
 @register("part", "scores")
@@ -105,9 +108,7 @@ class Scores:
             StoreError: the folder is not writable, or the disk is full.
         """
         about = {"sites": list(self.values)} | {part.name: getattr(self, part.name) for part in fields(self)[1:]}
-        tensors = {name: score.contiguous() for name, score in self.values.items()}
-        with replacing(path) as new:
-            save_file(tensors, new, metadata={"hoplon.scores": json.dumps(about)})
+        save_tensors(path, self.values, {_NOTE: json.dumps(about)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -117,9 +118,28 @@ class Scores:
             DataError: no such file, or not a file of scores.
         """
         try:
-            with safe_open(path, framework="pt") as file:
-                about = json.loads((file.metadata() or {})["hoplon.scores"])
-                values = {name: file.get_tensor(name) for name in about.pop("sites")}
+            tensors, notes = load_tensors(path)
+            if _NOTE not in notes:
+                raise ValueError("tensors that are no scores")
+            about = json_as(_About, notes[_NOTE])
+            values = {name: tensors[name] for name in about.pop("sites")}
             return cls(values, **about)
-        except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
+        except LookupError as error:
+            raise DataError(f"expected a file of scores in {path}, got none of {error}; save them again") from error
+        except (OSError, ValueError) as error:
             raise DataError(f"expected a file of scores in {path}, got {error}; Scores.save writes one") from error
+
+
+class _About(TypedDict):
+    """The note of a file: sites in their order, and where the scores come from."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type: ignore[misc]
+
+    sites: list[str]
+    score: str
+    data: str
+    n_samples: int
+    batch: int
+    loss: str
+    fingerprint: str
+    weights: str

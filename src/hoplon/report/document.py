@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hoplon.errors import StoreError
-from hoplon.files import json_as, write_atomically
+from hoplon.files import read_json, write_json
 from hoplon.stats.intervals import Interval, Ratio
 
 Document = Mapping[str, Any]
@@ -50,9 +49,8 @@ def write_document(path: str | os.PathLike[str], document: Document) -> Path:
     Raises:
         StoreError: the folder is not writable.
     """
-    target = Path(path)
-    write_atomically(target, json.dumps(document, indent=1, allow_nan=False) + "\n")
-    return target
+    write_json(path, document)
+    return Path(path)
 
 
 def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -63,10 +61,10 @@ def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     file = Path(path) / "results.json" if Path(path).is_dir() else Path(path)
     try:
-        found = json_as(dict[str, Any], file.read_bytes())
+        found: dict[str, Any] = read_json(file)
     except (OSError, ValueError) as error:
         raise StoreError(f"expected results.json of an assessment at {file}, got {error}") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT or any(key not in found for key in _NEEDED):
+    if found.get("format") != FORMAT or any(key not in found for key in _NEEDED):
         raise StoreError(
             f"expected the results of an assessment (format {FORMAT}) in {file}, got another document; "
             "hoplon demo and hoplon compare write one"

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self, final
+from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hoplon.errors import HoplonError, StoreError
+from hoplon.errors import HoplonError
 from hoplon.stats.intervals import Floats, Ints
 
 _PILOT = 2  # batches of each fault of a pilot: the fewest that tell the levels apart
@@ -70,20 +70,6 @@ class TwoStagePlan:
             f"variance {between:.2g} between faults, {within:.2g} between the batches of a fault; a fault costs "
             f"{self.fault_cost / self.batch_cost:.2g} batches besides"
         )
-
-    @classmethod
-    def from_dict(cls, found: dict[str, Any]) -> Self:
-        """From plain values.
-
-        Raises:
-            StoreError: others than those of a split.
-        """
-        try:
-            one, other = (VarianceComponents(**spread) for spread in found["spreads"])
-            first, second = found["batches"]
-            return cls(**{**found, "spreads": (one, other), "batches": (int(first), int(second))})
-        except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(f"expected a split as hoplon writes it, got {error!r}") from error
 
 
 def pilot_batches(of: int) -> int:

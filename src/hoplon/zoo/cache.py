@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import platformdirs
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hoplon.errors import DataError
-from hoplon.files import replacing
+from hoplon.formats import tensor_files
 
 _VARIABLE = "HOPLON_CACHE"
 
@@ -41,8 +39,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         DataError: the folder cannot be made or written to.
     """
     way_out = f"set {_VARIABLE} to a folder in which trained weights can be kept"
-    with replacing(path, refusal=DataError, way_out=way_out) as new:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, new, dict(metadata))
+    tensor_files.save_tensors(path, tensors, metadata, refusal=DataError, way_out=way_out)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -52,8 +49,6 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         DataError: the file is damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
+        return tensor_files.load_tensors(path)
+    except (OSError, ValueError) as error:
         raise DataError(f"expected whole trained weights in {path}, got {error}; remove the file") from error

@@ -17,6 +17,7 @@ from hoplon.campaign.stratified.input_batches import SecondStage
 from hoplon.cli.tables import document, tables_of
 from hoplon.errors import StoreError
 from hoplon.faults.sampling import Exhaustive
+from hoplon.files import write_json
 from hoplon.injection.golden_run import GoldenRun
 from hoplon.injection.injector import Injector
 from hoplon.protections.base import Overlay
@@ -258,7 +259,7 @@ def test_a_resumed_campaign_goes_on_with_the_recorded_split(
     assert design is not None
 
     def record(split: TwoStagePlan) -> None:
-        (path / "design.json").write_text(dataclasses.replace(design, split=split).to_json())
+        write_json(path / "design.json", dataclasses.replace(design, split=split).to_dict())
 
     record(dataclasses.replace(results.split, batches=(3, 3)))
     for shard in path.glob("*/unit-*.parquet"):
@@ -270,8 +271,10 @@ def test_a_resumed_campaign_goes_on_with_the_recorded_split(
     record(dataclasses.replace(results.split, of=7))
     with pytest.raises(StoreError, match="expected a split of 6 input batches, got .* delete design.json"):
         campaign.run(half_width=HALF_WIDTH, seed=0, store=path, resume=True)
-    (path / "design.json").write_text(design.to_json().replace('"spreads"', '"spread"'))
-    with pytest.raises(StoreError, match="expected a split as hoplon writes it, got .* delete design.json"):
+    found = design.to_dict()
+    found["split"]["spread"] = found["split"].pop("spreads")
+    write_json(path / "design.json", found)
+    with pytest.raises(StoreError, match=r"expected a design as hoplon writes it .*split.spreads.* delete it"):
         campaign.run(half_width=HALF_WIDTH, seed=0, store=path, resume=True)
 
 

@@ -14,6 +14,7 @@ from torch.export import load
 from hoplon.cli.app import main
 from hoplon.cli.options.components import guards, protections
 from hoplon.comparison.learned import Learned
+from hoplon.files import read_json
 from hoplon.formats import equal_bits
 from hoplon.importance import magnitude
 from hoplon.program.capturing import capture
@@ -67,7 +68,7 @@ def test_profile_writes_the_bounds_of_the_calibration_data(
     assert found["held_out"]["n_images"] == len(held_out)
     assert found["cost"]["ms_per_sample"] == pytest.approx(1e3 * found["cost"]["seconds"] / len(calibration))
     assert {row["site"] for row in found["sites"]} == {site.name for site in program().value_sites}
-    assert json.loads((tmp_path / "out" / "results.json").read_text()) == found
+    assert read_json(tmp_path / "out" / "results.json") == found
     assert Profile.load(tmp_path / "out" / "profile.json").n_samples == len(calibration)
 
 
@@ -223,7 +224,7 @@ def test_overhead_times_every_form(capsys: Capsys, small_files: tuple[str, str],
     assert arms["none"]["flops_tensorflow"] == 0 < arms["fused"]["flops_fused"] < arms["separate"]["flops_fused"]
     assert arms["fused"]["added_passes"] < arms["separate"]["added_passes"]
     assert (found["batch"], found["blocks"], found["threads"]) == (3, 6, 1)
-    assert json.loads((tmp_path / "overhead.json").read_text()) == found
+    assert read_json(tmp_path / "overhead.json") == found
     assert main(["overhead", small_files[0], "--blocks", "6", "--calls", "1"]) == 0
     assert "to original" in capsys.readouterr().out
     assert main(["overhead", small_files[0], "--batch", "0"]) == 2

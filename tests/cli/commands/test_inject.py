@@ -33,6 +33,7 @@ from hoplon.comparison.learned import Learned
 from hoplon.criteria import EmbeddingDistance, Several
 from hoplon.faults import AdjacentBits, BitRate, Burst, Elements, Mixture
 from hoplon.faults.sampling import LayerUniform, OpUniform, Stratified, TopScore
+from hoplon.files import read_json
 from hoplon.formats import FixedPoint
 from hoplon.importance import Scores
 from hoplon.program.inputs import Inputs
@@ -81,7 +82,7 @@ def test_a_campaign_of_options_is_the_campaign_in_python(
     assert found["summary"][0]["failure"] == results.summary()[0].failure.estimate
     assert found["by_layer"]["top-1"][0]["layer"] == "3.weight"
     assert found["critical_share"]["top-1"][0]["threshold"] == 0
-    assert json.loads((tmp_path / "run" / "results.json").read_text()) == found
+    assert read_json(tmp_path / "run" / "results.json") == found
 
 
 def test_tables_say_what_and_how_sure(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from hoplon.errors import HoplonError
 from hoplon.faults.model import FaultModel
 from hoplon.faults.sampling.base import Sampling
 from hoplon.faults.single_word import BitFlip
-from hoplon.files import json_as, write_atomically
+from hoplon.files import json_as, read_bytes, write_json
 from hoplon.injection.replay.golden import Arrival, Placement
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory, Values
@@ -160,7 +159,7 @@ class Settings:
 
     def keep(self, folder: Path) -> None:
         """Write the settings beside the run."""
-        write_atomically(folder / SETTINGS, json.dumps(self.raw, indent=1) + "\n")
+        write_json(folder / SETTINGS, self.raw)
 
 
 def read_raw(path: Path) -> dict[str, Any]:
@@ -170,7 +169,7 @@ def read_raw(path: Path) -> dict[str, Any]:
         HoplonError: no such file, or one that is neither.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
         found = json_as(dict[str, Any], content) if path.suffix == ".json" else tomllib.loads(content.decode())
     except (OSError, ValueError) as error:  # both parsers raise kinds of ValueError
         raise HoplonError(f"expected a campaign file in TOML at {path}, got {error}; give another file") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor, fx
 from typing_extensions import TypedDict
 
 from hoplon.errors import DataError, HoplonError, StoreError
-from hoplon.files import json_as, replacing
+from hoplon.files import json_as, read_bytes, replacing, write_json
 from hoplon.formats.base import integer_view
 from hoplon.formats.digest import digest_of_words
 from hoplon.program._torch_warnings import quiet_torch
@@ -71,8 +70,7 @@ def save_bundle(module: HardenedModule, folder: str | os.PathLike[str]) -> None:
             "files": {name: _digest_of_file(partial / name) for name in (_MODEL, _GUARDS, _PARTS)},
             "members": members_of(partial / _MODEL),
         }
-        index["digest"] = _digest_of_index(index)
-        (partial / _INDEX).write_text(json.dumps(index, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(partial / _INDEX, index)
 
 
 def load_bundle(
@@ -156,11 +154,6 @@ def _digest_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _digest_of_index(index: Mapping[str, Any]) -> str:
-    content = {name: entry for name, entry in index.items() if name != "digest"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 class _Memory(TypedDict):
     """What is kept of a tensor."""
 
@@ -184,21 +177,18 @@ class _Index(TypedDict):
     tied: list[list[str]]
     files: dict[str, str]
     members: Any
-    digest: str
 
 
 def _read_index(source: Path) -> _Index:
     path = source / _INDEX
     try:
-        index: _Index = json_as(_Index, path.read_bytes())
+        index: _Index = json_as(_Index, read_bytes(path), must_be_sealed=True)
     except OSError as error:
         raise DataError(f"expected a bundle in {source}, got {error}; hoplon.save_bundle writes one") from error
     except ValueError as error:
         raise DataError(
             f"expected {path} as format {_FORMAT} has it, got {error}; save the bundle again, with this hoplon"
         ) from error
-    if index["digest"] != _digest_of_index(index):
-        raise DataError(f"expected {path} as it was saved, got changed content; save the bundle again")
     return index
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar, final
 
+from hoplon import files
 from hoplon.errors import DataError, HoplonError, no_match
-from hoplon.files import json_as, write_atomically
 from hoplon.program.program import Program
 from hoplon.protections.ranges.bound import Bound, ChannelBounds
 from hoplon.registry import register
@@ -105,13 +105,13 @@ def write_json(path: str | os.PathLike[str], content: object) -> None:
     def plain(value: Any) -> Any:
         return value.to_plain() if hasattr(value, "to_plain") else vars(value)
 
-    write_atomically(path, json.dumps(content, indent=1, allow_nan=False, default=plain) + "\n")
+    files.write_json(path, json.loads(json.dumps(content, allow_nan=False, default=plain)))
 
 
 def read_json(path: str | os.PathLike[str], what: str, read: Callable[[dict[str, Any]], T]) -> T:
     """Apply ``read`` to the content of a JSON file, any trouble as one clear error."""
     try:
-        return read(json_as(dict[str, Any], Path(path).read_bytes()))
+        return read(files.read_json(path))
     except OSError as error:
         raise DataError(f"expected {what}, got {error}; save() writes one") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:

@@ -1,0 +1,60 @@
+"""Tensors by name with notes in a safetensors file that knows when it is damaged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hoplon.errors import HoplonError, StoreError
+from hoplon.files import replacing
+from hoplon.formats.digest import content_digest, digest_of
+
+_SEAL, _KIND = "seal", "sha256:"
+_WAY_OUT = "choose a writable folder"
+
+
+def save_tensors(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    notes: Mapping[str, str],
+    *,
+    refusal: type[HoplonError] = StoreError,
+    way_out: str = _WAY_OUT,
+) -> None:
+    """Write tensors, and in the header notes and a digest of all of it; a reader sees the whole file or none.
+
+    Raises:
+        HoplonError: of class ``refusal``: the folder is not writable, or the disk is full.
+    """
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path, refusal=refusal, way_out=way_out) as new:
+        save_file(whole, new, {**notes, _SEAL: _digest(whole, notes)})
+
+
+def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors and notes of a file of :func:`save_tensors`, or of one without a digest, such as another program's.
+
+    Raises:
+        OSError: no such file, or one that cannot be read.
+        ValueError: another format, or content that is not as it was written; on one line.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no mapping
+            notes = dict(file.metadata() or {})
+    except (SafetensorError, RuntimeError, TypeError, AttributeError, MemoryError) as error:
+        raise ValueError(f"no whole safetensors file ({' '.join(str(error).split())[:200]})") from error
+    digest = notes.pop(_SEAL, None)
+    renamed = any(note.startswith(_KIND) for note in notes.values())  # a changed bit in the name of the note
+    if renamed or (digest is not None and digest != _digest(tensors, notes)):
+        raise ValueError("content that is not as it was written: its seal is another")
+    return tensors, notes
+
+
+def _digest(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> str:
+    said = sorted((name, str(note)) for name, note in notes.items())
+    return _KIND + content_digest([digest_of(tensors), *said])
