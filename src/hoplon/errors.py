@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 
 _NAMES_SHOWN = 3
+_LONGEST = 200  # characters of what another library says
 
 
 class HoplonError(ValueError):
@@ -30,6 +31,16 @@ class StoreError(HoplonError):
 
 class HoplonWarning(UserWarning):
     """Something that works, but not as one would expect; says what and what it costs."""
+
+
+def said(error: BaseException) -> str:
+    """What an error of another library says, on one line of at most 200 characters.
+
+    Example:
+        >>> said(OSError("no space\n\n   left"))
+        'no space left'
+    """
+    return " ".join(str(error).split())[:_LONGEST].rstrip(".") or type(error).__name__
 
 
 def no_match(what: str, pattern: str, names: Sequence[str]) -> SiteError:

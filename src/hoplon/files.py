@@ -12,6 +12,7 @@ import stat
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def read_json(path: str | os.PathLike[str], schema: Any = dict[str, Any]) -> Any
 
 
 def json_as(schema: Any, content: str | bytes, *, must_be_sealed: bool = False) -> Any:
-    """Return the content of a JSON document that fits a schema: a ``TypedDict``, whose further keys are kept.
+    """Return the content of a JSON document that fits a schema: a ``TypedDict``, a dataclass, a type of plain values.
 
     A seal is checked and left out. Documents written by hand or by early versions have none.
 
@@ -153,7 +154,8 @@ def json_as(schema: Any, content: str | bytes, *, must_be_sealed: bool = False) 
 
 @cache
 def _adapter(schema: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(schema, config=None if hasattr(schema, "__pydantic_config__") else ConfigDict(strict=True))
+    own = is_dataclass(schema) or hasattr(schema, "__pydantic_config__")
+    return TypeAdapter(schema, config=None if own else ConfigDict(strict=True))
 
 
 def _digest(document: Mapping[str, Any]) -> str:

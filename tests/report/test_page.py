@@ -140,7 +140,7 @@ def test_another_document_is_refused(content: str, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"expected results.json of an assessment"):
+    with pytest.raises(StoreError, match=r"expected the results of an assessment at .*results.json"):
         read_document(tmp_path)
 
 

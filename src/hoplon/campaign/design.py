@@ -48,6 +48,12 @@ class Design:
         strata = len(self.labels)
         if {len(self.shares), len(self.known), len(self.draws) or strata} != {strata}:
             raise ValueError(f"expected a share for each of {strata} strata, got {len(self.shares)}")
+        if not all(0 <= share <= 1 for share in (*self.shares, *(known for known in self.known if known is not None))):
+            raise ValueError("expected shares and known probabilities in [0, 1]")
+        if not 0 < self.level < 1 or min((self.candidates, *self.draws)) < 0:
+            raise ValueError("expected a level in (0, 1), and numbers of draws of at least 0")
+        if any(amounts and not {"runs", "seconds"} <= amounts.keys() for amounts in (self.expected, self.spent)):
+            raise ValueError("expected runs and seconds, got one of them")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for a run directory."""

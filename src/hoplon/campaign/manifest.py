@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 import torch
 from annotated_types import Ge, Gt, Lt, MinLen
@@ -50,6 +50,10 @@ class Manifest(TypedDict):
     threads: Annotated[int, Ge(1)]
     confidence: Annotated[float, Gt(0), Lt(1)]
     versions: dict[str, str]
+    kinds: NotRequired[dict[str, str]]
+    population: NotRequired[int | None]
+    count: NotRequired[int | None]
+    arrival: NotRequired[Literal["before", "after"]]
 
 
 def provenance(reference: GoldenRun, *, placement: Placement, confidence: float) -> dict[str, Any]:

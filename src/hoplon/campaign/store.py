@@ -18,7 +18,7 @@ import polars as pl
 
 from hoplon.campaign.design import Design
 from hoplon.criteria.outcome import CAUSES, OUTCOME_NAMES
-from hoplon.errors import StoreError
+from hoplon.errors import StoreError, said
 from hoplon.faults.table import FaultTable, Target
 from hoplon.files import read_json, write_atomically, write_json
 
@@ -254,12 +254,11 @@ def readable(path: Path | None) -> Iterator[None]:
                 pl.read_parquet(file, glob=False)
             except (OSError, pl.exceptions.PolarsError) as cause:
                 raise _damaged(file, cause) from error
-        raise StoreError(f"expected to read the shards in {path}, got {error}; resume the run") from error
+        raise StoreError(f"expected to read the shards in {path}, got {said(error)}; resume the run") from error
 
 
 def _damaged(file: Path, error: Exception) -> StoreError:
-    cause = str(error).partition("\n")[0]
-    return StoreError(f"expected a readable shard at {file}, got {cause}; delete it and resume the run")
+    return StoreError(f"expected a readable shard at {file}, got {said(error)}; delete it and resume the run")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from hoplon.errors import DataError
+from hoplon.errors import DataError, said
 from hoplon.files import replacing
 from hoplon.formats.named import format_named
 
@@ -23,6 +23,7 @@ Target = Literal["values", "memory"]
 _NAMES = ("site", "format")
 _OBSERVED = ("before", "after")
 _WEIGHT = "weight"
+_DIGEST = "hoplon.digest"  # in a file's metadata
 _DTYPES: dict[str, type[pl.DataType]] = {
     "fault": pl.Int64,
     "site": pl.Enum,
@@ -194,7 +195,7 @@ class FaultTable:
             StoreError: the file cannot be written (no permission, full disk).
         """
         with replacing(path) as new:
-            self.frame.write_parquet(new)
+            self.frame.write_parquet(new, metadata={_DIGEST: self.digest()})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -204,10 +205,27 @@ class FaultTable:
             DataError: the file is missing, damaged, or not a fault table.
         """
         try:
-            frame = pl.read_parquet(Path(path), glob=False)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise DataError(f"expected a fault table (Parquet) at {path}, got {error}") from error
-        return cls("values" if "input" in frame.columns else "memory", frame)
+            frame = read_frame(path)
+        except (OSError, ValueError) as error:
+            raise DataError(f"expected a fault table (Parquet) at {path}, got {said(error)}") from error
+        digest = pl.read_parquet_metadata(Path(path)).get(_DIGEST)
+        table = cls("values" if "input" in frame.columns else "memory", frame)
+        if digest not in (None, table.digest()):
+            raise DataError(f"expected {path} as it was saved, got other faults: its digest is another")
+        return table
+
+
+def read_frame(path: str | os.PathLike[str]) -> pl.DataFrame:
+    """Return the table in a Parquet file.
+
+    Raises:
+        OSError: no such file, or one that cannot be read.
+        ValueError: no Parquet, or a damaged file.
+    """
+    try:
+        return pl.read_parquet(Path(path), glob=False, hive_partitioning=False)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise ValueError(said(error)) from error
 
 
 def columns_of(target: Target) -> list[str]:
@@ -233,7 +251,7 @@ def _typed(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
         try:
             typed.append(_as_enum(column) if name in _NAMES else _as_number(column, dtype()))
         except pl.exceptions.PolarsError as error:
-            raise DataError(f"expected column {name!r} as {wanted}, got {column.dtype}: {error}") from error
+            raise DataError(f"expected column {name!r} as {wanted}, got {column.dtype}: {said(error)}") from error
     return pl.DataFrame(typed)
 
 

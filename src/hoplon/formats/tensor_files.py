@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hoplon.errors import HoplonError, StoreError
+from hoplon.errors import HoplonError, StoreError, said
 from hoplon.files import replacing
 from hoplon.formats.digest import content_digest, digest_of
 
@@ -47,7 +47,7 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no mapping
             notes = dict(file.metadata() or {})
     except (SafetensorError, RuntimeError, TypeError, AttributeError, MemoryError) as error:
-        raise ValueError(f"no whole safetensors file ({' '.join(str(error).split())[:200]})") from error
+        raise ValueError(f"no whole safetensors file ({said(error)})") from error
     digest = notes.pop(_SEAL, None)
     renamed = any(note.startswith(_KIND) for note in notes.values())  # a changed bit in the name of the note
     if renamed or (digest is not None and digest != _digest(tensors, notes)):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.outcome import CAUSES, OUTCOME_NAMES
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, said
 from hoplon.injection.time_limit import HangError
 
 # Whatever a model makes of a wrong value: an index out of range, a failed check of its own, the end of the program.
@@ -60,9 +60,8 @@ def cause_number(cause: str) -> int:
 
 def own_fault(site: str, error: BaseException) -> HoplonError:
     """The error for a run that ends although no word of it is changed, which is no outcome."""
-    said = " ".join(str(error).split())[:200].rstrip(".")
     return HoplonError(
         f"expected the path of faults through {site} to give outputs while no word is changed, got "
-        f"{type(error).__name__}: {said}; this is an error of hoplon, so leave the site out or use "
+        f"{type(error).__name__}: {said(error)}; this is an error of hoplon, so leave the site out or use "
         'capture(..., form="eager")'
     )

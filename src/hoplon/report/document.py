@@ -10,12 +10,10 @@ from typing import Any
 
 from hoplon.errors import StoreError
 from hoplon.files import read_json, write_json
+from hoplon.report.schema import Assessment, require_agreement
 from hoplon.stats.intervals import Interval, Ratio
 
 Document = Mapping[str, Any]
-
-FORMAT = 1
-_NEEDED = ("arms", "by_bit", "by_layer", "population", "seed", "versions")
 
 
 def plain(value: Any) -> Any:
@@ -61,12 +59,10 @@ def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     file = Path(path) / "results.json" if Path(path).is_dir() else Path(path)
     try:
-        found: dict[str, Any] = read_json(file)
+        found: dict[str, Any] = read_json(file, Assessment)
+        require_agreement(found)
     except (OSError, ValueError) as error:
-        raise StoreError(f"expected results.json of an assessment at {file}, got {error}") from error
-    if found.get("format") != FORMAT or any(key not in found for key in _NEEDED):
         raise StoreError(
-            f"expected the results of an assessment (format {FORMAT}) in {file}, got another document; "
-            "hoplon demo and hoplon compare write one"
-        )
+            f"expected the results of an assessment at {file}, got {error}; hoplon demo and hoplon compare write them"
+        ) from error
     return found

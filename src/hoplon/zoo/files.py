@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hoplon.errors import DataError
+from hoplon.errors import DataError, said
 
 _VARIABLE = "HOPLON_DATA"
 _WAY_OUT = f"set {_VARIABLE} to the folder that holds it (README of the data folder lists the files)"
@@ -82,11 +82,11 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     Raises:
         DataError: the file is truncated, or holds anything but tensors by name.
     """
+    kinds = (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise DataError(f"expected a whole state dict, got {path}: {reason}; copy or download it again") from error
+    except (*kinds, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise DataError(f"expected a whole state dict, got {path}: {said(error)}; copy or download it again") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise DataError(f"expected a state dict (tensors by name) in {path}, got a {type(content).__name__}")
     return content

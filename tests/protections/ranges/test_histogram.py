@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from hoplon.errors import DataError
@@ -62,9 +63,9 @@ def test_other_formats(dtype: torch.dtype) -> None:
 
 def test_it_goes_through_plain_lists_and_refuses_what_is_no_histogram() -> None:
     found = Histogram.of(draws("normal"))
-    assert Histogram.from_plain(found.to_plain()) == found
+    assert TypeAdapter(Histogram).validate_python(found.to_plain()) == found
     with pytest.raises(ValueError, match="bins do not increase"):
-        Histogram.from_plain({"bins": [2, 1], "counts": [1, 1]})
+        TypeAdapter(Histogram).validate_python({"bins": [2, 1], "counts": [1, 1]})
 
 
 def test_no_values_and_shares_that_are_none_are_refused() -> None:

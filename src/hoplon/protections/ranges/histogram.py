@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self, final
+from typing import Annotated, Self, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import PlainValidator
 from torch import Tensor
 
 from hoplon.errors import DataError
@@ -22,6 +22,15 @@ _HALF = 1 << (31 - _DROPPED)
 
 RELATIVE_ERROR = 2.0**-_MANTISSA
 """How far a quantile may lie outside of the exact one, relative to it."""
+
+
+def _integers(listed: object) -> NDArray[np.int64]:
+    if not isinstance(listed, list) or not all(type(one) is int and abs(one) < 2**63 for one in listed):
+        raise ValueError("expected a list of integers of 64 bits")
+    return np.array(listed, dtype=np.int64)
+
+
+_Integers = Annotated[NDArray[np.int64], PlainValidator(_integers)]
 
 
 @final
@@ -37,8 +46,12 @@ class Histogram:
         format instead of powers of one base, so that finding a bin is one shift.
     """
 
-    bins: NDArray[np.int64]
-    counts: NDArray[np.int64]
+    bins: _Integers
+    counts: _Integers
+
+    def __post_init__(self) -> None:
+        if self.bins.shape != self.counts.shape or (np.diff(self.bins) <= 0).any() or (self.counts < 0).any():
+            raise ValueError("a histogram whose bins do not increase or do not match its counts")
 
     @classmethod
     def empty(cls) -> Self:
@@ -102,14 +115,6 @@ class Histogram:
     def to_plain(self) -> dict[str, list[int]]:
         """Bins and counts as lists, for JSON."""
         return {"bins": self.bins.tolist(), "counts": self.counts.tolist()}
-
-    @classmethod
-    def from_plain(cls, content: Mapping[str, Any]) -> Self:
-        """Read the content of :meth:`to_plain`."""
-        bins, counts = (np.asarray(content[key], dtype=np.int64) for key in ("bins", "counts"))
-        if bins.shape != counts.shape or (np.diff(bins) <= 0).any() or (counts < 0).any():
-            raise ValueError("a histogram whose bins do not increase or do not match its counts")
-        return cls(bins, counts)
 
 
 def _largest(bin_: int) -> float:

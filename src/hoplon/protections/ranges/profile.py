@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self, final
+from typing import Literal, Self, final
 
 import torch
+from pydantic import ConfigDict, with_config
 from torch import Tensor
 
 from hoplon.errors import HoplonError
@@ -73,13 +74,6 @@ class Observed:
         high = min(self.high, upper.at_least(quantile))
         return Bound(min(low, high), max(low, high))
 
-    @classmethod
-    def from_plain(cls, content: Mapping[str, Any]) -> Self:
-        """Read the fields as JSON holds them."""
-        Bound(content["low"], content["high"])
-        histograms = (Histogram.from_plain(content[name]) for name in ("values", "maxima", "minima"))
-        return cls(content["low"], content["high"], *histograms)
-
 
 @final
 @dataclass(frozen=True)
@@ -109,6 +103,7 @@ class SiteProfile:
         return ChannelBounds(self.axis, tuple(channel.bound(quantile, quantile_of) for channel in self.channels))
 
 
+@with_config(ConfigDict(extra="forbid"))
 @final
 @dataclass(frozen=True)
 class Profile:
@@ -226,20 +221,7 @@ class Profile:
         Raises:
             DataError: no such file, or not a profile.
         """
-        return read_json(path, "a file of a profile", _from_plain)
-
-
-def _from_plain(content: dict[str, Any]) -> Profile:
-    content["sites"] = {
-        name: SiteProfile(
-            Observed.from_plain(site["whole"]), site["axis"], tuple(map(Observed.from_plain, site["channels"]))
-        )
-        for name, site in content["sites"].items()
-    }
-    content["history"] = tuple(
-        (count, {name: (low, high) for name, (low, high) in ends.items()}) for count, ends in content["history"]
-    )
-    return Profile(**content)
+        return read_json(path, "a file of a profile", cls)
 
 
 def _reach(ends: Ends) -> float:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar, final
+
+from pydantic import ConfigDict, with_config
 
 from hoplon import files
 from hoplon.errors import DataError, HoplonError, no_match
@@ -20,6 +22,7 @@ LAST_BITS = 2.0**-16  # sums in another order, at other batch sizes and numbers 
 
 
 @register("part", "ranges")
+@with_config(ConfigDict(extra="forbid"))
 @final
 @dataclass(frozen=True)
 class Ranges:
@@ -84,15 +87,7 @@ class Ranges:
         if Path(path).is_dir():
             path = Path(path) / "ranges.json"
 
-        def read(content: dict[str, Any]) -> Self:
-            content["bounds"] = {name: Bound(**bound) for name, bound in content["bounds"].items()}
-            content["channels"] = {
-                name: ChannelBounds(entry["axis"], tuple(Bound(**bound) for bound in entry["channels"]))
-                for name, entry in content.get("channels", {}).items()
-            }
-            return cls(**content)
-
-        return read_json(path, "a file of ranges", read)
+        return read_json(path, "a file of ranges", cls)
 
 
 def write_json(path: str | os.PathLike[str], content: object) -> None:
@@ -108,11 +103,16 @@ def write_json(path: str | os.PathLike[str], content: object) -> None:
     files.write_json(path, json.loads(json.dumps(content, allow_nan=False, default=plain)))
 
 
-def read_json(path: str | os.PathLike[str], what: str, read: Callable[[dict[str, Any]], T]) -> T:
-    """Apply ``read`` to the content of a JSON file, any trouble as one clear error."""
+def read_json(path: str | os.PathLike[str], what: str, schema: type[T]) -> T:
+    """Return the dataclass ``schema`` that a JSON document describes.
+
+    Raises:
+        DataError: no such file, or another document.
+    """
     try:
-        return read(files.read_json(path))
+        found: T = files.read_json(path, schema)
+        return found
     except OSError as error:
         raise DataError(f"expected {what}, got {error}; save() writes one") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, OverflowError) as error:
         raise DataError(f"expected {what} in {path}, got content it cannot hold: {error}") from error

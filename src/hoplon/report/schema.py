@@ -1,0 +1,177 @@
+"""What ``results.json`` of an assessment holds: names, types, and which names have to agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NotRequired
+
+from annotated_types import Ge, Lt, MinLen
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
+
+_OPEN = ConfigDict(strict=True, extra="allow")
+Number = float | None
+Count = Annotated[int, Ge(0), Lt(2**63)]
+
+
+class Rates(TypedDict):
+    """What a share of failures and its parts are counted from; limits of a confidence that the document names."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+
+    failure: Number
+    failure_low: Number
+    failure_high: Number
+    sdc: Number
+    nonfinite: Number
+    crash: NotRequired[Number]
+    crash_low: NotRequired[Number]
+    crash_high: NotRequired[Number]
+    n_faults: Count
+    n_inputs: NotRequired[Count | None]
+    n_runs: NotRequired[Count]
+
+
+class OfBit(Rates):
+    """Faults that flipped one bit; None: several."""
+
+    bit: int | None
+
+
+class OfLayer(Rates):
+    """Faults that struck one layer; None: several."""
+
+    layer: str | None
+
+
+class Arm(Rates):
+    """One arm under one fault table."""
+
+    name: str
+    faults: NotRequired[str]
+    target: Literal["values", "memory", "guards"]
+    outcomes: dict[str, Count]
+    causes: NotRequired[dict[str, Count]]
+    sdc_low: Number
+    sdc_high: Number
+    nonfinite_low: Number
+    nonfinite_high: Number
+    detected: Number
+    corrected: Number
+    acts_on_target: bool
+    difference: Number
+    difference_low: Number
+    difference_high: Number
+    p_value: Number
+    reduction: Number
+    reduction_low: Number
+    reduction_high: Number
+    accuracy: Number
+    wrong_fault_free: Count | None
+    latency_ratio: Number
+    latency_low: Number
+    latency_high: Number
+    latency_ms: Number
+    extra_bytes: Count | None
+
+
+class Pair(TypedDict):
+    """An arm over one with fewer protections."""
+
+    name: str
+    over: str
+    difference: Number
+    difference_low: Number
+    difference_high: Number
+
+
+class Population(TypedDict):
+    """What the faults of a table were drawn from."""
+
+    kinds: list[str]
+    layers: list[str]
+    elements: Count
+    formats: list[str]
+
+
+class Table(TypedDict):
+    """A fault table."""
+
+    count: Count
+    digest: str
+
+
+class Calibration(TypedDict):
+    """What protections learned from."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+
+    data: str
+    inputs: Count
+
+
+class Assessment(TypedDict):
+    """``results.json``."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+
+    format: Literal[1]
+    arms: Annotated[list[Arm], MinLen(1)]
+    by_bit: dict[str, dict[str, list[OfBit]]]
+    by_layer: dict[str, dict[str, list[OfLayer]]]
+    pairs: dict[str, list[Pair]]
+    population: dict[str, Population]
+    faults: dict[str, Table]
+    protections: dict[str, list[str]]
+    schedules: NotRequired[dict[str, str]]
+    guarantees: NotRequired[dict[str, str]]
+    calibration: Calibration
+    criterion: str
+    placement: str
+    arrival: str
+    model: str
+    fingerprint: str
+    data: str
+    fault_model: str
+    sampling: str
+    sampling_text: list[str]
+    inputs: Count
+    eligible_inputs: Count
+    accuracy_inputs: Count
+    guard_faults: Count
+    batch: Count
+    threads: Count
+    device: str
+    seed: int
+    confidence: float
+    model_bytes: Annotated[int, Ge(1)]
+    versions: dict[str, str]
+    prediction: NotRequired[str | None]
+    command: NotRequired[str]
+
+
+def require_agreement(document: Mapping[str, Any]) -> None:
+    """Refuse a document whose parts name different tables, arms or layers.
+
+    Raises:
+        ValueError: names what is missing where.
+    """
+    for arm in document["arms"]:
+        faults, name = arm.get("faults", arm["target"]), arm["name"]
+        for part in ("by_bit", "by_layer"):
+            _require(name, document[part].get(faults, {}), f"{part}.{faults}")
+        _require(name, document["protections"], "protections")
+        for part in ("population", "pairs", "faults"):
+            _require(faults, document[part], part)
+    for faults, pairs in document["pairs"].items():
+        names = [arm["name"] for arm in document["arms"] if arm.get("faults", arm["target"]) == faults]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two arms of one name under {faults}")
+        for pair in pairs:
+            _require(pair["name"], names, f"arms under {faults}")
+            _require(pair["over"], names, f"arms under {faults}")
+
+
+def _require(name: str, known: Any, where: str) -> None:
+    if name not in known:
+        raise ValueError(f"no {name!r} in {where}")
