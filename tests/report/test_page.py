@@ -48,6 +48,16 @@ def page(document: dict[str, Any]) -> str:
     return render(document)
 
 
+def test_what_a_figure_shows_is_reached_without_a_mouse(page: str, document: dict[str, Any]) -> None:
+    elements = Elements(page)
+    kinds = [tag for tag, attrs in elements.tags if tag == "summary" or attrs.get("role") == "img"]
+    assert kinds == ["div", "summary"] * (len(kinds) // 2)
+    assert len(kinds) > 8
+    for row in document["by_layer"]["memory"]["none"]:
+        assert interval(row) in elements.text
+    assert all(attrs.get("aria-label") for _, attrs in elements.tags if attrs.get("tabindex") == "0")
+
+
 def test_nothing_is_loaded_from_anywhere(page: str) -> None:
     elements = Elements(page)
     loading = [(tag, attrs) for tag, attrs in elements.tags if {"src", "href", "srcset", "data", "action"} & set(attrs)]

@@ -24,12 +24,16 @@ _BARS: Spec = {"type": "data", "symmetric": False}
 
 @dataclass(frozen=True)
 class Figure:
-    """One plot: ``spec`` for plotly.js, ``title`` over it, ``alt`` for readers who cannot see it, ``height`` in px."""
+    """One plot: ``spec`` for plotly.js, ``title`` over it, ``alt`` for readers who cannot see it, ``height`` in px.
+
+    ``values``: what it shows, as names and texts, for readers without a mouse.
+    """
 
     title: str
     alt: str
     spec: Spec
     height: int
+    values: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ def by_arm(document: Document, faults: str) -> Figure:
         "margin": {"l": 120, "r": 20, "t": 8, "b": 48},
     }
     alt = "; ".join(f"{row['name']} {interval(row)}" for row in rows)
-    return Figure("By arm", f"Failure by arm: {alt}", {"data": traces, "layout": layout}, 60 + 44 * len(rows))
+    spec, height = {"data": traces, "layout": layout}, 60 + 44 * len(rows)
+    return Figure("By arm", f"Failure by arm: {alt}", spec, height, _values(rows, "name"))
 
 
 def by_bit(document: Document, faults: str) -> tuple[Figure, ...]:
@@ -128,7 +133,7 @@ def _panels(
         traces = _dots(base, key, axis, "faint", across=across)
         traces += _dots(rows, key, axis, "arm" if base else "base", across=across)
         spec = {"data": traces, "layout": {**layout, **of_failure}}
-        figures.append(Figure(name, _alt(name, rows, key), spec, height))
+        figures.append(Figure(name, _alt(name, rows, key), spec, height, _values(rows, key)))
     return tuple(figures)
 
 
@@ -203,6 +208,10 @@ def _typed(trace: Spec, role: str, *, labels: bool, left: Sequence[bool]) -> Spe
         "meta": {"role": role},
         **trace,
     }
+
+
+def _values(rows: Sequence[Row], key: str) -> list[tuple[str, str]]:
+    return [(str(row[key]), interval(row) if row["failure"] else _none_seen(row)) for row in rows]
 
 
 def _none_seen(row: Row) -> str:

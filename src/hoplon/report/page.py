@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,7 @@ def _provenance(document: Document) -> list[tuple[str, str]]:
     ]
 
 
-def script_safe(value: Mapping[str, Any]) -> Markup:
+def script_safe(value: Any) -> Markup:
     """JSON that cannot end the script element it stands in."""
     text = json.dumps(value, allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

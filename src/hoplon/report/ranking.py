@@ -41,7 +41,10 @@ def by_layer_figure(frame: pl.DataFrame, *, fraction: float) -> Figure:
         f"{layer} {100 * share:.1f} %" for layer, share in zip(worst["layer"], worst["top_share"], strict=True)
     )
     height = 80 + 26 * max(frame.height, 5)
-    return Figure(f"Top and bottom {100 * fraction:g} % by layer", alt, {"data": traces, "layout": layout}, height)
+    shares = zip(layers, frame["top_share"], frame["bottom_share"], strict=True)
+    values = [(layer, f"top {100 * top:.2f} %, bottom {100 * bottom:.2f} %") for layer, top, bottom in shares]
+    title = f"Top and bottom {100 * fraction:g} % by layer"
+    return Figure(title, alt, {"data": traces, "layout": layout}, height, values)
 
 
 def heat_map_figure(frame: pl.DataFrame) -> Figure:
@@ -68,7 +71,16 @@ def heat_map_figure(frame: pl.DataFrame) -> Figure:
     }
     layout = _layers_by("stretch of weights of the layer")
     alt = f"Map of the highest rank in each stretch of weights, {len(layers)} layers"
-    return Figure("Scores by layer and weight", alt, {"data": [trace], "layout": layout}, 80 + 20 * max(len(layers), 5))
+    values = [
+        (
+            layer,
+            f"highest rank {max(100 * rank for rank in part['rank']):.1f} %, lowest of a stretch "
+            f"{min(100 * rank for rank in part['rank']):.1f} %",
+        )
+        for layer, part in zip(layers, rows, strict=True)
+    ]
+    height = 80 + 20 * max(len(layers), 5)
+    return Figure("Scores by layer and weight", alt, {"data": [trace], "layout": layout}, height, values)
 
 
 def write_ranking(path: str | os.PathLike[str], title: str, figures: Sequence[Figure]) -> Path:
@@ -77,9 +89,9 @@ def write_ranking(path: str | os.PathLike[str], title: str, figures: Sequence[Fi
     Raises:
         StoreError: the folder is not writable.
     """
-    plots = [(figure, script_safe({**figure.spec, "config": {"responsive": True}})) for figure in figures]
     target = Path(path)
-    write_atomically(target, from_template("ranking.html.j2", title=title, plots=plots))
+    specs = script_safe([figure.spec for figure in figures])
+    write_atomically(target, from_template("ranking.html.j2", title=title, plots=list(map(vars, figures)), specs=specs))
     return target
 
 

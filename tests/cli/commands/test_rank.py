@@ -40,9 +40,11 @@ def test_tables_figures_and_a_choice_of_storages(
     assert "layerwise(taylor, rank) (data.npz, calibration, 8 samples); 146 of 292" in " ".join(printed.split())
     assert list(Scores.load(out).values) == ["0.weight", "3.weight"]
     text = page.read_text(encoding="utf-8")
-    assert text.count("Plotly.newPlot(") == 2
+    assert text.count('role="img"') == text.count("<summary>") == 2
     assert "Top and bottom 50 % by layer" in text
-    assert "https://" not in text.split("<body")[1]
+    assert "default-src 'none'" in text.split("<script")[0]
+    assert "<a " not in text.split("<script")[0]
+    assert "displayModeBar: false" in text  # whose logo is a link
 
 
 def test_bad_input_is_told_in_one_line(
