@@ -286,5 +286,70 @@ def test_what_a_bundle_cannot_hold_is_refused(tmp_path: Path) -> None:
 )
 def test_a_description_comes_back_from_json(value: object) -> None:
     tensors: dict[str, Tensor] = {}
-    assert restored(json.loads(json.dumps(described(value, tensors))), tensors) == value
+    assert restored(json.loads(json.dumps(described(value, tensors))), tensors, type(value)) == value
     assert not tensors
+
+
+def test_every_missing_and_changed_file_is_named(bundle: Path) -> None:
+    damage(bundle / "model.pt2", 100)
+    damage(bundle / "guards.safetensors", -5)
+    (bundle / "descriptions.safetensors").unlink()
+    with pytest.raises(DataError) as refused:
+        hp.load_bundle(bundle)
+    assert "expected descriptions.safetensors in" in str(refused.value)
+    assert "model.pt2 as it was saved, got changed content" in str(refused.value)
+    assert "guards.safetensors as it was saved, got changed content" in str(refused.value)
+
+
+def _deep(levels: int) -> object:
+    content: object = 1
+    for _ in range(levels):
+        content = {"tuple": [content]}
+    return content
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"when": 5}, "got '5' .a int in the place of a When"),
+        ({"when": {"kind": "TMR"}}, "got 'TMR' .a TMR in the place of a When"),
+        ({"protections": [[]]}, r"a list in the place of a Protection"),
+        ({"protections": [{"kind": "EveryForward"}]}, "a EveryForward in the place of a Protection"),
+        ({"protections": [{"kind": "TMR", "vote": 5}]}, "got 'TMR' .TMR.vote: Input should be 'element' or 'tensor'"),
+        ({"protections": [{"kind": "TMR", "vot": "tensor"}]}, "got 'TMR' .*no field 'vot'"),
+        ({"protections": [{"kind": "Ranger", "ranges": 5}]}, "got 'Ranger' .Ranger.ranges: "),
+        ({"protections": [{"kind": "Aspis", "scores": {"tensor": "absent"}}]}, "got 'Aspis' .'absent'"),
+        ({"protections": [{"kind": ["TMR"]}]}, "unhashable"),
+        ({"protections": [{"tuple": 5}]}, "not iterable"),
+        ({"protections": [_deep(400)]}, "values inside values, too deep"),
+        ({"protections": {}}, "bundle.json as format 1 has it, got protections: Input should be a valid list"),
+        ({"memory": []}, "got memory: Input should be a valid dictionary"),
+        ({"memory": {"a": {"dtype": "x", "shape": ["1"], "stride": [], "digest": ""}}}, "memory.a.shape.0: Input"),
+        ({"files": {"../../etc/hostname": "0"}}, "model.pt2 as it was saved, got changed content"),
+        ({"tied": [["fc.weight"]]}, "tied.0: List should have at least 2 items"),
+        ({"tied": [["fc.weight", "__class__.x"]]}, "expected tied tensors of the graph, got '__class__.x'"),
+        ({"more": 1}, "got more: Extra inputs are not permitted"),
+    ],
+)
+def test_an_index_of_another_form_is_refused_in_one_line(
+    bundle: Path, changes: dict[str, object], message: str
+) -> None:
+    _tampered(bundle, lambda index: index.update(changes), resealed=True)
+    with pytest.raises(DataError, match=message) as refused:
+        hp.load_bundle(bundle)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_class_of_another_package_never_stands_for_one_of_ours(saved: tuple[object, Path]) -> None:
+    code = """
+import sys, hoplon as hp
+@hp.registry.register("protection", "another-tmr")
+class TMR(hp.protections.Protection):
+    label = "another"
+try:
+    hp.load_bundle(sys.argv[1])
+except hp.HoplonError as error:
+    print(error)
+"""
+    run = subprocess.run([sys.executable, "-c", code, saved[1]], capture_output=True, text=True, check=True)
+    assert "expected one class named TMR, got those of __main__ and hoplon.protections.guards.tmr; rename" in run.stdout

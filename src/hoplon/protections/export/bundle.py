@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import MinLen
 from pydantic import ConfigDict
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, fx
 from typing_extensions import TypedDict
 
@@ -20,18 +22,21 @@ from hoplon.errors import DataError, HoplonError, StoreError
 from hoplon.files import json_as, read_bytes, replacing, write_json
 from hoplon.formats.base import integer_view
 from hoplon.formats.digest import digest_of_words
-from hoplon.program._torch_warnings import quiet_torch
-from hoplon.protections.base import Overlay
+from hoplon.program.archives.exported import MEMBERS, checked, load_exported
+from hoplon.program.archives.members import members_of
+from hoplon.protections.base import Overlay, Protection
 from hoplon.protections.export.formats import export_pt2
-from hoplon.protections.export.pt2_archive import members_of, weight_members
 from hoplon.protections.export.serialization import described, restored
 from hoplon.protections.guards.voting import tied
 from hoplon.protections.memory_guard import GuardReport, StaleGuardError
 from hoplon.protections.runtime.graph import hold_constants, own_memory
 from hoplon.protections.runtime.hardened_module import HardenedModule
+from hoplon.protections.runtime.schedule import When
 
 _FORMAT = 1
 _INDEX, _MODEL, _GUARDS, _PARTS = "bundle.json", "model.pt2", "guards.safetensors", "descriptions.safetensors"
+_FILES = (_MODEL, _GUARDS, _PARTS)
+_WEIGHTS = re.compile(r"model/data/(weights/weight|constants/tensor)_\d+")
 
 
 def save_bundle(module: HardenedModule, folder: str | os.PathLike[str]) -> None:
@@ -57,6 +62,7 @@ def save_bundle(module: HardenedModule, folder: str | os.PathLike[str]) -> None:
     with replacing(target) as partial:
         partial.mkdir()
         export_pt2(module, partial / _MODEL, guards="drop")
+        _require_readable((partial / _MODEL).read_bytes())
         save_file(_guard_memory(module), partial / _GUARDS)
         save_file(parts, partial / _PARTS)
         index = {
@@ -67,8 +73,8 @@ def save_bundle(module: HardenedModule, folder: str | os.PathLike[str]) -> None:
             "when": when,
             "memory": {name: _words_of(tensor) for name, tensor in module.memory().items()},
             "tied": [names for names in tied(module.memory()) if len(names) > 1],
-            "files": {name: _digest_of_file(partial / name) for name in (_MODEL, _GUARDS, _PARTS)},
-            "members": members_of(partial / _MODEL),
+            "files": {name: _digest((partial / name).read_bytes()) for name in _FILES},
+            "members": _digests_of_members((partial / _MODEL).read_bytes()),
         }
         write_json(partial / _INDEX, index)
 
@@ -83,7 +89,7 @@ def load_bundle(
 
     Every file must be as it was saved, but for weights that the guards repair: then what they found is in ``events``
     and logged, and the weights have the digests that were saved. Digests find accidents, not forgers: who can write
-    to the folder can write them as well.
+    to the folder can write them as well. But nothing in the folder is run: it holds data, or is refused.
 
     The bounds are in the graph; ``overlay.values`` is empty, and ``protections`` is as it was.
 
@@ -95,19 +101,21 @@ def load_bundle(
     """
     source = Path(folder)
     index = _read_index(source)
-    whole = _require_files(source, index)
+    files = {name: (source / name).read_bytes() for name in _FILES if (source / name).is_file()}
+    whole = _require_files(source, files, index)
     try:
-        parts, knowledge = load_file(source / _PARTS), load_file(source / _GUARDS)
-    except (OSError, SafetensorError) as error:
+        parts, knowledge = load(files[_PARTS]), load(files[_GUARDS])
+    except SafetensorError as error:
         raise DataError(f"expected tensors in {source}, got {error}; save the bundle again") from error
-    protections = tuple(restored(entry, parts) for entry in index["protections"])
-    runner = _read_graph(source / _MODEL, index)
+    protections = tuple(restored(entry, parts, Protection) for entry in index["protections"])
+    when = restored(index["when"], parts, When)
+    runner = _read_graph(source / _MODEL, files.pop(_MODEL), index)
     _tie(runner, index["tied"])
     own_memory(runner)  # aligned, whatever the file's memory is, and laid out as it was
     module = HardenedModule(
         runner,
         Overlay(index["label"], {}, protections),
-        when=restored(index["when"], parts),
+        when=when,
         on_uncorrectable=on_uncorrectable,
     )
     _require_memory(module, index)
@@ -124,6 +132,17 @@ def _require_storable(module: HardenedModule) -> None:
     what = "telemetry" if module._counts and not module._detectors else "gradients" if module.gradients else ""
     if what:
         raise HoplonError(f"expected a module without {what}, which a graph in a file loses; lower without it")
+
+
+def _require_readable(content: bytes) -> None:
+    """Refuse a graph that loading would refuse."""
+    try:
+        checked(content)
+    except ValueError as error:
+        raise HoplonError(
+            f"expected a graph of torch's own operators, plain tensors and inputs for a bundle, got {error}; "
+            "export_pt2 writes the graph alone"
+        ) from error
 
 
 def _require_replaceable(target: Path) -> None:
@@ -149,13 +168,19 @@ def _words_of(tensor: Tensor) -> dict[str, Any]:
     }
 
 
-def _digest_of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digest(content: bytes | memoryview) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digests_of_members(content: bytes) -> dict[str, str]:
+    """Digests of the members of a ``.pt2`` file, read whatever the sums in the archive say."""
+    return {f"model/{name}": _digest(member) for name, member in members_of(content, MEMBERS).items()}
 
 
 class _Memory(TypedDict):
     """What is kept of a tensor."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type: ignore[misc]
 
     dtype: str
     shape: list[int]
@@ -166,7 +191,7 @@ class _Memory(TypedDict):
 class _Index(TypedDict):
     """``bundle.json``."""
 
-    __pydantic_config__ = ConfigDict(strict=True, extra="allow")  # type: ignore[misc]
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type: ignore[misc]
 
     format: Literal[1]
     versions: dict[str, str]
@@ -174,9 +199,9 @@ class _Index(TypedDict):
     protections: list[Any]
     when: Any
     memory: dict[str, _Memory]
-    tied: list[list[str]]
+    tied: list[Annotated[list[str], MinLen(2)]]
     files: dict[str, str]
-    members: Any
+    members: dict[str, str]
 
 
 def _read_index(source: Path) -> _Index:
@@ -192,28 +217,40 @@ def _read_index(source: Path) -> _Index:
     return index
 
 
-def _require_files(source: Path, index: _Index) -> bool:
-    """Refuse missing and changed files; False where nothing but weights changed."""
-    for name, digest in index["files"].items():
-        path = source / name
-        if not path.is_file():
-            raise DataError(f"expected {name} in {source}, got no such file; save the bundle again")
-        if _digest_of_file(path) != digest:
-            if name != _MODEL or not weight_members(path, index["members"]):
-                raise DataError(f"expected {path} as it was saved, got changed content; save the bundle again")
-            return False
-    return True
-
-
-def _read_graph(path: Path, index: _Index) -> fx.GraphModule:
-    try:
-        with quiet_torch():
-            runner = torch.export.load(path).module(check_guards=False)
-    except (RuntimeError, OSError, ValueError, LookupError) as error:
+def _require_files(source: Path, files: Mapping[str, bytes], index: _Index) -> bool:
+    """Refuse missing and changed files, all of them; False where nothing but weights changed."""
+    missing = [name for name in _FILES if name not in files]
+    changed = [name for name, content in files.items() if _digest(content) != index["files"].get(name)]
+    if missing or (changed and (changed != [_MODEL] or not _only_weights(files[_MODEL], index["members"]))):
         raise DataError(
-            f"expected {path} to load with torch {torch.__version__}, got {str(error)[:200]}; it was written by torch "
-            f"{index['versions']['torch']}"
+            "; ".join(
+                [f"expected {name} in {source}, got no such file" for name in missing]
+                + [f"expected {source / name} as it was saved, got changed content" for name in changed]
+            )
+            + "; save the bundle again"
+        )
+    return not changed
+
+
+def _only_weights(content: bytes, saved: Mapping[str, str]) -> bool:
+    """Return True if what changed in a ``.pt2`` file are raw weights alone."""
+    try:
+        now = _digests_of_members(content)
+    except ValueError:
+        return False
+    changed = [name for name, digest in saved.items() if now.get(name) != digest]
+    return now.keys() == saved.keys() and bool(changed) and all(_WEIGHTS.fullmatch(name) for name in changed)
+
+
+def _read_graph(path: Path, content: bytes, index: _Index) -> fx.GraphModule:
+    try:
+        exported = load_exported(content)
+    except ValueError as error:
+        raise DataError(
+            f"expected {path} to hold a graph and its tensors and nothing else, got {error}; it was written by torch "
+            f"{index['versions'].get('torch', 'unknown')}: save the bundle again"
         ) from error
+    runner = exported.module(check_guards=False)
     assert isinstance(runner, fx.GraphModule)
     hold_constants(runner)
     return runner
@@ -221,6 +258,9 @@ def _read_graph(path: Path, index: _Index) -> fx.GraphModule:
 
 def _tie(runner: fx.GraphModule, groups: list[list[str]]) -> None:
     """Let names that shared a tensor share one again."""
+    held = dict(runner.named_parameters(remove_duplicate=False)) | dict(runner.named_buffers(remove_duplicate=False))
+    if unknown := {name for group in groups for name in group} - held.keys():
+        raise DataError(f"expected tied tensors of the graph, got {min(unknown)!r}; save the bundle again")
     for first, *others in groups:
         for name in others:
             place, key = _place(runner, name)

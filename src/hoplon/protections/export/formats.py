@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import io
 import json
 import os
 import shutil
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from hoplon.errors import HoplonError, HoplonWarning
 from hoplon.files import replacing
 from hoplon.program._torch_warnings import quiet_torch
+from hoplon.program.archives.tensors import plain_tensors
 from hoplon.protections.base import Chain, ValueProtection
 from hoplon.protections.runtime.effect import Effect
 from hoplon.protections.runtime.graph import writes_in_place
@@ -143,7 +145,23 @@ def exported_program(module: HardenedModule, *, guards: Guards = "refuse") -> Ex
         raise UncorrectableMemory(report)
     args, kwargs, free = _inputs(module)
     with torch.no_grad(), quiet_torch():
-        return torch.export.export(module.graph_module, args, kwargs, dynamic_shapes=free, strict=False)
+        exported = torch.export.export(module.graph_module, args, kwargs, dynamic_shapes=free, strict=False)
+    _leave_out_traces(exported)
+    return exported
+
+
+def _leave_out_traces(exported: ExportedProgram) -> None:
+    """Take out where the user's code lies on this machine, and sample inputs that only a pickle of classes holds."""
+    graphs = [part for part in exported.graph_module.modules() if isinstance(part, fx.GraphModule)]
+    for meta in [node.meta for part in graphs for node in part.graph.nodes] + [part.meta for part in graphs]:
+        for name in ("stack_trace", "from_node", "source_fn_stack", "torch_fn", "custom"):
+            meta.pop(name, None)
+    samples = io.BytesIO()
+    torch.save(exported.example_inputs, samples)
+    try:
+        plain_tensors(samples.getvalue())
+    except ValueError:
+        exported.example_inputs = None
 
 
 def _require_dtypes(module: HardenedModule) -> None:
