@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,10 +22,16 @@ from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.files import read_arrays
 from hoplon.zoo.seeding import Progress, seeded
 from hoplon.zoo.torchvision_ops import import_torchvision
+from hoplon.zoo.user_modules import beside, module_of_file
 
 _TORCHVISION = "torchvision:"
 _PIXELS = {"inception_v3": 299}
 _CALIBRATION_SHARE = 0.2
+
+
+def is_factory(what: Literal["model", "data"], text: str) -> bool:
+    """Return True if a text names code, which is imported to be used."""
+    return ":" in text and not (text.startswith(_TORCHVISION) if what == "model" else text.endswith(".npz"))
 
 
 def resolve_model(text: str, *, seed: int = 0, progress: Progress | None = None) -> ZooModel:
@@ -44,7 +49,7 @@ def resolve_model(text: str, *, seed: int = 0, progress: Progress | None = None)
     """
     if text.startswith(_TORCHVISION):
         return _torchvision_model(text, seed=seed)
-    if ":" not in text:
+    if not is_factory("model", text):
         _check_known("zoo model", text, registry.model_names(), others="torchvision:NAME")
         return registry.model(text, seed=seed, progress=progress)
     with _importable(text) as factory:
@@ -80,7 +85,7 @@ def resolve_data(text: str) -> ZooData:
     """
     if text.endswith(".npz"):
         return _npz_data(Path(text).expanduser())
-    if ":" not in text:
+    if not is_factory("data", text):
         _check_known("zoo data", text, registry.data_names(), others="an .npz file")
         return registry.data(text)
     with _importable(text) as factory:
@@ -122,28 +127,20 @@ def _torchvision_model(text: str, *, seed: int) -> ZooModel:
 def _importable(text: str) -> Iterator[Callable[[], object]]:
     """The factory that ``text`` names, in a scope in which it can import what lies beside it."""
     source, _, name = text.rpartition(":")
-    is_file = source.endswith(".py")
-    folder = Path(source).expanduser().resolve().parent if is_file else Path.cwd()
-    sys.path.insert(0, str(folder))
+    if source.endswith(".py"):
+        path = Path(source).expanduser().resolve()
+        if not path.is_file():
+            raise HoplonError(f"expected a Python file before the colon, got {source}, which does not exist")
+        module = module_of_file(path)
+        with beside(str(path.parent)):
+            yield _factory(module, name, text)
+        return
+    folder = str(Path.cwd())
+    sys.path.append(folder)  # after what is installed, which a file there must not stand for
     try:
-        module = _module_from_file(source) if is_file else _module_named(source, text)
-        yield _factory(module, name, text)
+        yield _factory(_module_named(source, text), name, text)
     finally:
-        sys.path.remove(str(folder))
-
-
-def _module_from_file(source: str) -> ModuleType:
-    path = Path(source).expanduser().resolve()
-    if not path.is_file():
-        raise HoplonError(f"expected a Python file before the colon, got {source}, which does not exist")
-    name = f"hoplon_user_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None, path  # the suffix is .py
-    assert spec.loader is not None, path
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up by name
-    spec.loader.exec_module(module)
-    return module
+        sys.path.remove(folder)
 
 
 def _module_named(source: str, text: str) -> ModuleType:

@@ -118,13 +118,13 @@ def test_a_run_goes_on_without_being_told_what_it_was(
     with monkeypatch.context() as patch:
         patch.setattr("hoplon.campaign.store.RunDirectory.write", interrupted)
         assert main(["inject", *options, "--out", out]) == 130
-    assert (
-        f"Saved: 1 finished units in {out}. Resume with `hoplon inject --resume --out {out}`" in capsys.readouterr().err
-    )
+    again = f"Resume with `hoplon inject {' '.join(small_files)} --resume --out {out}`"
+    assert f"Saved: 1 finished units in {out}. {again}" in capsys.readouterr().err
     assert "--resume it or choose another --out" in refused(capsys, "inject", *options, "--out", out)
-    assert "seed: 0 there, 1 here" in refused(capsys, "inject", "--resume", "--out", out, "--seed", "1")
-    assert ran(capsys, "inject", "--resume", "--out", out)["digest"] == whole["digest"]
-    assert ran(capsys, "inject", "--resume", "--out", out, "--workers", "1")["digest"] == whole["digest"]
+    assert "seed: 0 there, 1 here" in refused(capsys, "inject", *small_files, "--resume", "--out", out, "--seed", "1")
+    resumed = ["inject", *small_files, "--resume", "--out", out]
+    assert ran(capsys, *resumed)["digest"] == whole["digest"]
+    assert ran(capsys, *resumed, "--workers", "1")["digest"] == whole["digest"]
 
 
 def hoplon_write() -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 from typer import Argument, Option
@@ -33,11 +34,12 @@ from hoplon.cli.tables import document, tables_of
 from hoplon.errors import StoreError
 from hoplon.registry import fields_of
 from hoplon.report.document import write_document
-from hoplon.zoo.resolve import resolve_data
+from hoplon.zoo.resolve import is_factory, resolve_data
 
 Text: TypeAlias = str | None
 _DESIGN = ("count", "half_width", "confidence", "seed", "workers", "threads")
 _SETTINGS = fields_of(Settings)
+_CODE: tuple[Literal["model", "data"], ...] = ("model", "data")
 
 
 @takes(
@@ -54,7 +56,12 @@ def command(
         Path | None, Option(help="TOML file with these settings; options override it.", rich_help_panel=RUN)
     ] = None,
     resume: Annotated[
-        bool, Option("--resume", help="Resume the run in --out with its stored settings.", rich_help_panel=RUN)
+        bool,
+        Option(
+            "--resume",
+            help="Resume the run in --out with its stored settings; name factories again.",
+            rich_help_panel=RUN,
+        ),
     ] = False,
     dry_run: Annotated[
         bool, Option("--dry-run", help="Forecast runs, time and memory; write nothing.", rich_help_panel=RUN)
@@ -80,16 +87,26 @@ def command(
 def settings_of(given: Mapping[str, Any]) -> Settings:
     """The settings that the options of ``inject`` describe, those of a file or of a stopped run among them.
 
+    A run may come from elsewhere: code that it names is imported only where the command line names it too.
+
     Raises:
         HoplonError: settings that do not fit; names the key.
+        StoreError: code that only a run names.
     """
     source = given["config"]
     out = plain_options(given, ["out"]).get("out")
-    known = Path(out if isinstance(out, str) else "hoplon-run") / SETTINGS
-    if source is None and given["resume"] and given["model"] is None and known.exists():
-        source = known
+    folder = Path(out if isinstance(out, str) else "hoplon-run")
+    resumed = source is None and given["resume"] and (folder / SETTINGS).exists()
+    source = folder / SETTINGS if resumed else source
     raw = merged({} if source is None else read_raw(source), given)
-    return Settings.read(raw, source="" if source is None else str(source))
+    settings = Settings.read(raw, source="" if source is None else str(source))
+    for what in _CODE if resumed else ():
+        if given[what] is None and is_factory(what, getattr(settings, what)):
+            raise StoreError(
+                f"expected MODEL and DATA on the command line, since what {source} names is code, got "
+                f"{getattr(settings, what)!r} as {what} in it; hoplon inject MODEL DATA --resume --out {folder}"
+            )
+    return settings
 
 
 def _require_free(folder: Path, *, resume: bool) -> None:
@@ -111,7 +128,9 @@ def _run(campaign: Campaign, settings: Settings, folder: Path, *, resume: bool, 
 
     def saved() -> str:
         units = len(RunDirectory(folder).finished())
-        return f"{units} finished units in {folder}. Resume with `hoplon inject --resume --out {folder}`."
+        code = any(is_factory(what, getattr(settings, what)) for what in _CODE)
+        again = f"{shlex.join([settings.model, settings.data])} " if code else ""
+        return f"{units} finished units in {folder}. Resume with `hoplon inject {again}--resume --out {folder}`."
 
     with interruptible(saved), progress_bars() as report_progress:
         progress = partial(report_progress, "faults")

@@ -17,19 +17,25 @@ from hoplon.cli.loading import load_program
 from hoplon.cli.options import components as parts
 from hoplon.cli.options.campaign_file import SETTINGS, Settings, read_raw
 from hoplon.cli.options.command_line import MODEL_HELP, AsJson
+from hoplon.cli.options.schema import check_values
 from hoplon.comparison.rerunning import Rerun, rerun
-from hoplon.errors import StoreError
+from hoplon.errors import HoplonError, StoreError
+from hoplon.registry import fields_of
 from hoplon.report.document import plain, write_document
 from hoplon.report.text import interval, signed_points
 from hoplon.report.text_table import TextTable
-from hoplon.zoo.resolve import resolve_data
+from hoplon.zoo.resolve import is_factory, resolve_data
+
+_KNOWN = {name: entry for name, entry in fields_of(Settings).items() if name in ("data", "seed", "inputs")}
 
 
 def command(
     run: Annotated[Path, Argument(help="The run directory of hoplon inject, or of a campaign in Python.")],
     *,
     model: Annotated[str, Option(help=f"The other model. {MODEL_HELP}")],
-    data: Annotated[str | None, Option(help="Data (default: that of the run, as value faults need).")] = None,
+    data: Annotated[
+        str | None, Option(help="Data (default: that of the run, as value faults need; code is to be named here).")
+    ] = None,
     inputs: Annotated[int | None, Option(help="Number of held-out inputs (default: that of the run).")] = None,
     criterion: Annotated[list[str] | None, Option(help="What counts as harm (default: that of the run).")] = None,
     seed: Annotated[int | None, Option(help="Seed of new weights (default: that of the run).")] = None,
@@ -41,13 +47,12 @@ def command(
 ) -> None:
     """Strike the identical faults of a run in another model, and report the paired differences."""
     manifest = RunDirectory(run).manifest(Manifest)
-    known = read_raw(run / SETTINGS) if (run / SETTINGS).exists() else {}
-    source = data or known.get("data")
-    if source is None:
-        raise StoreError(f"expected {SETTINGS} with the data in {run}, got none; say with --data what the run was on")
+    raw = read_raw(run / SETTINGS) if (run / SETTINGS).exists() else {}
+    known = _known(run, raw, data)
+    source = known["data"]
     start = known.get("seed", 0)
-    judged = criterion or known.get("criterion")
-    settings = Settings.read(known) if known.get("protection") else None
+    judged = criterion or raw.get("criterion")
+    settings = Settings.read(raw) if raw.get("protection") else None
     with torch_threads(threads or manifest["threads"]):
         loaded = resolve_data(source)
         samples = loaded.held_out.sample(inputs or known.get("inputs"), seed=start)
@@ -73,6 +78,27 @@ def command(
         print_status(f"wrote {out / 'results.json'} and the run in {out}")
     paragraphs = [("Paired", str(found).splitlines()), *_notes(found)]
     show(document, [_table(document)], paragraphs, as_json=as_json)
+
+
+def _known(run: Path, raw: Mapping[str, Any], data: str | None) -> dict[str, Any]:
+    """What the settings of a run say of its data, under the ``--data`` of the command line, checked.
+
+    Raises:
+        StoreError: no data, or code as data that only the run names: it may come from elsewhere.
+    """
+    try:
+        known = check_values({name: raw[name] for name in _KNOWN if name in raw}, _KNOWN)
+    except HoplonError as error:
+        raise HoplonError(f"{run / SETTINGS}: {error}") from error
+    source = data or known.get("data")
+    if source is None:
+        raise StoreError(f"expected {SETTINGS} with the data in {run}, got none; say with --data what the run was on")
+    if data is None and is_factory("data", source):
+        raise StoreError(
+            f"expected --data, since what {run / SETTINGS} names is code, got {source!r} in it; --data {source!r}, "
+            "if it is yours"
+        )
+    return {**known, "data": source}
 
 
 def _table(document: Mapping[str, Any]) -> TextTable:
