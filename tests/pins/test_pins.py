@@ -105,7 +105,7 @@ def test_the_command_gives_the_same_records(
     shutil.copytree(files.MEMORY, kept / "memory")
     files.take_over_versions(kept / "memory", afresh / "memory")
     monkeypatch.chdir(kept)
-    assert command_line(["inject", "--resume", "--out", "memory", "--json"]) == 0
+    assert command_line(["inject", "model.py:convolutional", "data.npz", "--resume", "--out", "memory", "--json"]) == 0
     check(hp.load_results("memory"), PINNED["directories"]["memory"])
     capsys.readouterr()
 

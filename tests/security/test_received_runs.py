@@ -84,6 +84,17 @@ def test_a_factory_that_the_command_line_names_too_is_run(
     assert main(["inject", f"{code}:data", "--resume", "--out", str(again)]) in (2, 4)
 
 
+def test_a_run_goes_on_where_it_is_wherever_its_settings_say_it_was(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run.rename(tmp_path / "hoplon-run")
+    settle(run, out=str(tmp_path / "elsewhere"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["inject", f"{tmp_path / 'model.py'}:net", "--resume"]) == 0
+    assert not (tmp_path / "elsewhere").exists()
+    assert "the run in hoplon-run" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("changes", [{"data": ["a"]}, {"seed": "x"}, {"inputs": -1}, {"data": {"a": "b:c"}}])
 def test_settings_of_another_form_are_refused_by_a_replay(
     run: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, str]

@@ -85,6 +85,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         content = plain_tensors(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"expected a whole state dict, got {path}: {said(error)}; copy or download it again") from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise DataError(f"expected a state dict (tensors by name) in {path}, got a {type(content).__name__}")
     return content

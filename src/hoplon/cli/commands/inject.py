@@ -98,7 +98,7 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
     folder = Path(out if isinstance(out, str) else "hoplon-run")
     resumed = source is None and given["resume"] and (folder / SETTINGS).exists()
     source = folder / SETTINGS if resumed else source
-    raw = merged({} if source is None else read_raw(source), given)
+    raw = merged({} if source is None else read_raw(source), given) | ({"out": str(folder)} if resumed else {})
     settings = Settings.read(raw, source="" if source is None else str(source))
     for what in _CODE if resumed else ():
         if given[what] is None and is_factory(what, getattr(settings, what)):

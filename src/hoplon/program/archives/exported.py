@@ -1,4 +1,4 @@
-"""An exported program from a ``.pt2`` file, once everything in the file is known to be data."""
+"""The graph of a ``.pt2`` file, once everything in it is known to be data."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from functools import cache, partial
 from typing import Any
 
 import torch
+from torch import fx
 from torch._export.serde import schema
 from torch._export.serde.union import _Union
-from torch.export import ExportedProgram
 from torch.export.pt2_archive._package import load_pt2
 
 from hoplon.files import json_as
@@ -39,20 +39,22 @@ _LONGEST = 2**26  # bytes of a graph; ResNet-18 has 3e5
 _LARGEST_VIEW = 2**24  # elements of a tensor that repeats those of its file
 
 
-def load_exported(content: bytes) -> ExportedProgram:
-    """The program of a ``.pt2`` file.
+def graph_of(content: bytes) -> fx.GraphModule:
+    """The graph of a ``.pt2`` file, with its parameters and buffers.
 
     torch reads a new archive of what was checked; of the file's sample inputs, guards and traces it reads nothing.
 
     Raises:
-        ValueError: as :func:`checked`; or a program that torch refuses.
+        ValueError: as :func:`checked`; or a graph that torch refuses.
     """
     archive = archive_of(checked(content), folder="model")
     try:
         with quiet_torch():
-            return load_pt2(archive).exported_programs["model"]
+            graph = load_pt2(archive).exported_programs["model"].module(check_guards=False)
     except Exception as error:  # whatever a graph that does not fit together raises in torch
         raise ValueError(f"a graph that torch {torch.__version__} does not read: {_line(error)}") from error
+    assert isinstance(graph, fx.GraphModule)
+    return graph
 
 
 def checked(content: bytes) -> dict[str, bytes | memoryview]:
@@ -124,7 +126,7 @@ def _as(kind: Any, value: Any, field: str) -> Any:
     if kind is str:
         if not _TEXTS.get(field, str.isidentifier)(_is_a(str, value, field)):
             raise ValueError(
-                f"{value[:80]!r} as {field.rpartition('.')[2]} of {field.partition('.')[0]}, which is none"
+                f"{value[:80]!r} as {field.rpartition('.')[2]} of {field.partition('.')[0]}, which torch does not write"
             )
         return value
     if kind is float:

@@ -25,7 +25,8 @@ _ON_SIZES_AND_GRAPHS = re.compile(
     r"_operator\.(eq|ne|le|ge|lt|gt|neg|pos|mul|add|sub|floordiv|mod|pow|truediv|and_|or_)|math\.trunc|"
     r"torch\.(sym_not|sym_int|sym_float|sym_ite|sym_max|sym_min|_sym_sqrt)|"
     r"torch\.ops\.higher_order\.(wrap_with_set_grad_enabled|wrap_with_autocast|cond|map_impl|scan|while_loop)|"
-    r"torch\._functorch\.predispatch\._(vmap_(in|de)crement_nesting|(add|remove)_batch_dim)"
+    r"torch\.ops\.aten\.(_assert_scalar|sym_constrain_range|sym_constrain_range_for_size)\.default|"
+    r"torch\._functorch\.predispatch\.(_vmap_(in|de)crement_nesting|_(add|remove)_batch_dim|lazy_load_decompositions)"
 )
 _ON_TENSORS = re.compile(r"torch\.ops\.(aten|prims|quantized_decomposed|torchao|torchvision)\.(\w+)\.(\w+)")
 _VALUES = re.compile(

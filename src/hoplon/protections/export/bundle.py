@@ -22,7 +22,7 @@ from hoplon.errors import DataError, HoplonError, StoreError
 from hoplon.files import json_as, read_bytes, replacing, write_json
 from hoplon.formats.base import integer_view
 from hoplon.formats.digest import digest_of_words
-from hoplon.program.archives.exported import MEMBERS, checked, load_exported
+from hoplon.program.archives.exported import MEMBERS, checked, graph_of
 from hoplon.program.archives.members import members_of
 from hoplon.protections.base import Overlay, Protection
 from hoplon.protections.export.formats import export_pt2
@@ -112,12 +112,12 @@ def load_bundle(
     runner = _read_graph(source / _MODEL, files.pop(_MODEL), index)
     _tie(runner, index["tied"])
     own_memory(runner)  # aligned, whatever the file's memory is, and laid out as it was
-    module = HardenedModule(
-        runner,
-        Overlay(index["label"], {}, protections),
-        when=when,
-        on_uncorrectable=on_uncorrectable,
-    )
+    try:
+        module = HardenedModule(
+            runner, Overlay(index["label"], {}, protections), when=when, on_uncorrectable=on_uncorrectable
+        )
+    except HoplonError as error:
+        raise DataError(f"expected protections in {source} that fit its graph, got: {error}") from error
     _require_memory(module, index)
     changed = _changed(module, index)
     if whole and changed:
@@ -244,14 +244,12 @@ def _only_weights(content: bytes, saved: Mapping[str, str]) -> bool:
 
 def _read_graph(path: Path, content: bytes, index: _Index) -> fx.GraphModule:
     try:
-        exported = load_exported(content)
+        runner = graph_of(content)
     except ValueError as error:
         raise DataError(
             f"expected {path} to hold a graph and its tensors and nothing else, got {error}; it was written by torch "
             f"{index['versions'].get('torch', 'unknown')}: save the bundle again"
         ) from error
-    runner = exported.module(check_guards=False)
-    assert isinstance(runner, fx.GraphModule)
     hold_constants(runner)
     return runner
 
