@@ -42,6 +42,12 @@ MODEL = """
         assert json.loads("1") == 1
         return Net().eval(), torch.zeros(2, Width().count)
 
+    def threaded():
+        from concurrent.futures import ThreadPoolExecutor
+        net = Net().eval()
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(lambda: (net(torch.zeros(2, 3)), net)[1]).result(timeout=20), torch.zeros(2, 3)
+
     def stored():
         return torch.load(__file__.replace("model.py", "stored.pt"), weights_only=False), torch.zeros(2, 3)
 
@@ -94,6 +100,11 @@ def test_two_files_of_one_name_have_each_their_neighbours(tmp_path: Path) -> Non
     assert resolve_data(f"{second}:data").held_out.x[0].item() == 5
     assert {name for name in set(sys.modules) - before if not name.startswith("hoplon_user_")} == set()
     assert sys.path == path
+
+
+def test_a_factory_may_wait_for_threads_that_import(tmp_path: Path) -> None:
+    source = write(tmp_path / "a", 3)
+    assert resolve_model(f"{source}:threaded").module(torch.zeros(1, 3))[0, 0].item() == answer(3)
 
 
 def test_a_module_of_the_same_name_from_elsewhere_stays_what_it_is(

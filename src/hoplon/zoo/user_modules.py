@@ -45,10 +45,10 @@ def beside(folder: str) -> Iterator[None]:
     Never looked for in the folder are modules of the standard library and of hoplon, and those of installed packages
     that are loaded already. Other processes get functions and classes of the folder by value.
     """
+    if _entered[-1:] == [folder]:  # also in a thread that the scope waits for
+        yield
+        return
     with _LOCK:
-        if _entered[-1:] == [folder]:
-            yield
-            return
         own = _held.setdefault(folder, {})
         heads = {entry.name.partition(".")[0] for entry in Path(folder).iterdir()}
         others = _taken_out(lambda head, module: head in heads and not _is_fixed(head) and not _lies_in(module, folder))
@@ -67,7 +67,7 @@ def beside(folder: str) -> Iterator[None]:
 
 def _taken_out(chosen: Callable[[str, ModuleType], bool]) -> dict[str, ModuleType]:
     """The modules that are chosen by the first part of their name and themselves, loaded no more."""
-    found = {name: module for name, module in sys.modules.items() if chosen(name.partition(".")[0], module)}
+    found = {name: module for name, module in [*sys.modules.items()] if chosen(name.partition(".")[0], module)}
     for name in found:
         del sys.modules[name]
     return found

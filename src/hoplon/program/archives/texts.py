@@ -33,7 +33,7 @@ _VALUES = re.compile(
     r"((Optional|List)\[)*(Tensor|int|float|bool|number|complex|Device|Generator)\]*|str|Optional\[str\]"
 )
 _WORD = re.compile(  # a text that says how an operator computes, by argument; any other might be a path
-    "activation|algorithm|approximate|assert_msg|driver|equation|indexing|interpolation|mode|norm|ord|p|pad_mode|"
+    "activation|algorithm|api_name|approximate|assert_msg|driver|equation|indexing|interpolation|mode|norm|ord|p|pad_mode|"
     "padding|padding_side|reduce|rounding_mode|side|UPLO"
 )
 
