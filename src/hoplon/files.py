@@ -107,7 +107,7 @@ def sealed(document: Mapping[str, Any]) -> str:
         {'faults': 3}
         >>> json_as(dict[str, int], sealed({"faults": 3}).replace("3,", "7,"))
         Traceback (most recent call last):
-        ValueError: content that is not as it was written: its seal is another
+        ValueError: content that is not as it was written: its seal is another (changed by hand? take the seal out)
     """
     content = json.loads(json.dumps(document, allow_nan=False))
     return json.dumps({**content, _SEALED: _digest(content)}, indent=1) + "\n"
@@ -164,7 +164,9 @@ def _digest(document: Mapping[str, Any]) -> str:
 
 def _require_digest(digest: Any, document: Mapping[str, Any]) -> None:
     if digest != _digest(document):
-        raise ValueError("content that is not as it was written: its seal is another")
+        raise ValueError(
+            "content that is not as it was written: its seal is another (changed by hand? take the seal out)"
+        )
 
 
 def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

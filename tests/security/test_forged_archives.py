@@ -22,10 +22,10 @@ import torch
 
 import hoplon as hp
 from hoplon.errors import DataError
+from hoplon.files import write_json
 from hoplon.program.archives.exported import checked, graph_of
 from hoplon.program.archives.tensors import plain_tensors
 from hoplon.program.archives.texts import is_expression, is_operator
-from hoplon.protections.export.bundle import _digest_of_index
 from hoplon.zoo.files import read_state_dict
 
 Members = dict[str, bytes]
@@ -275,8 +275,8 @@ def forge(bundle: Path, target: Path, content: bytes) -> Path:
     index = json.loads((target / "bundle.json").read_text(encoding="utf-8"))
     index["files"]["model.pt2"] = hashlib.sha256(content).hexdigest()
     index["members"] = {name: hashlib.sha256(one).hexdigest() for name, one in members_in(content).items()}
-    index["digest"] = _digest_of_index(index)
-    (target / "bundle.json").write_text(json.dumps(index), encoding="utf-8")
+    del index["seal"]
+    write_json(target / "bundle.json", index)
     return target
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import shutil
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 import hoplon as hp
@@ -53,8 +55,13 @@ class Reader:
 
 
 @cache
+def _net() -> nn.Module:
+    return small_net()
+
+
+@cache
 def _program() -> hp.Program:
-    return hp.capture(small_net(), torch.zeros(4, 1, 6, 6), name="small")
+    return hp.capture(_net(), torch.zeros(4, 1, 6, 6), name="small")
 
 
 def _campaign(target: str) -> hp.Campaign:
@@ -136,14 +143,14 @@ def _go_on_with_study(path: Path) -> object:
 
 
 def _save_checksummed(path: Path) -> None:
-    save_tensors(path, dict(small_net().named_parameters()), {})
+    save_tensors(path, dict(_net().named_parameters()), {})
 
 
 def _guard_from_file(path: Path) -> object:
-    model = small_net()
-    guard = hp.guard(model, [hp.guards.Checksum(source=path)])
+    model = copy.deepcopy(_net())
+    guard = hp.guard(model, [hp.guards.Checksum("reload", source=path)])
     with torch.no_grad():
-        next(model.parameters()).view(-1)[0] += 1
+        next(model.parameters()).data.view(-1)[0] += 1
     return guard.check()
 
 

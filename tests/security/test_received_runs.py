@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
 from hoplon.cli.app import main
+from hoplon.files import read_json, write_json
 from tests.support.small_files import write_small_files
 
 FACTORY = """
@@ -39,8 +39,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
 
 
 def settle(run: Path, **changes: str) -> None:
-    settings = json.loads((run / "settings.json").read_text(encoding="utf-8"))
-    (run / "settings.json").write_text(json.dumps({**settings, **changes}), encoding="utf-8")
+    write_json(run / "settings.json", {**read_json(run / "settings.json"), **changes})
 
 
 def line_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
