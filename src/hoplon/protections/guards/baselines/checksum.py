@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from typing_extensions import override
 
-from hoplon.errors import DataError, HoplonError
+from hoplon.errors import DataError, HoplonError, said
 from hoplon.formats.base import integer_view
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.known_bits.fingerprint import changed_samples, fingerprint_of, same_sum
@@ -228,8 +228,8 @@ def _loaded(source: Source | None, name: str, live: Tensor) -> Tensor:
         try:
             with safe_open(Path(str(source)), framework="pt") as file:
                 found = file.get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise DataError(f"expected {name} in {source}, got {error}; save the weights there") from error
+        except (OSError, SafetensorError, RuntimeError, TypeError) as error:
+            raise DataError(f"expected {name} in {source}, got {said(error)}; save the weights there") from error
     if (found.shape, found.dtype) != (live.shape, live.dtype):
         raise DataError(
             f"expected {name} of {live.dtype} and shape {tuple(live.shape)} to load again, got {found.dtype} and "
