@@ -104,7 +104,7 @@ def load_bundle(
     files = {name: (source / name).read_bytes() for name in _FILES if (source / name).is_file()}
     whole = _require_files(source, files, index)
     try:
-        parts, knowledge = load(files[_PARTS]), load(files[_GUARDS])
+        parts, knowledge = load(files.pop(_PARTS)), load(files.pop(_GUARDS))
     except SafetensorError as error:
         raise DataError(f"expected tensors in {source}, got {error}; save the bundle again") from error
     protections = tuple(restored(entry, parts, Protection) for entry in index["protections"])
