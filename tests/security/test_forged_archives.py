@@ -25,7 +25,7 @@ from hoplon.errors import DataError
 from hoplon.files import write_json
 from hoplon.program.archives.exported import checked, graph_of
 from hoplon.program.archives.tensors import plain_tensors
-from hoplon.program.archives.texts import is_expression, is_operator
+from hoplon.program.archives.texts import is_expression, is_operator, is_path
 from hoplon.zoo.files import read_state_dict
 
 Members = dict[str, bytes]
@@ -462,3 +462,23 @@ def test_expressions_are_those_that_torch_writes_of_sizes(text: str, good: bool)
 )
 def test_operators_are_those_that_compute(target: str, good: bool) -> None:
     assert is_operator(target) is good
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [
+        ("0.weight", True),
+        ("heads.class score (left).bias", True),
+        ("größe._Own__private", True),
+        ("", False),
+        ("a..b", False),
+        ("__class__.forward", False),
+        ("forward.__globals__", False),
+        ('a") or b("', False),
+        ("a' or 'b", False),
+        ("a\\", False),
+        ("a\nb", False),
+    ],
+)
+def test_names_of_tensors_end_no_text_in_code(name: str, good: bool) -> None:
+    assert is_path(name) is good

@@ -267,6 +267,28 @@ def test_what_a_bundle_cannot_hold_is_refused(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
+@torch.library.custom_op("mine::twice", mutates_args=())
+def _twice(x: Tensor) -> Tensor:
+    return x * 2
+
+
+@_twice.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class WithForeignOperator(torch.nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return _twice(x)
+
+
+def test_a_graph_that_could_not_be_loaded_is_not_saved(tmp_path: Path) -> None:
+    module = hp.harden(hp.capture(WithForeignOperator().eval(), torch.rand(4, 3)), [])
+    with pytest.raises(HoplonError, match="expected a graph of torch's own operators, .* got 'torch.ops.mine.twice"):
+        hp.save_bundle(module, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "value",
     [

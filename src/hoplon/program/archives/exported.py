@@ -137,7 +137,7 @@ def _as(kind: Any, value: Any, field: str) -> Any:
 
 
 def _is_a(kind: Any, value: Any, field: str) -> Any:
-    whole = kind is not int or (isinstance(value, int) and abs(value) < 2**63)
+    whole = kind is not int or (isinstance(value, int) and -(2**63) <= value < 2**63)
     if not isinstance(value, kind) or not whole or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"a value of another type as {field}")
     return value

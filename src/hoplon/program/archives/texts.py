@@ -11,7 +11,6 @@ import torch
 
 _LONGEST = 4096
 _SYMBOL = re.compile(r"[a-z]+\d{1,6}")
-_PATH = re.compile(r"[^\s.\"'`\\(){}\[\]]+(\.[^\s.\"'`\\(){}\[\]]+)*")
 
 # As `sympy.srepr` writes what torch computes with sizes. Powers are apart: they may be of any size.
 _FUNCTION = re.compile(
@@ -39,8 +38,12 @@ _WORD = re.compile(  # a text that says how an operator computes, by argument; a
 
 
 def is_path(text: str) -> bool:
-    """Return True for the name of a tensor or a module: names joined by dots, none of them Python's own."""
-    return _PATH.fullmatch(text) is not None and not any(part.startswith("__") for part in text.split("."))
+    """Return True for the name of a tensor or a module: names joined by dots, none of them Python's own.
+
+    Torch writes them into code between quotes.
+    """
+    plain = text.isprintable() and not {"'", '"', "`", "\\"} & {*text}
+    return plain and all(part and not part.startswith("__") for part in text.split("."))
 
 
 def is_symbol(text: str) -> bool:
