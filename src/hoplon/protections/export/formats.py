@@ -48,6 +48,7 @@ def export_pt2(module: HardenedModule, path: str | os.PathLike[str], *, guards: 
         UncorrectableMemory: a guard found weights that it cannot repair, which would be wrong in the file for good.
     """
     exported = exported_program(module, guards=guards)
+    _leave_out_objects(exported)
     with replacing(path) as partial, quiet_torch():
         torch.export.save(exported, partial, extra_files={"hoplon.json": json.dumps(_described(module), indent=1)})
 
@@ -151,11 +152,15 @@ def exported_program(module: HardenedModule, *, guards: Guards = "refuse") -> Ex
 
 
 def _leave_out_traces(exported: ExportedProgram) -> None:
-    """Take out where the user's code lies on this machine, and sample inputs that only a pickle of classes holds."""
+    """Take out where the user's code lies on this machine."""
     graphs = [part for part in exported.graph_module.modules() if isinstance(part, fx.GraphModule)]
     for meta in [node.meta for part in graphs for node in part.graph.nodes] + [part.meta for part in graphs]:
         for name in ("stack_trace", "from_node", "source_fn_stack", "torch_fn", "custom"):
             meta.pop(name, None)
+
+
+def _leave_out_objects(exported: ExportedProgram) -> None:
+    """Take out sample inputs that only a pickle of classes holds."""
     samples = io.BytesIO()
     torch.save(exported.example_inputs, samples)
     try:
