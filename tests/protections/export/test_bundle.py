@@ -350,6 +350,8 @@ def _deep(levels: int) -> object:
         ({"files": {"../../etc/hostname": "0"}}, "model.pt2 as it was saved, got changed content"),
         ({"tied": [["fc.weight"]]}, "tied.0: List should have at least 2 items"),
         ({"tied": [["fc.weight", "__class__.x"]]}, "expected tied tensors of the graph, got '__class__.x'"),
+        ({"label": "\x1b[2Ja\nb"}, "got label: String should match pattern"),
+        ({"versions": {"torch": "2\n"}}, "got versions.torch: String should match pattern"),
         ({"more": 1}, "got more: Extra inputs are not permitted"),
     ],
 )
@@ -359,7 +361,7 @@ def test_an_index_of_another_form_is_refused_in_one_line(
     _tampered(bundle, lambda index: index.update(changes), resealed=True)
     with pytest.raises(DataError, match=message) as refused:
         hp.load_bundle(bundle)
-    assert "\n" not in str(refused.value)
+    assert str(refused.value).isprintable()
 
 
 def test_a_class_of_another_package_never_stands_for_one_of_ours(saved: tuple[object, Path]) -> None:

@@ -179,7 +179,7 @@ def _owners(metadata: Any) -> dict[str, str]:
 
 
 def _line(error: Exception) -> str:
-    return f"{type(error).__name__}, {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}, {''.join(filter(str.isprintable, ' '.join(str(error).split())))[:200]}"
 
 
 _INFINITE = ("Infinity", "-Infinity", "NaN")

@@ -25,6 +25,10 @@ def plain_tensors(content: bytes) -> Any:
     members = members_of(content, _KNOWN)
     try:
         return torch.load(archive_of(members, folder="archive"), map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, LookupError, TypeError, AttributeError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise ValueError(f"a pickle of other things than tensors: {reason}") from error
+    except pickle.UnpicklingError as error:  # whose text says how the code could be run
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        what = repr(named[1][:80]) if named else "something else"
+        raise ValueError(f"a pickle of {what}, where only tensors were expected") from error
+    except Exception as error:  # whatever a pickle that does not fit together raises in torch
+        reason = "".join(filter(str.isprintable, str(error).strip().partition("\n")[0][:200]))
+        raise ValueError(f"tensors that do not fit together: {reason}") from error

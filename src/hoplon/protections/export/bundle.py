@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import MinLen
-from pydantic import ConfigDict
+from pydantic import ConfigDict, StringConstraints
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor, fx
@@ -177,12 +177,16 @@ def _digests_of_members(content: bytes) -> dict[str, str]:
     return {f"model/{name}": _digest(member) for name, member in members_of(content, MEMBERS).items()}
 
 
+_Line = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+"""A text that messages can hold."""
+
+
 class _Memory(TypedDict):
     """What is kept of a tensor."""
 
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type: ignore[misc]
 
-    dtype: str
+    dtype: _Line
     shape: list[int]
     stride: list[int]
     digest: str
@@ -194,12 +198,12 @@ class _Index(TypedDict):
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")  # type: ignore[misc]
 
     format: Literal[1]
-    versions: dict[str, str]
-    label: str
+    versions: dict[str, _Line]
+    label: _Line
     protections: list[Any]
     when: Any
-    memory: dict[str, _Memory]
-    tied: list[Annotated[list[str], MinLen(2)]]
+    memory: dict[_Line, _Memory]
+    tied: list[Annotated[list[_Line], MinLen(2)]]
     files: dict[str, str]
     members: dict[str, str]
 

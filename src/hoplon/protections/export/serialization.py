@@ -67,7 +67,7 @@ def _line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{error.title}: {first['msg']}"
-    return " ".join(str(error).split())[:200]
+    return "".join(filter(str.isprintable, " ".join(str(error).split())))[:200]
 
 
 def _value(content: Any, tensors: Mapping[str, Tensor]) -> Any:
