@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -26,41 +27,222 @@ _MOST_BYTES = 1 << 28  # of a document
 _SEALED, _KIND = "seal", "sha256:"
 _SEAL = re.compile(r'"[^"]*": "sha256:[0-9a-f]{64}"\s*\}\s*\Z')
 _SEAL_LENGTH = 100
+_NOTHING = re.compile(r"(?!)")
+_HEX = re.compile(r"[0-9a-f]{32}")
+_LEFT = re.compile(r"(.*/)?\.[^/]+\.[0-9a-f]{32}(/.*)?")  # of writes that were stopped
+_BEFORE = ".before"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @contextmanager
 def replacing(
-    path: str | os.PathLike[str], *, refusal: type[HoplonError] = StoreError, way_out: str = _WAY_OUT
+    path: str | os.PathLike[str],
+    *,
+    ours: re.Pattern[str] = _NOTHING,
+    refusal: type[HoplonError] = StoreError,
+    way_out: str = _WAY_OUT,
 ) -> Iterator[Path]:
     """Yield a path to write to; the file or folder made there replaces ``path`` once the scope ends without an error.
 
     It lies in a hidden folder beside ``path`` and has its name, since some formats store the name they are written to.
-    The hidden folder is removed in any case, unless the process is killed.
+    A folder that is replaced lies there until the new one stands. The hidden folder is removed in any case, unless the
+    process is killed; then the next write of ``path`` does so, or :func:`bring_back`.
+
+    A link at ``path`` is replaced by the file; what it points at stays as it is. A folder never replaces a link.
 
     Args:
         path: of the file or folder; missing folders on the way are made.
+        ours: what a folder may hold in order to be replaced, as in :func:`stranger`; nothing by default.
         refusal: class of the error if that fails.
         way_out: ends its message.
     Raises:
-        HoplonError: of class ``refusal``: the folder is not writable, or the disk is full.
+        HoplonError: of class ``refusal``: the folder is not writable, the disk is full, or something else is there.
     """
     target = Path(path)
-    folder = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        folder.mkdir(parents=True)
-        new = folder / target.name
-        yield new
-        if new.is_file():
-            with new.open("rb+") as file:
-                os.fsync(file.fileno())
-        elif target.exists():
-            shutil.rmtree(target)
-        new.replace(target)
+        with _hidden_beside(target, ours) as folder:
+            new = folder / target.name
+            yield new
+            if new.is_dir():
+                _put_folder(new, target, folder, ours)
+            else:
+                _sync(new)
+                new.replace(target)
+                _sync_folder(target.parent)
     except OSError as error:
         raise refusal(f"expected to write {target}, got {error.strerror or error}; {way_out}") from error
+
+
+def replace_folder(new: Path, path: Path, *, ours: re.Pattern[str]) -> None:
+    """Put a folder that is there in the place of another, which is removed once it stands; see :func:`replacing`.
+
+    Raises:
+        StoreError: it cannot be moved there, or something else than ``ours`` is there; both are as they were.
+    """
+    try:
+        with _hidden_beside(path, ours) as folder:
+            _put_folder(new, path, folder, ours)
+    except OSError as error:
+        raise StoreError(f"expected to move {new} to {path}, got {error.strerror or error}; {_WAY_OUT}") from error
+
+
+def stranger(folder: Path, ours: re.Pattern[str]) -> Path | None:
+    """The first entry of a folder, at any depth, that is not ours; the folder itself if it is none, or a link to one.
+
+    Args:
+        ours: matches paths inside of the folder with "/" between names, and at the end of those of folders. Links
+            and anything but plain files and folders are not ours, whatever their names; what killed writes left is.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        return folder
+    for place, folders, names in os.walk(folder):
+        for entry in (Path(place, name) for name in sorted([*folders, *names])):
+            plain = not entry.is_symlink() and (entry.is_dir() or entry.is_file())
+            inside = entry.relative_to(folder).as_posix() + "/" * entry.is_dir()
+            if not plain or not (ours.fullmatch(inside) or _LEFT.fullmatch(inside)):
+                return entry
+    return None
+
+
+def remove_folder(folder: Path, ours: re.Pattern[str]) -> None:
+    """Remove a folder, file by file, in which nothing but what is ours lies; one that is missing is no error.
+
+    Raises:
+        OSError: something else lies in it, which stays; says what.
+    """
+    if not os.path.lexists(folder):
+        return
+    if (other := stranger(folder, ours)) is not None:
+        raise FileExistsError(f"{other}, which hoplon did not write")
+    for place, folders, names in os.walk(folder, topdown=False):
+        for name in names:
+            Path(place, name).unlink()
+        for name in folders:
+            Path(place, name).rmdir()
+    folder.rmdir()
+
+
+def bring_back(path: str | os.PathLike[str], ours: re.Pattern[str] = _NOTHING) -> None:
+    """Clean up after processes that were killed while they wrote ``path``: a folder they had put aside is put back.
+
+    Args:
+        ours: what may be removed of a folder whose successor stands.
+    Raises:
+        OSError: the folder is not writable.
+    """
+    target = Path(path)
+    for leftover in _leftovers(target):
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            if leftover.is_file():  # of early versions
+                leftover.unlink()
+                continue
+            with locked(leftover) as free:
+                before = leftover / (target.name + _BEFORE)
+                if free is False or not all(entry.name.startswith(target.name) for entry in leftover.iterdir()):
+                    continue
+                if before.exists() and not os.path.lexists(target):
+                    before.replace(target)
+                if free and stranger(before, ours) is None:
+                    remove_folder(before, ours)
+                if free:
+                    _discard(leftover, but=before)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[bool | None]:
+    """Hold a folder against other processes: False if one of them has it, None where the file system cannot tell.
+
+    The lock goes with the process, also when it is killed.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield None
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held: bool | None = True
+        except BlockingIOError:
+            held = False
+        except OSError:
+            held = None
+        yield held
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _leftovers(target: Path) -> list[Path]:
+    """Hidden files and folders of writes of ``target``, of live processes among them."""
+    begin = f".{target.name}."
+    try:
+        found = [entry for entry in target.parent.iterdir() if entry.name.startswith(begin)]
+    except FileNotFoundError:
+        return []
+    return [one for one in found if _HEX.fullmatch(one.name.removeprefix(begin)) and not one.is_symlink()]
+
+
+@contextmanager
+def _hidden_beside(target: Path, ours: re.Pattern[str]) -> Iterator[Path]:
+    """A new hidden folder beside a target, gone afterwards."""
+    bring_back(target, ours)
+    folder = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    folder.mkdir(parents=True)
+    with locked(folder):
+        try:
+            yield folder
+        finally:
+            _discard(folder, but=folder / (target.name + _BEFORE))
+
+
+def _discard(folder: Path, *, but: Path) -> None:
+    """Remove a hidden folder and what was to become new; with what was there before in it, it stays."""
+    with contextlib.suppress(OSError):
+        for entry in folder.iterdir():
+            if entry.is_dir() and not entry.is_symlink() and entry != but:
+                shutil.rmtree(entry)
+            elif entry != but:
+                entry.unlink()
+        folder.rmdir()
+
+
+def _put_folder(new: Path, target: Path, folder: Path, ours: re.Pattern[str]) -> None:
+    """Move a new folder to its place; what was there lies in the hidden folder meanwhile."""
+    for file in new.rglob("*"):
+        if file.is_file():
+            _sync(file)
+    before = folder / (target.name + _BEFORE)
+    if os.path.lexists(target):
+        if (other := stranger(target, ours)) is not None:
+            raise FileExistsError(f"{other}, which hoplon did not write")
+        target.replace(before)
+    try:
+        new.replace(target)
+    except BaseException:
+        if before.exists():  # where this fails, the next write does it
+            before.replace(target)
+        raise
+    _sync_folder(target.parent)
+    if before.exists() and (other := stranger(before, ours)) is not None:
+        raise FileExistsError(f"{other}, which hoplon did not write and leaves there")
+    with contextlib.suppress(OSError):  # else the next write removes it
+        remove_folder(before, ours)
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb+") as opened:
+        os.fsync(opened.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let a new name reach the disk; some file systems cannot, and the content is whole either way."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes, *, way_out: str = _WAY_OUT) -> None:

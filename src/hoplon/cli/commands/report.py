@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from hoplon.cli.console import print_status, show
-from hoplon.cli.output_folder import OutputFolder
+from hoplon.cli.output_folder import require_writable
 from hoplon.report.document import read_document
 from hoplon.report.page import write_page
 from hoplon.report.verdicts import verdict
@@ -22,8 +22,9 @@ def command(
 ) -> None:
     """Write report.html from results that are there already; nothing is run."""
     stored = read_document(run)
-    folder = OutputFolder.prepare(out or (run if run.is_dir() else run.parent))
-    page = folder.path / "report.html"
+    folder = out or (run if run.is_dir() else run.parent)
+    require_writable(folder)
+    page = folder / "report.html"
     document = {**stored, "report": str(page)}
     write_page(page, document)
     show(document, [], [(part.title, part.sentences) for part in verdict(document)], as_json=as_json)

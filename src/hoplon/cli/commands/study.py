@@ -13,7 +13,7 @@ import typer
 
 from hoplon.campaign.executors import torch_threads
 from hoplon.cli.console import interruptible, print_status, progress_bars, report_training, show
-from hoplon.cli.output_folder import OutputFolder
+from hoplon.cli.output_folder import require_writable
 from hoplon.errors import HoplonError, no_match
 from hoplon.report.text_table import TextTable
 from hoplon.zoo.entries import ZooData, ZooModel
@@ -73,7 +73,7 @@ def command(
 ) -> None:
     """Run the tables and figures of a paper, go on where an earlier run stopped, and write the page."""
     run = _study_named(name)
-    folder = OutputFolder.prepare(out)
+    require_writable(out)
 
     def own() -> tuple[ZooModel, ZooData]:
         assert model is not None
@@ -86,7 +86,7 @@ def command(
         saved = "finished parts. The same command resumes the study."
         with interruptible(lambda: saved), progress_bars() as report_progress:
             document, rows, files = run(
-                folder.path,
+                out,
                 profile=profile,
                 seed=seed,
                 own=None if model is None else own,

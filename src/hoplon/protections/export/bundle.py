@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 import torch
 from annotated_types import MinLen
@@ -19,7 +21,7 @@ from torch import Tensor, fx
 from typing_extensions import TypedDict
 
 from hoplon.errors import DataError, HoplonError, StoreError
-from hoplon.files import json_as, read_bytes, replacing, write_json
+from hoplon.files import bring_back, json_as, read_bytes, replacing, stranger, write_json
 from hoplon.formats.base import integer_view
 from hoplon.formats.digest import digest_of_words
 from hoplon.program.archives.exported import MEMBERS, checked, graph_of
@@ -37,6 +39,8 @@ _FORMAT = 1
 _INDEX, _MODEL, _GUARDS, _PARTS = "bundle.json", "model.pt2", "guards.safetensors", "descriptions.safetensors"
 _FILES = (_MODEL, _GUARDS, _PARTS)
 _WEIGHTS = re.compile(r"model/data/(weights/weight|constants/tensor)_\d+")
+_EARLY = re.compile(rb'"digest": "[0-9a-f]{64}"\s*}\s*\Z')
+_OURS = re.compile("|".join(map(re.escape, (_INDEX, *_FILES))))
 
 
 def save_bundle(module: HardenedModule, folder: str | os.PathLike[str]) -> None:
@@ -59,7 +63,7 @@ def save_bundle(module: HardenedModule, folder: str | os.PathLike[str]) -> None:
     protections = [described(protection, parts) for protection in module.protections]
     when = described(module.monitor.when, parts)
     _require_replaceable(target)
-    with replacing(target) as partial:
+    with replacing(target, ours=_OURS) as partial:
         partial.mkdir()
         export_pt2(module, partial / _MODEL, guards="drop")
         _require_readable((partial / _MODEL).read_bytes())
@@ -100,6 +104,8 @@ def load_bundle(
             bundle; says which.
     """
     source = Path(folder)
+    with contextlib.suppress(OSError):
+        bring_back(source)  # what a killed process was about to replace
     index = _read_index(source)
     files = {name: (source / name).read_bytes() for name in _FILES if (source / name).is_file()}
     whole = _require_files(source, files, index)
@@ -146,9 +152,19 @@ def _require_readable(content: bytes) -> None:
 
 
 def _require_replaceable(target: Path) -> None:
-    """Refuse a target that is neither free nor a bundle."""
-    if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or (target / _INDEX).is_file())):
-        raise StoreError(f"expected a new folder or a bundle to replace, got {target} with something else in it")
+    """Refuse a target that is neither free nor a bundle, and nothing but that."""
+    try:
+        bring_back(target, _OURS)
+        if os.path.lexists(target):
+            if (other := stranger(target, _OURS)) is not None:
+                raise ValueError(f"{other}, which hoplon did not write")
+            if any(target.iterdir()):
+                _index_in(read_bytes(target / _INDEX))
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"expected a new folder or a bundle to replace, got {target} with something else in it ({error}); choose "
+            "another"
+        ) from error
 
 
 def _guard_memory(module: HardenedModule) -> dict[str, Tensor]:
@@ -206,12 +222,27 @@ class _Index(TypedDict):
     tied: list[Annotated[list[_Line], MinLen(2)]]
     files: dict[str, str]
     members: dict[str, str]
+    digest: NotRequired[str]  # in the place of the seal, in early versions
+
+
+def _index_in(content: bytes) -> _Index:
+    """Return the index of a bundle.
+
+    Raises:
+        ValueError: something else, or an index that is not as it was written.
+    """
+    early = _EARLY.search(content) is not None
+    index: _Index = json_as(_Index, content, must_be_sealed=not early)
+    digest = index.pop("digest", None)
+    if early and digest != hashlib.sha256(json.dumps(index, sort_keys=True).encode()).hexdigest():
+        raise ValueError("content that is not as it was written: its digest is another")
+    return index
 
 
 def _read_index(source: Path) -> _Index:
     path = source / _INDEX
     try:
-        index: _Index = json_as(_Index, read_bytes(path), must_be_sealed=True)
+        index = _index_in(read_bytes(path))
     except OSError as error:
         raise DataError(f"expected a bundle in {source}, got {error}; hoplon.save_bundle writes one") from error
     except ValueError as error:

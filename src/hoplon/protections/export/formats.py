@@ -92,9 +92,11 @@ def export_onnx(module: HardenedModule, path: str | os.PathLike[str], *, guards:
                 f"expected operators that ONNX has, got one that it has not: {reason}; export_pt2 takes all of them"
             ) from error
     assert program is not None
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    program.save(target)
+    with replacing(path) as partial:
+        program.save(partial)
+        if (weights := partial.with_name(f"{partial.name}.data")).exists():
+            with replacing(Path(path).with_name(weights.name)) as beside:
+                weights.replace(beside)
 
 
 def export_aoti(module: HardenedModule, path: str | os.PathLike[str], *, guards: Guards = "refuse") -> None:
