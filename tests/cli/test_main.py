@@ -12,9 +12,8 @@ import torch
 
 from hoplon.cli.app import main
 from hoplon.cli.commands.demo import FULL
-from hoplon.cli.output_folder import OutputFolder
-from hoplon.errors import StoreError
 from hoplon.faults import FaultTable
+from hoplon.files import read_json
 from hoplon.injection.injector import Injector
 from tests.support.networks import small_data
 
@@ -43,7 +42,7 @@ def test_demo_prints_one_object_with_what_is_promised(capsys: pytest.CaptureFixt
     assert found["versions"]["torch"] == torch.__version__
     assert found["threads"] == 1
     assert Path(found["report"]).read_text().startswith("<!doctype html>")
-    assert json.loads((tmp_path / "out" / "results.json").read_text()) == found
+    assert read_json(tmp_path / "out" / "results.json") == found
     assert (tmp_path / "out" / "runs" / "memory" / "tmr" / "manifest.json").is_file()
 
 
@@ -245,25 +244,6 @@ def test_ctrl_c_says_what_is_kept(
     assert "Interrupted. Saved: nothing new; earlier results in" in capsys.readouterr().err
     assert (out / "results.json").read_text() == before
     assert (out / "runs" / "values" / "none" / "manifest.json").is_file()
-
-
-def test_a_folder_that_holds_other_things_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "marathon.txt").write_text("mine")
-    with pytest.raises(StoreError, match="expected runs of hoplon in .*runs, got something else"):
-        OutputFolder.prepare(tmp_path)
-
-
-def test_a_run_that_fails_leaves_the_earlier_one(tmp_path: Path) -> None:
-    folder = OutputFolder.prepare(tmp_path)
-    for content in ("first", "second"):
-        with folder.runs() as runs:
-            (runs / "values").mkdir(parents=True)
-            (runs / "values" / "note").write_text(content)
-    failing_run = folder.runs()
-    (failing_run.__enter__() / "values").mkdir(parents=True)
-    assert not failing_run.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
-    assert (tmp_path / "runs" / "values" / "note").read_text() == "second"
 
 
 def test_threads_are_put_back(tmp_path: Path) -> None:

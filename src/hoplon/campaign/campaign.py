@@ -131,7 +131,8 @@ class Campaign:
             seed: decides the faults.
             store: a folder for the run directory; in memory by default.
             resume: go on with the run that is in ``store``; a unit that ended the process is run in another one, in
-                halves, until the fault that ended it is alone and has its outcome, a crash.
+                halves, until the fault that ended it is alone and has its outcome, a crash. Damaged units are run
+                again, with a warning.
             workers: processes that share the work units; they change no record. A fault that ends one is a crash.
             threads: of torch in each process; those in force by default. Recorded: bits may depend on them.
             progress: told finished and total faults (None: open); those of a resumed run count as finished.
@@ -145,12 +146,12 @@ class Campaign:
             )
             manifest = self._manifest(runner, rule)
             directory = None if store is None else RunDirectory.create(store, manifest, resume=resume)
-            finished = directory.finished() if directory is not None and rule.numbered else ()
-            done = sum(runner.size(unit, rule.count) for unit in finished)
-            report_progress = ProgressCallback(progress, rule.count, done=done)
             with ExitStack() as stack:
                 if directory is not None:
                     stack.enter_context(directory.writing())
+                finished = directory.finished() if directory is not None and rule.numbered else ()
+                done = sum(runner.size(unit, rule.count) for unit in finished)
+                report_progress = ProgressCallback(progress, rule.count, done=done)
                 work = UnitWork(runner, rule.count, report_progress)
                 executor = stack.enter_context(_executor(work, directory, stack, workers=workers, threads=held))
                 here = isinstance(executor, Serial)  # processes tell no progress before a unit is done

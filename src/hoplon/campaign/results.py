@@ -293,14 +293,17 @@ def load_results(path: str | os.PathLike[str]) -> Results:
     Of a run that was stopped, those of its units from the first on, up to the first that is missing.
 
     Raises:
-        StoreError: no run there, a damaged shard, or no finished unit yet.
+        StoreError: no run there, a damaged one, or no finished unit yet.
     """
     directory = RunDirectory(Path(path))
     manifest = directory.manifest(Manifest)
     units = directory.finished_from_start()
     if not units:
         raise StoreError(f"expected at least one finished unit in {path}, got none; resume the run")
-    return stored_results(directory, manifest, units, design=directory.design())
+    design = directory.design()
+    if design is None and manifest.get("half_width") is not None:
+        raise StoreError(f"expected a design of the runs in {path}, got none; resume the run, which makes it again")
+    return stored_results(directory, manifest, units, design=design)
 
 
 def stored_results(

@@ -203,7 +203,7 @@ class UnitStore:
         """Store a unit; one that is there already stays."""
         if self._directory is None:
             self._held[unit] = content
-        elif unit not in self._directory.finished():
+        elif not self._directory.has(unit):
             self._directory.write(unit, *content)
 
     def design(self) -> Design | None:

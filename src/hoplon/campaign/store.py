@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import io
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import stat
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +19,54 @@ import polars as pl
 
 from hoplon.campaign.design import Design
 from hoplon.criteria.outcome import CAUSES, OUTCOME_NAMES
-from hoplon.errors import StoreError, said
+from hoplon.errors import HoplonWarning, StoreError
 from hoplon.faults.table import FaultTable, Target
-from hoplon.files import read_json, write_atomically, write_json
+from hoplon.files import bring_back, locked, read_bytes, read_json, write_atomically, write_json
 
 _MANIFEST = "manifest.json"
 _DESIGN = "design.json"
 _BEGUN = "begun"
 _FOLDERS = ("faults", "runs")
-_SHARD = re.compile(r"unit-(\d{8})\.parquet")
-_LEFTOVER = re.compile(r"\.(manifest\.json|design\.json|split\.json|unit-\d{8}\.parquet)\.[0-9a-f]{32}")
+_DIGESTS = "digests"
+_NAMED = re.compile(r"unit-(\d{8})\.(?:parquet|sha256)")
+_WRITTEN = r"\.(manifest\.json|design\.json|split\.json|unit-\d{8}\.(?:parquet|sha256))"
+_LEFTOVER, _OLD = re.compile(_WRITTEN + r"\.[0-9a-f]{32}"), re.compile(_WRITTEN + r"\.damaged")
+_CHUNK = 1 << 20
+_POLARS = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
+
+OURS = (
+    r"(manifest|design|split|settings|results)\.json|begun|(faults|runs|digests)/|(faults|runs)/unit-\d{8}\.parquet"
+    r"|digests/unit-\d{8}\.sha256|(.*/)?\.(design\.json|unit-\d{8}\.(parquet|sha256))\.damaged"
+)
+"""Pattern of what a run directory holds, as :func:`hoplon.files.stranger` takes it."""
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """A campaign's results on disk: ``manifest.json``, ``faults/`` and ``runs/`` with one shard per work unit.
+    """A campaign's results on disk: ``manifest.json``, and ``faults/`` and ``runs/`` with one shard per work unit.
 
-    A shard is written beside its place and moved there, so it is there in full or not at all, whatever stops the
-    process. A unit counts as finished once both of its shards are there.
+    ``digests/`` has a file for each unit, in the format of ``sha256sum``, with the SHA-256 of both shards. Each file is
+    written beside its place and moved there, the digests last: a unit counts as finished once all three are there,
+    whatever stops the process, and shards are read only if they are as they were written. A run of an early version
+    has no ``digests``; there a unit is finished once both shards are, and what is damaged inside is found out by
+    reading, or never.
     """
 
     path: Path
+    _whole: dict[int, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], manifest: Mapping[str, Any], *, resume: bool = False) -> RunDirectory:
         """Start a run directory, or go on with one that has the same manifest.
 
         Raises:
-            StoreError: not writable; there is a run already and ``resume`` was not asked for; or its manifest differs
-                (the differing entries are shown).
+            StoreError: not writable; there is a run already and ``resume`` was not asked for, or a part of one without
+                a manifest; or its manifest differs (the differing entries are shown).
         """
         directory = cls(Path(path))
         file = directory.path / _MANIFEST
         if not file.exists():
+            directory.require_free()
             write_json(file, manifest)
         elif resume:
             directory._require_same(manifest)
@@ -58,26 +74,44 @@ class RunDirectory:
             raise StoreError(f"expected a new run directory, got {path} with a run in it; resume it or choose another")
         return directory
 
+    def require_free(self) -> None:
+        """Refuse a folder without a manifest that has something in the place of what a run writes.
+
+        Raises:
+            StoreError: there is such a thing; names it.
+        """
+        for name in (_DESIGN, "results.json", *_FOLDERS, _DIGESTS):
+            if os.path.lexists(self.path / name):
+                raise StoreError(
+                    f"expected a new run directory, got {self.path} with {name} and no {_MANIFEST}; choose another"
+                )
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """The scope in which units are written, by one process at a time.
 
-        What a killed process left half-written is removed, and every shard that is there is opened once.
+        What a killed process left half-written is removed, and every unit that is there is checked. Damaged ones count
+        as missing from here on; their files stay until others take their places.
 
         Raises:
-            StoreError: another process is writing here (where the file system can tell), or a damaged shard.
+            StoreError: another process is writing here (where the file system can tell), or links in the place of what
+                a run writes.
+        Warns:
+            HoplonWarning: damaged units, or a damaged design; names them.
         """
         with _only_writer(self.path):
+            self._require_plain()
             try:
-                for folder in _FOLDERS:
+                begun = any(next((self.path / folder).glob("unit-*"), None) for folder in _FOLDERS)
+                for folder in _FOLDERS if begun and not self.has_digests else (_DIGESTS, *_FOLDERS):
                     (self.path / folder).mkdir(exist_ok=True)
-                for leftover in [found for place in ("", *_FOLDERS) for found in (self.path / place).glob(".*.*")]:
-                    if _LEFTOVER.fullmatch(leftover.name):
-                        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                self._clean_up()
+                damaged = self._put_aside()
             except OSError as error:
                 raise StoreError(f"expected to write in {self.path}, got {error}; choose a writable folder") from error
-            for unit in sorted(self.finished()):
-                self._check(unit)
+            if damaged:
+                message = f"damaged in {self.path}, and made again: {', '.join(damaged)}"
+                warnings.warn(message, HoplonWarning, stacklevel=4)
             yield
 
     def manifest(self, schema: Any = dict[str, Any]) -> Any:
@@ -91,7 +125,9 @@ class RunDirectory:
         try:
             return read_json(self.path / _MANIFEST, schema)
         except (OSError, ValueError) as error:
-            raise StoreError(f"expected a run directory with {_MANIFEST} at {self.path}, got {error}") from error
+            raise StoreError(
+                f"expected a run directory with {_MANIFEST} at {self.path}, got {error}; choose another"
+            ) from error
 
     def record_design(self, design: Design) -> None:
         """Record how the runs stand for all faults.
@@ -100,6 +136,8 @@ class RunDirectory:
             StoreError: the disk is full or the folder is not writable.
         """
         write_json(self.path / _DESIGN, design.to_dict())
+        with suppress(OSError):  # else it is removed with the next writing
+            self._aside(self.path / _DESIGN).unlink()
 
     def design(self) -> Design | None:
         """Read what `record_design` wrote last; None where all faults count alike.
@@ -114,15 +152,27 @@ class RunDirectory:
             return None
         except (OSError, ValueError) as error:
             raise StoreError(
-                f"expected a design as hoplon writes it at {self.path / _DESIGN}, got {error}; "
-                "delete it and resume the run"
+                f"expected a design as hoplon writes it at {self.path / _DESIGN}, got {error}; resume the run, which "
+                "makes it again"
             ) from error
+
+    @property
+    def has_digests(self) -> bool:
+        """True if each finished unit has digests of its shards."""
+        return (self.path / _DIGESTS).is_dir()
 
     def finished(self) -> set[int]:
         """Numbers of the finished units."""
-        found = [{file.name for file in (self.path / folder).glob("unit-*.parquet")} for folder in _FOLDERS]
-        names = (_SHARD.fullmatch(name) for name in set.intersection(*found))
+        return set.intersection(*(self.units(folder) for folder in self._parts))
+
+    def units(self, folder: str) -> set[int]:
+        """Numbers of the units of which a file is in "faults", "runs" or "digests"."""
+        names = (_NAMED.fullmatch(file.name) for file in (self.path / folder).glob("unit-*"))
         return {int(match[1]) for match in names if match}
+
+    def has(self, unit: int) -> bool:
+        """True if this unit is finished."""
+        return all(self.file(folder, unit).exists() for folder in self._parts)
 
     def finished_from_start(self) -> int:
         """Count the units that are finished without a gap; workers may have finished later ones."""
@@ -130,16 +180,22 @@ class RunDirectory:
         return next(unit for unit in range(len(done) + 1) if unit not in done)
 
     def write(self, unit: int, faults: FaultTable, runs: pl.DataFrame) -> None:
-        """Write one unit's shards.
+        """Write one unit's shards, then their digests.
 
         Raises:
             StoreError: the disk is full or the folder is not writable; units written before stay.
         """
+        way_out = "free space or permit writing there, and resume the run"
+        digests = []
         for folder, frame in zip(_FOLDERS, (faults.frame, runs), strict=True):
             content = io.BytesIO()
             frame.write_parquet(content)
-            way_out = "free space or permit writing there, and resume the run"
-            write_atomically(self._shard(folder, unit), content.getvalue(), way_out=way_out)
+            write_atomically(self.file(folder, unit), content.getvalue(), way_out=way_out)
+            digests.append(self._line(folder, unit, hashlib.sha256(content.getvalue()).hexdigest()))
+        if self.has_digests:
+            write_atomically(self.file(_DIGESTS, unit), "".join(digests), way_out=way_out)
+        with suppress(OSError):
+            self._aside(self.file(self._parts[-1], unit)).unlink()
 
     @contextmanager
     def in_this_process(self) -> Iterator[None]:
@@ -156,7 +212,8 @@ class RunDirectory:
         try:
             yield
         finally:
-            note.unlink(missing_ok=True)
+            with suppress(OSError):  # one that stays costs a process of its own
+                note.unlink()
 
     @property
     def ended_a_process(self) -> bool:
@@ -169,9 +226,10 @@ class RunDirectory:
         Raises:
             StoreError: a shard is missing or damaged.
         """
+        self._require_plain()
         for unit in range(units):
-            self._check(unit, (folder,))
-        shards = [self._shard(folder, unit) for unit in range(units)]
+            self._require_whole(unit)
+        shards = [self.file(folder, unit) for unit in range(units)]
         if folder == "faults" or all("cause" in pl.read_parquet_schema(shard) for shard in shards):
             return pl.scan_parquet(shards, glob=False)
         return pl.concat([_as_now(pl.scan_parquet(shard, glob=False)) for shard in shards])
@@ -182,24 +240,98 @@ class RunDirectory:
         Raises:
             StoreError: a shard is missing or damaged.
         """
-        self._check(unit)
+        self._require_plain()
+        self._require_whole(unit)
         with readable(self.path):
-            faults, runs = (pl.read_parquet(self._shard(folder, unit), glob=False) for folder in _FOLDERS)
+            faults, runs = (pl.read_parquet(self.file(folder, unit), glob=False) for folder in _FOLDERS)
             return FaultTable(target, faults), _as_now(runs.lazy()).collect()
 
-    def _shard(self, folder: str, unit: int) -> Path:
-        return self.path / folder / f"unit-{unit:08d}.parquet"
+    def problem(self, unit: int) -> str | None:
+        """What is wrong with the files of a unit, None where nothing is; those that were fine are looked at once.
 
-    def _check(self, unit: int, folders: Sequence[str] = _FOLDERS) -> None:
-        """Open shards, without reading them."""
-        for folder in folders:
-            file = self._shard(folder, unit)
-            if not file.exists():
-                raise StoreError(f"expected {folder}/{file.name} in {self.path}, got none; resume the run")
-            try:
-                pl.read_parquet_schema(file)
-            except (OSError, pl.exceptions.PolarsError) as error:
-                raise _damaged(file, error) from error
+        Shards are compared with their digests; without digests, that they can be opened is all that is known.
+        """
+        try:
+            seen = [_seen(self.file(folder, unit)) for folder in self._parts]
+            if self._whole.get(unit) != seen:
+                if (found := self._compared(unit)) is not None:
+                    return found
+                self._whole[unit] = seen
+        except FileNotFoundError as error:
+            return f"no {Path(error.filename).relative_to(self.path)}"
+        except (OSError, ValueError) as error:
+            return str(error)
+        return None
+
+    def file(self, folder: str, unit: int) -> Path:
+        """Where the part of a unit is that lies in "faults", "runs" or "digests"."""
+        return self.path / folder / f"unit-{unit:08d}.{'sha256' if folder == _DIGESTS else 'parquet'}"
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        return (*_FOLDERS, _DIGESTS) if self.has_digests else _FOLDERS
+
+    def _line(self, folder: str, unit: int, digest: str) -> str:
+        return f"{digest}  {folder}/{self.file(folder, unit).name}\n"
+
+    def _compared(self, unit: int) -> str | None:
+        """As `problem`, of files that are all there."""
+        if not self.has_digests:
+            return next((wrong for folder in _FOLDERS if (wrong := _unreadable(self.file(folder, unit)))), None)
+        kept = read_bytes(self.file(_DIGESTS, unit), limit=_CHUNK).decode(errors="replace")
+        found = []
+        for folder in _FOLDERS:
+            with self.file(folder, unit).open("rb") as shard:
+                found.append(self._line(folder, unit, hashlib.file_digest(shard, "sha256").hexdigest()))
+        if kept == "".join(found):
+            return None
+        others = [self.file(folder, unit) for folder, line in zip(_FOLDERS, found, strict=True) if line not in kept]
+        what = " and ".join(f"{file.parent.name}/{file.name}" for file in others) or "it"
+        return f"{what} has not the digest in {_DIGESTS}/{self.file(_DIGESTS, unit).name}"
+
+    def _require_whole(self, unit: int) -> None:
+        if (problem := self.problem(unit)) is not None:
+            raise StoreError(
+                f"expected unit {unit} of {self.path} as it was written, got another: {problem}; resume the run, which "
+                "runs it again (hoplon verify lists all that is damaged)"
+            )
+
+    def _require_plain(self) -> None:
+        for folder in (*_FOLDERS, _DIGESTS):
+            if (place := self.path / folder).is_symlink() or (place.exists() and not place.is_dir()):
+                raise StoreError(f"expected a folder at {place}, got a link or a file; put the folder itself there")
+
+    def _clean_up(self) -> None:
+        """Remove what a killed process left: half-written files, and damaged ones whose successors stand."""
+        for place in ("", *_FOLDERS, _DIGESTS):
+            for leftover in (self.path / place).glob(".*.*"):
+                if half := _LEFTOVER.fullmatch(leftover.name):
+                    bring_back(leftover.with_name(half[1]))
+                elif (old := _OLD.fullmatch(leftover.name)) and leftover.with_name(old[1]).exists():
+                    leftover.unlink()
+
+    def _put_aside(self) -> list[str]:
+        """Rename what makes damaged units count as finished, and a damaged design; what they are."""
+        found = []
+        for unit in sorted(self.finished()):
+            if self.problem(unit) is not None:
+                linked = [file for folder in self._parts if (file := self.file(folder, unit)).is_symlink()]
+                if linked:
+                    raise StoreError(f"expected a shard at {linked[0]}, got a link; put the file itself there")
+                mark = self.file(self._parts[-1], unit)
+                mark.replace(self._aside(mark))
+                found.append(f"unit {unit}")
+        try:
+            self.design()
+        except StoreError:
+            file = self.path / _DESIGN
+            file.replace(self._aside(file))
+            found.append(_DESIGN)
+        return found
+
+    @staticmethod
+    def _aside(file: Path) -> Path:
+        return file.with_name(f".{file.name}.damaged")
 
     def _require_same(self, manifest: Mapping[str, Any]) -> None:
         there, here = _flat(self.manifest()), _flat(json.loads(json.dumps(manifest)))
@@ -246,38 +378,45 @@ def readable(path: Path | None) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, *_POLARS) as error:
         if path is None:
             raise
-        for file in sorted(path.glob("*/unit-*.parquet")):
-            try:
-                pl.read_parquet(file, glob=False)
-            except (OSError, pl.exceptions.PolarsError) as cause:
-                raise _damaged(file, cause) from error
-        raise StoreError(f"expected to read the shards in {path}, got {said(error)}; resume the run") from error
+        wrong = (_unreadable(file, whole=True) for file in sorted(path.glob("*/unit-*.parquet")))
+        found = next(filter(None, wrong), None) or said(error)
+        raise StoreError(
+            f"expected to read the shards in {path}, got {found}; resume the run, which runs damaged units again"
+        ) from error
 
 
-def _damaged(file: Path, error: Exception) -> StoreError:
-    return StoreError(f"expected a readable shard at {file}, got {said(error)}; delete it and resume the run")
+def _unreadable(shard: Path, *, whole: bool = False) -> str | None:
+    """Why a shard cannot be opened, or read as a ``whole``; None where it can."""
+    try:
+        pl.read_parquet(shard, glob=False) if whole else pl.read_parquet_schema(shard)
+    except FileNotFoundError:
+        raise
+    except (OSError, *_POLARS) as error:
+        return f"{shard.parent.name}/{shard.name} cannot be read ({said(error)})"
+    return None
+
+
+def _seen(file: Path) -> tuple[int, int, int]:
+    """What tells that a file is the one that was looked at before."""
+    found = file.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{file.parent.name}/{file.name} is no plain file")
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @contextmanager
 def _only_writer(path: Path) -> Iterator[None]:
     """Hold the folder against other processes; a file system or platform without such locks lets all through."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    with ExitStack() as stack:
+        try:
+            held = stack.enter_context(locked(path))
+        except OSError as error:
+            raise StoreError(f"expected to write in {path}, got {error}; choose a writable folder") from error
+        if held is False:
+            raise StoreError(
+                f"expected nobody else to write to {path}, got another process that does; wait for it or end it"
+            )
         yield
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise StoreError(
-                    f"expected nobody else to write to {path}, got another process that does; wait for it or end it"
-                ) from error
-        yield
-    finally:
-        os.close(descriptor)  # the lock goes with it, also when the process is killed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from hoplon.errors import HoplonWarning
 from hoplon.report.text_table import TextTable
 
 ProgressCallback = Callable[[str, int, int | None], None]
@@ -27,6 +29,22 @@ def print_status(line: str) -> None:
     """Print one line on stderr, as it is."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
+
+
+@contextmanager
+def warnings_on_one_line() -> Iterator[None]:
+    """A scope in which warnings of hoplon are printed without the place in the code that gives them."""
+    before = warnings.formatwarning
+
+    def plainly(message: Any, category: type[Warning], *where: Any, **more: Any) -> str:
+        own = issubclass(category, HoplonWarning)
+        return f"hoplon: {message}\n" if own else before(message, category, *where, **more)
+
+    warnings.formatwarning = plainly
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def report_training(done: int, total: int, loss: float) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hoplon.campaign.manifest import Manifest
+from hoplon.campaign.store import OURS, RunDirectory
 from hoplon.errors import StoreError
+from hoplon.files import bring_back, remove_folder, replace_folder, stranger
 
 RUNS = "runs"
 _PARTIAL = "runs.partial"
+_OURS = re.compile(r"ranges\d*\.json|scores\d*\.safetensors|[^/]+/([^/]+/(" + OURS + ")?)?")
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class OutputFolder:
             StoreError: it cannot be written, or its ``runs`` holds something that is no run.
         """
         require_writable(path)
+        try:
+            bring_back(path / RUNS, _OURS)
+        except OSError as error:
+            raise StoreError(f"expected to write in {path}, got {error}; choose another with --out") from error
         for name in (RUNS, _PARTIAL):
             _require_replaceable(path / name)
         return cls(path)
@@ -43,16 +50,22 @@ class OutputFolder:
 
         Args:
             resume: go on in that of an interrupted or finished run, where there is one; otherwise it is a fresh one.
+        Raises:
+            StoreError: a folder cannot be replaced, since it is not writable or something else came into it.
         """
         partial, final = self.path / _PARTIAL, self.path / RUNS
+        if resume and not partial.exists() and final.exists():
+            yield final
+            return
         if not resume:
-            _remove(partial)
-        elif not partial.exists() and final.exists():
-            final.replace(partial)
+            try:
+                remove_folder(partial, _OURS)
+            except OSError as error:
+                raise StoreError(f"expected to remove {partial}, got {error}; choose another with --out") from error
         yield partial
-        _remove(final)
         if partial.exists():
-            partial.replace(final)
+            _require_replaceable(final)
+            replace_folder(partial, final, ours=_OURS)
 
     @property
     def kept(self) -> str:
@@ -83,18 +96,15 @@ def require_writable(folder: Path) -> None:
 
 
 def _require_replaceable(folder: Path) -> None:
-    """Refuse to replace a folder with anything in it but runs."""
-    if folder.is_file() or not all(map(_is_ours, folder.iterdir() if folder.is_dir() else ())):
-        raise StoreError(f"expected runs of hoplon in {folder}, got something else; choose another folder with --out")
-
-
-def _is_ours(entry: Path) -> bool:
-    """Tell whether an entry is what protections learned, or a folder of run directories, one per arm."""
-    if entry.is_dir():
-        return all((run / "manifest.json").is_file() for run in entry.iterdir())
-    return re.fullmatch(r"ranges\d*\.json|scores\d*\.safetensors", entry.name) is not None
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
+    """Refuse to replace a folder with anything in it but runs, each with a manifest, and what protections learned."""
+    other = stranger(folder, _OURS) if folder.is_symlink() or folder.exists() else None
+    for run in () if other else sorted(folder.glob("*/*")):
+        if (run / "manifest.json").exists():
+            RunDirectory(run).manifest(Manifest)  # refuses one that is not ours
+        elif any(run.glob("*/unit-*")):
+            other = run
+    if other is not None:
+        raise StoreError(
+            f"expected runs of hoplon in {folder}, got {other}, which is something else; choose another folder "
+            "with --out"
+        )

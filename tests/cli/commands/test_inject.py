@@ -382,3 +382,19 @@ def test_a_criterion_without_its_number_is_refused(capsys: pytest.CaptureFixture
         capsys, "inject", "lenet-digits", "digits", "--criterion", "perplexity", "--out", str(tmp_path / "run")
     )
     assert "criterion.factor: expected a number, got nothing; give it" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("settings.json", '{"editor.fontSize": 12}'), ("results.json", "[1]"), ("runs", "5 km")]
+)
+def test_files_of_the_users_are_not_overwritten(
+    name: str, text: str, capsys: pytest.CaptureFixture[str], small_files: tuple[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text(text)
+    assert main(["inject", *small_files, "--count", "40", "--out", str(out)]) == 4
+    said = capsys.readouterr().err
+    assert said.startswith(f"hoplon: expected a new run directory, got {out} with ")
+    assert name in said
+    assert [(file.name, file.read_text()) for file in out.iterdir()] == [(name, text)]

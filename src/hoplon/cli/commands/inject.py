@@ -31,7 +31,7 @@ from hoplon.cli.options.command_line import (
     takes,
 )
 from hoplon.cli.tables import document, tables_of
-from hoplon.errors import StoreError
+from hoplon.errors import HoplonError, StoreError
 from hoplon.registry import fields_of
 from hoplon.report.document import write_document
 from hoplon.zoo.resolve import is_factory, resolve_data
@@ -115,6 +115,15 @@ def _require_free(folder: Path, *, resume: bool) -> None:
         raise StoreError(
             f"expected a new run directory, got {folder} with a run in it; --resume it or choose another --out"
         )
+    if not (folder / "manifest.json").exists():
+        RunDirectory(folder).require_free()
+        if (folder / SETTINGS).exists():  # of a run that was stopped before its manifest, or another program's
+            try:
+                Settings.read(read_raw(folder / SETTINGS))
+            except HoplonError as error:
+                raise StoreError(
+                    f"expected a new run directory, got {folder} with another {SETTINGS} in it; choose another --out"
+                ) from error
 
 
 def _design(settings: Settings) -> dict[str, Any]:
