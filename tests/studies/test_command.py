@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hoplon.cli.app import main
+from hoplon.files import read_json
 from hoplon_studies.aspis import study as aspis
 from hoplon_studies.driving import study as driving
 from hoplon_studies.ranger import study as ranger
@@ -29,7 +30,7 @@ def small_study(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
 def test_it_writes_a_page_and_its_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["study", "small", "--profile", "quick", "--seed", "5", "--out", str(tmp_path), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert printed == json.loads((tmp_path / "small.json").read_text())
+    assert printed == read_json(tmp_path / "small.json")
     assert [set(row) for row in printed["rows"]] == [KEYS, KEYS]
     assert (printed["seed"], printed["profile"], printed["unfinished"]) == (5, "quick", [])
     assert "seed 5, none" in (tmp_path / "small.md").read_text()

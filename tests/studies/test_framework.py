@@ -5,8 +5,10 @@ import dataclasses
 import io
 import json
 import math
+import random
 import re
 import sys
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from PIL import Image
 
 import hoplon as hp
 from hoplon.errors import HoplonError, SiteError, StoreError
+from hoplon.files import json_as, read_json, sealed
 from hoplon.stats.intervals import wilson
 from hoplon.zoo import ZooData, ZooModel
 from hoplon_studies import Context, Findings, Part, Row, Source, Study, Table, profile_named, run_study, write_pages
@@ -25,6 +28,7 @@ from hoplon_studies.framework.figures import Figure, Series, bars, heatmap, line
 from hoplon_studies.framework.page import as_document
 from hoplon_studies.framework.rows import KEYS
 from hoplon_studies.framework.study import Published
+from tests.support.failing_calls import counted, full
 
 QUICK = profile_named("quick")
 ROW = Row("Fig. 6", "net", "data", "random weights: critical share", "%", paper=5.3)
@@ -141,16 +145,92 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="expected a study or nothing in .*, got other files"):
         run_study(Counter().study(), out=tmp_path, profile=QUICK)
     (tmp_path / "study-runs" / "aspis" / "study.json").write_text("[]")
-    with pytest.raises(StoreError, match="expected a JSON object in"):
+    with pytest.raises(StoreError, match=r"expected .*study.json as a study writes it, got document: Input should be"):
         run_study(Counter().study(), out=tmp_path, profile=QUICK)
 
 
 def test_damaged_findings_are_refused(tmp_path: Path) -> None:
     run_study(Counter().study(), out=tmp_path, profile=QUICK, only=["one"])
     file = tmp_path / "study-runs" / "aspis" / "parts" / "one.json"
-    file.write_text(file.read_text().replace('"where"', '"were"'))
-    with pytest.raises(StoreError, match="expected the findings of a part in .*; delete it and run the study again"):
-        run_study(Counter().study(), out=tmp_path, profile=QUICK, only=["one"])
+    found = read_json(file)
+    for damaged, what in [
+        (file.read_text().replace("Words", "Wards"), "its seal is another"),
+        (sealed({**found, "rows": [{**found["rows"][0], "were": "Fig. 6"}]}), "rows.0.were: Unexpected keyword"),
+        (sealed({**found, "rows": [{**found["rows"][0], "low": 99}]}), "rows.0: .*expected limits around the value"),
+        (sealed({**found, "figures": [{**found["figures"][0], "content": "?"}]}), "figures.0.content: .*base64"),
+        (sealed({**found, "text": 3}), "text: Input should be a valid tuple"),
+        ("{", "Expecting"),
+    ]:
+        file.write_text(damaged)
+        with pytest.raises(StoreError, match=f"got (content .*)?{what}.*; delete it and run the study again") as caught:
+            run_study(Counter().study(), out=tmp_path, profile=QUICK, only=["one"])
+        assert "\n" not in str(caught.value)
+
+
+def test_no_flipped_bit_in_the_records_of_a_study_goes_unnoticed(tmp_path: Path) -> None:
+    counter, dice = Counter(), random.Random(16)
+    before = run_study(counter.study(), out=tmp_path, profile=QUICK, only=["one", "two"])
+    kept = tmp_path / "study-runs" / "aspis" / "runs" / "two" / "seconds.json"
+    files = [file for file in tmp_path.rglob("*.json") if file != kept]
+    assert len(files) == 3
+    for file in files * 100:
+        whole = file.read_bytes()
+        content = bytearray(whole)
+        content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+        file.write_bytes(content)
+        with suppress(StoreError):
+            after = run_study(counter.study(), out=tmp_path, profile=QUICK, only=["one", "two"])
+            assert (after.findings, after.manifest) == (before.findings, before.manifest), file
+        file.write_bytes(whole)
+    assert counter.calls == ["one", "two"]
+    kept.write_text(kept.read_text().replace("0.28", "0.38"))
+    (tmp_path / "study-runs" / "aspis" / "parts" / "two.json").unlink()
+    with pytest.raises(StoreError, match=r"expected .*seconds.json as a study writes it, got .* its seal is another; "):
+        run_study(counter.study(), out=tmp_path, profile=QUICK, only=["two"])
+
+
+def test_values_that_early_versions_kept_bare_are_read(tmp_path: Path) -> None:
+    counter = Counter()
+    kept = tmp_path / "study-runs" / "aspis" / "runs" / "two" / "seconds.json"
+    run_study(counter.study(), out=tmp_path, profile=QUICK, only=["one"])
+    kept.parent.mkdir(parents=True)
+    kept.write_text("7.5\n")
+    found = run_study(counter.study(), out=tmp_path, profile=QUICK, only=["two"])
+    assert found.findings["two"].rows[0].here == 7.5
+    run_study(counter.study(), out=tmp_path, profile=QUICK, only=["two"], again=["two"])
+    assert kept.with_name("seconds.json.before").read_text() == "7.5\n"
+
+
+def test_a_study_removes_only_what_it_wrote(tmp_path: Path) -> None:
+    counter = Counter()
+    write_pages(tmp_path, run_study(counter.study(), out=tmp_path, profile=QUICK, only=["one", "two"]))
+    own = tmp_path / "aspis" / "one-shares.svg"
+    theirs = [tmp_path / "aspis" / "drawing.svg", tmp_path / "study-runs" / "aspis" / "runs" / "two" / "notes.txt"]
+    for file in theirs:
+        file.write_text("mine")
+    notes = theirs[1].with_suffix(".json")
+    notes.write_text('{"mine": 1}')
+    counter.one = lambda context: Findings(text=("No figure.",))  # type: ignore[method-assign]
+    write_pages(tmp_path, run_study(counter.study(), out=tmp_path, profile=QUICK, only=["one"], again=["one", "two"]))
+    assert not own.exists()
+    assert all(file.read_text() == "mine" for file in theirs)
+    assert notes.with_name("notes.json.before").read_text() == '{"mine": 1}'
+
+
+def test_a_study_whose_writes_fail_at_any_call_is_gone_on_with(tmp_path: Path) -> None:
+    at, whole, only = 0, tmp_path / "whole", "two"
+    write_pages(whole, run_study(Counter().study(), out=whole, profile=QUICK, only=[only]))
+    while True:
+        at += 1
+        out = tmp_path / str(at)
+        with counted(at, full) as count, suppress(StoreError):
+            write_pages(out, run_study(Counter().study(), out=out, profile=QUICK, only=[only]))
+        if count[0] < at:
+            break
+        write_pages(out, run_study(Counter().study(), out=out, profile=QUICK, only=[only]))
+        assert pages(out) == pages(whole)
+        assert not [inside for hidden in out.rglob(".*") for inside in hidden.iterdir()]
+    assert at > 20
 
 
 def test_unknown_parts_are_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -202,7 +282,7 @@ def test_findings_survive_a_file() -> None:
     figure = picture("frame", title="t", alt="a", pixels=torch.zeros(2, 3, 3, dtype=torch.uint8))
     part = Counter().study().part("two").run(_Kept())  # type: ignore[arg-type]
     findings = Findings.of([*part, figure, Source("w", "f", 3, ("runs/a",), "c"), "p"])
-    assert Findings.restored(json.loads(json.dumps(findings.stored()))) == findings
+    assert json_as(Findings, sealed(findings.stored())) == findings
 
 
 def test_single_findings_are_kept_by_kind_in_their_order() -> None:

@@ -11,4 +11,5 @@ def found(context: Context) -> Findings:
     return Findings(rows=(Row("Table II", "net", "-", f"seed {context.seed}, {own}", paper=1, here=2),))
 
 
-COMMAND = command_of(Study("small", "A study", (), (Part("one", "First", found), Part("two", "Second", found))))
+STUDY = Study("small", "A study", (), (Part("one", "First", found), Part("two", "Second", found)))
+COMMAND = command_of(STUDY)

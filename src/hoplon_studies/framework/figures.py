@@ -5,17 +5,19 @@ The same input gives the same bytes under the same version of matplotlib, which 
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BeforeValidator
 from torch import Tensor
 
 from hoplon.errors import HoplonError
@@ -47,6 +49,10 @@ _SHADES = ("#dbeafe", "#fde68a", "#dc2626")
 _MANY_LABELS, _ALL_LABELS = 40, 90  # so many groups at most are named; so many characters fit side by side
 
 
+def _from_base64(content: Any) -> Any:
+    return base64.b64decode(content, validate=True) if isinstance(content, str) else content
+
+
 @final
 @dataclass(frozen=True)
 class Figure:
@@ -59,7 +65,7 @@ class Figure:
     name: str
     title: str
     alt: str
-    content: bytes
+    content: Annotated[bytes, BeforeValidator(_from_base64)]
     suffix: Literal["svg", "png"] = "svg"
 
     def __post_init__(self) -> None:

@@ -6,7 +6,9 @@ import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import Any, Self, final
+from typing import Any, ClassVar, Self, final
+
+from pydantic import ConfigDict
 
 from hoplon.errors import HoplonError
 from hoplon_studies.framework.figures import Figure
@@ -72,6 +74,7 @@ class Findings:
     figures: tuple[Figure, ...] = ()
     text: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     @classmethod
     def of(cls, found: Iterable[Finding]) -> Self:
@@ -85,28 +88,11 @@ class Findings:
         return chain[Finding](self.rows, self.tables, self.figures, self.text, self.sources)
 
     def stored(self) -> dict[str, Any]:
-        """The findings as values that JSON holds; the content of figures in base 64."""
+        """The findings as values that JSON holds, the content of figures in base 64.
+
+        This class is the schema by which :func:`hoplon.files.json_as` gives them back.
+        """
         stored = asdict(self)
         for figure in stored["figures"]:
             figure["content"] = base64.b64encode(figure["content"]).decode("ascii")
         return stored
-
-    @classmethod
-    def restored(cls, stored: Mapping[str, Any]) -> Self:
-        """Findings from what `stored` gave, also after a round through a file.
-
-        Raises:
-            TypeError: other fields than a row, figure or source has.
-        """
-        return cls(
-            rows=tuple(Row(**row) for row in stored["rows"]),
-            tables=tuple(
-                Table(table["title"], tuple(table["columns"]), tuple(map(tuple, table["rows"])), table["note"])
-                for table in stored["tables"]
-            ),
-            figures=tuple(
-                Figure(**{**figure, "content": base64.b64decode(figure["content"])}) for figure in stored["figures"]
-            ),
-            text=tuple(stored["text"]),
-            sources=tuple(Source(**{**source, "runs": tuple(source["runs"])}) for source in stored["sources"]),
-        )

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, cast, final
+
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
 
 from hoplon.errors import StoreError
-from hoplon.files import write_atomically
+from hoplon.files import bring_back, read_json, write_json
 from hoplon_studies.framework.findings import Findings
 
 FORMAT = 1
 _MANIFEST, _PARTS, _WAY_OUT = "study.json", "parts", "free space or permit writing there, and run the study again"
+_KEPT = "kept"
+
+
+class StudyManifest(TypedDict):
+    """``study.json``."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="allow")  # type: ignore[misc]
+
+    format: Literal[1]
+    identity: dict[str, Any]
+    begun: str
+    command: str
+    machine: dict[str, Any]
 
 
 @final
@@ -34,18 +51,15 @@ class StudyFolder:
         """
         file = self.path / _MANIFEST
         wanted = json.loads(json.dumps(identity))
+        with suppress(OSError):
+            bring_back(file)
         if not file.exists():
             if self.path.exists() and any(self.path.iterdir()):
                 raise StoreError(f"expected a study or nothing in {self.path}, got other files; choose another --out")
             manifest = {"format": FORMAT, "identity": wanted, **circumstances}
-            write_atomically(file, json.dumps(manifest, indent=1) + "\n")
-            return json.loads(json.dumps(manifest))  # type: ignore[no-any-return]
-        manifest = _read(file)
-        there = manifest.get("identity")
-        if manifest.get("format") != FORMAT or not isinstance(there, dict):
-            raise StoreError(
-                f"expected a study of format {FORMAT} in {file}, got another document; choose another --out"
-            )
+            write_json(file, manifest, way_out=_WAY_OUT)
+        manifest = cast("dict[str, Any]", _read(file, StudyManifest, "choose another --out"))
+        there = manifest["identity"]
         different = [
             f"{key}: {_short(there.get(key))} there, {_short(wanted.get(key))} here"
             for key in dict.fromkeys([*there, *wanted])
@@ -69,46 +83,60 @@ class StudyFolder:
             StoreError: a damaged file.
         """
         file = self._file(part)
-        if not file.exists():
-            return None
-        try:
-            return Findings.restored(_read(file))
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(
-                f"expected the findings of a part in {file}, got {error}; delete it and run the study again"
-            ) from error
+        found: Findings | None = _read(file, Findings, "delete it and run the study again") if file.exists() else None
+        return found
 
     def keep(self, part: str, findings: Findings) -> None:
         """Write what a part found, whole or not at all."""
-        text = json.dumps(findings.stored(), indent=1, allow_nan=False) + "\n"
-        write_atomically(self._file(part), text, way_out=_WAY_OUT)
+        write_json(self._file(part), findings.stored(), way_out=_WAY_OUT)
 
     def forget(self, part: str) -> None:
         """Remove what a part found and what it kept, such as times.
 
-        Run directories stay: what their seeds give is the same again, and resuming them refuses where it is not.
+        Run directories stay: what their seeds give is the same again, and resuming them refuses where it is not. So
+        does what :func:`keep_value` did not write, under another name.
         """
         self._file(part).unlink(missing_ok=True)
         folder = self.runs_of(part)
-        for file in folder.rglob("*.json"):
+        for file in sorted(folder.rglob("*.json")):
             inside = file.relative_to(folder).parents
-            if not any((folder / parent / "manifest.json").exists() for parent in inside):
-                file.unlink()
+            if not file.is_symlink() and not any((folder / parent / "manifest.json").exists() for parent in inside):
+                try:
+                    read_json(file, _Kept)
+                    file.unlink()
+                except ValueError:
+                    file.replace(file.with_name(f"{file.name}.before"))
 
     def _file(self, part: str) -> Path:
         return self.path / _PARTS / f"{part}.json"
 
 
-def _read(file: Path) -> dict[str, Any]:
+class _Kept(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    kept: Any
+
+
+def keep_value(file: Path, value: Any) -> None:
+    """Write a value that JSON can hold, whole or not at all."""
+    write_json(file, {_KEPT: value}, way_out=_WAY_OUT)
+
+
+def kept_value(file: Path) -> Any:
+    """Read what :func:`keep_value` wrote, or a bare value of an early version.
+
+    Raises:
+        StoreError: a damaged file.
+    """
+    found = _read(file, Any, "delete it and run the study again")
+    return found[_KEPT] if isinstance(found, dict) and found.keys() == {_KEPT} else found
+
+
+def _read(file: Path, schema: Any, way_out: str) -> Any:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        return read_json(file, schema)
     except (OSError, ValueError) as error:
-        raise StoreError(
-            f"expected JSON of a study in {file}, got {error}; delete it and run the study again"
-        ) from error
-    if not isinstance(found, dict):
-        raise StoreError(f"expected a JSON object in {file}, got a {type(found).__name__}; delete it")
-    return found
+        raise StoreError(f"expected {file} as a study writes it, got {error}; {way_out}") from error
 
 
 def _short(value: Any) -> str:

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
 
-from hoplon.files import write_atomically
+from hoplon.files import read_json, write_atomically, write_json
 from hoplon_studies.framework.findings import Findings
 from hoplon_studies.framework.rows import Row, Value
 from hoplon_studies.framework.study import StudyResult
 
 FORMAT = 1
 _DIGITS = 4
+
+
+class _Part(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    figures: list[str]
+
+
+class _Document(TypedDict):
+    """What tells the JSON of a page from other documents."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    parts: list[_Part]
 
 
 @final
@@ -42,13 +58,22 @@ def write_pages(out: Path, result: StudyResult) -> Pages:
             file = out / name / f"{part}-{figure.name}.{figure.suffix}"
             write_atomically(file, figure.content)
             figures.append(file)
-    for old in set((out / name).glob("*.*")) - set(figures):
-        if old.suffix in (".svg", ".png"):
-            old.unlink()
     markdown, document = out / f"{name}.md", out / f"{name}.json"
-    write_atomically(document, json.dumps(as_document(result), indent=1, allow_nan=False) + "\n")
+    for old in _figures_of(document, name):
+        if old not in figures and old.is_file() and not old.is_symlink():
+            old.unlink()
+    write_json(document, as_document(result))
     write_atomically(markdown, as_markdown(result))
     return Pages(markdown, document, tuple(figures))
+
+
+def _figures_of(document: Path, name: str) -> list[Path]:
+    """Figures of an earlier page: the files that its document, if it is one of ours, names beside it."""
+    try:
+        named = [figure for part in read_json(document, _Document)["parts"] for figure in part["figures"]]
+    except (OSError, ValueError):
+        return []
+    return [document.parent / one for one in named if re.fullmatch(rf"{re.escape(name)}/[a-z0-9-]+\.(svg|png)", one)]
 
 
 def as_document(result: StudyResult) -> dict[str, Any]:

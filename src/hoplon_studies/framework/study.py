@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import time
@@ -21,12 +20,12 @@ from hoplon.campaign.manifest import versions
 from hoplon.campaign.results import Results
 from hoplon.comparison.costs.latency import conditions
 from hoplon.errors import HoplonError, no_match
-from hoplon.files import write_atomically
+from hoplon.files import json_as
 from hoplon.formats.digest import content_digest
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.resolve import resolve_data
 from hoplon_studies.framework.findings import Finding, Findings, Source
-from hoplon_studies.framework.folder import StudyFolder
+from hoplon_studies.framework.folder import StudyFolder, keep_value, kept_value
 from hoplon_studies.framework.profiles import Profile
 
 Tell = Callable[[str, int, int | None], None]
@@ -87,7 +86,7 @@ class Published(dict[str, Any]):
 
     def __init__(self, name: str) -> None:
         file = files("hoplon_studies") / "published" / f"{name}.json"
-        entries = json.loads(file.read_text(encoding="utf-8"))["values"] if file.is_file() else []
+        entries = json_as(dict[str, Any], file.read_bytes())["values"] if file.is_file() else []
         super().__init__((entry["key"], entry["value"]) for entry in entries)
         self._name = name
 
@@ -154,8 +153,8 @@ class Context:
         """
         file = self.runs / f"{name}.json"
         if not file.exists():
-            write_atomically(file, json.dumps(make(), indent=1, allow_nan=False) + "\n")
-        return json.loads(file.read_text(encoding="utf-8"))
+            keep_value(file, make())
+        return kept_value(file)
 
     def timed(self, name: str, make: Callable[[], Any], *, stage: str) -> Any:
         """A value as :meth:`kept` keeps it that takes its time: told as one stage, before and after."""

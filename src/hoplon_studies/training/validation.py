@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hoplon.errors import HoplonError
+from hoplon.files import json_as
 from hoplon.zoo.datasets._driving import Frames
 from hoplon.zoo.seeding import Progress
 from hoplon_studies.training.recipes import Recipe, train
@@ -101,7 +101,7 @@ def variants(recipe: Recipe) -> tuple[Recipe, ...]:
 
 def recorded() -> dict[str, Any]:
     """The stored record of the choice of Comma's setting, made by ``benchmarks/steering_recipes.py``."""
-    found: dict[str, Any] = json.loads((files("hoplon_studies.training") / RECORD).read_text(encoding="utf-8"))
+    found: dict[str, Any] = json_as(dict[str, Any], (files("hoplon_studies.training") / RECORD).read_bytes())
     return found
 
 
