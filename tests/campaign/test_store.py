@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import fcntl
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
-from hoplon import BitFlip, Campaign, Inputs, Values, capture, load_results
+from hoplon import BitFlip, Campaign, FaultTable, Inputs, Memory, Results, Values, capture, load_results
+from hoplon.campaign import verify
+from hoplon.campaign.design import Design
 from hoplon.campaign.store import RunDirectory
-from hoplon.errors import StoreError
+from hoplon.errors import HoplonWarning, StoreError
 from tests.support import stopped_campaign
+from tests.support.failing_calls import counted, full
 from tests.support.networks import NETWORKS
 from tests.support.stopped_campaign import COUNT, UNITS
 
@@ -60,13 +65,14 @@ def _leftovers(folder: Path) -> list[Path]:
     return list(folder.rglob(".*"))
 
 
-def test_a_campaign_killed_twenty_times_gives_the_same_records(
-    processes: ForkServerContext, whole: str, tmp_path: Path
+@pytest.mark.parametrize(("early", "late"), [(2, 6), pytest.param(30, 30, marks=pytest.mark.slow)])
+def test_a_campaign_that_is_killed_again_and_again_gives_the_same_records(
+    early: int, late: int, processes: ForkServerContext, whole: str, tmp_path: Path
 ) -> None:
-    """Each kill falls before the manifest is there, between two units, or within one."""
+    """Each kill falls before the manifest is there, between two units, or within one; ``late``: after the first."""
     dice, directory = random.Random(20), RunDirectory(tmp_path)
-    for _ in range(20):
-        done, more = len(directory.finished()), dice.choice([0, 1, 1])
+    for kill in range(early + late):
+        done, more = len(directory.finished()), 0 if kill < early else 1 if kill == early else dice.choice([0, 1, 1])
         process = _started(processes, tmp_path)
         _wait(process, lambda done=done, more=more: len(directory.finished()) >= done + more)
         time.sleep(dice.uniform(0, 0.06))
@@ -79,6 +85,7 @@ def test_a_campaign_killed_twenty_times_gives_the_same_records(
     assert load_results(tmp_path).digest() == whole
     assert results.runs["fault"].n_unique() == COUNT
     assert not _leftovers(tmp_path)
+    assert {record.state for record in verify(tmp_path)} == {"whole"}
 
 
 def test_ctrl_c_leaves_a_run_to_go_on_with(processes: ForkServerContext, whole: str, tmp_path: Path) -> None:
@@ -154,39 +161,67 @@ def test_a_full_disk_is_named_and_the_run_goes_on_with_more_space(small_disk: Pa
     assert stopped_campaign.run(run).digest() == whole
 
 
-@pytest.mark.parametrize("writes", [0, 1, 2, 5])
-def test_a_write_that_fails_at_any_point_leaves_a_run_to_go_on_with(
-    writes: int, whole: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """0: the manifest; 1, 2: faults and runs of the first unit; 5: the faults of the third."""
-    sync, left = os.fsync, [writes]
-
-    def full(descriptor: int) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        sync(descriptor)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(StoreError, match="got No space left on device"):
-            stopped_campaign.run(tmp_path)
-    assert len(RunDirectory(tmp_path).finished()) == max(0, writes - 1) // 2
-    assert not _leftovers(tmp_path)
-    assert stopped_campaign.run(tmp_path).digest() == whole
+def _units(results: Results) -> list[tuple[FaultTable, pl.DataFrame]]:
+    """Three units of a few faults each."""
+    table, runs = results.faults, results.runs
+    groups = [range(unit * 5, unit * 5 + 5) for unit in range(3)]
+    return [(table.only(pl.Series(part)), runs.filter(pl.col("fault").is_in(part))) for part in groups]
 
 
-def _small(folder: Path | None, *, resume: bool = False) -> str:
+def _stored(folder: Path, results: Results) -> str:
+    """What a run of these units gives that is begun here or gone on with."""
+    units = dict(enumerate(_units(results)))
+    directory = RunDirectory.create(folder, {**results.manifest, "count": 15, "unit_faults": 5}, resume=True)
+    with directory.writing():
+        for unit in units.keys() - directory.finished():
+            directory.write(unit, *units[unit])
+        directory.record_design(Design((), (), (), 0, 0.95))
+    return load_results(folder).digest()
+
+
+def test_a_call_that_fails_at_any_point_leaves_a_run_to_go_on_with(tmp_path: Path) -> None:
+    results, at = load_results(_small(tmp_path / "run")), 0
+    wanted = _stored(tmp_path / "whole", results)
+    while True:
+        at += 1
+        folder = tmp_path / str(at)
+        with counted(at, full) as count, suppress(StoreError):
+            _stored(folder, results)
+        if count[0] < at:
+            break
+        directory = RunDirectory(folder)
+        assert [directory.problem(unit) for unit in directory.finished()] == [None] * len(directory.finished())
+        assert _stored(folder, results) == wanted
+        assert not _leftovers(folder)
+    assert at > 80
+
+
+def _campaign() -> Campaign:
     net = NETWORKS["mlp"]
-    campaign = Campaign(capture(net.model(), net.batch(2)), Inputs(net.batch(3)), sites=Values(), fault_model=BitFlip())
-    return campaign.run(count=2000, seed=0, store=folder, resume=resume).digest()
+    return Campaign(capture(net.model(), net.batch(2)), Inputs(net.batch(3)), sites=Values(), fault_model=BitFlip())
+
+
+def _small(folder: Path, *, resume: bool = False) -> Path:
+    _campaign().run(count=2000, seed=0, store=folder, resume=resume)
+    return folder
+
+
+def _resumed(folder: Path) -> str:
+    return load_results(_small(folder, resume=True)).digest()
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished run of two units, and its digest."""
+    folder = _small(tmp_path_factory.mktemp("small") / "run")
+    return folder, load_results(folder).digest()
 
 
 @pytest.fixture
-def finished(tmp_path: Path) -> Path:
-    """A finished run of two units."""
-    _small(tmp_path)
-    return tmp_path
+def finished(small: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy of it."""
+    shutil.copytree(small[0], tmp_path / "run")
+    return tmp_path / "run"
 
 
 def _truncated(shard: Path) -> None:
@@ -199,18 +234,134 @@ def _scrambled(shard: Path) -> None:
     shard.write_bytes(content[:4] + b"\xff" * (len(content) // 2) + content[4 + len(content) // 2 :])
 
 
+def _flipped(file: Path, bit: int = 3001) -> None:
+    content = bytearray(file.read_bytes())
+    content[bit // 8 % len(content)] ^= 1 << bit % 8
+    file.write_bytes(content)
+
+
 @pytest.mark.parametrize("folder", ["faults", "runs"])
-@pytest.mark.parametrize("damage", [_truncated, _scrambled])
-def test_a_damaged_shard_is_named_and_made_again(damage: Callable[[Path], None], folder: str, finished: Path) -> None:
-    shard = finished / folder / "unit-00000001.parquet"
-    damage(shard)
-    message = f"expected a readable shard at {shard}, got .*; delete it and resume the run"
+@pytest.mark.parametrize("damage", [_truncated, _scrambled, _flipped])
+def test_a_damaged_shard_is_named_and_made_again(
+    damage: Callable[[Path], None], folder: str, small: tuple[Path, str], finished: Path
+) -> None:
+    name = f"{folder}/unit-00000001.parquet"
+    damage(finished / name)
+    message = f"expected unit 1 of {finished} as it was written, got another: {name} has not the digest in .*; resume"
     with pytest.raises(StoreError, match=message):
+        load_results(finished)
+    with pytest.warns(HoplonWarning, match=f"damaged in {finished}, and made again: unit 1$"):
+        assert _resumed(finished) == small[1]
+    assert not _leftovers(finished)
+
+
+def test_all_that_is_damaged_is_named_at_once_and_made_again(small: tuple[Path, str], finished: Path) -> None:
+    _flipped(finished / "digests" / "unit-00000000.sha256", 77)
+    _scrambled(finished / "runs" / "unit-00000001.parquet")
+    _truncated(finished / "design.json")
+    wrong = {record.name for record in verify(finished) if record.wrong}
+    assert wrong == {"unit 0", "unit 1", "design.json"}
+    with pytest.warns(HoplonWarning, match="made again: unit 0, unit 1, design.json$"):
+        assert _resumed(finished) == small[1]
+    assert {record.state for record in verify(finished)} == {"whole"}
+    assert not _leftovers(finished)
+
+
+@pytest.mark.parametrize("target", ["values", "memory"])
+def test_a_damaged_run_of_two_phases_is_made_whole_with_the_same_records(target: str, tmp_path: Path) -> None:
+    net = NETWORKS["mlp"]
+    sites = Values() if target == "values" else Memory()
+    campaign = Campaign(capture(net.model(), net.batch(2)), Inputs(net.batch(12)), sites=sites, batch=4)
+    options: dict[str, Any] = {"half_width": 0.06, "seed": 1, "store": tmp_path}
+    wanted = campaign.run(**options).digest()
+    _flipped(tmp_path / "design.json")
+    for file in (tmp_path / "runs" / "unit-00000000.parquet", max((tmp_path / "faults").iterdir())):
+        _flipped(file)
+    with pytest.raises(StoreError, match="resume the run"):
+        load_results(tmp_path)
+    with pytest.warns(HoplonWarning, match=r"made again: unit 0(, unit \d+)?, design.json$"):
+        results = campaign.run(**options, resume=True)
+    assert (results.digest(), load_results(tmp_path).digest()) == (wanted, wanted)
+    assert not _leftovers(tmp_path)
+    (tmp_path / "design.json").unlink()  # without it, runs that stand for unequal shares would count alike
+    with pytest.raises(StoreError, match="expected a design of the runs in .*, got none; resume the run"):
+        load_results(tmp_path)
+    assert campaign.run(**options, resume=True).digest() == wanted
+
+
+def test_digests_are_those_of_sha256sum(finished: Path) -> None:
+    files = [str(file.relative_to(finished)) for file in sorted((finished / "digests").iterdir())]
+    checked = subprocess.run(["sha256sum", "--strict", "-c", *files], cwd=finished, capture_output=True, check=True)
+    assert checked.stdout.decode().count(": OK\n") == 4
+
+
+def _loaded(folder: Path) -> tuple[Any, ...] | None:
+    """All that a run says; None where it is refused."""
+    try:
+        results = load_results(folder)
+        return results.digest(), results.manifest, results.level, results.design
+    except StoreError:
+        return None
+
+
+def test_no_flipped_bit_in_a_run_goes_unnoticed(tmp_path: Path) -> None:
+    """Five hundred bits of shards, 250 of all other files: refused, or nothing comes of it."""
+    results, dice = load_results(_small(tmp_path / "small")), random.Random(16)
+    run = tmp_path / "run"
+    _stored(run, results)
+    before = _loaded(run)
+    shards = sorted(run.glob("*/*.parquet"))
+    others = [run / "manifest.json", run / "design.json", *sorted(run.glob("digests/*"))]
+    noticed = {"shards": 0, "others": 0}
+    for kind, files, flips in (("shards", shards, 500), ("others", others, 250)):
+        for _ in range(flips):
+            file = dice.choice(files)
+            whole = file.read_bytes()
+            _flipped(file, dice.randrange(8 * len(whole)))
+            found = _loaded(run)
+            noticed[kind] += found is None
+            assert found in (None, before), file
+            file.write_bytes(whole)
+    assert noticed["shards"] == 500
+    assert noticed["others"] > 240  # a space in a document may become a line break
+
+
+def _without_digests(folder: Path) -> None:
+    shutil.rmtree(folder / "digests")
+
+
+def test_a_run_of_an_early_version_has_no_digests_and_is_gone_on_with(small: tuple[Path, str], finished: Path) -> None:
+    _without_digests(finished)
+    assert load_results(finished).digest() == small[1]
+    assert [record.state for record in verify(finished) if "units" in record.name] == ["unchecked"]
+    _scrambled(finished / "runs" / "unit-00000000.parquet")
+    with pytest.raises(StoreError, match="got runs/unit-00000000.parquet cannot be read .*; resume the run"):
         load_results(finished).digest()
-    with pytest.raises(StoreError, match=message):
+    _truncated(finished / "faults" / "unit-00000001.parquet")
+    assert {record.name for record in verify(finished) if record.wrong} == {"unit 0", "unit 1"}
+    with pytest.warns(HoplonWarning, match="made again: unit 1$"):  # unit 0 opens, and nothing says what was in it
         _small(finished, resume=True)
-    shard.unlink()
-    assert _small(finished, resume=True) == _small(None)
+    assert not (finished / "digests").exists()
+    assert not _leftovers(finished)
+
+
+@pytest.mark.parametrize("name", ["runs/unit-00000001.parquet", "digests/unit-00000000.sha256", "faults", "digests"])
+def test_links_in_the_place_of_records_are_refused(name: str, finished: Path, tmp_path: Path) -> None:
+    (finished / name).rename(tmp_path / "elsewhere")
+    (finished / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="expected unit . of .* is no plain file|expected a folder at .*, got a link"):
+        load_results(finished)
+    with pytest.raises(StoreError, match=r"expected a (shard|folder) at .*, got a link"):
+        _small(finished, resume=True)
+    assert (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("name", ["results.json", "design.json", "faults", "runs", "digests"])
+def test_a_run_is_not_begun_among_other_things_of_these_names(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(StoreError, match=f"expected a new run directory, got .* with {name} and no manifest.json"):
+        _small(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(finished: Path) -> None:
@@ -223,16 +374,13 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(finished: Path) 
     assert all(file.exists() for file in kept)
 
 
-def test_a_run_directory_without_its_folders_is_gone_on_with(tmp_path: Path) -> None:
-    digest = _small(tmp_path)
+def test_a_run_directory_without_its_folders_is_gone_on_with(small: tuple[Path, str], finished: Path) -> None:
     for folder in ("faults", "runs"):
-        for shard in (tmp_path / folder).iterdir():
-            shard.unlink()
-        (tmp_path / folder).rmdir()
-    assert _small(tmp_path, resume=True) == digest
+        shutil.rmtree(finished / folder)
+    assert _resumed(finished) == small[1]
 
 
-def test_two_processes_do_not_write_to_one_folder(finished: Path) -> None:
+def test_two_processes_do_not_write_to_one_folder(small: tuple[Path, str], finished: Path) -> None:
     descriptor = os.open(finished, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -240,7 +388,7 @@ def test_two_processes_do_not_write_to_one_folder(finished: Path) -> None:
             _small(finished, resume=True)
     finally:
         os.close(descriptor)
-    assert _small(finished, resume=True) == _small(None)
+    assert _resumed(finished) == small[1]
 
 
 def test_a_unit_that_is_missing_ends_the_results_of_a_stopped_run(finished: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
-from hoplon.cli.console import show
+from hoplon.cli.console import show, warnings_on_one_line
+from hoplon.errors import HoplonWarning
 from hoplon.report.text_table import TextTable
 
 
@@ -15,3 +18,11 @@ def test_brackets_in_a_table_are_no_markup(capsys: pytest.CaptureFixture[str]) -
     for text in ("of [red]", "n [bold]", "│ [i]x │", "see [dim]", "Notes\n  [b]"):
         assert text in printed
     assert "│ y    │       10 │" in printed
+
+
+def test_warnings_of_hoplon_take_one_line_and_those_of_others_say_where() -> None:
+    before = warnings.formatwarning
+    with warnings_on_one_line():
+        assert warnings.formatwarning("so slow", HoplonWarning, "runner.py", 7) == "hoplon: so slow\n"
+        assert warnings.formatwarning("old", FutureWarning, "torch.py", 7) == "torch.py:7: FutureWarning: old\n"
+    assert warnings.formatwarning is before

@@ -4,3 +4,4 @@ from .campaign import Campaign as Campaign
 from .forecasting import Forecast as Forecast, forecast as forecast
 from .rates import Rate as Rate
 from .results import Results as Results, load_results as load_results
+from .verification import Record as Record, verify as verify

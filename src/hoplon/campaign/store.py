@@ -19,7 +19,7 @@ import polars as pl
 
 from hoplon.campaign.design import Design
 from hoplon.criteria.outcome import CAUSES, OUTCOME_NAMES
-from hoplon.errors import HoplonWarning, StoreError
+from hoplon.errors import HoplonWarning, StoreError, said
 from hoplon.faults.table import FaultTable, Target
 from hoplon.files import bring_back, locked, read_bytes, read_json, write_atomically, write_json
 

@@ -8,7 +8,7 @@ from functools import cache
 
 import typer
 
-from hoplon.cli.console import print_status
+from hoplon.cli.console import print_status, warnings_on_one_line
 from hoplon.errors import DataError, HoplonError, StoreError
 
 USAGE, ENVIRONMENT, INTERRUPTED = 2, 4, 130
@@ -35,6 +35,7 @@ def application() -> typer.Typer:
         report,
         study,
         validate,
+        verify,
     )
 
     app = typer.Typer(
@@ -58,6 +59,7 @@ def application() -> typer.Typer:
         study,
         ls,
         validate,
+        verify,
     ):
         app.command(module.__name__.rpartition(".")[2])(module.command)
     return app
@@ -71,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     130: interrupted.
     """
     try:
-        application()(args=None if arguments is None else list(arguments), prog_name="hoplon")
+        with warnings_on_one_line():
+            application()(args=None if arguments is None else list(arguments), prog_name="hoplon")
     except HoplonError as error:
         print_status(f"hoplon: {error}")
         return ENVIRONMENT if isinstance(error, DataError | StoreError) else USAGE

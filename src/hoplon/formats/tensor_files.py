@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -35,13 +36,19 @@ def save_tensors(
         save_file(whole, new, {**notes, _SEAL: _digest(whole, notes)})
 
 
-def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_tensors(
+    path: str | os.PathLike[str], *, must_be_sealed: bool = False
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read tensors and notes of a file of :func:`save_tensors`, or of one without a digest, such as another program's.
 
+    Args:
+        must_be_sealed: refuse files without a digest.
     Raises:
         OSError: no such file, or one that cannot be read.
         ValueError: another format, or content that is not as it was written; on one line.
     """
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError("no plain file")
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no mapping
@@ -50,6 +57,8 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         raise ValueError(f"no whole safetensors file ({said(error)})") from error
     digest = notes.pop(_SEAL, None)
     renamed = any(note.startswith(_KIND) for note in notes.values())  # a changed bit in the name of the note
+    if digest is None and must_be_sealed:
+        raise ValueError("content of which nothing is known: it has no seal")
     if renamed or (digest is not None and digest != _digest(tensors, notes)):
         raise ValueError("content that is not as it was written: its seal is another")
     return tensors, notes
