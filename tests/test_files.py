@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -174,6 +175,15 @@ def test_what_came_into_a_folder_while_it_was_replaced_stays(tmp_path: Path) -> 
             write(target, "another")
         (target / "notes.txt").unlink()
     assert list(target.iterdir()) == []
+
+
+def test_many_may_write_one_file_at_once(tmp_path: Path) -> None:
+    """Each sweeps what others left, and takes no live writer for a dead one."""
+    file, texts = tmp_path / "scores", [f"{number}\n" * 100 for number in range(1000)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda text: write_atomically(file, text), texts))
+    assert file.read_text() in texts
+    assert [path.name for path in tmp_path.iterdir()] == ["scores"]
 
 
 def test_only_what_dead_writers_left_is_swept(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ _NOTHING = re.compile(r"(?!)")
 _HEX = re.compile(r"[0-9a-f]{32}")
 _LEFT = re.compile(r"(.*/)?\.[^/]+\.[0-9a-f]{32}(/.*)?")  # of writes that were stopped
 _BEFORE = ".before"
+_ATTEMPTS = 10
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -187,9 +188,15 @@ def _leftovers(target: Path) -> list[Path]:
 def _hidden_beside(target: Path, ours: re.Pattern[str]) -> Iterator[Path]:
     """A new hidden folder beside a target, gone afterwards."""
     bring_back(target, ours)
-    folder = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    folder.mkdir(parents=True)
-    with locked(folder):
+    with contextlib.ExitStack() as stack:
+        for _ in range(_ATTEMPTS):
+            folder = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+            folder.mkdir(parents=True)
+            with contextlib.suppress(FileNotFoundError):  # another process took it for a dead one's
+                if stack.enter_context(locked(folder)) is not False and folder.exists():
+                    break
+        else:
+            raise OSError("other processes that write it as well")
         try:
             yield folder
         finally:
