@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from pydantic import ConfigDict
 
+from hoplon.errors import StoreError
 from hoplon.stats.intervals import Floats, Ints
 from hoplon.stats.two_stage import TwoStagePlan
 
@@ -84,6 +85,9 @@ class Design:
         added = fault.is_null() if self.planned is None else fault >= self.planned
         tally = runs.group_by("cell").agg(faults=fault.n_unique(), first=fault.filter(~added).n_unique())
         counted = tally.collect(engine="streaming")
+        known = runs.select(~pl.col("proven").is_null().any()).collect(engine="streaming").item()
+        if not known or not counted["cell"].is_between(0, 2 * len(self.shares) - 1).fill_null(value=False).all():
+            raise StoreError(f"expected runs in {len(self.shares)} strata, got others; run the campaign again")
         faults, first = np.zeros((2, 2 * len(self.shares)), dtype=np.int64)
         faults[counted["cell"].to_numpy()] = counted["faults"].to_numpy()
         first[counted["cell"].to_numpy()] = counted["first"].to_numpy()

@@ -19,7 +19,7 @@ from hoplon.campaign.manifest import Manifest
 from hoplon.campaign.rates import FAILURES, Rate, rate_of, rates_by
 from hoplon.campaign.store import RunDirectory, readable
 from hoplon.errors import HoplonError, StoreError
-from hoplon.faults.table import FaultTable, Target
+from hoplon.faults.table import FaultTable, Target, dtypes_of
 from hoplon.formats.base import Field
 from hoplon.formats.named import format_named
 from hoplon.program.sites import Site, ValueSite
@@ -287,6 +287,17 @@ class Results:
         return only_crashes(self.by("layer", criterion=criterion).to_dicts()) if crashed else None
 
 
+_RUNS: Mapping[str, type[pl.DataType]] = {
+    "fault": pl.Int64,
+    "input": pl.Int64,
+    "detected": pl.Boolean,
+    "corrected": pl.Boolean,
+    "reached": pl.Boolean,
+    "cause": pl.Enum,
+}
+_OF_STRATA: Mapping[str, type[pl.DataType]] = {"cell": pl.Int32, "proven": pl.Boolean}
+
+
 def load_results(path: str | os.PathLike[str]) -> Results:
     """The results in a run directory.
 
@@ -310,8 +321,23 @@ def stored_results(
     directory: RunDirectory, manifest: Mapping[str, Any], units: int, *, design: Design | None = None
 ) -> Results:
     """Results over the first units of a run directory."""
-    faults, runs = (directory.read(folder, units) for folder in ("faults", "runs"))
-    return _results(manifest, design, faults, runs, directory.path)
+    strata = design is not None and bool(design.shares)
+    with readable(directory.path):
+        faults, runs = (directory.read(folder, units) for folder in ("faults", "runs"))
+        _require_columns(directory.path, "faults", faults, dtypes_of(manifest["target"]))
+        outcomes = dict.fromkeys(manifest["criteria"], pl.Enum)
+        _require_columns(directory.path, "runs", runs, {**_RUNS, **outcomes, **(_OF_STRATA if strata else {})})
+        return _results(manifest, design, faults, runs, directory.path)
+
+
+def _require_columns(path: Path, what: str, there: pl.LazyFrame, wanted: Mapping[str, type[pl.DataType]]) -> None:
+    """Refuse shards that lack a column or have it in another dtype."""
+    schema = there.collect_schema()
+    if wrong := [name for name, dtype in wanted.items() if schema.get(name, pl.Null()).base_type() is not dtype]:
+        raise StoreError(
+            f"expected {what} in {path} with the columns that hoplon writes, got others for {', '.join(wrong)}; "
+            "run the campaign again"
+        )
 
 
 def held_results(

@@ -20,7 +20,7 @@ from hoplon.comparison.pairing import Paired, paired
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.combined import as_criterion
-from hoplon.errors import DataError, HoplonError, SiteError
+from hoplon.errors import DataError, HoplonError, SiteError, StoreError
 from hoplon.faults.table import FaultTable
 from hoplon.formats.dtypes import Native
 from hoplon.formats.named import format_named
@@ -243,6 +243,8 @@ def _require_sites(original: Results, program: Program, run: Path) -> None:
         .agg(pl.col("element").max())
         .collect()
     )
+    if sum(struck.null_count().row(0)):
+        raise StoreError(f"expected faults in {run} with a site and an element each, got some without; run it again")
     sites: dict[str, Site] = {site.name: site for site in (*program.value_sites, *program.input_sites)}
     if original.target == "memory":
         sites = {name: site for site in program.memory_sites for name in (site.name, *site.aliases)}

@@ -230,7 +230,12 @@ def read_frame(path: str | os.PathLike[str]) -> pl.DataFrame:
 
 def columns_of(target: Target) -> list[str]:
     """The columns of a table, in order; memory faults meet every input, so they name none."""
-    return [name for name in _DTYPES if name != "input" or target == "values"]
+    return list(dtypes_of(target))
+
+
+def dtypes_of(target: Target) -> dict[str, type[pl.DataType]]:
+    """The columns of a table with their dtypes, in order."""
+    return {name: dtype for name, dtype in _DTYPES.items() if name != "input" or target == "values"}
 
 
 def _typed(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:
