@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import cloudpickle
@@ -10,6 +11,7 @@ import torch
 
 from hoplon import TMR, Campaign, HoplonError, Inputs, Memory, Values
 from hoplon.campaign.executors import Processes, Serial
+from hoplon.errors import HoplonWarning
 from hoplon.formats import equal_bits
 from hoplon.program.program import Program
 from tests.support.networks import GRAPHS, NETWORKS, captured
@@ -55,7 +57,9 @@ def test_an_error_in_a_process_comes_back_as_it_is() -> None:
 
 @pytest.mark.parametrize("form", ["export", "eager"])
 @pytest.mark.parametrize("sites", [Values(), Memory()])
-def test_workers_change_no_record(sites: Values | Memory, form: str) -> None:
+def test_workers_change_no_record(sites: Values | Memory, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are asked for."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
     net = NETWORKS["mlp"]
     program = captured("mlp", form=form)  # type: ignore[arg-type]
     campaign = Campaign(program, Inputs(net.batch(6)), sites=sites, protections=[TMR()])
@@ -63,7 +67,8 @@ def test_workers_change_no_record(sites: Values | Memory, form: str) -> None:
     count = count if form == "export" else 130
     seen: list[int] = []
     alone = campaign.run(count=count, seed=0, threads=1)
-    shared = campaign.run(count=count, seed=0, workers=2, threads=1, progress=lambda done, total: seen.append(done))
+    with pytest.warns(HoplonWarning, match="2 of 64 workers run, as there are 2 cores"):
+        shared = campaign.run(count=count, seed=0, workers=64, threads=1, progress=lambda done, _: seen.append(done))
     assert shared.runs.equals(alone.runs)
     assert shared.faults == alone.faults
     assert seen[-1] == count

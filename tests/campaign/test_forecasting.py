@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import pytest
 import torch
@@ -30,8 +31,9 @@ def test_listed_faults_are_counted() -> None:
     assert found.faults == 4 * 32
 
 
-def test_time_grows_with_the_faults_and_falls_with_the_workers() -> None:
+def test_time_grows_with_the_faults_and_falls_with_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pilot of no duration ends after the first pass; figures follow from what it saw."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(4)), raising=False)
     found = forecast(_campaign(Memory()), count=6400, seconds=0)
     per_fault = found.pilot.seconds / found.pilot.faults
     assert 1 <= found.pilot.faults < 64

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hoplon.campaign.executors import Executor, Processes, Serial, torch_threads
+from hoplon.campaign.executors import Executor, Processes, Serial, torch_threads, workers_that_fit
 from hoplon.campaign.manifest import FORMAT, protected_by, provenance
 from hoplon.campaign.pilot import Pilot
 from hoplon.campaign.results import Results, site_kinds
@@ -133,7 +133,8 @@ class Campaign:
             resume: go on with the run that is in ``store``; a unit that ended the process is run in another one, in
                 halves, until the fault that ended it is alone and has its outcome, a crash. Damaged units are run
                 again, with a warning.
-            workers: processes that share the work units; they change no record. A fault that ends one is a crash.
+            workers: processes that share the work units, as many as there are cores at most; they change no record. A
+                fault that ends one is a crash.
             threads: of torch in each process; those in force by default. Recorded: bits may depend on them.
             progress: told finished and total faults (None: open); those of a resumed run count as finished.
         Raises:
@@ -279,7 +280,8 @@ def _executor(
 ) -> Executor:
     """Where units run: in this process, unless several are asked for, or a unit ended this one the last time."""
     if workers > 1:
-        return Processes(replace(work, advance=None), workers=workers, threads=threads)
+        used = workers_that_fit(workers, threads=threads)
+        return Processes(replace(work, advance=None), workers=used, threads=threads)
     if directory is not None and directory.ended_a_process:
         try:
             return Processes(replace(work, advance=None), workers=1, threads=threads)

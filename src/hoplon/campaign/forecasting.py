@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
+import torch
+
 from hoplon.campaign._peak_memory import peak_memory_bytes
 from hoplon.campaign.campaign import Campaign
+from hoplon.campaign.executors import workers_that_fit
 from hoplon.campaign.pilot import Pilot
 from hoplon.campaign.runner import MOST_FAULTS
 from hoplon.campaign.stopping import DesignName
@@ -108,6 +111,7 @@ def forecast(
     """
     if workers < 1:
         raise HoplonError(f"expected at least 1 worker, got {workers}")
+    workers = workers_that_fit(workers, threads=threads or torch.get_num_threads())
     pilot = campaign.pilot(
         count=count, half_width=half_width, design=design, seed=seed, threads=threads, seconds=seconds
     )

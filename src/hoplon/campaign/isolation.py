@@ -5,9 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import pickle
-import shutil
 import threading
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,8 @@ from typing import Any, Protocol
 
 import torch
 
-from hoplon.errors import HoplonError
+from hoplon.campaign.lifetime import end_with
+from hoplon.errors import StoreError
 from hoplon.injection.time_limit import end_when_stuck
 
 
@@ -52,11 +51,13 @@ class Ended:
 def in_parts(run: Callable[[Any], Any], work: Work, task: Any, lock: threading.Lock) -> Any:
     """Run a task; if it ends its process, run halves of it, down to the one fault that is the cause.
 
+    A process may be killed from outside, for its memory as a rule: a fault is the cause where it ends two in a row.
+
     Args:
         run: gives the result of a task, or `Ended`.
         lock: held while the work is used in this process.
     Raises:
-        HoplonError: a process ends although the fault changes nothing.
+        StoreError: a process ends although the fault changes nothing.
     """
     result = run(task)
     if not isinstance(result, Ended):
@@ -67,49 +68,56 @@ def in_parts(run: Callable[[Any], Any], work: Work, task: Any, lock: threading.L
         parts = [in_parts(run, work, half, lock) for half in halves]
         with lock:
             return work.joined(parts)
-    if isinstance(run(work.unchanged(task)), Ended):
-        raise HoplonError(
+    unchanged = work.unchanged(task)
+    if all(isinstance(run(unchanged), Ended) for _ in range(2)):
+        raise StoreError(
             f"expected a process to survive a run without any fault, got its {result.cause}; "
             "see that it has the memory and the files that the model needs"
         )
+    again = run(task) if result.cause == "death" else result
+    if not isinstance(again, Ended):
+        return again
     with lock:
-        return work.lost(task, result.cause)
+        return work.lost(task, again.cause)
 
 
-def forked(place: tuple[Path, int, int], task: bytes) -> bytes | Ended:
+def forked(place: tuple[Path, int], task: bytes) -> bytes | Ended:
     """Run a pickled task in a copy of this process, which only loads work; return the pickled result.
 
     What the task raises is raised here. Threads do not come along into a copy, so this process computes with one.
     """
-    load_work(place[0], 1, place[2])
-    reader, writer = os.pipe()
-    stuck = place[0].with_name(f"stuck-{os.getpid()}")
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # the other thread only waits
-        child = os.fork()
-    if child == 0:
-        _run_and_exit(place, task, stuck, reader, writer)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as pipe:
-        content = pipe.read()
+    load_work(place[0], 1)
+    parent, path = os.getpid(), place[0].with_name(f"stuck-{os.getpid()}")
+    with path.open("wb") as stuck:
+        reader, writer = os.pipe()
+        with os.fdopen(reader, "rb") as pipe:
+            try:
+                with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # the other thread waits
+                    child = os.fork()
+                if child == 0:
+                    os.close(reader)
+                    _run_and_exit(place, task, stuck, writer, parent)
+            finally:
+                os.close(writer)
+            content = pipe.read()
     _, status = os.waitpid(child, 0)
     if status == 0 and content:
         error, result = pickle.loads(content)  # noqa: S301 -- from this process's own copy
         if error is not None:
             raise error
         return bytes(result)
-    return Ended("hang" if stuck.stat().st_size else "death")
+    return Ended("hang" if path.stat().st_size else "death")
 
 
-def _run_and_exit(place: tuple[Path, int, int], task: bytes, stuck: Path, reader: int, writer: int) -> None:
+def _run_and_exit(place: tuple[Path, int], task: bytes, stuck: Any, writer: int, parent: int) -> None:
     """In the copy: run the task, send the result, and end without what a process does at its end."""
-    status, (path, threads, _) = 1, place
+    status = 1
     try:
-        os.close(reader)
+        end_with(parent)
         faulthandler.disable()  # this death is expected
-        torch.set_num_threads(threads)
-        threading.Thread(target=_end_with, args=(os.getppid(), path.parent), daemon=True).start()
-        with stuck.open("wb") as file, os.fdopen(writer, "wb") as pipe:
-            end_when_stuck(file)
+        torch.set_num_threads(place[1])
+        end_when_stuck(stuck)
+        with os.fdopen(writer, "wb") as pipe:
             try:
                 content: tuple[Exception | None, bytes] = None, run_pickled(place, task)
             except Exception as error:  # noqa: BLE001 -- goes to the caller
@@ -120,11 +128,11 @@ def _run_and_exit(place: tuple[Path, int, int], task: bytes, stuck: Path, reader
         os._exit(status)
 
 
-def run_pickled(place: tuple[Path, int, int], task: bytes) -> bytes:
+def run_pickled(place: tuple[Path, int], task: bytes) -> bytes:
     """Run a pickled task, return its pickled result.
 
     Args:
-        place: file of the work, threads of torch, the process to end with.
+        place: file of the work, threads of torch.
     """
     work = load_work(*place)
     return pickle.dumps(work(pickle.loads(task)))  # noqa: S301 -- from the parent process, a moment ago
@@ -133,19 +141,10 @@ def run_pickled(place: tuple[Path, int, int], task: bytes) -> bytes:
 _loaded: dict[Path, Callable[[Any], Any]] = {}
 
 
-def load_work(path: Path, threads: int, parent: int) -> Callable[[Any], Any]:
+def load_work(path: Path, threads: int) -> Callable[[Any], Any]:
     """The work, loaded once in each process; the file was written by the parent process a moment ago."""
     if path not in _loaded:
-        threading.Thread(target=_end_with, args=(parent, path.parent), daemon=True).start()
         torch.set_num_threads(threads)
         _loaded.clear()
         _loaded[path] = pickle.loads(path.read_bytes())  # noqa: S301
     return _loaded[path]
-
-
-def _end_with(parent: int, folder: Path) -> None:
-    """End this process, and remove the work, once the parent is gone: it may have been killed."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    shutil.rmtree(folder, ignore_errors=True)
-    os._exit(1)

@@ -183,8 +183,10 @@ class RunDirectory:
         """Write one unit's shards, then their digests.
 
         Raises:
-            StoreError: the disk is full or the folder is not writable; units written before stay.
+            StoreError: the disk is full or the folder is not writable; units written before stay. Or it is gone.
         """
+        if not (self.path / _MANIFEST).exists():
+            raise StoreError(f"expected the run directory {self.path} until the run ends, got none; start the run anew")
         way_out = "free space or permit writing there, and resume the run"
         digests = []
         for folder, frame in zip(_FOLDERS, (faults.frame, runs), strict=True):
@@ -212,8 +214,8 @@ class RunDirectory:
         try:
             yield
         finally:
-            with suppress(OSError):  # one that stays costs a process of its own
-                note.unlink()
+            with suppress(OSError):  # whatever keeps it there is what ends the run
+                note.unlink(missing_ok=True)
 
     @property
     def ended_a_process(self) -> bool:

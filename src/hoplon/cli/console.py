@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from hoplon.errors import HoplonWarning
+from hoplon.errors import HoplonWarning, StoreError
 from hoplon.report.text_table import TextTable
 
 ProgressCallback = Callable[[str, int, int | None], None]
@@ -59,13 +59,17 @@ def show(
     *,
     as_json: bool,
 ) -> None:
-    """Print on stdout the document as one JSON object, or else its tables, then titled sentences."""
+    """Print on stdout the document as one JSON object, or else its tables, then titled sentences.
+
+    Raises:
+        BrokenPipeError: nobody reads stdout any more.
+    """
     if as_json:
         sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
         return
-    console = Console(file=sys.stdout, highlight=False)
+    console = _Console(file=sys.stdout, highlight=False)
     if not console.is_terminal:
-        console = Console(file=sys.stdout, highlight=False, width=150)
+        console = _Console(file=sys.stdout, highlight=False, width=150)
     for table in tables:
         console.print(_drawn(table))
         console.print()
@@ -74,6 +78,13 @@ def show(
         for sentence in sentences:
             console.print(f"  {sentence}", markup=False)
         console.print()
+
+
+class _Console(Console):
+    """A console that leaves it to the command what becomes of a reader that is gone."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # noqa: PLE0704 -- rich calls this where it caught the error
 
 
 def _drawn(table: TextTable) -> Table:
@@ -99,12 +110,20 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def interruptible(saved: Callable[[], str]) -> Iterator[None]:
-    """A scope in which an interrupt tells on stderr what is saved, and goes on."""
+    """A scope in which an interrupt, or an environment that fails, says what is saved and how to go on.
+
+    Raises:
+        KeyboardInterrupt: with that for the user.
+        StoreError: with that at its end.
+    """
     try:
         yield
-    except KeyboardInterrupt:
-        print_status(f"Interrupted. Saved: {saved()}")
-        raise
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"Interrupted. Saved: {saved()}") from stop
+    except StoreError as error:
+        if error.__cause__ is None:  # what was asked for, and nothing that happened
+            raise
+        raise StoreError(f"{error}. Saved: {saved()}") from error
 
 
 @contextmanager

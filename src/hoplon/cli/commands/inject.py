@@ -144,8 +144,8 @@ def _run(campaign: Campaign, settings: Settings, folder: Path, *, resume: bool, 
     with interruptible(saved), progress_bars() as report_progress:
         progress = partial(report_progress, "faults")
         results: Results = campaign.run(**_design(settings), store=folder, resume=resume, progress=progress)
-    found = document(results)
-    write_document(folder / "results.json", found)
+        found = document(results)
+        write_document(folder / "results.json", found)
     show(found, tables_of(found), as_json=as_json)
     print_status(f"wrote {folder / 'results.json'} and the run in {folder}")
 
