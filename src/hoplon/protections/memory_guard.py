@@ -200,7 +200,11 @@ class StorageGuard(Guard, Generic[_Suspect]):
                 every = suspects if turns == 1 else self._suspects(0, 1)[1]
                 self._counters.require_no_update(self._changes(every))
                 for name, suspect in suspects.items():
-                    report += self._repaired(name, suspect)
+                    try:
+                        report += self._repaired(name, suspect)
+                    except ReadOnlyMemory:
+                        left = max(1, self._changes({name: suspect})[name].differing)
+                        report += GuardReport(0, left, 0, left, (name,))
             elif turns == 1 and self.compares_all:
                 self._counters.note(versions)
         return report
@@ -215,7 +219,16 @@ class StorageGuard(Guard, Generic[_Suspect]):
 
     @abstractmethod
     def _repaired(self, name: str, suspect: _Suspect) -> GuardReport:
-        """Repair a suspect storage and report it."""
+        """Repair a suspect storage and report it. Nothing is written to its words but those that are wrong.
+
+        Raises:
+            ReadOnlyMemory: there is something to write, and that cannot be.
+        """
+
+
+@final
+class ReadOnlyMemory(Exception):  # noqa: N818 -- no error of the caller's: a check reports it as uncorrectable
+    """Wrong words lie in memory that this process cannot write to, such as a file that is mapped read-only."""
 
 
 @final

@@ -15,6 +15,7 @@ from hoplon.formats.base import integer_view
 from hoplon.protections.guards.index_sums import mend_entry, power_sums
 from hoplon.protections.guards.memory.arena import arena_around, end_to_end
 from hoplon.protections.guards.memory.words import in_batches, in_wide
+from hoplon.protections.guards.memory.writing import write_at
 from hoplon.protections.guards.voting import agree, copy_of, unlike_both, vote_
 
 _CHUNK_WORDS = 1 << 12  # an index of so many entries has sums of its own
@@ -68,8 +69,10 @@ class Chunk:
                 return len(self), len(self)
             mended = 1
         live = self.words[self.index]
+        before = live.clone()
         detected, uncorrectable = vote_(live, self.first, self.second)
-        self.words[self.index] = live
+        entries, *columns = places = (live != before).nonzero(as_tuple=True)
+        write_at(self.words, (self.index[entries].long(), *columns), live[places])
         return detected + mended, uncorrectable
 
     def _index_is_right(self) -> bool:

@@ -16,6 +16,7 @@ from hoplon.errors import HoplonError
 from hoplon.formats.base import integer_view
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.memory.words import in_wide, of_turn_by_size, row_of, shared, without_repeats
+from hoplon.protections.guards.memory.writing import write_differing
 from hoplon.protections.guards.voting import agree, copy_of, distinct, unlike_both, vote_
 from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard, change
 from hoplon.registry import register
@@ -170,11 +171,11 @@ def _vote_tensors_(live: Tensor, first: Tensor, second: Tensor) -> tuple[int, in
     a, b, c = integer_view(live), integer_view(first), integer_view(second)
     detected = int(((a != b) | (a != c)).sum())
     if torch.equal(b, c):
-        a.copy_(b)
+        write_differing(a, b)
     elif torch.equal(a, b):
-        c.copy_(a)
+        write_differing(c, a)
     elif torch.equal(a, c):
-        b.copy_(a)
+        write_differing(b, a)
     else:
         return detected, detected
     return detected, 0

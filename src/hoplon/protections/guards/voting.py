@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hoplon.formats.base import integer_view
+from hoplon.protections.guards.memory.writing import write_differing
 
 
 def distinct(memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -47,18 +48,20 @@ def unlike_both(live: Tensor, first: Tensor, second: Tensor) -> int:
 
 
 def vote_(live: Tensor, first: Tensor, second: Tensor) -> tuple[int, int]:
-    """Give every element of three equally shaped tensors the value that two of them hold.
+    """Give every element of three equally shaped tensors the value that two of them hold, the second and third first.
 
     Elements with three different values stay as they are. Words are compared, and copied, as integers: NaN payloads and
     the sign of zero count.
 
     Returns:
         How many elements were not all equal, and how many of these have no majority.
+    Raises:
+        ReadOnlyMemory: the first one differs, and cannot be written to.
     """
     a, b, c = integer_view(live), integer_view(first), integer_view(second)
     detected = (a != b) | (a != c)
     uncorrectable = detected & (a != b) & (a != c) & (b != c)
     majority = torch.where(b == c, b, a)  # without b == c, the majority includes a, if there is one
-    for words in (a, b, c):
-        words.copy_(torch.where(uncorrectable, words, majority))
+    for words in (b, c, a):
+        write_differing(words, torch.where(uncorrectable, words, majority))
     return int(detected.sum()), int(uncorrectable.sum())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast, final
+from weakref import WeakSet
 
 import torch
 from torch import nn
@@ -111,6 +115,9 @@ class GuardMonitor:
         self._vouched = vouched
         self._bindings: Bindings | None = None
         self._lock = threading.RLock()
+        self._threads: Callable[[], AbstractContextManager[None]] = nullcontext
+        _note_forks()
+        _monitors.add(self)
         if vouched is None:
             self.arm()
 
@@ -196,7 +203,7 @@ class GuardMonitor:
             HoplonError: a tensor was replaced since the guards were armed, so that they watch memory nobody reads.
             StaleGuardError: the memory looks updated, not hit.
         """
-        with self._lock:
+        with self._lock, self._threads():
             armed = self.armed
             if self._bindings is None or not armed:
                 self.report = GuardReport()
@@ -240,6 +247,37 @@ class GuardMonitor:
             self.on_uncorrectable(report)
         return report
 
+    def in_a_copy(self) -> None:
+        """Go on in a process that was forked: its memory came along, who held the lock and threads of torch did not."""
+        self._lock = threading.RLock()
+        self._threads = _one_thread
+
     def _note(self, event: GuardEvent) -> None:
         self.events.append(event)
         _LOG.log(logging.ERROR if event.report.uncorrectable else logging.WARNING, "%s", event)
+
+
+_monitors: WeakSet[GuardMonitor] = WeakSet()
+
+
+@functools.cache
+def _note_forks() -> None:
+    """Have monitors go on in processes that this one forks, once for this process."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_go_on)
+
+
+def _go_on() -> None:
+    for monitor in _monitors:
+        monitor.in_a_copy()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A scope of one thread: operators wait forever for those that did not come along."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

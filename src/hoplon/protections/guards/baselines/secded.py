@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.baselines.zero_space import bits_of, bytes_of
+from hoplon.protections.guards.memory.writing import write_differing
 from hoplon.protections.guards.replicas import spanned
 from hoplon.protections.guards.voting import copy_of, distinct
 from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard, change, of_turn
@@ -124,4 +125,4 @@ def _bits(words: Tensor) -> Tensor:
 def _store(words: Tensor, bits: Tensor) -> None:
     """Write back what :func:`_bits` read, where it changed."""
     data = bytes_of(bits.view(-1, 8, 8)).flatten()
-    words.copy_(data[: words.nbytes].view(words.dtype))
+    write_differing(words, data[: words.nbytes].view(words.dtype))

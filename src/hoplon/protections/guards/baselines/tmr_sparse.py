@@ -13,6 +13,7 @@ from typing_extensions import override
 from hoplon.formats.base import integer_view
 from hoplon.protections.guards.aspis import ScoredProtection
 from hoplon.protections.guards.memory.words import of_turn_by_size
+from hoplon.protections.guards.memory.writing import write_differing
 from hoplon.protections.guards.voting import unlike_both
 from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard, change
 from hoplon.registry import register
@@ -175,7 +176,7 @@ class _Sparse:
         places = torch.cat([live._indices(), self.first._indices()], dim=1)
         difference = torch.cat([live._values(), -self.first._values()])
         added_up = torch.sparse_coo_tensor(places, difference, self.live.shape, check_invariants=False)
-        self.live.sub_(added_up.to_dense())
+        write_differing(integer_view(self.live), integer_view(self.live - added_up.to_dense()))
         now, then = self._masked()._values(), self.first._values()
         exact = integer_view(now) == integer_view(then)
         detected = int(wrong.sum()) or 1

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hoplon.formats.base import integer_view
 from hoplon.protections.guards.memory.words import row_of
+from hoplon.protections.guards.memory.writing import write_at
 
 
 class Segment:
@@ -52,12 +53,17 @@ class Segment:
         return self.storage_words()[self.start : self.stop].cpu()
 
     def write(self, places: Tensor, words: Tensor) -> None:
-        """Put words in these places, counted from the start of the segment."""
-        places, words = places.to(self.device), words.to(self.device)
+        """Put words in these places, counted from the start of the segment, where they differ.
+
+        Raises:
+            ReadOnlyMemory: they cannot be written.
+        """
+        differing = self.words()[places] != words
+        places, words = places[differing].to(self.device), words[differing]
         if self.row is None:
-            self._words[torch.unravel_index(places + self.start, self._words.shape)] = words
+            write_at(self._words, torch.unravel_index(places + self.start, self._words.shape), words)
         else:
-            self.row[places] = words
+            write_at(self.row, (places,), words)
 
 
 def segments_of(storages: Mapping[str, Tensor], block: int | None) -> list[Segment]:

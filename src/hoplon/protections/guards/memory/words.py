@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import accumulate
 from typing import TypeVar
 
@@ -78,7 +78,10 @@ def shared(
     for item, begin in zip(items, begins, strict=False):
         runs[begin * threads // begins[-1]].append(item)
     waiting = [_pool(os.getpid(), threads - 1).submit(work, run) for run in runs[1:]]
-    first = work(runs[0])
+    try:
+        first = work(runs[0])
+    finally:
+        wait(waiting)  # an interrupt leaves no thread behind that reads memory or writes what it found
     return [first, *(future.result() for future in waiting)]
 
 

@@ -12,6 +12,7 @@ from hoplon.errors import HoplonError
 from hoplon.formats.base import integer_view
 from hoplon.protections.guards.memory.arena import arena_around
 from hoplon.protections.guards.memory.words import is_dense, without_repeats
+from hoplon.protections.guards.memory.writing import write_differing
 from hoplon.protections.guards.voting import distinct
 
 
@@ -42,13 +43,17 @@ class Run:
         return self.tensor.contiguous().reshape(-1).view(torch.uint8) if self.gaps else self.tensor
 
     def write(self, start: int, data: Tensor) -> None:
-        """Put bytes (uint8) in place, the first one at ``start``."""
+        """Put bytes (uint8) in place where they differ, the first one at ``start``.
+
+        Raises:
+            ReadOnlyMemory: they cannot be written.
+        """
         if not self.gaps:
-            self.tensor[start : start + len(data)] = data
+            write_differing(self.tensor[start : start + len(data)], data)
             return
         whole = self.read()
         whole[start : start + len(data)] = data
-        self.tensor.copy_(whole.view(self.tensor.dtype).reshape(self.tensor.shape))
+        write_differing(self.tensor, whole.view(self.tensor.dtype).reshape(self.tensor.shape))
 
     def part(self, start: int, stop: int) -> Run:
         """Some of the bytes of a run without gaps."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
@@ -16,7 +16,7 @@ from hoplon.protections.guards.parity.diagnosis import Diagnosis, diagnose
 from hoplon.protections.guards.parity.extents import runs_of
 from hoplon.protections.guards.parity.matrix import matrices_of
 from hoplon.protections.guards.parity.rows import Group, ParityRows
-from hoplon.protections.memory_guard import Counters, Guard, GuardReport, change, of_turn
+from hoplon.protections.memory_guard import Counters, Guard, GuardReport, ReadOnlyMemory, change, of_turn
 from hoplon.registry import register
 
 
@@ -92,7 +92,7 @@ class _Findings:
 
     Attributes:
         repairs: groups that can be repaired.
-        elements: wrong words by storage, as numbers of elements; each once per block.
+        elements: wrong words of them by storage, as numbers of elements; each once per block.
         suspected: words that may be wrong, in groups that cannot be repaired.
         names: storages of everything found.
         own: wrong words of parity and sums.
@@ -128,6 +128,17 @@ class _Findings:
         if not set(rows) - {last}:  # parity and sums belong to whole blocks
             blamed = [name for row in set(sums) - {last} for name in matrix.names_of(group.number, row)]
             self.names |= dict.fromkeys(blamed or matrix.names)
+
+    def give_up(self, part: ParityRows, group: Group, blocks: Tensor, diagnosis: Diagnosis) -> None:
+        """Count the blocks of a group as uncorrectable, whose parity and sums alone were repaired."""
+        others = [repair for repair in self.repairs if repair[1] is not group]
+        self.repairs.clear()
+        self.elements.clear()
+        own = self.own
+        for other in others:
+            self.add(*other)
+        self.own = own
+        self.add(part, group, blocks, replace(diagnosis, blocks=None))
 
     def doubtful(self) -> dict[str, list[Tensor]]:
         """Elements that are wrong, or may be, by storage."""
@@ -202,8 +213,11 @@ class ParityGuard(Guard):
             self._counters.require_no_update(
                 {name: change(_distinct(found), self._counts[name]) for name, found in findings.doubtful().items()}
             )
-            for part, group, blocks, diagnosis in findings.repairs:
-                part.repair(group, blocks, diagnosis)
+            for part, group, blocks, diagnosis in list(findings.repairs):
+                try:
+                    part.repair(group, blocks, diagnosis)
+                except ReadOnlyMemory:
+                    findings.give_up(part, group, blocks, diagnosis)
         corrected = findings.own + sum(_distinct(found) for found in findings.elements.values())
         detected = corrected + findings.uncorrectable
         return GuardReport(self._words, detected, corrected, findings.uncorrectable, tuple(findings.names))

@@ -125,12 +125,16 @@ class ParityRows:
         return [int(row) for row in off.nonzero()[:, 0]]
 
     def repair(self, group: Group, blocks: Tensor, diagnosis: Diagnosis) -> None:
-        """Write back the blocks that differ from the repaired ones, the parity row and the sums."""
+        """Write back the parity row, the sums, and the words that differ of the blocks.
+
+        Raises:
+            ReadOnlyMemory: these cannot be written.
+        """
         assert diagnosis.blocks is not None
-        for row in (blocks != diagnosis.blocks)[:-1].any(1).nonzero()[:, 0].tolist():
-            group.matrix.write(group.number, row, diagnosis.blocks[row])
         self.parity[group.columns] = diagnosis.blocks[-1]
         self._set_sums(group, diagnosis.sums)
+        for row in (blocks != diagnosis.blocks)[:-1].any(1).nonzero()[:, 0].tolist():
+            group.matrix.write(group.number, row, diagnosis.blocks[row])
 
     def _set_sums(self, group: Group, sums: Tensor) -> None:
         for copy in self.sums:
