@@ -79,21 +79,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: of the command; None: those of this process, which ends after it.
     """
-    with stoppable(for_good=arguments is None) as stopped_by:
+    with stoppable(for_good=arguments is None) as stopped_by, warnings_in_a_line():
         try:
-            status = _run(None if arguments is None else list(arguments))
+            status = _run(None if arguments is None else list(arguments), stopped_by)
             if sys.stdout is not None:
                 sys.stdout.flush()
         except OSError as error:
             status = _failed(error)
-    return 128 + stopped_by[0] if stopped_by else status
+        except Exception:
+            if not stopped_by:
+                raise
+            status = _interrupted()
+    return 128 + stopped_by[0] if stopped_by and status == INTERRUPTED else status
 
 
-def _run(arguments: list[str] | None) -> int:
+def _run(arguments: list[str] | None, stopped_by: list[int]) -> int:
     try:
         with warnings_on_one_line():
             application()(args=arguments, prog_name="hoplon")
     except HoplonError as error:
+        if stopped_by:
+            return _interrupted()
         print_status(f"hoplon: {error}")
         return ENVIRONMENT if isinstance(error, DataError | StoreError) else USAGE
     except KeyboardInterrupt as stop:
@@ -108,6 +114,12 @@ def _run(arguments: list[str] | None) -> int:
                 return UNREAD
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     return 0
+
+
+def _interrupted() -> int:
+    """Say that an interrupt ends a command, where it came out as another error, as it does in the middle of imports."""
+    print_status("Interrupted. Give the same command again, with --resume where there is a run.")
+    return INTERRUPTED
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

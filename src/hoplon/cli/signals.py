@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SECONDS_TO_STOP = 10.0  # in which further signals are not heard
+_SECONDS_TO_STOP = 3.0  # in which further signals are not heard
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hoplon.campaign.executors import Executor, Processes, Serial
+from hoplon.campaign.executors import Executor, Processes, Serial, workers_that_fit
 from hoplon.errors import HoplonError
 from hoplon_studies.driving.camera import SIZE
 from hoplon_studies.driving.control import WAYPOINTS
@@ -138,7 +138,7 @@ def _records(context: Context, setting: Setting, count: int) -> dict[int, list[R
 
 def _started(context: Context, stack: ExitStack) -> Executor:
     """Executor of episodes, made once there is one to run."""
-    school, workers = _school(context), torch.get_num_threads()
+    school, workers = _school(context), workers_that_fit(torch.get_num_threads(), threads=1)
     chosen = Serial(school) if workers == 1 else Processes(school, workers=workers, threads=1)
     return stack.enter_context(chosen)
 
