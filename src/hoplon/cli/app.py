@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: of the command; None: those of this process, which ends after it.
     """
-    with stoppable(for_good=arguments is None) as stopped_by, warnings_in_a_line():
+    with stoppable(for_good=arguments is None) as stopped_by, warnings_on_one_line():
         try:
             status = _run(None if arguments is None else list(arguments), stopped_by)
             if sys.stdout is not None:
@@ -95,8 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None, stopped_by: list[int]) -> int:
     try:
-        with warnings_on_one_line():
-            application()(args=arguments, prog_name="hoplon")
+        application()(args=arguments, prog_name="hoplon")
     except HoplonError as error:
         if stopped_by:
             return _interrupted()

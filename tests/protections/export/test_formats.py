@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hoplon.errors import HoplonError, HoplonWarning
+from hoplon.errors import HoplonError, HoplonWarning, StoreError
 from hoplon.formats import equal_bits
 from hoplon.program._torch_warnings import quiet_torch
 from hoplon.program.capturing import capture
@@ -68,6 +68,20 @@ def test_a_pt2_file_runs_bit_for_bit_like_the_module(name: str, form: Form, tmp_
 
 def harden_nothing(name: str) -> HardenedModule:
     return harden(captured(name), [])
+
+
+def test_a_pt2_file_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    """Where torch writes the file itself, it ends the process."""
+    module, _ = hardened("mlp")
+    resource = pytest.importorskip("resource", reason="limits the size of files")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(StoreError, match=r"expected to write .*model.pt2, got File too large"):
+            export_pt2(module, tmp_path / "model.pt2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_pt2_file_says_what_is_bounded(tmp_path: Path) -> None:

@@ -49,8 +49,11 @@ def export_pt2(module: HardenedModule, path: str | os.PathLike[str], *, guards: 
     """
     exported = exported_program(module, guards=guards)
     _leave_out_objects(exported)
-    with replacing(path) as partial, quiet_torch():
-        torch.export.save(exported, partial, extra_files={"hoplon.json": json.dumps(_described(module), indent=1)})
+    content = io.BytesIO()  # torch ends the process where it finds the disk full
+    with quiet_torch():
+        torch.export.save(exported, content, extra_files={"hoplon.json": json.dumps(_described(module), indent=1)})
+    with replacing(path) as partial:
+        partial.write_bytes(content.getbuffer())
 
 
 def export_onnx(module: HardenedModule, path: str | os.PathLike[str], *, guards: Guards = "refuse") -> None:
