@@ -6,6 +6,7 @@ import functools
 import os
 import pickle
 import signal
+import sys
 import threading
 import warnings
 from abc import ABC, abstractmethod
@@ -286,3 +287,12 @@ def _run(place: _Place, task: bytes) -> bytes:
 @functools.cache
 def _nowhere() -> Any:
     return Path(os.devnull).open("wb")
+
+
+def peak_memory_bytes() -> int | None:
+    """Resident memory at its highest, of this process without its children; None where the platform does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -9,9 +9,8 @@ from typing import Any, final
 
 import torch
 
-from hoplon.campaign._peak_memory import peak_memory_bytes
 from hoplon.campaign.campaign import Campaign
-from hoplon.campaign.executors import workers_that_fit
+from hoplon.campaign.executors import peak_memory_bytes, workers_that_fit
 from hoplon.campaign.pilot import Pilot
 from hoplon.campaign.runner import MOST_FAULTS
 from hoplon.campaign.stopping import DesignName

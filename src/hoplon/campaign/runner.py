@@ -10,9 +10,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from hoplon.campaign._peak_memory import peak_memory_bytes
 from hoplon.campaign.design import Design
-from hoplon.campaign.executors import Executor
+from hoplon.campaign.executors import Executor, peak_memory_bytes
 from hoplon.campaign.results import Results, held_results, stored_results
 from hoplon.campaign.store import RunDirectory
 from hoplon.faults.sampling.base import Population, Sampling, draw_faults, unit_generator

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import polars as pl
 from annotated_types import Ge, Lt
 
-from hoplon.campaign._peak_memory import peak_memory_bytes
 from hoplon.campaign.campaign import Campaign
+from hoplon.campaign.executors import peak_memory_bytes
 from hoplon.campaign.results import site_kinds
 from hoplon.comparison.comparison import Comparison, Progress, compare
 from hoplon.comparison.learned import Learned

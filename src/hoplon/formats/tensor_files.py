@@ -33,7 +33,19 @@ def save_tensors(
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path, refusal=refusal, way_out=way_out) as new:
-        save_file(whole, new, {**notes, _SEAL: _digest(whole, notes)})
+        write_tensors(new, whole, {**notes, _SEAL: _digest(whole, notes)})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file without a seal.
+
+    Raises:
+        OSError: the disk is full, for which safetensors has an error of its own.
+    """
+    try:
+        save_file(dict(tensors), path, None if notes is None else dict(notes))
+    except SafetensorError as error:
+        raise OSError(said(error)) from error
 
 
 def load_tensors(

@@ -16,7 +16,7 @@ import torch
 from annotated_types import MinLen
 from pydantic import ConfigDict, StringConstraints
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 from torch import Tensor, fx
 from typing_extensions import TypedDict
 
@@ -24,6 +24,7 @@ from hoplon.errors import DataError, HoplonError, StoreError
 from hoplon.files import bring_back, json_as, read_bytes, replacing, stranger, write_json
 from hoplon.formats.base import integer_view
 from hoplon.formats.digest import digest_of_words
+from hoplon.formats.tensor_files import write_tensors
 from hoplon.program.archives.exported import MEMBERS, checked, graph_of
 from hoplon.program.archives.members import members_of
 from hoplon.protections.base import Overlay, Protection
@@ -67,8 +68,8 @@ def save_bundle(module: HardenedModule, folder: str | os.PathLike[str]) -> None:
         partial.mkdir()
         export_pt2(module, partial / _MODEL, guards="drop")
         _require_readable((partial / _MODEL).read_bytes())
-        save_file(_guard_memory(module), partial / _GUARDS)
-        save_file(parts, partial / _PARTS)
+        write_tensors(partial / _GUARDS, _guard_memory(module))
+        write_tensors(partial / _PARTS, parts)
         index = {
             "format": _FORMAT,
             "versions": {"hoplon": importlib.metadata.version("hoplon"), "torch": str(torch.__version__)},
