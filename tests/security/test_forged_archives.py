@@ -29,8 +29,8 @@ from hoplon.program.archives.texts import is_expression, is_operator, is_path
 from hoplon.zoo.files import read_state_dict
 
 Members = dict[str, bytes]
-GRAPH, SAMPLES = "model/models/model.json", "model/data/sample_inputs/model.pt"
-WEIGHTS, CONSTANTS = (f"model/data/{what}/model_{what}_config.json" for what in ("weights", "constants"))
+GRAPH, SAMPLES = "archive/models/model.json", "archive/data/sample_inputs/model.pt"
+WEIGHTS, CONSTANTS = (f"archive/data/{what}/model_{what}_config.json" for what in ("weights", "constants"))
 
 
 class Touch:
@@ -106,7 +106,7 @@ def a_member_inside_another(members: Members, marker: Path) -> bytes:
     inner = io.BytesIO()
     with zipfile.ZipFile(inner, "w") as archive:
         archive.writestr(zipfile.ZipInfo(SAMPLES), pickled(((Touch(marker),), {})))
-    weight = "model/data/weights/weight_0"
+    weight = "archive/data/weights/weight_0"
     content = zipped(
         {
             weight: inner.getvalue() + bytes(-len(inner.getvalue()) % 4),
@@ -130,7 +130,7 @@ def a_pickled_weight(members: Members, marker: Path) -> bytes:
         document["config"]["0.weight"]["use_pickle"] = True
 
     weight = json.loads(members[WEIGHTS])["config"]["0.weight"]["path_name"]
-    return edited({**members, f"model/data/weights/{weight}": pickled(Touch(marker))}, WEIGHTS, edit)
+    return edited({**members, f"archive/data/weights/{weight}": pickled(Touch(marker))}, WEIGHTS, edit)
 
 
 def _a_constant(members: Members, path: str, content: bytes) -> bytes:
@@ -138,7 +138,7 @@ def _a_constant(members: Members, path: str, content: bytes) -> bytes:
         entry = {"path_name": path, "is_param": False, "use_pickle": True, "tensor_meta": None}
         document["config"]["constant"] = entry
 
-    return edited({f"model/data/constants/{path}": content, **members}, CONSTANTS, edit)
+    return edited({f"archive/data/constants/{path}": content, **members}, CONSTANTS, edit)
 
 
 def a_pickled_constant(members: Members, marker: Path) -> bytes:
@@ -150,7 +150,7 @@ def an_object_of_python(members: Members, marker: Path) -> bytes:
 
 
 def weights_in_the_old_form(members: Members, marker: Path) -> bytes:
-    return zipped({"model/data/weights/model.pt": pickled({"0.weight": Touch(marker)}), **members})
+    return zipped({"archive/data/weights/model.pt": pickled({"0.weight": Touch(marker)}), **members})
 
 
 def the_old_layout(members: Members, marker: Path) -> bytes:
@@ -307,7 +307,7 @@ def _of_another_size(name: str, value: Any) -> Callable[[bytes, Members], bytes]
     def edit(document: Any) -> None:
         document["config"]["0.bias"]["tensor_meta"][name] = value
 
-    return lambda content, members: edited({**members, "model/data/weights/weight_1": b""}, WEIGHTS, edit)
+    return lambda content, members: edited({**members, "archive/data/weights/weight_1": b""}, WEIGHTS, edit)
 
 
 def _packed(content: bytes, members: Members) -> bytes:
@@ -333,13 +333,13 @@ FORMS: dict[str, tuple[Callable[[bytes, Members], bytes], str]] = {
     "cut off": (lambda content, members: content[:-30], "no zip archive, or one that is cut off"),
     "compressed": (_packed, "compressed"),
     "another name where it begins": (_renamed_where_it_begins, "under another name where it begins"),
-    "a folder above": (_with("model/../evil"), r"unknown member 'model/\.\./evil'"),
+    "a folder above": (_with("archive/../evil"), r"unknown member 'archive/\.\./evil'"),
     "an absolute name": (_with("/evil"), "unknown member '/evil'"),
     "another folder": (_with("other/byteorder"), "unknown member 'other/byteorder'"),
-    "another case": (_with("model/Archive_format", b"pt2"), "unknown member 'model/Archive_format'"),
-    "compiled code": (_with("model/data/aotinductor/model/wrapper.so"), "unknown member .*wrapper.so"),
-    "an extra weight": (_with("model/data/weights/weight_99"), "'weight_99' that is no tensor of the model"),
-    "another format": (_with("model/archive_format", b"pt3"), "another archive format than pt2"),
+    "another case": (_with("archive/Archive_format", b"pt2"), "unknown member 'archive/Archive_format'"),
+    "compiled code": (_with("archive/data/aotinductor/model/wrapper.so"), "unknown member .*wrapper.so"),
+    "an extra weight": (_with("archive/data/weights/weight_99"), "'weight_99' that is no tensor of the model"),
+    "another format": (_with("archive/archive_format", b"pt3"), "another archive format than pt2"),
     "sizes without bytes": (_of_another_size("sizes", [{"as_int": 10**12}]), r"sizes \[1000000000000\] in 0 bytes"),
     "a negative size": (_of_another_size("sizes", [{"as_int": -1}]), r"sizes \[-1\] in 0 bytes"),
     "an expression as a size": (
