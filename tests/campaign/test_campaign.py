@@ -233,8 +233,12 @@ def test_several_thresholds_give_one_outcome_each() -> None:
         ),
         ({"criterion": TopK(reference="label"), "data": torch.zeros(4, 6)}, DataError, "labels"),
         ({"sites": Values("fc9:*")}, SiteError, "no value site matches 'fc9:.*near names"),
-        ({"placement": "middle"}, HoplonError, "expected placement 'before' or 'after', got 'middle'"),
-        ({"batch": 0}, HoplonError, "expected a batch of at least 1, got 0"),
+        (
+            {"placement": "middle"},
+            HoplonError,
+            "expected placement of Campaign to be 'before' or 'after', got 'middle'",
+        ),
+        ({"batch": 0}, HoplonError, "expected batch of Campaign to be an integer of at least 1 or None, got 0"),
     ],
 )
 def test_bad_input_is_named(change: dict[str, object], error: type[Exception], message: str) -> None:
@@ -247,5 +251,5 @@ def test_bad_input_is_named(change: dict[str, object], error: type[Exception], m
 @pytest.mark.parametrize("goal", [{}, {"count": 10, "half_width": 0.1}, {"count": 0}, {"half_width": 0.0}])
 def test_a_goal_is_one_of_two(goal: dict[str, float]) -> None:
     _, _, program, data = _setting("mlp")
-    with pytest.raises(HoplonError, match="expected exactly one of|expected a count|expected a half-width"):
+    with pytest.raises(HoplonError, match="expected exactly one of|expected count of|expected half_width of"):
         Campaign(program, data, sites=Values()).run(**goal)  # type: ignore[arg-type]

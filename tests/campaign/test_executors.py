@@ -82,5 +82,7 @@ def test_threads_are_put_back() -> None:
     results = campaign.run(count=10, threads=before + 1)
     assert results.manifest["threads"] == before + 1
     assert torch.get_num_threads() == before
-    with pytest.raises(HoplonError, match="expected at least 1 thread, got 0"):
+    with pytest.raises(
+        HoplonError, match=r"expected threads of Campaign\.run to be an integer of at least 1 or None, got 0"
+    ):
         campaign.run(count=10, threads=0)

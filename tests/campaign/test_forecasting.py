@@ -104,9 +104,9 @@ def test_the_model_is_left_alone() -> None:
     ("options", "message"),
     [
         ({}, "expected exactly one of count and half_width"),
-        ({"count": 0}, "expected a count of at least 1 fault, got 0"),
-        ({"count": 1, "workers": 0}, "expected at least 1 worker, got 0"),
-        ({"count": 1, "threads": 0}, "expected at least 1 thread, got 0"),
+        ({"count": 0}, "expected count of forecast to be an integer of at least 1 or None, got 0"),
+        ({"count": 1, "workers": 0}, "expected workers of forecast to be an integer of at least 1, got 0"),
+        ({"count": 1, "threads": 0}, r"expected threads of forecast to be an integer of at least 1 or None, got 0"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, int], message: str) -> None:

@@ -96,7 +96,7 @@ def test_faults_after_the_check_are_reported_not_hidden(program: hp.Program, dat
 
 
 def test_an_unknown_arrival_is_refused(program: hp.Program, data: hp.Inputs) -> None:
-    with pytest.raises(hp.HoplonError, match="expected arrival 'before' or 'after', got 'during'"):
+    with pytest.raises(hp.HoplonError, match="expected arrival of Campaign to be 'before' or 'after', got 'during'"):
         hp.Campaign(program, data, sites=hp.Memory(), arrival="during")  # type: ignore[arg-type]
 
 

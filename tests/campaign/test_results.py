@@ -206,13 +206,16 @@ def test_the_distribution_holds_every_fault_once(bins: int | list[float]) -> Non
     [
         (
             lambda r: r.by("depth"),
-            "expected keys out of layer, kind, bit, field, direction, input, each once, got 'depth'",
+            "each once, got 'depth'",
         ),
         (lambda r: r.by("bit", "bit"), "each once, got 'bit', 'bit'"),
-        (lambda r: r.by(), "each once, got "),
+        (lambda r: r.by(), "each once, got"),
         (lambda r: r.by("bit", criterion="top-5"), "expected a criterion of top-1, other, got 'top-5'"),
         (lambda r: r.per_fault(criterion=""), "expected a criterion of top-1, other, got ''"),
-        (lambda r: r.distribution(0), "a number of bins or edges that rise from 0 to 1, got 0"),
+        (
+            lambda r: r.distribution(0),
+            "expected bins of Results.distribution to be .*, got 0",
+        ),
         (lambda r: r.distribution([0, 0.5]), r"got \[0, 0.5\]"),
         (lambda r: r.distribution([0, 0.5, 0.5, 1]), "edges that rise"),
         (lambda r: r.critical_share((1.0,)), r"expected thresholds in \[0, 1\), as shares of the inputs, got 1.0"),

@@ -48,15 +48,15 @@ FILES: tuple[tuple[dict[str, Any], tuple[str, ...]], ...] = (
     ({"fault": "bitflip(count=2"}, ("fault: expected brackets and quotes that end",)),
     ({"fault": "bitflip(2)"}, ("fault: expected field=value inside the brackets",)),
     ({"sampling": "elements"}, ("sampling: no sampling matches 'elements'; near names: element",)),
-    ({"sampling": {"name": "op", "drop_last": "one"}}, ("sampling.drop_last: expected an integer, got 'one'",)),
+    ({"sampling": {"name": "op", "drop_last": "one"}}, ("drop_last: expected an integer of at least 0, got 'one'",)),
     ({"sampling": "stratified"}, ("sampling.by: expected 'site' or 'layer' or 'bit', got nothing",)),
     ({"sampling": "top-score"}, ("expected a fraction or a count",)),
-    ({"sampling": "top-score(fraction=2)"}, ("expected a fraction in (0, 1], got 2",)),
+    ({"sampling": "top-score(fraction=2)"}, ("sampling.fraction: expected a number above 0 and of at most 1, got 2",)),
     ({"criterion": "best"}, ("criterion: no criterion matches 'best'",)),
     ({"criterion": ["top-1", "best", {"name": "deviation", "unit": 3}]}, ("3 values are wrong", "criterion[1]",
       "criterion[2].thresholds", "criterion[2].unit")),
     ({"protection": "rangr"}, ("no protection matches 'rangr'; near names: ranger",)),
-    ({"protection": ["aspis:2", "parity:x"]}, ("protection[0]: expected a fraction in", "protection[1]")),
+    ({"protection": ["aspis:2", "parity:x"]}, ("protection[0].fraction: expected a number above 0", "protection[1]")),
     ({"protection": "ranger(policy=clam, where=some)"}, ("no policy matches 'clam'", "where: expected 'activations'")),
     ({"protection": {"name": "ranger", "quantile": 0}}, ("quantile: expected a number above 0 and of at most 1",)),
     ({"protection": {"name": "aspis", "fraction": 0.1, "score": "tailor"}}, ("no score matches 'tailor'",)),
@@ -79,7 +79,47 @@ COMMANDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("rank --score tailor", ("no score matches 'tailor'",)),
     ("rank --fault bitflop", ("no fault matches 'bitflop'",)),
     ("harden --policy clam --when seldom --guard parit", ("3 values", "--policy clam", "--when seldom", "--guard")),
+    ("harden --when rotating:4", ("--when: expected a guard that checks, got rotating:4 and no --guard",)),
+    ("inject", ("expected exactly one of count and half_width, got neither",)),
+    ("inject --half-width 0.7", ("half_width: expected a number above 0 and below 0.5, got 0.7",)),
+    ("inject --sampling exhaustive --count 5", ("expected no count for the sampling exhaustive", "got 5")),
+    ("inject --sampling exhaustive --half-width 0.1", ("expected no half_width for the sampling exhaustive",)),
+    ("inject --count 3 --fault bitflip(count=2) --flips 3", ("fault.count: expected it once, got it in bitflip(",)),
+    ("rank --fault bitflip(count=2) --flips 3", ("fault.count: expected it once",)),
+    ("compare --fault bitflip(count=2) --flips 3", ("fault.count: expected it once",)),
+    ("compare --arm a=ranger@rotating:4", ("expected a guard that checks, got @rotating:4 and none",)),
+    ("compare --threads 0 --batch 0", ("2 values", "--threads: expected an integer of at least 1, got 0", "--batch")),
+    ("inspect --seed -1", ("--seed: expected an integer of at least 0, got -1",)),
+    ("profile --samples 0 --batch 0 --quantile nan", ("3 values", "--samples: ", "--batch: ", "--quantile: ")),
+    ("profile --tolerance -1 --image-quantile 99", ("2 values", "--tolerance: ", "--image-quantile: ")),
+    ("rank --samples 0 --fraction 5 --batch 0", ("3 values", "--samples: ", "--fraction: ", "--batch: ")),
+    (
+        "overhead --blocks 5 --calls 0 --batch 0 --threads 0",
+        (
+            "4 values",
+            "--blocks: expected an integer of at least 6",
+        ),
+    ),
 )
+MISSING: tuple[tuple[str, str], ...] = (
+    ("inject --count 3 --protection ranger(ranges=nowhere.json)", "protection: ranges: expected a file of ranges"),
+    ("inject --count 3 --sampling top-score(scores=nowhere,count=3)", "sampling: scores: expected a file of scores"),
+    ("compare --arm a=ranger(ranges=nowhere.json)", "--arm a=ranger(ranges=nowhere.json): ranges: expected a file of"),
+    ("harden --ranges nowhere.json", "expected a file of ranges"),
+    ("harden --guard aspis:1% --scores nowhere --out h", "expected a file of scores"),
+    ("overhead --ranges nowhere.json", "expected a file of ranges"),
+    ("profile --merge nowhere.json", "expected a file of a profile"),
+    ("inspect --out own.py", "expected a writable output folder, got own.py"),
+    ("profile --out own.py", "expected a writable output folder, got own.py"),
+    ("rank --out .", "expected a file to write, got the folder ."),
+    ("rank --page .", "expected a file to write, got the folder ."),
+    ("rank --out own.py/scores", "expected a writable output folder, got own.py"),
+    ("inject --count 3 --out own.py", "expected a folder to write, got the file own.py"),
+    ("compare --out own.py", "expected a writable output folder, got own.py"),
+    ("overhead --out own.py", "expected a writable output folder, got own.py"),
+    ("harden --guard parity --out own.py", "expected a folder to write, got the file own.py"),
+)
+DATALESS = ("harden", "inspect", "overhead")
 
 
 def model_that_tells(folder: Path) -> str:
@@ -90,8 +130,8 @@ def model_that_tells(folder: Path) -> str:
     return f"{folder / 'own.py'}:net"
 
 
-def refusal(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: str) -> str:
-    assert main(list(arguments)) == 2
+def refusal(capsys: pytest.CaptureFixture[str], folder: Path, *arguments: str, status: int = 2) -> str:
+    assert main(list(arguments)) == status
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("hoplon: ")
@@ -117,6 +157,30 @@ def test_a_wrong_command_line(
     line: str, named: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     command, *options = line.split()
-    place = [model_that_tells(tmp_path), *([] if command == "harden" else ["digits"])]
+    place = [model_that_tells(tmp_path), *([] if command in DATALESS else ["digits"])]
     said = refusal(capsys, tmp_path, command, *place, *options, "--out", str(tmp_path / "out"))
     assert all(part in said for part in named), said
+
+
+@pytest.mark.parametrize(("line", "said"), MISSING)
+def test_a_file_that_is_not_there_or_in_the_way(
+    line: str, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command, *options = line.split()
+    place = [model_that_tells(tmp_path), *([] if command in DATALESS else ["digits"])]
+    monkeypatch.chdir(tmp_path)
+    assert said in refusal(capsys, tmp_path, command, *place, *options, status=4)
+
+
+@pytest.mark.parametrize(
+    "command", ["inject --count 3 --bits 99", "rank --score expected-damage --fault bitflip(bits=99)"]
+)
+def test_what_the_model_alone_can_tell_is_said_before_anything_is_learned(
+    command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    name, *options = command.split()
+    protection = ["--protection", "ranger"] if name == "inject" else []
+    assert main([name, "lenet-digits", "digits", *options, *protection, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "expected bits in [0, 32) for float32, got 99" in said
+    assert "to do" not in said  # no stage of any work has begun

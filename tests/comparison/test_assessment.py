@@ -93,10 +93,13 @@ def test_the_announcement_counts_what_will_run(program: Program) -> None:
     ("options", "message"),
     [
         ({"value_faults": 0, "memory_faults": 0}, "expected value or memory faults to run, got 0 and 0"),
-        ({"value_faults": -1}, "got -1 and 1024"),
-        ({"inputs": 0}, "expected inputs of at least 1, got 0"),
-        ({"calibration": -3}, "expected calibration of at least 1, got -3"),
-        ({"seed": -1}, "expected a seed of at least 0, got -1"),
+        ({"value_faults": -1}, "expected value_faults of AssessmentPlan to be an integer of at least 0, got -1"),
+        ({"inputs": 0}, "expected inputs of AssessmentPlan to be an integer of at least 1 or None, got 0"),
+        ({"calibration": -3}, "expected calibration of AssessmentPlan to be an integer of at least 1 or None, got -3"),
+        (
+            {"seed": -1},
+            "expected seed of AssessmentPlan to be an integer of at least 0 and below 9223372036854775808, got -1",
+        ),
     ],
 )
 def test_a_plan_refuses_numbers_out_of_range(options: dict[str, int], message: str) -> None:

@@ -100,8 +100,8 @@ def test_check_refuses(criterion: TopK, golden: Tensor, labels: Tensor | None, m
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: TopK(0), "expected k of at least 1, got 0"),
-        (lambda: TopK(1, reference="truth"), "expected reference 'golden' or 'label', got 'truth'"),  # type: ignore[arg-type]
+        (lambda: TopK(0), "expected k of TopK to be an integer of at least 1, got 0"),
+        (lambda: TopK(1, reference="truth"), "expected reference of TopK to be 'golden' or 'label', got 'truth'"),  # type: ignore[arg-type]
         (lambda: TopK(1, outputs=(0, 1)), r"expected one output for TopK, got \(0, 1\); give its position"),
     ],
 )

@@ -75,7 +75,10 @@ def test_a_sequence_is_several() -> None:
         (lambda: Several(()), "expected at least one criterion, got none"),
         (lambda: Several((TopK(1), Several((TopK(1),)))), "columns have different names, got 'top-1' twice"),
         (lambda: Several((TopK(1), Custom(column, "gap_change"))), "got 'gap_change' twice"),
-        (lambda: Several((TopK(1), "top-5")), "expected criteria, got str"),  # type: ignore[arg-type]
+        (
+            lambda: Several((TopK(1), "top-5")),
+            r"expected criteria of Several to be .*, got \(a value of type TopK, 'top-5'\)",
+        ),  # type: ignore[arg-type]
         (lambda: Custom(column, ""), "expected a name other than fault, input, .* got ''"),
         (lambda: Custom(column, "reached"), "got 'reached'"),
     ],

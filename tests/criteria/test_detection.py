@@ -160,9 +160,9 @@ def test_classes_in_the_place_of_the_scores_are_refused() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Detection(1.0), r"expected an IoU in \(0, 1\), got 1.0"),
+        (lambda: Detection(1.0), r"expected iou of Detection to be a number above 0 and below 1, got 1\.0"),
         (lambda: Detection(score=float("inf")), "expected a finite score, got inf"),
-        (lambda: Detection(boxes="xywh"), "expected boxes 'xyxy' or 'cxcywh', got 'xywh'"),  # type: ignore[arg-type]
+        (lambda: Detection(boxes="xywh"), "expected boxes of Detection to be 'xyxy' or 'cxcywh', got 'xywh'"),  # type: ignore[arg-type]
         (lambda: Detection(outputs=(0,)), r"expected outputs as \(boxes, scores, classes\) .* got \(0,\)"),
     ],
 )

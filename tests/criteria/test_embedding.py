@@ -63,7 +63,10 @@ def test_names() -> None:
     [
         (lambda: EmbeddingDistance(-1.0), "expected a finite threshold of at least 0, got -1.0"),
         (lambda: EmbeddingDistance(math.nan), "got nan"),
-        (lambda: EmbeddingDistance(1.0, metric="l1"), "expected metric 'cosine' or 'euclidean', got 'l1'"),  # type: ignore[arg-type]
+        (
+            lambda: EmbeddingDistance(1.0, metric="l1"),
+            "expected metric of EmbeddingDistance to be 'cosine' or 'euclidean', got 'l1'",
+        ),  # type: ignore[arg-type]
         (lambda: EmbeddingDistance(1.0, outputs=(0,)), "expected one output for EmbeddingDistance"),
     ],
 )

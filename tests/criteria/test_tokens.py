@@ -117,7 +117,7 @@ def test_check_refuses(criterion: Criterion, golden: Tensor, labels: Tensor | No
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: TokenMatch(1.0), r"expected a share of tokens in \[0, 1\), got 1.0"),
+        (lambda: TokenMatch(1.0), r"expected share of TokenMatch to be a number of at least 0 and below 1, got 1\.0"),
         (lambda: TokenMatch(outputs=(0,)), "expected one output for TokenMatch"),
         (lambda: PerplexityChange(1.0), "expected a finite factor above 1, got 1.0"),
         (lambda: PerplexityChange(math.inf), "got inf"),

@@ -255,7 +255,7 @@ def strike(model: FaultModel) -> Callable[[], object]:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Elements(0), "expected count of at least 1 element, got 0"),
+        (lambda: Elements(0), "expected count of Elements to be an integer of at least 1, got 0"),
         (strike(Elements(7)), "expected at least 7 elements in every site, got 6 in a"),
         (
             lambda: Elements(2, format=native(torch.float32)),
@@ -263,10 +263,10 @@ def strike(model: FaultModel) -> Callable[[], object]:
         ),
         (lambda: Burst(), "expected words or bytes, at least 1, got words=None, bytes=None"),
         (lambda: Burst(words=2, bytes=8), "expected words or bytes, at least 1, got words=2, bytes=8"),
-        (lambda: Burst(words=0), "expected words or bytes, at least 1, got words=0, bytes=None"),
+        (lambda: Burst(words=0), "expected words of Burst to be an integer of at least 1 or None, got 0"),
         (strike(Burst(bytes=3)), "expected bytes of at least one word, got 3 for words of 4 in a"),
-        (lambda: BitRate(0.0), r"expected a rate in \(0, 1\), got 0.0"),
-        (lambda: BitRate(1.0), r"expected a rate in \(0, 1\), got 1.0"),
+        (lambda: BitRate(0.0), r"expected rate of BitRate to be a number above 0 and below 1, got 0\.0"),
+        (lambda: BitRate(1.0), r"expected rate of BitRate to be a number above 0 and below 1, got 1\.0"),
         (lambda: Mixture(()), "expected at least one fault model, got none"),
         (lambda: Mixture((BitFlip(),), (1, 2)), r"positive weight for each of 1 models, got \(1, 2\)"),
         (lambda: Mixture((BitFlip(),), (0,)), r"positive weight for each of 1 models, got \(0,\)"),

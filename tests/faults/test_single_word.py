@@ -146,12 +146,15 @@ def test_names_show_what_was_chosen() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: BitFlip(count=0), "expected count of at least 1 bit, got 0"),
+        (lambda: BitFlip(count=0), "expected count of BitFlip to be an integer of at least 1, got 0"),
         (lambda: BitFlip(bits=(3, 3)), r"expected different positions in bits, got \(3, 3\)"),
         (lambda: BitFlip(count=2, bits=(3,)), r"expected at least count=2 positions in bits, got \(3,\)"),
         (lambda: BitFlip(bits=()), r"expected at least count=1 positions in bits, got \(\)"),
         (lambda: draw_half(BitFlip(bits=(16,))), r"expected bits in \[0, 16\) for float16, got 16"),
-        (lambda: draw_half(BitFlip(bits=(-1,))), r"expected bits in \[0, 16\) for float16, got -1"),
+        (
+            lambda: draw_half(BitFlip(bits=(-1,))),
+            r"expected bits of BitFlip to be a sequence \(each an integer of at least 0\) or None, got \(-1,\)",
+        ),
         (lambda: draw_half(BitFlip(count=17)), "expected count of at most 16 for float16, got 17"),
         (lambda: draw_half(BitFlip(count=2, field="sign")), "expected count of at most 1 for float16, got 2"),
         (lambda: BitFlip(bits=(1,), field="sign"), r"expected bits or a field, got both: \(1,\) and 'sign'"),
@@ -159,8 +162,8 @@ def test_names_show_what_was_chosen() -> None:
             lambda: BitFlip(field="sign").draw(1, format=FixedPoint(14, 2), generator=seeded()),
             r"floating-point format.*'sign', got fixed\(14,2\)",
         ),
-        (lambda: StuckAt(2), "expected value 0 or 1, got 2"),
-        (lambda: AdjacentBits(0), "expected count of at least 1 bit, got 0"),
+        (lambda: StuckAt(2), "expected value of StuckAt to be 0 or 1, got 2"),
+        (lambda: AdjacentBits(0), "expected count of AdjacentBits to be an integer of at least 1, got 0"),
         (lambda: draw_half(AdjacentBits(17)), "expected count of at most 16 for float16, got 17"),
         (lambda: RandomValue(1.0), "expected low and high, or neither, got 1.0 and None"),
         (lambda: RandomValue(2.0, 2.0), "expected finite low < high, got 2.0 and 2.0"),

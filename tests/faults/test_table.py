@@ -205,8 +205,8 @@ def test_targets_are_kept_apart() -> None:
         FaultTable("values", memory_frame())
     with pytest.raises(DataError, match="unknown: input"):
         FaultTable("memory", frame())
-    with pytest.raises(DataError, match="expected target 'values' or 'memory', got 'weights'"):
-        FaultTable("weights", frame())
+    with pytest.raises(HoplonError, match="expected target of FaultTable to be 'values' or 'memory', got 'weights'"):
+        FaultTable("weights", frame())  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"tables of one target, got \['memory', 'values'\]"):
         FaultTable.concat([TABLES["values"], TABLES["memory"]])
     with pytest.raises(DataError, match="tables of one target, got no table"):

@@ -109,7 +109,10 @@ def test_a_fitted_format_holds_the_largest_value() -> None:
     [
         (lambda: Quantized(torch.float32, 1.0), "expected one of torch.int8.*got torch.float32"),
         (lambda: Quantized(torch.int8, 0.0), "scale that is positive and finite, got 0.0"),
-        (lambda: Quantized(torch.int8, math.nan), "scale that is positive and finite, got nan"),
+        (
+            lambda: Quantized(torch.int8, math.nan),
+            r"expected scale of Quantized to be a number or a sequence \(each a number\), got nan",
+        ),
         (lambda: Quantized(torch.int8, 1.0, 128), r"zero point in \[-128, 127\], got 128"),
         (lambda: Quantized(torch.int8, (1.0, 2.0)), "as many as channels and their axis, got 2 scales, 1 zero points"),
         (lambda: Quantized(torch.int8, 1.0, axis=0), "got 1 scales, 1 zero points, axis 0"),

@@ -46,7 +46,7 @@ def test_magnitudes_of_the_important_are_those_of_table_iv() -> None:
     assert magnitudes(program, scores, fraction=0.01)["high_cutoff"].to_list()[1:] == [None, None]
     with pytest.raises(HoplonError, match=r"expected a storage 'a' of shape \(100,\), as scored, got none"):
         magnitudes(program, Scores({"a": torch.ones(100)}))
-    with pytest.raises(HoplonError, match="expected a count of at least 1, got 0"):
+    with pytest.raises(HoplonError, match="expected count of magnitudes to be an integer of at least 1, got 0"):
         magnitudes(program, scores, count=0)
 
 
@@ -86,5 +86,5 @@ def test_a_heat_map_covers_every_weight_once() -> None:
         ("b", 1, 1, 1, -1.0, -1.0),
     ]
     assert frame["rank"].to_list() == [4 / 12, 7 / 12, 9 / 12, 11 / 12, 1.0, 1 / 12]
-    with pytest.raises(HoplonError, match="expected at least 1 cell per layer, got 0"):
+    with pytest.raises(HoplonError, match="expected cells of heat_map to be an integer of at least 1, got 0"):
         heat_map(scores, cells=0)

@@ -159,7 +159,7 @@ def test_layers_are_probed_at_what_occurs() -> None:
 def test_what_it_cannot_score_is_refused() -> None:
     _, known = small_data()
     program = capture(small_net(), known.tensors[0])
-    with pytest.raises(HoplonError, match="expected at least 1 pass for probes, got 0"):
+    with pytest.raises(HoplonError, match="expected passes of expected_damage to be an integer of at least 1, got 0"):
         expected_damage(program, known, loss=F.cross_entropy, passes=0)
     norm = nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.BatchNorm1d(4)).eval()
     with pytest.raises(SiteError, match=r"weights and biases of convolutions and linear layers, got 2\.weight"):

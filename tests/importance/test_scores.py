@@ -51,7 +51,9 @@ def test_counts_are_rounded_and_never_zero() -> None:
 
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.0001, float("nan")])
 def test_fractions_outside_are_refused(fraction: float) -> None:
-    with pytest.raises(HoplonError, match=r"expected a fraction in \(0, 1\], got"):
+    with pytest.raises(
+        HoplonError, match=r"expected fraction of Scores.top to be a number above 0 and of at most 1, got"
+    ):
         with_ties().top(fraction)
 
 

@@ -110,5 +110,5 @@ def test_normalisations_that_mean_nothing_are_refused() -> None:
     negative = Scores({"a": torch.tensor([1.0, -3.0])})
     with pytest.raises(HoplonError, match="expected scores of at least 0 for by='sum', got others in a"):
         layerwise(negative, by="sum")
-    with pytest.raises(HoplonError, match="expected by='rank' or 'sum' or 'max', got 'mean'"):
+    with pytest.raises(HoplonError, match="expected by of layerwise to be 'rank' or 'sum' or 'max', got 'mean'"):
         layerwise(negative, by="mean")  # type: ignore[arg-type]

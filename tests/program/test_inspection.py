@@ -86,7 +86,7 @@ def test_words_have_the_width_of_their_dtype() -> None:
 
 
 def test_a_module_is_no_program() -> None:
-    with pytest.raises(HoplonError, match=r"expected a program from hoplon.capture, got a value of type Linear"):
+    with pytest.raises(HoplonError, match=r"expected program of inspect to be a Program, got a value of type Linear"):
         inspect(nn.Linear(1, 1))  # type: ignore[arg-type]
 
 

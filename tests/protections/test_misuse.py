@@ -56,7 +56,7 @@ def test_scores_need_what_the_loss_needs() -> None:
         DataError, match="expected a loss.* that takes what the model and the data give, got data without"
     ):
         taylor(program, Inputs(net.batch(4)), loss=F.cross_entropy)
-    with pytest.raises(HoplonError, match="expected scores from hoplon.importance, got NoneType"):
+    with pytest.raises(HoplonError, match="expected scores of Aspis to be Scores, got None"):
         Aspis(None, 0.1)  # type: ignore[arg-type]
 
 

@@ -59,5 +59,7 @@ def test_a_block_longer_than_the_series_is_refused(block: int) -> None:
 def test_other_shapes_and_confidences_are_refused() -> None:
     with pytest.raises(HoplonError, match=r"expected values of shape \(n, k\), got \(3,\)"):
         block_bootstrap(np.zeros(3), lambda means: means, block=1, seed=0)
-    with pytest.raises(HoplonError, match=r"expected confidence in \(0, 1\), got 1"):
+    with pytest.raises(
+        HoplonError, match=r"expected confidence of block_bootstrap to be a number above 0 and below 1, got 1"
+    ):
         block_bootstrap(np.zeros((3, 1)), lambda means: means[..., 0], block=1, seed=0, confidence=1)

@@ -184,16 +184,25 @@ def test_paired_difference_at_the_edges() -> None:
     ("call", "message"),
     [
         (lambda: wilson(3, 2), r"expected successes in \[0, trials=2\], got 3"),
-        (lambda: clopper_pearson(-1, 2), r"expected successes in \[0, trials=2\], got -1"),
-        (lambda: wilson(1, 2, confidence=95), r"expected confidence in \(0, 1\), got 95"),
+        (
+            lambda: clopper_pearson(-1, 2),
+            r"expected successes of clopper_pearson to be an integer of at least 0, got -1",
+        ),
+        (
+            lambda: wilson(1, 2, confidence=95),
+            r"expected confidence of wilson to be a number above 0 and below 1, got 95",
+        ),
         (lambda: clustered(np.array([1.5]), np.ones(1)), r"expected shares in \[0, 1\], got 1.5"),
         (lambda: clustered(np.array([math.nan]), np.ones(1)), r"expected shares in \[0, 1\], got nan"),
         (lambda: clustered(np.array([0.5]), np.zeros(1)), "expected sizes of at least 1, got 0.0; leave empty"),
         (lambda: clustered(np.ones(2), np.ones(3)), r"one share and one size per cluster, got \(2,\) and \(3,\)"),
-        (lambda: sample_size(0, error=0.1), "expected a population of at least 1, got 0"),
-        (lambda: sample_size(10, error=0), r"expected error in \(0, 1\), got 0"),
-        (lambda: sample_size(10, error=0.1, p=1), r"expected p in \(0, 1\), got 1"),
-        (lambda: mcnemar(-1, 2), "expected counts of at least 0 that sum to at most 1, got -1 and 2"),
+        (lambda: sample_size(0, error=0.1), "expected population of sample_size to be a number of at least 1, got 0"),
+        (lambda: sample_size(10, error=0), r"expected error of sample_size to be a number above 0 and below 1, got 0"),
+        (
+            lambda: sample_size(10, error=0.1, p=1),
+            r"expected p of sample_size to be a number above 0 and below 1, got 1",
+        ),
+        (lambda: mcnemar(-1, 2), "expected only_a of mcnemar to be an integer of at least 0, got -1"),
         (lambda: paired_difference(3, 3, 5), "sum to at most 5, got 3 and 3"),
     ],
 )
@@ -233,7 +242,7 @@ def test_paired_ratio_where_an_arm_never_failed() -> None:
     assert 0 < never.high < 0.2
     assert (always.estimate, always.high) == (math.inf, math.inf)
     assert always.low == pytest.approx(1 / never.high)
-    with pytest.raises(HoplonError, match="expected counts of at least 0, got 1, -1 and 0"):
+    with pytest.raises(HoplonError, match="expected only_a of paired_ratio to be an integer of at least 0, got -1"):
         paired_ratio(1, -1, 0)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hoplon.errors import DataError, HoplonError
+from hoplon.errors import DataError, HoplonError, UserCodeError
 from hoplon.zoo import resolve_data, resolve_model
 from hoplon.zoo.torchvision_ops import import_torchvision
 
@@ -92,7 +92,7 @@ def test_factory_in_a_file(factories):
 def test_file_can_import_what_lies_beside_it_and_leaves_the_path_as_it_was(factories):
     before = list(sys.path)
     assert resolve_model(f"{factories}:neighbour").example.shape == (4, 5)
-    with pytest.raises(KeyError, match="a defect of the user's own"):
+    with pytest.raises(UserCodeError, match=r"KeyError: .*a defect of the user's own.* \(line \d+ of .*my_models.py\)"):
         resolve_model(f"{factories}:broken")
     assert sys.path == before
 
@@ -135,7 +135,7 @@ def test_text_that_names_nothing_is_refused(tmp_path):
 
 def test_a_module_that_lacks_its_own_import_is_not_called_missing(factories):
     factories.write_text("import no_such_module\n")
-    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+    with pytest.raises(UserCodeError, match=r"ModuleNotFoundError: .*no_such_module.* \(line 1 of .*my_models.py\)"):
         resolve_model(f"{factories}:net")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from hoplon.campaign.campaign import Campaign
-from hoplon.errors import HoplonError
+from hoplon.errors import BelowOne, HoplonError, Natural, checked
 from hoplon.faults.sampling.plans import Explicit
 from hoplon.faults.single_word import BitFlip
 from hoplon.formats.dtypes import native
@@ -66,7 +66,7 @@ def search(
         run([middle])
         low, high = (low, middle) if known[middle] else (middle, high)
     for side in (range(high), range(high, len(order))):
-        for _ in range(checks):
+        for _ in range(min(checks, len(order))):
             open_ = [p for p in side if p not in known]
             if open_:
                 run([max(open_, key=lambda p: min((abs(p - q) for q in known), default=0))])
@@ -77,8 +77,15 @@ def search(
     return BitBoundary(None if lowest is None else order[lowest], by_bit, monotone, len(known))
 
 
+@checked
 def bit_boundary(
-    campaign: Campaign, site: str, element: int, *, input: int | None = None, threshold: float = 0.0, checks: int = 2
+    campaign: Campaign,
+    site: str,
+    element: Natural,
+    *,
+    input: Natural | None = None,
+    threshold: BelowOne = 0.0,
+    checks: Natural = 2,
 ) -> BitBoundary:
     """The lowest critical bit of one value, exponent and mantissa searched from the lowest bit up.
 

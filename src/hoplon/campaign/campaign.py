@@ -25,7 +25,7 @@ from hoplon.campaign.stratified.strata import Strata
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.combined import as_criterion
-from hoplon.errors import HoplonError, HoplonWarning
+from hoplon.errors import Count, HoplonError, HoplonWarning, Seed, Share, checked
 from hoplon.faults.model import FaultModel
 from hoplon.faults.sampling.base import Population, Sampling
 from hoplon.faults.sampling.measures import ElementUniform
@@ -44,6 +44,7 @@ from hoplon.protections.base import Overlay, Protection, overlay
 from hoplon.stats.intervals import Interval
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Campaign:
     """A plan: program x data x sites x fault model x criterion x sampling.
@@ -77,20 +78,12 @@ class Campaign:
     protections: tuple[Protection, ...] = field(default=(), kw_only=True)
     placement: Placement = field(default="before", kw_only=True)
     arrival: Arrival = field(default="before", kw_only=True)
-    batch: int | None = field(default=None, kw_only=True)
-    memory_budget: int | None = field(default=None, kw_only=True)
+    batch: Count | None = field(default=None, kw_only=True)
+    memory_budget: Count | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", as_inputs(self.data))
-        object.__setattr__(self, "protections", tuple(self.protections))
         object.__setattr__(self, "criterion", as_criterion(self.criterion))
-        if self.batch is not None and self.batch < 1:
-            raise HoplonError(f"expected a batch of at least 1, got {self.batch}")
-        if self.memory_budget is not None and self.memory_budget < 1:
-            raise HoplonError(f"expected a memory budget of at least 1 byte, got {self.memory_budget}")
-        for name, value in (("placement", self.placement), ("arrival", self.arrival)):
-            if value not in ("before", "after"):
-                raise HoplonError(f"expected {name} 'before' or 'after', got {value!r}")
 
     @property
     def target(self) -> str:
@@ -100,16 +93,16 @@ class Campaign:
     def run(
         self,
         *,
-        count: int | None = None,
-        half_width: float | None = None,
-        confidence: float = 0.95,
+        count: Count | None = None,
+        half_width: Share | None = None,
+        confidence: Share = 0.95,
         design: DesignName | None = None,
         strata: Sequence[Strata] | Strata | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
         store: str | os.PathLike[str] | None = None,
         resume: bool = False,
-        workers: int = 1,
-        threads: int | None = None,
+        workers: Count = 1,
+        threads: Count | None = None,
         progress: Progress | None = None,
     ) -> Results:
         """Draw faults, run them, classify every run.
@@ -161,20 +154,18 @@ class Campaign:
     def prepare(
         self,
         *,
-        count: int | None = None,
-        half_width: float | None = None,
-        confidence: float = 0.95,
+        count: Count | None = None,
+        half_width: Share | None = None,
+        confidence: Share = 0.95,
         design: DesignName | None = None,
         strata: Sequence[Strata] | Strata | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> tuple[UnitRunner, StoppingRule]:
         """Run the model without faults, check the plan and draw one fault, but strike none; arguments as in `run`.
 
         Raises:
             HoplonError, DataError, SiteError: what ``run`` refuses is refused here.
         """
-        if confidence <= 0 or confidence >= 1:
-            raise HoplonError(f"expected confidence in (0, 1), got {confidence}")
         runner = self._runner(seed)
         rule = stopping_rule(
             runner, count=count, half_width=half_width, confidence=confidence, design=design, strata=strata
@@ -212,7 +203,7 @@ class Campaign:
             "seed": runner.seed,
         }
 
-    def draw(self, *, count: int | None = None, seed: int = 0) -> FaultTable:
+    def draw(self, *, count: Count | None = None, seed: Seed = 0) -> FaultTable:
         """The faults that ``run(count=count, seed=seed)`` strikes, without striking them: nothing observed yet.
 
         Raises:
@@ -227,11 +218,11 @@ class Campaign:
     def pilot(
         self,
         *,
-        count: int | None = None,
-        half_width: float | None = None,
+        count: Count | None = None,
+        half_width: Share | None = None,
         design: DesignName | None = None,
-        seed: int = 0,
-        threads: int | None = None,
+        seed: Seed = 0,
+        threads: Count | None = None,
         seconds: float = 2.0,
     ) -> Pilot:
         """Run the beginning of ``run(...)`` for so many seconds, keep nothing, and say how fast it went.
@@ -287,7 +278,7 @@ def _executor(
             return Processes(replace(work, advance=None), workers=1, threads=threads)
         except HoplonError as error:
             message = f"a process ended in the middle of this run, and what ended it cannot be kept apart: {error}"
-            warnings.warn(message, HoplonWarning, stacklevel=3)
+            warnings.warn(message, HoplonWarning, stacklevel=4)
     if directory is not None:
         stack.enter_context(directory.in_this_process())
     return Serial(work)

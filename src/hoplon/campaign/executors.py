@@ -26,10 +26,10 @@ from hoplon.campaign.lifetime import WORK, WorkFolder, end_with
 from hoplon.errors import HoplonError, HoplonWarning, StoreError
 from hoplon.injection.time_limit import end_when_stuck
 
-_MOST_THREADS: Final = 1024  # far more than it can use end a process
 _ATTEMPTS: Final = 3  # to run a task, where what is killed is not its process
 _WAY_OUT: Final = "see that memory, TMPDIR and open files suffice, or use fewer workers"
 _Place = tuple[Path, int]
+MOST_THREADS = 1024  # far more than it can use end a process
 
 
 @contextmanager
@@ -40,15 +40,15 @@ def torch_threads(threads: int | None, *, workers: int = 1) -> Iterator[int]:
         threads: at least 1, at most 1,024.
         workers: checked along with it, at least 1.
     Raises:
-        HoplonError: a number out of range.
+        HoplonError: a number below 1, or more threads than any machine has.
     """
     before = torch.get_num_threads()
     wanted = before if threads is None else threads
     for number, what in ((workers, "worker"), (wanted, "thread")):
         if number < 1:
             raise HoplonError(f"expected at least 1 {what}, got {number}")
-    if wanted > _MOST_THREADS:
-        raise HoplonError(f"expected at most {_MOST_THREADS:,} threads, got {wanted:,}; as many as cores are fastest")
+    if wanted > MOST_THREADS:
+        raise HoplonError(f"expected at most {MOST_THREADS} threads, got {wanted}; as many as there are cores do")
     torch.set_num_threads(wanted)
     try:
         yield wanted

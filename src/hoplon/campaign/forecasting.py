@@ -15,7 +15,7 @@ from hoplon.campaign.pilot import Pilot
 from hoplon.campaign.runner import MOST_FAULTS
 from hoplon.campaign.stopping import DesignName
 from hoplon.campaign.stratified.schedule import SequentialSchedule
-from hoplon.errors import HoplonError
+from hoplon.errors import Count, Seed, Share, checked
 from hoplon.faults.model import Site
 from hoplon.injection.memory_budget import Budget
 from hoplon.stats.intervals import wilson
@@ -89,16 +89,17 @@ def planned_cost(
     return PlannedCost(runner.sites, inputs, faults, faults if campaign.target == "values" else faults * inputs)
 
 
+@checked
 def forecast(
     campaign: Campaign,
     *,
-    count: int | None = None,
-    half_width: float | None = None,
-    confidence: float = 0.95,
+    count: Count | None = None,
+    half_width: Share | None = None,
+    confidence: Share = 0.95,
     design: DesignName | None = None,
-    seed: int = 0,
-    workers: int = 1,
-    threads: int | None = None,
+    seed: Seed = 0,
+    workers: Count = 1,
+    threads: Count | None = None,
     seconds: float = 2.0,
 ) -> Forecast:
     """Time the beginning of ``campaign.run(...)`` and extrapolate; the arguments are those of ``run``.
@@ -108,8 +109,6 @@ def forecast(
     Raises:
         HoplonError, DataError, SiteError: what ``run`` refuses is refused here.
     """
-    if workers < 1:
-        raise HoplonError(f"expected at least 1 worker, got {workers}")
     workers = workers_that_fit(workers, threads=threads or torch.get_num_threads())
     pilot = campaign.pilot(
         count=count, half_width=half_width, design=design, seed=seed, threads=threads, seconds=seconds

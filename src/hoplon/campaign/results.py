@@ -7,18 +7,19 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
 import polars.selectors as cs
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from hoplon.campaign.design import Design
 from hoplon.campaign.manifest import Manifest
 from hoplon.campaign.rates import FAILURES, Rate, rate_of, rates_by
 from hoplon.campaign.store import RunDirectory, readable
-from hoplon.errors import HoplonError, StoreError
+from hoplon.errors import HoplonError, StoreError, checked
 from hoplon.faults.table import FaultTable, Target, dtypes_of
 from hoplon.formats.base import Field
 from hoplon.formats.named import format_named
@@ -31,7 +32,10 @@ _KEYS = ("layer", "kind", "bit", "field", "direction", "input")
 _FIELDS: tuple[Field, ...] = ("sign", "exponent", "mantissa")
 _DIGEST_FAULTS = {"values": 2**18, "memory": 2**12}
 
+Bins = Annotated[int, Ge(1), Le(10**6)]
 
+
+@checked
 @dataclass(frozen=True, eq=False)
 class Results:
     """Records of a campaign and the figures they give: columnar, read lazily from disk where a run directory holds it.
@@ -168,7 +172,9 @@ class Results:
         )
         return places.join(found, on="fault", how="inner").sort("fault")
 
-    def distribution(self, bins: int | Sequence[float] = 10, *, criterion: str | None = None) -> pl.DataFrame:
+    def distribution(
+        self, bins: Annotated[int, Ge(1), Le(10**6)] | Sequence[float] = 10, *, criterion: str | None = None
+    ) -> pl.DataFrame:
         """Histogram of memory faults by the share of inputs that they make fail.
 
         Args:
@@ -183,7 +189,7 @@ class Results:
         Source:
             Aspis, figures 6 and 13.
         """
-        edges = np.arange(bins + 1) / bins if isinstance(bins, int) and bins > 0 else np.array(bins, dtype=np.float64)
+        edges = np.arange(bins + 1) / bins if isinstance(bins, int) else np.array(bins, dtype=np.float64)
         if edges.ndim != 1 or len(edges) < 2 or edges[0] != 0 or edges[-1] != 1 or not (np.diff(edges) > 0).all():
             raise HoplonError(f"expected a number of bins or edges that rise from 0 to 1, got {bins}")
         shares = self._whole_shares(criterion)
@@ -298,6 +304,7 @@ _RUNS: Mapping[str, type[pl.DataType]] = {
 _OF_STRATA: Mapping[str, type[pl.DataType]] = {"cell": pl.Int32, "proven": pl.Boolean}
 
 
+@checked
 def load_results(path: str | os.PathLike[str]) -> Results:
     """The results in a run directory.
 

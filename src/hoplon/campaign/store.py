@@ -232,7 +232,7 @@ class RunDirectory:
         for unit in range(units):
             self._require_whole(unit)
         shards = [self.file(folder, unit) for unit in range(units)]
-        if folder == "faults" or all("cause" in pl.read_parquet_schema(shard) for shard in shards):
+        if folder == "faults" or all("cause" in _columns(shard) for shard in shards):
             return pl.scan_parquet(shards, glob=False)
         return pl.concat([_as_now(pl.scan_parquet(shard, glob=False)) for shard in shards])
 
@@ -393,7 +393,7 @@ def readable(path: Path | None) -> Iterator[None]:
 def _unreadable(shard: Path, *, whole: bool = False) -> str | None:
     """Why a shard cannot be opened, or read as a ``whole``; None where it can."""
     try:
-        pl.read_parquet(shard, glob=False) if whole else pl.read_parquet_schema(shard)
+        pl.read_parquet(shard, glob=False) if whole else _columns(shard)
     except FileNotFoundError:
         raise
     except (OSError, *_POLARS) as error:
@@ -422,3 +422,8 @@ def _only_writer(path: Path) -> Iterator[None]:
                 f"expected nobody else to write to {path}, got another process that does; wait for it or end it"
             )
         yield
+
+
+def _columns(shard: Path) -> pl.Schema:
+    """The columns of a shard; a bracket in its path is no pattern."""
+    return pl.scan_parquet(shard, glob=False).collect_schema()

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 from hoplon.campaign.design import Design
 from hoplon.campaign.manifest import Manifest
 from hoplon.campaign.store import RunDirectory
-from hoplon.errors import DataError, StoreError
+from hoplon.errors import DataError, StoreError, checked
 from hoplon.faults.table import FaultTable, Target
 from hoplon.files import json_as, read_bytes
 from hoplon.formats.tensor_files import load_tensors
@@ -29,6 +29,7 @@ _HIDDEN = re.compile(r"\..*")
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class Record:
     """A file, or a work unit with its files, and how it is.
@@ -49,6 +50,7 @@ class Record:
         return self.state in ("missing", "damaged")
 
 
+@checked
 def verify(path: str | os.PathLike[str]) -> tuple[Record, ...]:
     """Check records against their digests, and documents, manifests and shards against their schemas; change nothing.
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import Annotated
 
 import typer
 
 from hoplon.cli.console import print_status, warnings_on_one_line
 from hoplon.cli.signals import stoppable
-from hoplon.errors import DataError, HoplonError, StoreError
+from hoplon.errors import DataError, HoplonError, StoreError, UserCodeError, failure_of
 
-USAGE, ENVIRONMENT, INTERRUPTED, UNREAD = 2, 4, 130, 141
+USAGE, ENVIRONMENT, BUG, INTERRUPTED, UNREAD = 2, 4, 70, 130, 141
+_DEBUG = "--debug"
 _NOTHING_KEPT = "Interrupted. Nothing new was kept; give the same command again."
 
 
@@ -40,6 +43,7 @@ def application() -> typer.Typer:
         validate,
         verify,
     )
+    from hoplon.cli.options.command_line import checked_options
 
     app = typer.Typer(
         name="hoplon",
@@ -48,6 +52,13 @@ def application() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
+
+    @app.callback()
+    def everywhere(
+        debug: Annotated[bool, typer.Option(_DEBUG, help="Show the whole traceback of an error too.")] = False,
+    ) -> None:
+        """What soft errors do to a trained network, where it is vulnerable, and what hardens it at which price."""
+
     for module in (
         demo,
         inspect,
@@ -64,7 +75,7 @@ def application() -> typer.Typer:
         validate,
         verify,
     ):
-        app.command(module.__name__.rpartition(".")[2])(module.command)
+        app.command(module.__name__.rpartition(".")[2])(checked_options(module.command))
     return app
 
 
@@ -72,47 +83,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status comes back.
 
     0: done or passed · 1: a gate failed · 2: usage, one line on stderr says what and the way out · 3: undecided ·
-    4: data or environment, likewise: missing or unfit data, damaged runs, folders that cannot be written ·
-    128 + the number of a signal, likewise: 130 interrupted (Ctrl-C, SIGINT), 143 SIGTERM, 129 SIGHUP, which all stop a
-    command in the same way; 141 in silence, where nobody reads its output any more.
+    4: data or environment, likewise: missing or unfit data, damaged runs, folders that cannot be written, a full disk
+    or memory, a factory of the user's that fails · 70: a bug of hoplon · 128 + the number of a signal, likewise: 130
+    interrupted (Ctrl-C, SIGINT), 143 SIGTERM, 129 SIGHUP, which all stop a command in the same way; 141 in silence,
+    where nobody reads its output any more.
+
+    With ``--debug``, anywhere on the line, the traceback of every error comes before its line.
 
     Args:
         arguments: of the command; None: those of this process, which ends after it.
     """
+    given = sys.argv[1:] if arguments is None else list(arguments)
     with stoppable(for_good=arguments is None) as stopped_by, warnings_on_one_line():
         try:
-            status = _run(None if arguments is None else list(arguments), stopped_by)
+            status = _run([one for one in given if one != _DEBUG])
             if sys.stdout is not None:
                 sys.stdout.flush()
-        except OSError as error:
-            status = _failed(error)
-        except Exception:
-            if not stopped_by:
-                raise
-            status = _interrupted()
+        except BaseException as error:  # noqa: BLE001 -- all are said; panics of polars are no Exceptions
+            if _DEBUG in given:
+                traceback.print_exception(error)
+            status = _interrupted() if stopped_by and isinstance(error, Exception) else _said(error)
     return 128 + stopped_by[0] if stopped_by and status == INTERRUPTED else status
 
 
-def _run(arguments: list[str] | None, stopped_by: list[int]) -> int:
+def _run(arguments: list[str]) -> int:
     try:
         application()(args=arguments, prog_name="hoplon")
-    except HoplonError as error:
-        if stopped_by:
-            return _interrupted()
-        print_status(f"hoplon: {error}")
-        return ENVIRONMENT if isinstance(error, DataError | StoreError) else USAGE
-    except KeyboardInterrupt as stop:
-        print_status(str(stop) or _NOTHING_KEPT)
-        return INTERRUPTED
     except SystemExit as done:  # typer ends every command this way
         for cause in _causes(done):
-            if isinstance(cause, KeyboardInterrupt):
-                print_status(str(cause) or _NOTHING_KEPT)
-                return INTERRUPTED
-            if isinstance(cause, BrokenPipeError):
-                return UNREAD
+            if isinstance(cause, KeyboardInterrupt | BrokenPipeError):
+                raise cause from None
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     return 0
+
+
+def _said(error: BaseException) -> int:
+    """Say on stderr what went wrong, and return the exit status for it."""
+    if isinstance(error, KeyboardInterrupt):
+        print_status(str(error) or _NOTHING_KEPT)
+        return INTERRUPTED
+    if isinstance(error, HoplonError):
+        for line in f"hoplon: {error}".split("\n"):
+            print_status(line)
+        return ENVIRONMENT if isinstance(error, DataError | StoreError | UserCodeError) else USAGE
+    if isinstance(error, OSError | MemoryError):
+        return _failed(error)
+    print_status(
+        f"hoplon: a bug of hoplon, {failure_of(error)}; hoplon --debug shows all of it: please report it with that"
+    )
+    return BUG
 
 
 def _interrupted() -> int:
@@ -127,7 +146,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _failed(error: OSError) -> int:
+def _failed(error: OSError | MemoryError) -> int:
     """Say in one line what the system did not give, if anybody reads what is printed."""
     try:
         sys.stdout.flush()
@@ -136,7 +155,8 @@ def _failed(error: OSError) -> int:
     if isinstance(error, BrokenPipeError):
         return UNREAD
     print_status(
-        f"hoplon: expected files and memory as the command needs them, got {error}; see to that, and try again"
+        f"hoplon: expected files and memory as the command needs them, got {str(error) or 'no more memory'}; see to "
+        "that, and try again"
     )
     return ENVIRONMENT
 

@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from hoplon.errors import HoplonWarning, StoreError
+from hoplon.errors import HoplonWarning, StoreError, one_line
 from hoplon.report.text_table import TextTable
 
 ProgressCallback = Callable[[str, int, int | None], None]
@@ -26,8 +25,8 @@ _LOG_SECONDS = 30.0
 
 
 def print_status(line: str) -> None:
-    """Print one line on stderr, as it is."""
-    sys.stderr.write(line + "\n")
+    """Print one line on stderr; control characters in it are shown, not obeyed."""
+    sys.stderr.write(one_line(line) + "\n")
     sys.stderr.flush()
 
 
@@ -74,9 +73,9 @@ def show(
         console.print(_drawn(table))
         console.print()
     for title, sentences in paragraphs:
-        console.print(f"[bold]{title}[/bold]")
+        console.print(Text(one_line(title), style="bold"))
         for sentence in sentences:
-            console.print(f"  {sentence}", markup=False)
+            console.print(_plain(f"  {sentence}"))
         console.print()
 
 
@@ -89,14 +88,19 @@ class _Console(Console):
 
 def _drawn(table: TextTable) -> Table:
     """The table with borders; numbers are never wrapped."""
-    caption = None if table.caption is None else escape(table.caption)
-    drawn = Table(title=escape(table.title), caption=caption, title_justify="left", caption_justify="left")
+    caption = None if table.caption is None else _plain(table.caption, lines=True)
+    drawn = Table(title=_plain(table.title), caption=caption, title_justify="left", caption_justify="left")
     for column in table.columns:
         left = table.is_left(column)
-        drawn.add_column(escape(column), justify="left" if left else "right", no_wrap=not left)
+        drawn.add_column(_plain(column), justify="left" if left else "right", no_wrap=not left)
     for cells in table.rows:
-        drawn.add_row(*map(escape, cells))
+        drawn.add_row(*map(_plain, cells))
     return drawn
+
+
+def _plain(text: str, *, lines: bool = False) -> Text:
+    """A text that others may have written: no markup, and control characters shown instead of obeyed."""
+    return Text("\n".join(map(one_line, text.split("\n"))) if lines else one_line(text))
 
 
 class _Rate(ProgressColumn):
@@ -133,7 +137,13 @@ def progress_bars() -> Iterator[ProgressCallback]:
     Stages whose names are alike up to a comma share a bar.
     """
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         tasks: dict[str, Any] = {}
         log = _Log()
@@ -141,8 +151,8 @@ def progress_bars() -> Iterator[ProgressCallback]:
         def report_progress(stage: str, done: int, total: int | None) -> None:
             family = stage.partition(",")[0]
             if family not in tasks:  # what a resumed run has already is no work of this one
-                tasks[family] = bars.add_task(stage, total=total, completed=done)
-            bars.update(tasks[family], description=f"{stage:<24}", completed=done, total=total)
+                tasks[family] = bars.add_task(one_line(stage), total=total, completed=done)
+            bars.update(tasks[family], description=f"{one_line(stage):<24}", completed=done, total=total)
             if not console.is_terminal:
                 log.report(family, done, total)
 

@@ -95,6 +95,27 @@ def require_writable(folder: Path) -> None:
         ) from error
 
 
+def require_file(file: Path) -> None:
+    """Refuse before the work a file that could not be written after it.
+
+    Raises:
+        StoreError: its folder cannot be written, or there is a folder in its place.
+    """
+    require_writable(file.parent)
+    if file.is_dir():
+        raise StoreError(f"expected a file to write, got the folder {file}; name a file in it")
+
+
+def require_folder(folder: Path) -> None:
+    """Refuse before the work a folder in whose place there is a file.
+
+    Raises:
+        StoreError: there is one.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"expected a folder to write, got the file {folder}; choose another with --out")
+
+
 def _require_replaceable(folder: Path) -> None:
     """Refuse to replace a folder with anything in it but runs, each with a manifest, and what protections learned."""
     other = stranger(folder, _OURS) if folder.is_symlink() or folder.exists() else None

@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import polars as pl
-from annotated_types import Ge, Lt
 
 from hoplon.campaign.campaign import Campaign
 from hoplon.campaign.executors import peak_memory_bytes
@@ -20,7 +19,7 @@ from hoplon.comparison.comparison import Comparison, Progress, compare
 from hoplon.comparison.learned import Learned
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
-from hoplon.errors import HoplonError
+from hoplon.errors import Count, HoplonError, Natural, Seed, checked
 from hoplon.faults.model import FaultModel
 from hoplon.faults.sampling.base import Sampling
 from hoplon.faults.sampling.measures import ElementUniform
@@ -52,6 +51,7 @@ class ArmPlan:
     when: When | None = None
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class AssessmentPlan:
     """The size of an assessment, and how harm is judged.
@@ -76,33 +76,27 @@ class AssessmentPlan:
         HoplonError: a number out of range, or no fault at all.
     """
 
-    value_faults: Annotated[int, Ge(0)] = 8192
-    memory_faults: Annotated[int, Ge(0)] = 1024
-    guard_faults: Annotated[int, Ge(0)] = 256
+    value_faults: Natural = 8192
+    memory_faults: Natural = 1024
+    guard_faults: Natural = 256
     values: Values = VALUES
     memory: Memory = MEMORY
     fault_models: Mapping[str, FaultModel] = field(default_factory=lambda: {"": BitFlip()})
     samplings: Mapping[str, MakeSampling] = field(default_factory=lambda: {"": lambda learned: ElementUniform()})
-    inputs: Annotated[int, Ge(1)] | None = None
-    calibration: Annotated[int, Ge(1)] | None = None
+    inputs: Count | None = None
+    calibration: Count | None = None
     criterion: Criterion = field(default_factory=TopK)
     placement: Placement = "before"
     arrival: Arrival = "before"
-    batch: Annotated[int, Ge(1)] | None = None
+    batch: Count | None = None
     latency: bool = True
-    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if min(self.value_faults, self.memory_faults) < 0 or not self.value_faults + self.memory_faults:
+        if not self.value_faults + self.memory_faults:
             raise HoplonError(
                 f"expected value or memory faults to run, got {self.value_faults} and {self.memory_faults}"
             )
-        lowest = {"inputs": 1, "calibration": 1, "batch": 1, "guard_faults": 0, "seed": 0}
-        for name, least in lowest.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                what = "a seed" if name == "seed" else name
-                raise HoplonError(f"expected {what} of at least {least}, got {value}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +169,7 @@ def standard_arms(*, where: Where = "algorithm1") -> dict[str, ArmPlan]:
     }
 
 
+@checked
 def assess(
     program: Program,
     *,

@@ -24,7 +24,7 @@ from hoplon.comparison.pairing import paired, turned
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.outcome import Outcome, classify
-from hoplon.errors import HoplonError
+from hoplon.errors import Count, HoplonError, Natural, Seed, Share, checked
 from hoplon.faults.table import FaultTable
 from hoplon.injection.golden_run import GoldenRun, accuracy, golden_outputs
 from hoplon.injection.injector import Injector
@@ -118,6 +118,7 @@ class Arm:
         return {key: plain(value) for key, value in row.items()}
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """All arms under all fault tables, and what the figures rest on."""
@@ -221,6 +222,7 @@ def _idle(arm: Arm) -> bool:
     return not arm.acts_on_target and arm.difference is not None
 
 
+@checked
 def compare(
     program: Program,
     data: Any,
@@ -231,10 +233,10 @@ def compare(
     placement: Placement = "before",
     arrival: Arrival = "before",
     schedules: Mapping[str, When] | None = None,
-    guard_faults: int = 0,
-    seed: int = 0,
-    batch: int | None = None,
-    confidence: float = 0.95,
+    guard_faults: Natural = 0,
+    seed: Seed = 0,
+    batch: Count | None = None,
+    confidence: Share = 0.95,
     latency: bool = True,
     held_out: Any | None = None,
     store: str | os.PathLike[str] | None = None,
@@ -272,7 +274,7 @@ def compare(
     tables = _named(faults)
     if not arms or not tables or not all(map(len, tables.values())):
         raise HoplonError(f"expected at least one arm and one fault, got {len(arms)} arms and {len(tables)} tables")
-    chosen = criterion or TopK()
+    chosen = TopK() if criterion is None else criterion
     inputs = as_inputs(data)
     reference = GoldenRun.run(program, inputs, chosen, batch=batch)
     overlays = {name: overlay(program, protections, label=name) for name, protections in arms.items()}

@@ -6,12 +6,11 @@ import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import torch.nn.functional as F
-from annotated_types import Gt, Le
 
-from hoplon.errors import DataError, no_match
+from hoplon.errors import DataError, Fraction, no_match
 from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
@@ -56,7 +55,7 @@ class Learned:
     def ranges(
         self,
         *,
-        quantile: Annotated[float, Gt(0), Le(1)] = 1.0,
+        quantile: Fraction = 1.0,
         quantile_of: QuantileOf = "values",
         per_channel: bool = False,
         where: Where = "algorithm1",

@@ -20,7 +20,7 @@ from hoplon.comparison.pairing import Paired, paired
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
 from hoplon.criteria.combined import as_criterion
-from hoplon.errors import DataError, HoplonError, SiteError, StoreError
+from hoplon.errors import Count, DataError, HoplonError, Share, SiteError, StoreError, checked
 from hoplon.faults.table import FaultTable
 from hoplon.formats.dtypes import Native
 from hoplon.formats.named import format_named
@@ -100,6 +100,7 @@ class Rerun:
         return "\n".join(lines)
 
 
+@checked
 def rerun(
     run: str | os.PathLike[str],
     program: Program,
@@ -108,8 +109,8 @@ def rerun(
     criterion: Criterion | Sequence[Criterion] | None = None,
     protections: Sequence[Protection] = (),
     placement: Placement | None = None,
-    batch: int | None = None,
-    confidence: float | None = None,
+    batch: Count | None = None,
+    confidence: Share | None = None,
     store: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: Progress | None = None,

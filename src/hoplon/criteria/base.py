@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from hoplon.criteria.ragged import Ragged
-from hoplon.errors import DataError, HoplonError
+from hoplon.errors import DataError, HoplonError, checked
 
 Judged: TypeAlias = Any
 """What a criterion judges: one tensor, or a tuple of tensors where its ``outputs`` is a tuple; a row per run."""
 
 
+@checked
 @dataclass(frozen=True)
 class Criterion(ABC):
     """A definition of harm in a finite output; rows of all tensors belong together, one row per run.

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from hoplon.criteria.base import Criterion
-from hoplon.errors import DataError, HoplonError
+from hoplon.errors import Count, DataError, checked
 from hoplon.registry import register
 
 
 @register("criterion", "top-k")
 @final
+@checked
 @dataclass(frozen=True)
 class TopK(Criterion):
     """Classification: harm when the reference class is not among the k largest faulty outputs.
@@ -34,17 +35,13 @@ class TopK(Criterion):
         (tensor([[True]]), tensor([[False]]))
     """
 
-    k: int = 1
+    k: Count = 1
     reference: Literal["golden", "label"] = field(default="golden", kw_only=True)
 
     masks = True
 
     def __post_init__(self) -> None:
         self._need_one_output()
-        if self.k < 1:
-            raise HoplonError(f"expected k of at least 1, got {self.k}")
-        if self.reference not in ("golden", "label"):
-            raise HoplonError(f"expected reference 'golden' or 'label', got {self.reference!r}")
 
     @classmethod
     def named(cls, name: str) -> TopK | None:

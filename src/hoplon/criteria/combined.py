@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from hoplon.criteria.base import Criterion, Judged
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class Several(Criterion):
     """Several criteria judged on the same runs; an input counts only where all of them count it.
@@ -38,9 +39,6 @@ class Several(Criterion):
         object.__setattr__(self, "criteria", tuple(self.criteria))
         if not self.criteria:
             raise HoplonError("expected at least one criterion, got none")
-        for criterion in self.criteria:
-            if not isinstance(criterion, Criterion):
-                raise HoplonError(f"expected criteria, got {type(criterion).__name__}; such as TopK(1)")
         owners = {(name, type(part), part.outputs) for part in self.parts for name in part.measure_names}
         counts = Counter([*self.names, *(name for name, _, _ in owners)])
         if repeated := [name for name, count in counts.items() if count > 1]:
@@ -96,6 +94,7 @@ class Several(Criterion):
             part.check(part.judged(golden), labels)
 
 
+@checked
 def as_criterion(criteria: Criterion | Sequence[Criterion]) -> Criterion:
     """One criterion: the given one, or `Several` of a sequence."""
     return criteria if isinstance(criteria, Criterion) else Several(tuple(criteria))

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from hoplon.criteria.base import Criterion, Judged, tensors_of
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 
 _TAKEN = ("fault", "input", "detected", "corrected", "reached")
 
 
 @final
+@checked
 @dataclass(frozen=True, repr=False)
 class Custom(Criterion):
     """Harm where a function says so.

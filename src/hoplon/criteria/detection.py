@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from hoplon.criteria.base import Criterion
-from hoplon.errors import DataError, HoplonError
+from hoplon.errors import DataError, HoplonError, Share, checked
 from hoplon.registry import register
 
 
 @register("criterion", "detection")
 @final
+@checked
 @dataclass(frozen=True)
 class Detection(Criterion):
     """Object detection: harm when the faulty detections do not match the golden ones one to one.
@@ -48,18 +49,14 @@ class Detection(Criterion):
         (tensor([[True]]), tensor([[False]]))
     """
 
-    iou: float = 0.5
+    iou: Share = 0.5
     score: float = field(default=0.5, kw_only=True)
     boxes: Literal["xyxy", "cxcywh"] = field(default="xyxy", kw_only=True)
     outputs: tuple[int, ...] = field(default=(0, 1, 2), kw_only=True)
 
     def __post_init__(self) -> None:
-        if not 0 < self.iou < 1:
-            raise HoplonError(f"expected an IoU in (0, 1), got {self.iou}")
         if not math.isfinite(self.score):
             raise HoplonError(f"expected a finite score, got {self.score}")
-        if self.boxes not in ("xyxy", "cxcywh"):
-            raise HoplonError(f"expected boxes 'xyxy' or 'cxcywh', got {self.boxes!r}")
         if len(self.outputs) not in (2, 3):
             raise HoplonError(
                 f"expected outputs as (boxes, scores, classes) or (boxes, class scores), got {self.outputs!r}"

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from hoplon.criteria.base import Criterion, as_rows
-from hoplon.errors import DataError, HoplonError
+from hoplon.errors import DataError, HoplonError, checked
 from hoplon.registry import register
 
 
 @register("criterion", "embedding")
 @final
+@checked
 @dataclass(frozen=True)
 class EmbeddingDistance(Criterion):
     """Embeddings: harm when the distance between golden and faulty embedding exceeds a threshold.
@@ -39,8 +40,6 @@ class EmbeddingDistance(Criterion):
         self._need_one_output()
         if not (self.threshold >= 0 and math.isfinite(self.threshold)):
             raise HoplonError(f"expected a finite threshold of at least 0, got {self.threshold}")
-        if self.metric not in ("cosine", "euclidean"):
-            raise HoplonError(f"expected metric 'cosine' or 'euclidean', got {self.metric!r}")
 
     @property
     def names(self) -> tuple[str, ...]:

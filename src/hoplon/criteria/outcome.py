@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hoplon.criteria.base import Criterion, Judged, as_rows, finite_rows, tensors_of
 from hoplon.criteria.ragged import judged_together
-from hoplon.errors import DataError, HoplonError
+from hoplon.errors import DataError, HoplonError, checked
 from hoplon.formats.base import same_bits
 
 
@@ -35,6 +35,7 @@ CAUSES: tuple[str, ...] = ("exception", "hang", "death")
 """What a run that crashed ended in: an exception, its time limit, the end of its process."""
 
 
+@checked
 def classify(
     criterion: Criterion,
     *,
@@ -76,6 +77,7 @@ def classify(
     return torch.cat(columns, 1)
 
 
+@checked
 def measure(criterion: Criterion, *, reference: Sequence[Any], faulty: Sequence[Any]) -> Tensor:
     """Measure how far the outputs of each run moved: float32, shape ``(runs, len(measure_names))``.
 

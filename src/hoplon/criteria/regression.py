@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from hoplon.criteria.base import Criterion, as_rows
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 from hoplon.registry import register
 
 
 @register("criterion", "deviation")
 @register("criterion", "steering", build="steering")
 @final
+@checked
 @dataclass(frozen=True)
 class Deviation(Criterion):
     """Regression: harm when some element of the output moves by more than a threshold; one column for each.

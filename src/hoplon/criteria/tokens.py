@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from hoplon.criteria.base import Criterion
-from hoplon.errors import DataError, HoplonError
+from hoplon.errors import BelowOne, DataError, HoplonError, checked
 from hoplon.registry import register
 
 
 @register("criterion", "tokens")
 @final
+@checked
 @dataclass(frozen=True)
 class TokenMatch(Criterion):
     """Decoders: harm when a greedy token differs from the golden one.
@@ -35,14 +36,12 @@ class TokenMatch(Criterion):
         (tensor([[True]]), tensor([[False]]))
     """
 
-    share: float = 0.0
+    share: BelowOne = 0.0
 
     masks = True
 
     def __post_init__(self) -> None:
         self._need_one_output()
-        if not 0 <= self.share < 1:
-            raise HoplonError(f"expected a share of tokens in [0, 1), got {self.share}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -70,6 +69,7 @@ class TokenMatch(Criterion):
 
 @register("criterion", "perplexity")
 @final
+@checked
 @dataclass(frozen=True)
 class PerplexityChange(Criterion):
     """Language models: harm when the perplexity of a sample grows by more than a factor.

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 from hoplon.faults.model import Places, WordModel
 from hoplon.formats.base import NumberFormat
 from hoplon.formats.dtypes import native
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class Function(WordModel):
     """The value becomes ``function(values, generator)`` of the fault-free value.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 from hoplon.formats.base import NumberFormat
 from hoplon.formats.dtypes import native
 from hoplon.program.sites import MemorySite, ValueSite
@@ -25,6 +25,7 @@ Observe = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Site = ValueSite | MemorySite
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Places:
     """Words that faults strike, one per row.
@@ -62,6 +63,7 @@ class Places:
         return self.observe(self.number, self.element, self.input)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class SampledFaults:
     """Words that n faults change: ``after = (before & keep) ^ flip``.
@@ -117,6 +119,7 @@ class SampledFaults:
         return whole.take(torch.argsort(fault, stable=True))
 
 
+@checked
 @dataclass(frozen=True)
 class FaultModel(ABC):
     """A change of words, once a place (site, element, input) is drawn: its anchor.
@@ -166,6 +169,7 @@ class FaultModel(ABC):
         """
 
 
+@checked
 @dataclass(frozen=True)
 class WordModel(FaultModel):
     """A change of one word, whatever the site."""

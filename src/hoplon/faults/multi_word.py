@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, final
+from typing import final
 
 import torch
-from annotated_types import Gt, Lt
 from scipy import stats
 from torch import Tensor
 from typing_extensions import override
 
-from hoplon.errors import HoplonError
+from hoplon.errors import Count, HoplonError, Share, checked
+from hoplon.faults.function import Function
 from hoplon.faults.model import FaultModel, Places, SampledFaults, WordModel, distinct, located, sizes_of
 from hoplon.faults.single_word import BitFlip
+from hoplon.program.sites import Site
 from hoplon.registry import register
 
 
@@ -39,6 +41,7 @@ class _Spread(FaultModel):
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class Elements(_Spread):
     """Strikes `count` different elements of one tensor, each independently.
@@ -55,13 +58,8 @@ class Elements(_Spread):
         operator. It may draw an element twice, which here is excluded.
     """
 
-    count: int
+    count: Count
     model: WordModel = dataclasses.field(default_factory=BitFlip)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.count < 1:
-            raise HoplonError(f"expected count of at least 1 element, got {self.count}")
 
     def sample(self, anchors: Places, *, generator: torch.Generator) -> SampledFaults:
         """Sample changes of the anchors and count - 1 other elements of their tensors."""
@@ -79,6 +77,7 @@ class Elements(_Spread):
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class Burst(_Spread):
     """Strikes neighbouring words of one tensor: ``words`` from the anchor on, or the line of ``bytes`` around it.
@@ -98,8 +97,8 @@ class Burst(_Spread):
     """
 
     model: WordModel = dataclasses.field(default_factory=BitFlip)
-    words: int | None = dataclasses.field(default=None, kw_only=True)
-    bytes: int | None = dataclasses.field(default=None, kw_only=True)
+    words: Count | None = dataclasses.field(default=None, kw_only=True)
+    bytes: Count | None = dataclasses.field(default=None, kw_only=True)
     lane: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -139,8 +138,8 @@ def spread(
     model: WordModel,
     *,
     elements: int | None = None,
-    words: int | None = None,
-    bytes: int | None = None,
+    words: Count | None = None,
+    bytes: Count | None = None,
     lane: bool | None = None,
 ) -> FaultModel:
     """Spread a fault of one word over several.
@@ -164,6 +163,7 @@ def spread(
 
 @register("fault", "bit-rate")
 @final
+@checked
 @dataclass(frozen=True)
 class BitRate(FaultModel):
     """Every bit of all selected sites flips with probability `rate`, independently: one fault is one exposure.
@@ -182,12 +182,8 @@ class BitRate(FaultModel):
         The number of flips is binomial; drawn by inversion, truncated at one.
     """
 
-    rate: Annotated[float, Gt(0), Lt(1)]
+    rate: Share
     at_least_one: bool = dataclasses.field(default=True, kw_only=True)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.rate < 1:
-            raise HoplonError(f"expected a rate in (0, 1), got {self.rate}")
 
     anchored = False
 
@@ -252,6 +248,7 @@ def _scattered(total: int, count: int, generator: torch.Generator) -> Tensor:
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class Mixture(FaultModel):
     """Several fault models in one campaign: each fault follows one of them.
@@ -299,3 +296,18 @@ class Mixture(FaultModel):
             faults = model.sample(anchors.take(rows), generator=generator)
             parts.append((dataclasses.replace(faults, probability=faults.probability * shares[index]), rows))
         return SampledFaults.joined(parts, anchors)
+
+
+def check_words(model: FaultModel, sites: Iterable[Site]) -> None:
+    """Refuse a fault model that does not fit the words of some sites, before anything is run for it.
+
+    Raises:
+        HoplonError: bits outside of a word, or more of them than it has.
+    """
+    parts = model.models if isinstance(model, Mixture) else (getattr(model, "model", model),)
+    for part in parts:
+        if part is not model and isinstance(part, FaultModel):
+            check_words(part, sites)
+    if isinstance(model, WordModel) and not isinstance(model, Function):
+        for site in {site.dtype: site for site in sites}.values():
+            model.draw(1, format=model.format_for(site), generator=torch.Generator().manual_seed(0))

@@ -15,7 +15,7 @@ from annotated_types import Ge
 from torch import Tensor
 from typing_extensions import override
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, Natural, checked
 from hoplon.faults.model import RANDOM_HIGH, WordModel, distinct
 from hoplon.formats.base import Field, NumberFormat
 from hoplon.registry import Shorthand, register
@@ -23,22 +23,20 @@ from hoplon.registry import Shorthand, register
 _MOST_PATTERNS = 2**16
 
 
+@checked
 @dataclass(frozen=True)
 class _SomeBits(WordModel):
     """Strikes `count` different bits of one word, every set of positions equally likely."""
 
     count: Annotated[int, Ge(1), Shorthand("flips")] = 1
-    bits: tuple[int, ...] | None = dataclasses.field(default=None, kw_only=True)
+    bits: tuple[Natural, ...] | None = dataclasses.field(default=None, kw_only=True)
     field: Field | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.count < 1:
-            raise HoplonError(f"expected count of at least 1 bit, got {self.count}")
         if self.bits is None:
             return
         if self.field is not None:
             raise HoplonError(f"expected bits or a field, got both: {self.bits} and {self.field!r}")
-        object.__setattr__(self, "bits", tuple(self.bits))
         if len(set(self.bits)) != len(self.bits):
             raise HoplonError(f"expected different positions in bits, got {self.bits}")
         if len(self.bits) < self.count:
@@ -86,6 +84,7 @@ class _SomeBits(WordModel):
 
 @register("fault", "bitflip")
 @final
+@checked
 @dataclass(frozen=True)
 class BitFlip(_SomeBits):
     """Inverts `count` different bits of one word, every set of positions equally likely.
@@ -113,6 +112,7 @@ class BitFlip(_SomeBits):
 
 @register("fault", "stuck-at")
 @final
+@checked
 @dataclass(frozen=True)
 class StuckAt(_SomeBits):
     """Sets `count` different bits of one word to `value`; a bit that has it already stays, and nothing changes.
@@ -132,17 +132,13 @@ class StuckAt(_SomeBits):
     count: Annotated[int, Ge(1), Shorthand("flips")] = dataclasses.field(default=1, kw_only=True)
     value: Annotated[Literal[0, 1], Shorthand("stuck_value")]
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.value not in (0, 1):
-            raise HoplonError(f"expected value 0 or 1, got {self.value}")
-
     def _changed(self, mask: Tensor, format: NumberFormat) -> tuple[Tensor, Tensor]:
         return format.all_ones & ~mask, mask * self.value
 
 
 @register("fault", "adjacent-bits")
 @final
+@checked
 @dataclass(frozen=True)
 class AdjacentBits(WordModel):
     """Inverts `count` neighbouring bits of one word; every place of the run in the word equally likely.
@@ -154,10 +150,6 @@ class AdjacentBits(WordModel):
     """
 
     count: Annotated[int, Ge(1), Shorthand("flips")] = 2
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise HoplonError(f"expected count of at least 1 bit, got {self.count}")
 
     def draw(self, count: int, *, format: NumberFormat, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """`count` words with a run of inverted bits; probability 1 / places of the run."""
@@ -178,6 +170,7 @@ class AdjacentBits(WordModel):
 
 @register("fault", "zero")
 @final
+@checked
 @dataclass(frozen=True)
 class Zero(WordModel):
     """The word becomes that of zero: the number 0, and in quantised formats the zero point.
@@ -200,6 +193,7 @@ class Zero(WordModel):
 
 @register("fault", "random-value")
 @final
+@checked
 @dataclass(frozen=True)
 class RandomValue(WordModel):
     """The word is replaced: by that of a number drawn uniformly from [low, high), or by uniformly random bits.

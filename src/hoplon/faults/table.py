@@ -7,14 +7,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, final, get_args
+from typing import Literal, Self, final
 
 import numpy as np
 import polars as pl
 import torch
 from torch import Tensor
 
-from hoplon.errors import DataError, said
+from hoplon.errors import DataError, checked, said
 from hoplon.files import replacing
 from hoplon.formats.named import format_named
 
@@ -39,6 +39,7 @@ _DTYPES: dict[str, type[pl.DataType]] = {
 _OPTIONAL: dict[str, type[pl.DataType]] = {_WEIGHT: pl.Float64, "candidates": pl.Int64, "pooled": pl.Float64}
 
 
+@checked
 def words_to_series(words: Tensor) -> pl.Series:
     """Words as a UInt64 column.
 
@@ -51,12 +52,14 @@ def words_to_series(words: Tensor) -> pl.Series:
     return pl.Series(words.to(torch.int64).cpu().numpy().view(np.uint64))
 
 
+@checked
 def series_to_words(series: pl.Series) -> Tensor:
     """A UInt64 column without nulls as words: int64, shape ``(n,)``; undoes `words_to_series`."""
     return torch.from_numpy(series.cast(pl.UInt64).to_numpy().view(np.int64).copy())
 
 
 @final
+@checked
 @dataclass(frozen=True, eq=False)
 class FaultTable:
     """The faults of a campaign, one row per struck word; two tables are equal when their digests are.
@@ -85,8 +88,6 @@ class FaultTable:
     frame: pl.DataFrame
 
     def __post_init__(self) -> None:
-        if self.target not in get_args(Target):
-            raise DataError(f"expected target 'values' or 'memory', got {self.target!r}")
         optional = [name for name in _OPTIONAL if name in self.frame.columns]
         frame = _typed(self.frame, [*columns_of(self.target), *optional])
         _check_rows(frame)
@@ -228,6 +229,7 @@ def read_frame(path: str | os.PathLike[str]) -> pl.DataFrame:
         raise ValueError(said(error)) from error
 
 
+@checked
 def columns_of(target: Target) -> list[str]:
     """The columns of a table, in order; memory faults meet every input, so they name none."""
     return list(dtypes_of(target))

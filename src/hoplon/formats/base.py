@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 
 Field = Literal["sign", "exponent", "mantissa"]
 Word = TypeVar("Word", int, Tensor)
@@ -18,6 +18,7 @@ Word = TypeVar("Word", int, Tensor)
 _INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+@checked
 def integer_view(values: Tensor) -> Tensor:
     """View the bits of `values` as integers of their width: uint8, int16, int32, int64; shares memory, any strides.
 
@@ -39,6 +40,7 @@ def signed(word: Word, bits: int) -> Word:
     return (word ^ sign) - sign
 
 
+@checked
 def same_bits(left: Tensor, right: Tensor) -> Tensor:
     """Compare two tensors bit by bit: True where an element has the same bits; bool, broadcast shape.
 
@@ -55,6 +57,7 @@ def same_bits(left: Tensor, right: Tensor) -> Tensor:
     return integer_view(left) == integer_view(right)
 
 
+@checked
 def equal_bits(left: Tensor, right: Tensor) -> bool:
     """Return True if two tensors have one shape and dtype and hold the same bits everywhere.
 

@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 from hoplon.formats.base import Field, NumberFormat, integer_view, signed
 
 _FLOATS = (
@@ -27,6 +27,7 @@ NATIVE_DTYPES = (*_FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, to
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class Native(NumberFormat):
     """The bits of a torch dtype, as memory holds them.
@@ -115,6 +116,7 @@ class Native(NumberFormat):
         return signed(mask, self.bits).to(like.dtype)
 
 
+@checked
 @functools.cache
 def native(dtype: torch.dtype) -> Native:
     """The format of the bits of `dtype`.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 from hoplon.formats.base import NumberFormat, integer_view
 
 _NAME = re.compile(r"fixed\((\d+),(\d+)(,quirks)?\)")
@@ -23,6 +23,7 @@ _DECIMALS = 10**10
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class FixedPoint(NumberFormat):
     """The magnitude of a value with `integer` bits before and `fraction` bits after the binary point.

@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 from hoplon.formats.base import NumberFormat
 from hoplon.formats.dtypes import NATIVE_DTYPES, Native, native
 from hoplon.formats.fixed import FixedPoint
@@ -19,6 +19,7 @@ from hoplon.formats.quantized import Quantized
 _FAMILIES: tuple[type[NumberFormat], ...] = (Native, FixedPoint, Quantized)
 
 
+@checked
 @functools.cache
 def format_named(name: str) -> NumberFormat:
     """The format that carries this name, as stored in a fault table.
@@ -41,6 +42,7 @@ def format_named(name: str) -> NumberFormat:
     )
 
 
+@checked
 def one_per_word(names: Sequence[str]) -> NumberFormat:
     """The format of values that each have their own, in the order of `names`; at least one.
 

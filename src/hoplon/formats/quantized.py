@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 from hoplon.formats.base import NumberFormat, signed
 from hoplon.formats.dtypes import native
 
@@ -59,6 +59,7 @@ class _Affine(NumberFormat):
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class Quantized(_Affine):
     """Integers of `dtype` with scale and zero point, per tensor or per channel; the values stay floating point.

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, MeanLoss, Progress, checked, summed
+from hoplon.errors import Count, Seed, checked
+from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, MeanLoss, Progress, differentiable, summed
 from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Inputs, Stream
 from hoplon.program.program import Program, Ref
@@ -39,7 +40,7 @@ class SignedLosses:
             sign * mean(program, sample_of(program, outputs, number), part.take([number]))
             for number, sign in enumerate(signs)
         ]
-        return checked(torch.stack(losses).sum())
+        return differentiable(torch.stack(losses).sum())
 
 
 def sample_of(program: Program, outputs: Sequence[Any], number: int) -> list[Any]:
@@ -54,15 +55,16 @@ def sample_of(program: Program, outputs: Sequence[Any], number: int) -> list[Any
 
 
 @register("score", "fisher")
+@checked
 def fisher(
     program: Program,
     data: Stream,
     *,
     loss: Loss,
     sites: Memory = CONVOLUTIONS_AND_LINEAR,
-    batch: int = 64,
+    batch: Count = 64,
     progress: Progress | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Scores:
     """Score weights by the mean over samples of the squared gradient of the sample's loss.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from hoplon.errors import Count, checked
 from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, Progress, summed
 from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Stream
@@ -13,13 +14,14 @@ from hoplon.registry import register
 
 
 @register("score", "gradient")
+@checked
 def gradient(
     program: Program,
     data: Stream,
     *,
     loss: Loss,
     sites: Memory = CONVOLUTIONS_AND_LINEAR,
-    batch: int = 64,
+    batch: Count = 64,
     progress: Progress | None = None,
 ) -> Scores:
     """Score weights by the absolute gradient of a batch's mean loss, summed over batches.

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 from hoplon.importance.scores import Scores
 
 Normalisation = Literal["rank", "sum", "max"]
 
 
+@checked
 def layerwise(scores: Scores, *, by: Normalisation = "rank") -> Scores:
     """The scores of every storage on a scale of its own, so that no layer outranks another as a whole.
 
@@ -33,8 +34,6 @@ def layerwise(scores: Scores, *, by: Normalisation = "rank") -> Scores:
         ([0.333..., 1.0, 0.666...], [1.0, 0.5])
     """
     scales: dict[str, Callable[[Tensor], Tensor]] = {"rank": _ranks, "sum": _of_sum, "max": _of_max}
-    if by not in scales:
-        raise HoplonError(f"expected by={' or '.join(map(repr, get_args(Normalisation)))}, got {by!r}")
     for name, score in scores.values.items():
         if by != "rank" and score.numel() and bool(score.min() < 0):
             raise HoplonError(f"expected scores of at least 0 for by={by!r}, got others in {name}; use by='rank'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hoplon.errors import Count, checked
 from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, Progress, described
 from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Stream
@@ -11,13 +12,14 @@ from hoplon.registry import register
 
 
 @register("score", "magnitude")
+@checked
 def magnitude(
     program: Program,
     data: Stream | None = None,
     *,
     loss: Loss | None = None,
     sites: Memory = CONVOLUTIONS_AND_LINEAR,
-    batch: int = 64,
+    batch: Count = 64,
     progress: Progress | None = None,
 ) -> Scores:
     """Score weights by their absolute value; data, loss, batch and progress are not used.

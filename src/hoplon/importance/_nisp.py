@@ -11,7 +11,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from hoplon.errors import HoplonError
+from hoplon.errors import Count, HoplonError, checked
 from hoplon.importance._layerwise import layerwise
 from hoplon.importance.damage.readers import readers_of
 from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, Progress, StreamSummary, batches_of, described
@@ -27,13 +27,14 @@ _DAMPING = 0.9  # of long paths; below 1, so that their sum exists
 
 
 @register("score", "nisp")
+@checked
 def nisp(
     program: Program,
     data: Stream,
     *,
     loss: Loss | None = None,
     sites: Memory = CONVOLUTIONS_AND_LINEAR,
-    batch: int = 64,
+    batch: Count = 64,
     progress: Progress | None = None,
 ) -> Scores:
     """Score weights by the importance of the neurons they feed, propagated from the outputs, times their magnitude.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from hoplon.errors import Count, Seed, checked
 from hoplon.importance.gradients import CONVOLUTIONS_AND_LINEAR, Loss, Progress, described
 from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Stream
@@ -13,15 +14,16 @@ from hoplon.registry import register
 
 
 @register("score", "random")
+@checked
 def random(
     program: Program,
     data: Stream | None = None,
     *,
     loss: Loss | None = None,
     sites: Memory = CONVOLUTIONS_AND_LINEAR,
-    batch: int = 64,
+    batch: Count = 64,
     progress: Progress | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Scores:
     """Score weights by numbers drawn uniformly from [0, 1); only ``sites`` and ``seed`` matter.
 

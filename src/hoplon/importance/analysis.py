@@ -12,14 +12,15 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from hoplon.errors import HoplonError
+from hoplon.errors import Count, Fraction, HoplonError, checked
 from hoplon.importance.scores import Scores
 from hoplon.program.program import Program
 
 _QUANTILES = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "max": 1.0}
 
 
-def by_layer(scores: Scores, fraction: float = 0.01) -> pl.DataFrame:
+@checked
+def by_layer(scores: Scores, fraction: Fraction = 0.01) -> pl.DataFrame:
     """Count the most and the least important weights in each storage.
 
     The first row's ``top_of_layer`` is the critical share of the first layer.
@@ -51,7 +52,8 @@ def by_layer(scores: Scores, fraction: float = 0.01) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def magnitudes(program: Program, scores: Scores, *, fraction: float = 0.01, count: int = 100) -> pl.DataFrame:
+@checked
+def magnitudes(program: Program, scores: Scores, *, fraction: Fraction = 0.01, count: Count = 100) -> pl.DataFrame:
     """Quantiles of the magnitude of all scored weights, of the most and of the least important ones.
 
     Args:
@@ -67,8 +69,6 @@ def magnitudes(program: Program, scores: Scores, *, fraction: float = 0.01, coun
     Source:
         Aspis, Table IV.
     """
-    if count < 1:
-        raise HoplonError(f"expected a count of at least 1, got {count}")
     memory = program.memory()
     scores.require_shapes(memory)
     sizes = {name: memory[name].detach().reshape(-1).double().abs().cpu() for name in scores.values}
@@ -86,7 +86,8 @@ def magnitudes(program: Program, scores: Scores, *, fraction: float = 0.01, coun
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def overlap(scores: Mapping[str, Scores], fraction: float = 0.01) -> pl.DataFrame:
+@checked
+def overlap(scores: Mapping[str, Scores], fraction: Fraction = 0.01) -> pl.DataFrame:
     """Compare the important weights of several scores, or of several data sets.
 
     Args:
@@ -119,7 +120,8 @@ def overlap(scores: Mapping[str, Scores], fraction: float = 0.01) -> pl.DataFram
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def heat_map(scores: Scores, *, cells: int = 64) -> pl.DataFrame:
+@checked
+def heat_map(scores: Scores, *, cells: Count = 64) -> pl.DataFrame:
     """The scores of every storage in equal stretches of row-major indices, for a map of layer x weight.
 
     Args:
@@ -132,8 +134,6 @@ def heat_map(scores: Scores, *, cells: int = 64) -> pl.DataFrame:
     Source:
         Aspis, figures 7, 9 and 11.
     """
-    if cells < 1:
-        raise HoplonError(f"expected at least 1 cell per layer, got {cells}")
     ordered = _flat(scores, list(scores.values)).sort().values
     rows = []
     for name, score in scores.values.items():

@@ -87,7 +87,7 @@ class MeanLoss:
             DataError: the loss does not take what it is given, or gives something else.
         """
         labels = part.y if part.y is None else part.y.to(program.device)
-        return checked(_called(self.loss, pytree.tree_unflatten(list(outputs), program.out_spec), labels))
+        return differentiable(_called(self.loss, pytree.tree_unflatten(list(outputs), program.out_spec), labels))
 
 
 def totals_of(
@@ -198,7 +198,7 @@ def _called(loss: Loss, output: Any, labels: Tensor | None) -> object:
         ) from error
 
 
-def checked(value: object) -> Tensor:
+def differentiable(value: object) -> Tensor:
     """The value, if it can be differentiated.
 
     Raises:

@@ -13,7 +13,7 @@ from pydantic import ConfigDict
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from hoplon.errors import DataError, HoplonError, no_match
+from hoplon.errors import DataError, Fraction, HoplonError, checked, no_match
 from hoplon.faults.sampling.measures import highest
 from hoplon.files import json_as
 from hoplon.formats.tensor_files import load_tensors, save_tensors
@@ -24,6 +24,7 @@ _NOTE = "hoplon.scores"
 
 @register("part", "scores")
 @final
+@checked
 @dataclass(frozen=True, eq=False)
 class Scores:
     """A score for every weight of some memory sites, and where it comes from.
@@ -62,17 +63,15 @@ class Scores:
         """Number of scored weights."""
         return sum(score.numel() for score in self.values.values())
 
-    def count(self, fraction: float) -> int:
+    def count(self, fraction: Fraction) -> int:
         """Return the number of weights in the top ``fraction``: ``round(fraction * total)``, at least one.
 
         Raises:
             HoplonError: a fraction outside (0, 1].
         """
-        if not 0 < fraction <= 1:
-            raise HoplonError(f"expected a fraction in (0, 1], got {fraction}; 0.01 is one percent")
         return max(1, round(fraction * self.total))
 
-    def top(self, fraction: float) -> dict[str, Tensor]:
+    def top(self, fraction: Fraction) -> dict[str, Tensor]:
         """The weights with the highest scores of all sites together.
 
         Args:

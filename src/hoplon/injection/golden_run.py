@@ -16,7 +16,7 @@ from hoplon.criteria.base import Criterion, Judged
 from hoplon.criteria.combined import as_criterion
 from hoplon.criteria.outcome import classify, measure
 from hoplon.criteria.ragged import joined, judged_together
-from hoplon.errors import DataError
+from hoplon.errors import Batch, Count, DataError, checked
 from hoplon.injection.replay.eager import EagerReplay
 from hoplon.injection.replay.golden import Placement
 from hoplon.injection.replay.regions import RegionReplay, fits
@@ -53,6 +53,7 @@ def replay_of(program: Program, overlay: Overlay, batch: int, sites: Sites, plac
     return kind(program, overlay, batch, sites, placement)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class GoldenRun:
     """The fault-free unprotected run of a data set: what every arm is judged against.
@@ -65,7 +66,7 @@ class GoldenRun:
     program: Program
     data: Inputs
     criterion: Criterion
-    batch: int
+    batch: Batch
     outputs: tuple[Any, ...]
     eligible: Tensor
     golden: tuple[Any, ...]
@@ -78,7 +79,7 @@ class GoldenRun:
         data: Inputs,
         criterion: Criterion | Sequence[Criterion],
         *,
-        batch: int | None = None,
+        batch: Count | None = None,
     ) -> GoldenRun:
         """Run the data set fault-free, in padded batches of one fixed size, and pick the eligible inputs.
 
@@ -138,13 +139,14 @@ class GoldenRun:
         return self.program.leaves(self.data, rows, batch=self.batch), len(rows)
 
 
+@checked
 def golden_outputs(
     program: Program,
     overlay: Overlay,
     data: Inputs,
     criterion: Criterion,
     *,
-    batch: int,
+    batch: Batch,
     rows: Tensor | None = None,
 ) -> tuple[Any, ...]:
     """Return fault-free flat outputs under an overlay, of a data set or some samples of it, as `GoldenRun.outputs`."""
@@ -156,6 +158,7 @@ def golden_outputs(
     return tuple(None if column[0] is None else joined(column) for column in zip(*parts, strict=True))
 
 
+@checked
 def accuracy(criterion: Criterion, outputs: Sequence[Any], labels: Tensor | None) -> float:
     """Return the share of inputs that the criterion calls correct, in [0, 1]; NaN where it cannot tell."""
     right = [criterion.correct(*part) for part in _judged(criterion, outputs, labels)]

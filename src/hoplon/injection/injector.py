@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from hoplon.errors import checked
 from hoplon.faults.table import FaultTable
 from hoplon.formats.dtypes import native
 from hoplon.injection.arm import Arm
@@ -21,6 +22,7 @@ from hoplon.program.sites import Site, ValueSite
 ProgressCallback = Callable[[int], None]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Injector(Arm):
     """Runs fault tables in one arm (an overlay) and classifies every run."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
+from hoplon.errors import Count, checked
 from hoplon.program.program import Program
 from hoplon.program.sites import ValueSite
 
@@ -16,6 +17,7 @@ _MOST_RUNS = 8192
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class Budget:
     """Bytes for runs; None: 2 GiB of golden values, and as many runs at once as usually fit into 4 GiB.
@@ -32,7 +34,7 @@ class Budget:
         """Bytes for golden values of input batches."""
         return GOLDEN_BUDGET_BYTES if self.total is None else self.total // 2
 
-    def runs(self, program: Program, sites: Sequence[ValueSite], *, batch: int, default: int) -> int:
+    def runs(self, program: Program, sites: Sequence[ValueSite], *, batch: Count, default: int) -> int:
         """Return the number of runs that are replayed at once.
 
         Args:

@@ -159,10 +159,12 @@ def require_plain_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> No
 
 
 def register_structures(value: Any) -> None:
-    """Tell torch how to take dataclasses and subclasses of dict apart, wherever they are in a value."""
+    """Tell torch how to take dataclasses and subclasses of dict in a value apart, unless they are our own."""
     waiting = [value]
     while waiting:
         item = waiting.pop()
+        if type(item).__module__.startswith("hoplon."):
+            continue
         if (fields := _fields(item)) is not None:
             register_kind(type(item))
             waiting += fields.values()

@@ -9,14 +9,14 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from contextlib import redirect_stderr
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from hoplon.errors import CaptureError, HoplonWarning
+from hoplon.errors import CaptureError, HoplonWarning, checked, failure_of
 from hoplon.formats.base import equal_bits
 from hoplon.program._torch_warnings import quiet_torch
 from hoplon.program.call_forms import (
@@ -35,16 +35,6 @@ from hoplon.program.signature import Call, Signature, copied
 from hoplon.program.tracing import NotTraceable, trace
 from hoplon.program.verify import find_samples, prove_close, prove_equal
 
-_EXPORT_ERRORS = (
-    RuntimeError,  # includes NotImplementedError and most of torch's own errors
-    TypeError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    torch._dynamo.exc.TorchDynamoException,
-)
-
 _LONGEST_REASON = 300  # characters: a condition on many unknown sizes has thousands
 
 Form = Literal["auto", "export", "eager"]
@@ -54,8 +44,9 @@ class _FixedBatch(CaptureError):  # noqa: N818 -- says what the model has
     """The model takes one batch size only."""
 
 
+@checked
 def capture(
-    model: nn.Module,
+    model: nn.Module | ExportedProgram,
     example: Any,
     *,
     kwargs: Mapping[str, Any] | None = None,
@@ -92,8 +83,6 @@ def capture(
     require_eval(model)
     label = name or type(model).__name__
     call: Call = (example if isinstance(example, tuple) else (example,), dict(kwargs or {}))
-    if form not in get_args(Form):
-        raise CaptureError(f"expected form 'auto', 'export' or 'eager', got {form!r}")
     register_structures(call)
     _require_tensors(call)
     require_plain_inputs(*call)
@@ -107,7 +96,7 @@ def capture(
     if unstruck := {name: row for name, row in program.not_struck().items() if row.reason != WRITTEN_IN_CODE}:
         found = named_with_share(unstruck, program.memory())
         text = f"no fault strikes {found} of {label}; rates of memory faults leave it out, hoplon.inspect lists it"
-        warnings.warn(text, HoplonWarning, stacklevel=2)
+        warnings.warn(text, HoplonWarning, stacklevel=3)
     return program
 
 
@@ -124,7 +113,7 @@ def _in_form(
             raise
         program = _eager(model, call, label, batch_axis)
         text = f"{error}; running it in the eager form, where each fault costs a whole forward of one sample"
-        warnings.warn(text, HoplonWarning, stacklevel=3)
+        warnings.warn(text, HoplonWarning, stacklevel=4)
         return program
 
 
@@ -152,7 +141,7 @@ def _traced(model: nn.Module, call: Call, label: str, axis: int | None, decompos
         f"{label} fixes its batch size in its code, so it takes batches of {size} only, as in the example: every pass "
         f"will hold {size} samples",
         HoplonWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
     return program
 
@@ -176,7 +165,7 @@ def _captured(
         warnings.warn(
             f"{label} with {', '.join(decompose)} opened differs from the model by up to {gap:.2g} in its outputs",
             HoplonWarning,
-            stacklevel=5,
+            stacklevel=6,
         )
     else:
         prove_equal(program, model, leaves)
@@ -224,10 +213,10 @@ def _require_running(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
                 own_args, own_kwargs = copied((args, kwargs))
                 with slow_attention():
                     again = model(*own_args, **own_kwargs)
-    except _EXPORT_ERRORS as error:
+    except (Exception, SystemExit) as error:  # whatever the user's forward raises
         raise CaptureError(
             f"expected an example that {type(model).__name__} accepts, got inputs of shape {_shapes((args, kwargs))} "
-            f"and from the model {_first_line(error)!r}; give a batch of real input, with the batch axis first"
+            f"and from the model {failure_of(error)}; give a batch of real input, with the batch axis first"
         ) from error
     register_structures(output)
     if not _tensors(output):
@@ -241,7 +230,7 @@ def _require_running(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
             "is captured with that off (torch.backends.mha.set_fastpath_enabled), and may differ from it in the last "
             "digits",
             HoplonWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -291,7 +280,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, 
     try:  # torch prints the graph of an export that fails, thousands of lines of a detector
         with torch.no_grad(), quiet_torch(), redirect_stderr(io.StringIO()) as printed:
             exported = torch.export.export(named, args, kwargs, dynamic_shapes=_by_parameter(named, *shapes))
-    except _EXPORT_ERRORS as error:
+    except Exception as error:  # whatever torch raises, and the user's forward
         raise _export_error(model, args, error) from error
     sys.stderr.write(printed.getvalue())
     return exported

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
+from hoplon.errors import checked
 from hoplon.program.call_forms import slow_attention
 from hoplon.program.eager_watch import OperatorCall, OperatorWatch
 from hoplon.program.layout import WholeLayout
@@ -25,6 +26,7 @@ from hoplon.program.words import overlapping, place_of
 
 
 @final
+@checked
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class EagerProgram(Program):
     """A program whose passes are forwards of the user's model, one sample each, watched operator by operator.

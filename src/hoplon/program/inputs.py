@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
-from hoplon.errors import DataError
+from hoplon.errors import Count, DataError, Seed, checked
 from hoplon.formats.digest import add_words
 
 # One sample, as a map-style data set gives it: x, or x with its label.
@@ -20,6 +20,7 @@ Sample = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 
 @final
+@checked
 @dataclass(frozen=True, eq=False)
 class Inputs:
     """Samples and their labels, also a map-style data set.
@@ -86,27 +87,23 @@ class Inputs:
             raise DataError(f"expected samples in [0, {len(self)}), got {int(index[outside][0])}")
         return self._part(index)
 
-    def sample(self, count: int | None, *, seed: int) -> Inputs:
+    def sample(self, count: Count | None, *, seed: Seed) -> Inputs:
         """So many samples in their old order, drawn by the seed; all of them for None or where there are not more.
 
         Raises:
             DataError: a count below 1.
         """
-        if count is not None and count < 1:
-            raise DataError(f"expected at least 1 sample, got {count}")
         if count is None or count >= len(self):
             return self
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self.take(order[:count].sort().values)
 
-    def batches(self, size: int) -> Iterator[Inputs]:
+    def batches(self, size: Count) -> Iterator[Inputs]:
         """The samples in order, `size` at a time; the last batch may be shorter. Views, not copies.
 
         Raises:
             DataError: a size below 1.
         """
-        if size < 1:
-            raise DataError(f"expected a batch size of at least 1, got {size}")
         return (self._part(slice(start, start + size)) for start in range(0, len(self), size))
 
     def digest(self) -> str:
@@ -193,7 +190,7 @@ Stream: TypeAlias = Inputs | Dataset[Any] | Tensor | tuple[Any, ...] | Iterable[
 
 def is_sized(data: Stream) -> bool:
     """Whether samples can be asked for by number: how many there are is known, and any can be read on its own."""
-    numbered = hasattr(data, "__getitem__") and not isinstance(data, tuple | list | IterableDataset)
+    numbered = hasattr(data, "__getitem__") and not isinstance(data, tuple | list | dict | IterableDataset)
     return isinstance(data, Inputs | Tensor) or numbered
 
 

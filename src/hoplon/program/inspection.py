@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, final
 
-from hoplon.errors import HoplonError
+from hoplon.errors import checked
 from hoplon.formats.dtypes import NATIVE_DTYPES, native
 from hoplon.program.memory import Unstruck
 from hoplon.program.program import Program
@@ -161,6 +161,7 @@ class Inspection:
         return (("values", self.values), ("memory", self.memory), ("parameters", parameters), ("buffers", buffers))
 
 
+@checked
 def inspect(program: Program) -> Inspection:
     """List a program's layers and sites.
 
@@ -170,8 +171,6 @@ def inspect(program: Program) -> Inspection:
         >>> len(found.conv_weights), found.to_dict()["fault_sites"]["single"]
         (1, 576)
     """
-    if not isinstance(program, Program):
-        raise HoplonError(f"expected a program from hoplon.capture, got a value of type {type(program).__name__}")
     state = program.memory()
     return Inspection(
         program=program,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from hoplon.errors import SiteError
+from hoplon.errors import Batch, HoplonError, SiteError, checked
 from hoplon.formats.digest import add_words
 from hoplon.formats.dtypes import NATIVE_DTYPES
 from hoplon.program.inputs import Inputs
@@ -110,6 +110,7 @@ def reached_kinds(
     return kinds
 
 
+@checked
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Program:
     """A model traced once by :func:`hoplon.capture`.
@@ -197,7 +198,7 @@ class Program:
         """The flat inputs of a call, checked; see :meth:`Signature.flatten`."""
         return self.signature.flatten(args, kwargs or {})
 
-    def leaves(self, data: Inputs, rows: Tensor | None = None, *, batch: int | None = None) -> list[Any]:
+    def leaves(self, data: Inputs, rows: Tensor | None = None, *, batch: Batch | None = None) -> list[Any]:
         """Flat inputs of one pass over samples of a data set, on the program's device.
 
         Args:
@@ -236,6 +237,8 @@ class Program:
             memory: parameters and buffers to use in place of the model's own.
             hook: called with each step's number and value; what it gives back takes the value's place.
         """
+        if len(leaves) != len(self.input_steps):
+            raise HoplonError(f"expected {len(self.input_steps)} flat inputs of {self.name}, got {len(leaves)}")
         values = self.initial_values(leaves, self.memory() if memory is None else memory)
         for step in self.compute_steps():
             value = step.run(values)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import count
 from math import prod
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from hoplon.errors import CaptureError, SiteError, no_match
+from hoplon.errors import CaptureError, SiteError, checked, no_match
 from hoplon.formats.dtypes import QUANTISED
 from hoplon.program.words import word_sets
 
@@ -158,6 +158,7 @@ def call_numbers() -> defaultdict[tuple[str, str], count[int]]:
     return defaultdict(count)
 
 
+@runtime_checkable
 class HasSites(Protocol):
     """What a selection selects from."""
 
@@ -177,6 +178,7 @@ class HasSites(Protocol):
         """By name, what is stored and no fault strikes."""
 
 
+@runtime_checkable
 class HasGuardSites(Protocol):
     """What a selection of guards' memory selects from."""
 
@@ -235,6 +237,7 @@ def _fits(site: Site, kinds: Collection[str] | None, dtype: torch.dtype | None) 
     return right_dtype and (kinds is None or not site.kinds.isdisjoint(kinds))
 
 
+@checked
 @dataclass(frozen=True)
 class Values:
     """A selection of value sites: operator outputs, by name pattern, kind and dtype.
@@ -267,6 +270,7 @@ class Values:
         return _matching("value site", sites, self.pattern, lambda s: _fits(s, kinds, self.dtype), limits)
 
 
+@checked
 @dataclass(frozen=True)
 class Memory:
     """A selection of memory sites: words of parameters, buffers and other tensors, by name pattern, kind and dtype.
@@ -306,6 +310,7 @@ class Memory:
         return _matching("memory site", program.memory_sites, self.pattern, allowed, limits)
 
 
+@checked
 @dataclass(frozen=True)
 class GuardMemory:
     """A selection of what guards hold beside the model: copies, sums, indices, a site class of its own.

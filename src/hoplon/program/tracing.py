@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from hoplon.errors import CaptureError
+from hoplon.errors import CaptureError, HoplonError
 from hoplon.program._torch_warnings import quiet_torch
 from hoplon.program.call_forms import register_kind, structures_in
 from hoplon.program.memory import HELD_BY_NONE, WRITTEN_IN_CODE, StoredWords, Unstruck, is_plain, parts_of
@@ -264,6 +264,23 @@ def _outputs(exported: ExportedProgram, numbers: Mapping[fx.Node, int]) -> tuple
     )
 
 
+def save_export(exported: ExportedProgram, file: Any, **options: Any) -> None:
+    """Write a ``.pt2`` file that torch can read again; arguments as for ``torch.export.save``.
+
+    Raises:
+        HoplonError: a name of a module that torch writes and cannot read.
+    """
+    stacks = (node.meta.get("nn_module_stack", {}) for node in exported.graph.nodes)
+    for name in dict.fromkeys(part for stack in stacks for entry in stack.items() for part in (entry[0], entry[1][0])):
+        if not set(",;").isdisjoint(name) or any(name.count(a) != name.count(b) for a, b in ("()", "[]")):
+            raise HoplonError(
+                "expected names of modules without commas, semicolons and single brackets for a .pt2 file, got "
+                f"{name!r}; "
+                "torch could not read it again: rename the module"
+            )
+    torch.export.save(exported, file, **options)
+
+
 _FOUND = ("layouts", "value_sites", "input_sites", "site_steps", "memory_sites", "unread", "unstruck", "names")
 
 
@@ -274,7 +291,7 @@ def _packed(program: Program) -> tuple[Any, ...]:
     alone = {name for names in by_storage(program.tensors) if len(names) == 1 for name in names}
     kept = {target: name for target, name in program.names.items() if name in alone}
     with quiet_torch():
-        torch.export.save(program.exported, buffer)
+        save_export(program.exported, buffer)
         found = {name: getattr(program, name) for name in _FOUND}
         structures = structures_in(program.out_spec) | structures_in(program.signature.spec)
         rest = io.BytesIO()  # what an export does not hold, or parts

@@ -6,17 +6,13 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from torch import Tensor
 from typing_extensions import override
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
+from hoplon.program.program import Program
 from hoplon.protections.memory_guard import Guard
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from hoplon.program.program import Program
 
 
 class ValueProtection(ABC):
@@ -163,6 +159,7 @@ class Chain(ValueProtection):
         return found
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Overlay:
     """The protections of one arm, resolved against a program. An empty overlay is the unprotected program."""
@@ -193,6 +190,7 @@ class Overlay:
         return found
 
 
+@checked
 def overlay(program: Program, protections: Iterable[Protection], *, label: str | None = None) -> Overlay:
     """Resolve protections against a program.
 

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from typing_extensions import override
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 
 _Suspect = TypeVar("_Suspect")
 _version_of = attrgetter("_version")
@@ -107,6 +107,7 @@ class Change(NamedTuple):
     throughout: bool
 
 
+@checked
 def change(differing: int, total: int) -> Change:
     """Return the change of a storage all of whose words were compared."""
     return Change(differing, total, 2 * differing > total)
@@ -267,6 +268,7 @@ def check_all(guards: Sequence[Guard], *, turn: int = 0, turns: int = 1) -> list
     return reports
 
 
+@checked
 def of_turn(count: int, turn: int, turns: int) -> range:
     """Return those of ``count`` consecutive pieces that belong to a turn; turns differ by one piece at most.
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hoplon.errors import StoreError
+from jinja2 import UndefinedError
+
+from hoplon.errors import DataError, StoreError, checked
 from hoplon.files import read_json, write_json
 from hoplon.report.schema import Assessment, require_agreement
 from hoplon.stats.intervals import Interval, Ratio
@@ -41,6 +44,23 @@ def with_limits(name: str, interval: Interval | Ratio | None) -> dict[str, float
     return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
 
 
+@contextmanager
+def of_assessment() -> Iterator[None]:
+    """A scope that reads the document of an assessment, and says so where it is another.
+
+    Raises:
+        DataError: a part is missing or has another form.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, UndefinedError) as error:
+        raise DataError(
+            f"expected the document of an assessment, as Assessment.to_dict gives it, got one in which something is "
+            f"missing or has another form ({type(error).__name__}: {error})"
+        ) from error
+
+
+@checked
 def write_document(path: str | os.PathLike[str], document: Document) -> Path:
     """Write the document as JSON, whole or not at all.
 
@@ -51,6 +71,7 @@ def write_document(path: str | os.PathLike[str], document: Document) -> Path:
     return Path(path)
 
 
+@checked
 def read_document(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read what :func:`write_document` wrote; ``path`` is the file or the folder with ``results.json``.
 

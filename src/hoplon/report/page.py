@@ -11,14 +11,16 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from hoplon.errors import checked
 from hoplon.files import write_atomically
 from hoplon.report import figures, text as wording
-from hoplon.report.document import Document
+from hoplon.report.document import Document, of_assessment
 from hoplon.report.verdicts import baseline, fault_in, helps, improvement, rows_of, tables_of, title_of, verdict
 
 _PLANNED = "from a timed beginning without protections"
 
 
+@checked
 def write_page(path: str | os.PathLike[str], document: Document) -> Path:
     """Write the page, whole or not at all.
 
@@ -30,20 +32,22 @@ def write_page(path: str | os.PathLike[str], document: Document) -> Path:
     return target
 
 
+@checked
 def render(document: Document) -> str:
     """The page of an assessment as one HTML text that loads nothing from anywhere."""
-    sections = [_section(document, faults, f"table-{n}") for n, faults in enumerate(tables_of(document))]
-    specs = {figure["id"]: figure["spec"] for section in sections for figure in section["plots"]}
-    return from_template(
-        "template.html.j2",
-        document=document,
-        verdict=verdict(document),
-        sections=sections,
-        specs=script_safe(specs),
-        protections=_described(document),
-        wording=wording,
-        provenance=_provenance(document),
-    )
+    with of_assessment():
+        sections = [_section(document, faults, f"table-{n}") for n, faults in enumerate(tables_of(document))]
+        specs = {figure["id"]: figure["spec"] for section in sections for figure in section["plots"]}
+        return from_template(
+            "template.html.j2",
+            document=document,
+            verdict=verdict(document),
+            sections=sections,
+            specs=script_safe(specs),
+            protections=_described(document),
+            wording=wording,
+            provenance=_provenance(document),
+        )
 
 
 def from_template(name: str, **values: Any) -> str:

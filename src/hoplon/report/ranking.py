@@ -8,12 +8,14 @@ from pathlib import Path
 
 import polars as pl
 
+from hoplon.errors import Fraction, checked
 from hoplon.files import write_atomically
 from hoplon.report.figures import Figure, Spec
 from hoplon.report.page import from_template, script_safe
 
 
-def by_layer_figure(frame: pl.DataFrame, *, fraction: float) -> Figure:
+@checked
+def by_layer_figure(frame: pl.DataFrame, *, fraction: Fraction) -> Figure:
     """Bars by layer of the most and of the least important weights.
 
     Args:
@@ -47,6 +49,7 @@ def by_layer_figure(frame: pl.DataFrame, *, fraction: float) -> Figure:
     return Figure(title, alt, {"data": traces, "layout": layout}, height, values)
 
 
+@checked
 def heat_map_figure(frame: pl.DataFrame) -> Figure:
     """The map of layer x weight, coloured by the rank of the highest score in a cell.
 
@@ -83,6 +86,7 @@ def heat_map_figure(frame: pl.DataFrame) -> Figure:
     return Figure("Scores by layer and weight", alt, {"data": [trace], "layout": layout}, height, values)
 
 
+@checked
 def write_ranking(path: str | os.PathLike[str], title: str, figures: Sequence[Figure]) -> Path:
     """One page with these figures that opens offline, written whole or not at all.
 

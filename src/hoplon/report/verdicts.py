@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hoplon.report.document import Document
+from hoplon.errors import checked
+from hoplon.report.document import Document, of_assessment
 from hoplon.report.text import STRUCK, TARGETS, amount, at_most, factor, interval, listed, only_crashes, percent
 
 Row = Mapping[str, Any]
@@ -21,6 +22,7 @@ class Paragraph:
     sentences: tuple[str, ...]
 
 
+@checked
 def verdict(document: Document) -> tuple[Paragraph, ...]:
     """One paragraph per table of faults; an arm that does harm comes first.
 
@@ -28,9 +30,9 @@ def verdict(document: Document) -> tuple[Paragraph, ...]:
     arm showed no failure, its upper limit is named instead. "Helps" means that the interval of the paired difference to
     the unprotected arm lies below zero.
     """
-    return tuple(
-        Paragraph(faults, title_of(document, faults), _sentences(document, faults)) for faults in tables_of(document)
-    )
+    with of_assessment():
+        tables = tables_of(document)
+        return tuple(Paragraph(faults, title_of(document, faults), _sentences(document, faults)) for faults in tables)
 
 
 def tables_of(document: Document) -> list[str]:

@@ -7,26 +7,28 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hoplon.stats.intervals import Floats, Ints
+from hoplon.errors import BelowOne, Count, Natural, NonNegative, Share, checked
+from hoplon.stats.intervals import Floats, Ints, check_shapes
 from hoplon.stats.strata_estimates import CERTAIN, limits
 
 _FLOORS = np.geomspace(0.5, 24.0, 14)
 _STEPS = 13  # to a quarter of a percent
 
 
+@checked
 def allocate(
     shares: Floats,
     guesses: Floats,
     *,
-    half_width: float,
+    half_width: Share,
     candidates: ArrayLike | None,
-    low_tail: float,
-    high_tail: float,
+    low_tail: BelowOne,
+    high_tail: BelowOne,
     known: NDArray[np.bool_] | None = None,
     effects: Floats | None = None,
-    unseen: float = 0.5,
-    least: int = 8,
-    most: int = 10**9,
+    unseen: NonNegative = 0.5,
+    least: Natural = 8,
+    most: Count = 10**9,
     members: Floats | None = None,
 ) -> Ints | None:
     """The cheapest runs per stratum whose interval is expected to have this half-width; None: no runs give it.
@@ -53,7 +55,8 @@ def allocate(
     Source:
         Neyman, Journal of the Royal Statistical Society 97 (1934) 558-625; Cochran 1977, section 5.5.
     """
-    sure = np.zeros(len(shares), dtype=bool) if known is None else known
+    check_shapes("shares, guesses, known, effects and members", shares, guesses, known, effects, members)
+    sure = np.zeros(len(shares), dtype=bool) if known is None else known.astype(bool)
     spread = np.where(sure, 0.0, np.sqrt(guesses * (1 - guesses)))
     neyman = shares * spread if effects is None else shares * spread * np.sqrt(effects)
     neyman = neyman / neyman.sum() if neyman.any() else shares

@@ -7,18 +7,19 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hoplon.errors import HoplonError
-from hoplon.stats.intervals import Floats, Interval, check_confidence
+from hoplon.errors import Count, HoplonError, Seed, Share, checked
+from hoplon.stats.intervals import Floats, Interval
 
 
+@checked
 def block_bootstrap(
     values: ArrayLike,
     figure: Callable[[Floats], Floats],
     *,
     block: int,
-    seed: int,
-    times: int = 2000,
-    confidence: float = 0.95,
+    seed: Seed,
+    times: Count = 2000,
+    confidence: Share = 0.95,
 ) -> Interval:
     """A figure of the means of a series, with limits from resampled stretches of it.
 
@@ -49,7 +50,6 @@ def block_bootstrap(
     count = len(series)
     if not 1 <= block <= count:
         raise HoplonError(f"expected a block in [1, {count}], the length of the series, got {block}")
-    check_confidence(confidence)
     ring = np.concatenate([series, series[: block - 1]])  # a stretch may run over the end
     sums = np.concatenate([np.zeros((1, series.shape[1])), ring.cumsum(0)])
     means = (sums[block:] - sums[:-block]) / block  # of the stretch from each moment on, shape (n, k)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Annotated, Any, Literal, final
 
 import numpy as np
+from annotated_types import Ge, Lt
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, Natural, Share, checked
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -84,7 +85,8 @@ class Ratio:
         return f"{estimate} [{self.low:.3g}, {self.high:.3g}]"
 
 
-def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> Interval:
+@checked
+def wilson(successes: Natural, trials: Natural, *, confidence: Share = 0.95) -> Interval:
     """Wilson score interval of a probability, for plain counts.
 
     Args:
@@ -100,7 +102,8 @@ def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> Interval
     return _binomial(successes, trials, confidence, "wilson", "wilson")
 
 
-def clopper_pearson(successes: int, trials: int, *, confidence: float = 0.95) -> Interval:
+@checked
+def clopper_pearson(successes: Natural, trials: Natural, *, confidence: Share = 0.95) -> Interval:
     """Clopper-Pearson interval of a probability: covers at least `confidence` for every probability.
 
     Wider than `wilson`; arguments as there.
@@ -111,7 +114,8 @@ def clopper_pearson(successes: int, trials: int, *, confidence: float = 0.95) ->
     return _binomial(successes, trials, confidence, "exact", "clopper-pearson")
 
 
-def clustered(shares: np.ndarray, sizes: np.ndarray, *, confidence: float = 0.95) -> Interval:
+@checked
+def clustered(shares: np.ndarray, sizes: np.ndarray, *, confidence: Share = 0.95) -> Interval:
     """Interval of a mean share over clusters: Wilson with the effective sample size of the design.
 
     A memory fault meets many inputs, which fail together; runs of one fault are a cluster, faults are independent.
@@ -135,7 +139,6 @@ def clustered(shares: np.ndarray, sizes: np.ndarray, *, confidence: float = 0.95
     shares, sizes = _per_cluster(shares, sizes, "size")
     if not (sizes >= 1).all():
         raise HoplonError(f"expected sizes of at least 1, got {sizes[~(sizes >= 1)][0]}; leave empty clusters out")
-    check_confidence(confidence)
     method = "wilson, clustered"
     if not len(shares):
         return Interval(math.nan, 0.0, 1.0, confidence, method)
@@ -161,8 +164,9 @@ def effective(shares: Floats, sizes: NDArray[Any]) -> tuple[float, float]:
     return mean * runs, runs
 
 
+@checked
 def weighted(
-    shares: np.ndarray, weights: np.ndarray, *, confidence: float = 0.95, heaviest: float | None = None
+    shares: np.ndarray, weights: np.ndarray, *, confidence: Share = 0.95, heaviest: float | None = None
 ) -> Interval:
     """Interval of a mean share under another measure than the one the clusters were drawn from.
 
@@ -189,7 +193,6 @@ def weighted(
     shares, weights = _per_cluster(shares, weights, "weight")
     if not ((weights >= 0) & np.isfinite(weights)).all() or (len(weights) and not weights.any()):
         raise HoplonError("expected weights that are finite, at least 0 and not all 0, got others")
-    check_confidence(confidence)
     method = "wilson, weighted"
     clusters = len(shares)
     if clusters == 0:
@@ -249,7 +252,10 @@ def gamma_quantile(cumulants: Sequence[ArrayLike], level: float) -> Floats:
     return np.asarray(np.where(nearly_normal, expanded, mean + np.sign(skew) * spread * standard), dtype=np.float64)
 
 
-def sample_size(population: int, *, error: float, confidence: float = 0.95, p: float = 0.5) -> int:
+@checked
+def sample_size(
+    population: Annotated[float, Ge(1), Lt(math.inf)], *, error: Share, confidence: Share = 0.95, p: Share = 0.5
+) -> int:
     """Number of faults to draw without replacement so that the estimate is within `error` of the truth.
 
     Args:
@@ -268,17 +274,13 @@ def sample_size(population: int, *, error: float, confidence: float = 0.95, p: f
         >>> sample_size(10**9, error=0.01)
         9604
     """
-    if population < 1:
-        raise HoplonError(f"expected a population of at least 1, got {population}")
-    for name, value in (("error", error), ("p", p)):
-        if not 0 < value < 1:
-            raise HoplonError(f"expected {name} in (0, 1), got {value}")
     quantile = _two_sided(confidence)
     size = population / (1 + error**2 * (population - 1) / (quantile**2 * p * (1 - p)))
     return max(1, math.floor(size + 0.5))
 
 
-def mcnemar(only_a: int, only_b: int) -> float:
+@checked
+def mcnemar(only_a: Natural, only_b: Natural) -> float:
     """Exact two-sided p-value that two arms fail equally often, from the runs in which just one failed.
 
     Args:
@@ -299,7 +301,8 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return float(stats.binomtest(int(only_a), differing, 0.5).pvalue) if differing else 1.0
 
 
-def paired_difference(only_a: int, only_b: int, n: int, *, confidence: float = 0.95) -> Interval:
+@checked
+def paired_difference(only_a: Natural, only_b: Natural, n: Natural, *, confidence: Share = 0.95) -> Interval:
     """Interval of p_a - p_b, the difference in failure probability of two arms on the same runs.
 
     Args:
@@ -326,7 +329,8 @@ def paired_difference(only_a: int, only_b: int, n: int, *, confidence: float = 0
     return Interval((only_a - only_b) / n, *_cut(centre, reach), confidence, method)
 
 
-def paired_ratio(both: int, only_a: int, only_b: int, *, confidence: float = 0.95) -> Ratio:
+@checked
+def paired_ratio(both: Natural, only_a: Natural, only_b: Natural, *, confidence: Share = 0.95) -> Ratio:
     """Interval of p_a / p_b, how many times more often the first arm fails than the second on the same runs.
 
     Runs in which neither fails say nothing about a ratio, so their number is not asked for.
@@ -346,8 +350,6 @@ def paired_ratio(both: int, only_a: int, only_b: int, *, confidence: float = 0.9
         >>> print(paired_ratio(59, 6, 16))
         0.867 [0.758, 0.991]
     """
-    if min(both, only_a, only_b) < 0:
-        raise HoplonError(f"expected counts of at least 0, got {both}, {only_a} and {only_b}")
     z, method = _two_sided(confidence), "bonett-price"
     runs, failed_a, failed_b = both + only_a + only_b, both + only_a, both + only_b
     if runs == 0:
@@ -361,7 +363,8 @@ def paired_ratio(both: int, only_a: int, only_b: int, *, confidence: float = 0.9
     return Ratio(estimate, a.low / b.high, a.high / b.low if b.low else math.inf, confidence, method)
 
 
-def paired_clustered(differences: np.ndarray, *, confidence: float = 0.95) -> Interval:
+@checked
+def paired_clustered(differences: np.ndarray, *, confidence: Share = 0.95) -> Interval:
     """Interval of the mean difference of two arms over clusters: `paired_difference` for faults that meet many inputs.
 
     Args:
@@ -404,7 +407,6 @@ def _cut(centre: float, reach: float) -> tuple[float, float]:
 
 def _two_sided(confidence: float) -> float:
     """The quantile of the normal distribution for both limits at a confidence in (0, 1)."""
-    check_confidence(confidence)
     return float(stats.norm.ppf(0.5 + confidence / 2))
 
 
@@ -413,7 +415,6 @@ def _binomial(
 ) -> Interval:
     if not 0 <= successes <= trials:
         raise HoplonError(f"expected successes in [0, trials={trials}], got {successes}")
-    check_confidence(confidence)
     if trials == 0:
         return Interval(math.nan, 0.0, 1.0, confidence, name)
     limits = stats.binomtest(int(successes), int(trials)).proportion_ci(confidence, method=method)
@@ -438,7 +439,12 @@ def _check_counts(only_a: int, only_b: int, n: int) -> None:
         raise HoplonError(f"expected counts of at least 0 that sum to at most {n}, got {only_a} and {only_b}")
 
 
-def check_confidence(confidence: float) -> None:
-    """Refuse a confidence outside of (0, 1)."""
-    if not 0 < confidence < 1:
-        raise HoplonError(f"expected confidence in (0, 1), got {confidence}")
+def check_shapes(what: str, first: ArrayLike, *others: ArrayLike | None) -> None:
+    """Refuse arrays of one value per stratum or cluster that do not fit together; None is left out."""
+    shapes = [np.shape(part) for part in (first, *others) if part is not None]
+    try:
+        whole = np.broadcast_shapes(*shapes)
+    except ValueError:
+        whole = ()
+    if not shapes[0] or whole[-1:] != shapes[0][-1:]:
+        raise HoplonError(f"expected {what} of one length, got shapes {', '.join(map(str, shapes))}")

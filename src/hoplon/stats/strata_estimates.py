@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hoplon.errors import HoplonError
-from hoplon.stats.intervals import Floats, Interval, check_confidence, gamma_quantile, with_event
+from hoplon.errors import BelowOne, HoplonError, Share, checked
+from hoplon.stats.intervals import Floats, Interval, check_shapes, gamma_quantile, with_event
 
 _METHOD = "stratified"
 
@@ -19,14 +19,15 @@ CERTAIN = 1e15
 ABOVE = 0.8
 
 
+@checked
 def stratified(
     shares: ArrayLike,
     failures: ArrayLike,
     runs: ArrayLike,
     *,
     candidates: ArrayLike | None = None,
-    confidence: float = 0.95,
-    above: float = 0.5,
+    confidence: Share = 0.95,
+    above: Share = 0.5,
 ) -> Interval:
     """Interval of the failure probability from runs in strata: ``sum(share x failures / runs)``.
 
@@ -59,16 +60,20 @@ def stratified(
     if ((share > 0) & (run < 1)).any():
         worst = int(((share > 0) & (run < 1)).argmax())
         raise HoplonError(f"expected at least one run in every stratum, got none in stratum {worst}; run some there")
-    for name, value in (("confidence", confidence), ("above", above)):
-        if not 0 < value < 1:
-            raise HoplonError(f"expected {name} in (0, 1), got {value}")
     tails = {"low_tail": (1 - confidence) * (1 - above), "high_tail": (1 - confidence) * above}
     mean, low, high = limits(share, failed, run, candidates=candidates, **tails)
     return Interval(float(mean), float(low), float(high), confidence, _METHOD)
 
 
+@checked
 def limits(
-    shares: Floats, failures: Floats, runs: Floats, *, candidates: ArrayLike | None, low_tail: float, high_tail: float
+    shares: Floats,
+    failures: Floats,
+    runs: Floats,
+    *,
+    candidates: ArrayLike | None,
+    low_tail: BelowOne,
+    high_tail: BelowOne,
 ) -> tuple[Floats, Floats, Floats]:
     """Estimate and limits of ``sum(share x p)`` for many sets of strata at once; the last axis is that of the strata.
 
@@ -99,6 +104,7 @@ def limits(
         1977, equation 12.3 with the second term's variance between strata.
     """
     share, failed, run = (np.asarray(part, dtype=np.float64) for part in (shares, failures, runs))
+    check_shapes("shares, failures, runs and candidates", share, failed, run, candidates)
     run = np.where(share > 0, run, 1.0)
     failed = np.where(share > 0, failed, 0.0)
     mostly = 2 * failed > run
@@ -117,6 +123,8 @@ def limits(
         high[power] = high[power] + part
     if candidates is not None:
         draws = np.asarray(candidates, dtype=np.float64)
+        if not (draws >= 1).all():
+            raise HoplonError(f"expected at least one candidate in every stratum, got {draws.min():g}")
         for between, skew in _first_phase(share, probability, draws):
             low = [low[0], low[1] + between, low[2] + skew]
             high = [high[0], high[1] + between, high[2] + skew]
@@ -127,8 +135,9 @@ def limits(
     return mean, np.minimum(bottom, mean), np.maximum(top, mean)
 
 
+@checked
 def paired_weighted(
-    only_a: Floats, only_b: Floats, weights: Floats, *, candidates: ArrayLike | None = None, confidence: float = 0.95
+    only_a: Floats, only_b: Floats, weights: Floats, *, candidates: ArrayLike | None = None, confidence: Share = 0.95
 ) -> Interval:
     """Interval of the difference in failure probability of two arms on faults that do not count alike.
 
@@ -145,7 +154,7 @@ def paired_weighted(
         what as many plain draws would leave open: the variance of a single fault's difference over the number of
         candidates (Cochran 1977, section 12.2, whose between-strata variance it bounds).
     """
-    check_confidence(confidence)
+    check_shapes("shares of failures, weights and candidates", only_a, only_b, weights, candidates)
     method = "gamma, weighted"
     if not len(weights):
         return Interval(math.nan, -1.0, 1.0, confidence, method)

@@ -14,7 +14,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 from hoplon.stats.intervals import Floats, Ints
 
 _PILOT = 2  # batches of each fault of a pilot: the fewest that tell the levels apart
@@ -110,6 +110,7 @@ def spread_of(weights: Sequence[float], shares: Sequence[Floats], *, of: int) ->
     return VarianceComponents((failing * max(between, 0.0) + whole) / (failing + 1), within)
 
 
+@checked
 def cheapest(spread: VarianceComponents, *, of: int, fault_cost: float, batch_cost: float) -> int:
     """Number of batches that each fault meets, so that a precision costs least.
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from hoplon.errors import checked
 from hoplon.program.inputs import Inputs
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class ZooModel:
     """A model ready to be captured.
@@ -27,6 +29,7 @@ class ZooModel:
     task: str = "classification"
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class ZooData:
     """Data in two parts that share no sample.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import entry_points
 from typing import Protocol
 
-from hoplon.errors import HoplonError, no_match
+from hoplon.errors import HoplonError, Seed, checked, no_match
 from hoplon.zoo.datasets._cifar10 import cifar10
 from hoplon.zoo.datasets._digits import digits
 from hoplon.zoo.datasets._driving import driving
@@ -65,7 +65,8 @@ def data_names() -> tuple[str, ...]:
     return tuple(_DATA)
 
 
-def model(name: str, *, seed: int = 0, progress: Progress | None = None) -> ZooModel:
+@checked
+def model(name: str, *, seed: Seed = 0, progress: Progress | None = None) -> ZooModel:
     """A model of the zoo.
 
     Networks that another package trains come from the cache folder; where they are not there yet they are trained,
@@ -95,6 +96,7 @@ def model(name: str, *, seed: int = 0, progress: Progress | None = None) -> ZooM
     raise no_match("zoo model", name, model_names())
 
 
+@checked
 def data(name: str) -> ZooData:
     """Data of the zoo, in its calibration and its held-out part.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hoplon.errors import DataError, HoplonError, no_match
+from hoplon.errors import DataError, HoplonError, Seed, UserCodeError, checked, failure_of, no_match
 from hoplon.program.inputs import Inputs
 from hoplon.zoo import registry
 from hoplon.zoo.entries import ZooData, ZooModel
@@ -34,7 +35,8 @@ def is_factory(what: Literal["model", "data"], text: str) -> bool:
     return ":" in text and not (text.startswith(_TORCHVISION) if what == "model" else text.endswith(".npz"))
 
 
-def resolve_model(text: str, *, seed: int = 0, progress: Progress | None = None) -> ZooModel:
+@checked
+def resolve_model(text: str, *, seed: Seed = 0, progress: Progress | None = None) -> ZooModel:
     """The model that ``text`` names.
 
     Args:
@@ -44,16 +46,15 @@ def resolve_model(text: str, *, seed: int = 0, progress: Progress | None = None)
         seed: of the weights, where they are trained or drawn here.
         progress: told after every epoch, where a network is trained first.
     Raises:
-        HoplonError: ``text`` is none of these, or the factory returns something else. What the factory itself
-            raises passes through.
+        HoplonError: ``text`` is none of these, or the factory returns something else.
+        UserCodeError: its file cannot be executed, or the factory raises; says what and where.
     """
     if text.startswith(_TORCHVISION):
         return _torchvision_model(text, seed=seed)
     if not is_factory("model", text):
         _check_known("zoo model", text, registry.model_names(), others="torchvision:NAME")
         return registry.model(text, seed=seed, progress=progress)
-    with _importable(text) as factory:
-        made = factory()
+    made = _made(text)
     module, example = made if isinstance(made, tuple) and len(made) == 2 else (None, None)
     if not isinstance(module, nn.Module) or not isinstance(example, Tensor):
         raise HoplonError(f"expected {text} to return (module, example batch), got {_described(made)}")
@@ -67,6 +68,7 @@ def resolve_model(text: str, *, seed: int = 0, progress: Progress | None = None)
     return ZooModel(name=text, module=module, example=example)
 
 
+@checked
 def resolve_data(text: str) -> ZooData:
     """The data that ``text`` names.
 
@@ -81,6 +83,7 @@ def resolve_data(text: str) -> ZooData:
 
     Raises:
         HoplonError: ``text`` is none of these, or the factory returns something else.
+        UserCodeError: its file cannot be executed, or the factory raises; says what and where.
         DataError: the file cannot be read, or its arrays do not fit together.
     """
     if text.endswith(".npz"):
@@ -88,8 +91,7 @@ def resolve_data(text: str) -> ZooData:
     if not is_factory("data", text):
         _check_known("zoo data", text, registry.data_names(), others="an .npz file")
         return registry.data(text)
-    with _importable(text) as factory:
-        made = factory()
+    made = _made(text)
     if isinstance(made, ZooData):
         return made
     if isinstance(made, Inputs):
@@ -121,6 +123,23 @@ def _torchvision_model(text: str, *, seed: int) -> ZooModel:
     pixels = _PIXELS.get(name, 224)
     example = torch.randn(2, 3, pixels, pixels, generator=torch.Generator().manual_seed(seed))
     return ZooModel(name=text, module=module.eval(), example=example)
+
+
+def _made(text: str) -> object:
+    """What the factory that ``text`` names returns; its code prints to stderr and has nobody to ask."""
+    with Path(os.devnull).open(encoding="utf-8") as nobody, redirect_stdout(sys.stderr):
+        stdin, sys.stdin = sys.stdin, nobody
+        try:
+            with _importable(text) as factory:
+                return factory()
+        except HoplonError:
+            raise
+        except (Exception, SystemExit) as error:  # whatever its author's code raises
+            raise UserCodeError(
+                f"expected {text} to work, got {failure_of(error)}; mend it there, or run hoplon --debug for all of it"
+            ) from error
+        finally:
+            sys.stdin = stdin
 
 
 @contextmanager

@@ -306,11 +306,11 @@ def _negative(seen: CandidateFeatures) -> torch.Tensor:
     [
         ({"count": 10, "design": "stratified"}, "expected a half-width for strata"),
         ({"count": 10, "strata": ByBit()}, "expected a half-width for strata"),
-        ({"half_width": 0.1, "design": "random"}, "expected design 'uniform' or 'two-phase', got 'random'"),
+        ({"half_width": 0.1, "design": "random"}, "expected design of Campaign.run to be .*, got 'random'"),
         ({"half_width": 0.1, "design": "uniform", "strata": ByBit()}, "expected no strata for design='uniform'"),
         ({"half_width": 0.1, "strata": []}, "expected 1 to 4 kinds of strata, got 0"),
         ({"half_width": 0.1, "strata": ByFunction(_negative)}, "expected one integer of at least 0 per candidate"),
-        ({"half_width": 0.1, "confidence": 1.0}, r"expected confidence in \(0, 1\), got 1.0"),
+        ({"half_width": 0.1, "confidence": 1.0}, "expected confidence of Campaign.run to be .*, got 1.0"),
     ],
 )
 def test_bad_options_are_named(campaign: Campaign, options: dict[str, object], message: str) -> None:

@@ -184,11 +184,11 @@ def test_guards_that_cannot_be_are_refused_before_the_work(
     cases = {
         "--guard pairity: no guard matches 'pairity'; near names: parity": ["--guard", "pairity", *out],
         "--guard aspis:1%: expected a file of scores, got none; --scores FILE": ["--guard", "aspis:1%", *out],
-        "--guard parity:x: group: expected an integer, got 'x'": ["--guard", "parity:x", *out],
+        "--guard parity:x: group: expected an integer of at least 1, got 'x'": ["--guard", "parity:x", *out],
         "--guard tmr:half: vote: expected 'element' or 'tensor', got 'half'": ["--guard", "tmr:half", *out],
         "--guard block-aspis:1: expected a file of scores, got none": ["--guard", "block-aspis:1", *out],
         "--guard checksum:hope: action: expected": ["--guard", "checksum:hope", *out],
-        "--when rotating:0: expected turns to be a whole number of at least 1": ["--when", "rotating:0", *out],
+        "--when rotating:0: turns: expected an integer of at least 1": ["--when", "rotating:0", *out],
         "--when demand:2: expected demand alone": ["--when", "demand:2", *out],
         "--when seldom: no schedule matches 'seldom'": ["--when", "seldom", *out],
         "expected bounds or guards, got --no-bounds and no --guard": ["--no-bounds", *out],
@@ -228,7 +228,7 @@ def test_overhead_times_every_form(capsys: Capsys, small_files: tuple[str, str],
     assert main(["overhead", small_files[0], "--blocks", "6", "--calls", "1"]) == 0
     assert "to original" in capsys.readouterr().out
     assert main(["overhead", small_files[0], "--batch", "0"]) == 2
-    assert "expected a batch of at least 1, got 0" in capsys.readouterr().err
+    assert "--batch: expected an integer of at least 1, got 0" in capsys.readouterr().err
 
 
 def built(given: list[Any]) -> tuple[Protection, ...]:

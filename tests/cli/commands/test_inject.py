@@ -267,7 +267,10 @@ def test_criteria_and_selections() -> None:
             "fault: expected a name or a table with a name out of adjacent-bits, bit-rate",
         ),
         ({"fault": {"name": "zero", "bits": 3}}, "fault.bits: no option matches 'bits'"),
-        ({"fault": {"name": "bitflip", "bits": "3"}}, "fault.bits: expected an integer or a list of such, got '3'"),
+        (
+            {"fault": {"name": "bitflip", "bits": "3"}},
+            "fault.bits: expected an integer of at least 0 or a list of such, got '3'",
+        ),
         ({"fault": {"name": "bitflip", "count": 0}}, "fault.count: expected an integer of at least 1, got 0"),
         (
             {"fault": {"name": "bitflip", "format": "int9"}},
@@ -278,7 +281,10 @@ def test_criteria_and_selections() -> None:
         ({"fault": {"name": "zero", "lane": True}}, "fault: expected words or bytes beside lane, got neither"),
         ({"fault": ["zero", {"name": "zero", "weight": "x"}]}, r"fault\[1\].weight: expected a number, got 'x'"),
         ({"fault": [{"name": "zero", "weight": -1}]}, "fault: expected a positive weight"),
-        ({"sampling": {"name": "op", "drop_last": 1.5}}, "sampling.drop_last: expected an integer, got 1.5"),
+        (
+            {"sampling": {"name": "op", "drop_last": 1.5}},
+            "sampling.drop_last: expected an integer of at least 0, got 1.5",
+        ),
         ({"sampling": {"name": "explicit", "faults": [["a"]]}}, "sampling.faults: expected a list of .site, element."),
         (
             {"sampling": {"name": "stratified", "by": "day"}},
@@ -301,7 +307,7 @@ def test_a_missing_model_or_file_is_named(capsys: pytest.CaptureFixture[str], tm
     assert "expected a campaign file in TOML at" in refused(capsys, "inject", "--config", str(tmp_path / "none.toml"))
     (tmp_path / "bad.toml").write_text("model = ")
     assert "got Invalid value" in refused(capsys, "inject", "--config", str(tmp_path / "bad.toml"))
-    assert "fault.bits: expected an integer or a list of such, got 'high'" in refused(
+    assert "fault.bits: expected an integer of at least 0 or a list of such, got 'high'" in refused(
         capsys, "inject", "a", "b", "--bits", "high"
     )
     assert positions("0, 23-25") == [0, 23, 24, 25]

@@ -58,7 +58,7 @@ def test_bad_input_is_told_in_one_line(
     assert main(["rank", small_files[0], f"{bare}:data", *out]) == 4
     assert "expected labels" in capsys.readouterr().err
     assert main(["rank", *small_files, *out, "--fraction", "2"]) == 2
-    assert "expected a fraction in (0, 1], got 2.0" in capsys.readouterr().err
+    assert "--fraction: expected a number above 0 and of at most 1, got 2.0" in capsys.readouterr().err
     assert main(["rank", *small_files, *out, "--sites", "conv9*"]) == 2
     assert "no memory site matches 'conv9*'" in capsys.readouterr().err
     assert not (tmp_path / "scores.safetensors").exists()

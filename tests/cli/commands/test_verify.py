@@ -14,6 +14,7 @@ import torch
 import hoplon as hp
 from hoplon.cli.app import main
 from hoplon.errors import HoplonWarning
+from hoplon.files import read_json
 from tests.support.networks import NETWORKS
 from tests.support.small_files import write_small_files
 
@@ -65,6 +66,11 @@ def test_what_commands_write_is_whole(
     assert len(states) >= records - 1
 
 
+def read_model_and_data(run: Path) -> list[str]:
+    settings = read_json(run / "settings.json")
+    return [settings["model"], settings["data"]]
+
+
 def test_all_damaged_units_are_named(capsys: pytest.CaptureFixture[str], copy: Path) -> None:
     run = copy / "run"
     flip(run / "faults" / "unit-00000000.parquet")
@@ -76,7 +82,7 @@ def test_all_damaged_units_are_named(capsys: pytest.CaptureFixture[str], copy: P
     assert main(["verify", str(run)]) == 4
     assert "runs/unit-00000002.parquet" in capsys.readouterr().out
     with pytest.warns(HoplonWarning, match=r"damaged in .*, and made again: unit 0$"):
-        assert main(["inject", "--resume", "--out", str(run)]) == 0
+        assert main(["inject", *read_model_and_data(run), "--resume", "--out", str(run)]) == 0
     assert checked(capsys, run)[0] == 0
 
 

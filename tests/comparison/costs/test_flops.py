@@ -221,11 +221,13 @@ def test_a_model_without_operations_has_no_overhead() -> None:
 
 def test_what_cannot_be_counted_is_refused() -> None:
     program = captured("mlp")
-    with pytest.raises(HoplonError, match="expected convention 'tensorflow' or 'fused', got 'caffe'"):
+    with pytest.raises(
+        HoplonError, match="expected convention of count_flops to be 'tensorflow' or 'fused', got 'caffe'"
+    ):
         count_flops(program, convention="caffe")  # type: ignore[arg-type]
-    with pytest.raises(HoplonError, match="expected form 'separate' or 'fused', got 'melted'"):
+    with pytest.raises(HoplonError, match="expected form of count_flops to be 'separate' or 'fused', got 'melted'"):
         count_flops(program, form="melted")  # type: ignore[arg-type]
-    with pytest.raises(HoplonError, match="expected a batch of at least 1, got 0"):
+    with pytest.raises(HoplonError, match="expected batch of count_flops to be an integer of at least 1 .*, got 0"):
         count_flops(program, batch=0)
     eager = captured("mlp", 1, form="eager")
     with pytest.raises(HoplonError, match="expected an exported program to count, got Mlp in the eager form"):

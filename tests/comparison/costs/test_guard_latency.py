@@ -66,7 +66,7 @@ def test_what_holds_nothing_is_refused(memory: dict[str, Tensor]) -> None:
     with pytest.raises(HoplonError, match="expected words of aspis-10% in one of second, got none"):
         repair_ms(armed(protection, memory), protection, memory, ["second"])
     with pytest.raises(HoplonError, match="expected a protection that guards memory, got ranger"):
-        armed(hp.Ranger({}), memory)  # type: ignore[arg-type]
+        armed(hp.Ranger(hp.Ranges({})), memory)
 
 
 def test_layers_are_checked_alone(memory: dict[str, Tensor]) -> None:

@@ -113,7 +113,7 @@ def test_refusals() -> None:
         measure(arms, torch.zeros(1), baseline="none")
     with pytest.raises(HoplonError, match="expected more blocks for a 95% interval of a median, got 5"):
         measure(arms, torch.zeros(1), baseline="plain", blocks=5)
-    with pytest.raises(HoplonError, match="expected at least 1 call per block, got 0"):
+    with pytest.raises(HoplonError, match="expected calls of measure to be an integer of at least 1, got 0"):
         measure(arms, torch.zeros(1), baseline="plain", calls=0)
     with pytest.raises(HoplonError, match="expected more values"):
         median_interval([1.0, 2.0])

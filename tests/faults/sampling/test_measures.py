@@ -121,14 +121,20 @@ def drawn(measure: Measure) -> Callable[[], object]:
             "no operator kind of the selected sites matches 'gelu'; near names: relu",
         ),
         (drawn(OpUniform(drop_last=5)), "expected more than drop_last=5 sites, got 5"),
-        (lambda: OpUniform(drop_last=-1), "expected drop_last of at least 0, got -1"),
+        (lambda: OpUniform(drop_last=-1), "expected drop_last of OpUniform to be an integer of at least 0, got -1"),
         (drawn(Among({"d:conv": torch.tensor([0])})), "no selected site matches 'd:conv'"),
         (drawn(Among({"b:conv": torch.tensor([1])})), r"expected elements in \[0, 1\) of b:conv, got 1"),
         (drawn(Among({"b:conv": torch.tensor([-1])})), r"expected elements in \[0, 1\) of b:conv, got -1"),
         (drawn(Among({})), "expected at least one chosen element, got none"),
         (lambda: TopScore(SCORES), "expected a fraction or a count, got None and None"),
-        (lambda: TopScore(SCORES, fraction=1.5), r"expected a fraction in \(0, 1\], got 1.5; 0.01 is one percent"),
-        (lambda: BottomScore(SCORES, fraction=math.nan), r"expected a fraction in \(0, 1\], got nan"),
+        (
+            lambda: TopScore(SCORES, fraction=1.5),
+            r"expected fraction of TopScore to be a number above 0 and of at most 1 or None, got 1\.5",
+        ),
+        (
+            lambda: BottomScore(SCORES, fraction=math.nan),
+            r"expected fraction of BottomScore to be a number above 0 and of at most 1 or None, got nan",
+        ),
         (lambda: BottomScore(SCORES, count=21), r"expected a count in \[1, 20\], got 21"),
     ],
 )

@@ -179,7 +179,7 @@ def test_density_is_the_probability_of_the_place_given_the_change(sampling: Stra
         (lambda: drawn(Explicit([("b:relu", 0, (32,))]), BitFlip()), r"expected bits in \[0, 32\) for float32, got 32"),
         (lambda: drawn(Exhaustive(), RandomValue()), r"changes can be listed, such as BitFlip, got RandomValue\(\)"),
         (lambda: drawn(Exhaustive(), Elements(1)), r"fault model of one word.*got Elements\(count=1"),
-        (lambda: Stratified("bits"), "expected by='site' or 'layer' or 'bit', got 'bits'"),
+        (lambda: Stratified("bits"), "expected by of Stratified to be 'site' or 'layer' or 'bit', got 'bits'"),
         (lambda: Stratified("site", {"w": 0.0}), "expected a share above 0 for site w, got 0.0"),
         (
             lambda: drawn(Stratified("site", {"w": 1}), BitFlip(), 3, sites=MEMORY),

@@ -229,7 +229,7 @@ def test_guards_are_refused_or_dropped(tmp_path: Path) -> None:
     module.monitor.guards[0].copies["head.bias#1"][0] = 6.0
     with pytest.raises(UncorrectableMemory, match="1 uncorrectable words in head.bias"):
         export_pt2(module, path, guards="drop")
-    with pytest.raises(HoplonError, match="expected guards 'refuse' or 'drop', got 'keep'"):
+    with pytest.raises(HoplonError, match="expected guards of export_pt2 to be 'refuse' or 'drop', got 'keep'"):
         export_pt2(module, path, guards="keep")  # type: ignore[arg-type]
 
 

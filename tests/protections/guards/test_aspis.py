@@ -131,9 +131,11 @@ def test_two_wrong_index_entries_are_reported_and_nothing_is_written() -> None:
 
 
 def test_refusals_and_labels() -> None:
-    with pytest.raises(HoplonError, match=r"expected a fraction in \(0, 1\], got 1.5"):
+    with pytest.raises(
+        HoplonError, match=r"expected fraction of Aspis to be a number above 0 and of at most 1, got 1\.5"
+    ):
         Aspis(scores(), 1.5)
-    with pytest.raises(HoplonError, match=r"expected a fraction in \(0, 1\], got 0"):
+    with pytest.raises(HoplonError, match=r"expected fraction of Aspis to be .*, got 0"):
         Aspis(scores(), 0)
     with pytest.raises(HoplonError, match=r"expected a storage 'conv' of shape \(4, 3, 3, 3\), as scored, got none"):
         Aspis(scores(), 0.5).arm({"fc": torch.zeros(5, 4)})

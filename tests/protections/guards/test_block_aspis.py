@@ -75,9 +75,9 @@ def test_a_wrong_entry_of_the_list_is_repaired_and_nothing_is_written_through_it
 
 def test_refusals_and_label() -> None:
     scores = flat_scores(memory(), {})
-    with pytest.raises(hp.HoplonError, match="expected a block of at least one word, got 0"):
+    with pytest.raises(hp.HoplonError, match="expected block of BlockAspis to be an integer of at least 1, got 0"):
         hp.guards.BlockAspis(scores, 0.1, block=0)
-    with pytest.raises(hp.HoplonError, match="expected scores from hoplon.importance, got float"):
+    with pytest.raises(hp.HoplonError, match="expected scores of BlockAspis to be Scores, got 0.1"):
         hp.guards.BlockAspis(0.1, 0.1)  # type: ignore[arg-type]
     with pytest.raises(hp.HoplonError, match="expected a storage 'conv' of shape"):
         hp.guards.BlockAspis(scores, 0.1).arm({})

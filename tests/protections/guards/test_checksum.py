@@ -129,11 +129,13 @@ def test_slices_find_together_what_one_check_finds() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(hp.HoplonError, match="expected action 'flag', 'zero' or 'reload', got 'fix'"):
+    with pytest.raises(
+        hp.HoplonError, match="expected action of Checksum to be 'flag' or 'zero' or 'reload', got 'fix'"
+    ):
         hp.guards.Checksum("fix")  # type: ignore[arg-type]
     with pytest.raises(hp.HoplonError, match="expected a source of weights with action 'reload' and no other"):
         hp.guards.Checksum("reload")
-    with pytest.raises(hp.HoplonError, match="expected a group of at least one word, got 0"):
+    with pytest.raises(hp.HoplonError, match="expected group of Checksum to be an integer of at least 1, got 0"):
         hp.guards.Checksum(group=0)
     assert hp.guards.Checksum("zero").label == "checksum-zero"
     assert "sets them to 0" in hp.guards.Checksum("zero").guarantee

@@ -272,7 +272,9 @@ def test_blocks_know_more_bits_than_tensors() -> None:
 
 
 def test_a_block_without_words_is_refused() -> None:
-    with pytest.raises(hp.HoplonError, match="expected a block of at least one word, got 0; None is a whole tensor"):
+    with pytest.raises(
+        hp.HoplonError, match="expected block of KnownBits to be an integer of at least 1 or None, got 0"
+    ):
         hp.KnownBits(block=0)
 
 

@@ -314,7 +314,7 @@ def test_it_works_inside_inference_mode_and_beside_autograd() -> None:
 
 
 def test_refusals_and_labels() -> None:
-    with pytest.raises(hp.HoplonError, match="expected a group of at least 1 block, got 0"):
+    with pytest.raises(hp.HoplonError, match="expected group of Parity to be an integer of at least 1, got 0"):
         hp.Parity(group=0)
     with pytest.raises(hp.HoplonError, match="expected plain memory as w, got a torch.sparse_coo tensor"):
         hp.Parity().arm({"w": torch.eye(3).to_sparse()})

@@ -127,7 +127,7 @@ def test_it_works_inside_inference_mode_and_out() -> None:
 
 
 def test_unknown_votes_are_refused_and_labels_differ() -> None:
-    with pytest.raises(HoplonError, match="expected vote 'element' or 'tensor', got 'word'"):
+    with pytest.raises(HoplonError, match="expected vote of TMR to be 'element' or 'tensor', got 'word'"):
         TMR(vote="word")  # type: ignore[arg-type]
     assert (TMR().label, TMR(vote="tensor").label) == ("tmr", "tmr-tensor")
 

@@ -98,5 +98,5 @@ def test_its_failures_are_told() -> None:
         "tmr-sparse",
         "tmr-sparse-10%",
     )
-    with pytest.raises(hp.HoplonError, match="expected scores from hoplon.importance, got int"):
+    with pytest.raises(hp.HoplonError, match="expected scores of TMRSparse to be Scores, got 3"):
         hp.guards.TMRSparse(3)  # type: ignore[arg-type]

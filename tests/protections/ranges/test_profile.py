@@ -69,7 +69,9 @@ def test_what_was_not_observed_is_refused(program: Program, profile: Profile) ->
         plain.ranges(per_channel=True)
     with pytest.raises(DataError, match="profile with quantiles=True"):
         plain.ranges(quantile=0.9)
-    with pytest.raises(HoplonError, match=r"expected a quantile in \(0, 1\] of .*image-maxima.*, got 1.5 of 'values'"):
+    with pytest.raises(
+        HoplonError, match=r"expected quantile of Profile\.ranges to be a number above 0 and of at most 1, got 1\.5"
+    ):
         profile.ranges(quantile=1.5)
 
 
@@ -108,7 +110,9 @@ def test_any_iterable_of_batches_and_a_map_style_data_set_give_the_same(program:
     assert profile_ranges(program, (part for part in data().split(5))) == wanted
     with pytest.raises(DataError, match="expected at least one batch to profile, got none"):
         profile_ranges(program, [])
-    with pytest.raises(DataError, match="expected samples or an iterable of batches, got int"):
+    with pytest.raises(
+        DataError, match="expected .* to be Inputs or a Dataset or a Tensor or a sequence or an iterable, got 3"
+    ):
         profile_ranges(program, 3)  # type: ignore[arg-type]
 
 

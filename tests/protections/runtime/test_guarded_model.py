@@ -163,11 +163,14 @@ def test_schedules_say_what_they_bound_and_refuse_what_they_cannot_do() -> None:
     assert guarded.monitor.guarantees["when"] == hp.runtime.Rotating(7).text
     assert guarded.monitor.check_due() == guarded.monitor.report
     assert guarded.monitor.report.latency == 7
-    with pytest.raises(HoplonError, match="expected turns to be a whole number of at least 1, got 0"):
+    with pytest.raises(HoplonError, match="expected turns of Rotating to be an integer of at least 1, got 0"):
         hp.runtime.Rotating(0)
-    with pytest.raises(HoplonError, match="expected n to be a whole number of at least 1, got True"):
+    with pytest.raises(HoplonError, match="expected n of EveryForward to be an integer of at least 1, got True"):
         hp.runtime.EveryForward(True)
-    with pytest.raises(HoplonError, match=r"when to be EveryForward\(\), Rotating\(\) or OnDemand\(\), got 'often'"):
+    with pytest.raises(
+        HoplonError,
+        match=r"expected when of guard to be a When or None, got 'often'; such as hoplon.runtime.EveryForward\(\)",
+    ):
         hp.guard(net(), [TMR()], when="often")  # type: ignore[arg-type]
 
 
@@ -477,7 +480,10 @@ def test_what_cannot_be_guarded_is_refused() -> None:
     program = hp.capture(net(), NETWORKS["in-place-sum"].batch(5))
     with pytest.raises(HoplonError, match="got ranger, which changes values and needs a graph: hp.harden"):
         hp.guard(net(), [hp.Ranger(hp.ranges.inherent_ranges(hp.capture(net("pooled"), NETWORKS["pooled"].batch(5))))])
-    with pytest.raises(HoplonError, match="expected protections such as hp.TMR"):
+    with pytest.raises(
+        HoplonError,
+        match=r"expected protections of guard to be an iterable \(each a Protection\), got \[a value of type Program\]",
+    ):
         hp.guard(net(), [program])  # type: ignore[list-item]
     with pytest.raises(HoplonError, match="in software, got sec-ded-memory, which models hardware"):
         hp.guard(net(), [hp.guards.SecDedMemory()])

@@ -355,7 +355,7 @@ def test_a_result_that_shares_memory_is_told_from_a_fresh_one() -> None:
 def test_unknown_forms_and_foreign_overlays_are_refused() -> None:
     program = captured("in-place-sum", 5)
     form: Form = "melted"  # type: ignore[assignment]
-    with pytest.raises(HoplonError, match="expected form 'separate' or 'fused', got 'melted'"):
+    with pytest.raises(HoplonError, match="expected form of harden to be 'separate' or 'fused', got 'melted'"):
         harden(program, [], form=form)
     with pytest.raises(HoplonError, match="operator outputs of InPlaceSum, got one of 'relu9:relu'"):
         lower(program, Overlay(values={"relu9:relu": BoundValue(0.0, 1.0)}))

@@ -196,7 +196,9 @@ class Several(nn.Module):
 
 def test_what_cannot_run_twice_is_refused(tmp_path: Path) -> None:
     program = program_of("concat")
-    with pytest.raises(HoplonError, match="expected the names of sites to duplicate, in a tuple, got 'head:linear'"):
+    with pytest.raises(
+        HoplonError, match=r"expected sites of Duplicate to be a sequence \(each a text\) or None, got 'head:linear'"
+    ):
         Duplicate("head:linear")  # type: ignore[arg-type]
     with pytest.raises(SiteError, match="expected a value site of Concat, got 'nobody:linear'"):
         overlay(program, [Duplicate(("nobody:linear",))])

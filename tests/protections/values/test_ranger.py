@@ -313,11 +313,11 @@ def test_nothing_to_bound_and_unknown_variants_are_refused(functions: Program) -
     program = capture(Plain().eval(), torch.randn(3, 4))
     with pytest.raises(HoplonError, match=r"operator of Plain to bound, got none of 3: .*leaky_relu was not profiled"):
         Ranger(Ranges({})).values(program)
-    with pytest.raises(HoplonError, match="expected unprofiled to be one of refuse, leave, got 'guess'"):
+    with pytest.raises(HoplonError, match="expected unprofiled of Ranger to be 'refuse' or 'leave', got 'guess'"):
         Ranger(Ranges({}), unprofiled="guess")  # type: ignore[arg-type]
     with pytest.raises(SiteError, match="activation with a range of its own in Plain, got kinds leaky_relu, mul, sub"):
         inherent_ranges(program)
-    with pytest.raises(HoplonError, match="expected where to be one of activations, algorithm1, all, got 'some'"):
+    with pytest.raises(HoplonError, match="expected where of Ranger to be .*, got 'some'"):
         Ranger(Ranges({}), where="some")  # type: ignore[arg-type]
     with pytest.raises(HoplonError, match=r"range of the last linear layer \(last:linear\), got none"):
         Ranger(inherent_ranges(functions), last_linear=True).values(functions)

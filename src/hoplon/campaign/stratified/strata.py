@@ -10,7 +10,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 from hoplon.program.sites import MemorySite, ValueSite
 
 _LAST = 2**15  # four of them fit in an int64
@@ -67,6 +67,7 @@ class Strata(ABC):
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class ByDeviation(Strata):
     """The decade of \\|faulty - fault-free value\\| over the scale of values there, and its sign.
@@ -84,8 +85,7 @@ class ByDeviation(Strata):
     signs: bool = True
 
     def __post_init__(self) -> None:
-        if not self.decades or list(self.decades) != sorted(set(self.decades)):
-            raise HoplonError(f"expected decades in ascending order, at least one, got {self.decades}")
+        _require_ascending("decades", self.decades)
 
     def keys(self, seen: CandidateFeatures) -> Tensor:
         """Decade, then sign; the last for what is not finite."""
@@ -147,6 +147,7 @@ class ByBit(Strata):
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class ByFirstOrder(Strata):
     """The first-order change of the gap between the two largest outputs, over the gap: slope x deviation.
@@ -161,6 +162,9 @@ class ByFirstOrder(Strata):
 
     needs_slope: ClassVar[bool] = True
     edges: tuple[float, ...] = (0.01, 0.05, 0.1, 0.3, 0.5, 1.0, 2.0)
+
+    def __post_init__(self) -> None:
+        _require_ascending("edges", self.edges)
 
     def keys(self, seen: CandidateFeatures) -> Tensor:
         """Falling gaps by size, after those that do not fall."""
@@ -180,6 +184,7 @@ class ByFirstOrder(Strata):
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class BySensitivity(Strata):
     """Distance that the two largest outputs move, to first order, in any direction: \\|deviation\\| x sensitivity.
@@ -196,8 +201,7 @@ class BySensitivity(Strata):
     edges: tuple[float, ...] = (0.03, 0.1, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 10.0, 100.0)
 
     def __post_init__(self) -> None:
-        if not self.edges or list(self.edges) != sorted(set(self.edges)):
-            raise HoplonError(f"expected edges in ascending order, at least one, got {self.edges}")
+        _require_ascending("edges", self.edges)
 
     def keys(self, seen: CandidateFeatures) -> Tensor:
         """By size; the last for what is not finite."""
@@ -217,6 +221,7 @@ class BySensitivity(Strata):
 
 
 @final
+@checked
 @dataclass(frozen=True)
 class ByFunction(Strata):
     """A rule of one's own.
@@ -273,3 +278,8 @@ def joint_label(parts: Sequence[Strata], key: int, seen: CandidateFeatures) -> s
         labels.append(part.label(key % _LAST, seen))
         key //= _LAST
     return "; ".join(reversed(labels))
+
+
+def _require_ascending(what: str, edges: tuple[float, ...]) -> None:
+    if not edges or list(edges) != sorted(set(edges)):
+        raise HoplonError(f"expected {what} in ascending order, at least one, got {edges}")

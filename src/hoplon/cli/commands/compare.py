@@ -36,7 +36,7 @@ from hoplon.cli.options.command_line import (
 from hoplon.cli.options.schema import Problems, ValuesError, check_values, expected
 from hoplon.cli.output_folder import OutputFolder
 from hoplon.comparison.assessment import MEMORY, VALUES, ArmPlan, AssessmentPlan, standard_arms
-from hoplon.errors import HoplonError
+from hoplon.errors import DataError, HoplonError, StoreError
 from hoplon.program.sites import Memory, Values
 from hoplon.protections.values.ranger import Where
 from hoplon.registry import Kind, fields_of
@@ -202,6 +202,8 @@ def _arms(given: Mapping[str, Any]) -> dict[str, ArmPlan]:
     for text in given["arm"] or ():
         try:
             name, plan = parts.arm(text, learn=learn)
+        except (DataError, StoreError):
+            raise
         except HoplonError as error:
             problems.append(("", str(error)))
             continue

@@ -11,14 +11,15 @@ from typer import Option
 
 from hoplon.cli.console import print_status, show
 from hoplon.cli.loading import load_program
-from hoplon.cli.options.bounds import LastLinear, PolicyOption, Where, coverage_table, listed, ranges_for
+from hoplon.cli.options.bounds import LastLinear, PolicyOption, Where, coverage_table, inherent_for, listed
 from hoplon.cli.options.command_line import AsJson, Model, Seed
 from hoplon.cli.options.components import guards, named
 from hoplon.cli.options.schema import Problems
-from hoplon.cli.output_folder import require_writable
+from hoplon.cli.output_folder import require_file, require_folder, require_writable
 from hoplon.errors import HoplonError
 from hoplon.protections.export.bundle import save_bundle
 from hoplon.protections.export.formats import export_aoti, export_onnx, export_pt2
+from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.runtime.hardened_module import HardenedModule
 from hoplon.protections.runtime.lowering import Form, harden as hardened
 from hoplon.protections.values.ranger import Ranger
@@ -52,7 +53,9 @@ def command(
         Option(help="Guard of the weights: parity, aspis:1%, ...; repeatable."),
     ] = None,
     scores: Annotated[Path | None, Option(help="Scores from hoplon rank, for --guard aspis.")] = None,
-    when: Annotated[str, Option(help="When guards check: every, every:4, rotating:16, demand.")] = "every",
+    when: Annotated[
+        str | None, Option(help="When guards check: every, every:4, rotating:16, demand (default: every).")
+    ] = None,
     out: Annotated[
         Path,
         Option(
@@ -69,17 +72,24 @@ def command(
     write = _writer(out, guarded=bool(guard))
     problems = Problems()
     protections = problems.of(guards, guard or [], scores=scores)
-    due = problems.of(named, "--when", when, "schedule")
+    due = problems.of(named, "--when", when or "every", "schedule")
+    if when is not None and not guard:
+        problems.add("--when", f"expected a guard that checks, got {when} and no --guard; add --guard parity")
     replacement = problems.of(named, "--policy", policy, "policy", learn={"seed": lambda: seed})
     problems.refuse()
     if not bounds and not protections:
         raise HoplonError("expected bounds or guards, got --no-bounds and no --guard; --guard parity")
     require_writable(out.parent)
+    if write is save_bundle:
+        require_folder(out)
+    else:
+        require_file(out)
+    known = None if ranges is None else Ranges.load(ranges.expanduser())
     chosen, program = load_program(model, seed=seed, status=f"hoplon harden: {model}, seed {seed}")
     rows = []
     if bounds:
         bound = Ranger(
-            ranges_for(program, ranges),
+            inherent_for(program) if known is None else known,
             where=where,
             last_linear=last_linear,
             policy=replacement,

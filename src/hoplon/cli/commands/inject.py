@@ -30,6 +30,7 @@ from hoplon.cli.options.command_line import (
     settings_options,
     takes,
 )
+from hoplon.cli.output_folder import require_folder
 from hoplon.cli.tables import document, tables_of
 from hoplon.errors import HoplonError, StoreError
 from hoplon.registry import fields_of
@@ -71,6 +72,7 @@ def command(
 ) -> None:
     """Inject faults into a model and estimate how often it fails: over all, by layer, by bit."""
     settings = settings_of(context.params)
+    settings.require_goal()
     folder = Path(settings.out)
     if not dry_run:
         _require_free(folder, resume=resume)
@@ -110,7 +112,8 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
 
 
 def _require_free(folder: Path, *, resume: bool) -> None:
-    """Refuse a folder with a run in it before any work."""
+    """Refuse a file, and a folder with a run in it, before any work."""
+    require_folder(folder)
     if (folder / "manifest.json").exists() and not resume:
         raise StoreError(
             f"expected a new run directory, got {folder} with a run in it; --resume it or choose another --out"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 from typer import Option
 
@@ -21,7 +22,6 @@ from hoplon.cli.options.components import named
 from hoplon.cli.output_folder import require_writable
 from hoplon.comparison.costs.flops import CONVENTIONS, count_flops
 from hoplon.comparison.costs.latency import Overheads, measure
-from hoplon.errors import HoplonError
 from hoplon.program.program import Program
 from hoplon.program.sites import Values
 from hoplon.protections.base import Overlay, overlay
@@ -44,9 +44,9 @@ def command(
     where: Where = "algorithm1",
     last_linear: LastLinear = False,
     policy: PolicyOption = "clamp",
-    batch: Annotated[int | None, Option(help="Samples per call (default: those of the example).")] = None,
-    blocks: Annotated[int, Option(help="Number of blocks in which every arm runs; at least 6.")] = 30,
-    calls: Annotated[int, Option(help="Number of calls of each arm in a block.")] = 5,
+    batch: Annotated[int | None, Ge(1), Option(help="Samples per call (default: those of the example).")] = None,
+    blocks: Annotated[int, Ge(6), Option(help="Number of blocks in which every arm runs; at least 6.")] = 30,
+    calls: Annotated[int, Ge(1), Option(help="Number of calls of each arm in a block.")] = 5,
     threads: Threads = None,
     out: Annotated[Path | None, Option(help="Folder for overhead.json (default: not written).")] = None,
     seed: Seed = 0,
@@ -56,10 +56,11 @@ def command(
     if out is not None:
         require_writable(out)
     replacement = named("--policy", policy, "policy", learn={"seed": lambda: seed})
+    given = None if ranges is None else Ranges.load(ranges.expanduser())
     with torch_threads(threads):
         chosen, program = load_program(model, seed=seed, status=f"hoplon overhead: {model}, seed {seed}")
         x = _batch_of(chosen.example, batch)
-        known = Ranges.load(ranges.expanduser()) if ranges is not None else _of_example(program, chosen.example)
+        known = _of_example(program, chosen.example) if given is None else given
         protection = Ranger(known, where=where, last_linear=last_linear, policy=replacement)
         arms = _arms(program, chosen.module, protection)
         found = measure(arms, x, baseline=BASELINE, blocks=blocks, calls=calls, seed=seed)
@@ -77,8 +78,6 @@ def command(
 
 def _batch_of(example: Tensor, size: int | None) -> Tensor:
     """The example batch, cut or repeated to a size."""
-    if size is not None and size < 1:
-        raise HoplonError(f"expected a batch of at least 1, got {size}")
     return example if size is None else example[torch.arange(size) % len(example)]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
+from annotated_types import Ge, Gt, Le
 from typer import Option
 
 from hoplon.campaign.executors import torch_threads
@@ -45,20 +46,23 @@ def command(
     seed: Seed = 0,
     as_json: AsJson = False,
     samples: Samples = None,
-    quantile: Annotated[float | None, Option(help="Share of all values within the bounds.")] = None,
-    image_quantile: Annotated[float | None, Option(help="Share of images with all values within the bounds.")] = None,
+    quantile: Annotated[float | None, Gt(0), Le(1), Option(help="Share of all values within the bounds.")] = None,
+    image_quantile: Annotated[
+        float | None, Gt(0), Le(1), Option(help="Share of images with all values within the bounds.")
+    ] = None,
     per_channel: Annotated[bool, Option("--per-channel", help="Add a bound for each channel.")] = False,
     channel_axis: Annotated[int | None, Option(help="Axis of channels in a sample; -1: channels last.")] = None,
     sites: _Names = None,
     all_operators: Annotated[bool, Option("--all", help="Profile all operators, not activations alone.")] = False,
     merge: Annotated[list[Path] | None, Option(help="profile.json to add; repeatable.")] = None,
-    tolerance: Annotated[float, Option(help=_TOLERANCE_HELP)] = 0.1,
-    batch: Annotated[int, Option(help="Samples per forward pass.")] = 64,
+    tolerance: Annotated[float, Ge(0), Option(help=_TOLERANCE_HELP)] = 0.1,
+    batch: Annotated[int, Ge(1), Option(help="Samples per forward pass.")] = 64,
     threads: Threads = None,
 ) -> None:
     """Observe fault-free values on calibration data and write bounds; tell convergence, exceedances and cost."""
     share, of = _quantile(quantile, image_quantile)
     require_writable(out)
+    others = [Profile.load(path) for path in merge or ()]
     with torch_threads(threads):
         loaded = resolve_data(data)
         _, program = load_program(model, seed=seed, status=f"hoplon profile: {model} on {data}, seed {seed}")
@@ -75,8 +79,8 @@ def command(
                 tolerance=math.inf,
                 progress=partial(report_progress, "samples"),
             )
-        for path in merge or ():
-            found = found.merge(Profile.load(path))
+        for other in others:
+            found = found.merge(other)
         ranges = found.ranges(quantile=share, quantile_of=of, per_channel=per_channel)  # type: ignore[arg-type]
         document = {
             "format": 1,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+from annotated_types import Ge, Gt, Le
 from typer import Option
 
 from hoplon.campaign.executors import torch_threads
@@ -14,9 +15,10 @@ from hoplon.cli.loading import load_program
 from hoplon.cli.options import components as parts
 from hoplon.cli.options.campaign_file import with_fields
 from hoplon.cli.options.command_line import FAULTS, SCORING, AsJson, Data, Model, Samples, Seed, Threads
-from hoplon.cli.output_folder import require_writable
+from hoplon.cli.output_folder import require_file
 from hoplon.comparison.learned import Learned
 from hoplon.errors import no_match
+from hoplon.faults.multi_word import check_words
 from hoplon.importance._layerwise import layerwise
 from hoplon.importance.analysis import by_layer, heat_map, magnitudes
 from hoplon.importance.scores import Scores
@@ -42,6 +44,8 @@ def command(
     ] = "taylor",
     fraction: Annotated[
         float,
+        Gt(0),
+        Le(1),
         Option(help="Share of all weights that counts as most and as least important.", rich_help_panel=SCORING),
     ] = 0.01,
     within_layers: Annotated[
@@ -61,7 +65,7 @@ def command(
         Option(help="Kind of operator that reads them (default: conv, linear).", rich_help_panel=SCORING),
     ] = None,
     batch: Annotated[
-        int, Option(help="Samples per gradient; scores by gradients depend on it.", rich_help_panel=SCORING)
+        int, Ge(1), Option(help="Samples per gradient; scores by gradients depend on it.", rich_help_panel=SCORING)
     ] = 64,
     page: Annotated[Path | None, Option(help="HTML file for the figures (default: not written).")] = None,
     threads: Threads = None,
@@ -69,7 +73,7 @@ def command(
     """Score every weight on calibration data, and tell where the most and the least important ones are."""
     for file in (out, page):
         if file is not None:
-            require_writable(file.parent)
+            require_file(file)
     if score not in components("score"):
         raise no_match("score", score, [*components("score")])
     model_of_faults = parts.fault_model(with_fields("fault", fault, {} if flips is None else {"count": flips}))
@@ -78,6 +82,7 @@ def command(
         status = f"hoplon rank: {model} on {data}, {score}, seed {seed}"
         _, program = load_program(model, seed=seed, status=status)
         selected = Memory(tuple(sites or ("*",)), kind=tuple(kind or ("conv", "linear")), buffers=False)
+        check_words(model_of_faults, selected.select(program))
         known = loaded.calibration.sample(samples, seed=seed)
         with progress_bars() as report_progress:
             learned = Learned(program, known, seed=seed, progress=report_progress)

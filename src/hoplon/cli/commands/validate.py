@@ -24,6 +24,7 @@ def command(
 ) -> None:
     """Check a campaign file and say which sites it strikes with how many faults and runs; strike nothing."""
     settings = Settings.read(read_raw(file), source=str(file))
+    settings.require_goal()
     with torch_threads(settings.threads):
         loaded = resolve_data(settings.data)
         program = load_program(settings.model, seed=settings.seed)[1]

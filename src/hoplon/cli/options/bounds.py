@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 from typer import Option
@@ -28,10 +27,8 @@ PolicyOption = Annotated[
 ]
 
 
-def ranges_for(program: Program, path: Path | None) -> Ranges:
-    """Load the ranges of a file, or derive those of the functions themselves."""
-    if path is not None:
-        return Ranges.load(path.expanduser())
+def inherent_for(program: Program) -> Ranges:
+    """Derive the ranges of the functions themselves."""
     try:
         return inherent_ranges(program)
     except HoplonError as error:

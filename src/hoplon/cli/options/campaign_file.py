@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, final
 
 import torch
-from annotated_types import Ge, Gt, Lt
 
 from hoplon.campaign.campaign import Campaign
 from hoplon.cli.options import components as parts
@@ -18,9 +17,11 @@ from hoplon.cli.options.schema import ValuesError, check_values, from_text
 from hoplon.comparison.learned import Learned
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
-from hoplon.errors import HoplonError
+from hoplon.errors import Count, DataError, HoplonError, Seed, Share, StoreError
 from hoplon.faults.model import FaultModel
+from hoplon.faults.multi_word import check_words
 from hoplon.faults.sampling.base import Sampling
+from hoplon.faults.sampling.plans import Exhaustive
 from hoplon.faults.single_word import BitFlip
 from hoplon.files import json_as, read_bytes, write_json
 from hoplon.injection.replay.golden import Arrival, Placement
@@ -33,8 +34,6 @@ from hoplon.zoo.entries import ZooData
 SETTINGS = "settings.json"
 
 
-Count = Annotated[int, Ge(1)]
-Share = Annotated[float, Gt(0), Lt(1)]
 _SITES = "Pattern of site names, such as 'layer1.*'; repeatable."
 _HALF_WIDTH = (
     "Stop when the half-width of the confidence interval of the failure probability is below this value, e.g. 0.005."
@@ -98,7 +97,7 @@ class Settings:
     count: Annotated[Count | None, Said("Number of faults to inject", SIZE)] = None
     half_width: Annotated[Share | None, Said(_HALF_WIDTH, SIZE)] = None
     confidence: Annotated[Share, Said("Confidence of all intervals (default: 0.95)", SIZE)] = 0.95
-    seed: Annotated[int, Ge(0), Lt(2**63), Said("Seed of faults, inputs and new weights (default: 0)", RUN)] = 0
+    seed: Annotated[Seed, Said("Seed of faults, inputs and new weights (default: 0)", RUN)] = 0
     batch: Annotated[Count | None, Said("Samples per forward pass (default: chosen from the model's size)", RUN)] = None
     threads: Annotated[Count | None, Said("CPU threads (default: torch's own setting)", RUN)] = None
     workers: Annotated[Count, Said("Number of processes that share the work (default: 1)", RUN)] = 1
@@ -122,9 +121,40 @@ class Settings:
                 )
             if "buffers" in raw and settings.get("target") != "memory":
                 raise HoplonError("buffers: expected target 'memory' beside it, got 'values'")
+        except ValuesError as error:
+            raise ValuesError(error.problems, source=source) from error
         except HoplonError as error:
-            raise HoplonError(f"{source}: {error}" if source else str(error)) from error
+            kind = type(error) if isinstance(error, DataError | StoreError) else HoplonError
+            raise kind(f"{source}: {error}" if source else str(error)) from error
         return cls(raw=dict(raw), **settings)
+
+    def check(self, program: Program) -> None:
+        """Refuse, before anything is learned from data, a fault model that does not fit the words of a captured model.
+
+        Raises:
+            HoplonError, SiteError: bits outside of a word, sites that match nothing.
+        """
+        check_words(self.fault, self.selection().select(program))
+
+    def require_goal(self) -> None:
+        """Refuse a goal that the sampling has no use for, and none where it needs one.
+
+        Raises:
+            HoplonError: says which.
+        """
+        if self.half_width is not None and self.half_width >= 0.5:
+            raise HoplonError(f"half_width: expected a number above 0 and below 0.5, got {self.half_width}")
+        sampling = self.sampling.component
+        goal = "half_width" if self.count is None else "count"
+        if sampling.defined is Exhaustive and getattr(self, goal) is not None:
+            raise HoplonError(
+                f"expected no {goal} for the sampling {sampling.name}, which strikes every fault once, got "
+                f"{getattr(self, goal)}; leave it out, or choose another sampling"
+            )
+        if getattr(self, goal) is None and getattr(sampling.defined, "size", Sampling.size) is Sampling.size:
+            raise HoplonError(
+                "expected exactly one of count and half_width, got neither; count = 1000, or --count 1000"
+            )
 
     def selection(self) -> Values | Memory:
         """Return the selection of sites that faults strike."""
@@ -143,6 +173,7 @@ class Settings:
 
     def campaign(self, program: Program, data: ZooData) -> Campaign:
         """Return the campaign on a captured model and its data, from which protections learn what they lack."""
+        self.check(program)
         learned = self.learned(program, data)
         return Campaign(
             program,
@@ -212,7 +243,7 @@ def with_fields(kind: Kind, described: Any, chosen: Mapping[str, Any]) -> dict[s
     """Lay fields from the command line over a component's description.
 
     Raises:
-        ValuesError: several components, or a description that cannot be read.
+        ValuesError: several components, a description that cannot be read, or that has one of the fields already.
     """
     if isinstance(described, list):
         raise ValuesError([(kind, "expected one table to override options of, got a list; name it anew")])
@@ -221,6 +252,14 @@ def with_fields(kind: Kind, described: Any, chosen: Mapping[str, Any]) -> dict[s
     except ValuesError as error:
         raise ValuesError(error.below(kind)) from error
     fields = parts.fields_of(component)
+    twice = [key for key in chosen if isinstance(described, str) and key in table]
+    if twice:
+        raise ValuesError(
+            [
+                (f"{kind}.{key}", f"expected it once, got it in {described} and {chosen[key]!r} beside it")
+                for key in twice
+            ]
+        )
     texts = {key: _plain(fields[key][0], value) if key in fields else value for key, value in chosen.items()}
     return {"name": component.name, **table, **texts}
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from annotated_types import BaseMetadata, Ge
 from typer import Argument, Option
 
 from hoplon.cli.options.components import about, fields_of
-from hoplon.cli.options.schema import expected
+from hoplon.cli.options.schema import Problems, expected
+from hoplon.errors import fits, shown, words
 from hoplon.registry import Kind, Shorthand, components
 
 SITES, FAULTS, HARM = "Where faults strike", "How a fault changes words", "What counts as harm"
@@ -27,6 +29,7 @@ Model = Annotated[str, Argument(help=MODEL_HELP)]
 Data = Annotated[str, Argument(help=DATA_HELP)]
 Seed = Annotated[
     int,
+    Ge(0),
     Option(
         help="Seed of everything random: new weights, samples, faults, order of timing.",
         max=2**63 - 1,
@@ -36,11 +39,15 @@ Seed = Annotated[
 AsJson = Annotated[
     bool, Option("--json", help="Print one JSON object on stdout instead of tables.", rich_help_panel=RUN)
 ]
-Threads = Annotated[int | None, Option(help="CPU threads (default: torch's own setting).", rich_help_panel=RUN)]
+Threads = Annotated[int | None, Ge(1), Option(help="CPU threads (default: torch's own setting).", rich_help_panel=RUN)]
 Batch = Annotated[
-    int | None, Option(help="Samples per forward pass (default: chosen from the model's size).", rich_help_panel=RUN)
+    int | None,
+    Ge(1),
+    Option(help="Samples per forward pass (default: chosen from the model's size).", rich_help_panel=RUN),
 ]
-Samples = Annotated[int | None, Option(help="Number of calibration samples (default: all).", rich_help_panel=SIZE)]
+Samples = Annotated[
+    int | None, Ge(1), Option(help="Number of calibration samples (default: all).", rich_help_panel=SIZE)
+]
 ReportFolder = Annotated[Path, Option(help="Folder for report.html, results.json and the runs.", rich_help_panel=RUN)]
 ResumeArms = Annotated[
     bool,
@@ -88,6 +95,26 @@ def takes(*groups: Parameters) -> Callable[[Callable[..., None]], Callable[..., 
         return run
 
     return wrapped
+
+
+def checked_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Have a command refuse options that its annotations do not take, all of them at once, before it does anything."""
+    hints = get_type_hints(command, include_extras=True)
+
+    @functools.wraps(command)
+    def run(*positional: Any, **options: Any) -> None:
+        problems = Problems()
+        for name, value in options.items():
+            notes = getattr(hints.get(name), "__metadata__", ())
+            limits = [note for note in notes if isinstance(note, BaseMetadata)]
+            if value is not None and limits:
+                kind: Any = Annotated[type(value), *limits]
+                if not fits(kind, value):
+                    problems.add(f"--{name.replace('_', '-')}", f"expected {words(kind)}, got {shown(value)}")
+        problems.refuse()
+        command(*positional, **options)
+
+    return run
 
 
 def settings_options(fields: Mapping[str, tuple[Any, Any]], names: tuple[str, ...] | None = None) -> Parameters:

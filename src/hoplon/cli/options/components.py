@@ -18,7 +18,7 @@ from hoplon.comparison.assessment import ArmPlan
 from hoplon.comparison.learned import Learned
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.combined import as_criterion
-from hoplon.errors import HoplonError, no_match
+from hoplon.errors import DataError, HoplonError, StoreError, no_match
 from hoplon.faults.model import FaultModel, WordModel
 from hoplon.faults.multi_word import Mixture, spread
 from hoplon.faults.sampling.base import Sampling
@@ -100,6 +100,8 @@ def build(kind: Kind, value: Any, *, learn: Mapping[str, Callable[..., Any]] | N
         options = {key: option for key, option in options.items() if key in component.fields}
         built = component.build(**options)
         return spread(built, **spreading) if spreading else built
+    except (DataError, StoreError):
+        raise
     except HoplonError as error:
         raise ValuesError([("", str(error))]) from error
 
@@ -246,6 +248,11 @@ class Described(Generic[_Built]):
     def __post_init__(self) -> None:
         build(self.kind, self.value, learn={**self.learn, **_NOTHING_LEARNED})  # refused before hours of work
 
+    @property
+    def component(self) -> Component:
+        """The component that is described."""
+        return table_of(self.kind, self.value)[0]
+
     def __call__(self, learned: Learned) -> _Built:
         """Build it."""
         sources: dict[str, Callable[..., Any]] = {**self.learn, "ranges": learned.ranges, "scores": learned.scores}
@@ -309,8 +316,11 @@ def arm(text: str, *, learn: Mapping[str, Callable[..., Any]] | None = None) -> 
             else [Described[Protection]("protection", one, learn or {}) for one in split(spec, "+")]
         )
         when = build("schedule", schedule[0]) if schedule else None
+        if schedule and not any(part.component.name in guard_components() for part in parts):
+            raise HoplonError(f"expected a guard that checks, got @{schedule[0]} and none; add one, such as +parity")
     except HoplonError as error:
-        raise HoplonError(f"--arm {text}: {error}") from error
+        kind = type(error) if isinstance(error, DataError | StoreError) else HoplonError
+        raise kind(f"--arm {text}: {error}") from error
     return name if content else described, ArmPlan(lambda learned: tuple(part(learned) for part in parts), when)
 
 
@@ -323,4 +333,5 @@ def named(option: str, text: str, kind: Kind, *, learn: Mapping[str, Callable[..
     try:
         return build(kind, text, learn=learn)
     except HoplonError as error:
-        raise HoplonError(f"{option} {text}: {error}") from error
+        kind_ = type(error) if isinstance(error, DataError | StoreError) else HoplonError
+        raise kind_(f"{option} {text}: {error}") from error

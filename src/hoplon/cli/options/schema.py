@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PlainValidator, Strict,
 from torch import Tensor
 
 from hoplon.cli.options.text import plain, positions
-from hoplon.errors import HoplonError, no_match
+from hoplon.errors import DataError, HoplonError, StoreError, no_match, one_line
 from hoplon.formats.base import NumberFormat
 from hoplon.formats.dtypes import NATIVE_DTYPES, native
 from hoplon.formats.named import format_named
@@ -32,13 +32,17 @@ class ValuesError(HoplonError):
 
     Args:
         problems: by key what was expected, what was given and the way out.
+        source: the file that they stand in.
     """
 
-    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, problems: Sequence[tuple[str, str]], *, source: str = "") -> None:
         self.problems = tuple(problems)
         lines = [f"{key}: {text}".removeprefix(": ") for key, text in problems]
-        several = "".join(f"\n  {line}" for line in lines)
-        super().__init__(lines[0] if len(lines) == 1 else f"{len(lines)} values are wrong:{several}")
+        place = f"{source}: " if source else ""
+        super().__init__(place + "; ".join(lines))
+        if len(lines) > 1:
+            several = "".join(f"\n  {one_line(line)}" for line in lines)
+            self.args = (f"{one_line(place)}{len(lines)} values are wrong:{several}",)
 
     def below(self, key: str) -> list[tuple[str, str]]:
         """Return the problems with their keys as parts of another one: "count" below "fault" is "fault.count"."""
@@ -58,6 +62,8 @@ class Problems:
             return read(*given, **more)
         except ValuesError as error:
             self._found += error.problems
+        except (DataError, StoreError):
+            raise
         except HoplonError as error:
             self._found.append(("", str(error)))
         return None  # type: ignore[return-value]
@@ -113,7 +119,8 @@ def check_values(values: Mapping[str, Any], fields: Fields, *, missing: str = "g
     for name, (annotation, default) in fields.items():
         if default is inspect.Parameter.empty and name not in values:
             problems.append((name, f"expected {expected(annotation)}, got nothing; {missing}"))
-    typed = {}
+    typed: dict[str, Any] = {}
+    causes: list[Any] = []
     for name, value in values.items():
         if name not in options:
             continue
@@ -121,6 +128,9 @@ def check_values(values: Mapping[str, Any], fields: Fields, *, missing: str = "g
             typed[name] = _adapter(options[name]).validate_python(value)
         except ValidationError as error:
             problems += _problems(name, value, options[name], error)
+            causes.append(error.errors()[0].get("ctx", {}).get("error"))
+    if len(problems) == 1 and causes and isinstance(causes[0], DataError | StoreError):
+        raise type(causes[0])(": ".join(problems[0]))  # a file that is not there is no wrong value
     if problems:
         raise ValuesError(problems)
     return typed

@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, final, get_args
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from hoplon.errors import HoplonError
+from hoplon.errors import Batch, HoplonError, checked
 from hoplon.program.operators import ACTIVATION_KINDS, canonical_kind, is_passive, operator_name
 from hoplon.program.program import Program, Ref, Step
 from hoplon.program.signature import TensorForm
@@ -94,11 +94,12 @@ class Flops:
         )
 
 
+@checked
 def count_flops(
     program: Program,
     protections: Iterable[Protection] = (),
     *,
-    batch: int = 1,
+    batch: Batch = 1,
     convention: Convention = "tensorflow",
     form: Form = "separate",
     bound_reshapes: bool = False,
@@ -122,9 +123,6 @@ def count_flops(
         ``tensorflow/python/profiler/internal/flops_registry.py``. The profiler drops in silence an operator whose
         shape it does not know; here all shapes are known, and an operator without a rule is named.
     """
-    for name, value, known in (("convention", convention, tuple(CONVENTIONS)), ("form", form, get_args(Form))):
-        if value not in known:
-            raise HoplonError(f"expected {name} {' or '.join(map(repr, known))}, got {value!r}")
     if program.exported is None:
         raise HoplonError(
             f"expected an exported program to count, got {program.name} in the eager form, whose operators depend on "

@@ -17,7 +17,7 @@ import torch
 from scipy.stats import quantile_test
 from torch import Tensor
 
-from hoplon.errors import HoplonError
+from hoplon.errors import Count, HoplonError, Seed, Share, checked
 
 
 @final
@@ -73,15 +73,16 @@ class Overheads:
         return replace(self, arms=_compared(self.times, self[baseline].name, self.confidence), baseline=baseline)
 
 
+@checked
 def measure(
     modules: Mapping[str, Callable[[Tensor], object]],
     x: Tensor,
     *,
     baseline: str,
-    blocks: int = 30,
-    calls: int = 5,
-    confidence: float = 0.95,
-    seed: int = 0,
+    blocks: Count = 30,
+    calls: Count = 5,
+    confidence: Share = 0.95,
+    seed: Seed = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Overheads:
     """Time several callables on one input, so that drift of the machine hits all alike.
@@ -101,8 +102,6 @@ def measure(
     """
     if baseline not in modules:
         raise HoplonError(f"expected the baseline to be one of {', '.join(modules) or 'no arms'}, got {baseline!r}")
-    if calls < 1:
-        raise HoplonError(f"expected at least 1 call per block, got {calls}")
     if 2 * 0.5**blocks >= 1 - confidence:  # even the smallest and the largest of so many may miss the median
         raise HoplonError(f"expected more blocks for a {confidence:.0%} interval of a median, got {blocks}")
     order, generator = list(modules), random.Random(seed)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from hoplon.errors import HoplonError
+from hoplon.errors import Count, HoplonError, Natural, checked
 from hoplon.faults.model import FaultModel, Observe, Places, SampledFaults
 from hoplon.faults.table import FaultTable, words_to_series
 from hoplon.program.sites import MemorySite, ValueSite
@@ -21,6 +21,7 @@ from hoplon.program.sites import MemorySite, ValueSite
 Sites = Sequence[ValueSite | MemorySite]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Population:
     """Sites, inputs and fault model that faults are drawn from.
@@ -129,7 +130,8 @@ def _rounds(size: int, count: int, *, generator: torch.Generator) -> Tensor:
     return torch.cat(rounds)[:count] if rounds else torch.zeros(0, dtype=torch.int64)
 
 
-def unit_generator(seed: int, unit: int) -> torch.Generator:
+@checked
+def unit_generator(seed: Natural, unit: Natural) -> torch.Generator:
     """The generator of one work unit: a function of seed and unit number alone.
 
     Example:
@@ -140,8 +142,9 @@ def unit_generator(seed: int, unit: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state))
 
 
+@checked
 def draw_faults(
-    population: Population, count: int, *, sampling: Sampling, generator: torch.Generator, first: int = 0
+    population: Population, count: Count, *, sampling: Sampling, generator: torch.Generator, first: int = 0
 ) -> FaultTable:
     """The table of `count` faults, numbered from 0, words before and after not yet observed.
 

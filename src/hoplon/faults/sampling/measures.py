@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from hoplon.errors import HoplonError, SiteError, no_match
+from hoplon.errors import Count, Fraction, HoplonError, Natural, SiteError, checked, no_match
 from hoplon.faults.model import RANDOM_HIGH, FaultModel, located, sizes_of
 from hoplon.faults.sampling.base import Measure, Sites
 from hoplon.registry import register
@@ -63,6 +63,7 @@ class _SiteFirst(Measure):
 
 @register("sampling", "op")
 @final
+@checked
 @dataclass(frozen=True)
 class OpUniform(_SiteFirst):
     """Every operator call (site) is equally likely, then every element of its output.
@@ -84,11 +85,9 @@ class OpUniform(_SiteFirst):
     """
 
     kinds: tuple[str, ...] | None = None
-    drop_last: int = 0
+    drop_last: Natural = 0
 
     def __post_init__(self) -> None:
-        if self.drop_last < 0:
-            raise HoplonError(f"expected drop_last of at least 0, got {self.drop_last}")
         if self.kinds is not None:
             object.__setattr__(self, "kinds", tuple(self.kinds))
 
@@ -194,6 +193,7 @@ class _SomeElements(Measure):
 
 
 @final
+@checked
 @dataclass(frozen=True, eq=False)
 class Among(_SomeElements):
     """Every one of these elements is equally likely.
@@ -226,8 +226,8 @@ class _Ranked(_SomeElements):
     """
 
     scores: Mapping[str, Tensor] = field(repr=False)
-    fraction: float | None = field(default=None, kw_only=True)
-    count: int | None = field(default=None, kw_only=True)
+    fraction: Fraction | None = field(default=None, kw_only=True)
+    count: Count | None = field(default=None, kw_only=True)
 
     _sign = 1
 
@@ -235,8 +235,6 @@ class _Ranked(_SomeElements):
         total = sum(score.numel() for score in self.scores.values())
         if (self.fraction is None) == (self.count is None):
             raise HoplonError(f"expected a fraction or a count, got {self.fraction} and {self.count}")
-        if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise HoplonError(f"expected a fraction in (0, 1], got {self.fraction}; 0.01 is one percent")
         if self.count is not None and not 1 <= self.count <= total:
             raise HoplonError(f"expected a count in [1, {total}], got {self.count}")
 
@@ -254,6 +252,7 @@ class _Ranked(_SomeElements):
 
 @register("sampling", "top-score")
 @final
+@checked
 @dataclass(frozen=True, eq=False, repr=False)
 class TopScore(_Ranked):
     """Uniform over the elements with the highest scores of all scored sites together.
@@ -272,6 +271,7 @@ class TopScore(_Ranked):
 
 @register("sampling", "bottom-score")
 @final
+@checked
 @dataclass(frozen=True, eq=False, repr=False)
 class BottomScore(_Ranked):
     """Uniform over the elements with the lowest scores; arguments as `TopScore`."""

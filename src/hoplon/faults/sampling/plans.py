@@ -8,14 +8,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Literal, final, get_args
+from typing import Annotated, Literal, final
 
 import torch
-from annotated_types import Ge
 from torch import Tensor
 from typing_extensions import override
 
-from hoplon.errors import HoplonError, SiteError, no_match
+from hoplon.errors import Count, HoplonError, Natural, SiteError, checked, no_match
 from hoplon.faults.model import RANDOM_HIGH, Places, SampledFaults, WordModel, located, sizes_of
 from hoplon.faults.sampling.base import Population, Sampling
 from hoplon.faults.sampling.measures import TopScore
@@ -103,6 +102,7 @@ class Exhaustive(Sampling):
 
 @register("sampling", "explicit")
 @final
+@checked
 @dataclass(frozen=True)
 class Explicit(Sampling):
     """These places, each with every input: ``(site, element)`` or ``(site, element, bits)``.
@@ -174,6 +174,7 @@ class Explicit(Sampling):
 
 @register("sampling", "each-top-score")
 @final
+@checked
 @dataclass(frozen=True, eq=False)
 class EachTopScore(Sampling):
     """The elements with the highest scores, once each, in an order drawn by a seed.
@@ -189,8 +190,8 @@ class EachTopScore(Sampling):
     """
 
     scores: Mapping[str, Tensor] = field(repr=False)
-    count: Annotated[int, Ge(1)]
-    seed: Annotated[int, Ge(0)] = 0
+    count: Count
+    seed: Natural = 0
 
     def __post_init__(self) -> None:
         TopScore(self.scores, count=self.count)
@@ -222,6 +223,7 @@ class EachTopScore(Sampling):
 
 @register("sampling", "stratified")
 @final
+@checked
 @dataclass(frozen=True)
 class Stratified(Sampling):
     """Element-uniform faults, but with chosen shares of them per site, layer or flipped bit.
@@ -240,8 +242,6 @@ class Stratified(Sampling):
     allocation: Mapping[str | int, float] | None = field(default=None)
 
     def __post_init__(self) -> None:
-        if self.by not in get_args(Stratum):
-            raise HoplonError(f"expected by={' or '.join(map(repr, get_args(Stratum)))}, got {self.by!r}")
         if self.by == "bit" and self.allocation is not None:  # keys of a table in a file are texts
             shares = {int(bit) if str(bit).isdecimal() else bit: share for bit, share in self.allocation.items()}
             object.__setattr__(self, "allocation", shares)

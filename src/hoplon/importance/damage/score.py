@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
-from hoplon.errors import HoplonError
+from hoplon.errors import Count, Seed, checked
 from hoplon.faults.model import FaultModel
 from hoplon.faults.single_word import BitFlip
 from hoplon.importance._fisher import SignedLosses
@@ -29,18 +29,19 @@ _HARM = math.log(2)
 
 
 @register("score", "expected-damage")
+@checked
 def expected_damage(
     program: Program,
     data: Stream,
     *,
     loss: Loss,
     sites: Memory = CONVOLUTIONS_AND_LINEAR,
-    batch: int = 64,
+    batch: Count = 64,
     progress: Progress | None = None,
     fault_model: FaultModel | None = None,
     criterion: Criterion | None = None,
-    passes: int = 3,
-    seed: int = 0,
+    passes: Count = 3,
+    seed: Seed = 0,
 ) -> Scores:
     """Score weights by the share of inputs expected to fail when a fault strikes them: the mean over all its changes.
 
@@ -69,8 +70,6 @@ def expected_damage(
         HoplonError: a model without a graph, a fault model of several words, ``passes`` below 1; SiteError: storages
             that are no weights or biases of convolutions and linear layers.
     """
-    if passes < 1:
-        raise HoplonError(f"expected at least 1 pass for probes, got {passes}")
     model = fault_model or BitFlip()
     generator = torch.Generator().manual_seed(seed)
     chosen = sites.select(program)

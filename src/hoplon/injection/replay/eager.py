@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from hoplon.errors import checked
 from hoplon.formats.base import same_bits
 from hoplon.injection.replay.golden import Golden, InjectedWords, Injections, ReplayStatistics
 from hoplon.injection.replay.replay import Replay
@@ -16,6 +17,7 @@ from hoplon.injection.replay.values import GoldenValues, delivered
 from hoplon.program.sites import ValueSite
 
 
+@checked
 class EagerReplay(Replay):
     """Replay of a program in eager form: every pass is a forward of the user's model on one sample.
 

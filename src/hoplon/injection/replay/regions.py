@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from hoplon.errors import checked
 from hoplon.formats.base import same_bits
 from hoplon.injection.replay.golden import Golden, InjectedWords, Injections
 from hoplon.injection.replay.kernel_forms import KernelForms, protected
@@ -24,11 +25,13 @@ from hoplon.injection.replay.windows import Ints, Pixels, Windows
 from hoplon.protections.base import Overlay
 
 
+@checked
 def fits(overlay: Overlay) -> bool:
     """True if every protection treats a value by the value and its channel alone, and none asks for a second run."""
     return all(effect.local and not effect.detects for effect in overlay.values.values())
 
 
+@checked
 @dataclass
 class RegionReplay(Replay):
     """Replay of many runs at once, each with one changed word in a feature map; any number may share a row.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hoplon.errors import Batch, checked
 from hoplon.formats.base import equal_bits, same_bits
 from hoplon.injection.replay.channels import Chain, Channels, chains_of
 from hoplon.injection.replay.golden import Golden, InjectedWords, Injections, Placement, ReplayStatistics
@@ -19,6 +20,7 @@ from hoplon.program.sites import MemorySite, ValueSite
 from hoplon.protections.base import Overlay
 
 
+@checked
 @dataclass
 class Replay:
     """Replays faults in one program under one overlay, always with batches of ``batch`` samples.
@@ -40,7 +42,7 @@ class Replay:
 
     program: Program
     overlay: Overlay
-    batch: int
+    batch: Batch
     sites: Sequence[ValueSite] | Sequence[MemorySite]
     placement: Placement = "before"
     statistics: ReplayStatistics = field(default=ReplayStatistics(), init=False, repr=False)

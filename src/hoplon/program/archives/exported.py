@@ -45,9 +45,9 @@ def graph_of(content: bytes) -> fx.GraphModule:
     torch reads a new archive of what was checked; of the file's sample inputs, guards and traces it reads nothing.
 
     Raises:
-        ValueError: as :func:`checked`; or a graph that torch refuses.
+        ValueError: as :func:`checked_members`; or a graph that torch refuses.
     """
-    archive = archive_of(checked(content), folder="model")
+    archive = archive_of(checked_members(content), folder="model")
     try:
         with quiet_torch():
             graph = load_pt2(archive).exported_programs["model"].module(check_guards=False)
@@ -57,7 +57,7 @@ def graph_of(content: bytes) -> fx.GraphModule:
     return graph
 
 
-def checked(content: bytes) -> dict[str, bytes | memoryview]:
+def checked_members(content: bytes) -> dict[str, bytes | memoryview]:
     """The members of a ``.pt2`` file as torch may read them.
 
     Raises:

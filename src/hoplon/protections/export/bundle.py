@@ -20,12 +20,12 @@ from safetensors.torch import load
 from torch import Tensor, fx
 from typing_extensions import TypedDict
 
-from hoplon.errors import DataError, HoplonError, StoreError
+from hoplon.errors import DataError, HoplonError, StoreError, checked
 from hoplon.files import bring_back, json_as, read_bytes, replacing, stranger, write_json
 from hoplon.formats.base import integer_view
 from hoplon.formats.digest import digest_of_words
 from hoplon.formats.tensor_files import write_tensors
-from hoplon.program.archives.exported import MEMBERS, checked, graph_of
+from hoplon.program.archives.exported import MEMBERS, checked_members, graph_of
 from hoplon.program.archives.members import members_of
 from hoplon.protections.base import Overlay, Protection
 from hoplon.protections.export.formats import export_pt2
@@ -44,6 +44,7 @@ _EARLY = re.compile(rb'"digest": "[0-9a-f]{64}"\s*}\s*\Z')
 _OURS = re.compile("|".join(map(re.escape, (_INDEX, *_FILES))))
 
 
+@checked
 def save_bundle(module: HardenedModule, folder: str | os.PathLike[str]) -> None:
     """Write a hardened module into a folder, from which :func:`load_bundle` gives it back, guards armed.
 
@@ -84,6 +85,7 @@ def save_bundle(module: HardenedModule, folder: str | os.PathLike[str]) -> None:
         write_json(partial / _INDEX, index)
 
 
+@checked
 def load_bundle(
     folder: str | os.PathLike[str], *, on_uncorrectable: Callable[[GuardReport], None] | None = None
 ) -> HardenedModule:
@@ -144,7 +146,7 @@ def _require_storable(module: HardenedModule) -> None:
 def _require_readable(content: bytes) -> None:
     """Refuse a graph that loading would refuse."""
     try:
-        checked(content)
+        checked_members(content)
     except ValueError as error:
         raise HoplonError(
             f"expected a graph of torch's own operators, plain tensors and inputs for a bundle, got {error}; "

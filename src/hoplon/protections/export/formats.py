@@ -20,10 +20,11 @@ from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from hoplon.errors import HoplonError, HoplonWarning
+from hoplon.errors import HoplonError, HoplonWarning, checked
 from hoplon.files import replacing
 from hoplon.program._torch_warnings import quiet_torch
 from hoplon.program.archives.tensors import plain_tensors
+from hoplon.program.tracing import save_export
 from hoplon.protections.base import Chain, ValueProtection
 from hoplon.protections.runtime.effect import Effect
 from hoplon.protections.runtime.graph import writes_in_place
@@ -34,6 +35,7 @@ from hoplon.protections.values.clamp import BoundValue, clamp_words_, rounded_ou
 Guards = Literal["refuse", "drop"]
 
 
+@checked
 def export_pt2(module: HardenedModule, path: str | os.PathLike[str], *, guards: Guards = "refuse") -> None:
     """Write a ``.pt2`` file: the graph with its bounds, the user's names of the state, a free batch where it was free.
 
@@ -51,11 +53,12 @@ def export_pt2(module: HardenedModule, path: str | os.PathLike[str], *, guards: 
     _leave_out_objects(exported)
     content = io.BytesIO()  # torch ends the process where it finds the disk full
     with quiet_torch():
-        torch.export.save(exported, content, extra_files={"hoplon.json": json.dumps(_described(module), indent=1)})
+        save_export(exported, content, extra_files={"hoplon.json": json.dumps(_described(module), indent=1)})
     with replacing(path) as partial:
         partial.write_bytes(content.getbuffer())
 
 
+@checked
 def export_onnx(module: HardenedModule, path: str | os.PathLike[str], *, guards: Guards = "refuse") -> None:
     """Write an ONNX file that ``onnxruntime`` runs.
 
@@ -82,7 +85,7 @@ def export_onnx(module: HardenedModule, path: str | os.PathLike[str], *, guards:
             "onnxruntime has no convolution and hardly another operator in bfloat16: it will refuse the file; capture "
             "the model in float16 or float32 for a file that it runs",
             HoplonWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     with _portable(module):
         exported = exported_program(module, guards=guards)
@@ -102,6 +105,7 @@ def export_onnx(module: HardenedModule, path: str | os.PathLike[str], *, guards:
                 weights.replace(beside)
 
 
+@checked
 def export_aoti(module: HardenedModule, path: str | os.PathLike[str], *, guards: Guards = "refuse") -> None:
     """Compile ahead of time into a package (``.pt2``) that ``torch._inductor.aoti_load_package`` loads.
 
@@ -128,8 +132,6 @@ def exported_program(module: HardenedModule, *, guards: Guards = "refuse") -> Ex
     Raises:
         HoplonError, UncorrectableMemory: as :func:`export_pt2`.
     """
-    if guards not in ("refuse", "drop"):
-        raise HoplonError(f"expected guards 'refuse' or 'drop', got {guards!r}")
     if module.monitor.guards and guards == "refuse":
         raise HoplonError(
             f"expected a module without guards of memory, got {module.overlay.label}: a graph carries bounds, "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from hoplon.errors import HoplonError
+from hoplon.errors import Count, Fraction, HoplonError, checked
 from hoplon.formats.digest import digest_of
 from hoplon.importance.scores import Scores
 from hoplon.protections.base import Protection
@@ -40,14 +40,7 @@ class ScoredProtection(Protection):
 
     kind: ClassVar[str]
     scores: Scores
-    fraction: float
-
-    def __post_init__(self) -> None:
-        scores: object = self.scores
-        if not isinstance(scores, Scores):
-            got = type(scores).__name__
-            raise HoplonError(f"expected scores from hoplon.importance, got {got}; importance.taylor gives them")
-        self.scores.count(self.fraction)  # refuses a fraction outside (0, 1]
+    fraction: Fraction
 
     @property
     def label(self) -> str:
@@ -81,6 +74,7 @@ class ScoredProtection(Protection):
     "before each batch. Meant for corrupted weights in memory.",
 )
 @final
+@checked
 @dataclass(frozen=True)
 class Aspis(ScoredProtection):
     """Keeps two more copies of the weights with the highest scores and repairs all three by majority, bit for bit.
@@ -128,6 +122,7 @@ class Aspis(ScoredProtection):
 
 @register("protection", "block-aspis")
 @final
+@checked
 @dataclass(frozen=True)
 class BlockAspis(ScoredProtection):
     """Keeps two more copies of the blocks of memory with the highest mean scores; repairs all three by majority.
@@ -147,12 +142,7 @@ class BlockAspis(ScoredProtection):
         Schmedding et al. (Aspis), section V, for the triplication of important weights; blocks are hoplon's own.
     """
 
-    block: int = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.block < 1:
-            raise HoplonError(f"expected a block of at least one word, got {self.block}")
+    block: Count = 64
 
     kind = "block-aspis"
 

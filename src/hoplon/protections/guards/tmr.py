@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from hoplon.errors import HoplonError
+from hoplon.errors import checked
 from hoplon.formats.base import integer_view
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.memory.words import in_wide, of_turn_by_size, row_of, shared, without_repeats
@@ -31,6 +31,7 @@ _PIECE_BYTES = 1 << 18  # read once from memory, and compared with both copies f
     "Meant for corrupted weights in memory.",
 )
 @final
+@checked
 @dataclass(frozen=True)
 class TMR(Protection):
     """Keeps two more copies of every parameter and buffer and repairs all three by majority, bit for bit.
@@ -46,10 +47,6 @@ class TMR(Protection):
     """
 
     vote: Literal["element", "tensor"] = "element"
-
-    def __post_init__(self) -> None:
-        if self.vote not in ("element", "tensor"):
-            raise HoplonError(f"expected vote 'element' or 'tensor', got {self.vote!r}")
 
     @property
     @override

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from hoplon.errors import checked
 from hoplon.formats.base import integer_view
 from hoplon.protections.guards.memory.writing import write_differing
 
 
+@checked
 def distinct(memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """One tensor per storage, under the first of its names; empty tensors left out.
 

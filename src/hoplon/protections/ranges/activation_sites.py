@@ -10,6 +10,7 @@ from typing import Any, final
 import torch
 from torch.utils import _pytree as pytree
 
+from hoplon.errors import checked
 from hoplon.program.operators import ACTIVATION_KINDS, canonical_kind, has, is_passive, operator_name
 from hoplon.program.program import Program, Ref, Step
 from hoplon.program.sites import ValueSite
@@ -46,6 +47,7 @@ class Activations:
     inner: dict[str, str]
 
 
+@checked
 def activations(program: Program) -> Activations:
     """Find the activations of a program, those written out in Python included.
 

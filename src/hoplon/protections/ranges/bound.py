@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import final
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 from hoplon.registry import register
 
 
 @register("part", "bound")
 @final
+@checked
 @dataclass(frozen=True)
 class Bound:
     """A closed range of values, both ends finite.
@@ -48,6 +49,7 @@ class Bound:
 
 @register("part", "channel-bounds")
 @final
+@checked
 @dataclass(frozen=True)
 class ChannelBounds:
     """One bound per channel of a value; ``axis`` is that of the channels among the axes of one sample.

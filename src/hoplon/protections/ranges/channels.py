@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
-from hoplon.errors import HoplonError, no_match
+from hoplon.errors import HoplonError, checked, no_match
 from hoplon.program.layout import BatchLayout, WholeLayout
 from hoplon.program.program import Program
 from hoplon.program.sites import ValueSite
@@ -54,6 +54,7 @@ def require_known(wanted: ChannelAxis | None, sites: Iterable[ValueSite]) -> Non
             raise no_match("profiled site", pattern, names)
 
 
+@checked
 def axis_in_value(program: Program, site: str, axis: int) -> int | None:
     """The axis of a whole value that is this axis of one sample; None where it is folded with the batch or missing."""
     layout, axes = program.layouts[program.site_steps[site]], len(program.value_site(site).shape)

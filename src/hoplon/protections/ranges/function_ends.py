@@ -7,6 +7,7 @@ import math
 import operator
 from collections.abc import Callable
 
+from hoplon.errors import checked
 from hoplon.program.operators import canonical_kind, operator_name
 from hoplon.program.program import Program, Ref, Step
 
@@ -33,6 +34,7 @@ _ROUNDING = 2.0**-16
 _SELU_LOW = -1.0507009873554805 * 1.6732632423543772
 
 
+@checked
 def inherent_range(step: Step) -> tuple[float, float]:
     """The ends of the range of an activation function; an end is infinite where it has none.
 

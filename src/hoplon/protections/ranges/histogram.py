@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import PlainValidator
 from torch import Tensor
 
-from hoplon.errors import DataError
+from hoplon.errors import DataError, checked
 
 # A bin holds the float32 values that share sign, exponent and this many bits of the mantissa.
 _MANTISSA = 7
@@ -34,6 +34,7 @@ _Integers = Annotated[NDArray[np.int64], PlainValidator(_integers)]
 
 
 @final
+@checked
 @dataclass(frozen=True, eq=False)
 class Histogram:
     """Counts of values by bin; a sum of histograms is the histogram of all their values.

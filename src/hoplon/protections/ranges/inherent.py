@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hoplon.errors import SiteError
+from hoplon.errors import SiteError, checked
 from hoplon.program.program import Program
 from hoplon.protections.ranges.activation_sites import activations
 from hoplon.protections.ranges.bound import Bound
@@ -15,6 +15,7 @@ INHERENT = "range of the function"
 """The ``choice`` of :func:`inherent_ranges`."""
 
 
+@checked
 def inherent_ranges(program: Program) -> Ranges:
     """The range of each activation whose function is bounded on both sides: ``tanh``, ``sigmoid``, ``relu6``, ...
 

@@ -11,13 +11,12 @@ import torch
 from pydantic import ConfigDict, with_config
 from torch import Tensor
 
-from hoplon.errors import HoplonError
+from hoplon.errors import Fraction, HoplonError, NonNegative, checked
 from hoplon.protections.ranges.bound import Bound, ChannelBounds
 from hoplon.protections.ranges.histogram import Histogram
 from hoplon.protections.ranges.ranges import LAST_BITS, Ranges, read_json, write_json
 
 QuantileOf = Literal["values", "image-maxima"]
-QUANTILE_OF: tuple[QuantileOf, ...] = ("values", "image-maxima")
 
 Ends = tuple[float, float]
 
@@ -105,6 +104,7 @@ class SiteProfile:
 
 @with_config(ConfigDict(extra="forbid"))
 @final
+@checked
 @dataclass(frozen=True)
 class Profile:
     """Observations of a program's sites over calibration data, in memory that does not grow with the data.
@@ -125,7 +125,9 @@ class Profile:
     seconds: float = 0.0
     versions: Mapping[str, str] = field(default_factory=dict)
 
-    def ranges(self, *, quantile: float = 1.0, quantile_of: QuantileOf = "values", per_channel: bool = False) -> Ranges:
+    def ranges(
+        self, *, quantile: Fraction = 1.0, quantile_of: QuantileOf = "values", per_channel: bool = False
+    ) -> Ranges:
         """Bounds out of what was observed.
 
         Args:
@@ -139,8 +141,6 @@ class Profile:
         Source:
             Chen et al., DSN 2021 (Ranger), section V: bounds at percentiles trade accuracy for resilience.
         """
-        if not 0 < quantile <= 1 or quantile_of not in QUANTILE_OF:
-            raise HoplonError(f"expected a quantile in (0, 1] of {QUANTILE_OF}, got {quantile} of {quantile_of!r}")
         if per_channel and not any(site.channels for site in self.sites.values()):
             raise HoplonError("expected a profile of channels, got one of whole sites; profile with per_channel=True")
         channels = {}
@@ -171,7 +171,7 @@ class Profile:
             for count, ends in self.history
         )
 
-    def unconverged(self, *, tolerance: float = 0.1) -> dict[str, float]:
+    def unconverged(self, *, tolerance: NonNegative = 0.1) -> dict[str, float]:
         """The sites whose range the last half of the data (or more) widened by more than a share ``tolerance`` of it.
 
         Returns:

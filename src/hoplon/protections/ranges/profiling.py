@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoplon.errors import DataError, HoplonError, HoplonWarning, SiteError
+from hoplon.errors import Count, DataError, Fraction, HoplonError, HoplonWarning, NonNegative, SiteError, checked
 from hoplon.program.inputs import Inputs, Stream, is_sized, stream
 from hoplon.program.program import Program
 from hoplon.program.sites import Values, ValueSite
@@ -28,16 +28,17 @@ from hoplon.protections.ranges.ranges import Ranges
 Progress = Callable[[int, int], None]
 
 
+@checked
 def profile_ranges(
     program: Program,
     calibration: Stream,
     *,
     sites: Values | None = None,
-    quantile: float = 1.0,
+    quantile: Fraction = 1.0,
     quantile_of: QuantileOf = "values",
     per_channel: bool = False,
     channel_axis: ChannelAxis | None = None,
-    batch: int = 64,
+    batch: Count = 64,
     progress: Progress | None = None,
 ) -> Ranges:
     """The range of each site's fault-free values over calibration data; by default its extremes.
@@ -61,6 +62,7 @@ def profile_ranges(
     return profile.ranges(quantile=quantile, quantile_of=quantile_of, per_channel=per_channel)
 
 
+@checked
 def profile_activations(
     program: Program,
     calibration: Stream,
@@ -69,8 +71,8 @@ def profile_activations(
     quantiles: bool = True,
     per_channel: bool = False,
     channel_axis: ChannelAxis | None = None,
-    batch: int = 64,
-    tolerance: float = 0.1,
+    batch: Count = 64,
+    tolerance: NonNegative = 0.1,
     progress: Progress | None = None,
 ) -> Profile:
     """Observe the fault-free values of each site over calibration data, in constant memory.
@@ -172,7 +174,7 @@ def _warn(profile: Profile, tolerance: float) -> None:
             f"{len(profile.sites)} ranges by more than {100 * tolerance:g} % ({widest} by {100 * late[widest]:.0f} %); "
             "fault-free values may exceed such bounds: profile more data",
             HoplonWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

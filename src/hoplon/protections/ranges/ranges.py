@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar, final
 from pydantic import ConfigDict, with_config
 
 from hoplon import files
-from hoplon.errors import DataError, HoplonError, no_match
+from hoplon.errors import DataError, HoplonError, checked, no_match
 from hoplon.program.program import Program
 from hoplon.protections.ranges.bound import Bound, ChannelBounds
 from hoplon.registry import register
@@ -24,6 +24,7 @@ LAST_BITS = 2.0**-16  # sums in another order, at other batch sizes and numbers 
 @register("part", "ranges")
 @with_config(ConfigDict(extra="forbid"))
 @final
+@checked
 @dataclass(frozen=True)
 class Ranges:
     """A bound for each profiled site.

@@ -89,7 +89,7 @@ def watched_model(
             f"{ratio:.1f} times the model's own latency on the example, and it cannot be compiled or exported; "
             "bounds are right for the path through the model that the example took",
             HoplonWarning,
-            stacklevel=4,
+            stacklevel=6,
         )
     return watched
 

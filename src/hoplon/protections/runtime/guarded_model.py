@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Self, final
 import torch
 from torch import Tensor, nn
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.memory.arena import lay_end_to_end
 from hoplon.protections.memory_guard import GuardReport
@@ -19,6 +19,7 @@ from hoplon.protections.runtime.monitor import GuardMonitor
 from hoplon.protections.runtime.schedule import When
 
 
+@checked
 def guard(
     model: nn.Module,
     protections: Iterable[Protection],
@@ -87,6 +88,7 @@ def guard(
 
 
 @final
+@checked
 class GuardedModel:
     """A model's guards, from :func:`guard`.
 
@@ -190,9 +192,7 @@ def _uncompiled(model: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else model
 
 
-def _require_guard_alone(protection: object) -> None:
-    if not isinstance(protection, Protection):
-        raise HoplonError(f"expected protections such as hp.TMR(), got {protection!r}")
+def _require_guard_alone(protection: Protection) -> None:
     if protection.is_hardware:
         raise HoplonError(f"expected protections in software, got {protection.label}, which models hardware")
     if type(protection).values is not Protection.values:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 from hoplon.program._torch_warnings import quiet_torch
 from hoplon.protections.base import Overlay, Protection
 from hoplon.protections.guards.memory.arena import is_end_to_end, lay_end_to_end
@@ -25,6 +25,7 @@ from hoplon.protections.values.duplicate import RepeatedOperator
 
 
 @final
+@checked
 class HardenedModule(nn.Module):
     """A model with its protections, for inference: called like the model, with the names of its state.
 

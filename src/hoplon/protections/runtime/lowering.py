@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import fx
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 from hoplon.program.eager import EagerProgram
 from hoplon.program.operators import canonical_kind
 from hoplon.program.program import Program
@@ -25,6 +25,7 @@ from hoplon.protections.values.duplicate import repeat_node
 Form = Literal["separate", "fused"]
 
 
+@checked
 def harden(
     program: Program,
     protections: Iterable[Protection],
@@ -50,6 +51,7 @@ def harden(
     )
 
 
+@checked
 def lower(
     program: Program,
     overlay: Overlay,
@@ -90,8 +92,6 @@ def lower(
     Warns:
         HoplonWarning: a program in the eager form; says what watching costs.
     """
-    if form not in ("separate", "fused"):
-        raise HoplonError(f"expected form 'separate' or 'fused', got {form!r}")
     if overlay.is_hardware:
         raise HoplonError(f"expected protections in software, got {overlay.label}, a model of hardware for campaigns")
     outputs = {site.name for site in program.value_sites}

@@ -18,7 +18,7 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 from hoplon.formats.digest import digest_of
 from hoplon.protections.base import Protection
 from hoplon.protections.memory_guard import Guard, GuardReport, check_all
@@ -76,6 +76,7 @@ class GuardEvent:
 
 
 @final
+@checked
 class GuardMonitor:
     """The guards of a module and what happens around their checks: ``monitor`` of a hardened or a guarded model.
 
@@ -99,9 +100,7 @@ class GuardMonitor:
         vouched: str | None = None,
         leave_out: Collection[str] = (),
     ) -> None:
-        schedule: object = EveryForward() if when is None else when
-        if not isinstance(schedule, When):
-            raise HoplonError(f"expected when to be EveryForward(), Rotating() or OnDemand(), got {schedule!r}")
+        schedule = EveryForward() if when is None else when
         self.root = root
         self.protections = tuple(protections)
         self.when = schedule
@@ -147,7 +146,7 @@ class GuardMonitor:
             else:
                 self.arm()
 
-    def copied(self, memo: dict[int, Any]) -> GuardMonitor:
+    def copied(self, memo: dict[Any, Any]) -> GuardMonitor:
         """A monitor of a deep copy of the module.
 
         Where the module is copied and this comes along in its hook, the copy of the module is not whole yet. So its

@@ -8,7 +8,7 @@ from typing import final
 
 from typing_extensions import override
 
-from hoplon.errors import HoplonError
+from hoplon.errors import Count, checked
 from hoplon.registry import register
 
 
@@ -32,6 +32,7 @@ class When(ABC):
 
 @register("schedule", "every")
 @final
+@checked
 @dataclass(frozen=True)
 class EveryForward(When):
     """All memory before every ``n``-th forward pass, the first one included.
@@ -45,10 +46,7 @@ class EveryForward(When):
         [(0, 1), None, None, (0, 1)]
     """
 
-    n: int = 1
-
-    def __post_init__(self) -> None:
-        _require_positive("n", self.n)
+    n: Count = 1
 
     @override
     def due(self, forward: int) -> tuple[int, int] | None:
@@ -69,6 +67,7 @@ class EveryForward(When):
 
 @register("schedule", "rotating")
 @final
+@checked
 @dataclass(frozen=True)
 class Rotating(When):
     """A slice of memory before each forward pass, another one each time; after ``turns`` passes it begins again.
@@ -83,10 +82,7 @@ class Rotating(When):
         [(0, 2), (1, 2), (0, 2)]
     """
 
-    turns: int = 16
-
-    def __post_init__(self) -> None:
-        _require_positive("turns", self.turns)
+    turns: Count = 16
 
     @override
     def due(self, forward: int) -> tuple[int, int] | None:
@@ -119,8 +115,3 @@ class OnDemand(When):
     latency = None
 
     text = "memory is checked when check() is called: a fault reaches every forward pass until then"
-
-
-def _require_positive(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise HoplonError(f"expected {name} to be a whole number of at least 1, got {value!r}")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from typing_extensions import override
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 from hoplon.formats.base import integer_view
 from hoplon.program.program import Program
 from hoplon.protections.base import Protection, Unchanged, ValueProtection
@@ -22,6 +22,7 @@ from hoplon.registry import register
 
 @register("protection", "duplicate")
 @final
+@checked
 @dataclass(frozen=True)
 class Duplicate(Protection):
     """Runs operators twice and compares their results word by word; where they differ, a third run decides.
@@ -48,10 +49,8 @@ class Duplicate(Protection):
     sites: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        sites: Any = self.sites
-        if isinstance(sites, str) or (sites is not None and not sites):
-            raise HoplonError(f"expected the names of sites to duplicate, in a tuple, got {sites!r}")
-        object.__setattr__(self, "sites", None if sites is None else tuple(sites))
+        if self.sites == ():
+            raise HoplonError("expected the names of sites to duplicate, got none; None is the last linear layer")
 
     @property
     @override

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hoplon.errors import HoplonError
+from hoplon.errors import Count, HoplonError, Share, checked
 from hoplon.program.inputs import Inputs, as_inputs
 from hoplon.program.program import Program
 from hoplon.protections.base import Protection, overlay
@@ -56,8 +56,9 @@ class Exceedances:
         )
 
 
+@checked
 def exceedances(
-    program: Program, protections: Iterable[Protection], data: Any, *, batch: int = 64, confidence: float = 0.95
+    program: Program, protections: Iterable[Protection], data: Any, *, batch: Count = 64, confidence: Share = 0.95
 ) -> Exceedances:
     """Count the fault-free values that protections take for wrong, on an unprotected run of held-out data.
 

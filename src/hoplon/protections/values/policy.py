@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, Seed, checked
 from hoplon.formats.base import integer_view
 from hoplon.protections.base import Unchanged, ValueProtection
 from hoplon.protections.ranges.bound import Bound, ChannelBounds
@@ -71,6 +71,7 @@ class ToZero(Policy):
 
 @register("policy", "random")
 @final
+@checked
 @dataclass(frozen=True)
 class RandomInRange(Policy):
     """It becomes a number from the bound, uniform as the seed varies.
@@ -83,7 +84,7 @@ class RandomInRange(Policy):
         Discussed as an alternative in section V-B of Chen et al., DSN 2021 (Ranger).
     """
 
-    seed: int = 0
+    seed: Seed = 0
 
     @property
     def label(self) -> str:
@@ -98,6 +99,7 @@ class RandomInRange(Policy):
 
 @register("policy", "detect")
 @final
+@checked
 @dataclass(frozen=True)
 class Detect(Policy):
     """It stays, and the run is repeated: the symptom detector of Li et al.

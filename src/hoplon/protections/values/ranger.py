@@ -11,7 +11,7 @@ from typing import Literal, final
 
 import torch
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 from hoplon.program.program import Program, Step
 from hoplon.program.sites import ValueSite
 from hoplon.protections.base import Protection, ValueProtection
@@ -26,9 +26,7 @@ from hoplon.protections.values.policy import Clamp, Policy
 from hoplon.registry import register
 
 Where = Literal["activations", "algorithm1", "all"]
-WHERE: tuple[Where, ...] = ("activations", "algorithm1", "all")
 Unprofiled = Literal["refuse", "leave"]
-UNPROFILED: tuple[Unprofiled, ...] = ("refuse", "leave")
 
 _LINEAR = frozenset({"linear", "conv", "conv_transpose", "matmul", "addbmm", "baddbmm"})
 
@@ -54,6 +52,7 @@ class Coverage:
     " it also limits what a corrupted weight can do downstream.",
 )
 @final
+@checked
 @dataclass(frozen=True)
 class Ranger(Protection):
     """Bounds every activation, and the operators after it that cannot leave its bound.
@@ -94,12 +93,6 @@ class Ranger(Protection):
     last_linear: bool = False
     policy: Policy = field(default_factory=Clamp)
     unprofiled: Unprofiled = "refuse"
-
-    def __post_init__(self) -> None:
-        if self.where not in WHERE:
-            raise HoplonError(f"expected where to be one of {', '.join(WHERE)}, got {self.where!r}")
-        if self.unprofiled not in UNPROFILED:
-            raise HoplonError(f"expected unprofiled to be one of {', '.join(UNPROFILED)}, got {self.unprofiled!r}")
 
     @property
     def label(self) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from hoplon.errors import DataError
+from hoplon.errors import Count, DataError, Seed, checked
 from hoplon.program.inputs import Inputs
 from hoplon.zoo.cache import cache_folder
 from hoplon.zoo.datasets._cifar10 import normalised
@@ -18,6 +18,7 @@ from hoplon.zoo.entries import ZooData
 from hoplon.zoo.torchvision_ops import import_torchvision
 
 
+@checked
 def original_mnist(folder: Path | None = None, *, download: bool = False) -> ZooData:
     """MNIST's 60,000 training images and 10,000 test images: float32, ``(n, 1, 28, 28)``, in [0, 1].
 
@@ -32,6 +33,7 @@ def original_mnist(folder: Path | None = None, *, download: bool = False) -> Zoo
     return ZooData("mnist-original", made[0], made[1], tuple("0123456789"))
 
 
+@checked
 def original_cifar10(folder: Path | None = None, *, download: bool = False) -> ZooData:
     """CIFAR-10's 50,000 training images and 10,000 test images, normalised as
     :func:`hoplon.zoo.datasets._cifar10.cifar10` does.
@@ -46,7 +48,8 @@ def original_cifar10(folder: Path | None = None, *, download: bool = False) -> Z
     return ZooData("cifar10-original", made[0], made[1], tuple(parts[0].classes))
 
 
-def gtsrb(folder: Path | None = None, *, download: bool = False, count: int | None = None, seed: int = 0) -> ZooData:
+@checked
+def gtsrb(folder: Path | None = None, *, download: bool = False, count: Count | None = None, seed: Seed = 0) -> ZooData:
     """The German traffic signs, 43 classes, resized to 32 x 32 and normalised: float32, ``(n, 3, 32, 32)``.
 
     Args:
@@ -66,7 +69,8 @@ def gtsrb(folder: Path | None = None, *, download: bool = False, count: int | No
     return ZooData("gtsrb", made[0], made[1], tuple(f"{number:02d}" for number in range(43)))
 
 
-def imagenet(folder: Path | None = None, *, count: int = 1000, seed: int = 0, pixels: int = 224) -> ZooData:
+@checked
+def imagenet(folder: Path | None = None, *, count: Count = 1000, seed: Seed = 0, pixels: int = 224) -> ZooData:
     """Images of ImageNet's training and validation part, resized and cropped: float32, ``(count, 3, pixels, pixels)``.
 
     torchvision cannot download ImageNet: put the archives ``ILSVRC2012_img_train.tar``, ``ILSVRC2012_img_val.tar`` and

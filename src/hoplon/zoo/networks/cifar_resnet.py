@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hoplon.errors import HoplonError
+from hoplon.errors import Count, HoplonError, checked
 
 
 class ResidualBlock(nn.Module):
@@ -35,6 +35,7 @@ class ResidualBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(inner)) + self._shortcut(x))
 
 
+@checked
 class CifarResNet(nn.Module):
     """The ResNet family for images of 32 x 32 pixels: ``depth`` layers with weights, in three widths.
 
@@ -47,7 +48,7 @@ class CifarResNet(nn.Module):
         (akamaster/pytorch_resnet_cifar10, BSD 2-clause), the origin of the pretrained weights.
     """
 
-    def __init__(self, depth: int, *, classes: int = 10) -> None:
+    def __init__(self, depth: int, *, classes: Count = 10) -> None:
         super().__init__()
         blocks, rest = divmod(depth - 2, 6)
         if rest or blocks < 1:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from typing_extensions import override
 
-from hoplon.errors import DataError, HoplonError, said
+from hoplon.errors import Count, DataError, HoplonError, checked, said
 from hoplon.formats.base import integer_view
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.known_bits.fingerprint import changed_samples, fingerprint_of, same_sum
@@ -34,6 +34,7 @@ _LAUNCHED_WORDS = 1 << 24
 
 @register("protection", "checksum")
 @final
+@checked
 @dataclass(frozen=True)
 class Checksum(Protection):
     """Detects wrong bits in the most significant byte of words, by a sum over each group; repairs nothing by itself.
@@ -69,14 +70,10 @@ class Checksum(Protection):
     """
 
     action: Action = "flag"
-    group: int = 512
+    group: Count = 512
     source: Source | None = None
 
     def __post_init__(self) -> None:
-        if self.action not in ("flag", "zero", "reload"):
-            raise HoplonError(f"expected action 'flag', 'zero' or 'reload', got {self.action!r}")
-        if self.group < 1:
-            raise HoplonError(f"expected a group of at least one word, got {self.group}")
         if (self.action == "reload") != (self.source is not None):
             raise HoplonError(
                 f"expected a source of weights with action 'reload' and no other, got action {self.action!r} and "

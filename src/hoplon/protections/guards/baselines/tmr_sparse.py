@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from hoplon.errors import Fraction, checked
 from hoplon.formats.base import integer_view
 from hoplon.protections.guards.aspis import ScoredProtection
 from hoplon.protections.guards.memory.words import of_turn_by_size
@@ -21,6 +22,7 @@ from hoplon.registry import register
 
 @register("protection", "tmr-sparse")
 @final
+@checked
 @dataclass(frozen=True)
 class TMRSparse(ScoredProtection):
     """The paper's triplication in COO tensors. A baseline: :class:`hoplon.Aspis` protects more for a ninth of it.
@@ -49,7 +51,7 @@ class TMRSparse(ScoredProtection):
     """
 
     kind = "tmr-sparse"
-    fraction: float = 1.0
+    fraction: Fraction = 1.0
 
     @property
     def label(self) -> str:

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from hoplon.errors import HoplonError
+from hoplon.errors import HoplonError, checked
 
 _BLOCK = 8
 _FREE = 6  # the bit that repeats the sign of a small weight
@@ -31,6 +31,7 @@ class Decoded:
     uncorrectable: Tensor
 
 
+@checked
 def zero_space_encode(weights: Tensor) -> Tensor:
     """Put the seven check bits of a (64,57) code into every eight int8 weights, in place of what they repeat.
 
@@ -66,6 +67,7 @@ def zero_space_encode(weights: Tensor) -> Tensor:
     return bytes_of(bits).view(torch.int8).view(weights.shape)
 
 
+@checked
 def zero_space_decode(stored: Tensor) -> Decoded:
     """The weights of :func:`zero_space_encode`, one flipped bit in every eight repaired.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from hoplon.errors import HoplonError
+from hoplon.errors import Count, checked
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.index_sums import mend_entry, power_sums
 from hoplon.protections.guards.known_bits.fingerprint import changed_samples, fingerprint_of, same_sum
@@ -29,6 +29,7 @@ from hoplon.registry import register
     "in memory; it leaves other bits alone, which do little harm.",
 )
 @final
+@checked
 @dataclass(frozen=True)
 class KnownBits(Protection):
     """Restores the bits that are equal in all words of a tensor, from one word that says which and one that says how.
@@ -49,11 +50,7 @@ class KnownBits(Protection):
     no write, eight hashed words of each storage tell whether most of it is what it was.
     """
 
-    block: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.block is not None and self.block < 1:
-            raise HoplonError(f"expected a block of at least one word, got {self.block}; None is a whole tensor")
+    block: Count | None = None
 
     @property
     def label(self) -> str:

@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from hoplon.errors import HoplonError
+from hoplon.errors import Count, checked
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.parity.diagnosis import Diagnosis, diagnose
 from hoplon.protections.guards.parity.extents import runs_of
@@ -27,6 +27,7 @@ from hoplon.registry import register
     " wrong blocks. Meant for corrupted weights in memory.",
 )
 @final
+@checked
 @dataclass(frozen=True)
 class Parity(Protection):
     """Guards every parameter and buffer, in place, for about 1 % of a large model's memory.
@@ -58,11 +59,7 @@ class Parity(Protection):
         Operations, IEEE Transactions on Computers 1984, here over blocks of memory instead of rows of a matrix.
     """
 
-    group: int = 192
-
-    def __post_init__(self) -> None:
-        if self.group < 1:
-            raise HoplonError(f"expected a group of at least 1 block, got {self.group}")
+    group: Count = 192
 
     label = "parity"
 
