@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 
 _NAMES_SHOWN = 3
-_LONGEST = 200  # characters of what another library says
+_LONGEST_SAID = 200  # characters of what another library says
 _LONGEST_FAILURE = 300  # characters: a condition on many unknown sizes has thousands
 _OURS = re.escape(str(Path(__file__).parent))
 _INSTALLED = re.compile(rf"^<|[/\\](site-packages|dist-packages|lib[/\\]python3[^/\\]*)[/\\]|^{_OURS}")
@@ -100,7 +100,7 @@ def said(error: BaseException) -> str:
         >>> said(OSError("no space\n\n   left"))
         'no space left'
     """
-    return " ".join(str(error).split())[:_LONGEST].rstrip(".") or type(error).__name__
+    return " ".join(str(error).split())[:_LONGEST_SAID].rstrip(".") or type(error).__name__
 
 
 def no_match(what: str, pattern: str, names: Sequence[str]) -> SiteError:
