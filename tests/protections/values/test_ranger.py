@@ -259,6 +259,38 @@ def test_activations_only_leaves_the_pool_alone_where_algorithm_1_does_not() -> 
     assert found["pool:max_pool"].why == "max_pool is no activation"
 
 
+class Chained(nn.Module):
+    """Pools and concatenations right behind activations, and one step further."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = F.relu(x), F.dropout(F.relu(-x), training=self.training)
+        both = torch.cat([one, other], 1)
+        pooled = F.avg_pool2d(one, 2)
+        mixed = torch.cat([F.max_pool2d(other, 2), pooled], 1)
+        viewed = F.max_pool2d(other.flatten(2).unflatten(2, (4, 16)), 2)
+        far = F.max_pool2d(both, 2)
+        values, _ = F.max_pool2d(one, 2, return_indices=True)
+        return (mixed * far).sum((1, 2, 3)) + viewed.sum((1, 2, 3)) + values.sum((1, 2, 3)) + one.mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("form", ["export", "eager"])
+def test_the_printed_algorithm_bounds_the_next_operator_alone(form: str) -> None:
+    x = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    program = capture(Chained().eval(), x, form=form)
+    ranges = Ranges({name: Bound(0.0, 7.0) for name in (":relu", ":relu.1")})
+    found = {
+        where: {name for name in Ranger(ranges, where=where).values(program) if "relu" not in name}
+        for where in ("algorithm1-literal", "algorithm1")
+    }
+    kinds = {where: sorted(program.value_site(name).kind for name in names) for where, names in found.items()}
+    assert kinds["algorithm1-literal"] == ["avg_pool", "cat", "max_pool", "max_pool"]
+    assert kinds["algorithm1"] == ["avg_pool", "cat", "cat", "max_pool", "max_pool", "max_pool", "max_pool", "mean"]
+    assert found["algorithm1-literal"] < found["algorithm1"]
+    why = {one.site: one.why for one in Ranger(ranges, where="algorithm1-literal").coverage(program)}
+    assert why[":mean"] == "mean is no pool or concatenation right after an activation"
+    assert Ranger(ranges, where="algorithm1-literal").label == "ranger-algorithm1-literal"
+
+
 def test_channels_keep_their_bounds_through_pooling_and_lose_them_where_channels_mix() -> None:
     class Pools(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def command(
     where: Annotated[
         str | None,
         Option(
-            help="Operators that arms bound which do not say: algorithm1, activations, all.",
+            help=f"Operators that arms bound which do not say: {', '.join(get_args(Where))}.",
             rich_help_panel=PROTECTIONS,
         ),
     ] = None,

@@ -7,28 +7,33 @@ import operator
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, final
+from typing import Literal, final, get_args
 
 import torch
 
 from hoplon.errors import HoplonError, checked
+from hoplon.program.operators import canonical_kind, operator_name
 from hoplon.program.program import Program, Step
 from hoplon.program.sites import ValueSite
 from hoplon.protections.base import Protection, ValueProtection
 from hoplon.protections.ranges.activation_sites import activations
 from hoplon.protections.ranges.bound import Bound, ChannelBounds
 from hoplon.protections.ranges.channels import axis_in_value
-from hoplon.protections.ranges.function_ends import inherent_range
+from hoplon.protections.ranges.function_ends import COPIES, inherent_range
 from hoplon.protections.ranges.inherent import INHERENT
 from hoplon.protections.ranges.ranges import LAST_BITS, Ranges
 from hoplon.protections.values.dataflow import AnyBound, filled_with, hull, taken_over, value_reads
 from hoplon.protections.values.policy import Clamp, Policy
 from hoplon.registry import register
 
-Where = Literal["activations", "algorithm1", "all"]
+Where = Literal["activations", "algorithm1-literal", "algorithm1", "all"]
+WHERE: tuple[Where, ...] = get_args(Where)
 Unprofiled = Literal["refuse", "leave"]
+UNPROFILED: tuple[Unprofiled, ...] = get_args(Unprofiled)
 
 _LINEAR = frozenset({"linear", "conv", "conv_transpose", "matmul", "addbmm", "baddbmm"})
+# What the printed algorithm bounds behind an activation, beside reshapes, which are views here.
+_NEXT = frozenset({"max_pool", "adaptive_max_pool", "avg_pool", "adaptive_avg_pool", "cat"})
 
 
 @final
@@ -70,8 +75,10 @@ class Ranger(Protection):
 
     Args:
         ranges: of this model, from :func:`hoplon.profile_ranges`, or :func:`inherent_ranges` without any data.
-        where: "algorithm1" is the above. "activations" bounds them alone, the ablation of section III-C. "all" also
-            bounds every other operator output that was profiled (profile with ``sites=Values()``).
+        where: "algorithm1" is the above. "algorithm1-literal" is what the paper prints: beside activations only the
+            operator right after one, if it is a maximum or average pool, or a concatenation of activations; a pool or
+            a concatenation one step further has no bound. "activations" bounds them alone, the ablation of section
+            III-C. "all" also bounds every other operator output that was profiled (profile with ``sites=Values()``).
         last_linear: also bound the last linear layer, which has to be profiled. The paper leaves it out since its
             values are the output themselves, and bounding it does not help; :class:`hoplon.values.Duplicate` does.
         policy: what becomes of a value outside of its bound; :class:`Clamp` by default.
@@ -81,11 +88,14 @@ class Ranger(Protection):
     Raises:
         HoplonError: an unknown ``where`` or ``unprofiled``.
     Source:
-        Chen et al., DSN 2021 (Ranger), Algorithm 1. There the operator *listed* next is the one that follows, and a
-        concatenation takes the last two bounds; the data flow gives the same for the paper's networks, and the right
-        thing for others. Departures: averages get a relative slack of 2^-16, since a rounded mean of values at the
-        bound may exceed it; profiled bounds get the slack of their ranges, or four units in the last place of 16 bits,
-        since kernels round otherwise at other batch sizes and numbers of threads.
+        Chen et al., DSN 2021 (Ranger), Algorithm 1. Printed, it bounds an activation and the one operator after it:
+        max pool, average pool, reshape or concatenation, which takes the hull of the last two bounds. So a reshape
+        behind a max pool (LeNet, AlexNet, VGG) and a max pool behind a concatenation (SqueezeNet) stay unbounded
+        there, although the published graphs bound them. "algorithm1" bounds both kinds, by the data flow; a reshape is
+        a view here, which no fault strikes by itself. Departures of both: a concatenation takes the hull of what it
+        really reads; averages get a relative slack of 2^-16, since a rounded mean of values at the bound may exceed
+        it; profiled bounds get the slack of their ranges, or four units in the last place of 16 bits, since kernels
+        round otherwise at other batch sizes and numbers of threads.
     """
 
     ranges: Ranges
@@ -195,7 +205,25 @@ class _Walk:
             return _Found(name, self._chosen(site), self._known)
         if where == "activations":
             return _Found(name, None, f"{site.kind} is no activation")
+        if where == "algorithm1-literal" and not self._is_next(step):
+            return _Found(name, None, f"{site.kind} is no pool or concatenation right after an activation")
         return None
+
+    def _is_next(self, step: Step) -> bool:
+        """Return True for a pool or concatenation that reads activations, and through nothing but copies."""
+        steps = self._program.steps
+        if step.op is operator.getitem:
+            step = steps[step.reads[0]]
+        if canonical_kind(step.op) not in _NEXT:
+            return False
+        acting = {self._program.site_steps[name] for name in self._activations.sites}
+
+        def origin(read: int) -> int:
+            while read not in acting and (made := steps[read]).op is not None and operator_name(made.op) in COPIES:
+                read = made.reads[0]
+            return read
+
+        return all(origin(read) in acting for read in value_reads(step))
 
     def _activation(self, site: ValueSite, step: Step) -> _Found:
         low, high = inherent_range(step)
