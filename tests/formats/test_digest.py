@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
-from hoplon.formats.digest import content_digest, digest_of, digest_of_words
+from hoplon.formats.digest import LATER, content_digest, digest_of, digest_of_words
 from hoplon.program.inputs import Inputs
 from hoplon.protections.ranges import Bound
 
@@ -42,3 +44,15 @@ def test_the_digest_of_inputs_stays() -> None:
     x, y = (torch.arange(6.0).reshape(2, 3), torch.tensor([1, 2])), torch.tensor([0, 1])
     assert Inputs(x, y).digest() == "9dd5c85e179bc3121767385e2577e40b1efbc608c484fd8d395c6f408dab138f"
     assert Inputs(x[0]).digest() == "b0cf0ce99d2cca7bc672dc5c62963a3f99cb732ce156976145ca804f2668434f"
+
+
+def test_a_field_that_came_later_counts_only_where_it_is_not_its_default() -> None:
+    def thing(*fields: tuple[str, dataclasses.Field[int]], **values: int) -> object:
+        names = [("first", int), *((name, int, field) for name, field in fields)]
+        return dataclasses.make_dataclass("Thing", names)(1, **values)  # type: ignore[arg-type]
+
+    later = [(name, dataclasses.field(default=0, metadata=LATER)) for name in ("second", "third")]
+    before = content_digest(thing())
+    assert content_digest(thing(*later)) == before
+    second, third = content_digest(thing(*later, second=2)), content_digest(thing(*later, third=2))
+    assert len({before, second, third}) == 3

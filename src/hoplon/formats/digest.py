@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LATER: Mapping[str, Any] = {"later": True}
+"""Metadata of a field that its class got when digests of it were stored: at its default it is left out of them."""
+
 
 def digest_of(memory: Mapping[str, Tensor]) -> str:
     """A SHA-256 over names, dtypes, shapes and words, whatever the order of the names, strides and device.
@@ -63,7 +66,12 @@ def _add_content(digest: hashlib._Hash, value: Any) -> None:
     elif isinstance(value, (list, tuple)):
         parts = list(value)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = [getattr(value, option.name) for option in dataclasses.fields(value)]
+        for option in dataclasses.fields(value):
+            part = getattr(value, option.name)
+            if not option.metadata.get("later"):
+                parts.append(part)
+            elif part != option.default:
+                parts += [option.name, part]
     elif value is None or isinstance(value, (bool, int, float, complex, str, bytes, torch.dtype)):
         digest.update(repr(value).encode())
     digest.update(f"<{type(value).__qualname__} {len(parts)}>".encode())

@@ -239,6 +239,30 @@ def test_the_upper_end_of_a_one_sided_function_is_its_own_too() -> None:
         assert effect(torch.full((1, 3), 1e9)).tolist() == [[0.0] * 3]
 
 
+def test_functions_that_end_on_both_sides_keep_to_their_own_ends_as_in_the_paper(functions: Program) -> None:
+    two_sided = {":tanh": (-1, 1), ":hardtanh": (-2, 3), ":hardtanh.1": (0, 6), ":softmax": (0, 1)}
+    observed = Ranges({name: Bound(0.25, 0.5) for name in [*two_sided, ":leaky_relu"]})
+    for ranges in (observed, Ranges({":leaky_relu": Bound(0.25, 0.5)})):  # with calibration data of them, and without
+        ranger = Ranger(ranges, inherent="both-ends")
+        found = {name: (effect.low, effect.high) for name, effect in ranger.values(functions).items()}
+        assert found == {**two_sided, ":leaky_relu": (0.25, 0.5)}
+    assert {(e.low, e.high) for e in Ranger(observed).values(functions).values()} == {(0.25, 0.5)}
+    assert set(Ranger(Ranges({}), inherent="both-ends", unprofiled="leave").values(functions)) == set(two_sided)
+    assert ranger.label == "ranger-both-ends"
+    x = 100 * torch.randn(64, 6, generator=torch.Generator().manual_seed(2))  # far beyond what was observed
+    names, effects = {step: name for name, step in functions.site_steps.items()}, ranger.values(functions)
+    met = []
+
+    def clips(step: int, value: Tensor) -> Tensor:
+        if (name := names.get(step)) in two_sided:
+            met.append(name)
+            assert not effects[name].outside(value).any()
+        return value
+
+    functions.run([x], hook=clips)
+    assert set(met) == set(two_sided)
+
+
 def test_the_variants_bound_more_and_more(functions: Program) -> None:
     x = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
     ranges = profile_ranges(functions, x, sites=Values())
@@ -347,6 +371,8 @@ def test_nothing_to_bound_and_unknown_variants_are_refused(functions: Program) -
         Ranger(Ranges({})).values(program)
     with pytest.raises(HoplonError, match="expected unprofiled of Ranger to be 'refuse' or 'leave', got 'guess'"):
         Ranger(Ranges({}), unprofiled="guess")  # type: ignore[arg-type]
+    with pytest.raises(HoplonError, match="expected inherent to be one of one-sided, both-ends, got 'all'"):
+        Ranger(Ranges({}), inherent="all")  # type: ignore[arg-type]
     with pytest.raises(SiteError, match="activation with a range of its own in Plain, got kinds leaky_relu, mul, sub"):
         inherent_ranges(program)
     with pytest.raises(HoplonError, match="expected where of Ranger to be .*, got 'some'"):

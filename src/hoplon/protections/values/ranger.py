@@ -7,11 +7,12 @@ import operator
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, final, get_args
+from typing import Literal, final
 
 import torch
 
 from hoplon.errors import HoplonError, checked
+from hoplon.formats.digest import LATER
 from hoplon.program.operators import canonical_kind, operator_name
 from hoplon.program.program import Program, Step
 from hoplon.program.sites import ValueSite
@@ -27,9 +28,8 @@ from hoplon.protections.values.policy import Clamp, Policy
 from hoplon.registry import register
 
 Where = Literal["activations", "algorithm1-literal", "algorithm1", "all"]
-WHERE: tuple[Where, ...] = get_args(Where)
 Unprofiled = Literal["refuse", "leave"]
-UNPROFILED: tuple[Unprofiled, ...] = get_args(Unprofiled)
+Inherent = Literal["one-sided", "both-ends"]
 
 _LINEAR = frozenset({"linear", "conv", "conv_transpose", "matmul", "addbmm", "baddbmm"})
 # What the printed algorithm bounds behind an activation, beside reshapes, which are views here.
@@ -85,8 +85,12 @@ class Ranger(Protection):
         unprofiled: what to do about an activation that ``ranges`` have no bound for. "refuse" takes the range of its
             function where that is bounded on both sides, and raises where it is not. "leave" leaves it unbounded.
             Ranges of the functions alone (:func:`hoplon.ranges.inherent_ranges`) bound what they can.
+        inherent: functions whose own ends stand in the place of what was observed. "one-sided": those that end on one
+            side, on that side; a ``tanh`` or ``sigmoid`` keeps to the observed range, which is narrower and can clip a
+            fault-free value. "both-ends", as in the paper: those that end on both sides too, which so need no
+            calibration data, and no fault-free value exceeds their bound.
     Raises:
-        HoplonError: an unknown ``where`` or ``unprofiled``.
+        HoplonError: an unknown ``where``, ``unprofiled`` or ``inherent``.
     Source:
         Chen et al., DSN 2021 (Ranger), Algorithm 1. Printed, it bounds an activation and the one operator after it:
         max pool, average pool, reshape or concatenation, which takes the hull of the last two bounds. So a reshape
@@ -103,14 +107,16 @@ class Ranger(Protection):
     last_linear: bool = False
     policy: Policy = field(default_factory=Clamp)
     unprofiled: Unprofiled = "refuse"
+    inherent: Inherent = field(default="one-sided", metadata=LATER)
 
     @property
     def label(self) -> str:
         """Name in reports: "ranger", and what differs from the paper's."""
         where = "" if self.where == "algorithm1" else f"-{self.where}"
         last = "+last" if self.last_linear else ""
+        ends = "" if self.inherent == "one-sided" else f"-{self.inherent}"
         policy = "" if self.policy == Clamp() else f"-{self.policy.label}"
-        return f"ranger{where}{last}{policy}"
+        return f"ranger{where}{ends}{last}{policy}"
 
     @property
     def made_for(self) -> str | None:
@@ -227,15 +233,17 @@ class _Walk:
 
     def _activation(self, site: ValueSite, step: Step) -> _Found:
         low, high = inherent_range(step)
-        ranges, name = self._ranger.ranges, site.name
+        ranges, name, two_sided = self._ranger.ranges, site.name, math.isfinite(low) and math.isfinite(high)
+        if two_sided and self._ranger.inherent == "both-ends":
+            return _Found(name, Bound(low, high), "known")
         if name in ranges:
             bound = self._chosen(site)
             if math.isfinite(low) != math.isfinite(high):
                 bound = _with_end(bound, low, high)
-            elif math.isfinite(low):
+            elif two_sided:
                 bound = _within(bound, low, high)
             return _Found(name, bound, self._known)
-        if self._ranger.unprofiled == "refuse" and math.isfinite(low) and math.isfinite(high):
+        if self._ranger.unprofiled == "refuse" and two_sided:
             return _Found(name, Bound(low, high), "known")
         self.unknown.append(name)
         return _Found(name, None, f"{site.kind} was not profiled")
