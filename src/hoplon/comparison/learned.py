@@ -18,6 +18,7 @@ from hoplon.program.sites import Memory, Values
 from hoplon.protections.ranges.profile import Profile, QuantileOf
 from hoplon.protections.ranges.profiling import profile_activations
 from hoplon.protections.ranges.ranges import Ranges
+from hoplon.protections.ranges.saturation import Saturating
 from hoplon.protections.values.ranger import Where
 from hoplon.registry import components
 
@@ -49,7 +50,7 @@ class Learned:
             {} if weights is None else {"sites": replace(weights, buffers=False)}
         )
         self._progress: Progress = progress or (lambda stage, done, total: None)
-        self._profiles: dict[tuple[bool, ...], Profile] = {}
+        self._profiles: dict[tuple[bool | str, ...], Profile] = {}
         self._scores: dict[str, Scores] = {}
 
     def ranges(
@@ -60,15 +61,17 @@ class Learned:
         per_channel: bool = False,
         where: Where = "algorithm1",
         last_linear: bool = False,
+        saturating: Saturating = "output",
     ) -> Ranges:
-        """Return bounds as :meth:`hoplon.ranges.Profile.ranges`, of all operators where ``where`` asks for them."""
+        """Return bounds as :meth:`hoplon.ranges.Profile.ranges`, of what a :class:`Ranger` of these options bounds."""
         quantiles, every = quantile != 1, where == "all" or last_linear
-        key = (quantiles, per_channel, every)
+        key = (quantiles, per_channel, every, saturating)
         if key not in self._profiles:
             self._profiles[key] = profile_activations(
                 self.program,
                 self.data,
                 sites=Values() if every else None,
+                saturating=saturating,
                 quantiles=quantiles,
                 per_channel=per_channel,
                 progress=partial(self._progress, "activation ranges"),

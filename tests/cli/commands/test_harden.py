@@ -117,7 +117,11 @@ def test_harden_exports_what_python_hardens(
 
 @pytest.mark.parametrize(
     ("where", "label"),
-    [("activations", "ranger-activations"), ("all", "ranger-all"), ("algorithm1 --last-linear", "ranger+last")],
+    [
+        ("activations", "ranger-activations"),
+        ("all --saturating input", "ranger-all-input"),
+        ("algorithm1 --last-linear --inherent both-ends", "ranger-both-ends+last"),
+    ],
 )
 def test_harden_takes_the_variants(
     capsys: Capsys, small_files: tuple[str, str], profiled: Path, tmp_path: Path, where: str, label: str
@@ -125,6 +129,28 @@ def test_harden_takes_the_variants(
     options = ["--ranges", str(profiled / "ranges.json"), "--out", str(tmp_path / "s.pt2")]
     found = printed(capsys, "harden", small_files[0], *options, "--policy", "zero", "--where", *where.split())
     assert found["protection"] == f"{label}-zero"
+
+
+def test_profile_observes_what_enters_saturating_activations(capsys: Capsys, tmp_path: Path) -> None:
+    source = """
+import hoplon, torch
+from torch import nn
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU6(), nn.Linear(8, 2), nn.Tanh()).eval(), torch.zeros(4, 4)
+def data():
+    return hoplon.Inputs(9 * torch.randn(60, 4, generator=torch.Generator().manual_seed(0)))
+"""
+    (tmp_path / "six.py").write_text(source)
+    names = [f"{tmp_path / 'six.py'}:{name}" for name in ("net", "data")]
+    found = printed(capsys, "profile", *names, "--saturating", "input", "--out", str(tmp_path / "p"))
+    rows = {row["site"]: row for row in found["sites"] if row["low"] is not None}
+    assert rows["0:linear"]["why"] == "profiled, enters 1:hardtanh"
+    assert rows["0:linear"]["high"] > 6 == rows["1:hardtanh"]["high"]
+    assert set(rows) == {"0:linear", "1:hardtanh", "3:tanh"}  # the last linear layer gives the output
+    options = ["--ranges", str(tmp_path / "p" / "ranges.json"), "--out", str(tmp_path / "s.pt2")]
+    hardened = printed(capsys, "harden", names[0], *options, "--saturating", "input")
+    assert {row["site"] for row in hardened["sites"] if row["low"] is not None} == set(rows)
 
 
 def test_harden_writes_onnx(capsys: Capsys, small_files: tuple[str, str], profiled: Path, tmp_path: Path) -> None:

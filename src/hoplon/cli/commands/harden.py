@@ -11,7 +11,16 @@ from typer import Option
 
 from hoplon.cli.console import print_status, show
 from hoplon.cli.loading import load_program
-from hoplon.cli.options.bounds import LastLinear, PolicyOption, Where, coverage_table, inherent_for, listed
+from hoplon.cli.options.bounds import (
+    InherentOption,
+    LastLinear,
+    PolicyOption,
+    SaturatingOption,
+    Where,
+    coverage_table,
+    inherent_for,
+    listed,
+)
 from hoplon.cli.options.command_line import AsJson, Model, Seed
 from hoplon.cli.options.components import guards, named
 from hoplon.cli.options.schema import Problems
@@ -41,6 +50,8 @@ def command(
     ] = None,
     where: Where = "algorithm1",
     last_linear: LastLinear = False,
+    inherent: InherentOption = "one-sided",
+    saturating: SaturatingOption = "output",
     policy: PolicyOption = "clamp",
     leave_unprofiled: Annotated[bool, Option("--leave-unprofiled", help="Keep activations without a bound.")] = False,
     form: Annotated[Form, Option(help="A bound after each operator, or one integer clamp per ReLU.")] = "separate",
@@ -94,6 +105,8 @@ def command(
             last_linear=last_linear,
             policy=replacement,
             unprofiled="leave" if leave_unprofiled else "refuse",
+            inherent=inherent,
+            saturating=saturating,
         )
         protections, rows = [bound, *protections], listed(bound.coverage(program))
     module = hardened(program, protections, form=form, when=due)

@@ -14,7 +14,7 @@ from typer import Option
 from hoplon.campaign.executors import torch_threads
 from hoplon.cli.console import duration, print_status, progress_bars, show
 from hoplon.cli.loading import load_program
-from hoplon.cli.options.bounds import coverage_table, listed
+from hoplon.cli.options.bounds import SaturatingOption, coverage_table, listed
 from hoplon.cli.options.command_line import AsJson, Data, Model, Samples, Seed, Threads
 from hoplon.cli.output_folder import require_writable
 from hoplon.errors import HoplonError
@@ -25,8 +25,9 @@ from hoplon.protections.ranges.activation_sites import activations
 from hoplon.protections.ranges.profile import Profile
 from hoplon.protections.ranges.profiling import profile_activations
 from hoplon.protections.ranges.ranges import Ranges
+from hoplon.protections.ranges.saturation import Saturating, saturating_inputs
 from hoplon.protections.values.exceedance import Exceedances, exceedances
-from hoplon.protections.values.ranger import Ranger, last_linear
+from hoplon.protections.values.ranger import Ranger, Where, last_linear
 from hoplon.report.document import with_limits, write_document
 from hoplon.report.text import interval, percent
 from hoplon.report.text_table import TextTable
@@ -54,6 +55,7 @@ def command(
     channel_axis: Annotated[int | None, Option(help="Axis of channels in a sample; -1: channels last.")] = None,
     sites: _Names = None,
     all_operators: Annotated[bool, Option("--all", help="Profile all operators, not activations alone.")] = False,
+    saturating: SaturatingOption = "output",
     merge: Annotated[list[Path] | None, Option(help="profile.json to add; repeatable.")] = None,
     tolerance: Annotated[float, Ge(0), Option(help=_TOLERANCE_HELP)] = 0.1,
     batch: Annotated[int, Ge(1), Option(help="Samples per forward pass.")] = 64,
@@ -72,6 +74,7 @@ def command(
                 program,
                 loaded.calibration.sample(samples, seed=seed),
                 sites=wanted,
+                saturating=saturating,
                 quantiles=share != 1,
                 per_channel=per_channel,
                 channel_axis=channel_axis,
@@ -88,7 +91,7 @@ def command(
             "data": data,
             "seed": seed,
             "ranges": str(out / "ranges.json"),
-            **_document(program, found, ranges, loaded.held_out, tolerance),
+            **_document(program, found, _bounding(program, ranges, saturating), loaded.held_out, tolerance),
         }
     ranges.save(out / "ranges.json")
     found.save(out / "profile.json")
@@ -110,11 +113,18 @@ def _quantile(of_values: float | None, of_images: float | None) -> tuple[float, 
     return 1.0 if of_values is None else of_values, "values"
 
 
-def _document(program: Program, found: Profile, ranges: Ranges, held_out: Inputs, tolerance: float) -> dict[str, Any]:
-    own = activations(program).sites
-    everything = any(name not in own for name in ranges.bounds)
-    last = any(name in ranges for name in last_linear(program))
-    protection = Ranger(ranges, where="all" if everything else "algorithm1", last_linear=last, unprofiled="leave")
+def _bounding(program: Program, ranges: Ranges, saturating: Saturating) -> Ranger:
+    """The protection that bounds whatever was profiled."""
+    entering = saturating_inputs(program) if saturating == "input" else {}
+    where: Where = "algorithm1" if ranges.bounds.keys() <= activations(program).sites.keys() | entering else "all"
+    last = any(name in ranges and (where == "all" or name not in entering) for name in last_linear(program))
+    return Ranger(ranges, where=where, last_linear=last, unprofiled="leave", saturating=saturating)
+
+
+def _document(
+    program: Program, found: Profile, protection: Ranger, held_out: Inputs, tolerance: float
+) -> dict[str, Any]:
+    ranges = protection.ranges
     exceeded = exceedances(program, [protection], held_out)
     return {
         "choice": ranges.choice,

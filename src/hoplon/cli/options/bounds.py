@@ -12,7 +12,8 @@ from hoplon.errors import HoplonError
 from hoplon.program.program import Program
 from hoplon.protections.ranges.inherent import inherent_ranges
 from hoplon.protections.ranges.ranges import Ranges
-from hoplon.protections.values.ranger import Coverage, Where as Bounded
+from hoplon.protections.ranges.saturation import Saturating
+from hoplon.protections.values.ranger import Coverage, Inherent, Where as Bounded
 from hoplon.report.text_table import TextTable
 
 _MOST_ROWS = 60
@@ -21,6 +22,20 @@ _MOST_ROWS = 60
 Where = Annotated[Bounded, Option(help="Which operators get a bound.", rich_help_panel=PROTECTIONS)]
 LastLinear = Annotated[
     bool, Option("--last-linear", help="Bound the last linear layer too.", rich_help_panel=PROTECTIONS)
+]
+InherentOption = Annotated[
+    Inherent,
+    Option(
+        help="Functions that keep to their own ends; both-ends, the paper's: tanh and the like too, without data.",
+        rich_help_panel=PROTECTIONS,
+    ),
+]
+SaturatingOption = Annotated[
+    Saturating,
+    Option(
+        help="Where relu6, tanh and the like are bounded; input: what enters them too, where a huge value still shows.",
+        rich_help_panel=PROTECTIONS,
+    ),
 ]
 PolicyOption = Annotated[
     str, Option(help="What replaces a value outside of its bound; see hoplon ls policies.", rich_help_panel=PROTECTIONS)

@@ -7,3 +7,4 @@ from .inherent import INHERENT as INHERENT, inherent_ranges as inherent_ranges
 from .profile import Profile as Profile, QuantileOf as QuantileOf, SiteProfile as SiteProfile
 from .profiling import profile_activations as profile_activations, profile_ranges as profile_ranges
 from .ranges import Ranges as Ranges
+from .saturation import Saturating as Saturating, saturating_inputs as saturating_inputs

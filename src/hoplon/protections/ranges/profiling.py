@@ -24,6 +24,7 @@ from hoplon.protections.ranges.channels import (
 )
 from hoplon.protections.ranges.profile import Ends, Observed, Profile, QuantileOf, SiteProfile, extremes
 from hoplon.protections.ranges.ranges import Ranges
+from hoplon.protections.ranges.saturation import Saturating, saturating_inputs
 
 Progress = Callable[[int, int], None]
 
@@ -34,6 +35,7 @@ def profile_ranges(
     calibration: Stream,
     *,
     sites: Values | None = None,
+    saturating: Saturating = "output",
     quantile: Fraction = 1.0,
     quantile_of: QuantileOf = "values",
     per_channel: bool = False,
@@ -53,6 +55,7 @@ def profile_ranges(
         program,
         calibration,
         sites=sites,
+        saturating=saturating,
         quantiles=quantile != 1,
         per_channel=per_channel,
         channel_axis=channel_axis,
@@ -68,6 +71,7 @@ def profile_activations(
     calibration: Stream,
     *,
     sites: Values | None = None,
+    saturating: Saturating = "output",
     quantiles: bool = True,
     per_channel: bool = False,
     channel_axis: ChannelAxis | None = None,
@@ -82,6 +86,7 @@ def profile_activations(
         calibration: samples, best drawn from the training data (Ranger takes a random fifth of it); labels unused. Also
             a map-style data set, read a batch at a time, or any iterable of batches: ``x`` or ``(x, y)`` each.
         sites: which outputs to profile; all activations by default, also those written out in several operators.
+        saturating: "input" observes what enters activations that saturate too (:func:`saturating_inputs`).
         quantiles: keep histograms too: of all values, of the largest and of the smallest value of each image.
         per_channel: observe each channel as well.
         channel_axis: where the channels are among the axes of one sample: an axis for all sites, or axes by pattern on
@@ -98,7 +103,7 @@ def profile_activations(
         HoplonError: channels on an axis that a site does not have, or that its operator folds with the batch.
         DataError: no samples, or a fault-free value that is NaN or infinite; names the site.
     """
-    chosen = {program.site_steps[site.name]: site for site in _profiled(program, sites)}
+    chosen = {program.site_steps[site.name]: site for site in _profiled(program, sites, saturating)}
     axes = _channel_axes(program, tuple(chosen.values()), channel_axis, per_channel=per_channel)
     found: dict[str, SiteProfile] = {}
     history: dict[int, dict[str, Ends]] = {}
@@ -191,15 +196,13 @@ def _channel_axes(
     return {n: (axis, None if axis is None else axis_in_samples(program, n, axis)) for n, axis in found.items()}
 
 
-def _profiled(program: Program, sites: Values | None) -> tuple[ValueSite, ...]:
-    if sites is not None:
-        chosen = sites.select(program)
-        outputs = set(program.value_sites)
-        inputs = [site.name for site in chosen if site not in outputs]
-        if inputs:
-            raise SiteError(f"expected operator outputs to profile, got {inputs[0]}, an input of {program.name}")
-        return chosen
-    found = tuple(activations(program).sites.values())
+def _profiled(program: Program, sites: Values | None, saturating: Saturating) -> tuple[ValueSite, ...]:
+    own = activations(program).sites if sites is None else {site.name: site for site in sites.select(program)}
+    entering = saturating_inputs(program) if saturating == "input" else {}
+    found = tuple(site for site in program.value_sites if site.name in own or site.name in entering)
+    inputs = own.keys() - {site.name for site in found}
+    if inputs:
+        raise SiteError(f"expected operator outputs to profile, got {min(inputs)}, an input of {program.name}")
     if not found:
         kinds = ", ".join(sorted({site.kind for site in program.value_sites}))
         raise SiteError(

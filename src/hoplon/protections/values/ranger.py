@@ -23,6 +23,7 @@ from hoplon.protections.ranges.channels import axis_in_value
 from hoplon.protections.ranges.function_ends import COPIES, inherent_range
 from hoplon.protections.ranges.inherent import INHERENT
 from hoplon.protections.ranges.ranges import LAST_BITS, Ranges
+from hoplon.protections.ranges.saturation import Saturating, saturating_inputs
 from hoplon.protections.values.dataflow import AnyBound, filled_with, hull, taken_over, value_reads
 from hoplon.protections.values.policy import Clamp, Policy
 from hoplon.registry import register
@@ -89,8 +90,11 @@ class Ranger(Protection):
             side, on that side; a ``tanh`` or ``sigmoid`` keeps to the observed range, which is narrower and can clip a
             fault-free value. "both-ends", as in the paper: those that end on both sides too, which so need no
             calibration data, and no fault-free value exceeds their bound.
+        saturating: where activations that end on both sides are bounded. "output", as in the paper: a ``relu6`` hides
+            how far its input went, since 6 is inside of its bound. "input": what enters them is bounded as well, to
+            the range observed there (profile with ``saturating="input"``).
     Raises:
-        HoplonError: an unknown ``where``, ``unprofiled`` or ``inherent``.
+        HoplonError: an unknown ``where``, ``unprofiled``, ``inherent`` or ``saturating``.
     Source:
         Chen et al., DSN 2021 (Ranger), Algorithm 1. Printed, it bounds an activation and the one operator after it:
         max pool, average pool, reshape or concatenation, which takes the hull of the last two bounds. So a reshape
@@ -108,6 +112,7 @@ class Ranger(Protection):
     policy: Policy = field(default_factory=Clamp)
     unprofiled: Unprofiled = "refuse"
     inherent: Inherent = field(default="one-sided", metadata=LATER)
+    saturating: Saturating = field(default="output", metadata=LATER)
 
     @property
     def label(self) -> str:
@@ -116,7 +121,8 @@ class Ranger(Protection):
         last = "+last" if self.last_linear else ""
         ends = "" if self.inherent == "one-sided" else f"-{self.inherent}"
         policy = "" if self.policy == Clamp() else f"-{self.policy.label}"
-        return f"ranger{where}{ends}{last}{policy}"
+        entering = "" if self.saturating == "output" else f"-{self.saturating}"
+        return f"ranger{where}{ends}{entering}{last}{policy}"
 
     @property
     def made_for(self) -> str | None:
@@ -145,6 +151,11 @@ class Ranger(Protection):
             raise HoplonError(
                 f"expected a bound of every activation of {program.name}, got none of {', '.join(walk.unknown[:3])} "
                 f"({len(walk.unknown)} in all); profile all of them, or leave them unbounded with unprofiled='leave'"
+            )
+        if walk.unseen and self.unprofiled == "refuse":
+            raise HoplonError(
+                f"expected a range of all that enters saturating activations of {program.name}, got none of "
+                f"{', '.join(walk.unseen[:3])} ({len(walk.unseen)} in all); profile with saturating='input'"
             )
         return effects
 
@@ -183,8 +194,10 @@ class _Walk:
                 "got none; profile it too: sites=Values()"
             )
         self._activations = activations(program)
+        self._entering = saturating_inputs(program) if ranger.saturating == "input" else {}
         self.found: dict[str, _Found] = {}
         self.unknown: list[str] = []  # activations without a bound
+        self.unseen: list[str] = []  # what enters saturating ones, without a bound
         known: dict[int, _Found] = {}  # by step; a view goes by the name of what it views
         sites = {program.site_steps[site.name]: site for site in program.value_sites}
         for step in program.compute_steps():
@@ -207,6 +220,10 @@ class _Walk:
             return self._activation(site, step)
         if name in self._activations.inner:
             return _Found(name, None, f"inside of the activation {self._activations.inner[name]}")
+        if name in self._entering and name in ranges:
+            return _Found(name, self._chosen(site), f"{self._known}, enters {self._entering[name]}")
+        if name in self._entering:
+            self.unseen.append(name)
         if where == "all" and name in ranges:
             return _Found(name, self._chosen(site), self._known)
         if where == "activations":
