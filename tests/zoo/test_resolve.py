@@ -139,7 +139,7 @@ def test_a_module_that_lacks_its_own_import_is_not_called_missing(factories):
         resolve_model(f"{factories}:net")
 
 
-def test_inputs_of_a_factory_are_divided_first_fifth_to_calibrate(factories):
+def test_the_first_fifth_of_few_inputs_of_a_factory_calibrates(factories):
     data = resolve_data(f"{factories}:inputs")
     assert data.calibration.y.tolist() == [0, 1]
     assert data.held_out.y.tolist() == [2, 3, 4, 5, 6, 7, 8, 9]
@@ -147,14 +147,33 @@ def test_inputs_of_a_factory_are_divided_first_fifth_to_calibrate(factories):
         resolve_data(f"{factories}:text")
 
 
-def test_npz_is_divided_first_fifth_to_calibrate(tmp_path):
+def test_a_random_fifth_of_an_npz_calibrates_the_same_in_every_run(tmp_path):
     path = tmp_path / "mine.npz"
-    np.savez(path, x=np.arange(11.0).reshape(11, 1), y=np.arange(11, dtype=np.uint8), classes=["a", "b"])
-    data = resolve_data(str(path))
+    np.savez(path, x=np.arange(101.0).reshape(101, 1), y=np.arange(101, dtype=np.uint8), classes=["a", "b"])
+    data, again = resolve_data(str(path)), resolve_data(str(path))
     assert (data.name, data.classes) == ("mine.npz", ("a", "b"))
-    assert data.calibration.x.flatten().tolist() == [0, 1]
-    assert data.held_out.y.tolist() == list(range(2, 11))
+    chosen, rest = (part.x.flatten().tolist() for part in (data.calibration, data.held_out))
+    assert (len(chosen), len(rest)) == (20, 81)
+    assert sorted(chosen + rest) == list(range(101))
+    assert chosen == sorted(chosen)
+    assert max(chosen) > 81  # a first fifth would end at 19; all below 82: 1.3 % of the draws
+    assert chosen == again.calibration.x.flatten().tolist()
+    assert data.calibration.name == "mine.npz, random 19.8 %"
     assert data.held_out.x.dtype == torch.float64
+
+
+def test_a_series_in_time_calibrates_on_its_beginning(tmp_path):
+    path = tmp_path / "drive.npz"
+    arrays = {"x": np.arange(41.0).reshape(41, 1), "y": np.arange(41)}
+    np.savez(path, **arrays, time=np.linspace(0.5, 3.5, 41))
+    data = resolve_data(str(path))
+    assert data.calibration.y.tolist() == list(range(8))
+    assert data.held_out.y.tolist() == list(range(8, 41))
+    assert data.calibration.name == "drive.npz, first 19.5 %"
+    for time in (np.arange(40), -np.arange(41), np.full(41, np.nan), np.array(["t"] * 41)):
+        np.savez(path, **arrays, time=time)
+        with pytest.raises(DataError, match=r"never falls for each of 41 samples in the array time of .*drive\.npz"):
+            resolve_data(str(path))
 
 
 def test_npz_with_its_own_calibration_part_holds_all_of_x_out(tmp_path):

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -27,7 +28,8 @@ from hoplon.zoo.user_modules import beside, module_of_file
 
 _TORCHVISION = "torchvision:"
 _PIXELS = {"inception_v3": 299}
-_CALIBRATION_SHARE = 0.2
+_CALIBRATION_SHARE = 0.2  # as in section IV of the Ranger paper
+_FEW = 20  # below so many samples, stored runs are of what the first ones leave
 
 
 def is_factory(what: Literal["model", "data"], text: str) -> bool:
@@ -74,12 +76,13 @@ def resolve_data(text: str) -> ZooData:
 
     Args:
         text: a name of the zoo; an ``.npz`` file with arrays ``x``, in the dtype that the model takes, and
-            ``y``, integer labels, and optionally ``x_calibration``, ``y_calibration`` and ``classes``; or
-            ``package.module:factory`` or ``file.py:factory``, a function without arguments that returns
-            ``ZooData`` or ``Inputs``.
+            ``y``, integer labels, and optionally ``x_calibration``, ``y_calibration``, ``classes`` and ``time``, a
+            number for each sample that says that they are a series in time; or ``package.module:factory`` or
+            ``file.py:factory``, a function without arguments that returns ``ZooData`` or ``Inputs``.
 
-    Where no calibration part is given, the first 20 % of the samples become it and the others are held out:
-    order the samples at random, unless they are a series in time.
+    Where no calibration part is given, a random 20 % of the samples become it, the same in every run, and the others
+    are held out. Of a series in time, whose neighbours are nearly equal, and of fewer than 20 samples it is the first
+    20 %.
 
     Raises:
         HoplonError: ``text`` is none of these, or the factory returns something else.
@@ -192,12 +195,14 @@ def _factory(module: ModuleType, name: str, text: str) -> Callable[[], object]:
 
 
 def _npz_data(path: Path) -> ZooData:
-    arrays = read_arrays(path, ("x", "y"), optional=("x_calibration", "y_calibration", "classes"))
+    arrays = read_arrays(path, ("x", "y"), optional=("x_calibration", "y_calibration", "classes", "time"))
     classes = tuple(str(name) for name in arrays["classes"].tolist()) if "classes" in arrays else ()
     name = path.name
     whole = Inputs(_tensor(arrays["x"], "x", path), _tensor(arrays["y"], "y", path), name=name)
     if "x_calibration" not in arrays:
-        return _divided(whole, name=name, classes=classes)
+        if "time" in arrays:
+            _check_time(arrays["time"], len(whole), path)
+        return _divided(whole, name=name, classes=classes, series="time" in arrays)
     labels = _tensor(arrays["y_calibration"], "y_calibration", path) if "y_calibration" in arrays else None
     calibration = Inputs(_tensor(arrays["x_calibration"], "x_calibration", path), labels, name=f"{name}, calibration")
     return ZooData(name=name, calibration=calibration, held_out=whole, classes=classes)
@@ -211,14 +216,25 @@ def _tensor(array: np.ndarray[Any, Any], name: str, path: Path) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")))
 
 
-def _divided(inputs: Inputs, *, name: str, classes: tuple[str, ...] = ()) -> ZooData:
+def _check_time(time: np.ndarray[Any, Any], count: int, path: Path) -> None:
+    if time.shape != (count,) or time.dtype.kind not in "iuf" or not (time[1:] >= time[:-1]).all():
+        raise DataError(
+            f"expected a number that never falls for each of {count} samples in the array time of {path}, got "
+            f"{time.dtype} of shape {time.shape}; save the samples in their order, or leave time out"
+        )
+
+
+def _divided(inputs: Inputs, *, name: str, classes: tuple[str, ...] = (), series: bool = False) -> ZooData:
     count = len(inputs)
     if count < 2:
         raise DataError(f"expected at least 2 samples in {name}, to calibrate with and to hold out, got {count}")
     border = max(1, int(count * _CALIBRATION_SHARE))
+    ordered = series or count < _FEW
+    order = torch.arange(count) if ordered else torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    share = f"{'first' if ordered else 'random'} {100 * border / count:.3g} %"
     return ZooData(
         name=name,
-        calibration=inputs.take(torch.arange(border)),
-        held_out=inputs.take(torch.arange(border, count)),
+        calibration=replace(inputs.take(order[:border].sort().values), name=f"{name}, {share}"),
+        held_out=inputs.take(order[border:].sort().values),
         classes=classes,
     )

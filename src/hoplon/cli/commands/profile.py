@@ -129,6 +129,7 @@ def _document(
     return {
         "choice": ranges.choice,
         "n_samples": found.n_samples,
+        "calibration": found.data,
         "cost": {"seconds": found.seconds, "ms_per_sample": 1e3 * found.seconds / found.n_samples},
         "bounds": {name: {"low": bound.low, "high": bound.high} for name, bound in ranges.bounds.items()},
         "channels": {name: len(bounds.channels) for name, bounds in ranges.channels.items()},
@@ -175,6 +176,7 @@ def _sentences(document: dict[str, Any]) -> list[tuple[str, list[str]]]:
         f"{held['values']:,} of {held['n_values']:,} values lie outside",
     ]
     return [
+        ("Calibration data", [f"{document['n_samples']:,} samples of {document['calibration'] or 'no name'}"]),
         ("Held-out data", lines),
         ("Cost", [f"{duration(cost['seconds'])}, {cost['ms_per_sample']:.2f} ms per sample, forward passes included"]),
     ]

@@ -23,7 +23,10 @@ SITES, FAULTS, HARM = "Where faults strike", "How a fault changes words", "What 
 PROTECTIONS, SIZE, RUN, SCORING = "Protections", "How many, and which inputs", "The run", "Importance of weights"
 
 MODEL_HELP = "A zoo name, torchvision:NAME, package.module:factory or file.py:factory."
-DATA_HELP = "A zoo name, an .npz file with x and y, or a factory."
+DATA_HELP = (
+    "A zoo name, an .npz file with x and y, or a factory. Without x_calibration a random 20 % of the samples "
+    "calibrates; of a series, with an array time, the first 20 %."
+)
 
 Model = Annotated[str, Argument(help=MODEL_HELP)]
 Data = Annotated[str, Argument(help=DATA_HELP)]
