@@ -19,6 +19,7 @@ from hoplon.protections.ranges.profile import Profile, QuantileOf
 from hoplon.protections.ranges.profiling import profile_activations
 from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.ranges.saturation import Saturating
+from hoplon.protections.values.policy import Policy
 from hoplon.protections.values.ranger import Where
 from hoplon.registry import components
 
@@ -62,9 +63,11 @@ class Learned:
         where: Where = "algorithm1",
         last_linear: bool = False,
         saturating: Saturating = "output",
+        policy: Policy | None = None,
     ) -> Ranges:
         """Return bounds as :meth:`hoplon.ranges.Profile.ranges`, of what a :class:`Ranger` of these options bounds."""
-        quantiles, every = quantile != 1, where == "all" or last_linear
+        medians = policy is not None and policy.takes_medians
+        quantiles, every, per_channel = quantile != 1 or medians, where == "all" or last_linear, per_channel or medians
         key = (quantiles, per_channel, every, saturating)
         if key not in self._profiles:
             self._profiles[key] = profile_activations(
@@ -76,7 +79,9 @@ class Learned:
                 per_channel=per_channel,
                 progress=partial(self._progress, "activation ranges"),
             )
-        return self._profiles[key].ranges(quantile=quantile, quantile_of=quantile_of, per_channel=per_channel)
+        return self._profiles[key].ranges(
+            quantile=quantile, quantile_of=quantile_of, per_channel=per_channel, medians=medians
+        )
 
     def scores(self, *, score: str = "taylor", **options: Any) -> Scores:
         """Return the scores of this name, see ``hoplon ls scores``.

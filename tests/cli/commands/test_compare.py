@@ -52,10 +52,12 @@ def test_arms_take_the_fields_of_their_protections(
 ) -> None:
     arms = "--arm zero=ranger(policy=zero) --arm tight=ranger(quantile=90%) --arm all=ranger(where=all)+parity"
     arms += " --arm deep=ranger(where=algorithm1-literal,inherent=both-ends,saturating=input)"
+    arms += " --arm middle=ranger(policy=median)"
     options = f"--target values --value-faults 30 --no-standard-arms {arms} --where activations"
     found = compared(capsys, small_files, tmp_path / "out", options)
     labels = {"none": [], "zero": ["ranger-activations-zero"], "tight": ["ranger-activations"]}
     labels |= {"all": ["ranger-all", "parity"], "deep": ["ranger-algorithm1-literal-both-ends-input"]}
+    labels |= {"middle": ["ranger-activations-median"]}
     assert found["protections"] == labels
     bytes_of = {arm["name"]: arm["extra_bytes"] for arm in found["arms"]}
     assert bytes_of["all"] > bytes_of["zero"] == bytes_of["tight"] > 0

@@ -143,13 +143,13 @@ def data():
 """
     (tmp_path / "six.py").write_text(source)
     names = [f"{tmp_path / 'six.py'}:{name}" for name in ("net", "data")]
-    found = printed(capsys, "profile", *names, "--saturating", "input", "--out", str(tmp_path / "p"))
+    found = printed(capsys, "profile", *names, "--saturating", "input", "--medians", "--out", str(tmp_path / "p"))
     rows = {row["site"]: row for row in found["sites"] if row["low"] is not None}
     assert rows["0:linear"]["why"] == "profiled, enters 1:hardtanh"
     assert rows["0:linear"]["high"] > 6 == rows["1:hardtanh"]["high"]
     assert set(rows) == {"0:linear", "1:hardtanh", "3:tanh"}  # the last linear layer gives the output
     options = ["--ranges", str(tmp_path / "p" / "ranges.json"), "--out", str(tmp_path / "s.pt2")]
-    hardened = printed(capsys, "harden", names[0], *options, "--saturating", "input")
+    hardened = printed(capsys, "harden", names[0], *options, "--saturating", "input", "--policy", "median")
     assert {row["site"] for row in hardened["sites"] if row["low"] is not None} == set(rows)
 
 

@@ -8,19 +8,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from hoplon.errors import HoplonError
 from hoplon.formats import equal_bits
+from hoplon.program.capturing import capture
+from hoplon.program.program import Program
 from hoplon.protections.base import ValueProtection
-from hoplon.protections.export.formats import export_pt2
-from hoplon.protections.ranges import Bound, ChannelBounds, profile_ranges
+from hoplon.protections.export.formats import export_onnx, export_pt2
+from hoplon.protections.ranges import Bound, ChannelBounds, Ranges, profile_ranges
 from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.runtime.passes import added_passes
-from hoplon.protections.values.policy import Clamp, Detect, Policy, RandomInRange, ToZero
+from hoplon.protections.values.policy import Clamp, Detect, Policy, RandomInRange, ToMedian, ToZero
 from hoplon.protections.values.ranger import Ranger
 from tests.support.examples import name_of, others
-from tests.support.networks import NETWORKS, captured
+from tests.support.networks import NETWORKS, captured, seeded
 from tests.support.oracles import DTYPES, awkward, outwards
 
 ROWS: list[Policy] = [Clamp(), ToZero(), RandomInRange(seed=3)]
@@ -112,3 +115,70 @@ def test_a_detector_is_not_exported_in_silence(tmp_path: Path) -> None:
     module = harden(program, [Ranger(profile_ranges(program, net.batch(8)), policy=Detect())])
     with pytest.raises(HoplonError, match="expected a module whose bounds act by themselves, got ranger-detect"):
         export_pt2(module, tmp_path / "detector.pt2")
+
+
+class Channels(nn.Module):
+    """Values per channel behind a function below zero, then pooled, then mixed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(F.leaky_relu(self.conv(x), 0.5), 2).amax((2, 3)).flatten(1)
+
+
+@pytest.fixture(scope="module")
+def centred() -> tuple[Program, Tensor, Ranger]:
+    x = torch.randn(64, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    program = capture(seeded(Channels()), x[:4])
+    return program, x, Ranger(profile_ranges(program, x, medians=True), policy=ToMedian())
+
+
+def test_the_median_is_that_of_the_channel_and_follows_pools(
+    centred: tuple[Program, Tensor, Ranger],
+) -> None:
+    program, x, ranger = centred
+    with torch.inference_mode():
+        seen = F.leaky_relu(F.conv2d(x, *(program.tensors[f"conv.{name}"] for name in ("weight", "bias"))), 0.5)
+        wanted = seen.movedim(1, 0).flatten(1).median(1).values
+        effects = ranger.values(program)
+        struck = effects[":leaky_relu"](torch.full((1, 3, 2, 2), 1e30))
+        assert torch.allclose(struck, wanted.view(1, 3, 1, 1).expand(1, 3, 2, 2), rtol=2**-7, atol=1e-3)
+        assert len(set(wanted.tolist())) == 3
+        assert effects[":max_pool"](torch.full((1, 3, 1, 1), torch.nan)).equal(struck[..., :1, :1])
+        assert effects[":amax"](torch.full((1, 3), torch.inf)).tolist() == [[0.0] * 3]  # channels are one bound there
+        assert equal_bits(harden(program, [ranger])(x), program(x))
+    assert ranger.label == "ranger-median"
+    assert effects[":leaky_relu"].extra_bytes == 3 * 24
+
+
+def test_medians_act_alike_in_overlay_module_and_files(centred: tuple[Program, Tensor, Ranger], tmp_path: Path) -> None:
+    program, x, ranger = centred
+    far, module = 40 * x, harden(program, [ranger])
+    effects = {program.site_steps[name]: effect for name, effect in ranger.values(program).items()}
+    with torch.inference_mode():
+        (wanted,) = program.run([far], hook=lambda step, value: effects[step](value) if step in effects else value)
+        assert not wanted.equal(program(far))
+        assert equal_bits(module(far), wanted)
+        export_pt2(module, tmp_path / "medians.pt2")
+        assert equal_bits(torch.export.load(tmp_path / "medians.pt2").module()(far), wanted)
+    runtime = pytest.importorskip("onnxruntime")
+    export_onnx(module, tmp_path / "medians.onnx")
+    session = runtime.InferenceSession(str(tmp_path / "medians.onnx"))
+    (found,) = session.run(None, {session.get_inputs()[0].name: far.numpy()})
+    assert torch.isclose(torch.from_numpy(found), wanted, rtol=1e-4, atol=1e-4).float().mean() > 0.98  # near an end
+
+
+def test_ranges_without_medians_are_refused_and_medians_cost_other_ranges_nothing(
+    centred: tuple[Program, Tensor, Ranger], tmp_path: Path
+) -> None:
+    program, x, ranger = centred
+    usual = profile_ranges(program, x, per_channel=True)
+    with pytest.raises(HoplonError, match="expected medians of channels for the policy median, got ranges without"):
+        Ranger(usual, policy=ToMedian()).values(program)
+    assert not any(bounds.medians for bounds in usual.channels.values())
+    ranger.ranges.save(tmp_path / "ranges.json")
+    assert Ranges.load(tmp_path / "ranges.json") == ranger.ranges
+    with pytest.raises(HoplonError, match="expected 2 medians, one per channel, got 1"):
+        ChannelBounds(0, (Bound(0, 1), Bound(0, 1)), (0.5,))

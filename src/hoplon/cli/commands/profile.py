@@ -22,7 +22,7 @@ from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Values
 from hoplon.protections.ranges.activation_sites import activations
-from hoplon.protections.ranges.profile import Profile
+from hoplon.protections.ranges.profile import Profile, QuantileOf
 from hoplon.protections.ranges.profiling import profile_activations
 from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.ranges.saturation import Saturating, saturating_inputs
@@ -52,6 +52,7 @@ def command(
         float | None, Gt(0), Le(1), Option(help="Share of images with all values within the bounds.")
     ] = None,
     per_channel: Annotated[bool, Option("--per-channel", help="Add a bound for each channel.")] = False,
+    medians: Annotated[bool, Option("--medians", help="Add bound and median of each channel.")] = False,
     channel_axis: Annotated[int | None, Option(help="Axis of channels in a sample; -1: channels last.")] = None,
     sites: _Names = None,
     all_operators: Annotated[bool, Option("--all", help="Profile all operators, not activations alone.")] = False,
@@ -75,8 +76,8 @@ def command(
                 loaded.calibration.sample(samples, seed=seed),
                 sites=wanted,
                 saturating=saturating,
-                quantiles=share != 1,
-                per_channel=per_channel,
+                quantiles=share != 1 or medians,
+                per_channel=per_channel or medians,
                 channel_axis=channel_axis,
                 batch=batch,
                 tolerance=math.inf,
@@ -84,7 +85,8 @@ def command(
             )
         for other in others:
             found = found.merge(other)
-        ranges = found.ranges(quantile=share, quantile_of=of, per_channel=per_channel)  # type: ignore[arg-type]
+        options: dict[str, Any] = {"per_channel": per_channel, "medians": medians}
+        ranges = found.ranges(quantile=share, quantile_of=of, **options)  # type: ignore[arg-type]
         document = {
             "format": 1,
             "model": model,
@@ -105,7 +107,7 @@ def command(
     print_status(f"wrote {', '.join(files)}")
 
 
-def _quantile(of_values: float | None, of_images: float | None) -> tuple[float, str]:
+def _quantile(of_values: float | None, of_images: float | None) -> tuple[float, QuantileOf]:
     if of_values is not None and of_images is not None:
         raise HoplonError("expected --quantile (of values) or --image-quantile (of image maxima), got both")
     if of_images is not None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import final
 
 from hoplon.errors import HoplonError, checked
+from hoplon.formats.digest import LATER
 from hoplon.registry import register
 
 
@@ -54,16 +56,21 @@ class Bound:
 class ChannelBounds:
     """One bound per channel of a value; ``axis`` is that of the channels among the axes of one sample.
 
+    ``medians``: of the values that the bounds were observed on, one per channel; none where nothing asks for them.
+
     Raises:
-        HoplonError: no channel at all.
+        HoplonError: no channel at all, or medians of another number of channels.
     """
 
     axis: int
     channels: tuple[Bound, ...]
+    medians: tuple[float, ...] = field(default=(), metadata=LATER)
 
     def __post_init__(self) -> None:
         if not self.channels:
             raise HoplonError("expected the bound of at least one channel, got none")
+        if len(self.medians) not in (0, len(self.channels)):
+            raise HoplonError(f"expected {len(self.channels)} medians, one per channel, got {len(self.medians)}")
 
     @property
     def hull(self) -> Bound:
@@ -72,12 +79,16 @@ class ChannelBounds:
 
     def widened(self, share: float) -> ChannelBounds:
         """Each end moved outwards by a share of its magnitude."""
-        return ChannelBounds(self.axis, tuple(bound.widened(share) for bound in self.channels))
+        return self.each(lambda bound: bound.widened(share))
 
     def loosened(self, share: float) -> ChannelBounds:
         """Both ends of each channel moved outwards by a share of its larger magnitude."""
-        return ChannelBounds(self.axis, tuple(bound.loosened(share) for bound in self.channels))
+        return self.each(lambda bound: bound.loosened(share))
 
     def hull_with(self, other: Bound) -> ChannelBounds:
         """Each channel's bound widened to hold another."""
-        return ChannelBounds(self.axis, tuple(bound.hull(other) for bound in self.channels))
+        return self.each(lambda bound: bound.hull(other))
+
+    def each(self, change: Callable[[Bound], Bound]) -> ChannelBounds:
+        """The same with another bound for each channel."""
+        return replace(self, channels=tuple(map(change, self.channels)))

@@ -64,6 +64,12 @@ class Observed:
             self.minima + other.minima,
         )
 
+    @property
+    def median(self) -> float:
+        """The median of all values, as exact as the bins of their histogram; 0 for one that is as good as 0."""
+        middle = (self.values.at_most(0.5) + self.values.at_least(0.5)) / 2
+        return 0.0 if abs(middle) < torch.finfo(torch.float32).tiny else min(max(middle, self.low), self.high)
+
     def bound(self, quantile: float, quantile_of: QuantileOf) -> Bound:
         """The range that this share of the values, or of the images, does not exceed; 1: of all."""
         if quantile == 1:
@@ -95,11 +101,15 @@ class SiteProfile:
         both = zip(self.channels, other.channels, strict=True)
         return SiteProfile(self.whole + other.whole, self.axis, tuple(a + b for a, b in both))
 
-    def channel_bounds(self, quantile: float, quantile_of: QuantileOf) -> ChannelBounds | None:
-        """A bound per channel, None where channels were not observed."""
+    def channel_bounds(
+        self, quantile: float, quantile_of: QuantileOf, *, medians: bool = False
+    ) -> ChannelBounds | None:
+        """A bound per channel, and the medians; None where channels were not observed."""
         if self.axis is None or not self.channels:
             return None
-        return ChannelBounds(self.axis, tuple(channel.bound(quantile, quantile_of) for channel in self.channels))
+        middle = tuple(channel.median for channel in self.channels) if medians else ()
+        bounds = tuple(channel.bound(quantile, quantile_of) for channel in self.channels)
+        return ChannelBounds(self.axis, bounds, middle)
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -126,7 +136,12 @@ class Profile:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def ranges(
-        self, *, quantile: Fraction = 1.0, quantile_of: QuantileOf = "values", per_channel: bool = False
+        self,
+        *,
+        quantile: Fraction = 1.0,
+        quantile_of: QuantileOf = "values",
+        per_channel: bool = False,
+        medians: bool = False,
     ) -> Ranges:
         """Bounds out of what was observed.
 
@@ -136,16 +151,20 @@ class Profile:
             quantile_of: the share of all "values" of a site, or the share of images by the largest value of each
                 ("image-maxima"; towards the low side, the smallest): what the artifact of Ranger calls a percentile.
             per_channel: a bound for each channel as well.
+            medians: those with the median of each channel (:class:`hoplon.values.ToMedian`).
         Raises:
             HoplonError: a quantile outside of (0, 1], an unknown ``quantile_of``, or what was not observed.
         Source:
             Chen et al., DSN 2021 (Ranger), section V: bounds at percentiles trade accuracy for resilience.
         """
+        per_channel = per_channel or medians
         if per_channel and not any(site.channels for site in self.sites.values()):
             raise HoplonError("expected a profile of channels, got one of whole sites; profile with per_channel=True")
         channels = {}
         if per_channel:
-            found = {name: site.channel_bounds(quantile, quantile_of) for name, site in self.sites.items()}
+            found = {
+                name: site.channel_bounds(quantile, quantile_of, medians=medians) for name, site in self.sites.items()
+            }
             channels = {name: bounds for name, bounds in found.items() if bounds is not None}
         chosen = "extremes" if quantile == 1 else f"quantile {quantile} of {quantile_of}"
         return Ranges(

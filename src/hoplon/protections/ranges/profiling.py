@@ -39,13 +39,14 @@ def profile_ranges(
     quantile: Fraction = 1.0,
     quantile_of: QuantileOf = "values",
     per_channel: bool = False,
+    medians: bool = False,
     channel_axis: ChannelAxis | None = None,
     batch: Count = 64,
     progress: Progress | None = None,
 ) -> Ranges:
     """The range of each site's fault-free values over calibration data; by default its extremes.
 
-    Short for :func:`profile_activations`, which has the same arguments, and :meth:`Profile.ranges`. To choose several
+    Short for :func:`profile_activations` and :meth:`Profile.ranges`, which have these arguments. To choose several
     bounds of one profile, call those.
 
     Source:
@@ -56,13 +57,13 @@ def profile_ranges(
         calibration,
         sites=sites,
         saturating=saturating,
-        quantiles=quantile != 1,
-        per_channel=per_channel,
+        quantiles=quantile != 1 or medians,
+        per_channel=per_channel or medians,
         channel_axis=channel_axis,
         batch=batch,
         progress=progress,
     )
-    return profile.ranges(quantile=quantile, quantile_of=quantile_of, per_channel=per_channel)
+    return profile.ranges(quantile=quantile, quantile_of=quantile_of, per_channel=per_channel, medians=medians)
 
 
 @checked

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -28,6 +29,9 @@ class Policy(ABC):
     @abstractmethod
     def label(self) -> str:
         """Name in reports."""
+
+    takes_medians: ClassVar[bool] = False
+    """True if it needs bounds with the median of each channel."""
 
     @abstractmethod
     def effect(self, bound: Bound | ChannelBounds, *, site: str) -> ValueProtection:
@@ -67,6 +71,28 @@ class ToZero(Policy):
     def effect(self, bound: Bound | ChannelBounds, *, site: str) -> ValueProtection:
         """Zero in the place of what lies outside."""
         return Zeroed(bound)
+
+
+@register("policy", "median")
+@final
+@dataclass(frozen=True)
+class ToMedian(Policy):
+    """It becomes the median of its channel's fault-free values; where channels were mixed, 0 as by :class:`ToZero`.
+
+    The median is that of the calibration data (bounds with ``medians=True``, which are bounds per channel): a constant
+    costs what zero costs. The median of the other values at run time would be sorted for in every pass, and says
+    nothing where a faulty weight has spoilt the whole channel.
+
+    Source:
+        hoplon's; beside clamp, zero and random of section V-B of Chen et al., DSN 2021 (Ranger).
+    """
+
+    label = "median"
+    takes_medians = True
+
+    def effect(self, bound: Bound | ChannelBounds, *, site: str) -> ValueProtection:
+        """Medians in the place of what lies outside."""
+        return Centred(bound) if isinstance(bound, ChannelBounds) and bound.medians else Zeroed(bound)
 
 
 @register("policy", "random")
@@ -181,6 +207,25 @@ class Zeroed(_Bounded):
 
 @final
 @dataclass(frozen=True)
+class Centred(_Bounded):
+    """Puts the median of its channel in the place of what lies outside."""
+
+    bound: ChannelBounds
+
+    @property
+    def extra_bytes(self) -> int:
+        """Three float64 numbers per channel."""
+        return 24 * len(self.bound.channels)
+
+    def __call__(self, value: Tensor) -> Tensor:
+        """As a new tensor."""
+        low, high = _ends_for(self.bound, value)
+        medians = _kept(_channel_medians)(self.bound, value.dtype, value.device).view(low.shape)
+        return torch.where(self.outside(value), torch.clamp(medians, low, high), value)
+
+
+@final
+@dataclass(frozen=True)
 class Randomised(_Bounded):
     """Puts a number from the bound in the place of what lies outside: a hash of ``key`` and the word that lay there."""
 
@@ -219,8 +264,7 @@ def _ends_for(bound: Bound | ChannelBounds, value: Tensor) -> tuple[Any, Any]:
     """Both ends in the dtype of a value: two numbers, or two tensors shaped to be broadcast over it."""
     if isinstance(bound, Bound):
         return rounded_outwards(bound, value.dtype)
-    traced = torch.compiler.is_compiling() or torch.compiler.is_exporting() or _get_current_dispatch_mode() is not None
-    low, high = (_channel_ends if traced else _kept_ends)(bound, value.dtype, value.device)
+    low, high = _kept(_channel_ends)(bound, value.dtype, value.device)
     shape = [-1 if axis == bound.axis else 1 for axis in range(value.dim())]
     return low.view(shape), high.view(shape)
 
@@ -231,4 +275,14 @@ def _channel_ends(bound: ChannelBounds, dtype: torch.dtype, device: torch.device
     return torch.tensor(lows, dtype=dtype, device=device), torch.tensor(highs, dtype=dtype, device=device)
 
 
-_kept_ends = lru_cache(maxsize=None)(_channel_ends)
+def _channel_medians(bound: ChannelBounds, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(bound.medians, dtype=dtype, device=device)
+
+
+_KEPT = {function: lru_cache(maxsize=None)(function) for function in (_channel_ends, _channel_medians)}
+
+
+def _kept(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with what it made before, unless the call is being traced: a trace has tensors of its own."""
+    traced = torch.compiler.is_compiling() or torch.compiler.is_exporting() or _get_current_dispatch_mode() is not None
+    return function if traced else _KEPT[function]

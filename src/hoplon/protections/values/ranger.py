@@ -135,6 +135,11 @@ class Ranger(Protection):
         Raises:
             HoplonError: ranges of another model, nothing to bound, or an activation whose bound is unknown.
         """
+        if self.policy.takes_medians and not any(bounds.medians for bounds in self.ranges.channels.values()):
+            raise HoplonError(
+                f"expected medians of channels for the policy {self.policy.label}, got ranges without; profile with "
+                "medians=True (hoplon profile --medians)"
+            )
         walk = _Walk(self, program)
         effects = {
             name: self.policy.effect(_placed(found.bound, program, name), site=name)
@@ -301,7 +306,7 @@ def last_linear(program: Program) -> tuple[str, ...]:
 def _within(bound: AnyBound, low: float, high: float) -> AnyBound:
     """A bound without the slack that lies beyond the ends of a function."""
     if isinstance(bound, ChannelBounds):
-        return ChannelBounds(bound.axis, tuple(_in_ends(channel, low, high) for channel in bound.channels))
+        return bound.each(lambda channel: _in_ends(channel, low, high))
     return _in_ends(bound, low, high)
 
 
@@ -312,7 +317,7 @@ def _in_ends(bound: Bound, low: float, high: float) -> Bound:
 def _with_end(bound: AnyBound, low: float, high: float) -> AnyBound:
     """A bound with the one finite end of a function in the place of what was seen on that side."""
     if isinstance(bound, ChannelBounds):
-        return ChannelBounds(bound.axis, tuple(_one_end(channel, low, high) for channel in bound.channels))
+        return bound.each(lambda channel: _one_end(channel, low, high))
     return _one_end(bound, low, high)
 
 
