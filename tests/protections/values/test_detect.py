@@ -118,6 +118,14 @@ def test_false_alarms_are_counted_on_held_out_data(program: Program) -> None:
     assert found.sites[":gelu"].n_values == gelu.numel()
     assert found.sites[":gelu"].images <= found.images <= 36
     assert found.n_images == 40
+    assert len(found.exceeding) == found.images
+    inside = [number for number in range(40) if number not in found.exceeding]
+    assert exceedances(program, [Ranger(ranges, policy=Detect(margin=0))], Inputs(x[inside])).images == 0
+    one = exceedances(program, [Ranger(ranges, policy=Detect(margin=0))], Inputs(x[[found.exceeding[-1]]]))
+    assert one.exceeding == (0,)
+    counts = [site.images for site in found.exceeding_sites.values()]
+    assert counts == sorted(counts, reverse=True)
+    assert found.exceeding_sites.keys() == {name for name, site in found.sites.items() if site.values}
     assert found.image_rate.estimate == found.images / 40
     assert exceedances(program, [Ranger(ranges)], Inputs(x[:4])).images == 0
     wide = exceedances(program, [Ranger(ranges, policy=Detect(margin=10.0))], Inputs(x))

@@ -34,14 +34,22 @@ class Exceedances:
     """Effect of bounds on fault-free values of data that they were not made from.
 
     ``images`` of ``n_images`` have a value outside of its bound at some site: they are false alarms of a detector, and
-    what a clamp changes. If held-out and calibration images come from one source, an image exceeds the extremes of n
-    others at one end of one site with a probability of 1 / (n + 1).
+    what a clamp changes. ``exceeding`` are their numbers in the data, to look at what a policy makes of just those. If
+    held-out and calibration images come from one source, an image exceeds the extremes of n others at one end of one
+    site with a probability of 1 / (n + 1).
     """
 
     sites: Mapping[str, SiteExceedance]
     images: int
     n_images: int
     confidence: float = 0.95
+    exceeding: tuple[int, ...] = ()
+
+    @property
+    def exceeding_sites(self) -> dict[str, SiteExceedance]:
+        """The sites that have a value outside of their bound, those in most images first."""
+        found = {name: site for name, site in self.sites.items() if site.values}
+        return dict(sorted(found.items(), key=lambda entry: -entry[1].images))
 
     @property
     def image_rate(self) -> Interval:
@@ -49,10 +57,9 @@ class Exceedances:
         return wilson(self.images, self.n_images, confidence=self.confidence)
 
     def __str__(self) -> str:
-        exceeding = sum(site.values > 0 for site in self.sites.values())
         return (
             f"fault-free values outside of their bounds in {self.images} of {self.n_images} images: {self.image_rate} "
-            f"({exceeding} of {len(self.sites)} sites)"
+            f"({len(self.exceeding_sites)} of {len(self.sites)} sites)"
         )
 
 
@@ -75,7 +82,7 @@ def exceedances(
     names = {program.site_steps[site.name]: site.name for site in program.value_sites}
     inputs = as_inputs(data)
     counts = {step: np.zeros(3, dtype=np.int64) for step in effects}  # values outside, all values, images
-    flagged = 0
+    done, exceeding = 0, list[int]()
     with torch.inference_mode():
         for part in inputs.batches(program.signature.fixed_batch or batch):
             anywhere = torch.zeros(len(part), dtype=torch.bool)
@@ -83,12 +90,13 @@ def exceedances(
             def count(step: int, value: Any, part: Inputs = part, anywhere: Tensor = anywhere) -> Any:
                 if step in effects and (wrong := effects[step].outside(value)) is not None:
                     rows = program.layouts[step].samples_first(wrong)[: len(part)].flatten(1)
-                    exceeding = rows.any(1)
-                    counts[step] += (int(rows.sum()), rows.numel(), int(exceeding.sum()))
-                    anywhere |= exceeding.cpu()
+                    images = rows.any(1)
+                    counts[step] += (int(rows.sum()), rows.numel(), int(images.sum()))
+                    anywhere |= images.cpu()
                 return value
 
             program.run(program.leaves(part), hook=count)
-            flagged += int(anywhere.sum())
+            exceeding += (done + anywhere.nonzero().flatten()).tolist()
+            done += len(part)
     found = {names[step]: SiteExceedance(*count.tolist()) for step, count in counts.items()}
-    return Exceedances(found, flagged, len(inputs), confidence)
+    return Exceedances(found, len(exceeding), len(inputs), confidence, tuple(exceeding))
