@@ -11,10 +11,15 @@ from typing import Any
 
 import pytest
 
+from hoplon.comparison.assessment import AssessmentPlan, assess, standard_arms
 from hoplon.errors import StoreError
+from hoplon.faults.single_word import BitFlip
+from hoplon.formats.fixed import FixedPoint
+from hoplon.program.capturing import capture
 from hoplon.report import figures, read_document, render, write_document, write_page
 from hoplon.report.page import plotly_script, script_safe
 from hoplon.report.text import interval
+from tests.support.networks import small_data, small_net
 
 
 class Elements(HTMLParser):
@@ -120,6 +125,25 @@ def test_zeros_are_drawn_at_their_limit_on_a_logarithmic_axis(document: dict[str
     assert marks[0]["text"] == ["none in 300 faults, at most 0.40 %"]
     floor = 10 ** figure.spec["layout"]["xaxis"]["range"][0]
     assert 0 < floor < 0.1
+
+
+def test_every_bit_of_fixed_point_is_drawn_without_and_with_bounds() -> None:
+    held_out, calibration = small_data()
+    program = capture(small_net(), held_out.tensors[0][:4], name="small")
+    models = {"": BitFlip(format=FixedPoint(21, 10))}
+    plan = AssessmentPlan(value_faults=900, memory_faults=0, latency=False, fault_models=models)
+    arms = {name: arm for name, arm in standard_arms().items() if name in ("none", "ranger")}
+    found = assess(program, calibration=calibration, held_out=held_out, plan=plan, arms=arms).to_dict()
+    assert {arm: [row["bit"] for row in rows] for arm, rows in found["by_bit"]["values"].items()} == {
+        "none": [*range(31)],
+        "ranger": [*range(31)],
+    }
+    panels = figures.by_bit(found, "values")
+    assert [panel.title for panel in panels] == ["none", "ranger"]
+    assert len(panels[1].values) == 31
+    layout = panels[1].spec["layout"]
+    assert [(note["text"], note["x"]) for note in layout["annotations"]] == [("integer", 20.0), ("fraction", 4.5)]
+    assert [line["x0"] for line in layout["shapes"]] == [9.5]
 
 
 def test_an_axis_of_one_decade_is_linear_and_starts_at_zero(document: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hoplon.formats.fixed import FixedPoint
 from hoplon.report.document import Document
 from hoplon.report.text import at_most, interval
 from hoplon.report.verdicts import baseline, rows_of
@@ -96,7 +97,6 @@ def by_arm(document: Document, faults: str) -> Figure:
 def by_bit(document: Document, faults: str) -> tuple[Figure, ...]:
     """Failure by flipped bit, one panel per arm that differs, the unprotected arm in each."""
     formats = document["population"][faults]["formats"]
-    fields = _FIELDS.get(formats[0]) if len(formats) == 1 else None
     bits = [row["bit"] for rows in document["by_bit"][faults].values() for row in rows]
     last = max((bit for bit in bits if bit is not None), default=0)
     layout = {
@@ -108,7 +108,7 @@ def by_bit(document: Document, faults: str) -> tuple[Figure, ...]:
             "zeroline": False,
         },
         "margin": {"l": 52, "r": 8, "t": 20, "b": 44},
-        **_word(fields, last),
+        **_word(formats, last),
     }
     return _panels(document, faults, "bit", layout, 240, across=False)
 
@@ -230,22 +230,26 @@ def _names(names: Sequence[str]) -> Spec:
     }
 
 
-def _word(fields: tuple[int, int] | None, last: int) -> Spec:
-    """Borders of sign, exponent and mantissa, and their names."""
-    if fields is None:
+def _word(formats: Sequence[str], last: int) -> Spec:
+    """Names and borders of the fields of a word, of sign, exponent and mantissa or of both sides of the point."""
+    only = formats[0] if len(formats) == 1 else ""
+    if (fixed := FixedPoint.parse(only)) is not None:
+        parts = [("integer", last, fixed.fraction), ("fraction", fixed.fraction - 1, 0)]
+    elif only in _FIELDS:
+        exponent, mantissa = _FIELDS[only]
+        parts = [("±", last, last), ("exponent", exponent, mantissa + 1), ("mantissa", mantissa, 0)]
+    else:
         return {}
-    exponent, mantissa = fields
     lines = [
-        {"type": "line", "xref": "x", "yref": "paper", "x0": at + 0.5, "x1": at + 0.5, "y0": 0, "y1": 1}
-        for at in (exponent, mantissa)
+        {"type": "line", "xref": "x", "yref": "paper", "x0": high + 0.5, "x1": high + 0.5, "y0": 0, "y1": 1}
+        for _, high, _ in parts[1:]
     ]
-    middle = {"exponent": (exponent + mantissa + 1) / 2, "mantissa": mantissa / 2}
     notes = [
-        {"text": text, "x": at, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
-        for text, at in middle.items()
+        {"text": text, "x": (high + low) / 2, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
+        for text, high, low in parts
+        if high >= low
     ]
-    sign = {"text": "±", "x": last, "y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
-    return {"shapes": lines, "annotations": [sign, *notes]}
+    return {"shapes": lines, "annotations": notes}
 
 
 def _alt(name: str, rows: Sequence[Row], key: str) -> str:
