@@ -21,6 +21,8 @@ from hoplon.errors import DataError, StoreError
 from hoplon.files import sealed
 from hoplon.formats import equal_bits
 from hoplon.protections.export.serialization import described, restored
+from hoplon.protections.values.clamp import rounded_outwards
+from hoplon.protections.values.policy import Clamp, Policy, ToMedian
 from tests.support.networks import NETWORKS, captured
 
 
@@ -105,6 +107,30 @@ def test_tied_tensors_constants_and_views_come_back_and_can_be_saved_again(name:
     if name == "shared":
         assert again.get_parameter("a.weight") is again.get_parameter("b.weight")
         assert "gain" not in again.state_dict()
+
+
+@pytest.mark.parametrize("policy", [Clamp(), ToMedian()], ids=lambda policy: policy.label)
+def test_bounds_per_channel_come_back_and_are_no_memory_of_the_model(policy: Policy, tmp_path: Path) -> None:
+    program, x = captured("shared", 5), NETWORKS["shared"].batch(5)
+    bounds = hp.Ranger(hp.profile_ranges(program, x, medians=True), policy=policy)
+    module, folder = hp.harden(program, [bounds, TMR(), hp.Parity()]), tmp_path / "bundle"
+    hp.save_bundle(module, folder)
+    hp.save_bundle(hp.load_bundle(folder), folder)  # again, from what came back
+    twin = hp.load_bundle(folder)
+    assert twin.protections == module.protections
+    assert equal_bits(twin(x), module(x))
+    assert equal_bits(twin(faulty(x)), module(faulty(x)))
+    assert not equal_bits(twin(faulty(x)), hp.harden(program, [])(faulty(x)))
+    assert twin.memory().keys() == module.memory().keys()
+    assert twin.monitor.extra_bytes == module.monitor.extra_bytes
+    damage(folder / "model.pt2", place_of(folder / "model.pt2", module.get_parameter("a.weight")))
+    assert equal_bits(hp.load_bundle(folder)(x), module(x))  # repaired
+    hp.save_bundle(module, folder)
+    effect = next(effect for effect in bounds.values(program).values() if hasattr(effect, "bound"))
+    highs = torch.tensor([rounded_outwards(channel, x.dtype)[1] for channel in effect.bound.channels])
+    damage(folder / "model.pt2", place_of(folder / "model.pt2", highs))
+    with pytest.raises(DataError, match="expected bounds in .* as they were saved, got others"):
+        hp.load_bundle(folder)
 
 
 def test_weights_that_changed_on_disk_are_repaired_and_said_so(

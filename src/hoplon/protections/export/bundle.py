@@ -32,6 +32,7 @@ from hoplon.protections.export.formats import export_pt2
 from hoplon.protections.export.serialization import described, restored
 from hoplon.protections.guards.voting import tied
 from hoplon.protections.memory_guard import GuardReport, StaleGuardError
+from hoplon.protections.runtime.bindings import tensors_of
 from hoplon.protections.runtime.graph import hold_constants, own_memory
 from hoplon.protections.runtime.hardened_module import HardenedModule
 from hoplon.protections.runtime.schedule import When
@@ -39,6 +40,7 @@ from hoplon.protections.runtime.schedule import When
 _FORMAT = 1
 _INDEX, _MODEL, _GUARDS, _PARTS = "bundle.json", "model.pt2", "guards.safetensors", "descriptions.safetensors"
 _FILES = (_MODEL, _GUARDS, _PARTS)
+_CONSTANTS = "model/data/constants/tensor_"
 _WEIGHTS = re.compile(r"model/data/(weights/weight|constants/tensor)_\d+")
 _EARLY = re.compile(rb'"digest": "[0-9a-f]{64}"\s*}\s*\Z')
 _OURS = re.compile("|".join(map(re.escape, (_INDEX, *_FILES))))
@@ -68,7 +70,9 @@ def save_bundle(module: HardenedModule, folder: str | os.PathLike[str]) -> None:
     with replacing(target, ours=_OURS) as partial:
         partial.mkdir()
         export_pt2(module, partial / _MODEL, guards="drop")
-        _require_readable((partial / _MODEL).read_bytes())
+        content = (partial / _MODEL).read_bytes()
+        _require_readable(content)
+        members, memory = _digests_of_members(content), module.memory()
         write_tensors(partial / _GUARDS, _guard_memory(module))
         write_tensors(partial / _PARTS, parts)
         index = {
@@ -77,10 +81,11 @@ def save_bundle(module: HardenedModule, folder: str | os.PathLike[str]) -> None:
             "label": module.overlay.label,
             "protections": protections,
             "when": when,
-            "memory": {name: _words_of(tensor) for name, tensor in module.memory().items()},
-            "tied": [names for names in tied(module.memory()) if len(names) > 1],
+            "memory": {name: _words_of(tensor) for name, tensor in memory.items()},
+            "bounds": {name: _words_of(tensor) for name, tensor in _more(content, members, memory).items()},
+            "tied": [names for names in tied(memory) if len(names) > 1],
             "files": {name: _digest((partial / name).read_bytes()) for name in _FILES},
-            "members": _digests_of_members((partial / _MODEL).read_bytes()),
+            "members": members,
         }
         write_json(partial / _INDEX, index)
 
@@ -118,17 +123,19 @@ def load_bundle(
         raise DataError(f"expected tensors in {source}, got {error}; save the bundle again") from error
     protections = tuple(restored(entry, parts, Protection) for entry in index["protections"])
     when = restored(index["when"], parts, When)
-    runner = _read_graph(source / _MODEL, files.pop(_MODEL), index)
+    runner, bounds = _read_graph(source / _MODEL, files.pop(_MODEL), index), index.get("bounds", {})
     _tie(runner, index["tied"])
     own_memory(runner)  # aligned, whatever the file's memory is, and laid out as it was
     try:
-        module = HardenedModule(
-            runner, Overlay(index["label"], {}, protections), when=when, on_uncorrectable=on_uncorrectable
-        )
+        over = Overlay(index["label"], {}, protections)
+        module = HardenedModule(runner, over, when=when, on_uncorrectable=on_uncorrectable, bounds=bounds)
     except HoplonError as error:
         raise DataError(f"expected protections in {source} that fit its graph, got: {error}") from error
-    _require_memory(module, index)
-    changed = _changed(module, index)
+    held = tensors_of(module)
+    _require_tensors(held, {**index["memory"], **bounds})
+    if _changed(held, bounds):
+        raise DataError(f"expected bounds in {source / _MODEL} as they were saved, got others; save the bundle again")
+    changed = _changed(held, index["memory"])
     if whole and changed:
         raise DataError(f"expected {source / _MODEL} to hold the weights it was saved with, got others in {changed[0]}")
     if changed:
@@ -152,6 +159,15 @@ def _require_readable(content: bytes) -> None:
             f"expected a graph of torch's own operators, plain tensors and inputs for a bundle, got {error}; "
             "export_pt2 writes the graph alone"
         ) from error
+
+
+def _more(content: bytes, members: Mapping[str, str], memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a graph that are not the model's: ends of bounds per channel."""
+    if not any(name.startswith(_CONSTANTS) for name in members):
+        return {}
+    graph = graph_of(content)
+    hold_constants(graph)
+    return {name: tensor for name, tensor in tensors_of(graph).items() if name not in memory}
 
 
 def _require_replaceable(target: Path) -> None:
@@ -222,6 +238,7 @@ class _Index(TypedDict):
     protections: list[Any]
     when: Any
     memory: dict[_Line, _Memory]
+    bounds: NotRequired[dict[_Line, _Memory]]
     tied: list[Annotated[list[_Line], MinLen(2)]]
     files: dict[str, str]
     members: dict[str, str]
@@ -309,20 +326,18 @@ def _place(runner: fx.GraphModule, name: str) -> tuple[dict[str, Any], str]:
     return (owner._parameters if key in owner._parameters else owner._buffers), key
 
 
-def _require_memory(module: HardenedModule, index: _Index) -> None:
-    memory = module.memory()
-    for name, wanted in index["memory"].items():
-        found = _words_of(memory[name]) if name in memory else {}
+def _require_tensors(held: Mapping[str, Tensor], saved: Mapping[str, _Memory]) -> None:
+    for name, wanted in saved.items():
+        found = _words_of(held[name]) if name in held else {}
         for what in ("dtype", "shape", "stride"):
             if found.get(what) != wanted[what]:
                 raise DataError(f"expected {name} with {what} {wanted[what]}, as saved, got {found.get(what, 'none')}")
-    if more := [name for name in memory if name not in index["memory"]]:
+    if more := [name for name in held if name not in saved]:
         raise DataError(f"expected the tensors that were saved, got {more[0]} as well; save the bundle again")
 
 
-def _changed(module: HardenedModule, index: _Index) -> list[str]:
-    memory = module.memory()
-    return [name for name, wanted in index["memory"].items() if digest_of_words(memory[name]) != wanted["digest"]]
+def _changed(held: Mapping[str, Tensor], saved: Mapping[str, _Memory]) -> list[str]:
+    return [name for name, wanted in saved.items() if digest_of_words(held[name]) != wanted["digest"]]
 
 
 def _recall(module: HardenedModule, knowledge: Mapping[str, Tensor], changed: list[str]) -> None:
@@ -349,7 +364,7 @@ def _require_correct(module: HardenedModule, index: _Index, source: Path) -> Non
         report = module.check()
     except StaleGuardError as error:
         raise DataError(f"expected weights in {source} as they were saved, got others: {error}") from error
-    left = _changed(module, index)
+    left = _changed(module.memory(), index["memory"])
     if left or report.uncorrectable:
         raise DataError(
             f"expected weights in {source} as they were saved, got others in {', '.join(left or report.where)} that "

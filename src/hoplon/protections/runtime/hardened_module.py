@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy as copying
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NoReturn, Self, final
 
 import torch
@@ -52,6 +52,7 @@ class HardenedModule(nn.Module):
         gradients: bool = False,
         when: When | None = None,
         on_uncorrectable: Callable[[GuardReport], None] | None = None,
+        bounds: Collection[str] = (),
     ) -> None:
         super().__init__()
         # One state under two faces: the user's names here, the graph's get_attr there.
@@ -65,7 +66,10 @@ class HardenedModule(nn.Module):
         self.gradients = gradients
         self.training = False
         root = runner.model if isinstance(runner, WatchedModel) else runner
-        self.monitor = GuardMonitor(root, overlay.protections, when=when, on_uncorrectable=on_uncorrectable)
+        self.monitor = GuardMonitor(
+            root, overlay.protections, when=when, on_uncorrectable=on_uncorrectable, leave_out=bounds
+        )
+        self._bounds = frozenset(bounds)
 
     @property
     def graph_module(self) -> fx.GraphModule:
@@ -102,8 +106,11 @@ class HardenedModule(nn.Module):
         self.alarms = self.persistent_alarms = 0
 
     def memory(self) -> dict[str, Tensor]:
-        """Every parameter, buffer and constant by name, live; names that share a storage are all there."""
-        return {name: tensor.detach() for name, tensor in tensors_of(self).items()}
+        """Every parameter, buffer and constant by name, live; names that share a storage are all there.
+
+        Tensors of bounds, which a graph out of a file has, are none of the model's.
+        """
+        return {name: tensor.detach() for name, tensor in tensors_of(self).items() if name not in self._bounds}
 
     def check(self) -> GuardReport:
         """Let every guard compare and repair all of its memory; what they found together.
