@@ -86,7 +86,7 @@ def command(
         for other in others:
             found = found.merge(other)
         options: dict[str, Any] = {"per_channel": per_channel, "medians": medians}
-        ranges = found.ranges(quantile=share, quantile_of=of, **options)  # type: ignore[arg-type]
+        ranges = found.ranges(quantile=share, quantile_of=of, **options)
         document = {
             "format": 1,
             "model": model,
