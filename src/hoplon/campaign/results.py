@@ -211,7 +211,7 @@ class Results:
         Raises:
             HoplonError: a threshold outside of [0, 1); faults that met a part of the inputs; see `per_fault`.
         Source:
-            Aspis, section V, which counts critical weights and leaves the threshold open.
+            Aspis, section IV-A, which counts critical weights and leaves the threshold open.
         """
         for threshold in thresholds:
             if not 0 <= threshold < 1:

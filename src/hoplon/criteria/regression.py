@@ -60,7 +60,7 @@ class Deviation(Criterion):
         Args:
             scale: 180 / pi for a model that gives radians.
         Source:
-            Ranger (Chen, Li and Pattabiraman, DSN 2021), section V: the thresholds for Dave and Comma.ai.
+            Ranger (Chen, Li and Pattabiraman, DSN 2021), section IV-C: the thresholds for Dave and Comma.ai.
         Example:
             >>> Deviation.steering(scale=180 / math.pi).harmed(torch.zeros(1, 1), torch.ones(1, 1), None)
             tensor([[ True,  True, False, False]])

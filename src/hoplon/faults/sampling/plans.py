@@ -186,7 +186,7 @@ class EachTopScore(Sampling):
     Raises:
         HoplonError: a count out of range.
     Source:
-        Schmedding et al. (Aspis), section IV: faults in the most important weights.
+        Schmedding et al. (Aspis), section IV-A: faults in the most important weights.
     """
 
     scores: Mapping[str, Tensor] = field(repr=False)

@@ -85,9 +85,9 @@ class Aspis(ScoredProtection):
     Raises:
         HoplonError: a fraction outside (0, 1].
     Source:
-        Schmedding et al. (Aspis), section V. hoplon departs: one flat index and two dense copies per storage (12 bytes
-        per float32 weight where three sparse tensors take 108), a vote per weight and not per tensor, repair by copying
-        words and not by subtraction (which cannot undo NaN), and an index that is guarded itself.
+        Schmedding et al. (Aspis), section IV-B. hoplon departs: one flat index and two dense copies per storage (12
+        bytes per float32 weight where three sparse tensors take 108), a vote per weight and not per tensor, repair by
+        copying words and not by subtraction (which cannot undo NaN), and an index that is guarded itself.
     """
 
     kind = "aspis"
@@ -139,7 +139,7 @@ class BlockAspis(ScoredProtection):
     Raises:
         HoplonError: a fraction outside (0, 1], or a block of less than one word.
     Source:
-        Schmedding et al. (Aspis), section V, for the triplication of important weights; blocks are hoplon's own.
+        Schmedding et al. (Aspis), section IV-B, for the triplication of important weights; blocks are hoplon's own.
     """
 
     block: Count = 64

@@ -43,7 +43,7 @@ class TMR(Protection):
     uncorrectable there, even in different words.
 
     Source:
-        Schmedding et al. (Aspis), section III-B.
+        Schmedding et al. (Aspis), sections II-B and III-A.
     """
 
     vote: Literal["element", "tensor"] = "element"

@@ -155,7 +155,7 @@ class Profile:
         Raises:
             HoplonError: a quantile outside of (0, 1], an unknown ``quantile_of``, or what was not observed.
         Source:
-            Chen et al., DSN 2021 (Ranger), section V: bounds at percentiles trade accuracy for resilience.
+            Chen et al., DSN 2021 (Ranger), section V-A: bounds at percentiles trade accuracy for resilience.
         """
         per_channel = per_channel or medians
         if per_channel and not any(site.channels for site in self.sites.values()):

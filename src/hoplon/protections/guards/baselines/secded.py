@@ -38,7 +38,8 @@ class SecDedMemory(Protection):
     time, cannot be built into a module, and its check bits (one eighth of the memory) are not struck.
 
     Source:
-        Hamming, Bell System Technical Journal 29 (1950), section 4; assumed by Schmedding et al. (Aspis), section IV.
+        Hamming, Bell System Technical Journal 29 (1950), section 4; assumed by Schmedding et al. (Aspis), sections I
+        and II-A.
     """
 
     label = "sec-ded-memory"
