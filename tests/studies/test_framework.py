@@ -24,7 +24,7 @@ from hoplon.files import json_as, read_json, sealed
 from hoplon.stats.intervals import wilson
 from hoplon.zoo import ZooData, ZooModel
 from hoplon_studies import Context, Findings, Part, Row, Source, Study, Table, profile_named, run_study, write_pages
-from hoplon_studies.framework.figures import Figure, Series, bars, heatmap, lines, picture
+from hoplon_studies.framework.figures import Figure, Series, against, bars, heatmap, lines, picture
 from hoplon_studies.framework.page import as_document
 from hoplon_studies.framework.rows import KEYS
 from hoplon_studies.framework.study import Published
@@ -83,7 +83,7 @@ def test_a_resumed_study_skips_finished_parts_and_gives_the_same_page(tmp_path: 
     write_pages(tmp_path, run_study(counter.study(), out=tmp_path, profile=QUICK))
     assert counter.calls == ["one", "two", "three", "three"]
     assert pages(tmp_path) == first
-    assert set(first) == {"aspis.md", "aspis.json", "one-shares.svg"}
+    assert set(first) == {"aspis.md", "aspis.json", "one-shares.svg", "paper-against-here.svg"}
     assert json.loads(first["aspis.json"])["command"] == "hoplon study aspis"
 
 
@@ -372,7 +372,26 @@ def test_every_one_of_very_many_series_has_a_colour_of_its_own() -> None:
     assert len(set(fills)) == 16
 
 
+def test_published_figures_stand_against_those_found_and_stand_ins_are_hollow() -> None:
+    points = {
+        "%": [(10.0, 10.0, 5.0, 20.0, False), (1.0, 0.0, 0.0, 0.1, True)],
+        "MB": [(100.0, 50.0, 50.0, 50.0, False)],
+    }
+    figure = against("a", title="t", alt="a", points=points)
+    marks = [mark.attrib for mark in ElementTree.fromstring(figure.content).iter(f"{SVG}use")]
+    places = {
+        style: [(float(mark["x"]), float(mark["y"])) for mark in marks if mark["style"].startswith(style)]
+        for style in ("fill: #2a78b5", "fill: #ffffff", "fill: #d1603d")
+    }
+    (ten, *_), ((x, lowest), *_), (hundred, *_) = places.values()
+    assert x < ten[0] < hundred[0]
+    assert hundred[1] < ten[1] < lowest
+    assert figure == against("a", title="t", alt="a", points=points)
+
+
 def test_charts_of_nothing_are_refused() -> None:
+    with pytest.raises(HoplonError, match="got no point"):
+        against("a", title="t", alt="a", points={})
     with pytest.raises(HoplonError, match="expected something to draw"):
         bars("b", title="t", alt="a", groups=[], series=[Series("s", ())], y_title="y")
     with pytest.raises(HoplonError, match="expected 1 values in the series 's', got 2"):

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hoplon_studies.framework.page import as_document, cell, here, write_pages
+from hoplon_studies.framework.digits import cell, here
+from hoplon_studies.framework.page import as_document, write_pages
 from hoplon_studies.framework.profiles import profile_named
 from hoplon_studies.framework.study import Own, Study, run_study
 
@@ -26,7 +27,15 @@ def _run(
     counts = profile_named(profile)
     result = run_study(study, out=out, profile=counts, own=None if own is None else own(), **options)
     rows: list[Cells] = [
-        (row.where, row.what, row.model, row.data, cell(row.paper), here(row, absent=row.why), cell(row.n))
+        (
+            row.where,
+            ", ".join(part for part in (row.setting, row.arm, row.what) if part),
+            row.model,
+            row.data,
+            cell(row.paper),
+            here(row, absent=row.why),
+            cell(row.n),
+        )
         for findings in result.findings.values()
         for row in findings.rows
     ]

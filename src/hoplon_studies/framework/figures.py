@@ -9,7 +9,7 @@ import base64
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
@@ -175,6 +175,47 @@ def lines(
             axes.errorbar(places, values, limits, fmt="o-", ms=4, color=colour, capsize=3, label=one.name)
         if log_x:
             axes.set_xscale("log")
+    return Figure(name, title, alt, content.getvalue())
+
+
+def against(
+    name: str, *, title: str, alt: str, points: Mapping[str, Sequence[tuple[float, float, float, float, bool]]]
+) -> Figure:
+    """Published figures and those found here on logarithmic axes; on the diagonal the two are equal.
+
+    Args:
+        points: by unit, each as published, found, lower and upper limit, and whether a network stands in, which makes
+            the mark hollow. What is found to be 0 stands at the lower end.
+    Raises:
+        HoplonError: no point; matplotlib is not installed.
+    """
+    every = [point for group in points.values() for point in group]
+    if not every:
+        raise HoplonError("expected something to draw, got no point")
+    found = [value for point in every for value in point[:2] if value > 0]
+    low, high = 10 ** math.floor(math.log10(min(found)) - 0.3), 10 ** math.ceil(math.log10(max(found)) + 0.1)
+    content = io.BytesIO()
+    with drawing(content, width=_SIZE[0], height=_SIZE[1] + 1) as figure:
+        axes = figure.subplots()
+        axes.plot([low, high], [low, high], color="#9ca3af", linewidth=1)
+        for number, (unit, group) in enumerate(points.items()):
+            colour = _COLOURS[number % len(_COLOURS)]
+            for place, (paper, here, lower, upper, hollow) in enumerate(group):
+                value, down = max(here, low), max(lower, low)
+                axes.errorbar(
+                    [paper],
+                    [value],
+                    [[max(value - down, 0)], [max(upper - value, 0)]],
+                    fmt="o",
+                    ms=5,
+                    color=colour,
+                    markerfacecolor="white" if hollow else colour,
+                    elinewidth=1,
+                    label=unit if not place else None,
+                )
+        axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), xlabel="paper", ylabel="here")
+        axes.grid()
+        figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return Figure(name, title, alt, content.getvalue())
 
 

@@ -20,6 +20,8 @@ from hoplon_studies.framework.rows import Row, Value
 class Table:
     """A table beside the rows: what a figure of the paper shows, point by point.
 
+    ``detail``: True for what the JSON holds and the page leaves out.
+
     Raises:
         HoplonError: a row of another length than the columns.
     """
@@ -28,11 +30,12 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Value, ...], ...]
     note: str = ""
+    detail: bool = False
 
     @classmethod
-    def of(cls, title: str, records: Sequence[Mapping[str, Value]], note: str = "") -> Self:
+    def of(cls, title: str, records: Sequence[Mapping[str, Value]], note: str = "", *, detail: bool = False) -> Self:
         """A table of records, at least one, that all have the same keys: its columns."""
-        return cls(title, tuple(records[0]), tuple(tuple(record.values()) for record in records), note)
+        return cls(title, tuple(records[0]), tuple(tuple(record.values()) for record in records), note, detail)
 
     def __post_init__(self) -> None:
         for row in self.rows:

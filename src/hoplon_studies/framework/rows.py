@@ -12,7 +12,12 @@ from hoplon.stats.intervals import Interval
 Value = str | int | float | None
 """Content of a cell of a table."""
 
-KEYS = ("where", "model", "data", "paper", "here", "low", "high", "n", "seed", "note")
+KEYS = (
+    *("where", "model", "data", "paper", "here", "low", "high", "n", "seed", "note"),
+    *("what", "unit", "arm", "setting", "stands_for", "why", "failure", "detail"),
+)
+DIFFERENCE = "difference"
+"""The arm of a row that holds the difference of two arms on the same faults."""
 
 
 @final
@@ -24,7 +29,7 @@ class Row:
         where: the place in the paper and nothing else: "Table II", "Fig. 6".
         model: the network it was found on; the paper's own, or what stands in for it.
         data: what inputs met it; "-" where none take part.
-        what: what is counted, with the fault model and the threshold: a row is understood alone.
+        what: the quantity alone: "top-1", "RMSE".
         unit: of ``paper``, ``here``, ``low`` and ``high``: "%", "MB", "s"; empty for plain counts.
         paper: the published value; None where the paper gives none.
         here: the value found; None where the row could not run, and ``why`` says what is missing.
@@ -32,12 +37,17 @@ class Row:
         high: upper limit.
         n: what the limits rest on: faults, runs or repeats.
         seed: of the faults or the order of measurements; None where nothing is drawn.
-        why: why the two differ, or why there is nothing here.
+        why: why the two differ, where that is known, or why there is nothing here.
+        arm: what protects, in a word or two: "none", "ranger"; empty where nothing is compared.
+        setting: what all rows of one table share, such as the fault model.
+        stands_for: the paper's network and data that this one stands in for; empty where it is the paper's own.
+        failure: True for a share of failures, of which arms are compared by how many times fewer there are.
+        detail: True for what the JSON holds and the page leaves out.
     Raises:
         HoplonError: a row without a place or without what is counted, one with nothing here and no reason, limits that
             do not enclose the value, or a number that JSON cannot hold.
     Example:
-        >>> row = Row("Fig. 13", "ResNet-20", "CIFAR-10", "random weights: critical share", "%", paper=5.3)
+        >>> row = Row("Fig. 13", "ResNet-20", "CIFAR-10", "critical share", "%", paper=5.3, setting="random weights")
         >>> row.missing("no weights here").as_json()["note"]
         'random weights: critical share, %; no weights here'
     """
@@ -54,6 +64,11 @@ class Row:
     n: int | None = None
     seed: int | None = None
     why: str = ""
+    arm: str = ""
+    setting: str = ""
+    stands_for: str = ""
+    failure: bool = False
+    detail: bool = False
 
     def __post_init__(self) -> None:
         if not all((self.where, self.model, self.data, self.what)):
@@ -71,8 +86,9 @@ class Row:
 
     @property
     def note(self) -> str:
-        """Quantity, unit, and the reason why the two differ, as one line."""
-        counted = f"{self.what}, {self.unit}" if self.unit else self.what
+        """Setting, arm, quantity, unit, and the reason why the two differ, as one line."""
+        under = ", ".join(part for part in (self.setting, self.arm) if part)
+        counted = ", ".join(part for part in (f"{under}: {self.what}" if under else self.what, self.unit) if part)
         return f"{counted}; {self.why}" if self.why else counted
 
     def missing(self, why: str) -> Self:

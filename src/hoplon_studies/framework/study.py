@@ -24,9 +24,11 @@ from hoplon.files import json_as
 from hoplon.formats.digest import content_digest
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.resolve import resolve_data
+from hoplon_studies.framework.claims import Claim, Evidence
 from hoplon_studies.framework.findings import Finding, Findings, Source
 from hoplon_studies.framework.folder import StudyFolder, keep_value, kept_value
 from hoplon_studies.framework.profiles import Profile
+from hoplon_studies.framework.rows import Row
 
 Tell = Callable[[str, int, int | None], None]
 Own = tuple[ZooModel, ZooData]
@@ -55,13 +57,16 @@ class Part:
 class Study:
     """A paper's evaluation as parts, in the order of the page.
 
-    ``name``: of the command and the files; ``introduction``: paragraphs at the top of the page.
+    ``name``: of the command and the files; ``introduction``: paragraphs, of which the first stands above the
+    verdicts and the others below them; ``claims``: what the
+    paper claims, judged by the rows of all parts that are there.
     """
 
     name: str
     title: str
     introduction: tuple[str, ...]
     parts: tuple[Part, ...]
+    claims: Callable[[Evidence], Iterable[Claim]] = field(default=lambda _: (), repr=False)
 
     def __post_init__(self) -> None:
         names = [part.name for part in self.parts]
@@ -182,6 +187,16 @@ class StudyResult:
     study: Study
     manifest: Mapping[str, Any] = field(repr=False)
     findings: Mapping[str, Findings] = field(repr=False)
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of all finished parts, in the order of the page."""
+        return tuple(row for findings in self.findings.values() for row in findings.rows)
+
+    @cached_property
+    def claims(self) -> tuple[Claim, ...]:
+        """What the paper claims, judged by the rows."""
+        return tuple(self.study.claims(Evidence(self.rows, Published(self.study.name))))
 
     @cached_property
     def unfinished(self) -> tuple[str, ...]:
