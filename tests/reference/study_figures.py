@@ -10,7 +10,9 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -18,21 +20,30 @@ Figure = tuple[float, float, float, int]
 
 Z = 1.959963984540054  # of the normal distribution, for 95 %
 FAILURES = {"sdc", "nonfinite"}
-WEIGHTS = {
-    "random": "random weights",
-    "largest": "weights of the 100 largest magnitudes",
-    "smallest": "weights of the 100 smallest magnitudes",
-    "important": "most important weights (Taylor)",
-}
 CHANGES = {"2-bits": "2 bits of 32", "3-bits": "3 bits of 32", "bit-30": "bit 30"}
-RANGER_PARTS = {"classifiers": "Fig. 6", "steering": "Fig. 7", "sixteen-bits": "Fig. 9"}
-RANGER_ARMS = {"none": "without Ranger", "ranger": "with Ranger"}
+ATTACKS = {
+    "random": "random weights",
+    "important": "most important weights",
+    "wider": "top 5 % by half of the data",
+}
+THRESHOLDS = (0.0, 0.05, 0.5)
+FIXED32 = "21.10 fixed point"
+RANGER_PARTS = {
+    "classifiers": ("Fig. 6", FIXED32),
+    "steering": ("Fig. 7", FIXED32),
+    "script": ("Fig. 7", f"{FIXED32}, last layer struck too"),
+    "sixteen-bits": ("Fig. 9", "14.2 fixed point"),
+    "policies": ("section V-B", FIXED32),
+    "coverage": ("section III-C", FIXED32),
+    "float32": ("not in the paper", "float32"),
+}
+LAST_LAYER = ("section IV-C", f"{FIXED32}, last layer alone struck")
 NETWORKS = {
     "lenet": "LeNet",
     "lenet-quick": "LeNet",
     "alexnet": "AlexNet",
     "vgg11": "VGG11",
-    "vgg16": "VGG16, half as wide",
+    "vgg16": "half-wide VGG16",
     "resnet18": "ResNet-18",
     "squeezenet": "SqueezeNet",
     "resnet20": "ResNet-20",
@@ -47,9 +58,26 @@ DRIVEN = {
     "important": "important weights",
     "ranger": "important weights + Ranger",
     "aspis": "important weights + Aspis-1 %",
+    "ranger+aspis": "important weights + Ranger + Aspis-1 %",
+    "known-bits": "important weights + KnownBits",
+    "parity": "important weights + Parity",
 }
-SETTINGS = {"main": "20 weights, 2 bits each", "one": "one weight, bit 30"}
-ARMS = {"none": "none", "ranger": "ranger", "aspis-1": "aspis-1%", "aspis-10": "aspis-10%", "aspis-100": "aspis-100%"}
+SETTINGS = {
+    "main": "20 weights, 2 bits each",
+    "one": "one weight, bit 30",
+    "stress": "100 weights, 2 bits each",
+    "control": "20 weights, 2 bits each, never bit 30",
+    "late": "20 weights, 2 bits each, too late for the first check",
+}
+ARMS = {
+    "none": "none",
+    "ranger": "ranger",
+    "aspis-1": "aspis-1%",
+    "aspis-10": "aspis-10%",
+    "aspis-100": "aspis-100%",
+    "known-bits": "known-bits",
+    "parity": "parity",
+}
 
 
 def misclassified(run: Path) -> list[float]:
@@ -78,19 +106,21 @@ def share_above(shares: Sequence[float], threshold: float) -> Figure:
     return 100 * p, 100 * max(0.0, middle - half), 100 * min(1.0, middle + half), n
 
 
-def derived(study: Path) -> dict[tuple[str, str], list[Figure]]:
-    """Figures by (the beginning of a row's note, the folder of its network)."""
-    found: dict[tuple[str, str], list[Figure]] = defaultdict(list)
+def derived(study: Path) -> Iterator[tuple[dict[str, str], str, Figure]]:
+    """Figures of the study of Aspis: fields of their row, the folder of their network, the figure."""
     for manifest in sorted(study.glob("runs/critical/*/*/*/manifest.json")):
         network, change, which = manifest.parts[-4:-1]
-        note = f"{WEIGHTS[which]}, {CHANGES[change]}: faults that misclassify > 50 % of images"
-        found[note, network].append(share_above(misclassified(manifest.parent), 0.5))
-    for manifest in sorted(study.glob("runs/same-faults/*/random/*/memory/*/manifest.json")):
-        network, _, change, _, arm = manifest.parts[-6:-1]
-        if arm in ARMS:
-            note = f"random weights, {CHANGES[change]}, {ARMS[arm]}: faults that misclassify any image"
-            found[note, network].append(share_above(misclassified(manifest.parent), 0.0))
-    return found
+        setting = "faults that misclassify > 50 % of images"
+        fields = {"where": "Fig. 13", "what": CHANGES[change], "arm": which, "setting": setting}
+        fields["where"] = "Fig. 6" if which == "smallest" else "Fig. 13"
+        yield fields, network, share_above(misclassified(manifest.parent), 0.5)
+    for manifest in sorted(study.glob("runs/same-faults/*/*/*/memory/*/manifest.json")):
+        network, attack, change, _, arm = manifest.parts[-6:-1]
+        for threshold in THRESHOLDS if arm in ARMS else ():
+            what = f"{change[0]} bits, faults above {100 * threshold:g} %"
+            setting = f"{ATTACKS[attack]}, images misclassified"
+            fields = {"what": what, "arm": ARMS[arm], "setting": setting}
+            yield fields, network, share_above(misclassified(manifest.parent), threshold)
 
 
 def compared(results: Path) -> int:
@@ -102,28 +132,28 @@ def compared(results: Path) -> int:
     rows = json.loads((results / "aspis.json").read_text())["rows"]
     folders = {"resnet20-cifar10": "ResNet-20", "resnet56-cifar10": "ResNet-56", "vgg11-cifar10": "VGG11"}
     count = 0
-    for (note, network), figures in derived(results / "study-runs" / "aspis").items():
-        mine = [row for row in rows if row["note"].startswith(note)]
+    for fields, network, figure in derived(results / "study-runs" / "aspis"):
+        mine = [row for row in rows if all(row[name] == value for name, value in fields.items())]
         mine = [row for row in mine if network == "own" or row["model"] == folders[network]]
-        assert mine, (note, network)
-        count += sum(agrees(row, figures[0]) for row in mine)
+        found = [row for row in mine if row["here"] is not None]
+        assert len(found) == 1, (fields, network)
+        count += agrees(found[0], figure)
     return count
 
 
 def compared_ranger(results: Path) -> int:
-    """The same of the failure rates of ``ranger.json`` in figures 6, 7 and 9."""
+    """The same of the failure rates of ``ranger.json``."""
     rows = json.loads((results / "ranger.json").read_text())["rows"]
     count = 0
-    for part, where in RANGER_PARTS.items():
+    for part, place in RANGER_PARTS.items():
         for manifest in sorted((results / "study-runs" / "ranger" / "runs" / part).glob("*/*/*/manifest.json")):
-            network, _, arm = manifest.parts[-4:-1]
+            folder, _, arm = manifest.parts[-4:-1]
+            network = folder.removesuffix("-script").removesuffix("-last")
+            where, setting = LAST_LAYER if folder.endswith("-last") else place
             for column in json.loads(manifest.read_text())["criteria"]:
-                figure = share_above(failed_runs(manifest.parent, column), 0.5)
-                place = (where, NETWORKS[network])
-                mine = [row for row in rows if (row["where"], row["model"]) == place and row["here"] is not None]
-                mine = [row for row in mine if row["note"].startswith(f"{RANGER_ARMS[arm]}, one bit of ")]
-                (row,) = [row for row in mine if f": {column}, %" in row["note"]]
-                count += agrees(row, figure)
+                fields = {"where": where, "setting": setting, "model": NETWORKS[network], "arm": arm, "what": column}
+                (row,) = [row for row in rows if all(row[name] == value for name, value in fields.items())]
+                count += agrees(row, share_above(failed_runs(manifest.parent, column), 0.5))
     return count
 
 
@@ -135,12 +165,69 @@ def compared_driving(results: Path) -> int:
         records = list(_records(results / "study-runs" / "driving" / "runs" / setting))
         for arm, words in DRIVEN.items() if records else ():
             crashed = [record["ending"] == "crash" for record in records if record["arm"] == arm]
-            start = words if arm == "none" else f"{words} ({title})"
-            mine = [row for row in rows if row["note"].startswith(f"{start}: episodes that end in a crash")]
-            assert mine, start
-            found = [row for row in mine if row["n"] == len(crashed)] if arm == "none" else mine
-            count += agrees(found[0], share_above(crashed, 0.5))
+            (row,) = [row for row in rows if (row["arm"], row["setting"]) == (words, title)]
+            count += agrees(row, share_above(crashed, 0.5))
     return count
+
+
+def verdicts(results: Path, study: str) -> int:
+    """How many verdicts of a page follow from its rows by the rules as they are told here once more.
+
+    Raises:
+        AssertionError: one does not, or rests on rows without a figure.
+    """
+    document = json.loads((results / f"{study}.json").read_text())
+    for claim in document["claims"]:
+        used = [document["rows"][number] for number in claim["rows"]]
+        assert all(row["here"] is not None for row in used), claim
+        holds = _holds(claim["rule"], claim["wanted"], [_ends(row) for row in used]) if used else None
+        comparable = claim["comparable"] and not any(row["stands_for"] for row in used)
+        expected = {None: "open", True: "confirmed", False: "refuted" if comparable else "not comparable"}[holds]
+        assert claim["verdict"] == expected, (claim, expected)
+        assert not used or claim["here"], claim
+        line = f"**{claim['verdict']}**"
+        page = (results / f"{study}.md").read_text()
+        assert any(claim["text"] in row and line in row for row in page.splitlines()), claim
+    return len(document["claims"])
+
+
+def _ends(row: dict[str, Any]) -> tuple[float, float, float]:
+    """Value, lower and upper limit; an exact value is its own limits."""
+    value = row["here"]
+    return value, value if row["low"] is None else row["low"], value if row["high"] is None else row["high"]
+
+
+def _holds(rule: str, wanted: Sequence[float], rows: Sequence[tuple[float, float, float]]) -> bool | None:
+    """Whether a rule holds, or None where it cannot be told."""
+    pairs = list(zip(rows[::2], rows[1::2], strict=False))
+    each = list(wanted) if len(wanted) == len(rows) else [wanted[0] if wanted else 0.0] * len(rows)
+    if rule in ("lower", "rising"):
+        steps = pairs if rule == "lower" else [(after, before) for before, after in pairwise(rows)]
+        if any(second[1] > first[2] for first, second in steps):
+            return False
+        return True if all(first[1] > second[2] for first, second in steps) else None
+    if rule == "unchanged":
+        if any(first[1] > second[2] or second[1] > first[2] for first, second in pairs):
+            return False
+        return True if all(a[1] <= b[0] <= a[2] and b[1] <= a[0] <= b[2] for a, b in pairs) else None
+    told = {
+        "holds": lambda: all(low <= goal <= high for (_, low, high), goal in zip(rows, each, strict=True)),
+        "at most": lambda: all(low <= wanted[0] for _, low, _ in rows),
+        "at least": lambda: all(high >= wanted[0] for _, _, high in rows),
+        "between": lambda: not any(low > wanted[1] or high < wanted[0] for _, low, high in rows),
+        "equal": lambda: all(
+            f"{value:.{_places(goal)}f}" == f"{goal:.{_places(goal)}f}"
+            for (value, _, _), goal in zip(rows, each, strict=True)
+        ),
+        "about": lambda: all(abs(value / goal - 1) <= 0.1 for (value, _, _), goal in zip(rows, each, strict=True)),
+        "fewer": lambda: all(first[2] >= wanted[0] * second[1] for first, second in pairs),
+    }
+    return told[rule]()
+
+
+def _places(value: float) -> int:
+    """Decimals that a figure is printed with."""
+    return len(str(value).removesuffix(".0").partition(".")[2])
 
 
 def _records(folder: Path) -> Iterator[dict[str, str]]:
@@ -164,5 +251,9 @@ COMPARED = {"aspis": compared, "ranger": compared_ranger, "driving": compared_dr
 
 if __name__ == "__main__":
     for study, compare in COMPARED.items():
-        if (Path(sys.argv[1]) / "study-runs" / study).is_dir():
-            sys.stdout.write(f"{study}: {compare(Path(sys.argv[1]))} rows agree with the runs\n")
+        place = Path(sys.argv[1])
+        if (place / "study-runs" / study).is_dir():
+            agreed = compare(place)
+            sys.stdout.write(
+                f"{study}: {agreed} rows agree with the runs, {verdicts(place, study)} verdicts with rows\n"
+            )

@@ -31,7 +31,7 @@ def test_it_writes_a_page_and_its_json(capsys: pytest.CaptureFixture[str], tmp_p
     assert main(["study", "small", "--profile", "quick", "--seed", "5", "--out", str(tmp_path), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == read_json(tmp_path / "small.json")
-    assert [set(row) for row in printed["rows"]] == [KEYS, KEYS]
+    assert [set(row) >= KEYS for row in printed["rows"]] == [True, True]
     assert (printed["seed"], printed["profile"], printed["unfinished"]) == (5, "quick", [])
     assert "seed 5, none" in (tmp_path / "small.md").read_text()
 

@@ -27,7 +27,7 @@ from hoplon_studies.driving.study import STUDY
 from hoplon_studies.driving.training import lessons, mean_error, train, waypoint_error
 from hoplon_studies.driving.trials import Classroom, Task
 from hoplon_studies.framework.profiles import DrivingCounts
-from tests.reference.study_figures import compared_driving
+from tests.reference.study_figures import compared_driving, verdicts
 
 pytestmark = pytest.mark.skipif(
     find_spec("gymnasium") is None or find_spec("Box2D") is None,
@@ -190,9 +190,10 @@ def test_interrupted_study_gives_the_same_page(tmp_path: Path) -> None:
     again = run_study(STUDY, out=tmp_path, profile=profile, only=("drivers", "main"))
     pages.append(write_pages(tmp_path, again).document.read_bytes())
     assert pages[0] == pages[1]
-    rows = {row["note"].partition(" (")[0]: row for row in json.loads(pages[0])["rows"]}
+    rows = {row["arm"]: row for row in json.loads(pages[0])["rows"]}
     assert rows["important weights"]["paper"] == 12
-    assert compared_driving(tmp_path) == 5
+    assert compared_driving(tmp_path) == 8
+    assert verdicts(tmp_path, "driving") == 7
 
 
 @pytest.mark.parametrize(

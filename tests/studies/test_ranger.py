@@ -17,12 +17,12 @@ from hoplon.zoo.cache import save_tensors
 from hoplon.zoo.resolve import resolve_data
 from hoplon.zoo.seeding import seeded
 from hoplon_studies import PROFILES, Profile, StudyResult, run_study, write_pages
-from hoplon_studies.framework.rows import Row
+from hoplon_studies.framework.rows import DIFFERENCE, Row
 from hoplon_studies.ranger import angles, costs, networks, runs
 from hoplon_studies.ranger.study import STUDY
 from hoplon_studies.training.recipes import RECIPES
 from hoplon_studies.training.weights import weights_path
-from tests.reference.study_figures import compared_ranger
+from tests.reference.study_figures import compared_ranger, verdicts
 
 Data = Callable[[str], ZooData]
 COUNTS = replace(
@@ -72,21 +72,25 @@ def run(out: Path, *parts: str, load_data: Data = resolve_data, **options: objec
     return run_study(STUDY, out=out, profile=small(**options), only=parts, load_data=load_data)
 
 
-def rows(result: StudyResult, part: str, what: str = "") -> list[Row]:
-    return [row for row in result.findings[part].rows if what in row.what]
+def rows(result: StudyResult, part: str, what: str = "", **wanted: object) -> list[Row]:
+    found = [row for row in result.findings[part].rows if what in row.what]
+    return [row for row in found if all(getattr(row, name) == value for name, value in wanted.items())]
 
 
 def test_classifiers_fail_less_with_ranger_and_every_row_rests_on_runs(tmp_path: Path, little: Data) -> None:
     result = run(tmp_path, "classifiers", "pictures", load_data=little)
-    without, bounded = (rows(result, "classifiers", f"{arm} Ranger")[0] for arm in ("without", "with"))
+    without, bounded, difference = (rows(result, "classifiers", arm=arm)[0] for arm in ("none", "ranger", DIFFERENCE))
     assert (without.where, without.model, without.data, without.paper) == ("Fig. 6", "LeNet", "MNIST-10k", "around 20")
     assert without.here > 10 > bounded.here
-    write_pages(tmp_path, result)
+    assert difference.here == pytest.approx(without.here - bounded.here)
+    page = write_pages(tmp_path, result).markdown.read_text()
+    assert "| LeNet, MNIST-10k | around 20 |" in page  # one line, both arms
     assert compared_ranger(tmp_path) == 2
+    assert verdicts(tmp_path, "ranger") > 20
     for row in result.findings["classifiers"].rows:
         assert row.low <= row.here <= row.high
         assert (row.n, row.seed) == (60, 0)
-        assert "21.10 fixed point" in row.what
+        assert row.setting == "21.10 fixed point"
     assert [figure.name for figure in result.findings["classifiers"].figures] == ["fig6"]
     (table,) = result.findings["pictures"].tables
     assert 1 <= len(table.rows) <= 4
@@ -107,18 +111,16 @@ def test_a_stopped_study_goes_on_to_the_same_findings(tmp_path: Path, little: Da
 
 def test_what_else_could_be_done(tmp_path: Path, little: Data) -> None:
     result = run(tmp_path, "tanh", "policies", "coverage", load_data=little)
-    reductions = rows(result, "tanh", "relative")
-    assert [row.model for row in reductions] == ["LeNet", "LeNet"]
-    assert reductions[1].here > 50  # Ranger
-    (already,) = rows(result, "tanh", "are hyperbolic tangents already")
-    assert (already.paper, already.here) == (0, None)
-    accuracies = [row.here for row in rows(result, "policies", "accuracy fault-free")]
+    reductions = {row.arm: row for row in rows(result, "tanh", "relative")}
+    assert reductions.keys() == {"tanh", "ranger"}
+    assert reductions["ranger"].here > 50
+    assert {row.arm for row in rows(result, "tanh", failure=True)} == {"none", "ranger", "tanh"}
+    accuracies = [row.here for row in rows(result, "policies", "accuracy")]
     assert len(accuracies) == 3
     assert accuracies[0] == 100
-    rate = {row.what.partition(",")[0]: row.here for row in rows(result, "coverage") if row.where == "section III-C"}
-    assert rate["without Ranger"] > rate["activations alone bounded"]
-    assert rate["activations alone bounded"] >= rate["Algorithm 1: pooling"]
-    last = [row.here for row in rows(result, "coverage", "faults in the last layer alone")]
+    rate = {row.arm: row.here for row in rows(result, "coverage", where="section III-C")}
+    assert rate["none"] > rate["activations"] >= rate["algorithm1"]
+    last = [row.here for row in rows(result, "coverage", where="section IV-C")]
     assert last[0] == last[1] > last[3] == 0  # no bound reaches these operators; running them twice does
 
 
@@ -134,12 +136,11 @@ def test_steering_networks_have_to_beat_those_that_do_not_look(
     monkeypatch.setattr(angles, "training_angle", lambda: 1.0)
     found = run(tmp_path / "b", "steering", "networks", models=("dave-degrees",), load_data=little)
     error = next(row.here for row in rows(found, "networks", "RMSE") if row.where == "Table I")
-    less = rows(found, "networks", "RMSE less that of a predictor that does not look")
+    less = rows(found, "networks", "RMSE less")
     assert [row.here for row in less] == pytest.approx([error, error - 1])  # the true angles are 0
-    assert "perhaps not on others" in less[0].why
     assert all(row.low <= row.here <= row.high and row.n == 24 for row in less)
     assert "stretches of 70 frames" in " ".join(found.findings["networks"].text)
-    by_threshold = [row.here for row in rows(found, "steering", "without Ranger") if "deviation>" in row.what]
+    by_threshold = [row.here for row in rows(found, "steering", "deviation>", arm="none")]
     assert len(by_threshold) == 4
     assert by_threshold == sorted(by_threshold, reverse=True)
 
@@ -167,17 +168,12 @@ def test_the_page_tells_how_comma_was_chosen(tmp_path: Path, monkeypatch: pytest
 def test_without_weights_the_rows_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOPLON_CACHE", str(tmp_path / "cache"))
     result = run(tmp_path, "classifiers", "tanh", "script", models=("vgg11",))
-    assert {(row.model, row.data) for row in rows(result, "classifiers")} == {
-        ("VGG11", "GTSRB"),
-        ("VGG11", "CIFAR-10 (stand-in)"),
-    }
-    assert all(row.here is None for row in rows(result, "classifiers"))
+    known = {(row.model, row.data, row.stands_for, row.here) for row in rows(result, "classifiers")}
+    assert known == {("VGG11", "CIFAR-10", "VGG11 on GTSRB", None)}
     paper = run(tmp_path / "vgg16", "classifiers", models=("vgg16",)).findings["classifiers"].rows
-    given = {(row.data, row.what.partition(",")[0]): row.paper for row in paper}
-    assert given["ImageNet", "with Ranger"] == 0  # section V-C, of the paper's own network alone
-    assert given["CIFAR-10 (stand-in)", "with Ranger"] is None
-    stand_in = next(row for row in rows(result, "classifiers") if row.data != "GTSRB")
-    assert stand_in.why.startswith("no weights here")
+    given = {row.arm: (row.paper, row.stands_for) for row in paper}
+    assert given["ranger"] == (0, "VGG16 on ImageNet")  # section V-C
+    assert rows(result, "classifiers")[0].why.startswith("no weights here")
     assert rows(result, "script")[0].here is None
 
 
@@ -188,19 +184,19 @@ def test_table_ii_has_the_best_five_classes_where_the_paper_has_them(
     listings = {"lenet": lenet, "vgg16": networks.LISTINGS["vgg16"]}
     monkeypatch.setattr(networks, "LISTINGS", listings)
     found = rows(run(tmp_path, "accuracy", models=("lenet", "vgg16"), load_data=little), "accuracy")
-    here = {(row.model, row.what): row.here for row in found if row.here is not None}
-    arms = ("without Ranger", "with Ranger")
-    assert here == {("LeNet", f"top-{best} accuracy, {arm}"): 100 for best in (1, 5) for arm in arms}
-    paper = {(row.what, row.data): row.paper for row in found if row.model == "VGG16"}
-    assert paper["top-5 accuracy, with Ranger", "ImageNet"] == 85.736
-    assert paper["top-1 accuracy, without Ranger", "ImageNet"] == 64.72
+    here = {(row.model, row.what, row.arm): row.here for row in found if row.here is not None and row.arm}
+    assert here == {("LeNet", f"top-{best} accuracy", arm): 100 for best in (1, 5) for arm in ("none", "ranger")}
+    paper = {(row.what, row.arm): row.paper for row in found if row.stands_for == "VGG16 on ImageNet"}
+    assert paper["top-5 accuracy", "ranger"] == 85.736
+    assert paper["top-1 accuracy", "none"] == 64.72
+    beyond, changed = (next(row for row in found if row.what == what) for what in (costs.BEYOND, "changed predictions"))
+    assert beyond.here >= changed.here == 0
 
 
 def test_how_far_ranges_have_come_has_no_limits(tmp_path: Path, little: Data) -> None:
-    (row,) = rows(run(tmp_path, "convergence", load_data=little), "convergence")
-    assert 0 < row.here <= 100
-    assert (row.low, row.high) == (None, None)
-    assert float(row.why.removeprefix("the quickest has reached ").partition(" %")[0]) >= row.here - 0.01
+    slowest, quickest = rows(run(tmp_path, "convergence", load_data=little), "convergence")
+    assert 0 < slowest.here <= quickest.here <= 100
+    assert (slowest.low, slowest.high) == (None, None)
 
 
 def test_operations_are_those_of_the_paper_and_where_not_it_is_said(tmp_path: Path) -> None:
@@ -208,7 +204,7 @@ def test_operations_are_those_of_the_paper_and_where_not_it_is_said(tmp_path: Pa
     without, bounded, _ = [row for row in rows(result, "operations") if row.model == "LeNet"]
     assert (without.paper, without.here, without.why) == (24.622, 24.622, "")
     assert (bounded.paper, bounded.here) == (24.722, 24.723)
-    assert bounded.why == "the paper's count leaves out the bound of the last ReLU"
+    assert bounded.why == "the paper leaves out the bound of the last ReLU"
     assert all(row.here is None for row in rows(result, "operations") if row.model == "VGG16")
 
 
@@ -219,7 +215,10 @@ def rate(failures: int, runs: int) -> Rate:
 
 def test_means_and_reductions_of_rates() -> None:
     low, high = rate(10, 100), rate(30, 100)
-    apart, together = (runs.mean_of([low, high], independent=yes) for yes in (True, False))
+    together = runs.mean_of([low.failure, high.failure])
+    apart, count = runs.mean_of_networks([[low], [high]])
+    shared, _ = runs.mean_of_networks([[low, high]])
+    assert (count, shared.low, shared.high) == (200, pytest.approx(together.low), pytest.approx(together.high))
     assert apart.estimate == together.estimate == pytest.approx(0.2)
     assert together.high - together.low == pytest.approx(
         (low.failure.high - low.failure.low + high.failure.high - high.failure.low) / 2

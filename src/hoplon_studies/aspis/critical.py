@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 from hoplon.campaign.campaign import Campaign
@@ -25,6 +25,7 @@ BITS = (2, 3)
 THRESHOLDS = (0.0, 0.01, 0.05, 0.5, 0.9)
 CRITICAL = 0.5
 WORST_BIT = 30
+WORST = f"bit {WORST_BIT}"
 _MAGNITUDE_TOP = 100
 _RANDOM, _LARGEST, _SMALLEST, _IMPORTANT = "random", "largest", "smallest", "important"
 _NAMES = {
@@ -40,9 +41,9 @@ _FIGURES = {
 }
 """Keys of published values, by network and choice of weights, and the choices that a figure has."""
 
-_CHANGES = {f"{bits} bits of 32": BitFlip(bits) for bits in BITS} | {"bit 30": BitFlip(bits=(WORST_BIT,))}
-_TWO_BITS = next(iter(_CHANGES))
-_COUNTED = f"faults that misclassify > {100 * CRITICAL:g} % of images"
+_CHANGES = {f"{bits} bits of 32": BitFlip(bits) for bits in BITS} | {WORST: BitFlip(bits=(WORST_BIT,))}
+TWO_BITS = next(iter(_CHANGES))
+COUNTED = f"faults that misclassify > {100 * CRITICAL:g} % of images"
 
 
 @final
@@ -60,17 +61,12 @@ class Attack:
         """Name of its run directory."""
         return f"{self.change.removesuffix(' of 32').replace(' ', '-')}/{self.which}"
 
-    @property
-    def what(self) -> str:
-        """Content of a row about it."""
-        return f"{_NAMES[self.which]}, {self.change}: {_COUNTED}"
-
 
 def critical_weights(context: Context) -> Iterator[Finding]:
     """Share of faults that are critical, by how the struck weights are chosen."""
     yield from _of_the_paper(context)
-    whats = [f"{_NAMES[which]}, {_TWO_BITS}: {_COUNTED}" for which in _PUBLISHED]
-    yield from of_each(context, _of, lambda subject: [subject.row("Fig. 13", what) for what in whats])
+    known = [{"arm": which, "setting": COUNTED} for which in _PUBLISHED]
+    yield from of_each(context, _of, lambda subject: [subject.row("Fig. 13", TWO_BITS, **one) for one in known])
     yield _TEXT
 
 
@@ -117,12 +113,13 @@ def _of(subject: Subject, context: Context) -> Iterator[Finding]:
         yield from _rows(subject, attack, results, context)
         shares = results.critical_share(THRESHOLDS)["share"]
         points.append((_NAMES[attack.which], attack.change, attack.count, *(100 * share for share in shares)))
-        if attack.change == _TWO_BITS:
+        if attack.change == TWO_BITS:
             histograms[_NAMES[attack.which]] = results
     yield Table(
         f"{subject.title}: share of faults in % that misclassify more than ... of the images",
         ("weights", "flipped", "faults", *(f"> {100 * threshold:g} %" for threshold in THRESHOLDS)),
         tuple(points),
+        detail=True,
     )
     yield _histogram(subject, histograms)
     counts = context.profile.aspis
@@ -151,17 +148,19 @@ def _rows(subject: Subject, attack: Attack, results: Results, context: Context) 
     for where, (key, chosen) in _FIGURES.items():
         if attack.which in chosen:
             published = key.format(subject.stands_for, _PUBLISHED.get(attack.which, attack.which))
-            paper = context.published.get(published) if attack.change == _TWO_BITS else None
-            yield subject.row(where, attack.what, paper=paper).found(interval, n=count, seed=context.seed)
+            paper = context.published.get(published) if attack.change == TWO_BITS else None
+            row = subject.row(where, attack.change, paper=paper, arm=attack.which, setting=COUNTED)
+            row = replace(row, detail=where == "Fig. 6" and attack.change != TWO_BITS)
+            yield row.found(interval, n=count, seed=context.seed)
 
 
 def _of_the_paper(context: Context) -> Iterator[Row]:
     """The paper's own networks."""
-    for name, label in LABELS.items():
-        for which, key in _PUBLISHED.items():
-            what = f"{_NAMES[which]}, {_TWO_BITS}: critical faults"
-            if (paper := context.published.get(f"fig13/{name}/{key}")) is not None:
-                yield Row("Fig. 13", label, "ImageNet", what, "%", paper=paper, why=NO_WEIGHTS)
+    name = "inception_v3"  # nothing stands in for it
+    for which, key in _PUBLISHED.items():
+        if (paper := context.published.get(f"fig13/{name}/{key}")) is not None:
+            row = Row("Fig. 13", LABELS[name], "ImageNet", TWO_BITS, "%", paper, arm=which, setting=COUNTED)
+            yield row.missing(NO_WEIGHTS)
 
 
 def _histogram(subject: Subject, found: dict[str, Results]) -> Figure:
@@ -188,7 +187,9 @@ def _histogram(subject: Subject, found: dict[str, Results]) -> Figure:
 
 _TEXT = (
     "A fault is *critical* above a threshold of misclassified images that the paper leaves open ('near 100 percent'); "
-    "rows take 50 %, the tables give five thresholds. Two bits chosen uniformly of 32 hold bit 30, the top bit of the "
-    "exponent, with probability 2/32 = 6.25 %, three with 9.4 %: where only this bit does harm, no choice of weights "
-    "makes more faults critical than that. Rows of bit 30 alone show what the choice of weights adds."
+    "rows take 50 %, tables in the JSON give five thresholds. Columns are choices of weights: random, of the 100 "
+    "largest or smallest magnitudes, most important by Taylor score. Two bits chosen uniformly of 32 hold bit 30, the "
+    "top bit of the exponent, with probability 2/32 = 6.25 %, three with 9.4 %: where only this bit does harm, no "
+    "choice of weights makes more faults critical than that. Rows of bit 30 alone show what the choice of weights "
+    "adds."
 )

@@ -20,13 +20,15 @@ _CELLS = 48
 _MAPS = {"vgg19": ("Fig. 7", "Fig. 8"), "inception_v3": ("Fig. 9", "Fig. 10"), "resnet50": ("Fig. 11", "Fig. 12")}
 
 
-_FIRST = "weights of the first convolution that are among the top 1 % (Taylor)"
+FIRST = "weights of the first convolution that are among the top 1 % (Taylor)"
+EARLY = "weights of the top 1 % that lie in the first third of the convolutions"
+HELD = "sum of all scores that the top 1 % of the weights hold"
 
 
 def important_weights(context: Context) -> Iterator[Finding]:
     """The share of important weights by layer, as rows, tables, bars and heat maps."""
     yield from _of_the_paper(context)
-    yield from of_each(context, _of, lambda subject: [subject.row(_MAPS[subject.stands_for][1], _FIRST)])
+    yield from of_each(context, _of, lambda subject: [subject.row(_MAPS[subject.stands_for][1], FIRST)])
 
 
 def _of(subject: Subject, context: Context) -> Iterator[Finding]:
@@ -34,16 +36,11 @@ def _of(subject: Subject, context: Context) -> Iterator[Finding]:
     layers = by_layer(scores, _FRACTION)
     map_, where = _MAPS.get(subject.stands_for, ("Fig. 7", "Fig. 8"))
     paper = context.published.get(f"fig8/{subject.stands_for}/cifar10/first-layer")
-    why = f"stands in for {LABELS[subject.stands_for]} on CIFAR-10" if subject.stands_for else ""
-    yield subject.row(where, _FIRST, paper=paper, here=100 * layers["top_of_layer"][0], why=why)
-    what = "weights of the top 1 % that lie in the first third of the convolutions"
-    paper = context.published.get(f"fig12/{subject.stands_for}")
+    yield subject.row(where, FIRST, paper=paper, here=100 * layers["top_of_layer"][0])
     early = 100 * float(layers["top_share"][: -(-layers.height // 3)].sum())
-    yield subject.row(where, what, paper=paper, here=early, n=scores.count(_FRACTION), why=why)
-    yield _agreement(subject, why)
-    what = "sum of all scores that the top 1 % of the weights hold"
-    paper = context.published["fig7/importance"] if subject.stands_for else None
-    yield subject.row(map_, what, paper=paper, here=100 * _held(scores), n=scores.total, why=why)
+    yield subject.row(where, EARLY, here=early, n=scores.count(_FRACTION))
+    yield _agreement(subject)
+    yield subject.row(where, HELD, here=100 * _held(scores), n=scores.total)
     yield _table(subject, layers)
     yield from (_bars(subject, layers, where), _map(subject, scores, map_))
     yield context.source(
@@ -61,21 +58,21 @@ def _held(scores: Scores) -> float:
     return held / sum(float(score.double().sum()) for score in scores.values.values())
 
 
-def _agreement(subject: Subject, why: str) -> Row:
+def _agreement(subject: Subject) -> Row:
     """Row about the agreement of the top 1 % between two halves of the calibration data."""
     half = len(subject.known) // 2
     halves = {"first": torch.arange(half), "second": torch.arange(half, 2 * half)}
     parts = {name: subject.scores(places) for name, places in halves.items()}
     share = float(overlap(parts, _FRACTION)["share"][0])
     what = "weights of the top 1 % that another sample of the same data also puts there"
-    return subject.row("section IV-A", what, here=100 * share, n=half, why=why)
+    return subject.row("section IV-A", what, here=100 * share, n=half)
 
 
 def _table(subject: Subject, layers: pl.DataFrame) -> Table:
     shown = layers.with_columns(pl.col("top_of_layer", "bottom_of_layer") * 100)
     rows = tuple(shown.select("layer", "weights", "top", "top_of_layer", "bottom", "bottom_of_layer").iter_rows())
     columns = ("layer", "weights", "in the top 1 %", "% of the layer", "in the bottom 1 %", "% of the layer")
-    return Table(f"{subject.title}: important weights by layer", columns, rows)
+    return Table(f"{subject.title}: important weights by layer", columns, rows, detail=True)
 
 
 def _bars(subject: Subject, layers: pl.DataFrame, where: str) -> Figure:
@@ -109,7 +106,6 @@ def _map(subject: Subject, scores: Scores, where: str) -> Figure:
 
 def _of_the_paper(context: Context) -> Iterator[Row]:
     key = "fig8/vgg19/imagenet/first-layer"
-    yield Row("Fig. 8", "VGG19", "ImageNet", _FIRST, "%", paper=context.published[key], why=NO_WEIGHTS)
-    for where in ("Fig. 9", "Fig. 10"):
-        paper = context.published["fig10/inception_v3"]
-        yield Row(where, "Inception v3", "ImageNet", "where the top 1 % lies", paper=paper, why=NO_WEIGHTS)
+    yield Row("Fig. 8", "VGG19", "ImageNet", FIRST, "%", paper=context.published[key], why=NO_WEIGHTS)
+    paper = context.published["fig10/inception_v3"]
+    yield Row("Fig. 10", LABELS["inception_v3"], "ImageNet", "where the top 1 % lies", paper=paper, why=NO_WEIGHTS)

@@ -27,7 +27,7 @@ from hoplon.protections.guards.parity.parity import Parity
 from hoplon.protections.ranges.profiling import profile_ranges
 from hoplon.protections.values.ranger import Ranger
 from hoplon_studies.aspis.critical import BITS, critical_share, ordered
-from hoplon_studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Subject, of_each
+from hoplon_studies.aspis.subjects import CONVOLUTIONS, Subject, of_each
 from hoplon_studies.framework.figures import Figure, Series, bars, lines, percent_series
 from hoplon_studies.framework.findings import Finding, Table
 from hoplon_studies.framework.rows import Row
@@ -35,7 +35,11 @@ from hoplon_studies.framework.study import Context
 
 FRACTIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _ATTACKED = 0.05
-_IN_ROWS = ("none", "ranger", "aspis-1%", "aspis-10%", "aspis-100%")
+_RANDOM, _IMPORTANT = "random weights", "most important weights"
+_WIDER = f"top {100 * _ATTACKED:g} % by half of the data"
+RANDOM, IMPORTANT, WIDER = (f"{which}, images misclassified" for which in (_RANDOM, _IMPORTANT, _WIDER))
+MEANS = {bits: f"{bits} bits, mean" for bits in BITS}
+_ON_PAGE = ("none", "ranger", "aspis-1%", "aspis-10%", "known-bits")
 _THRESHOLDS = (0.0, 0.05, 0.5)
 
 
@@ -52,9 +56,9 @@ class Targets:
 
 def same_faults(context: Context) -> Iterator[Finding]:
     """The same faults in every arm: in random weights, in the most important ones, and in a wider set of these."""
-    yield from _of_the_paper(context)
-    figures, what = ("Fig. 15", "Fig. 16"), "faults that misclassify any image"
-    yield from of_each(context, _of, lambda subject: [subject.row(where, what) for where in figures])
+    yield from of_each(
+        context, _of, lambda subject: [subject.row(where, MEANS[BITS[0]]) for where in ("Fig. 15", "Fig. 16")]
+    )
     yield _TEXT
 
 
@@ -76,12 +80,11 @@ def arms(subject: Subject, scores: Scores) -> dict[str, list[Protection]]:
 
 def _attacks(subject: Subject, scores: Scores, context: Context) -> Iterator[Targets]:
     counts, seed = context.profile.aspis, context.seed
-    yield Targets("random", "Fig. 15", "random weights", ElementUniform())
+    yield Targets("random", "Fig. 15", _RANDOM, ElementUniform())
     important = ordered(scores, counts.important, seed=seed)
-    yield Targets("important", "Fig. 16", f"{counts.important} most important weights", Explicit(important))
+    yield Targets("important", "Fig. 16", _IMPORTANT, Explicit(important))
     wider = subject.scores(torch.arange(len(subject.known) // 2))
-    weights = f"top {100 * _ATTACKED:g} % by half of the data"
-    yield Targets("wider", "Fig. 16", weights, Among(wider.top(_ATTACKED)))
+    yield Targets("wider", "Fig. 16", _WIDER, Among(wider.top(_ATTACKED)))
 
 
 def _of(subject: Subject, context: Context) -> Iterator[Finding]:
@@ -141,24 +144,17 @@ def _compared(
 
 
 def _rows(subject: Subject, attack: Targets, bits: int, by_arm: Mapping[str, Arm], context: Context) -> Iterator[Row]:
-    for name in _IN_ROWS:
-        arm = by_arm[name]
-        interval, count = critical_share(arm.results, 0.0)
-        what = f"{attack.weights}, {bits} bits of 32, {name}: faults that misclassify any image"
-        key = "fig16/ranger" if name == "ranger" else "fig16/aspis"
-        is_published = subject.stands_for and attack.folder == "important" and name != "none"
+    for name, arm in by_arm.items():
+        key = f"fig16/{'aspis' if name.startswith('aspis') else name}"
+        is_published = subject.stands_for and attack.folder == "important"
         paper = context.published.get(key) if is_published else None
-        yield subject.row(attack.where, what, paper=paper).found(interval, n=count, seed=context.seed)
-
-
-def _of_the_paper(context: Context) -> Iterator[Row]:
-    for label in LABELS.values():
-        paper = context.published["fig15/aspis"]
-        yield Row("Fig. 15", label, "ImageNet, CIFAR-10", "random weights, Aspis", paper=paper, why=NO_WEIGHTS)
-        for arm, key in (("Aspis", "fig16/aspis"), ("Ranger", "fig16/ranger")):
-            what = f"important weights, {arm}: faults that result in misclassifications"
-            paper = context.published[key]
-            yield Row("Fig. 16", label, "ImageNet, CIFAR-10", what, "%", paper=paper, why=NO_WEIGHTS)
+        known = {"arm": name, "setting": f"{attack.weights}, images misclassified"}
+        row = subject.row(attack.where, MEANS[bits], paper=paper, failure=True, detail=name not in _ON_PAGE, **known)
+        yield row.found(arm.rate.failure, n=arm.rate.n_faults, seed=context.seed)
+        for threshold in _THRESHOLDS:
+            interval, count = critical_share(arm.results, threshold)
+            row = subject.row(attack.where, f"{bits} bits, faults above {100 * threshold:g} %", detail=True, **known)
+            yield row.found(interval, n=count, seed=context.seed)
 
 
 def _table(subject: Subject, attack: Targets, bits: int, by_arm: Mapping[str, Arm]) -> Table:
@@ -174,6 +170,7 @@ def _table(subject: Subject, attack: Targets, bits: int, by_arm: Mapping[str, Ar
         ("arm", "images misclassified, mean", *thresholds, "detected", "repaired"),
         tuple(rows),
         "Limits are clustered by fault. Detected and repaired: of runs, by guards.",
+        detail=True,
     )
 
 

@@ -38,17 +38,15 @@ _COUNTED = {
 """Counts of Table II by key of the published values: what is counted, and why the paper counts otherwise."""
 
 _QUANTILES = {
-    key: f"magnitude of convolution weights: {text}"
-    for key, text in {
-        "min": "smallest",
-        "q25": "quartile 1",
-        "median": "median",
-        "q75": "quartile 3",
-        "max": "largest",
-        "low_cutoff": "100th smallest",
-        "high_cutoff": "100th largest",
-    }.items()
+    "min": "smallest",
+    "q25": "quartile 1",
+    "median": "median",
+    "q75": "quartile 3",
+    "max": "largest",
+    "low_cutoff": "100th smallest",
+    "high_cutoff": "100th largest",
 }
+_MAGNITUDES = "magnitudes of convolution weights"
 
 
 def fault_space(context: Context) -> Iterator[Finding]:
@@ -106,18 +104,22 @@ def convolutions(name: str) -> Mapping[str, int]:
 
 def magnitude(context: Context) -> Iterator[Finding]:
     """Table IV: quantiles of the magnitudes of convolution weights."""
-    for name, label in LABELS.items():
-        for key, what in _QUANTILES.items():
-            if (paper := context.published.get(f"table4/{name}/{key}")) is not None:
-                yield Row("Table IV", label, "ImageNet", what, paper=paper, why=NO_WEIGHTS)
+    name = "inception_v3"  # nothing stands in for it
+    for key, what in _QUANTILES.items():
+        if (paper := context.published.get(f"table4/{name}/{key}")) is not None:
+            row = Row("Table IV", LABELS[name], "ImageNet", what, paper=paper, setting=_MAGNITUDES)
+            yield row.missing(NO_WEIGHTS)
     whats = _QUANTILES.values()
-    yield from of_each(context, _magnitudes, lambda subject: [subject.row("Table IV", what, "") for what in whats])
+    of_absent = {"unit": "", "setting": _MAGNITUDES}
+    yield from of_each(
+        context, _magnitudes, lambda subject: [subject.row("Table IV", what, **of_absent) for what in whats]
+    )
     yield context.source("magnitudes", fault_model="none; read off the weights")
 
 
 def _magnitudes(subject: Subject, context: Context) -> Iterator[Row]:
     quantiles = magnitudes(subject.program, subject.scores()).row(0, named=True)
-    why = f"stands in for {LABELS[subject.stands_for]} on ImageNet" if subject.stands_for else ""
     for key, what in _QUANTILES.items():
         paper = context.published.get(f"table4/{subject.stands_for}/{key}")
-        yield subject.row("Table IV", what, "", paper=paper, here=quantiles[key], n=quantiles["n"], why=why)
+        known = {"paper": paper, "here": quantiles[key], "n": quantiles["n"], "setting": _MAGNITUDES}
+        yield subject.row("Table IV", what, "", **known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hoplon_studies.aspis.claims import headlines
 from hoplon_studies.aspis.critical import critical_weights
 from hoplon_studies.aspis.maps import important_weights
 from hoplon_studies.aspis.overheads import time_and_memory
@@ -16,9 +17,11 @@ STUDY = Study(
     title="Aspis: the paper's evaluation beside hoplon's",
     introduction=(
         "A. Schmedding, L. Yang, A. Jog and E. Smirni, *Aspis: Lightweight Neural Network Protection Against Soft "
-        "Errors*. Each row has what the paper gives and what was found here. The paper injects into VGG19, Inception "
-        "v3 and ResNet50 with trained weights, which are not here: networks on CIFAR-10 stand in for them and are "
-        "named as such. Times and memory are those of the paper's architectures, which do not depend on the weights.",
+        "Errors*. The paper strikes VGG19, Inception v3 and ResNet50 with trained weights on ImageNet and CIFAR-10; "
+        "here networks on CIFAR-10 stand in for the first and the last, and none for Inception v3.",
+        "Faults flip two or three different random bits of one float32 convolution weight, and meet all images of a "
+        "held-out sample that the network gets right. Scores are from calibration images, where the paper takes its "
+        "test set. Times and memory are of the paper's architectures, whose weights do not matter for them.",
     ),
     parts=(
         Part("fault-space", "Tables I to III: networks, their fault sites, and images", fault_space),
@@ -29,6 +32,7 @@ STUDY = Study(
         Part("overheads", "Figs. 4, 5 and 17 to 19, Table V: time and memory", time_and_memory),
         Part("whole-data", "Figs. 4 and 17: run time over whole data sets", whole_data),
     ),
+    claims=headlines,
 )
 
 COMMAND = command_of(STUDY)

@@ -62,20 +62,13 @@ class Subject:
     held_out: Inputs
 
     @property
-    def why(self) -> str:
-        """Why its figures differ from the paper's, in words; empty for the user's own."""
-        if not self.stands_for:
-            return ""
-        return f"stands in for {LABELS[self.stands_for]} on ImageNet; {len(self.met):,} images, not all"
-
-    @property
     def title(self) -> str:
         """It and its data, on the page."""
         return f"{self.label} on {self.data}"
 
     def row(self, where: str, what: str, unit: str = "%", **known: Any) -> Row:
-        """A row about it with what is ``known``, by name; ``why`` is its own by default."""
-        return Row(where, self.label, self.data, what, unit, **{"why": self.why, **known})
+        """A row about it with what is ``known``, by name."""
+        return Row(where, self.label, self.data, what, unit, stands_for=LABELS.get(self.stands_for, ""), **known)
 
     def scores(self, places: Tensor | None = None) -> Scores:
         """Taylor scores of its convolution weights, on what is known, or on the inputs at these places of it."""
@@ -93,9 +86,9 @@ class Absent:
     stands_for: str
     why: str
 
-    def row(self, where: str, what: str, unit: str = "%") -> Row:
+    def row(self, where: str, what: str, unit: str = "%", **known: Any) -> Row:
         """A row about it with nothing found here."""
-        return Row(where, self.label, self.data, what, unit, why=self.why)
+        return Row(where, self.label, self.data, what, unit, why=self.why, **known)
 
 
 def each_subject(context: Context) -> Iterator[Subject | Absent]:

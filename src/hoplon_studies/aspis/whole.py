@@ -25,15 +25,7 @@ from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 
 _BATCH = 256
-_NAMES = {
-    "tmr": "TMR",
-    "tmr-sparse": "TMR-sparse, the paper's Aspis-100%",
-    "published-1%": "Aspis-1% in sparse tensors, as published",
-    "aspis-100%": "Aspis-100% with a flat index",
-    "aspis-10%": "Aspis-10% with a flat index",
-    "aspis-1%": "Aspis-1% with a flat index",
-    RANGER: "Ranger",
-}
+_NAMES = ("tmr", "tmr-sparse", "published-1%", "aspis-100%", "aspis-10%", "aspis-1%", RANGER)
 
 
 def whole_data(context: Context) -> Iterator[Finding]:
@@ -54,19 +46,17 @@ def _of(subject: Subject, context: Context) -> Iterator[Row]:
     make = partial(measured, subject, data, counts.repeats, context.seed)
     seconds = context.timed(subject.name, make, stage=f"whole data, {subject.label}")
     plain = seconds["none"]
-    why = "a smaller network and data set on another machine" if subject.stands_for else ""
-    known = {"n": len(plain), "seed": context.seed, "why": why}
+    known = {"n": len(plain), "seed": context.seed, "setting": f"run time over {len(data):,} images"}
 
-    def row(where: str, what: str, unit: str, values: Sequence[float], paper: Any) -> Row:
+    def row(where: str, what: str, unit: str, values: Sequence[float], **more: Any) -> Row:
         low, high = median_interval(values)
-        return subject.row(where, what, unit, paper=paper, here=median(values), low=low, high=high, **known)
+        return subject.row(where, what, unit, here=median(values), low=low, high=high, **known, **more)
 
-    hours = context.published.get(f"fig17/hours/{subject.stands_for}")
-    yield row("Fig. 4", f"run time over {len(data):,} images without protection", "s", plain, hours)
-    for name, text in _NAMES.items():
+    yield row("Fig. 4", "without protection", "s", plain)
+    for name in _NAMES:
         ratios = [100 * (one / base - 1) for one, base in zip(seconds[name], plain, strict=True)]
         paper = context.published.get(TIMES.get(name, "")) if subject.stands_for else None
-        yield row("Fig. 17", f"{text}: run time over {len(data):,} images, added", "%", ratios, paper)
+        yield row("Fig. 17", "added", "%", ratios, paper=paper, arm=name)
 
 
 def measured(subject: Subject, data: Inputs, repeats: int, seed: int) -> dict[str, list[float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from hoplon_studies.driving.claims import headlines
 from hoplon_studies.driving.parts import drivers, one_setting
 from hoplon_studies.driving.settings import SETTINGS
 from hoplon_studies.driving.text import INTRODUCTION, capital
@@ -18,6 +19,7 @@ STUDY = Study(
         Part("drivers", "Drivers without faults", drivers),
         *(Part(setting.name, capital(setting.title), partial(one_setting, setting)) for setting in SETTINGS),
     ),
+    claims=headlines,
 )
 
 COMMAND = command_of(STUDY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from hoplon.stats.intervals import Interval
 from hoplon_studies.driving.settings import ARMS, Setting
@@ -13,15 +14,27 @@ from hoplon_studies.framework.findings import Table
 from hoplon_studies.framework.rows import Row, Value
 from hoplon_studies.framework.study import Published
 
+_PAIRS = (
+    ("random", "none"),
+    ("important", "random"),
+    ("important", "ranger"),
+    ("important", "aspis"),
+    ("important", "known-bits"),
+    ("important", "parity"),
+    ("aspis", "ranger"),
+    ("ranger", "ranger+aspis"),
+)
+
 INTRODUCTION = (
-    "A. Schmedding, L. Yang, A. Jog and E. Smirni, *Aspis: Lightweight Neural Network Protection Against Soft Errors*, "
-    "section V-F and Table VI: an agent that drives by itself gets faults into its weights at the start, and crashes "
-    "or not. The paper drives LBC, a ResNet-34 with a branch for each command, along a straight road of the simulator "
-    "CARLA; a crash is hitting an object. Neither CARLA nor its agent's weights are here, so the loop is closed in "
-    "gymnasium's CarRacing, on winding roads: an expert that sees the road teaches a student that sees pictures "
-    "(learning by cheating); the student says five waypoints, 0.2 to 1 second ahead, and a controller pursues them at "
-    "a constant speed. Figures here are therefore no reproduction of the paper's. They answer the same question: what "
-    "becomes of a wrong output that moves the car, and so changes what is seen next.",
+    "A. Schmedding, L. Yang, A. Jog and E. Smirni, *Aspis: Lightweight Neural Network Protection Against Soft "
+    "Errors*, section V-F and Table VI: an agent that drives by itself gets faults into its weights at the start, and "
+    "crashes or not. Neither the simulator nor the agent of the paper is here; figures here answer the same question "
+    "and are no reproduction.",
+    "The paper drives LBC, a ResNet-34 with a branch for each command, along a straight road of the simulator CARLA; "
+    "a crash is hitting an object. Here the loop is closed in gymnasium's CarRacing, on winding roads: an expert that "
+    "sees the road teaches a student that sees pictures (learning by cheating); the student says five waypoints, 0.2 "
+    "to 1 second ahead, and a controller pursues them at a constant speed. So a wrong output moves the car, and "
+    "changes what is seen next.",
     "**An episode** begins rolling, at a random place of a random track that no student was taught on, and lasts 10 "
     "seconds, 125 decisions. *Crash*: all four wheels off the road, or the car's centre more than 2 units beyond its "
     "edge (the road is 13.3 units wide). *Stall*: no crash, but less than half of the way. *Stopped*: a guard reported "
@@ -33,6 +46,10 @@ INTRODUCTION = (
     "starts; all rows with important weights meet the same faults. *Important*: drawn from the 5 % of the weights with "
     "the highest Taylor score, while Aspis-1 % keeps copies of the highest 1 %, scored on other tracks: a guard of "
     "exactly what is attacked would leave nothing by construction. Ranger's bounds are the extremes over lessons.",
+    f"**Tables** compare rows on the same tracks by the exact McNemar test; a verdict needs p below {LEVEL:g} / "
+    f"{len(_PAIRS)}, so that all of a table hold together at 95 %, and rows that are *not told apart* carry no claim "
+    "either way. An episode that a guard stopped has not crashed: such a car does not drive either, its weights would "
+    "have to be loaded again. Under a bar, + is important weights and a protection.",
 )
 
 _PUBLISHED = {
@@ -41,18 +58,9 @@ _PUBLISHED = {
     "ranger": "table6/ranger",
     "aspis": "table6/aspis-1",
 }
-_PAIRS = (
-    ("random", "none"),
-    ("important", "random"),
-    ("important", "ranger"),
-    ("important", "aspis"),
-    ("important", "known-bits"),
-    ("important", "parity"),
-    ("aspis", "ranger"),
-    ("ranger", "ranger+aspis"),
-)
 _TITLES = {arm.name: arm.title for arm in ARMS}
-_WHY = "another simulator, road, network and speed; the paper does not say how many weights and bits"
+_WIDER = "struck weights are drawn from the top 5 %, the guard holds the top 1 %; in the paper the guard holds them all"
+CRASHES = "crashes"
 
 
 def crash_rows(
@@ -63,13 +71,10 @@ def crash_rows(
     for arm in ARMS:
         found = tally(records, arm.name)
         printed = setting.name == "main" and arm.name in _PUBLISHED
-        where, paper, why = "section V-F", None, "not in the paper"
-        if printed:
-            where, paper, why = "Table VI", published[_PUBLISHED[arm.name]], _WHY
-        if found.stops:
-            why += f"; {found.stops} episodes were stopped by the guard"
-        struck = "" if arm.struck is None else f" ({setting.title})"
-        row = Row(where, model, "CarRacing", f"{arm.title}{struck}: episodes that end in a crash", "%", paper, why=why)
+        where, paper = ("Table VI", published[_PUBLISHED[arm.name]]) if printed else ("section V-F", None)
+        why = _WIDER if printed and arm.name == "aspis" else ""
+        row = Row(where, model, "CarRacing", CRASHES, "%", paper, why=why, arm=arm.title, setting=setting.title)
+        row = replace(row, stands_for="LBC in CARLA", failure=arm.struck is not None)
         rows.append(row.found(found.crash, n=found.episodes, seed=seed))
     return tuple(sorted(rows, key=lambda row: row.paper is None))
 
@@ -86,7 +91,7 @@ def endings(records: Sequence[Record]) -> Table:
                 "crashes": counts.crashes,
                 "stalls": counts.stalls,
                 "stopped by a guard": counts.stops,
-                "with waypoints that are not finite": counts.nonfinite,
+                "non-finite waypoints": counts.nonfinite,
                 "with repairs": counts.repaired,
                 "crash, %": _percent(counts.crash),
                 "stall, %": _percent(counts.share(counts.stalls)),
@@ -111,19 +116,20 @@ def comparisons(records: Sequence[Record]) -> Table:
                 "the first has": pair.verdict(len(_PAIRS)),
             }
         )
-    note = (
-        f"Exact McNemar test on paired episodes; a verdict needs p below {LEVEL:g} / {len(_PAIRS)}, so that all of a "
-        "table hold together at 95 %. Where it says “not told apart”, these episodes carry no claim either way. "
-        "An episode that a guard stopped has not crashed."
-    )
-    return Table.of("Rows against each other, on the same tracks", rows, note)
+    return Table.of("Rows against each other", rows)
 
 
 def per_student(records: Mapping[int, Sequence[Record]]) -> Table:
     """Crashes of each student."""
     columns = ("row", *(f"training seed {seed}, %" for seed in records))
     rows = tuple((arm.title, *(_percent(tally(own, arm.name).crash) for own in records.values())) for arm in ARMS)
-    return Table("Crashes by student", columns, rows, "Students differ in initial weights, lessons, tracks and faults.")
+    return Table(
+        "Crashes by student",
+        columns,
+        rows,
+        "Students differ in initial weights, lessons, tracks and faults.",
+        detail=True,
+    )
 
 
 def crash_figure(setting: Setting, records: Sequence[Record]) -> Figure:
@@ -134,7 +140,7 @@ def crash_figure(setting: Setting, records: Sequence[Record]) -> Figure:
         series.append(percent_series("stopped by a guard", [one.share(one.stops) for one in tallies]))
     return bars(
         "crashes",
-        title=f"How episodes end: {setting.title}. Limits: 95 % (Wilson); “+” is important weights and a protection.",
+        title=f"How episodes end: {setting.title}",
         alt="; ".join(f"{arm.title} {100 * one.crash.estimate:.1f} %" for arm, one in zip(ARMS, tallies, strict=True)),
         groups=[arm.short for arm in ARMS],
         series=series,
@@ -161,13 +167,10 @@ def text_of(setting: Setting, records: Sequence[Record]) -> str:
     safe = {title: found for title, found in tallies.items() if not found.crashes and not found.stops}
     if safe:
         most = max(100 * found.crash.high for found in safe.values())
-        said.append(f"No crash in: {', '.join(safe)}. That rules out more than {most:.2g} % (95 %), and no less.")
+        said.append(f"No crash in: {', '.join(safe)}; more than {most:.2g} % is ruled out.")
     stopped = [f"{title} {found.stops} of {found.episodes}" for title, found in tallies.items() if found.stops]
     if stopped:
-        said.append(
-            f"Stopped by a guard that found more than it can repair: {', '.join(stopped)}. Such a car does not crash, "
-            "but it does not drive either; its weights would have to be loaded again."
-        )
+        said.append(f"Stopped by a guard: {', '.join(stopped)}.")
     return " ".join(said)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from hoplon.stats.bootstrap import block_bootstrap
 from hoplon.stats.intervals import Floats, Interval
 from hoplon.zoo.datasets._driving import training_angle
 from hoplon_studies.framework.findings import Table
-from hoplon_studies.framework.rows import Row
+from hoplon_studies.framework.rows import Row, Value
 from hoplon_studies.framework.study import Context
 from hoplon_studies.ranger.networks import Network, outputs
 from hoplon_studies.ranger.runs import row_of
@@ -30,7 +31,14 @@ LIMITS = (
 
 
 def angle_errors(
-    context: Context, where: str, network: Network, what: str, module: nn.Module, measure: str, paper: float | None
+    context: Context,
+    where: str,
+    network: Network,
+    what: str,
+    module: nn.Module,
+    measure: str,
+    paper: Value,
+    **known: Any,
 ) -> Row:
     """RMSE or mean absolute error in degrees, with limits by stretches of time; ``measure`` is a key of MEASURES."""
     missed = _misses(network, module).numpy()
@@ -38,7 +46,7 @@ def angle_errors(
         found = _by_stretches((missed**2)[:, None], lambda means: np.sqrt(means[..., 0]), seed=context.seed)
     else:
         found = _by_stretches(np.abs(missed)[:, None], lambda means: means[..., 0], seed=context.seed)
-    row = row_of(where, network, what, "degrees", paper=paper)
+    row = row_of(where, network, what, "degrees", paper=paper, **known)
     return row.found(found, n=len(missed), seed=context.seed, scale=1.0)
 
 
@@ -57,9 +65,11 @@ def against_trivial(context: Context, network: Network) -> Iterator[Row]:
 
     for words, other in others.items():
         found = _by_stretches(torch.stack([missed, other], 1).square().numpy(), less, seed=context.seed)
-        told = "" if found.high < 0 else "better on these frames; the limits hold 0, so perhaps not on others"
-        what = f"RMSE less that of a predictor that does not look, {words}; fault-free"
-        row = row_of("not in the paper", network, what, "degrees", why=told)
+        known: dict[str, Any] = {
+            "arm": words,
+            "setting": "RMSE less that of a predictor that does not look; below 0 is better",
+        }
+        row = row_of("not in the paper", network, "RMSE less", "degrees", detail=True, **known)
         yield row.found(found, n=len(missed), seed=context.seed, scale=1.0)
 
 
@@ -76,6 +86,7 @@ def how_chosen() -> Table:
         f"within {found['gap_frames']} frames left out. The smallest error decides, for the network with hyperbolic "
         "tangents as well. An earlier choice between the first two was made on held-out frames, and is withdrawn; "
         f"benchmarks/steering_recipes.py, torch {found['torch']}, training data {found['data'][:16]}.",
+        detail=True,
     )
 
 

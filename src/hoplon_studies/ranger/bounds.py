@@ -16,10 +16,11 @@ from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 from hoplon_studies.ranger.angles import LIMITS, MEASURES, angle_errors
 from hoplon_studies.ranger.networks import Absent, Network, each_network, in_profile, training_inputs
-from hoplon_studies.ranger.runs import FIXED32, Campaigns, mean_of, row_of
+from hoplon_studies.ranger.runs import MEAN, Campaigns, row_of
 
+SLOWEST = "slowest activation"
 PERCENTILES = (1.0, 0.999, 0.99, 0.98)
-_WORDS: Mapping[QuantileOf, str] = {"values": "of all values", "image-maxima": "of the largest value of each image"}
+_WORDS: Mapping[QuantileOf, str] = {"values": " of values", "image-maxima": " of images"}
 
 
 def convergence(context: Context) -> Iterator[Finding]:
@@ -46,10 +47,10 @@ def convergence(context: Context) -> Iterator[Finding]:
             )
         fifth = max((count for count in counts if 5 * count <= counts[-1]), default=counts[0])
         reached = dict(history)[fifth]
-        what = f"range that the slowest activation has reached after {fifth:,} of {counts[-1]:,} training images"
-        quickest = f"the quickest has reached {100 * max(reached.values()):.4g} %"
-        row = row_of("Fig. 5", found, what, why=f"{quickest}; the paper shows 13 activations of VGG16 on ImageNet")
-        yield replace(row, here=100 * min(reached.values()), n=fifth, seed=context.seed)
+        setting = f"share of the final range after {fifth:,} of {counts[-1]:,} training images"
+        for what, share in {SLOWEST: min(reached.values()), "quickest": max(reached.values())}.items():
+            row = row_of("Fig. 5", found, what, setting=setting)
+            yield replace(row, here=100 * share, n=fifth, seed=context.seed)
     if reached:
         yield "These rows have no limits: they tell of one order of the images, drawn by the seed."
 
@@ -58,29 +59,29 @@ def percentiles(context: Context) -> Iterator[Finding]:
     """Table IV and Figure 10: bounds that a share of what was seen exceeds, on Dave with its output in degrees."""
     found = in_profile(context, "dave-degrees")
     if isinstance(found, Absent):
-        yield from (row_of("Table IV", found, "RMSE"), row_of("Fig. 10", found, "failures"))
+        yield from (row_of("Table IV", found, "RMSE"), row_of("Fig. 10", found, MEAN))
         return
-    arms: dict[str, tuple[str, tuple[Protection, ...]]] = {"none": ("without Ranger", ())}
+    arms: dict[str, tuple[str, tuple[Protection, ...]]] = {"none": ("none", ())}
     for kind, words in _WORDS.items():
         for share in PERCENTILES if kind == "values" else PERCENTILES[1:]:
             ranges = found.profile.ranges(quantile=share, quantile_of=kind)
-            label = "bounds at the extremes" if share == 1 else f"bounds at {100 * share:g} % {words}"
+            label = f"{100 * share:g} %{'' if share == 1 else words}"
             arms[f"{100 * share:g}-{kind}"] = (label, (Ranger(ranges),))
     rates: dict[str, list[Row]] = {}
     campaigns = Campaigns(context)
     for key, (label, protections) in arms.items():
         published = key.removesuffix("-values")  # nothing is published of image maxima
-        yield from _errors(context, found, label, protections, published)
+        beside = key.endswith("-image-maxima")
+        yield from (replace(row, detail=beside) for row in _errors(context, found, label, protections, published))
         results = campaigns.run(found, key, protections)
         paper = {name: context.published.get(f"fig10/{published}/{name}") for name in (*results.criteria, "mean")}
-        rates[label] = list(campaigns.rows("Fig. 10", found, results, f"{label}, {FIXED32.words}", paper=paper))
-        yield from rates[label]
-        mean = mean_of(results.summary(), independent=False)
-        row = row_of("Fig. 10", found, f"{label}, {FIXED32.words}: mean over the thresholds", paper=paper["mean"])
-        yield row.found(mean, n=results.summary()[0].n_runs, seed=context.seed)
+        rows = list(campaigns.rows("Fig. 10", found, results, label, paper=paper, thresholds=True))
+        rates[label] = rows[:-1]
+        yield from (replace(row, detail=beside) for row in rows)
     yield (
         "The paper does not say what a percentile is taken of. Its published script sorts the largest value of every "
-        "image; its text speaks of all sampled values. Both are here."
+        "image; its text speaks of all sampled values. Both are here: bounds within which so many per cent of all "
+        "values stay, or (in the JSON and the chart) of the largest values of each image."
     )
     yield LIMITS
     yield _bars(rates)
@@ -95,7 +96,7 @@ def _errors(
     key = "original" if percent == "none" else percent
     for measure, name in MEASURES.items():
         paper = context.published.get(f"table4/{key}/{name}")
-        yield angle_errors(context, "Table IV", found, f"{measure}, {label}", module, measure, paper)
+        yield angle_errors(context, "Table IV", found, measure, module, measure, paper, arm=label)
 
 
 def _bars(rates: Mapping[str, list[Row]]) -> Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -15,42 +16,49 @@ from hoplon.program.operators import ACTIVATION_KINDS
 from hoplon.protections.ranges.bound import Bound
 from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.runtime.lowering import harden
+from hoplon.protections.values.exceedance import exceedances
 from hoplon.protections.values.ranger import Ranger
+from hoplon.stats.intervals import wilson
 from hoplon.zoo.datasets._driving import trivial_errors
 from hoplon_studies.framework.findings import Finding, Table
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 from hoplon_studies.networks.architectures import ARCHITECTURES, untrained
 from hoplon_studies.ranger.angles import LIMITS, MEASURES, against_trivial, angle_errors, how_chosen
-from hoplon_studies.ranger.networks import Absent, Network, each_network
-from hoplon_studies.ranger.runs import papers_own, right_of, row_of
+from hoplon_studies.ranger.networks import Absent, Network, each_network, outputs
+from hoplon_studies.ranger.runs import right_of, row_of
 
 _PROFILER_LOST = {
-    "alexnet": "the paper's figure is far below what its published graph computes",
+    "alexnet": "the paper's graph is larger than this figure of its profiler",
     "squeezenet": "TensorFlow's profiler left out the last convolution, whose shape it did not know",
     "comma": "TensorFlow's profiler left out the first fully connected layer, whose shape it did not know",
 }
+_OPERATIONS, ADDED = "operations of a forward pass", "added"
+LAST_SHARE = "values of the last fully connected layer"
+BEYOND = "images beyond a bound"
+_NOT_BOUNDED = {"lenet": "the paper leaves out the bound of the last ReLU", "vgg16": "the paper leaves out the reshape"}
 
 
 def subjects(context: Context) -> Iterator[Finding]:
     """Table I: which networks and data the paper has, and what is here."""
     rows: list[Row] = []
     for network in each_network(context):
-        rows += papers_own("Table I", network, "accuracy or error, fault-free")
-        what = "accuracy, fault-free" if network.listing.data != "driving" else "RMSE, fault-free"
+        listing = network.listing
         if isinstance(network, Absent):
-            rows.append(row_of("Table I", network, what))
+            rows.append(row_of("Table I", network, "accuracy" if listing.data != "driving" else "RMSE"))
         elif network.is_classifier:
-            rows.append(right_of(context, "Table I", network, network.module, what))
+            rows.append(right_of(context, "Table I", network, network.module, "accuracy", detail=True))
         else:
-            rows.append(angle_errors(context, "Table I", network, what, network.module, "RMSE", None))
+            known = {"detail": True}
+            rows.append(angle_errors(context, "Table I", network, "RMSE", network.module, "RMSE", None, **known))
             rows += against_trivial(context, network)
-    yield from (*rows, _memory(context))
+    yield from (*rows, _memory(context), *_last_layer(context))
     yield Table(
         "The paper's networks as they are built here",
         ("network", "data of the paper", "parameters", "operators listed", "struck"),
         tuple(_size(context, key) for key in ARCHITECTURES),
         "Convolution and bias, product and bias, and reshapes are operators of their own, as TensorFlow draws them.",
+        detail=True,
     )
     if "comma" in context.profile.ranger.models:
         yield how_chosen()
@@ -59,39 +67,59 @@ def subjects(context: Context) -> Iterator[Finding]:
 
 def accuracy(context: Context) -> Iterator[Finding]:
     """Table II: accuracy of the best class and, where the paper has it, of the best five, or error in degrees."""
-    arms = ("without", "with")
-    rows = [row for network in each_network(context) for arm in arms for row in _accuracies(context, network, arm)]
+    rows: list[Row] = []
+    for network in each_network(context):
+        for arm, published in {"none": "without", "ranger": "with"}.items():
+            rows += _accuracies(context, network, arm, published)
+        if isinstance(network, Network):
+            rows += _beyond(context, network)
     yield from rows
-    yield "Bounds are the largest values seen on a random 20 % of the training data; accuracy is on held-out data."
+    yield (
+        "Bounds are the extremes of a random 20 % of the data that is kept for calibration; accuracy is on held-out "
+        "data. Beyond a bound without any fault: images of which some activation exceeds what calibration has seen."
+    )
     yield from _told_of_trivial(rows)
 
 
-def _accuracies(context: Context, network: Network | Absent, arm: str) -> Iterator[Row]:
-    """Rows of Table II for one network, ``"without"`` or ``"with"`` Ranger."""
+def _accuracies(context: Context, network: Network | Absent, arm: str, published: str) -> Iterator[Row]:
+    """Rows of Table II for one network and arm."""
     listing = network.listing
     known = {"top-1 accuracy": "top1"} | ({"top-5 accuracy": "top5"} if listing.top5 else {})
     names = MEASURES if listing.data == "driving" else known
     module: nn.Module = nn.Identity()
     if isinstance(network, Network):
-        module = network.module if arm == "without" else harden(network.program, [Ranger(network.ranges)])
-    for measure, name in names.items():
-        what = f"{measure}, {arm} Ranger"
-        paper = context.published.get(f"table2/{listing.key.removesuffix('-quick')}/{name}/{arm}")
-        yield from papers_own("Table II", network, what, paper=paper)
-        given = None if listing.stands_in else paper
+        module = network.module if arm == "none" else harden(network.program, [Ranger(network.ranges)])
+    for number, (measure, name) in enumerate(names.items()):
+        why = listing.told if arm == "none" and not number else ""
+        paper = context.published.get(f"table2/{listing.key.removesuffix('-quick')}/{name}/{published}")
         if isinstance(network, Absent):
             unit = "degrees" if listing.data == "driving" else "%"
-            yield row_of("Table II", network, what, unit, paper=given)
+            yield row_of("Table II", network, measure, unit, paper=paper, arm=arm)
         elif network.is_classifier:
             best = int(name.removeprefix("top"))
-            yield right_of(context, "Table II", network, module, what, best=best, paper=given)
+            yield right_of(context, "Table II", network, module, measure, best=best, paper=paper, arm=arm, why=why)
         else:
-            yield angle_errors(context, "Table II", network, what, module, measure, given)
+            yield angle_errors(context, "Table II", network, measure, module, measure, paper, arm=arm, why=why)
+
+
+def _beyond(context: Context, network: Network) -> Iterator[Row]:
+    """Held-out images with a value beyond its bound, and outputs that bounds change, without any fault."""
+    ranger = Ranger(network.ranges)
+    found = exceedances(network.program, [ranger], network.held_out)
+    paper = 100 * context.published["exceedance/vgg16"] if network.listing.key == "vgg16" else None
+    row = row_of("section III-B", network, BEYOND, paper=paper)
+    yield row.found(found.image_rate, n=found.n_images, seed=context.seed)
+    if network.is_classifier:
+        bounded = harden(network.program, [ranger])
+        classes = [outputs(module, network.held_out).argmax(1) for module in (network.module, bounded)]
+        changed = int((classes[0] != classes[1]).sum())
+        row = row_of("section III-B", network, "changed predictions")
+        yield row.found(wilson(changed, found.n_images), n=found.n_images, seed=context.seed)
 
 
 def _told_of_trivial(rows: Sequence[Row]) -> Iterator[str]:
     """Errors of the trivial predictors, in words, where there are errors in degrees to hold against them."""
-    if any(row.data == "driving frames" and row.here is not None for row in rows):
+    if any(row.unit == "degrees" and row.here is not None for row in rows):
         errors = trivial_errors()
         yield (
             f"On the last 20 % of the drive, always 0 has an RMSE of {errors.always_zero:.2f} degrees and the mean of "
@@ -101,8 +129,8 @@ def _told_of_trivial(rows: Sequence[Row]) -> Iterator[str]:
 
 
 @cache
-def _measured(key: str) -> tuple[int, int, int]:
-    """Operators listed, operations of the forward pass that the paper counts, and those that Ranger adds.
+def _measured(key: str) -> tuple[int, int, int, float]:
+    """Operators listed, operations of the forward pass, those that Ranger adds, the last layer's share of all values.
 
     Counted on a network with random weights: no count depends on them, nor on the bounds.
     """
@@ -113,7 +141,8 @@ def _measured(key: str) -> tuple[int, int, int]:
     ranger = Ranger(Ranges({site.name: Bound(-1.0, 1.0) for site in sites}), unprofiled="leave")
     found = count_flops(program, [ranger], batch=_batch(key))
     listed = [site for site in program.value_sites if architecture.kinds is None or site.kind in architecture.kinds]
-    return len(listed), found.total, found.protection
+    sizes = [math.prod(site.shape) for site in listed]
+    return len(listed), found.total, found.protection, sum(sizes[-architecture.last :]) / sum(sizes)
 
 
 def _size(context: Context, key: str) -> tuple[str | int | None, ...]:
@@ -139,29 +168,40 @@ def _batch(key: str) -> int:
     return 10 if key in ("vgg16", "resnet18") else 1
 
 
+def _last_layer(context: Context) -> Iterator[Row]:
+    """The share of VGG16's values that its last fully connected layer makes."""
+    if "vgg16" in context.profile.ranger.architectures:
+        paper, here = context.published["last-layer/vgg16"], 100 * _measured("vgg16")[3]
+        yield Row("section IV-C", "VGG16", "-", LAST_SHARE, "%", paper, round(here, 5))
+
+
 def operations(context: Context) -> Iterator[Finding]:
     """Table III: floating-point operations without and with Ranger, counted as TensorFlow's profiler counts."""
+    shares = []
     for key, architecture in ARCHITECTURES.items():
         if key == "dave-degrees":
             continue
-        name, batch = key.removesuffix("-radians"), _batch(key)
-        what = f"of one forward pass of {batch}" if batch > 1 else "of one forward pass"
+        name = key.removesuffix("-radians")
         if key not in context.profile.ranger.architectures:
-            left_out = "left out of this profile"
-            yield Row("Table III", architecture.title, "-", f"operations {what}", "million", why=left_out)
+            yield Row("Table III", architecture.title, "-", _OPERATIONS, "million", why="left out of this profile")
             continue
-        _, total, added = _measured(key)
+        _, total, added, _ = _measured(key)
+        shares.append(100 * added / total)
         figures: Mapping[str, tuple[float, str, str]] = {
-            "without": (total / 1e6, f"operations {what}, without Ranger", "million"),
-            "with": ((total + added) / 1e6, f"operations {what}, with Ranger", "million"),
-            "overhead": (100 * added / total, f"operations that Ranger adds {what}", "%"),
+            "without": (total / 1e6, "none", "million"),
+            "with": ((total + added) / 1e6, "ranger", "million"),
+            "overhead": (shares[-1], ADDED, "%"),
         }
-        for arm, (here, words, unit) in figures.items():
+        for arm, (here, short, unit) in figures.items():
             paper = context.published[f"table3/{name}/{arm}"]
-            last_relu = "the paper's count leaves out the bound of the last ReLU" if arm != "without" else ""
-            row = Row("Table III", architecture.title, "-", words, unit, paper=paper, here=round(here, 3))
+            row = Row("Table III", architecture.title, "-", _OPERATIONS, unit, paper, round(here, 3), arm=short)
             differs = abs(here - paper) > (0.51 if paper > 10_000 else 5.1e-4)  # of what is printed
-            yield replace(row, why=_PROFILER_LOST.get(name, last_relu) if differs else "")
+            why = _PROFILER_LOST.get(name, "") if arm == "without" else _NOT_BOUNDED.get(name, "")
+            yield replace(row, why=why if differs else "")
+    if len(shares) == len(ARCHITECTURES) - 1:
+        paper, here = context.published["table3/mean/overhead"], sum(shares) / len(shares)
+        row = Row("Table III", f"mean of {len(shares)} networks", "-", _OPERATIONS, "%", paper, round(here, 3))
+        yield replace(row, arm=ADDED)
     yield (
         "Counts are exact, so they have no interval. Rules: 2 operations per multiply-accumulate, 1 per bias or "
         "addition, the window per output of a pooling, none for a ReLU; a bound is a minimum and a maximum. VGG16 and "

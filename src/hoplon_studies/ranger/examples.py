@@ -34,8 +34,9 @@ def pictures(context: Context) -> Iterator[Finding]:
         "The pictures, from left to right",
         ("network", "struck operator", "bit", "fault-free", "faulty", "true"),
         tuple(rows),
-        "One bit of 21.10 fixed point each. Angles are in degrees, left is negative; in the frames the green line is "
-        "the fault-free angle, the red one the faulty angle.",
+        detail=True,
+        note="One bit of 21.10 fixed point each. Angles are in degrees, left is negative; in the frames the green line "
+        "is the fault-free angle, the red one the faulty angle.",
     )
     yield from campaigns.sources("pictures")
 

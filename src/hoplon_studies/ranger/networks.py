@@ -50,7 +50,7 @@ class Listing:
         weights: its name in the zoo.
         data: of the zoo.
         data_label: on the page.
-        why: why its figures differ from the paper's.
+        told: what it is, for the table of networks.
         paper: the network of the paper beside which it stands, and its data; empty where there is none.
         kinds, last: operators that are struck, as in :class:`hoplon_studies.networks.architectures.Architecture`.
     """
@@ -60,15 +60,17 @@ class Listing:
     weights: str
     data: str
     data_label: str
-    why: str = ""
+    told: str = ""
     paper: tuple[str, str] = ("", "")
     kinds: tuple[str, ...] | None = None
     last: int = 2
 
     @property
-    def stands_in(self) -> bool:
-        """True if it is another network, or on other data, than the paper's."""
-        return self.paper[1] in _ABSENT_DATA
+    def stands_for(self) -> str:
+        """The paper's network and data, where this is another network or on other data; empty otherwise."""
+        if self.data == "driving":
+            return f"{self.label} on frames of a car"
+        return " on ".join(self.paper) if self.paper[1] in _ABSENT_DATA else ""
 
     @property
     def tanh(self) -> str:
@@ -81,14 +83,12 @@ class Listing:
         return self.paper[1] == "ImageNet"
 
 
-def _listing(key: str, label: str, weights: str, data: str, why: str) -> Listing:
+def _listing(key: str, label: str, weights: str, data: str, told: str) -> Listing:
     data_label = _DATA_LABELS[data]
     if (beside := ARCHITECTURES.get(key.removesuffix("-quick"))) is None:
-        return Listing(key, label, weights, data, data_label, why)
-    if beside.data in _ABSENT_DATA:
-        data_label = f"{data_label} (stand-in)"
+        return Listing(key, label, weights, data, data_label, told)
     paper = (beside.title, beside.data)
-    return Listing(key, label, weights, data, data_label, why, paper, beside.kinds, beside.last)
+    return Listing(key, label, weights, data, data_label, told, paper, beside.kinds, beside.last)
 
 
 _ABSENT_DATA = ("GTSRB", "ImageNet")
@@ -101,8 +101,8 @@ _DATA_LABELS = {
 _MNIST = "own weights, trained on 8,000 of MNIST's test images; 2,000 held out"
 _QUICK = "own weights after one epoch on 8,000 of MNIST's test images"
 _CIFAR = "trained on a fifth of CIFAR-10, as JPEG copies"
-_GTSRB = f"stands in for GTSRB, none of which is here: {_CIFAR}"
-_IMAGENET = f"stands in for ImageNet, none of which is here: {_CIFAR}, images of 32 x 32, 10 classes"
+_GTSRB = _CIFAR
+_IMAGENET = f"{_CIFAR}; 10 classes, so that five best ones say little"
 _PRETRAINED = "not in the paper; pretrained weights of the CIFAR ResNets"
 _FRAMES = "frames of a simulator, steered within 25 degrees to either side; the paper's are of a car"
 
@@ -113,7 +113,7 @@ LISTINGS: dict[str, Listing] = {
         _listing("lenet-quick", "LeNet", "lenet-mnist-quick", "mnist", _QUICK),
         _listing("alexnet", "AlexNet", "alexnet-cifar10", "cifar10", f"own weights, {_CIFAR}"),
         _listing("vgg11", "VGG11", "vgg11-cifar10", "cifar10", _GTSRB),
-        _listing("vgg16", "VGG16, half as wide", "vgg16-half-cifar10", "cifar10-plain", _IMAGENET),
+        _listing("vgg16", "half-wide VGG16", "vgg16-half-cifar10", "cifar10-plain", _IMAGENET),
         _listing("resnet18", "ResNet-18", "resnet18-cifar10", "cifar10", _IMAGENET),
         _listing("squeezenet", "SqueezeNet", "squeezenet-cifar10", "cifar10", _IMAGENET),
         _listing("resnet20", "ResNet-20", "resnet20-cifar10", "cifar10", _PRETRAINED),

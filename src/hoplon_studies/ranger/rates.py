@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 from hoplon.campaign.results import Results
 from hoplon.protections.values.ranger import Ranger
@@ -11,34 +13,33 @@ from hoplon_studies.framework.findings import Finding
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 from hoplon_studies.ranger.networks import Absent, Network, each_network, own
-from hoplon_studies.ranger.runs import FIXED16, FIXED32, FLOAT32, Campaigns, FaultModel, mean_of, papers_own, row_of
+from hoplon_studies.ranger.runs import FIXED16, FIXED32, FLOAT32, Campaigns, FaultModel, mean_of_networks, row_of
 
 ARMS = {"none": "without Ranger", "ranger": "with Ranger"}
+_CLASSIFIERS = ("lenet", "alexnet", "vgg11", "vgg16", "resnet18", "squeezenet")
+OVER_ALL = "mean over all criteria"
+_IN_FULL = ("Fig. 6", "Fig. 7")
 Pair = tuple[Network, dict[str, Results]]
 
 
 def classifiers(context: Context) -> Iterator[Finding]:
     """Figure 6: the share of faults that change the class."""
     pairs = yield from _struck(Campaigns(context), "Fig. 6", "Share of faults that change the class", classifiers=True)
-    yield from _mean_of_networks(context, "Fig. 6", FIXED32, pairs, "the classifiers above")
+    yield from _means(context, "Fig. 6", FIXED32, pairs, _CLASSIFIERS)
 
 
 def steering(context: Context) -> Iterator[Finding]:
     """Figure 7: the share of faults that turn the wheel by more than 15, 30, 60 and 120 degrees."""
     title = "Share of faults that turn the wheel by more than a threshold"
-    for network, arms in (yield from _struck(Campaigns(context), "Fig. 7", title, classifiers=False)):
-        for arm, words in ARMS.items():
-            rates = arms[arm].summary()
-            paper = context.published.get(f"fig7/{network.listing.key}/mean/{arm}")
-            row = row_of("Fig. 7", network, f"mean over the thresholds, {words}, {FIXED32.words}", paper=paper)
-            yield row.found(mean_of(rates, independent=False), n=rates[0].n_runs, seed=context.seed)
+    pairs = yield from _struck(Campaigns(context), "Fig. 7", title, classifiers=False)
+    yield from _means(context, "Fig. 7", FIXED32, pairs, ("comma", "dave-degrees"))
 
 
 def sixteen_bits(context: Context) -> Iterator[Finding]:
     """Figure 9: the same with 16 bits."""
     title = "Share of faults that lead to a failure, 16-bit fixed point"
     pairs = yield from _struck(Campaigns(context, FIXED16), "Fig. 9", title)
-    yield from _mean_of_networks(context, "Fig. 9", FIXED16, pairs, "all networks above and all thresholds")
+    yield from _means(context, "Fig. 9", FIXED16, pairs, (*_CLASSIFIERS, "dave-radians", "comma"))
 
 
 def floating_point(context: Context) -> Iterator[Finding]:
@@ -48,7 +49,7 @@ def floating_point(context: Context) -> Iterator[Finding]:
     yield (
         "The paper evaluates fixed point, where every faulty value is finite. Networks in PyTorch hold float32: here "
         "one of its 32 bits is flipped, in an element drawn uniformly out of all operator outputs, the last layer's "
-        "included. A failure is a changed class (or angle) or an output that is not finite."
+        "included. A failure is a changed class (or angle) or an output that is not finite. Rates are in the JSON."
     )
 
 
@@ -56,12 +57,11 @@ def users_own(context: Context) -> Iterator[Finding]:
     """The user's model under both fault models, without and with Ranger."""
     network = own(context)
     if network is None:
-        yield "None was given: `hoplon study ranger --model MODEL DATA` runs it here."
         return
     for model in (FIXED32, FLOAT32):
         campaigns = Campaigns(context, model)
         for arm, results in _arms(campaigns, network).items():
-            yield from campaigns.rows("not in the paper", network, results, f"{ARMS[arm]}, {model.words}")
+            yield from campaigns.rows("not in the paper", network, results, arm, thresholds=True)
         yield from campaigns.sources("your model")
 
 
@@ -73,18 +73,20 @@ def _struck(
     context, place = campaigns.context, _place(where)
     for network in each_network(context, classifiers=classifiers):
         key = network.listing.key.removesuffix("-quick")
-        for arm, words in ARMS.items():
-            paper = context.published.get(f"{place}/{key}/{arm}/top-1")
-            yield from papers_own(where, network, f"{words}, {campaigns.model.words}", paper=paper)
-            if isinstance(network, Absent):
-                yield row_of(where, network, f"{words}, {campaigns.model.words}")
         if isinstance(network, Absent):
+            for arm in ARMS:
+                paper = context.published.get(f"{place}/{key}/{arm}/top-1")
+                setting = campaigns.model.setting
+                yield row_of(where, network, "top-1", paper=paper, arm=arm, setting=setting, failure=True)
             continue
         arms = _arms(campaigns, network)
         for arm, results in arms.items():
-            names = () if network.listing.stands_in else results.criteria
-            known = {name: context.published.get(f"{place}/{key}/{arm}/{name}") for name in names}
-            yield from campaigns.rows(where, network, results, f"{ARMS[arm]}, {campaigns.model.words}", paper=known)
+            known: dict[str, Any] = {
+                name: context.published.get(f"{place}/{key}/{arm}/{name}") for name in results.criteria
+            }
+            known["mean"] = context.published.get(f"{place}/{key}/mean/{arm}")
+            yield from campaigns.rows(where, network, results, arm, paper=known, thresholds=where in _IN_FULL)
+        yield from campaigns.difference(where, network, *arms.values(), thresholds=where in _IN_FULL)
         pairs.append((network, arms))
     yield from _figures(_place(where) or campaigns.model.key, pairs, campaigns.model, title)
     yield from campaigns.sources("failures")
@@ -103,15 +105,16 @@ def _arms(campaigns: Campaigns, network: Network) -> dict[str, Results]:
     }
 
 
-def _mean_of_networks(context: Context, where: str, model: FaultModel, pairs: list[Pair], over: str) -> Iterator[Row]:
-    """The mean over networks, as the paper gives it."""
-    why = "other weights, and other data where something stands in"
-    for arm, words in ARMS.items() if pairs else ():
-        rates = [rate for _, arms in pairs for rate in arms[arm].summary()]
+def _means(context: Context, where: str, model: FaultModel, pairs: list[Pair], keys: Sequence[str]) -> Iterator[Row]:
+    """The mean over the networks that the paper takes, and all their criteria; none unless all are there."""
+    own = [(network, arms) for network, arms in pairs if network.listing.key in keys]
+    for arm in ARMS if len(own) == len(keys) else ():
+        mean, n = mean_of_networks([arms[arm].summary() for _, arms in own])
+        stands_for = "the paper's networks" if any(network.listing.stands_for for network, _ in own) else ""
         paper = context.published.get(f"{_place(where)}/mean/{arm}")
-        row = Row(where, "mean", "-", f"mean over {over}, {words}, {model.words}", "%", paper=paper, why=why)
-        n = sum(rate.n_runs for rate in rates)
-        yield row.found(mean_of(rates, independent=True), n=n, seed=context.seed)
+        row = Row(where, f"mean of {len(own)} networks", "-", OVER_ALL, "%", paper, arm=arm)
+        row = replace(row, setting=model.setting, stands_for=stands_for, failure=True)
+        yield row.found(mean, n=n, seed=context.seed)
 
 
 def _figures(name: str, pairs: Iterable[Pair], model: FaultModel, title: str) -> Iterator[Figure]:
@@ -128,7 +131,7 @@ def _figures(name: str, pairs: Iterable[Pair], model: FaultModel, title: str) ->
         ]
         yield bars(
             name,
-            title=f"{title}: {model.words}",
+            title=f"{title}: {model.setting}",
             alt=f"Bars: {title.lower()}, without and with Ranger, per network",
             groups=[label for label, _, _ in rates],
             series=series,

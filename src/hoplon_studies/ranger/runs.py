@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from torch import nn
 
 from hoplon.campaign.campaign import Campaign
 from hoplon.campaign.rates import Rate
 from hoplon.campaign.results import Results
+from hoplon.comparison.pairing import paired
 from hoplon.faults.sampling.base import Sampling
 from hoplon.faults.sampling.measures import ElementUniform
 from hoplon.faults.single_word import BitFlip
@@ -20,11 +21,13 @@ from hoplon.program.sites import Values
 from hoplon.protections.base import Protection
 from hoplon.stats.intervals import Interval, wilson
 from hoplon_studies.framework.findings import Source
-from hoplon_studies.framework.rows import Row, Value
+from hoplon_studies.framework.rows import DIFFERENCE, Row, Value
 from hoplon_studies.framework.study import Context
+from hoplon_studies.networks.architectures import ARCHITECTURES
 from hoplon_studies.ranger.networks import Absent, Network, outputs
 
 Protections = Sequence[Protection]
+MEAN = "mean over the thresholds"
 
 
 @final
@@ -36,12 +39,18 @@ class FaultModel:
     format: FixedPoint | None = None
 
     @property
+    def setting(self) -> str:
+        """In short, as the tables of the page name it."""
+        if self.format is None:
+            return "float32"
+        return f"{self.format.integer}.{self.format.fraction} fixed point"
+
+    @property
     def words(self) -> str:
-        """In words, on the page."""
+        """In full: format, and how faults are drawn."""
         if self.format is None:
             return "one bit of float32, every element equally likely"
-        bits = f"{self.format.integer}.{self.format.fraction}"
-        return f"one bit of {bits} fixed point, operator first, last fully connected layer left out"
+        return f"one bit of {self.setting}, operator first, last fully connected layer left out"
 
 
 FIXED32, FIXED16 = FaultModel("fixed32", FixedPoint(21, 10)), FaultModel("fixed16", FixedPoint(14, 2))
@@ -98,19 +107,47 @@ class Campaigns:
         where: str,
         network: Network,
         results: Results,
-        what: str,
+        arm: str,
         *,
         paper: Mapping[str, Value] | None = None,
+        setting: str = "",
+        thresholds: bool = False,
     ) -> Iterator[Row]:
-        """One row for each column of the criterion.
+        """A row for each column of the criterion; of a steering network, the mean over its thresholds as well.
 
         Args:
-            what: is followed by the column's name.
-            paper: published values by column.
+            paper: published values by column; the mean is "mean".
+            setting: the fault model's by default.
+            thresholds: show all on the page, and not the best class or the mean over thresholds alone, of the paper's
+                networks alone.
         """
-        for rate in results.summary():
-            row = row_of(where, network, f"{what}: {rate.criterion}", paper=(paper or {}).get(rate.criterion))
-            yield row.found(rate.failure, n=rate.n_runs, seed=self.context.seed)
+        rates, seed, aside = results.summary(), self.context.seed, _aside(network, self.model)
+        known: dict[str, Any] = {"arm": arm, "setting": setting or self.model.setting, "failure": True}
+        for rate in rates:
+            detail = not thresholds and (rate.criterion != "top-1" or aside)
+            published = (paper or {}).get(rate.criterion)
+            row = row_of(where, network, rate.criterion, paper=published, detail=detail, **known)
+            yield row.found(rate.failure, n=rate.n_runs, seed=seed)
+        if not network.is_classifier:
+            detail = not thresholds and aside
+            row = row_of(where, network, MEAN, paper=(paper or {}).get("mean"), detail=detail, **known)
+            yield row.found(mean_of([rate.failure for rate in rates]), n=rates[0].n_runs, seed=seed)
+
+    def difference(
+        self, where: str, network: Network, before: Results, after: Results, *, thresholds: bool = False
+    ) -> Iterator[Row]:
+        """Rows of the differences between two arms on the same faults, in points, for each column of the criterion."""
+        known: dict[str, Any] = {"arm": DIFFERENCE, "setting": self.model.setting, "failure": True}
+        found: dict[str, Interval] = {}
+        for column in before.criteria:
+            pair = paired(before.lazy_runs, after.lazy_runs, column, target="values", confidence=0.95)
+            found[column] = pair.difference
+        if not network.is_classifier:
+            found[MEAN] = mean_of(list(found.values()), least=-1.0)
+        for column, interval in found.items():
+            detail = not thresholds and (column not in ("top-1", MEAN) or _aside(network, self.model))
+            row = row_of(where, network, column, "%", detail=detail, **known)
+            yield row.found(interval, n=before.summary()[0].n_runs, seed=self.context.seed)
 
     def sources(self, what: str, *, fault_model: str = "") -> Iterator[Source]:
         """Sources of the figures; none where nothing was run."""
@@ -119,48 +156,55 @@ class Campaigns:
             yield self.context.source(what, fault_model=words, runs=self.names, seed=self.context.seed)
 
 
-def row_of(
-    where: str, network: Network | Absent, what: str, unit: str = "%", *, paper: Value = None, why: str = ""
-) -> Row:
+def _aside(network: Network, model: FaultModel) -> bool:
+    """True if secondary tables leave out a network, or a chart shows a format, that the paper does not have."""
+    return network.listing.key.removesuffix("-quick") not in ARCHITECTURES or model.format is None
+
+
+def row_of(where: str, network: Network | Absent, what: str, unit: str = "%", *, why: str = "", **known: Any) -> Row:
     """A row about a network without a figure of ours yet; of an absent one the row says why it is."""
     listing = network.listing
-    given = network.why if isinstance(network, Absent) else "; ".join(part for part in (why, listing.why) if part)
-    return Row(where, listing.label, listing.data_label, what, unit, paper=paper, why=given)
+    given = network.why if isinstance(network, Absent) else why
+    return Row(where, listing.label, listing.data_label, what, unit, why=given, stands_for=listing.stands_for, **known)
 
 
 def right_of(
-    context: Context, where: str, network: Network, module: nn.Module, what: str, *, best: int = 1, paper: Value = None
+    context: Context, where: str, network: Network, module: nn.Module, what: str, *, best: int = 1, **known: Any
 ) -> Row:
     """Row of a classifier's accuracy on held-out data, fault-free: labels among the ``best`` classes of ``module``."""
     y = network.held_out.y
     assert y is not None, network.listing.key
     right = int((outputs(module, network.held_out).topk(best).indices == y[:, None]).any(1).sum())
-    return row_of(where, network, what, paper=paper).found(wilson(right, len(y)), n=len(y), seed=context.seed)
+    return row_of(where, network, what, **known).found(wilson(right, len(y)), n=len(y), seed=context.seed)
 
 
-def papers_own(where: str, network: Network | Absent, what: str, *, paper: Value = None) -> Iterator[Row]:
-    """The row of the paper's network that another one stands in for; none where nothing stands in."""
-    if network.listing.stands_in:
-        why = "neither data nor weights here; a stand-in is in the next row"
-        yield Row(where, *network.listing.paper, what, "%", paper=paper, why=why)
+def mean_of(rates: Sequence[Interval], *, least: float = 0.0) -> Interval:
+    """The mean of rates of the same runs under several thresholds: its limits are the means of their limits.
+
+    That is as wide as the mean can be.
+    """
+    estimate, low, high = (
+        sum(ends) / len(rates) for ends in zip(*((one.estimate, one.low, one.high) for one in rates), strict=True)
+    )
+    return Interval(estimate, max(least, low), min(1.0, high), rates[0].confidence, "mean of limits")
 
 
-def mean_of(rates: Sequence[Rate], *, independent: bool) -> Interval:
-    """The mean of rates.
+def mean_of_networks(groups: Sequence[Sequence[Rate]]) -> tuple[Interval, int]:
+    """The mean of all rates of several networks, and the number of runs.
 
-    Args:
-        independent: of different runs. Otherwise, of the same runs under several thresholds: the mean of the limits,
-            which is as wide as the mean can be.
+    Rates of one network are of the same runs, so their limits add up; those of different networks are independent.
+
     Source:
         Limits by recovery of variance (MOVER): G. Y. Zou and A. Donner, "Construction of confidence limits about effect
         measures: A general approach", Statistics in Medicine 27, 2008.
     """
-    found, count = [rate.failure for rate in rates], len(rates)
-    estimate = sum(one.estimate for one in found) / count
-    downs, ups = [one.estimate - one.low for one in found], [one.high - one.estimate for one in found]
-    down, up = (math.hypot(*ends) if independent else sum(ends) for ends in (downs, ups))
-    low, high = max(0.0, estimate - down / count), min(1.0, estimate + up / count)
-    return Interval(estimate, low, high, found[0].confidence, "MOVER" if independent else "mean of limits")
+    count = sum(map(len, groups))
+    found = [[rate.failure for rate in group] for group in groups]
+    estimate = sum(one.estimate for group in found for one in group) / count
+    down = math.hypot(*(sum(one.estimate - one.low for one in group) for group in found)) / count
+    up = math.hypot(*(sum(one.high - one.estimate for one in group) for group in found)) / count
+    limits = max(0.0, estimate - down), min(1.0, estimate + up)
+    return Interval(estimate, *limits, found[0][0].confidence, "MOVER"), sum(group[0].n_runs for group in groups)
 
 
 def relative_reduction(before: Interval, after: Interval) -> Interval:

@@ -1,0 +1,349 @@
+"""What the paper on Ranger claims, judged by the rows of the study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from hoplon_studies.framework.claims import Claim, Evidence, Question, compared, from_to, listed, span
+from hoplon_studies.framework.digits import here
+from hoplon_studies.framework.grids import times_fewer
+from hoplon_studies.framework.rows import Row
+from hoplon_studies.ranger.alternatives import FEWER, LAST, SCRIPT
+from hoplon_studies.ranger.bounds import SLOWEST
+from hoplon_studies.ranger.costs import ADDED, BEYOND, LAST_SHARE
+from hoplon_studies.ranger.rates import OVER_ALL
+from hoplon_studies.ranger.runs import FIXED32, MEAN
+
+_FIXED = FIXED32.setting
+_FARTHEST = "deviation>120deg"
+_VEHICLES = ("Dave (radians)", "Comma")
+_OTHERS = ("ResNet-20", "ResNet-56")  # not in the paper
+
+
+def headlines(evidence: Evidence) -> Iterator[Claim]:
+    """Every headline claim of the paper, in its order."""
+    yield from _classifiers(evidence)
+    yield from _steering(evidence)
+    yield from _dave(evidence)
+    yield from _costs(evidence)
+    yield from _sixteen_bits(evidence)
+    yield from _hong(evidence)
+    yield from _percentiles(evidence)
+    yield from _replacements(evidence)
+    yield from _coverage(evidence)
+    yield from _intuition(evidence)
+
+
+def _fewer(rows: Sequence[Row]) -> str:
+    """A pair of rates, and how many times fewer."""
+    return f"{from_to(rows)}: {times_fewer(rows[0], rows[1])} times fewer"
+
+
+def _classifiers(evidence: Evidence) -> Iterator[Claim]:
+    published = evidence.published
+    rows = evidence.arms("none", "ranger", where="Fig. 6", what=OVER_ALL)
+    left = evidence.found(where="Fig. 6", arm="ranger", failure=True, what="top-1")
+    lacks = "not all six classifiers have been struck"
+
+    def most() -> str:
+        worst = max(left, key=lambda row: float(row.here))  # type: ignore[arg-type]
+        return f"most is left by {worst.model}: {here(worst)}"
+
+    text = "Ranger makes faults in classifiers fail less"
+    others = {row.model for row in left if row.stands_for}
+    because = f"the mean over the paper's six architectures, of which {len(others)} have other data here"
+    yield evidence.judge(
+        Question("classifiers", text, "IV-C", "14.92 % → 0.44 %", "lower", (14.92, 0.44)),
+        rows,
+        because=because,
+        lacks=lacks,
+        shown=from_to,
+    )
+    wanted, text = [published["fig6/times-fewer"]], "34 times fewer, 97 % of critical faults mitigated"
+    yield evidence.judge(
+        Question("classifiers-size", text, "IV-C, VI", "34 times", "fewer", wanted),
+        rows,
+        because=most,
+        lacks=lacks,
+        shown=_fewer,
+    )
+    lenet = [row for row in left if row.model == "LeNet"]
+    yield evidence.judge(
+        Question("lenet", "LeNet fails no more", "IV-C", "around 20 % → 0 %", "holds", [0.0]),
+        lenet,
+        because=lambda: f"of {lenet[0].n:,} faults",
+        lacks="LeNet has not been struck",
+    )
+
+
+def _steering(evidence: Evidence) -> Iterator[Claim]:
+    published, lacks = evidence.published, "steering networks not struck"
+    rows = evidence.arms("none", "ranger", where="Fig. 7", what=OVER_ALL)
+    for rule, wanted, name, text in (
+        ("lower", (37.24, 2.49), "vehicles", "Ranger makes faults in steering networks fail less"),
+        ("at most", (2.49,), "vehicles-left", "... and leaves at most so many"),
+    ):
+        used = rows if rule == "lower" else rows[1:]
+        yield evidence.judge(
+            Question(name, text, "I, VII", "37.24 % → 2.49 %", rule, wanted),
+            used,
+            because="the mean of Comma and Dave in degrees, as the paper's figures are"
+            if rule == "lower"
+            else "the same mean, held against 2.49 %",
+            lacks=lacks,
+            shown=from_to if rule == "lower" else None,
+        )
+    for model, key, paper, factor in (
+        ("Comma", "comma", "24.98 % → 0.49 %", "50"),
+        ("Dave (radians)", "dave-radians", "20.42 % → 7.35 %", "2.77"),
+    ):
+        pair = evidence.arms("none", "ranger", where="Fig. 7", what=MEAN, model=model, setting=_FIXED)
+        yield evidence.judge(
+            Question(
+                key, f"{model}: {factor} times fewer", "IV-C", paper, "fewer", [published[f"fig7/{key}/times-fewer"]]
+            ),
+            pair,
+            because=f"opposite limits of both rates of {model}",
+            lacks=lacks,
+            shown=_fewer,
+        )
+
+
+def _dave(evidence: Evidence) -> Iterator[Claim]:
+    """What is left of Dave: the last layer's share."""
+    known = {"where": "Fig. 7", "what": _FARTHEST, "model": "Dave (radians)", "arm": "ranger"}
+    script = evidence.found(setting=SCRIPT, **known)
+    text = "Ranger leaves Dave's deviations beyond 120 degrees, for its arc tangent; the last layer is not struck"
+    with_last = f"with the last layer struck, as the published script does, {listed(script)}: most of what the paper"
+    yield evidence.judge(
+        Question("dave-farthest", text, "V-A", "4.01 %", "holds", [4.01]),
+        evidence.found(setting=_FIXED, **known),
+        because=f"{with_last} blames on the function comes from there" if script else "the last layer has no row yet",
+        lacks="Dave has not been struck",
+    )
+
+
+def _costs(evidence: Evidence) -> Iterator[Claim]:
+    pairs = evidence.arms("none", "ranger", where="Table II")
+
+    def largest() -> str:
+        both = zip(pairs[::2], pairs[1::2], strict=True)
+        changes = {abs(float(after.here) - float(before.here)): after for before, after in both}  # type: ignore[arg-type]
+        most = max(changes)
+        unit = changes[most].unit.replace("%", "points")
+        return f"the largest change is {most:.2g} {unit} ({changes[most].model})"
+
+    yield evidence.judge(
+        Question("accuracy", "Bounds cost no accuracy", "IV-C, Table II", "equal in all but one row", "unchanged", ()),
+        pairs,
+        because=largest,
+        lacks="accuracy has no row",
+        shown=lambda rows: f"{len(rows) // 2} pairs",
+    )
+    rows = evidence.found(where="Table III", arm=ADDED)
+    means = [row for row in rows if row.model.startswith("mean of")]
+    differing = [row.model for row in rows if row not in means and row.why]
+    yield evidence.judge(
+        Question("operations", "Bounds add 0.518 % of operations", "IV-C, Table III", "0.518 %", "equal", [0.518]),
+        means,
+        because=f"negligible either way; the remarks on {', '.join(differing)} say what the paper's count left out",
+        lacks="not all networks have been counted in this profile",
+    )
+    beyond = [row for row in evidence.found(what=BEYOND) if row.unit == "%" and "frames" not in row.data]
+    yield evidence.judge(
+        Question(
+            "exceedance", "Sound values hardly ever exceed a bound (VGG16)", "III-B", "5 of 50,000", "at most", [0.01]
+        ),
+        beyond,
+        because="the share depends on how many images were profiled: extremes of n are exceeded by 1 in n + 1",
+        lacks="no row of images beyond a bound yet",
+        shown=span,
+        comparable=False,
+    )
+    yield evidence.judge(
+        Question(
+            "last-layer", "VGG16's last layer makes 0.0047 % of its values", "IV-C", "0.0047 %", "equal", [0.0047]
+        ),
+        evidence.found(what=LAST_SHARE),
+        because="product and bias, of the values of all operators that TensorFlow lists",
+        lacks="no row of the last layer's share yet",
+    )
+
+
+def _sixteen_bits(evidence: Evidence) -> Iterator[Claim]:
+    rows = evidence.arms("none", "ranger", where="Fig. 9", what=OVER_ALL)
+    lacks, paper = "not all eight networks have been struck in 16 bits", "15.11 % → 0.93 %"
+    yield evidence.judge(
+        Question("sixteen-bits", "Ranger works in 16 bits", "IV-C, RQ4", paper, "lower", (15.11, 0.93)),
+        rows,
+        because="the mean over the paper's eight architectures",
+        lacks=lacks,
+        shown=from_to,
+    )
+    wanted = [evidence.published["fig9/times-fewer"]]
+    yield evidence.judge(
+        Question("sixteen-bits-size", "16 times fewer in 16 bits", "IV-C, RQ4", "16 times", "fewer", wanted),
+        rows,
+        because="opposite limits of both means",
+        lacks=lacks,
+        shown=_fewer,
+    )
+
+
+def _hong(evidence: Evidence) -> Iterator[Claim]:
+    published = evidence.published
+    farthest = partial(evidence.found, what=_FARTHEST, model=_VEHICLES)
+    refused = evidence.lacking(where="Fig. 8", arm="tanh") or "no steering network with hyperbolic tangents was struck"
+    ends = [published["fig8/tanh/least"], published["fig8/tanh/most"]]
+    yield evidence.judge(
+        Question(
+            "hong-steering",
+            "Tangents for ReLUs leave more beyond 120 degrees",
+            "IV-C",
+            "4.76 to 9.48 %",
+            "between",
+            ends,
+        ),
+        farthest(where="Fig. 8", arm="tanh"),
+        because="the tangents' own networks, without protection",
+        lacks=refused,
+        shown=listed,
+    )
+    ends = [published["fig8/ranger/least"], published["fig8/ranger/most"]]
+    yield evidence.judge(
+        Question("hong-ranger", "... than Ranger", "IV-C", "0 to 0.27 %", "between", ends),
+        farthest(where="Fig. 7", arm="ranger", setting=_FIXED),
+        because="the networks with ReLUs, bounded",
+        lacks="no steering network was struck",
+        shown=listed,
+    )
+    yield evidence.judge(
+        Question(
+            "hong-classifiers",
+            "Tangents reduce failures less than Ranger",
+            "IV-C, Fig. 8",
+            "Ranger > 90 % more",
+            "lower",
+            (),
+        ),
+        evidence.arms("ranger", "tanh", where="Fig. 8", what=FEWER),
+        because="relative reductions by Ranger and by tangents",
+        lacks="no network with hyperbolic tangents was struck",
+        shown=compared,
+    )
+    yield evidence.judge(
+        Question(
+            "tanh-networks",
+            "Ranger helps networks that use tangents already",
+            "IV-C, Fig. 8",
+            "0 % by tangents",
+            "lower",
+            (),
+        ),
+        evidence.arms("tanh", "tanh+ranger", where="Fig. 8", failure=True),
+        because="the same networks, without and with bounds",
+        lacks="no row yet of Ranger on the networks with hyperbolic tangents",
+        shown=compared,
+    )
+
+
+def _percentiles(evidence: Evidence) -> Iterator[Claim]:
+    arms = ("none", "100 %", "99.9 % of values", "99 % of values", "98 % of values")
+    rates = {row.arm: row for row in evidence.found(where="Fig. 10", what=MEAN, arm=arms)}
+    errors = {row.arm: row for row in evidence.found(where="Table IV", what="RMSE", arm=arms)}
+    yield evidence.judge(
+        Question("percentiles", "Bounds at 99.9 % leave fewer failures", "V-A", "49.49 % → 2.9 %", "at most", [2.9]),
+        [rates[arms[2]]] if arms[2] in rates else [],
+        because=lambda: f"from {here(rates['none'])} without bounds, {here(rates['100 %'])} at the extremes",
+        lacks="Dave in degrees has not been struck",
+    )
+    known = [errors[arm] for arm in arms[1:] if arm in errors]
+    yield evidence.judge(
+        Question(
+            "percentiles-cost",
+            "Tighter bounds cost accuracy",
+            "V-A, Table IV",
+            "RMSE 6.069 → 8.5719 → 12.37 → 13.94",
+            "rising",
+            (),
+        ),
+        known,
+        because="the network is little better here than always 0, see Table II, so that it has little to lose",
+        lacks="Dave in degrees is not here",
+        shown=lambda rows: " → ".join(here(row) for row in rows),
+    )
+
+
+def _replacements(evidence: Evidence) -> Iterator[Claim]:
+    pairs = evidence.arms("zero", "clamp", where="section V-B", what="top-1", setting=_FIXED)
+    own = [row for row in pairs if not row.stands_for]
+    others = [row for row in pairs if row.stands_for]
+    because = "failures with 0, then with the bound" + (f"; on stand-ins {compared(others)}" if own and others else "")
+    yield evidence.judge(
+        Question("zero", "What exceeds its bound should become the bound, not 0", "V-B", "0 rejected", "lower", ()),
+        own or others,
+        because=because,
+        lacks="no policy was struck",
+        shown=compared,
+    )
+    accuracy = evidence.arms("clamp", "zero", where="section V-B", what="accuracy without faults")
+    targeted = evidence.found(where="section V-B", what="exceeding images misread", arm="zero")
+    yield evidence.judge(
+        Question(
+            "zero-misreads", "Reset to 0 misreads images that exceed a bound", "V-B", "3 of 5 images", "holds", [60.0]
+        ),
+        targeted,
+        because="images that exceed a bound without any fault",
+        lacks=f"no row of such images yet; over all images, bound → 0: {compared(accuracy)}"
+        if accuracy
+        else "no row yet",
+    )
+
+
+def _coverage(evidence: Evidence) -> Iterator[Claim]:
+    pairs = evidence.arms("activations", "algorithm1", where="section III-C", what="top-1")
+    yield evidence.judge(
+        Question("activations", "Bounds on activations alone are not enough", "III-C", "stated", "lower", ()),
+        [row for row in pairs if row.model not in _OTHERS],
+        because="activations alone, then the rest of Algorithm 1 as well, in the classifiers of the paper",
+        lacks="not struck",
+        shown=compared,
+    )
+    setting = f"{_FIXED}, {LAST}"
+    steering = evidence.arms("none", "bounded", where="section IV-C", what=MEAN, setting=setting)
+    pairs = evidence.arms("none", "bounded", where="section IV-C", what="top-1", setting=setting)
+    yield evidence.judge(
+        Question("last-bounded", "Bounds do not help in the last layer", "IV-C", "stated", "unchanged", ()),
+        pairs,
+        because="classifiers, without and with a bound on its product"
+        + (f"; steering {compared(steering)}" if steering else ""),
+        lacks="the last layer was not struck",
+        shown=span,
+    )
+
+
+def _intuition(evidence: Evidence) -> Iterator[Claim]:
+    yield evidence.judge(
+        Question(
+            "convergence", "Ranges converge quickly with the sampled data", "IV-B, Fig. 5", "drawn", "at least", [95.0]
+        ),
+        evidence.found(where="Fig. 5", what=SLOWEST),
+        because="criterion: the slowest activation has 95 % of its final range after an eighth of the images",
+        lacks="no ranges were followed",
+        shown=listed,
+    )
+    yield evidence.judge(
+        Question(
+            "high-bits",
+            "Critical faults are those of high-order bits, and Ranger moves them to low ones",
+            "III-B",
+            "stated",
+            "lower",
+            (),
+        ),
+        evidence.arms("high bits", "low bits", where="section III-B", failure=True),
+        because="failures of faults in high and in low bits",
+        lacks="no row by bit yet",
+        shown=compared,
+    )
