@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from hoplon_studies.aspis.study import STUDY
 from hoplon_studies.framework.study import Published
 from tests.reference.study_figures import compared, verdicts
 from tests.support.networks import small_data, small_net
+from tests.support.pages import default_reasons, repeated
 
 COUNTS = replace(
     profile_named("quick").aspis,
@@ -109,6 +111,9 @@ def test_the_users_own_model_runs_every_part_and_its_figures_can_be_derived_from
     assert tmr.here == pytest.approx(2 * 4 * (8 * 3 * 9 + 8 * 8 * 9) / 1e6)
     assert all(figure.read_bytes().startswith(b"<?xml") for figure in pages.figures)
     markdown = pages.markdown.read_text()
+    assert len(markdown.splitlines()) <= 350
+    assert repeated(markdown) == {}
+    assert default_reasons(json.loads(pages.document.read_text())) == []
     assert all(f"aspis/{figure.name}" in markdown for figure in pages.figures)
 
 

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +22,16 @@ from hoplon_studies.framework.rows import DIFFERENCE
 from hoplon_studies.framework.study import Published
 from hoplon_studies.ranger import study as ranger
 from tests.reference.study_figures import verdicts
+from tests.support.pages import LONG, OFTEN, default_reasons, repeated
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 STUDIES = {"ranger": ranger.STUDY, "aspis": aspis.STUDY, "driving": driving.STUDY}
-LONG, OFTEN = 6, 3  # a sentence has so many words of two letters at least, and may be there so often
-UNTRUE = ("stands in", "nothing to run", "in a chart alone", "CPU, batch", "frames of a simulator", "another simulator")
 ROW = Row("Fig. 6", "LeNet", "MNIST", "top-1", "%", setting="16 bits", failure=True)
 
 
 def rate(failures: int, arm: str, **changes: Any) -> Row:
     row = dataclasses.replace(ROW, arm=arm, **changes)
     return row.found(wilson(failures, 1000), n=1000, seed=0)
-
-
-def repeated(page: str) -> dict[str, int]:
-    """Sentences and cells of some length that a page has too often."""
-    parts = (part.strip(" |*.") for line in page.splitlines() for part in re.split(r"(?<=\.) | \| |; ", line))
-    counts = Counter(part for part in parts if len(re.findall(r"[A-Za-z]{2,}", part)) >= LONG)
-    return {part: count for part, count in counts.items() if count > OFTEN}
-
-
-def default_reasons(document: Mapping[str, Any]) -> list[str]:
-    """Reasons of rows with a figure that stand in too many of them, or are known to be untrue."""
-    counts = Counter(row["why"] for row in document["rows"] if row["why"] and row["here"] is not None)
-    untrue = [why for why in counts if any(words in why for words in UNTRUE)]
-    return [why for why, count in counts.items() if count > OFTEN] + untrue
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -192,6 +176,11 @@ def test_a_table_has_one_line_per_network_with_its_arms_side_by_side() -> None:
     assert grid.lines[0][5].startswith("14.7")
     assert grid.lines[1][2:] == ("", "9.0 [7.4, 10.9]", "1 [0.67, 1.5]", "")
     assert grid.absent == "Not here: VGG16, MNIST (no weights here)."
+
+
+def test_names_of_networks_break_no_table() -> None:
+    arms = [rate(number, f"guard {number}", model=model) for number in range(1, 7) for model in ("a|b", "c\nd")]
+    assert table(*arms).heads == ("arm", "a\\|b, MNIST", "c d, MNIST")
 
 
 def test_many_arms_stand_below_each_other_and_places_and_settings_apart() -> None:

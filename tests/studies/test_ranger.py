@@ -23,6 +23,7 @@ from hoplon_studies.ranger.study import STUDY
 from hoplon_studies.training.recipes import RECIPES
 from hoplon_studies.training.weights import weights_path
 from tests.reference.study_figures import compared_ranger, verdicts
+from tests.support.pages import default_reasons, repeated
 
 Data = Callable[[str], ZooData]
 COUNTS = replace(
@@ -87,6 +88,8 @@ def test_classifiers_fail_less_with_ranger_and_every_row_rests_on_runs(tmp_path:
     assert "| LeNet, MNIST-10k | around 20 |" in page  # one line, both arms
     assert compared_ranger(tmp_path) == 2
     assert verdicts(tmp_path, "ranger") > 20
+    assert repeated(page) == {}
+    assert default_reasons(json.loads((tmp_path / "ranger.json").read_text())) == []
     for row in result.findings["classifiers"].rows:
         assert row.low <= row.here <= row.high
         assert (row.n, row.seed) == (60, 0)

@@ -124,7 +124,7 @@ def _pivoted(rows: Sequence[Row]) -> tuple[tuple[str, ...], tuple[tuple[str, ...
         cells = [one for column in columns for one in column.cells(line)]
         remarks = "; ".join(dict.fromkeys(row.why for row in line if row.why and row.here is not None))
         lines.append((*map(cell, places), *cells, *_derived(line, fewer), *((cell(remarks),) if last else ())))
-    return heads, tuple(lines)
+    return tuple(map(cell, heads)), tuple(lines)
 
 
 def _across(counts: dict[str, int]) -> str:
