@@ -61,7 +61,7 @@ def rounded(value: float, width: float) -> str:
     """A value to the digits that an interval of this half-width leaves known.
 
     Example:
-        >>> rounded(0.0, 0.08), rounded(59.1, 7.2), rounded(99.99871, 0.0004)
+        >>> rounded(0.0, 0.08), rounded(59.1, 7.2), rounded(99.99871, 0.004)
         ('0', '59', '99.9987')
     """
     if not value or not width:

@@ -63,8 +63,8 @@ def times_fewer(before: Row, after: Row) -> str:
     """How many times fewer fail in the second row, by the opposite limits of both; empty where it cannot be said.
 
     Example:
-        >>> row = Row("Fig. 6", "LeNet", "MNIST", "top-1", "%", here=20, low=18, high=22)
-        >>> times_fewer(row, replace(row, here=0, low=0, high=1))
+        >>> none = Row("Fig. 6", "LeNet", "MNIST", "top-1", "%", here=20, low=18, high=22)
+        >>> times_fewer(none, Row("Fig. 6", "LeNet", "MNIST", "top-1", "%", here=0, low=0, high=1))
         'at least 18'
     """
     pair = (before, after)
