@@ -232,7 +232,7 @@ def _places(value: float) -> int:
 
 def _records(folder: Path) -> Iterator[dict[str, str]]:
     for file in sorted(folder.glob("student-*.json")):
-        yield from json.loads(file.read_text())
+        yield from json.loads(file.read_text())["kept"]
 
 
 def agrees(row: dict[str, float], expected: Figure) -> bool:
