@@ -175,7 +175,7 @@ def _stored(folder: Path, results: Results) -> str:
     with directory.writing():
         for unit in units.keys() - directory.finished():
             directory.write(unit, *units[unit])
-        directory.record_design(Design((), (), (), 0, 0.95))
+        directory.record_design(Design((), (), (), 0, 0.95), len(units))
     return load_results(folder).digest()
 
 
@@ -292,7 +292,7 @@ def test_a_damaged_run_of_two_phases_is_made_whole_with_the_same_records(target:
 def test_digests_are_those_of_sha256sum(finished: Path) -> None:
     files = [str(file.relative_to(finished)) for file in sorted((finished / "digests").iterdir())]
     checked = subprocess.run(["sha256sum", "--strict", "-c", *files], cwd=finished, capture_output=True, check=True)
-    assert checked.stdout.decode().count(": OK\n") == 4
+    assert checked.stdout.decode().count(": OK\n") == 6
 
 
 def _loaded(folder: Path) -> tuple[Any, ...] | None:
@@ -410,3 +410,31 @@ def test_a_digest_is_that_of_the_records(finished: Path) -> None:
         assert other.digest() != results.digest()
     fewer = dataclasses.replace(results, lazy_faults=results.faults.plan().frame.lazy())
     assert fewer.digest() != results.digest()
+
+
+def test_a_unit_of_another_run_is_not_taken_for_one_of_this(tmp_path: Path) -> None:
+    net = NETWORKS["mlp"]
+    plan = Campaign(capture(net.model(0), net.batch(2)), Inputs(net.batch(8)), sites=Values(), fault_model=BitFlip())
+    for seed in (0, 1):
+        plan.run(count=2100, seed=seed, store=tmp_path / f"{seed}")
+    for folder, ending in (("faults", "parquet"), ("runs", "parquet"), ("digests", "sha256")):
+        name = f"{folder}/unit-00000001.{ending}"
+        (tmp_path / "0" / name).write_bytes((tmp_path / "1" / name).read_bytes())
+    with pytest.raises(StoreError, match="expected unit 1 of .* as it was written, got .*another run"):
+        load_results(tmp_path / "0")
+
+
+def test_a_design_of_another_run_and_missing_units_are_noticed(tmp_path: Path) -> None:
+    net = NETWORKS["mlp"]
+    plan = Campaign(capture(net.model(0), net.batch(2)), Inputs(net.batch(8)), sites=Values(), fault_model=BitFlip())
+    for seed in (0, 1):
+        plan.run(half_width=0.02, seed=seed, store=tmp_path / f"{seed}")
+    design = (tmp_path / "0" / "design.json").read_bytes()
+    (tmp_path / "0" / "design.json").write_bytes((tmp_path / "1" / "design.json").read_bytes())
+    with pytest.raises(StoreError, match="that of another run"):
+        load_results(tmp_path / "0")
+    (tmp_path / "0" / "design.json").write_bytes(design)
+    last = max(file.name for file in (tmp_path / "0" / "faults").iterdir())
+    (tmp_path / "0" / "faults" / last).unlink()
+    with pytest.raises(StoreError, match="expected .* units in .*; resume the run"):
+        load_results(tmp_path / "0")

@@ -197,3 +197,18 @@ def test_the_criterion_is_that_of_the_run(tmp_path: Path) -> None:
 def test_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="expected a run directory with manifest.json at"):
         rerun(tmp_path, _program(), _data())
+
+
+@pytest.mark.parametrize("sites", [Values(), Memory()])
+def test_faults_that_do_not_count_alike_stand_for_as_many_in_the_other_model(
+    sites: Values | Memory, tmp_path: Path
+) -> None:
+    plan = Campaign(_program(), _data(), sites=sites, fault_model=BitFlip(), batch=4)
+    first = plan.run(half_width=0.03, seed=2, store=tmp_path / "run")
+    again = rerun(tmp_path / "run", _program(), _data(), store=tmp_path / "again")
+    for before, after in again.rates.values():
+        assert before.failure == after.failure
+    kept = load_results(tmp_path / "again")
+    assert kept.summary()[0].failure == again.results.summary()[0].failure
+    if first.split is None or not first.split.partial:  # otherwise the faults meet all inputs now
+        assert kept.summary()[0].failure == first.summary()[0].failure

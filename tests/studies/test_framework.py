@@ -185,7 +185,9 @@ def test_no_flipped_bit_in_the_records_of_a_study_goes_unnoticed(tmp_path: Path)
     assert counter.calls == ["one", "two"]
     kept.write_text(kept.read_text().replace("0.28", "0.38"))
     (tmp_path / "study-runs" / "aspis" / "parts" / "two.json").unlink()
-    with pytest.raises(StoreError, match=r"expected .*seconds.json as a study writes it, got .* its seal is another.*; "):
+    with pytest.raises(
+        StoreError, match=r"expected .*seconds.json as a study writes it, got .* its seal is another.*; "
+    ):
         run_study(counter.study(), out=tmp_path, profile=QUICK, only=["two"])
 
 

@@ -28,7 +28,8 @@ class Design:
     this number on were added since a look was not precise enough; that look saw those before (None: all of them).
     ``expected``: the "runs", "seconds" and "memory_bytes" (of the process that plans, where the platform tells) that
     the pilot led to expect; ``spent``: what it came to. Times and memory are no records. ``split``: of memory faults,
-    how many batches of inputs each meets.
+    how many batches of inputs each meets. ``units``, ``manifest``: in a run directory, how many units it stands
+    for, and the digest of the manifest beside it.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -44,6 +45,8 @@ class Design:
     expected: Mapping[str, float] = field(default_factory=dict)
     spent: Mapping[str, float] = field(default_factory=dict)
     split: TwoStagePlan | None = None
+    units: int | None = field(default=None, compare=False)
+    manifest: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         strata = len(self.labels)

@@ -28,6 +28,7 @@ from hoplon.injection.time_limit import end_when_stuck
 
 _ATTEMPTS: Final = 3  # to run a task, where what is killed is not its process
 _WAY_OUT: Final = "see that memory, TMPDIR and open files suffice, or use fewer workers"
+_SAFE_PATH: Final = "PYTHONSAFEPATH"
 _Place = tuple[Path, int]
 MOST_THREADS = 1024  # far more than it can use end a process
 
@@ -223,6 +224,8 @@ class Processes(Executor):
         """Start processes that ignore interrupts, which reach this one, and end with it."""
         mask = getattr(signal, "pthread_sigmask", lambda *_: ())
         before = mask(getattr(signal, "SIG_BLOCK", 0), {signal.SIGINT})
+        safe = os.environ.get(_SAFE_PATH)
+        os.environ[_SAFE_PATH] = "1"  # or they import what lies in the current folder under names of the library
         try:
             self._pool = ProcessPoolExecutor(
                 max_workers=workers,
@@ -234,6 +237,10 @@ class Processes(Executor):
             return loaded
         finally:
             mask(getattr(signal, "SIG_SETMASK", 0), before)
+            if safe is None:
+                del os.environ[_SAFE_PATH]
+            else:
+                os.environ[_SAFE_PATH] = safe
 
     def _restart(self, broken: Any) -> None:
         """Start new processes for tasks alone, unless another thread already did."""

@@ -319,6 +319,8 @@ def load_results(path: str | os.PathLike[str]) -> Results:
     if not units:
         raise StoreError(f"expected at least one finished unit in {path}, got none; resume the run")
     design = directory.design()
+    if design is not None and design.shares and units < (design.units or 0):
+        raise StoreError(f"expected {design.units} units in {path}, got {units}; resume the run, which runs the others")
     if design is None and manifest.get("half_width") is not None:
         raise StoreError(f"expected a design of the runs in {path}, got none; resume the run, which makes it again")
     return stored_results(directory, manifest, units, design=design)

@@ -212,7 +212,7 @@ class UnitStore:
     def results(self, units: int, design: Design) -> Results:
         """Return the results of the first units under a design, which is recorded."""
         if self._directory is not None:
-            self._directory.record_design(design)
+            self._directory.record_design(design, units)
             return stored_results(self._directory, self._manifest, units, design=design)
         held = [self._held[unit] for unit in range(units)]
         return held_results(self._manifest, held, design=design)

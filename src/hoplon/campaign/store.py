@@ -11,7 +11,7 @@ import stat
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import polars as pl
 from hoplon.campaign.design import Design
 from hoplon.criteria.outcome import CAUSES, OUTCOME_NAMES
 from hoplon.errors import HoplonWarning, StoreError, said
-from hoplon.faults.table import FaultTable, Target
+from hoplon.faults.table import MOST_ROWS, FaultTable, Target
 from hoplon.files import bring_back, locked, read_bytes, read_json, write_atomically, write_json
 
 _MANIFEST = "manifest.json"
@@ -129,13 +129,14 @@ class RunDirectory:
                 f"expected a run directory with {_MANIFEST} at {self.path}, got {error}; choose another"
             ) from error
 
-    def record_design(self, design: Design) -> None:
+    def record_design(self, design: Design, units: int) -> None:
         """Record how the runs stand for all faults.
 
         Raises:
             StoreError: the disk is full or the folder is not writable.
         """
-        write_json(self.path / _DESIGN, design.to_dict())
+        whole = replace(design, units=units, manifest=self._manifest_digest())
+        write_json(self.path / _DESIGN, whole.to_dict())
         with suppress(OSError):  # else it is removed with the next writing
             self._aside(self.path / _DESIGN).unlink()
 
@@ -147,6 +148,8 @@ class RunDirectory:
         """
         try:
             found: Design = read_json(self.path / _DESIGN, Design)
+            if found.manifest not in ("", self._manifest_digest()):
+                raise ValueError("that of another run")
             return found
         except FileNotFoundError:
             return None
@@ -188,7 +191,7 @@ class RunDirectory:
         if not (self.path / _MANIFEST).exists():
             raise StoreError(f"expected the run directory {self.path} until the run ends, got none; start the run anew")
         way_out = "free space or permit writing there, and resume the run"
-        digests = []
+        digests = [self._line_of_manifest()]
         for folder, frame in zip(_FOLDERS, (faults.frame, runs), strict=True):
             content = io.BytesIO()
             frame.write_parquet(content)
@@ -273,6 +276,12 @@ class RunDirectory:
     def _parts(self) -> tuple[str, ...]:
         return (*_FOLDERS, _DIGESTS) if self.has_digests else _FOLDERS
 
+    def _line_of_manifest(self) -> str:
+        return f"{self._manifest_digest()}  {_MANIFEST}\n"
+
+    def _manifest_digest(self) -> str:
+        return hashlib.sha256(read_bytes(self.path / _MANIFEST)).hexdigest()
+
     def _line(self, folder: str, unit: int, digest: str) -> str:
         return f"{digest}  {folder}/{self.file(folder, unit).name}\n"
 
@@ -281,13 +290,16 @@ class RunDirectory:
         if not self.has_digests:
             return next((wrong for folder in _FOLDERS if (wrong := _unreadable(self.file(folder, unit)))), None)
         kept = read_bytes(self.file(_DIGESTS, unit), limit=_CHUNK).decode(errors="replace")
-        found = []
+        found = [self._line_of_manifest()]
+        if found[0] not in kept:
+            return f"{_DIGESTS}/{self.file(_DIGESTS, unit).name} has not the digest of {_MANIFEST}: it is another run's"
         for folder in _FOLDERS:
             with self.file(folder, unit).open("rb") as shard:
                 found.append(self._line(folder, unit, hashlib.file_digest(shard, "sha256").hexdigest()))
         if kept == "".join(found):
-            return None
-        others = [self.file(folder, unit) for folder, line in zip(_FOLDERS, found, strict=True) if line not in kept]
+            rows = [_rows(self.file(folder, unit)) for folder in _FOLDERS]
+            return f"{max(rows):,} rows, more than hoplon writes" if max(rows) > MOST_ROWS else None
+        others = [self.file(folder, unit) for folder, line in zip(_FOLDERS, found[1:], strict=True) if line not in kept]
         what = " and ".join(f"{file.parent.name}/{file.name}" for file in others) or "it"
         return f"{what} has not the digest in {_DIGESTS}/{self.file(_DIGESTS, unit).name}"
 
@@ -422,6 +434,14 @@ def _only_writer(path: Path) -> Iterator[None]:
                 f"expected nobody else to write to {path}, got another process that does; wait for it or end it"
             )
         yield
+
+
+def _rows(shard: Path) -> int:
+    """How many rows a shard says that it has, which few bytes can hold."""
+    try:
+        return int(pl.scan_parquet(shard, glob=False).select(pl.len()).collect().item())
+    except _POLARS as error:
+        raise ValueError(said(error)) from error
 
 
 def _columns(shard: Path) -> pl.Schema:

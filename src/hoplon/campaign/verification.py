@@ -16,10 +16,11 @@ from typing_extensions import TypedDict
 
 from hoplon.campaign.design import Design
 from hoplon.campaign.manifest import Manifest
+from hoplon.campaign.results import load_results
 from hoplon.campaign.store import RunDirectory
 from hoplon.errors import DataError, StoreError, checked
 from hoplon.faults.table import FaultTable, Target
-from hoplon.files import json_as, read_bytes
+from hoplon.files import json_as, read_bytes, read_json
 from hoplon.formats.tensor_files import load_tensors
 
 State = Literal["whole", "unchecked", "open", "missing", "damaged"]
@@ -112,6 +113,7 @@ def _tensors(file: Path, _schema: Any, sealed: bool) -> None:
     load_tensors(file, must_be_sealed=sealed)
 
 
+_MOST_UNITS = 10_000_000
 _READERS = {".json": _document, ".safetensors": _tensors}
 _SCHEMAS: Mapping[str, Any] = {_RUN: Manifest, "design.json": Design}
 _WAYS_OUT = {
@@ -141,18 +143,45 @@ def _units(run: RunDirectory, name: str) -> Iterator[Record]:
             yield Record(f"{name}unit {unit}", "damaged", problem, "resume the run, which runs it again")
         else:
             whole.append(unit)
+    if manifest.get("half_width") is not None and not (run.path / "design.json").exists() and whole:
+        yield Record(
+            f"{name}design.json", "missing", "runs of this campaign do not count alike", _WAYS_OUT["design.json"]
+        )
+    if wanted == {*whole} and whole and (problem := _other_results(run)):
+        yield Record(f"{name}results.json, its digest", "damaged", problem, _WAYS_OUT["results.json"])
     if whole:
         label = f"{name}{len(whole):,} unit{'s' * (len(whole) > 1)}, {whole[0]} to {whole[-1]}"
         unchecked = Record(label, "unchecked", "shards of an early version, without digests")
         yield Record(label, "whole") if run.has_digests else unchecked
 
 
+def _other_results(run: RunDirectory) -> str | None:
+    """What is wrong where the figures beside the runs are those of others."""
+    try:
+        said = read_json(run.path / "results.json").get("digest")
+        found = load_results(run.path).digest() if isinstance(said, str) else said
+    except (OSError, ValueError):
+        return None  # said elsewhere
+    return None if said == found else "it is of other runs than lie here"
+
+
 def _wanted(run: RunDirectory, manifest: Mapping[str, Any]) -> set[int]:
     """Numbers of the units that a run has, or will have as far as is known."""
     count, size = manifest.get("count"), manifest.get("unit_faults")
     if isinstance(count, int) and isinstance(size, int) and count > 0 and size > 0:
-        return set(range(-(-count // size)))
-    return set(range(max(run.finished(), default=-1) + 1)) or ({0} if "faults" in manifest else set())
+        units = -(-count // size)
+    else:
+        units = max(_designed(run), max(run.finished(), default=-1) + 1) or int("faults" in manifest)
+    return set(range(min(units, _MOST_UNITS)))
+
+
+def _designed(run: RunDirectory) -> int:
+    """How many units a design says there are; 0 where there is none."""
+    try:
+        design = run.design()
+    except StoreError:
+        return 0
+    return 0 if design is None or design.units is None else design.units
 
 
 def _ended(run: RunDirectory, manifest: Mapping[str, Any]) -> bool:
@@ -168,7 +197,9 @@ def _misfit(run: RunDirectory, unit: int, manifest: Mapping[str, Any]) -> str | 
     """What does not fit in shards that are as they were written, or have no digest."""
     faults, runs = (run.file(folder, unit) for folder in ("faults", "runs"))
     try:
-        target: Target = manifest.get("target", "values" if "input" in pl.read_parquet_schema(faults) else "memory")
+        target: Target = manifest.get(
+            "target", "values" if "input" in pl.scan_parquet(faults, glob=False).collect_schema() else "memory"
+        )
         FaultTable(target, pl.read_parquet(faults, glob=False))
         columns = pl.read_parquet(runs, glob=False).columns
     except (OSError, DataError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:

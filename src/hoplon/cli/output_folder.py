@@ -95,15 +95,19 @@ def require_writable(folder: Path) -> None:
         ) from error
 
 
-def require_file(file: Path) -> None:
-    """Refuse before the work a file that could not be written after it.
+def require_file(file: Path, *marks: bytes) -> None:
+    """Refuse before the work a file that could not be written after it, or would replace another's.
 
+    Args:
+        marks: of which each file of this kind that hoplon writes has one.
     Raises:
-        StoreError: its folder cannot be written, or there is a folder in its place.
+        StoreError: its folder cannot be written, or there is a folder or another program's file in its place.
     """
     require_writable(file.parent)
     if file.is_dir():
         raise StoreError(f"expected a file to write, got the folder {file}; name a file in it")
+    if file.is_file() and marks and file.stat().st_size and not any(mark in file.read_bytes() for mark in marks):
+        raise StoreError(f"expected a new file, or one of hoplon's to replace, got {file}; choose another")
 
 
 def require_folder(folder: Path) -> None:

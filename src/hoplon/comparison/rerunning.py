@@ -154,10 +154,14 @@ def rerun(
     level = confidence or original.confidence
     own = _manifest(original, reference, tuple(protections), where, level)
     directory = None if store is None else RunDirectory.create(store, own, resume=resume)
-    units = source.finished_from_start()
+    units, design = source.finished_from_start(), source.design()
     with directory.writing() if directory else nullcontext():
         shards = _rerun(source, units, evaluator, directory, progress, len(original.faults))
-    results = stored_results(directory, own, units) if directory is not None else held_results(own, shards)
+    if directory is None:
+        return _compared(original, held_results(own, shards, design=design), same_inputs=same_inputs)
+    if design is not None:
+        directory.record_design(design, units)
+    results = stored_results(directory, own, units, design=design)
     return _compared(original, results, same_inputs=same_inputs)
 
 
@@ -182,7 +186,8 @@ def _rerun(
             progress(finished, total)
 
     for unit in range(units):
-        table = source.unit(unit, target)[0].plan()
+        struck, before = source.unit(unit, target)
+        table = struck.plan()
         count = len(table)
         if target == "values":
             table = FaultTable(target, table.frame.filter(pl.col("input").is_in(eligible)))
@@ -191,6 +196,9 @@ def _rerun(
             advance(len(table))
             continue
         runs, observed = evaluator.runs(table, advance=advance)
+        if "cell" in before.columns:  # what a fault stands for does not depend on the model that meets it
+            cells = before.select("fault", "cell", "proven").unique("fault")
+            runs = runs.join(cells, on="fault", how="left", maintain_order="left")
         if directory is None:
             shards.append((observed, runs))
         else:

@@ -23,6 +23,7 @@ Target = Literal["values", "memory"]
 _NAMES = ("site", "format")
 _OBSERVED = ("before", "after")
 _WEIGHT = "weight"
+MOST_ROWS = 50_000_000  # of one file; few bytes can hold many
 _DIGEST = "hoplon.digest"  # in a file's metadata
 _DTYPES: dict[str, type[pl.DataType]] = {
     "fault": pl.Int64,
@@ -209,7 +210,8 @@ class FaultTable:
             frame = read_frame(path)
         except (OSError, ValueError) as error:
             raise DataError(f"expected a fault table (Parquet) at {path}, got {said(error)}") from error
-        digest = pl.read_parquet_metadata(Path(path)).get(_DIGEST)
+        with Path(path).open("rb") as file:
+            digest = pl.read_parquet_metadata(file).get(_DIGEST)
         table = cls("values" if "input" in frame.columns else "memory", frame)
         if digest not in (None, table.digest()):
             raise DataError(f"expected {path} as it was saved, got other faults: its digest is another")
@@ -224,6 +226,9 @@ def read_frame(path: str | os.PathLike[str]) -> pl.DataFrame:
         ValueError: no Parquet, or a damaged file.
     """
     try:
+        rows = pl.scan_parquet(Path(path), glob=False, hive_partitioning=False).select(pl.len()).collect().item()
+        if rows > MOST_ROWS:
+            raise ValueError(f"{rows:,} rows, more than hoplon writes")
         return pl.read_parquet(Path(path), glob=False, hive_partitioning=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ValueError(said(error)) from error

@@ -19,7 +19,7 @@ from hoplon.files import json_as
 from hoplon.formats.tensor_files import load_tensors, save_tensors
 from hoplon.registry import register
 
-_NOTE = "hoplon.scores"
+NOTE = "hoplon.scores"  # names the note of a file
 
 
 @register("part", "scores")
@@ -107,7 +107,7 @@ class Scores:
             StoreError: the folder is not writable, or the disk is full.
         """
         about = {"sites": list(self.values)} | {part.name: getattr(self, part.name) for part in fields(self)[1:]}
-        save_tensors(path, self.values, {_NOTE: json.dumps(about)})
+        save_tensors(path, self.values, {NOTE: json.dumps(about)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -118,9 +118,9 @@ class Scores:
         """
         try:
             tensors, notes = load_tensors(path)
-            if _NOTE not in notes:
+            if NOTE not in notes:
                 raise ValueError("tensors that are no scores")
-            about = json_as(_About, notes[_NOTE])
+            about = json_as(_About, notes[NOTE])
             values = {name: tensors[name] for name in about.pop("sites")}
             return cls(values, **about)
         except LookupError as error:

@@ -126,9 +126,18 @@ def _provenance(document: Document) -> list[tuple[str, str]]:
 
 
 def script_safe(value: Any) -> Markup:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, allow_nan=False)
+    """JSON of specifications that cannot end the script element it stands in."""
+    text = json.dumps(_without_tags(value), allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _without_tags(value: Any) -> Any:
+    """Specifications in which plotly finds no tags of its own in names; it reads some, links among them."""
+    if isinstance(value, dict):
+        return {key: part if key == "hovertemplate" else _without_tags(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_tags(part) for part in value]
+    return value.replace("&", "&amp;").replace("<", "&lt;") if isinstance(value, str) else value
 
 
 @cache

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired
 
-from annotated_types import Ge, Lt, MinLen
+from annotated_types import Ge, Le, Lt, MinLen
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
+_MOST = 1e18
 _OPEN = ConfigDict(strict=True, extra="allow")
-Number = float | None
+Number = Annotated[float, Ge(-_MOST), Le(_MOST)] | None
+Share = Annotated[float, Ge(0), Le(1)]
 Count = Annotated[int, Ge(0), Lt(2**63)]
 
 
@@ -19,16 +21,16 @@ class Rates(TypedDict):
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
 
-    failure: Number
-    failure_low: Number
-    failure_high: Number
-    sdc: Number
-    nonfinite: Number
-    crash: NotRequired[Number]
-    crash_low: NotRequired[Number]
-    crash_high: NotRequired[Number]
+    failure: Share
+    failure_low: Share
+    failure_high: Share
+    sdc: Share
+    nonfinite: Share
+    crash: NotRequired[Share]
+    crash_low: NotRequired[Share]
+    crash_high: NotRequired[Share]
     n_faults: Count
-    n_inputs: NotRequired[Count | None]
+    n_inputs: NotRequired[Count]
     n_runs: NotRequired[Count]
 
 
@@ -49,15 +51,15 @@ class Arm(Rates):
 
     name: str
     faults: NotRequired[str]
-    target: Literal["values", "memory", "guards"]
+    target: Literal["values", "memory"]
     outcomes: dict[str, Count]
     causes: NotRequired[dict[str, Count]]
-    sdc_low: Number
-    sdc_high: Number
-    nonfinite_low: Number
-    nonfinite_high: Number
-    detected: Number
-    corrected: Number
+    sdc_low: Share
+    sdc_high: Share
+    nonfinite_low: Share
+    nonfinite_high: Share
+    detected: Share
+    corrected: Share
     acts_on_target: bool
     difference: Number
     difference_low: Number
@@ -72,7 +74,11 @@ class Arm(Rates):
     latency_low: Number
     latency_high: Number
     latency_ms: Number
-    extra_bytes: Count | None
+    extra_bytes: Count
+    bits_at_risk: NotRequired[Count]
+    failing_bits: NotRequired[Number]
+    failing_bits_low: NotRequired[Number]
+    failing_bits_high: NotRequired[Number]
 
 
 class Pair(TypedDict):
@@ -156,7 +162,14 @@ def require_agreement(document: Mapping[str, Any]) -> None:
     Raises:
         ValueError: names what is missing where.
     """
+    targets: dict[str, str] = {}
     for arm in document["arms"]:
+        for quantity in ("difference", "reduction", "latency"):
+            values = [arm[name] for name in arm if name.startswith(quantity) and name != "latency_ms"]
+            if None in values and any(value is not None for value in values):
+                raise ValueError(f"{quantity} of {arm['name']} without one of its limits")
+        if targets.setdefault(arm.get("faults", arm["target"]), arm["target"]) != arm["target"]:
+            raise ValueError(f"two targets under {arm.get('faults', arm['target'])}")
         faults, name = arm.get("faults", arm["target"]), arm["name"]
         for part in ("by_bit", "by_layer"):
             _require(name, document[part].get(faults, {}), f"{part}.{faults}")

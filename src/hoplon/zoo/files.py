@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -47,13 +48,21 @@ def read_arrays(
         DataError: the file is missing, is no whole ``.npz`` file, lacks a required array, or holds Python objects,
             which only unpickling could read.
     """
+    others = (RuntimeError, TypeError, AttributeError, tokenize.TokenError, MemoryError, NotImplementedError)
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"expected an .npz file with {', '.join(required)}, got {path}, which is no plain file")
         with path.open("rb") as stream:  # opened here, since numpy leaves a damaged file open
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"expected an .npz file with {', '.join(required)}, got the single array {path}")
             _check_present(required, archive.files, path)
-            return {name: archive[name] for name in (*required, *optional) if name in archive.files}
+            if len(set(archive.files)) < len(archive.files):
+                raise DataError(f"expected each array once in {path}, got one twice; save it again")
+            arrays: dict[str, Any] = {name: archive[name] for name in (*required, *optional) if name in archive.files}
+            if foreign := [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]:
+                raise DataError(f"expected arrays in {path}, got other bytes as {foreign[0]}; save it again")
+            return arrays
     except DataError:
         raise
     except FileNotFoundError:
@@ -63,8 +72,8 @@ def read_arrays(
             f"expected arrays of numbers or text, readable without pickle, in {path}, got: {error}; "
             f"save plain arrays with numpy.savez"
         ) from error
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"expected a whole .npz file, got {path}: {error}; copy or download it again") from error
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, *others) as error:
+        raise DataError(f"expected a whole .npz file, got {path}: {said(error)}; copy or download it again") from error
 
 
 def _check_present(required: Sequence[str], present: Sequence[str], path: Path) -> None:

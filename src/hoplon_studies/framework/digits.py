@@ -20,7 +20,7 @@ def cell(value: Value) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return value.replace("|", "\\|").replace("\n", " ")
+        return value.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
     if isinstance(value, int) or value == int(value):
         return f"{int(value):,}"
     digits = repr(value).partition("e")[0].replace(".", "").lstrip("-0")

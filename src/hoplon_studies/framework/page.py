@@ -72,7 +72,7 @@ def write_pages(out: Path, result: StudyResult) -> Pages:
             figures.append(file)
     markdown, document = out / f"{name}.md", out / f"{name}.json"
     for old in _figures_of(document, name):
-        if old not in figures and old.is_file() and not old.is_symlink():
+        if old not in figures and old.is_file() and not (old.is_symlink() or old.parent.is_symlink()):
             old.unlink()
     content = as_document(result)
     write_json(document, content)

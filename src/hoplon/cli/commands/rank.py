@@ -21,7 +21,7 @@ from hoplon.errors import no_match
 from hoplon.faults.multi_word import check_words
 from hoplon.importance._layerwise import layerwise
 from hoplon.importance.analysis import by_layer, heat_map, magnitudes
-from hoplon.importance.scores import Scores
+from hoplon.importance.scores import NOTE, Scores
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory
 from hoplon.registry import components
@@ -71,9 +71,9 @@ def command(
     threads: Threads = None,
 ) -> None:
     """Score every weight on calibration data, and tell where the most and the least important ones are."""
-    for file in (out, page):
+    for file, mark in ((out, NOTE.encode()), (page, b"<title>hoplon")):
         if file is not None:
-            require_file(file)
+            require_file(file, mark)
     if score not in components("score"):
         raise no_match("score", score, [*components("score")])
     model_of_faults = parts.fault_model(with_fields("fault", fault, {} if flips is None else {"count": flips}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import inspect
 import io
@@ -98,6 +99,7 @@ def export_onnx(module: HardenedModule, path: str | os.PathLike[str], *, guards:
                 f"expected operators that ONNX has, got one that it has not: {reason}; export_pt2 takes all of them"
             ) from error
     assert program is not None
+    program.model.metadata_props["hoplon"] = importlib.metadata.version("hoplon")
     with replacing(path) as partial:
         program.save(partial)
         if (weights := partial.with_name(f"{partial.name}.data")).exists():
