@@ -97,7 +97,7 @@ def said(error: BaseException) -> str:
     """What an error of another library says, on one line of at most 200 characters.
 
     Example:
-        >>> said(OSError("no space\n\n   left"))
+        >>> said(OSError("no space\\n\\n   left"))
         'no space left'
     """
     return " ".join(str(error).split())[:_LONGEST_SAID].rstrip(".") or type(error).__name__

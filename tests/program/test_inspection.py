@@ -12,6 +12,7 @@ from torch import nn
 
 from hoplon import HoplonError, capture, inspect
 from hoplon.cli.app import main
+from hoplon.files import read_json
 from hoplon.program import FaultSpace
 from hoplon.zoo import resolve_model
 from tests.support.networks import GRAPHS, NETWORKS
@@ -105,6 +106,6 @@ def test_the_command_prints_tables_or_json(capsys: pytest.CaptureFixture[str], t
     captured = capsys.readouterr()
     found = json.loads(captured.out)
     assert found["totals"]["memory"]["elements"] == 6 * 6 + 6 + 6 + 6 * 3 + 3
-    assert json.loads((tmp_path / "out" / "inspection.json").read_text()) == found
+    assert read_json(tmp_path / "out" / "inspection.json") == found
     assert main(["inspect", "lenet-digit"]) == 2
     assert "near names: lenet-digits" in capsys.readouterr().err

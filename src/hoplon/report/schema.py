@@ -164,7 +164,7 @@ def require_agreement(document: Mapping[str, Any]) -> None:
     """
     targets: dict[str, str] = {}
     for arm in document["arms"]:
-        for quantity in ("difference", "reduction", "latency"):
+        for quantity in ("difference", "latency"):
             values = [arm[name] for name in arm if name.startswith(quantity) and name != "latency_ms"]
             if None in values and any(value is not None for value in values):
                 raise ValueError(f"{quantity} of {arm['name']} without one of its limits")

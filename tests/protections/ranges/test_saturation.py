@@ -86,5 +86,5 @@ def test_ranges_without_what_enters_are_refused(program: Program) -> None:
             Ranger(ranges, saturating="input").values(program)
     left = Ranger(profile_ranges(program, X), saturating="input", unprofiled="leave").values(program)
     assert not left.keys() & set(ENTERING)
-    with pytest.raises(HoplonError, match="expected saturating to be one of output, input, got 'both'"):
+    with pytest.raises(HoplonError, match="expected saturating of Ranger to be 'output' or 'input', got 'both'"):
         Ranger(Ranges({"a": Bound(0, 1)}), saturating="both")  # type: ignore[arg-type]

@@ -371,7 +371,7 @@ def test_nothing_to_bound_and_unknown_variants_are_refused(functions: Program) -
         Ranger(Ranges({})).values(program)
     with pytest.raises(HoplonError, match="expected unprofiled of Ranger to be 'refuse' or 'leave', got 'guess'"):
         Ranger(Ranges({}), unprofiled="guess")  # type: ignore[arg-type]
-    with pytest.raises(HoplonError, match="expected inherent to be one of one-sided, both-ends, got 'all'"):
+    with pytest.raises(HoplonError, match="expected inherent of Ranger to be 'one-sided' or 'both-ends', got 'all'"):
         Ranger(Ranges({}), inherent="all")  # type: ignore[arg-type]
     with pytest.raises(SiteError, match="activation with a range of its own in Plain, got kinds leaky_relu, mul, sub"):
         inherent_ranges(program)
