@@ -272,11 +272,9 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int = _MOST_BYTES) -> byt
     file = Path(path)
     if not stat.S_ISREG(file.stat().st_mode):
         raise ValueError("no plain file")
-    with file.open("rb") as opened:
-        content = opened.read(limit + 1)
-    if len(content) > limit:
+    if file.stat().st_size > limit:
         raise ValueError(f"more than {limit:,} bytes")
-    return content
+    return file.read_bytes()
 
 
 def write_json(path: str | os.PathLike[str], document: Mapping[str, Any], *, way_out: str = _WAY_OUT) -> None:

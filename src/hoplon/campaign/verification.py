@@ -64,7 +64,10 @@ def verify(path: str | os.PathLike[str]) -> tuple[Record, ...]:
         StoreError: nothing there that hoplon can check.
     """
     place = Path(path)
-    found = tuple(_folder(place, "") if place.is_dir() else _file(place, place.name))
+    try:
+        found = tuple(_folder(place, "") if place.is_dir() else _file(place, place.name))
+    except RecursionError:
+        raise StoreError(f"expected records of hoplon at {place}, got folders in folders, too deep; name one") from None
     if not found:
         raise StoreError(
             f"expected records of hoplon at {place}, got none; name a run directory, a bundle or a document"

@@ -94,6 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command; None: those of this process, which ends after it.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if arguments is None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # what a terminal has no sign for
     with stoppable(for_good=arguments is None) as stopped_by, warnings_on_one_line():
         try:
             status = _run([one for one in given if one != _DEBUG])

@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
@@ -20,7 +21,7 @@ from safetensors.torch import load
 from torch import Tensor, fx
 from typing_extensions import TypedDict
 
-from hoplon.errors import DataError, HoplonError, StoreError, checked
+from hoplon.errors import DataError, HoplonError, StoreError, checked, said
 from hoplon.files import bring_back, json_as, read_bytes, replacing, stranger, write_json
 from hoplon.formats.base import integer_view
 from hoplon.formats.digest import digest_of_words
@@ -115,7 +116,10 @@ def load_bundle(
     with contextlib.suppress(OSError):
         bring_back(source)  # what a killed process was about to replace
     index = _read_index(source)
-    files = {name: (source / name).read_bytes() for name in _FILES if (source / name).is_file()}
+    try:
+        files = {name: _read(source / name) for name in _FILES if (source / name).exists()}
+    except (OSError, ValueError, MemoryError) as error:
+        raise DataError(f"expected the files of a bundle in {source}, got {said(error)}; save it again") from error
     whole = _require_files(source, files, index)
     try:
         parts, knowledge = load(files.pop(_PARTS)), load(files.pop(_GUARDS))
@@ -270,6 +274,12 @@ def _read_index(source: Path) -> _Index:
             f"expected {path} as format {_FORMAT} has it, got {error}; save the bundle again, with this hoplon"
         ) from error
     return index
+
+
+def _read(file: Path) -> bytes:
+    if file.is_symlink():
+        raise ValueError(f"a link as {file.name}")
+    return read_bytes(file, limit=sys.maxsize)
 
 
 def _require_files(source: Path, files: Mapping[str, bytes], index: _Index) -> bool:
