@@ -226,7 +226,7 @@ def test_a_damaged_or_forged_file_is_taken_or_refused_in_one_line(reader: Reader
     reader.make(whole)
     reader.use(whole)
     findings, refused = [], 0
-    for number in range(_MUTANTS // len(READERS)):
+    for number in range(-(-_MUTANTS // len(READERS))):
         chance = random.Random(f"{reader.name} {number}")
         change, file = chance.choice(reader.changes), chance.choice(reader.files)
         target = _copied(whole, place / whole.name)
