@@ -25,6 +25,7 @@ from hoplon.stats.intervals import wilson
 from hoplon.zoo import ZooData, ZooModel
 from hoplon_studies import Context, Findings, Part, Row, Source, Study, Table, profile_named, run_study, write_pages
 from hoplon_studies.framework.figures import Figure, Series, against, bars, heatmap, lines, picture
+from hoplon_studies.framework.folder import StudyFolder
 from hoplon_studies.framework.page import as_document
 from hoplon_studies.framework.rows import KEYS
 from hoplon_studies.framework.study import Published
@@ -415,3 +416,14 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(HoplonError, match=r"expected matplotlib to draw figures, .*; pip install 'hoplon\[studies\]'"):
         bars("b", title="t", alt="a", groups=["g"], series=[Series("s", (1.0,))], y_title="y")
+
+
+def test_findings_of_another_study_are_not_taken(tmp_path: Path) -> None:
+    folders = [StudyFolder(tmp_path / name) for name in ("one", "other")]
+    for folder in folders:
+        folder.begin({"name": folder.path.name}, {"begun": "today", "command": "hoplon study", "machine": {}})
+        folder.keep("first", Findings(text=(folder.path.name,)))
+    mine, others = (folder.path / "parts" / "first.json" for folder in folders)
+    mine.write_bytes(others.read_bytes())
+    with pytest.raises(StoreError, match=r"got another's in .*first.json; delete it"):
+        folders[0].finished("first")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any, ClassVar, Self, final
 
@@ -70,13 +70,14 @@ Finding = Row | Table | Figure | Source | str
 @final
 @dataclass(frozen=True)
 class Findings:
-    """Findings of a part. ``text``: paragraphs under its heading."""
+    """Findings of a part. ``text``: paragraphs under its heading. ``study``: in a file, digest of its study."""
 
     rows: tuple[Row, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[Figure, ...] = ()
     text: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
+    study: str = field(default="", compare=False)
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     @classmethod
@@ -84,7 +85,10 @@ class Findings:
         """Findings out of single ones, each kind in the order in which they come; a string is a paragraph."""
         single = tuple(found)
         kinds: dict[str, Any] = {"rows": Row, "tables": Table, "figures": Figure, "text": str, "sources": Source}
-        return cls(**{name: tuple(one for one in single if isinstance(one, kind)) for name, kind in kinds.items()})
+        parts: dict[str, Any] = {
+            name: tuple(one for one in single if isinstance(one, kind)) for name, kind in kinds.items()
+        }
+        return cls(**parts)
 
     def __iter__(self) -> Iterator[Finding]:
         """The single findings, kind by kind."""

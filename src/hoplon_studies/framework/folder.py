@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -83,12 +84,19 @@ class StudyFolder:
             StoreError: a damaged file.
         """
         file = self._file(part)
-        found: Findings | None = _read(file, Findings, "delete it and run the study again") if file.exists() else None
+        if not file.exists():
+            return None
+        found: Findings = _read(file, Findings, "delete it and run the study again")
+        if found.study not in ("", self._digest()):
+            raise StoreError(f"expected findings of the study in {self.path}, got another's in {file}; delete it")
         return found
 
     def keep(self, part: str, findings: Findings) -> None:
         """Write what a part found, whole or not at all."""
-        write_json(self._file(part), findings.stored(), way_out=_WAY_OUT)
+        write_json(self._file(part), {**findings.stored(), "study": self._digest()}, way_out=_WAY_OUT)
+
+    def _digest(self) -> str:
+        return hashlib.sha256((self.path / _MANIFEST).read_bytes()).hexdigest()
 
     def forget(self, part: str) -> None:
         """Remove what a part found and what it kept, such as times.

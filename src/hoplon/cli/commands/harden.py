@@ -94,7 +94,7 @@ def command(
     if write is save_bundle:
         require_folder(out)
     else:
-        require_file(out, *([] if write is export_aoti else [b"hoplon"]))
+        require_file(out, b"aotinductor" if write is export_aoti else b"hoplon")
     known = None if ranges is None else Ranges.load(ranges.expanduser())
     chosen, program = load_program(model, seed=seed, status=f"hoplon harden: {model}, seed {seed}")
     rows = []
