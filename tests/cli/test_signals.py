@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,10 +32,14 @@ def net():
 _HEARD = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
-@pytest.fixture
-def usual() -> list[object]:
-    """What the process does at each of the signals."""
-    return [signal.getsignal(getattr(signal, name)) for name in _HEARD]
+@pytest.fixture(autouse=True)
+def usual() -> Iterator[list[object]]:
+    """What the process does at each of the signals: not what it was started with, which may be to ignore them."""
+    ways = {"SIGINT": signal.default_int_handler}
+    started = {name: signal.signal(getattr(signal, name), ways.get(name, signal.SIG_DFL)) for name in _HEARD}
+    yield [signal.getsignal(getattr(signal, name)) for name in _HEARD]
+    for name, way in started.items():
+        signal.signal(getattr(signal, name), way)
 
 
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
