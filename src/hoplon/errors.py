@@ -100,7 +100,7 @@ def said(error: BaseException) -> str:
         >>> said(OSError("no space\\n\\n   left"))
         'no space left'
     """
-    return " ".join(str(error).split())[:_LONGEST_SAID].rstrip(".") or type(error).__name__
+    return _joined(error)[:_LONGEST_SAID].rstrip(".") or type(error).__name__
 
 
 def no_match(what: str, pattern: str, names: Sequence[str]) -> SiteError:

@@ -23,7 +23,7 @@ from joblib.externals.loky.process_executor import BrokenProcessPool, ShutdownEx
 
 from hoplon.campaign.isolation import Ended, Work, forked, in_parts, load_work, run_pickled
 from hoplon.campaign.lifetime import WORK, WorkFolder, end_with
-from hoplon.errors import HoplonError, HoplonWarning, StoreError
+from hoplon.errors import HoplonError, HoplonWarning, StoreError, said
 from hoplon.injection.time_limit import end_when_stuck
 
 _ATTEMPTS: Final = 3  # to run a task, where what is killed is not its process
@@ -64,13 +64,14 @@ def workers_that_fit(workers: int, *, threads: int) -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     used = min(workers, cores)
-    said = [f"{used} of {workers:,} workers run, as there are {cores} cores; records do not depend on it"]
-    said = said if used < workers else []
+    told = []
+    if used < workers:
+        told.append(f"{used} of {workers:,} workers run, as there are {cores} cores; records do not depend on it")
     if used > 1 and used * threads > cores:
         each = max(1, cores // used)
-        said.append(f"{used} workers with {threads} threads each share {cores} cores; threads={each} is faster")
-    if said:
-        warnings.warn("; ".join(said), HoplonWarning, stacklevel=4)
+        told.append(f"{used} workers with {threads} threads each share {cores} cores; threads={each} is faster")
+    if told:
+        warnings.warn("; ".join(told), HoplonWarning, stacklevel=4)
     return used
 
 
@@ -153,10 +154,10 @@ class Processes(Executor):
             if not isinstance(error, Exception):
                 raise
             if (lacking := _lacking(error)) is not None:
-                raise StoreError(f"expected to start {workers} workers, got {_said(lacking)}; {_WAY_OUT}") from error
+                raise StoreError(f"expected to start {workers} workers, got {said(lacking)}; {_WAY_OUT}") from error
             raise HoplonError(
                 f"expected processes that can load the model and what it needs, got {type(error).__name__}: "
-                f"{_said(error)}; define operators and classes in a module that the model imports, or use workers=1"
+                f"{said(error)}; define operators and classes in a module that the model imports, or use workers=1"
             ) from error
 
     def run(self, units: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
@@ -178,7 +179,7 @@ class Processes(Executor):
             if lacking is None or isinstance(error, HoplonError):
                 raise
             raise StoreError(
-                f"expected processes that live as long as their work, got {_said(lacking)}; {_WAY_OUT}"
+                f"expected processes that live as long as their work, got {said(lacking)}; {_WAY_OUT}"
             ) from error
 
     def _together(self, units: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
@@ -273,12 +274,6 @@ def _lacking(error: BaseException | None) -> BaseException | None:
     while not (error is None or isinstance(error, OSError | BrokenProcessPool | ShutdownExecutorError)):
         error = error.__cause__ or error.__context__
     return error
-
-
-def _said(error: BaseException) -> str:
-    """The first sentence of an error, on one line."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said.partition(". ")[0][:200].rstrip(".")
 
 
 def _load(place: _Place) -> None:

@@ -77,5 +77,5 @@ def load_tensors(
 
 
 def _digest(tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> str:
-    said = sorted((name, str(note)) for name, note in notes.items())
-    return _KIND + content_digest([digest_of(tensors), *said])
+    texts = sorted((name, str(note)) for name, note in notes.items())
+    return _KIND + content_digest([digest_of(tensors), *texts])

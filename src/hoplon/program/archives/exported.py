@@ -18,6 +18,7 @@ from torch._export.serde import schema
 from torch._export.serde.union import _Union
 from torch.export.pt2_archive._package import load_pt2
 
+from hoplon.errors import said
 from hoplon.files import json_as
 from hoplon.program._torch_warnings import quiet_torch
 from hoplon.program.archives.members import archive_of, members_of
@@ -52,7 +53,9 @@ def graph_of(content: bytes) -> fx.GraphModule:
         with quiet_torch():
             graph = load_pt2(archive).exported_programs["model"].module(check_guards=False)
     except Exception as error:  # whatever a graph that does not fit together raises in torch
-        raise ValueError(f"a graph that torch {torch.__version__} does not read: {_line(error)}") from error
+        raise ValueError(
+            f"a graph that torch {torch.__version__} does not read: {type(error).__name__}, {said(error)}"
+        ) from error
     assert isinstance(graph, fx.GraphModule)
     return graph
 
@@ -176,10 +179,6 @@ def _owners(metadata: Any) -> dict[str, str]:
     """Of the notes of a node, the modules that it lies in."""
     owners = metadata.get("nn_module_stack") if isinstance(metadata, dict) else None
     return {"nn_module_stack": owners} if isinstance(owners, str) and owners.isprintable() else {}
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}, {''.join(filter(str.isprintable, ' '.join(str(error).split())))[:200]}"
 
 
 _INFINITE = ("Infinity", "-Infinity", "NaN")

@@ -71,11 +71,12 @@ def save_bundle(module: HardenedModule, folder: str | os.PathLike[str]) -> None:
     with replacing(target, ours=_OURS) as partial:
         partial.mkdir()
         export_pt2(module, partial / _MODEL, guards="drop")
-        content = (partial / _MODEL).read_bytes()
-        _require_readable(content)
-        members, memory = _digests_of_members(content), module.memory()
         write_tensors(partial / _GUARDS, _guard_memory(module))
         write_tensors(partial / _PARTS, parts)
+        files = {name: (partial / name).read_bytes() for name in _FILES}
+        content = files[_MODEL]
+        _require_readable(content)
+        members, memory = _digests_of_members(content), module.memory()
         index = {
             "format": _FORMAT,
             "versions": {"hoplon": importlib.metadata.version("hoplon"), "torch": str(torch.__version__)},
@@ -85,7 +86,7 @@ def save_bundle(module: HardenedModule, folder: str | os.PathLike[str]) -> None:
             "memory": {name: _words_of(tensor) for name, tensor in memory.items()},
             "bounds": {name: _words_of(tensor) for name, tensor in _more(content, members, memory).items()},
             "tied": [names for names in tied(memory) if len(names) > 1],
-            "files": {name: _digest((partial / name).read_bytes()) for name in _FILES},
+            "files": {name: _digest(file) for name, file in files.items()},
             "members": members,
         }
         write_json(partial / _INDEX, index)

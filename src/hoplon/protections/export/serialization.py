@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor
 
-from hoplon.errors import DataError, HoplonError
+from hoplon.errors import DataError, HoplonError, said
 from hoplon.registry import Kind, components, fields_of
 
 
@@ -67,7 +67,7 @@ def _line(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{error.title}: {first['msg']}"
-    return "".join(filter(str.isprintable, " ".join(str(error).split())))[:200]
+    return said(error)
 
 
 def _value(content: Any, tensors: Mapping[str, Tensor]) -> Any:

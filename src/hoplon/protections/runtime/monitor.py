@@ -8,8 +8,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast, final
@@ -24,6 +24,7 @@ from hoplon.protections.base import Protection
 from hoplon.protections.memory_guard import Guard, GuardReport, check_all
 from hoplon.protections.runtime.bindings import Bindings, memory_of, written_in_training
 from hoplon.protections.runtime.schedule import EveryForward, When
+from hoplon.zoo.seeding import one_thread
 
 _LOG = logging.getLogger("hoplon")
 _EVENTS_KEPT = 1000
@@ -249,7 +250,7 @@ class GuardMonitor:
     def in_a_copy(self) -> None:
         """Go on in a process that was forked: its memory came along, who held the lock and threads of torch did not."""
         self._lock = threading.RLock()
-        self._threads = _one_thread
+        self._threads = one_thread
 
     def _note(self, event: GuardEvent) -> None:
         self.events.append(event)
@@ -269,14 +270,3 @@ def _note_forks() -> None:
 def _go_on() -> None:
     for monitor in _monitors:
         monitor.in_a_copy()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """A scope of one thread: operators wait forever for those that did not come along."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

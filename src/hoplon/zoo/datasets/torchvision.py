@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from hoplon.errors import Count, DataError, Seed, checked
+from hoplon.errors import Count, DataError, Seed, checked, said
 from hoplon.program.inputs import Inputs
 from hoplon.zoo.cache import cache_folder
 from hoplon.zoo.datasets._cifar10 import normalised
@@ -99,8 +99,7 @@ def _opened(name: str, folder: Path | None, **options: Any) -> Any:
         return getattr(torchvision.datasets, name)(str(root), **options)
     except (RuntimeError, OSError) as error:
         way_out = "put its archives there" if name == "ImageNet" else "ask for it with download=True"
-        reason = str(error).strip().partition("\n")[0]
-        raise DataError(f"expected {name} in {root}, got: {reason}; {way_out}") from error
+        raise DataError(f"expected {name} in {root}, got: {said(error)}; {way_out}") from error
 
 
 def _images(dataset: Dataset[Any], *, count: int | None, seed: int, name: str) -> Inputs:
