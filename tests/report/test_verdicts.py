@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from hoplon.report import verdict
-from hoplon.report.verdicts import improvement
+from hoplon.report.verdicts import improvement, paragraphs_of
 
 
 def row(name: str, failure: float, low: float, high: float, **other: Any) -> dict[str, Any]:
@@ -57,7 +56,7 @@ def sentences(
         "by_bit": {"values": {"none": []}},
         "by_layer": by_layer or {},
     }
-    (paragraph,) = verdict(document)
+    (paragraph,) = paragraphs_of(document)
     return paragraph.sentences
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import UndefinedError
-
 from hoplon.errors import DataError, StoreError, checked
-from hoplon.files import read_json, write_json
+from hoplon.files import json_as, read_json, write_json
 from hoplon.report.schema import Assessment, require_agreement
 from hoplon.stats.intervals import Interval, Ratio
 
@@ -44,19 +42,17 @@ def with_limits(name: str, interval: Interval | Ratio | None) -> dict[str, float
     return dict(zip((name, f"{name}_low", f"{name}_high"), values, strict=True))
 
 
-@contextmanager
-def of_assessment() -> Iterator[None]:
-    """A scope that reads the document of an assessment, and says so where it is another.
+def require_assessment(document: Document) -> None:
+    """Refuse a document that is none of an assessment.
 
     Raises:
-        DataError: a part is missing or has another form.
+        DataError: a part is missing, has another form, or says what cannot be.
     """
     try:
-        yield
-    except (LookupError, TypeError, AttributeError, UndefinedError) as error:
+        require_agreement(json_as(Assessment, json.dumps(document)))
+    except (ValueError, TypeError) as error:
         raise DataError(
-            f"expected the document of an assessment, as Assessment.to_dict gives it, got one in which something is "
-            f"missing or has another form ({type(error).__name__}: {error})"
+            f"expected the document of an assessment, as Assessment.to_dict gives it, got {error}"
         ) from error
 
 

@@ -14,8 +14,8 @@ from markupsafe import Markup
 from hoplon.errors import checked
 from hoplon.files import write_atomically
 from hoplon.report import figures, text as wording
-from hoplon.report.document import Document, of_assessment
-from hoplon.report.verdicts import baseline, fault_in, helps, improvement, rows_of, tables_of, title_of, verdict
+from hoplon.report.document import Document, require_assessment
+from hoplon.report.verdicts import baseline, fault_in, helps, improvement, paragraphs_of, rows_of, tables_of, title_of
 
 _PLANNED = "from a timed beginning without protections"
 
@@ -35,19 +35,19 @@ def write_page(path: str | os.PathLike[str], document: Document) -> Path:
 @checked
 def render(document: Document) -> str:
     """The page of an assessment as one HTML text that loads nothing from anywhere."""
-    with of_assessment():
-        sections = [_section(document, faults, f"table-{n}") for n, faults in enumerate(tables_of(document))]
-        specs = {figure["id"]: figure["spec"] for section in sections for figure in section["plots"]}
-        return from_template(
-            "template.html.j2",
-            document=document,
-            verdict=verdict(document),
-            sections=sections,
-            specs=script_safe(specs),
-            protections=_described(document),
-            wording=wording,
-            provenance=_provenance(document),
-        )
+    require_assessment(document)
+    sections = [_section(document, faults, f"table-{n}") for n, faults in enumerate(tables_of(document))]
+    specs = {figure["id"]: figure["spec"] for section in sections for figure in section["plots"]}
+    return from_template(
+        "template.html.j2",
+        document=document,
+        verdict=paragraphs_of(document),
+        sections=sections,
+        specs=script_safe(specs),
+        protections=_described(document),
+        wording=wording,
+        provenance=_provenance(document),
+    )
 
 
 def from_template(name: str, **values: Any) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hoplon.errors import checked
-from hoplon.report.document import Document, of_assessment
+from hoplon.report.document import Document, require_assessment
 from hoplon.report.text import STRUCK, TARGETS, amount, at_most, factor, interval, listed, only_crashes, percent
 
 Row = Mapping[str, Any]
@@ -26,13 +26,22 @@ class Paragraph:
 def verdict(document: Document) -> tuple[Paragraph, ...]:
     """One paragraph per table of faults; an arm that does harm comes first.
 
+    Raises:
+        DataError: it is the document of something else than an assessment.
+    """
+    require_assessment(document)
+    return paragraphs_of(document)
+
+
+def paragraphs_of(document: Document) -> tuple[Paragraph, ...]:
+    """The verdict of a document that is known to be one of an assessment.
+
     A factor is named only where the intervals of the two arms do not overlap and failures were seen in both. Where an
     arm showed no failure, its upper limit is named instead. "Helps" means that the interval of the paired difference to
     the unprotected arm lies below zero.
     """
-    with of_assessment():
-        tables = tables_of(document)
-        return tuple(Paragraph(faults, title_of(document, faults), _sentences(document, faults)) for faults in tables)
+    tables = tables_of(document)
+    return tuple(Paragraph(faults, title_of(document, faults), _sentences(document, faults)) for faults in tables)
 
 
 def tables_of(document: Document) -> list[str]:
