@@ -270,9 +270,10 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int = _MOST_BYTES) -> byt
         ValueError: something else than a plain file, such as a folder or a pipe, or one that is too large.
     """
     file = Path(path)
-    if not stat.S_ISREG(file.stat().st_mode):
+    there = file.stat()
+    if not stat.S_ISREG(there.st_mode):
         raise ValueError("no plain file")
-    if file.stat().st_size > limit:
+    if there.st_size > limit:
         raise ValueError(f"more than {limit:,} bytes")
     return file.read_bytes()
 
@@ -337,6 +338,11 @@ def json_as(schema: Any, content: str | bytes, *, must_be_sealed: bool = False) 
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, one['loc'])) or 'document'}: {one['msg']}" for one in error.errors()]
         raise ValueError("; ".join(wrong[:3]) + (f"; {len(wrong) - 3} more" if len(wrong) > 3 else "")) from error
+
+
+def is_sealed(content: bytes) -> bool:
+    """True if a document ends with a seal, whether it fits or not."""
+    return _SEAL.search(content[-_SEAL_LENGTH:].decode(errors="replace")) is not None
 
 
 @cache

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ import polars as pl
 from hoplon.campaign.design import Design
 from hoplon.criteria.outcome import CAUSES, OUTCOME_NAMES
 from hoplon.errors import HoplonWarning, StoreError, said
-from hoplon.faults.table import MOST_ROWS, FaultTable, Target
-from hoplon.files import bring_back, locked, read_bytes, read_json, write_atomically, write_json
+from hoplon.faults.table import MOST_ROWS, FaultTable, Target, read_frame
+from hoplon.files import bring_back, is_sealed, locked, read_bytes, read_json, write_atomically, write_json
 
 _MANIFEST = "manifest.json"
 _DESIGN = "design.json"
@@ -135,7 +136,7 @@ class RunDirectory:
         Raises:
             StoreError: the disk is full or the folder is not writable.
         """
-        whole = replace(design, units=units, manifest=self._manifest_digest())
+        whole = replace(design, units=units, manifest=self._manifest_digest)
         write_json(self.path / _DESIGN, whole.to_dict())
         with suppress(OSError):  # else it is removed with the next writing
             self._aside(self.path / _DESIGN).unlink()
@@ -148,7 +149,7 @@ class RunDirectory:
         """
         try:
             found: Design = read_json(self.path / _DESIGN, Design)
-            if found.manifest not in ("", self._manifest_digest()):
+            if found.manifest not in ("", self._manifest_digest):
                 raise ValueError("that of another run")
             return found
         except FileNotFoundError:
@@ -161,8 +162,13 @@ class RunDirectory:
 
     @property
     def has_digests(self) -> bool:
-        """True if each finished unit has digests of its shards."""
-        return (self.path / _DIGESTS).is_dir()
+        """True if each finished unit has digests of its shards: in all runs but those of early versions."""
+        if (self.path / _DIGESTS).is_dir():
+            return True
+        try:
+            return is_sealed(read_bytes(self.path / _MANIFEST))
+        except (OSError, ValueError):
+            return False
 
     def finished(self) -> set[int]:
         """Numbers of the finished units."""
@@ -191,7 +197,7 @@ class RunDirectory:
         if not (self.path / _MANIFEST).exists():
             raise StoreError(f"expected the run directory {self.path} until the run ends, got none; start the run anew")
         way_out = "free space or permit writing there, and resume the run"
-        digests = [self._line_of_manifest()]
+        digests = [self._line_of_manifest]
         for folder, frame in zip(_FOLDERS, (faults.frame, runs), strict=True):
             content = io.BytesIO()
             frame.write_parquet(content)
@@ -235,6 +241,10 @@ class RunDirectory:
         for unit in range(units):
             self._require_whole(unit)
         shards = [self.file(folder, unit) for unit in range(units)]
+        with readable(self.path):
+            rows = pl.scan_parquet(shards, glob=False).select(pl.len()).collect().item() if shards else 0
+        if rows > units * MOST_ROWS:
+            raise StoreError(f"expected {units} units in {self.path}, got {rows:,} rows, more than hoplon writes")
         if folder == "faults" or all("cause" in _columns(shard) for shard in shards):
             return pl.scan_parquet(shards, glob=False)
         return pl.concat([_as_now(pl.scan_parquet(shard, glob=False)) for shard in shards])
@@ -247,8 +257,14 @@ class RunDirectory:
         """
         self._require_plain()
         self._require_whole(unit)
+        try:
+            faults, runs = (read_frame(self.file(folder, unit)) for folder in _FOLDERS)
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"expected unit {unit} of {self.path} to be readable, got {said(error)}; resume the run, which runs "
+                "damaged units again"
+            ) from error
         with readable(self.path):
-            faults, runs = (pl.read_parquet(self.file(folder, unit), glob=False) for folder in _FOLDERS)
             return FaultTable(target, faults), _as_now(runs.lazy()).collect()
 
     def problem(self, unit: int) -> str | None:
@@ -276,9 +292,11 @@ class RunDirectory:
     def _parts(self) -> tuple[str, ...]:
         return (*_FOLDERS, _DIGESTS) if self.has_digests else _FOLDERS
 
+    @property
     def _line_of_manifest(self) -> str:
-        return f"{self._manifest_digest()}  {_MANIFEST}\n"
+        return f"{self._manifest_digest}  {_MANIFEST}\n"
 
+    @cached_property
     def _manifest_digest(self) -> str:
         return hashlib.sha256(read_bytes(self.path / _MANIFEST)).hexdigest()
 
@@ -290,15 +308,14 @@ class RunDirectory:
         if not self.has_digests:
             return next((wrong for folder in _FOLDERS if (wrong := _unreadable(self.file(folder, unit)))), None)
         kept = read_bytes(self.file(_DIGESTS, unit), limit=_CHUNK).decode(errors="replace")
-        found = [self._line_of_manifest()]
+        found = [self._line_of_manifest]
         if found[0] not in kept:
             return f"{_DIGESTS}/{self.file(_DIGESTS, unit).name} has not the digest of {_MANIFEST}: it is another run's"
         for folder in _FOLDERS:
             with self.file(folder, unit).open("rb") as shard:
                 found.append(self._line(folder, unit, hashlib.file_digest(shard, "sha256").hexdigest()))
         if kept == "".join(found):
-            rows = [_rows(self.file(folder, unit)) for folder in _FOLDERS]
-            return f"{max(rows):,} rows, more than hoplon writes" if max(rows) > MOST_ROWS else None
+            return None
         others = [self.file(folder, unit) for folder, line in zip(_FOLDERS, found[1:], strict=True) if line not in kept]
         what = " and ".join(f"{file.parent.name}/{file.name}" for file in others) or "it"
         return f"{what} has not the digest in {_DIGESTS}/{self.file(_DIGESTS, unit).name}"
@@ -434,14 +451,6 @@ def _only_writer(path: Path) -> Iterator[None]:
                 f"expected nobody else to write to {path}, got another process that does; wait for it or end it"
             )
         yield
-
-
-def _rows(shard: Path) -> int:
-    """How many rows a shard says that it has, which few bytes can hold."""
-    try:
-        return int(pl.scan_parquet(shard, glob=False).select(pl.len()).collect().item())
-    except _POLARS as error:
-        raise ValueError(said(error)) from error
 
 
 def _columns(shard: Path) -> pl.Schema:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
 
-import polars as pl
 from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
@@ -18,8 +17,8 @@ from hoplon.campaign.design import Design
 from hoplon.campaign.manifest import Manifest
 from hoplon.campaign.results import load_results
 from hoplon.campaign.store import RunDirectory
-from hoplon.errors import DataError, StoreError, checked
-from hoplon.faults.table import FaultTable, Target
+from hoplon.errors import StoreError, checked, said
+from hoplon.faults.table import FaultTable, read_frame
 from hoplon.files import json_as, read_bytes, read_json
 from hoplon.formats.tensor_files import load_tensors
 
@@ -104,7 +103,7 @@ def _file(file: Path, name: str, schema: Any = None) -> Iterator[Record]:
             yield Record(name, "whole") if sealed else Record(name, "unchecked", "it has no digest")
             return
         except (OSError, ValueError) as error:
-            problem = " ".join(str(error).split())
+            problem = said(error)
     yield Record(name, "damaged", problem, _WAYS_OUT.get(file.name, "restore it from a copy, or make it again"))
 
 
@@ -200,13 +199,11 @@ def _misfit(run: RunDirectory, unit: int, manifest: Mapping[str, Any]) -> str | 
     """What does not fit in shards that are as they were written, or have no digest."""
     faults, runs = (run.file(folder, unit) for folder in ("faults", "runs"))
     try:
-        target: Target = manifest.get(
-            "target", "values" if "input" in pl.scan_parquet(faults, glob=False).collect_schema() else "memory"
-        )
-        FaultTable(target, pl.read_parquet(faults, glob=False))
-        columns = pl.read_parquet(runs, glob=False).columns
-    except (OSError, DataError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        return " ".join(str(error).split())[:200]
+        table, columns = FaultTable.load(faults), read_frame(runs).columns
+    except (OSError, ValueError) as error:
+        return said(error)
+    if table.target != manifest.get("target", table.target):
+        return f"faults/{faults.name} strikes {table.target}"
     lacking = [name for name in ("fault", "input", *manifest.get("criteria", ()), *_FLAGS) if name not in columns]
     return f"runs/{runs.name} has no column {lacking[0]}" if lacking else None
 
