@@ -61,9 +61,26 @@ DRIVEN = {
     "ranger+aspis": "important weights + Ranger + Aspis-1 %",
     "known-bits": "important weights + KnownBits",
     "parity": "important weights + Parity",
+    "zero": "important weights + Ranger zero",
+    "inside-aspis": "top 1 % struck + Aspis-1 %",
+    **{
+        f"{name}{arm}": f"{title}{bounds}"
+        for name, title in (("inside", "top 1 % struck"), ("bit-30", "a weight's bit 30"), ("value", "values struck"))
+        for arm, bounds in {
+            "": "",
+            "-ranger": " + Ranger",
+            "-zero": " + Ranger zero",
+            "-median": " + Ranger median",
+            "-random": " + Ranger random",
+            "-channel": " + Ranger per channel",
+        }.items()
+    },
 }
 SETTINGS = {
     "main": "20 weights, 2 bits each",
+    "inside": "20 weights of the protected 1 %, 2 bits each",
+    "policies": "one weight, bit 30: what a value outside of its bound becomes",
+    "values": "one value of each decision, bit 30",
     "one": "one weight, bit 30",
     "stress": "100 weights, 2 bits each",
     "control": "20 weights, 2 bits each, never bit 30",
@@ -163,9 +180,9 @@ def compared_driving(results: Path) -> int:
     count = 0
     for setting, title in SETTINGS.items():
         records = list(_records(results / "study-runs" / "driving" / "runs" / setting))
-        for arm, words in DRIVEN.items() if records else ():
+        for arm in dict.fromkeys(record["arm"] for record in records):
             crashed = [record["ending"] == "crash" for record in records if record["arm"] == arm]
-            (row,) = [row for row in rows if (row["arm"], row["setting"]) == (words, title)]
+            (row,) = [row for row in rows if (row["arm"], row["setting"]) == (DRIVEN[arm], title)]
             count += agrees(row, share_above(crashed, 0.5))
     return count
 

@@ -13,7 +13,7 @@ from hoplon.stats.intervals import wilson
 from hoplon_studies.driving.camera import as_input, photograph
 from hoplon_studies.driving.control import ASIDE, SPEED, STRAIGHT_ON, Pose, clipped, expert_waypoints, pursue
 from hoplon_studies.driving.roads import CELL, GRASS, PALETTE, ROAD, Road
-from hoplon_studies.driving.settings import ARMS
+from hoplon_studies.driving.settings import SETTINGS, Setting
 from hoplon_studies.driving.simulator import Scenario
 from hoplon_studies.driving.statistics import compared, crashes_of_one, tally
 from hoplon_studies.driving.student import UNITS_PER_OUTPUT, as_output, trained, waypoints_of
@@ -140,4 +140,10 @@ def test_counts_and_pairs() -> None:
 
 
 def test_arms_have_names_and_titles_of_their_own() -> None:
-    assert len({arm.name for arm in ARMS}) == len({arm.title for arm in ARMS}) == len(ARMS)
+    arms = {arm for setting in SETTINGS for arm in setting.arms}
+    assert len({arm.name for arm in arms}) == len({arm.title for arm in arms}) == len(arms)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_pairs_are_of_arms_of_their_setting(setting: Setting) -> None:
+    assert {name for pair in setting.pairs for name in pair} <= {arm.name for arm in setting.arms}

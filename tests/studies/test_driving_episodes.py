@@ -14,14 +14,15 @@ import torch
 
 from hoplon.errors import HoplonError
 from hoplon.program.inputs import Inputs
+from hoplon.program.sites import Values
 from hoplon.zoo import ZooData, ZooModel
 from hoplon_studies import Profile, profile_named, run_study, write_pages
 from hoplon_studies.driving import episodes, simulator
-from hoplon_studies.driving.camera import as_input
+from hoplon_studies.driving.camera import as_input, photograph
 from hoplon_studies.driving.control import STRAIGHT_ON
 from hoplon_studies.driving.episodes import Blind, Expert, drive
-from hoplon_studies.driving.settings import ARMS, SETTINGS, Class, prepare
-from hoplon_studies.driving.simulator import Scenario
+from hoplon_studies.driving.settings import ARMS, SETTINGS, Class, Setting, prepare
+from hoplon_studies.driving.simulator import Scenario, World
 from hoplon_studies.driving.student import as_output, trained
 from hoplon_studies.driving.study import STUDY
 from hoplon_studies.driving.training import lessons, mean_error, train, waypoint_error
@@ -34,7 +35,9 @@ pytestmark = pytest.mark.skipif(
     reason="needs gymnasium and Box2D: pip install 'hoplon[studies]'",
 )
 
-MAIN, ONE, _, CONTROL, LATE = SETTINGS
+MAIN, INSIDE, ONE, CONTROL, LATE, VALUES = (
+    next(one for one in SETTINGS if one.name == name) for name in ("main", "inside", "one", "control", "late", "values")
+)
 BEND = Scenario(track=5, place=0.3, lateral=0.0, slant=0.0)
 COUNTS = DrivingCounts(students=(0,), main=1, other=1, range_tracks=1, score_tracks=1)
 ARM = {arm.name: arm for arm in ARMS}
@@ -95,10 +98,12 @@ def test_student_is_worth_hitting(student: Class) -> None:
 
 def test_words_of_a_fault(student: Class) -> None:
     for setting in SETTINGS:
+        if setting is VALUES:
+            continue
         tables = {kind: student.table(setting, kind, seed=3, episode=7) for kind in ("random", "important")}
         for table in tables.values():
             assert len(table) == 1
-            assert table.frame.height == setting.weights
+            assert table.frame.height == setting.count
             flips = table.frame["flip"].to_list()
             assert {flip.bit_count() for flip in flips} == {setting.fault_model.count}  # type: ignore[attr-defined]
             assert setting is not CONTROL or not any(flip & 1 << 30 for flip in flips)
@@ -165,13 +170,38 @@ def test_a_guard_that_cannot_repair_stops_the_car(room: Classroom) -> None:
 
 
 @pytest.mark.parametrize("setting", [MAIN, LATE])
-def test_arms_driven_once_drive_as_each_would_alone(student: Class, setting: object) -> None:
-    chosen = [ARM[name] for name in ("important", "aspis", "parity")]
-    task = Task(setting, seed=4, first=0, count=1, decisions=8)  # type: ignore[arg-type]
-    together = Classroom(student, chosen)(task)
+def test_arms_driven_once_drive_as_each_would_alone(student: Class, setting: Setting) -> None:
+    chosen = tuple(ARM[name] for name in ("important", "aspis", "parity"))
+    tasks = [Task(dataclasses.replace(setting, arms=arms), 4, 0, 1, decisions=8) for arms in (chosen, *zip(chosen))]
+    together = Classroom(student)(tasks[0])
     assert [record["arm"] for record in together] == ["important", "aspis", "parity"]
-    alone = [record for arm in chosen for record in Classroom(student, [arm])(task)]
-    assert together == alone
+    assert together == [record for task in tasks[1:] for record in Classroom(student)(task)]
+
+
+def test_a_value_is_struck_in_each_decision_and_bounded_behind_the_fault(room: Classroom) -> None:
+    arms, world = {arm.name: arm for arm in VALUES.arms}, World(BEND)
+    picture = photograph(world.road.ground, world.pose)
+    relu = next(site.name for site in Values().select(room.student.program) if site.kind == "relu")
+    top = {"site": relu, "element": 0, "format": "float32", "keep": np.uint64(2**32 - 1), "flip": np.uint64(1 << 30)}
+    said = {}
+    for name in ("value", "value-ranger", "value-zero"):
+        driver = room.driver(arms[name], "values")
+        with driver.under([top]) as same:
+            assert same is None
+            said[name] = [driver.waypoints(picture, None) for _ in range(2)]  # type: ignore[arg-type]
+        with driver.under([]):
+            assert np.array_equal(driver.waypoints(picture, None), said[name][1])  # type: ignore[arg-type]
+    assert all(np.array_equal(said[name][1], said["value"][1]) for name in said)
+    far = {name: np.abs(first - second).max() for name, (first, second) in said.items()}
+    assert far["value"] > 1e3 > far["value-ranger"]
+
+
+def test_faults_of_the_protected_share_are_all_repaired(room: Classroom) -> None:
+    task = Task(INSIDE, seed=5, first=0, count=1, decisions=2)
+    records = {record["arm"]: record for record in room(task)}
+    assert records["inside-aspis"]["corrected"] == INSIDE.count
+    golden = Classroom(room.student)(Task(dataclasses.replace(MAIN, arms=MAIN.arms[:1]), 5, 0, 1, decisions=2))[0]
+    assert records["inside-aspis"]["progress"] == golden["progress"]
 
 
 def test_missing_simulator_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,8 +222,8 @@ def test_interrupted_study_gives_the_same_page(tmp_path: Path) -> None:
     assert pages[0] == pages[1]
     rows = {row["arm"]: row for row in json.loads(pages[0])["rows"]}
     assert rows["important weights"]["paper"] == 12
-    assert compared_driving(tmp_path) == 8
-    assert verdicts(tmp_path, "driving") == 7
+    assert compared_driving(tmp_path) == 9
+    assert verdicts(tmp_path, "driving") == 10
 
 
 @pytest.mark.parametrize(

@@ -4,88 +4,110 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from hoplon_studies.driving.settings import ARMS, ATTACKED, PROTECTED
+from hoplon_studies.driving.settings import ARMS, SETTINGS
 from hoplon_studies.driving.text import CRASHES
 from hoplon_studies.framework.claims import Claim, Evidence, Question, from_to
 from hoplon_studies.framework.rows import Row
 
-_TITLES = {arm.name: arm.title for arm in ARMS}
 _LACKS = "no episode was driven"
-_INSIDE = "top 1 % struck + Aspis-1 %"
+_TITLES = {arm.name: arm.title for setting in SETTINGS for arm in setting.arms} | {arm.name: arm.title for arm in ARMS}
+_HELD = "struck weights are those that the guard holds, as in the paper"
+_WIDER = "faults strike the top 5 %, of which the guard holds a fifth"
+Rows = Mapping[str, list[Row]]
 
 
 def headlines(evidence: Evidence) -> Iterator[Claim]:
     """Table VI, figure by figure, and what it concludes."""
-    rows = {arm: evidence.found(where="Table VI", what=CRASHES, arm=title) for arm, title in _TITLES.items()}
-    yield from _attacks(evidence, rows)
-    yield from _protections(evidence, rows)
+    rows = {
+        arm: evidence.found(where=("Table VI", "section V-F"), what=CRASHES, arm=title)
+        for arm, title in _TITLES.items()
+    }
+    main = {arm: found[:1] for arm, found in rows.items()}  # of the first setting that has it
+    yield from _attacks(evidence, main)
+    yield from _protections(evidence, main)
+    yield from _beside(evidence, main)
 
 
-def _attacks(evidence: Evidence, rows: Mapping[str, list[Row]]) -> Iterator[Claim]:
+def _attacks(evidence: Evidence, rows: Rows) -> Iterator[Claim]:
     for arm, key, text in (
         ("random", "random", "Random faults crash the car"),
-        ("important", "important", "Faults in important weights do"),
+        ("inside", "important", "Faults in important weights do"),
     ):
         value = evidence.published[f"table6/{key}"]
         yield evidence.judge(
-            Question(f"{arm}-crash", text, "V-F, Table VI", f"{value:g} %", "holds", [value]),
+            Question(f"{key}-crash", text, "V-F, Table VI", f"{value:g} %", "holds", [value]),
             rows[arm],
             because="other car, road and network; the paper does not say how many weights and bits it strikes"
             if arm == "random"
-            else "likewise",
+            else "likewise; 20 weights of the top 1 %",
             lacks=_LACKS,
         )
-    pair = [*rows["important"], *rows["random"]]
-    yield evidence.judge(
+    yield _pairwise(
+        evidence,
         Question(
             "order", "Important weights crash the car more often than random ones", "V-F", "12 % and 5.8 %", "lower"
         ),
-        pair if len(pair) == 2 else [],
-        because="as many weights and bits, once drawn by score and once at random",
-        lacks=_LACKS,
-        shown=from_to,
-    )
-    pair = [*rows["important"], *rows["ranger"]]
-    yield evidence.judge(
-        Question("ranger-fewer", "Ranger prevents most crashes", "V-F, Table VI", "12 % → 0.4 %", "lower"),
-        pair if len(pair) == 2 else [],
-        because="the same faults on the same tracks, without and with bounds",
-        lacks=_LACKS,
-        shown=from_to,
+        [*rows["important"], *rows["random"]],
+        "as many weights and bits, once drawn from the top 5 % by score and once at random",
     )
 
 
-def _protections(evidence: Evidence, rows: Mapping[str, list[Row]]) -> Iterator[Claim]:
+def _protections(evidence: Evidence, rows: Rows) -> Iterator[Claim]:
+    yield _pairwise(
+        evidence,
+        Question("ranger-fewer", "Ranger prevents most crashes", "V-F, Table VI", "12 % → 0.4 %", "fewer", [2.0]),
+        [*rows["inside"], *rows["inside-ranger"]],
+        "criterion: fewer than half; the same faults on the same tracks, without and with bounds",
+    )
     value = evidence.published["table6/aspis-1"]
-    inside = evidence.found(what=CRASHES, arm=_INSIDE)
     yield evidence.judge(
         Question("aspis-crash", "Aspis-1 % prevents all crashes", "V-F, Table VI", f"{value:g} %", "holds", [value]),
-        inside or rows["aspis"],
-        because="struck weights are those that the guard holds, as in the paper"
-        if inside
-        else f"the top {100 * ATTACKED:g} % are struck and the guard holds the top {100 * PROTECTED:g} %; in the paper "
-        "it holds all that are struck",
+        rows["inside-aspis"],
+        because=_HELD,
         lacks=_LACKS,
-        comparable=bool(inside),
     )
-    pair = [*rows["ranger"], *rows["aspis"]]
-    yield evidence.judge(
+    yield _pairwise(
+        evidence,
         Question("aspis-ranger", "Aspis-1 % prevents more crashes than Ranger", "V-F", "0 % and 0.4 %", "lower"),
-        pair if len(pair) == 2 else [],
-        because="Ranger, then Aspis-1 %, where faults strike more than it holds",
-        lacks=_LACKS,
-        shown=from_to,
-        comparable=bool(inside),
+        [*rows["inside-ranger"], *rows["inside-aspis"]],
+        f"Ranger, then Aspis-1 %; {_HELD}",
+    )
+    yield _pairwise(
+        evidence,
+        Question("aspis-wider", "... also where faults strike more than it holds", "V-F", "not tried", "lower"),
+        [*rows["ranger"], *rows["aspis"]],
+        f"Ranger, then Aspis-1 %; {_WIDER}",
     )
     yield evidence.judge(
         Question("safe", "Zero crashes are needed to be safe, and met", "Table VI", "0 %", "at most", [0.0]),
-        [
-            row
-            for row in evidence.found(where="section V-F", what=CRASHES, arm=_TITLES["ranger+aspis"])
-            if row.setting == pair[0].setting
-        ]
-        if pair
-        else [],
-        because="Ranger and Aspis-1 % together; limits that hold 0 do not rule out their upper end",
+        rows["ranger+aspis"],
+        because=f"Ranger and Aspis-1 % together, where {_WIDER}; 0 would not rule out the upper limit",
         lacks=_LACKS,
     )
+
+
+def _beside(evidence: Evidence, rows: Rows) -> Iterator[Claim]:
+    """What the paper did not ask."""
+    yield _pairwise(
+        evidence,
+        Question(
+            "zero",
+            "A value outside of its bound set to zero, not clamped: fewer crashes",
+            "Ranger, V-B",
+            "harmful",
+            "lower",
+        ),
+        [*rows["bit-30-ranger"], *rows["bit-30-zero"]],
+        "clamp, then zero: bit 30 of one weight flipped, on the same tracks",
+    )
+    yield _pairwise(
+        evidence,
+        Question("in-flight", "Bounds prevent crashes by faults in values", "Ranger, I", "not tried", "lower"),
+        [*rows["value"], *rows["value-ranger"]],
+        "bit 30 of one value in each decision, without and with bounds",
+    )
+
+
+def _pairwise(evidence: Evidence, question: Question, pair: list[Row], because: str) -> Claim:
+    """A claim about two rows, open unless both are there."""
+    return evidence.judge(question, pair if len(pair) == 2 else [], because=because, lacks=_LACKS, shown=from_to)

@@ -6,18 +6,23 @@ import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from hoplon.faults.table import Target
 from hoplon.formats.base import same_bits
 from hoplon.formats.named import format_named
 from hoplon.injection.replay.golden import Arrival
 from hoplon.injection.working_memory import strike_word
 from hoplon.program.program import Program
-from hoplon.protections.base import Protection
+from hoplon.program.sites import Values
+from hoplon.protections.base import Protection, ValueProtection
 from hoplon.protections.memory_guard import GuardReport, StaleGuardError
 from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.runtime.schedule import OnDemand
@@ -31,6 +36,40 @@ Word = Mapping[str, Any]
 
 
 @final
+@dataclass(frozen=True, eq=False)
+class FaultsInFlight(Protection):
+    """No protection: it strikes outputs of operators, in front of what bounds them.
+
+    ``due``: faults of the next forward pass, by site.
+    """
+
+    due: dict[str, Word] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Name in reports."""
+        return "faults in flight"
+
+    def values(self, program: Program) -> Mapping[str, ValueProtection]:
+        """One at every operator output."""
+        return {site.name: _Strike(self.due, site.name) for site in Values().select(program)}
+
+
+@dataclass(frozen=True, eq=False)
+class _Strike(ValueProtection):
+    due: Mapping[str, Word]
+    site: str
+
+    def __call__(self, value: Tensor) -> Tensor:
+        return self.apply_(value.clone())
+
+    def apply_(self, value: Tensor) -> Tensor:
+        if (word := self.due.get(self.site)) is not None:
+            _flip(value, word)
+        return value
+
+
+@final
 class StruckStudent:
     """A student with its protections, as :func:`hoplon.harden` makes it; its live memory is struck once an episode.
 
@@ -41,16 +80,19 @@ class StruckStudent:
     Args:
         program: the student.
         protections: of this arm.
+        target: what faults strike: of ``"values"`` one in each decision, one after the other.
     Attributes:
         found: what the guards found since the fault struck.
     """
 
-    def __init__(self, program: Program, protections: Iterable[Protection]) -> None:
-        self.module = harden(program, protections, when=OnDemand())
+    def __init__(self, program: Program, protections: Iterable[Protection], target: Target = "memory") -> None:
+        self._in_flight = FaultsInFlight() if target == "values" else None
+        self.module = harden(program, [*filter(None, [self._in_flight]), *protections], when=OnDemand())
         self._live = self.module.memory()
         self._golden = {name: tensor.clone() for name, tensor in self._live.items()}
         self._effects = self.module.overlay.label if self.module.overlay.values else ""
         self._late: tuple[Word, ...] = ()
+        self._coming: Iterator[Word] = iter(())
         self._first: GuardReport | None = None
         self.found = GuardReport()
 
@@ -62,6 +104,8 @@ class StruckStudent:
         bound the same values; None where that is not settled, since a check is still to come that changes something.
         """
         words = tuple(fault)
+        if self._in_flight is not None:
+            self._coming, words = iter(words), ()
         try:
             with _unlogged():
                 self._late = words if arrival == "after" and self.module.monitor.guards else ()
@@ -85,13 +129,14 @@ class StruckStudent:
         if self._late:
             self._strike(self._late)
             self._late = ()
+        if self._in_flight is not None:
+            self._in_flight.due.clear()
+            self._in_flight.due.update({word["site"]: word for word in islice(self._coming, 1)})
         return waypoints_of(self.module(as_input(picture[None]))[0])
 
     def _strike(self, words: Iterable[Word]) -> None:
         for word in words:
-            keep, flip = (int(np.uint64(word[mask]).astype(np.int64)) for mask in ("keep", "flip"))
-            form = format_named(word["format"])
-            strike_word(self._live[word["site"]], word["element"], form=form, keep=keep, flip=flip)
+            _flip(self._live[word["site"]], word)
 
     def _check(self) -> GuardReport:
         """Report of the guards; damage that they refuse to repair is uncorrectable, as in campaigns."""
@@ -102,7 +147,7 @@ class StruckStudent:
 
     def _settled(self) -> str | None:
         assert self._first is not None
-        if self._late or self._first.uncorrectable or self._check().detected:
+        if self._in_flight is not None or self._late or self._first.uncorrectable or self._check().detected:
             return None
         digest = hashlib.sha256(self._effects.encode())
         for name, tensor in self._live.items():
@@ -110,6 +155,11 @@ class StruckStudent:
             digest.update(f"\n{name} {where.tolist()}\n".encode())
             digest.update(tensor.reshape(-1)[where].numpy().tobytes())
         return digest.hexdigest()
+
+
+def _flip(tensor: Tensor, word: Word) -> None:
+    keep, flip = (int(np.uint64(word[mask]).astype(np.int64)) for mask in ("keep", "flip"))
+    strike_word(tensor, word["element"], form=format_named(word["format"]), keep=keep, flip=flip)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from hoplon_studies.driving.camera import SIZE
 from hoplon_studies.driving.control import WAYPOINTS
 from hoplon_studies.driving.episodes import Blind, Driver, Expert, drive
 from hoplon_studies.driving.film_strip import draw_film
-from hoplon_studies.driving.settings import ARMS, Setting, prepare
+from hoplon_studies.driving.settings import Setting, prepare
 from hoplon_studies.driving.simulator import Scenario
 from hoplon_studies.driving.statistics import crashes_of_one, seconds_of
 from hoplon_studies.driving.student import Student, trained
@@ -102,21 +102,20 @@ def _driven(context: Context, driver: Driver) -> tuple[int, int]:
 
 def one_setting(setting: Setting, context: Context) -> Iterator[Finding]:
     """All arms under one setting, pooled over students."""
-    main = setting.name == "main"
-    count = context.profile.driving.main if main else context.profile.driving.other
+    count = context.profile.driving.main if setting.often else context.profile.driving.other
     records = _records(context, setting, count)
     together = [record for own in records.values() for record in own]
     yield from crash_rows(setting, together, context.published, model=_model_name(context), seed=context.seed)
-    yield from (endings(together), comparisons(together))
+    yield from (endings(setting, together), comparisons(setting, together))
     if len(records) > 1:
-        yield per_student(records)
+        yield per_student(setting, records)
     yield crash_figure(setting, together)
-    if main:
+    if setting.name == "main":
         yield from _film(context, setting, records)
     yield text_of(setting, together)
     yield context.source(
         "all episodes, as records",
-        fault_model=f"{setting.text}; random ones uniform over all weights, important ones over the top 5 %",
+        fault_model=f"{setting.text}; random ones uniform, important ones over the top 5 % of the weights",
         seed=context.seed,
         runs=[f"{_block_name(seed, first)}.json" for seed in records for first in range(0, count, _BLOCK)],
     )
@@ -163,7 +162,7 @@ def _episode_seed(seed: int, training_seed: int) -> int:
 
 def _film(context: Context, setting: Setting, records: Mapping[int, Sequence[Record]]) -> Iterator[Figure]:
     """The first crash, after two seconds if there is one, whose twin under Ranger finished; driven again."""
-    arms = {arm.name: arm for arm in ARMS}
+    arms = {arm.name: arm for arm in setting.arms}
     found = [(seed, number) for seed in records for number in crashes_of_one(records[seed], "important", "ranger")]
     late = [(seed, number) for seed, number in found if seconds_of(records[seed], "important", number) >= _LONG_ENOUGH]
     for seed, number in (late or found)[:1]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 import polars as pl
+import torch
 from torch import nn
 
 from hoplon.errors import HoplonError
@@ -14,19 +15,21 @@ from hoplon.faults.model import FaultModel
 from hoplon.faults.sampling.base import Population, Sampling, draw_faults, unit_generator
 from hoplon.faults.sampling.measures import ElementUniform, TopScore
 from hoplon.faults.single_word import BitFlip
-from hoplon.faults.table import FaultTable
+from hoplon.faults.table import FaultTable, Target
 from hoplon.importance._taylor import taylor
 from hoplon.importance.scores import Scores
 from hoplon.injection.replay.golden import Arrival
 from hoplon.program.capturing import capture
 from hoplon.program.program import Program
-from hoplon.program.sites import Memory
+from hoplon.program.sites import Memory, Values
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.aspis import Aspis
 from hoplon.protections.guards.known_bits.known_bits import KnownBits
 from hoplon.protections.guards.parity.parity import Parity
-from hoplon.protections.ranges.profiling import profile_ranges
+from hoplon.protections.ranges.profiling import profile_activations
+from hoplon.protections.values.policy import RandomInRange, ToMedian, ToZero
 from hoplon.protections.values.ranger import Ranger
+from hoplon_studies.driving.episodes import DECISIONS
 from hoplon_studies.driving.training import Frames, lesson_seed, lessons, squared_error
 
 WEIGHTS = Memory(kind=("conv", "linear"))
@@ -44,35 +47,6 @@ _ATTACKER_SEED = 2_000_000
 
 @final
 @dataclass(frozen=True)
-class Setting:
-    """One way to strike: ``weights`` different ones at the start of an episode, each as ``fault_model`` says."""
-
-    name: str
-    title: str
-    weights: int
-    fault_model: FaultModel
-    arrival: Arrival = "before"
-
-    @property
-    def text(self) -> str:
-        """In words."""
-        when = "before the guards' first check" if self.arrival == "before" else "just after the guards' first check"
-        each = "1 weight" if self.weights == 1 else f"{self.weights} weights"
-        return f"{each} per episode, {self.fault_model.name} in each, {when}"
-
-
-_BUT_30 = tuple(bit for bit in range(32) if bit != 30)
-SETTINGS = (
-    Setting("main", "20 weights, 2 bits each", 20, BitFlip(2)),
-    Setting("one", "one weight, bit 30", 1, BitFlip(bits=(30,))),
-    Setting("stress", "100 weights, 2 bits each", 100, BitFlip(2)),
-    Setting("control", "20 weights, 2 bits each, never bit 30", 20, BitFlip(2, bits=_BUT_30)),
-    Setting("late", "20 weights, 2 bits each, too late for the first check", 20, BitFlip(2), "after"),
-)
-
-
-@final
-@dataclass(frozen=True)
 class Arm:
     """A row: which weights are struck, and the protections in place, by name in :attr:`Class.protections`.
 
@@ -86,15 +60,121 @@ class Arm:
     protections: tuple[str, ...] = ()
 
 
+_IMPORTANT = Arm("important", "important weights", "important", "important")
+_RANGER = Arm("ranger", "important weights + Ranger", "+ Ranger", "important", ("ranger",))
+_ZERO = Arm("zero", "important weights + Ranger zero", "+ zero", "important", ("zero",))
 ARMS = (
     Arm("none", "no faults", "no faults", None),
     Arm("random", "random faults", "random", "random"),
-    Arm("important", "important weights", "important", "important"),
-    Arm("ranger", "important weights + Ranger", "+ Ranger", "important", ("ranger",)),
+    _IMPORTANT,
+    _RANGER,
+    _ZERO,
     Arm("aspis", "important weights + Aspis-1 %", "+ Aspis", "important", ("aspis",)),
     Arm("ranger+aspis", "important weights + Ranger + Aspis-1 %", "+ both", "important", ("ranger", "aspis")),
     Arm("known-bits", "important weights + KnownBits", "+ KnownBits", "important", ("known-bits",)),
     Arm("parity", "important weights + Parity", "+ Parity", "important", ("parity",)),
+)
+_PAIRS = (
+    *(("random", "none"), ("important", "random"), ("important", "ranger"), ("ranger", "zero")),
+    *(("important", "aspis"), ("important", "known-bits"), ("important", "parity")),
+    *(("aspis", "ranger"), ("ranger", "ranger+aspis")),
+)
+_POLICIES = (("zero", "zero"), ("median", "median"), ("random", "random"), ("channel", "per channel"))
+
+
+def _with_bounds(name: str, title: str, short: str, struck: str) -> tuple[Arm, ...]:
+    """Struck without protection, then with bounds for each of what a value outside becomes."""
+    bounds = (("ranger", "Ranger", "+ Ranger"), *((key, f"Ranger {words}", f"+ {words}") for key, words in _POLICIES))
+    guarded = (Arm(f"{name}-{key}", f"{title} + {words}", under, struck, (key,)) for key, words, under in bounds)
+    return Arm(name, title, short, struck), *guarded
+
+
+@final
+@dataclass(frozen=True)
+class Setting:
+    """One way to strike: ``count`` different words, each as ``fault_model`` says.
+
+    Attributes:
+        name, title: of files and headings.
+        count: weights, all struck at the start of an episode; of ``values``: one before each decision.
+        arrival: before or after the guards' first check.
+        target: ``"memory"``, or ``"values"``: outputs of operators, each of one decision.
+        arms: the rows.
+        pairs: of arms that are compared.
+        often: driven as often as the main setting.
+    """
+
+    name: str
+    title: str
+    count: int
+    fault_model: FaultModel
+    arrival: Arrival = "before"
+    target: Target = "memory"
+    arms: tuple[Arm, ...] = ARMS
+    pairs: tuple[tuple[str, str], ...] = _PAIRS
+    often: bool = False
+
+    @property
+    def text(self) -> str:
+        """In words."""
+        if self.target == "values":
+            return f"one value of each decision, {self.fault_model.name}, drawn from all operator outputs"
+        when = "before the guards' first check" if self.arrival == "before" else "just after the guards' first check"
+        each = "1 weight" if self.count == 1 else f"{self.count} weights"
+        return f"{each} per episode, {self.fault_model.name} in each, {when}"
+
+
+_BUT_30 = tuple(bit for bit in range(32) if bit != 30)
+_INSIDE = (
+    Arm("inside", "top 1 % struck", "struck", "inside"),
+    Arm("inside-ranger", "top 1 % struck + Ranger", "+ Ranger", "inside", ("ranger",)),
+    Arm("inside-zero", "top 1 % struck + Ranger zero", "+ zero", "inside", ("zero",)),
+    Arm("inside-aspis", "top 1 % struck + Aspis-1 %", "+ Aspis", "inside", ("aspis",)),
+)
+_BOUNDED = _with_bounds("bit-30", "a weight's bit 30", "bit 30", "important")
+_IN_FLIGHT = _with_bounds("value", "values struck", "struck", "values")
+
+
+def _policies(arms: tuple[Arm, ...]) -> tuple[tuple[str, str], ...]:
+    """Each protection against none, then against the clamp."""
+    none, clamp, *others = (arm.name for arm in arms)
+    return (none, clamp), *((clamp, other) for other in others)
+
+
+SETTINGS = (
+    Setting("main", "20 weights, 2 bits each", 20, BitFlip(2), often=True),
+    Setting(
+        "inside",
+        "20 weights of the protected 1 %, 2 bits each",
+        20,
+        BitFlip(2),
+        arms=_INSIDE,
+        pairs=(("inside", "inside-ranger"), ("inside-ranger", "inside-zero"), ("inside-ranger", "inside-aspis")),
+        often=True,
+    ),
+    Setting("one", "one weight, bit 30", 1, BitFlip(bits=(30,))),
+    Setting("stress", "100 weights, 2 bits each", 100, BitFlip(2)),
+    Setting("control", "20 weights, 2 bits each, never bit 30", 20, BitFlip(2, bits=_BUT_30)),
+    Setting("late", "20 weights, 2 bits each, too late for the first check", 20, BitFlip(2), "after"),
+    Setting(
+        "policies",
+        "one weight, bit 30: what a value outside of its bound becomes",
+        1,
+        BitFlip(bits=(30,)),
+        arms=_BOUNDED,
+        pairs=_policies(_BOUNDED),
+        often=True,
+    ),
+    Setting(
+        "values",
+        "one value of each decision, bit 30",
+        DECISIONS,
+        BitFlip(bits=(30,)),
+        target="values",
+        arms=_IN_FLIGHT,
+        pairs=_policies(_IN_FLIGHT),
+        often=True,
+    ),
 )
 
 
@@ -111,22 +191,25 @@ class Class:
         """The fault of an episode: a function of setting, seed and episode alone, whatever the arm.
 
         One fault of several rows, all words different: the draws are those of a campaign, a word that came up already
-        left out.
+        left out. Of values, a row is the fault of one decision.
         """
-        population = Population(WEIGHTS.select(self.program), setting.fault_model)
+        sites, inputs = (WEIGHTS, None) if setting.target == "memory" else (Values(), torch.zeros(1, dtype=torch.int64))
+        population = Population(sites.select(self.program), setting.fault_model, inputs)
         drawn = draw_faults(
             population,
-            setting.weights * _SPARE_DRAWS,
+            setting.count * _SPARE_DRAWS,
             sampling=self.samplings[struck],
             generator=unit_generator(seed, episode),
         )
-        words = drawn.frame.unique(["site", "element"], keep="first", maintain_order=True).head(setting.weights)
-        if words.height < setting.weights:
+        words = drawn.frame.unique(["site", "element"], keep="first", maintain_order=True).head(setting.count)
+        if words.height < setting.count:
             raise HoplonError(
-                f"expected {setting.weights} different weights to strike, got {words.height} of the {struck} ones; "
+                f"expected {setting.count} different words to strike, got {words.height} of the {struck} ones; "
                 "drive with a larger student"
             )
-        return FaultTable("memory", words.with_columns(fault=pl.lit(0, pl.Int64), probability=pl.lit(float("nan"))))
+        return FaultTable(
+            setting.target, words.with_columns(fault=pl.lit(0, pl.Int64), probability=pl.lit(float("nan")))
+        )
 
 
 def prepare(student: nn.Module, training_seed: int, *, range_tracks: int, score_tracks: int) -> Class:
@@ -142,15 +225,25 @@ def prepare(student: nn.Module, training_seed: int, *, range_tracks: int, score_
     own = lessons(lesson_seed(training_seed), tracks=score_tracks)
     others = lessons(_ATTACKER_SEED + training_seed, tracks=score_tracks)
     program = capture(student, seen.take([0, 1]).tensors)
-    ranges = profile_ranges(program, seen)
+    profile = profile_activations(program, seen, per_channel=True)
+    ranges, scores = profile.ranges(), _scores(program, own)
     protections = {
         "ranger": Ranger(ranges),
-        "aspis": Aspis(_scores(program, own), PROTECTED),
+        "zero": Ranger(ranges, policy=ToZero()),
+        "median": Ranger(profile.ranges(medians=True), policy=ToMedian()),
+        "random": Ranger(ranges, policy=RandomInRange()),
+        "channel": Ranger(profile.ranges(per_channel=True)),
+        "aspis": Aspis(scores, PROTECTED),
         "known-bits": KnownBits(),
         "parity": Parity(),
     }
-    attacked = TopScore(_scores(program, others).values, fraction=ATTACKED)
-    return Class(program, {"random": ElementUniform(), "important": attacked}, protections)
+    samplings = {
+        "random": ElementUniform(),
+        "values": ElementUniform(),
+        "important": TopScore(_scores(program, others).values, fraction=ATTACKED),
+        "inside": TopScore(scores.values, fraction=PROTECTED),
+    }
+    return Class(program, samplings, protections)
 
 
 def _scores(program: Program, frames: Frames) -> Scores:

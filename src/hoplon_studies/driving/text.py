@@ -6,24 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hoplon.stats.intervals import Interval
-from hoplon_studies.driving.settings import ARMS, Setting
+from hoplon_studies.driving.settings import Setting
 from hoplon_studies.driving.statistics import LEVEL, compared, tally
 from hoplon_studies.driving.trials import Record
 from hoplon_studies.framework.figures import Figure, bars, percent_series
 from hoplon_studies.framework.findings import Table
 from hoplon_studies.framework.rows import Row, Value
 from hoplon_studies.framework.study import Published
-
-_PAIRS = (
-    ("random", "none"),
-    ("important", "random"),
-    ("important", "ranger"),
-    ("important", "aspis"),
-    ("important", "known-bits"),
-    ("important", "parity"),
-    ("aspis", "ranger"),
-    ("ranger", "ranger+aspis"),
-)
 
 INTRODUCTION = (
     "A. Schmedding, L. Yang, A. Jog and E. Smirni, *Aspis: Lightweight Neural Network Protection Against Soft "
@@ -44,12 +33,14 @@ INTRODUCTION = (
     "**Faults** strike the live weights of `hoplon.harden`'s module, bit for bit those of campaigns, and stay for the "
     "episode; guards check all memory before every forward pass. All rows of a setting meet the same tracks and "
     "starts; all rows with important weights meet the same faults. *Important*: drawn from the 5 % of the weights with "
-    "the highest Taylor score, while Aspis-1 % keeps copies of the highest 1 %, scored on other tracks: a guard of "
-    "exactly what is attacked would leave nothing by construction. Ranger's bounds are the extremes over lessons.",
-    f"**Tables** compare rows on the same tracks by the exact McNemar test; a verdict needs p below {LEVEL:g} / "
-    f"{len(_PAIRS)}, so that all of a table hold together at 95 %, and rows that are *not told apart* carry no claim "
-    "either way. An episode that a guard stopped has not crashed: such a car does not drive either, its weights would "
-    "have to be loaded again. Under a bar, + is important weights and a protection.",
+    "the highest Taylor score, while Aspis-1 % keeps copies of the highest 1 %, scored on other tracks; *top 1 % "
+    "struck*: drawn from exactly these copies' weights, as the paper does. Ranger's bounds are the extremes over "
+    "lessons; a value outside becomes the nearest end of its bound, or zero, the median of its channel, a random value "
+    "inside; *per channel*: each channel has its own bound.",
+    f"**Tables** compare rows on the same tracks by the exact McNemar test; a verdict needs p below {LEVEL:g} over the "
+    "number of comparisons, so that all of a table hold together at 95 %, and rows that are *not told apart* carry no "
+    "claim either way. An episode that a guard stopped has not crashed: such a car does not drive either, its weights "
+    "would have to be loaded again. Under a bar, + is important weights and a protection.",
 )
 
 _PUBLISHED = {
@@ -57,8 +48,10 @@ _PUBLISHED = {
     "important": "table6/important",
     "ranger": "table6/ranger",
     "aspis": "table6/aspis-1",
+    "inside": "table6/important",
+    "inside-ranger": "table6/ranger",
+    "inside-aspis": "table6/aspis-1",
 }
-_TITLES = {arm.name: arm.title for arm in ARMS}
 _WIDER = "struck weights are drawn from the top 5 %, the guard holds the top 1 %; in the paper the guard holds them all"
 CRASHES = "crashes"
 
@@ -68,9 +61,9 @@ def crash_rows(
 ) -> tuple[Row, ...]:
     """A row per arm; the main setting's stand beside Table VI."""
     rows = []
-    for arm in ARMS:
+    for arm in setting.arms:
         found = tally(records, arm.name)
-        printed = setting.name == "main" and arm.name in _PUBLISHED
+        printed = arm.name in _PUBLISHED and setting.name in ("main", "inside")
         where, paper = ("Table VI", published[_PUBLISHED[arm.name]]) if printed else ("section V-F", None)
         why = _WIDER if printed and arm.name == "aspis" else ""
         row = Row(where, model, "CarRacing", CRASHES, "%", paper, why=why, arm=arm.title, setting=setting.title)
@@ -79,10 +72,10 @@ def crash_rows(
     return tuple(sorted(rows, key=lambda row: row.paper is None))
 
 
-def endings(records: Sequence[Record]) -> Table:
+def endings(setting: Setting, records: Sequence[Record]) -> Table:
     """Endings of the episodes of each arm."""
     rows: list[dict[str, Value]] = []
-    for arm in ARMS:
+    for arm in setting.arms:
         counts = tally(records, arm.name)
         rows.append(
             {
@@ -100,29 +93,32 @@ def endings(records: Sequence[Record]) -> Table:
     return Table.of("How episodes end", rows, "Intervals: Wilson, 95 %.")
 
 
-def comparisons(records: Sequence[Record]) -> Table:
+def comparisons(setting: Setting, records: Sequence[Record]) -> Table:
     """Rows against each other, paired by track and start."""
     rows: list[dict[str, Value]] = []
-    for first, second in _PAIRS:
+    titles = {arm.name: arm.title for arm in setting.arms}
+    for first, second in setting.pairs:
         pair = compared(records, first, second)
         rows.append(
             {
-                "first": _TITLES[first],
-                "second": _TITLES[second],
+                "first": titles[first],
+                "second": titles[second],
                 "only the first crashes": pair.only_first,
                 "only the second crashes": pair.only_second,
                 "difference, points": _percent(pair.difference),
                 "McNemar p": f"{pair.p_value:.2g}",
-                "the first has": pair.verdict(len(_PAIRS)),
+                "the first has": pair.verdict(len(setting.pairs)),
             }
         )
     return Table.of("Rows against each other", rows)
 
 
-def per_student(records: Mapping[int, Sequence[Record]]) -> Table:
+def per_student(setting: Setting, records: Mapping[int, Sequence[Record]]) -> Table:
     """Crashes of each student."""
     columns = ("row", *(f"training seed {seed}, %" for seed in records))
-    rows = tuple((arm.title, *(_percent(tally(own, arm.name).crash) for own in records.values())) for arm in ARMS)
+    rows = tuple(
+        (arm.title, *(_percent(tally(own, arm.name).crash) for own in records.values())) for arm in setting.arms
+    )
     return Table(
         "Crashes by student",
         columns,
@@ -134,36 +130,40 @@ def per_student(records: Mapping[int, Sequence[Record]]) -> Table:
 
 def crash_figure(setting: Setting, records: Sequence[Record]) -> Figure:
     """Bars with their intervals."""
-    tallies = [tally(records, arm.name) for arm in ARMS]
+    tallies = [tally(records, arm.name) for arm in setting.arms]
     series = [percent_series("crashes", [one.crash for one in tallies])]
     if any(one.stops for one in tallies):
         series.append(percent_series("stopped by a guard", [one.share(one.stops) for one in tallies]))
     return bars(
         "crashes",
         title=f"How episodes end: {setting.title}",
-        alt="; ".join(f"{arm.title} {100 * one.crash.estimate:.1f} %" for arm, one in zip(ARMS, tallies, strict=True)),
-        groups=[arm.short for arm in ARMS],
+        alt="; ".join(
+            f"{arm.title} {100 * one.crash.estimate:.1f} %" for arm, one in zip(setting.arms, tallies, strict=True)
+        ),
+        groups=[arm.short for arm in setting.arms],
         series=series,
         y_title="episodes, %",
     )
 
 
 _CHANGE = {
-    "more crashes": "have fewer crashes than no protection",
-    "fewer crashes": "have more crashes than no protection",
-    "not told apart": "cannot be told apart from no protection by these episodes",
+    "more crashes": "less often than",
+    "fewer crashes": "more often than",
+    "not told apart": "not measurably less often than",
 }
 
 
 def text_of(setting: Setting, records: Sequence[Record]) -> str:
     """Sentences about the faults, and about what the figures show."""
     said = [f"{capital(setting.text)}."]
-    for better, sentence in (("ranger", "Bounds"), ("aspis", "Copies of the top 1 %"), ("known-bits", "Known bits")):
-        change = _CHANGE[compared(records, "important", better).verdict(len(_PAIRS))]
-        left = tally(records, better)
-        crashes = f"{left.crashes} of {left.episodes} episodes crash {_limits(left.crash)}"
-        said.append(f"{sentence} {change}: {crashes}.")
-    tallies = {arm.title: tally(records, arm.name) for arm in ARMS if arm.struck}
+    arms = {arm.name: arm for arm in setting.arms}
+    for first, second in setting.pairs:
+        if len(arms[second].protections) == 1 and first != "aspis":
+            change = _CHANGE[compared(records, first, second).verdict(len(setting.pairs))]
+            left = tally(records, second)
+            crashes = f"{left.crashes} of {left.episodes} {_limits(left.crash)}"
+            said.append(f"{capital(arms[second].title)}: crashes {change} {arms[first].title}, {crashes}.")
+    tallies = {arm.title: tally(records, arm.name) for arm in setting.arms if arm.struck}
     safe = {title: found for title, found in tallies.items() if not found.crashes and not found.stops}
     if safe:
         most = max(100 * found.crash.high for found in safe.values())

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
+from hoplon.faults.table import Target
 from hoplon.zoo.seeding import one_thread
 from hoplon_studies.driving.episodes import DECISIONS, Episode, drive
 from hoplon_studies.driving.film_strip import Film
 from hoplon_studies.driving.injected_driver import StruckStudent, Word
-from hoplon_studies.driving.settings import ARMS, Arm, Class, Setting
+from hoplon_studies.driving.settings import Arm, Class, Setting
 from hoplon_studies.driving.simulator import Scenario
 
 Record = dict[str, Any]
@@ -37,9 +38,9 @@ class Classroom:
     repaired every word drives as if nothing had struck.
     """
 
-    def __init__(self, student: Class, arms: Sequence[Arm] = ARMS) -> None:
-        self.student, self._arms = student, tuple(arms)
-        self._drivers: dict[tuple[str, ...], StruckStudent] = {}
+    def __init__(self, student: Class) -> None:
+        self.student = student
+        self._drivers: dict[tuple[Target, tuple[str, ...]], StruckStudent] = {}
 
     def __call__(self, task: Task) -> list[Record]:
         """All arms of each episode, one after the other."""
@@ -47,22 +48,22 @@ class Classroom:
         with one_thread():
             return [record for number in numbers for record in self._all(task, number)]
 
-    def driver(self, arm: Arm) -> StruckStudent:
-        """The student as this arm protects it."""
-        if arm.protections not in self._drivers:
+    def driver(self, arm: Arm, target: Target = "memory") -> StruckStudent:
+        """The student as this arm protects it; ``target``: what faults strike."""
+        if (target, arm.protections) not in self._drivers:
             chosen = [self.student.protections[name] for name in arm.protections]
-            self._drivers[arm.protections] = StruckStudent(self.student.program, chosen)
-        return self._drivers[arm.protections]
+            self._drivers[target, arm.protections] = StruckStudent(self.student.program, chosen, target)
+        return self._drivers[target, arm.protections]
 
     def faults(self, task: Task, number: int) -> dict[str | None, list[Word]]:
         """Faults at the start of an episode, by :attr:`Arm.struck`."""
-        kinds = dict.fromkeys(arm.struck for arm in self._arms if arm.struck is not None)
+        kinds = dict.fromkeys(arm.struck for arm in task.setting.arms if arm.struck is not None)
         tables = {kind: self.student.table(task.setting, kind, seed=task.seed, episode=number) for kind in kinds}
         return {None: [], **{kind: list(table.frame.iter_rows(named=True)) for kind, table in tables.items()}}
 
     def film(self, task: Task, arm: Arm) -> Film:
         """The first episode of a task, driven once more by one arm, all of it kept."""
-        driver = self.driver(arm)
+        driver = self.driver(arm, task.setting.target)
         fault = self.faults(task, task.first)[arm.struck]
         with one_thread(), driver.under(fault, task.setting.arrival):
             return Film(Scenario.drawn(task.seed, task.first), driver, decisions=task.decisions)
@@ -76,8 +77,8 @@ class Classroom:
         faults = self.faults(task, number)
         known: dict[str, Episode] = {}
         records = []
-        for arm in self._arms:
-            driver = self.driver(arm)
+        for arm in task.setting.arms:
+            driver = self.driver(arm, task.setting.target)
             with driver.under(faults[arm.struck], task.setting.arrival) as same:
                 episode = known.get(same or "") or drive(scenario, driver, decisions=task.decisions)
                 if same is not None:
