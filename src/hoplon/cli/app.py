@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from functools import cache
-from typing import Annotated
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from hoplon.cli.console import print_status, warnings_on_one_line
 from hoplon.cli.signals import stoppable
@@ -17,36 +20,47 @@ from hoplon.errors import DataError, HoplonError, StoreError, UserCodeError, fai
 
 USAGE, ENVIRONMENT, BUG, INTERRUPTED, UNREAD = 2, 4, 70, 130, 141
 _DEBUG = "--debug"
+_COMMANDS = (
+    *("demo", "inspect", "profile", "rank", "inject", "replay", "harden", "compare", "overhead", "report", "study"),
+    *("ls", "validate", "verify"),
+)
 _NOTHING_KEPT = "Interrupted. Nothing new was kept; give the same command again."
 
 
-@cache
+class _Later(TyperCommand):
+    """A command by its name and help alone, as a list of commands shows it; called, it becomes the command itself."""
+
+    def __init__(self, name: str) -> None:
+        source = Path(__file__).with_name("commands") / f"{name}.py"
+        parts = {part.name: part for part in ast.parse(source.read_bytes()).body if isinstance(part, ast.FunctionDef)}
+        super().__init__(name, help=ast.get_docstring(parts["command"]))
+
+    def make_context(self, info_name: str | None, args: list[str], *more: Any, **extra: Any) -> Any:
+        """The context of the command, with options for the components of all installed packages.
+
+        Raises:
+            HoplonError: components of another package that cannot be imported.
+        """
+        from hoplon.cli.options.command_line import checked_options
+
+        one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+        command = import_module(f"hoplon.cli.commands.{self.name}").command
+        one.command(self.name)(checked_options(command))
+        return typer.main.get_command(one).make_context(info_name, args, *more, **extra)
+
+
+class _Commands(TyperGroup):
+    """All commands, none of which is loaded before it is called."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{**settings, "commands": {name: _Later(name) for name in _COMMANDS}})
+
+
 def application() -> typer.Typer:
-    """Put the commands together, with options for the components of all installed packages.
-
-    Raises:
-        HoplonError: components of another package that cannot be imported.
-    """
-    from hoplon.cli.commands import (
-        compare,
-        demo,
-        harden,
-        inject,
-        inspect,
-        ls,
-        overhead,
-        profile,
-        rank,
-        replay,
-        report,
-        study,
-        validate,
-        verify,
-    )
-    from hoplon.cli.options.command_line import checked_options
-
+    """The application, with all commands."""
     app = typer.Typer(
         name="hoplon",
+        cls=_Commands,
         help="What soft errors do to a trained network, where it is vulnerable, and what hardens it at which price.",
         no_args_is_help=True,
         add_completion=False,
@@ -59,23 +73,6 @@ def application() -> typer.Typer:
     ) -> None:
         """What soft errors do to a trained network, where it is vulnerable, and what hardens it at which price."""
 
-    for module in (
-        demo,
-        inspect,
-        profile,
-        rank,
-        inject,
-        replay,
-        harden,
-        compare,
-        overhead,
-        report,
-        study,
-        ls,
-        validate,
-        verify,
-    ):
-        app.command(module.__name__.rpartition(".")[2])(checked_options(module.command))
     return app
 
 

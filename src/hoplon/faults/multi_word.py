@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import final
 
+import scipy
 import torch
-from scipy import stats
 from torch import Tensor
 from typing_extensions import override
 
@@ -224,7 +224,7 @@ class BitRate(FaultModel):
         if self.at_least_one:
             unit = unit * self.occurrence(total)
         # The most flips whose upper tail still holds the number: with unit at most P(one or more), at least one.
-        counts = stats.binom.isf(unit.numpy(), total, self.rate) if faults else []
+        counts = scipy.stats.binom.isf(unit.numpy(), total, self.rate) if faults else []
         return torch.as_tensor(counts, dtype=torch.int64).clamp(min=int(self.at_least_one))
 
     def _probability(self, counts: Tensor, total: int) -> Tensor:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from hoplon.errors import Count, HoplonError, checked
@@ -100,7 +100,7 @@ def output_importance(responses: np.ndarray) -> np.ndarray:
     if not spread.any() or count == 1:
         return np.full(count, 1 / count)
     spread = spread / spread.max()
-    ranks = np.apply_along_axis(rankdata, 0, responses)
+    ranks = np.apply_along_axis(scipy.stats.rankdata, 0, responses)
     centred = ranks - ranks.mean(0)
     norms = np.linalg.norm(centred, axis=0)
     unit = centred / np.where(norms > 0, norms, 1)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import scipy
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 
 from hoplon.errors import Count, Fraction, HoplonError, checked
@@ -116,7 +116,7 @@ def overlap(scores: Mapping[str, Scores], fraction: Fraction = 0.01) -> pl.DataF
         row: dict[str, Any] = {"first": first, "second": second, "important": important, "common": common}
         row |= {"share": common / important, "jaccard": common / (2 * important - common)}
         row |= {"chance": important / len(one)}
-        rows.append(row | {"correlation": None if constant else float(spearmanr(*flat).statistic)})
+        rows.append(row | {"correlation": None if constant else float(scipy.stats.spearmanr(*flat).statistic)})
     return pl.DataFrame(rows, infer_schema_length=None)
 
 

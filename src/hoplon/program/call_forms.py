@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,14 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._dynamo.eval_frame import OptimizedModule
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from hoplon.errors import CaptureError
 from hoplon.program.operators import operator_name
 
-_WRAPPERS = {OptimizedModule: "_orig_mod", nn.DataParallel: "module", nn.parallel.DistributedDataParallel: "module"}
+_WRAPPERS = {nn.DataParallel: "module", nn.parallel.DistributedDataParallel: "module"}
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 _WITHOUT_CACHE = "call it without a cache of keys and values (use_cache=False), which is not supported yet"
@@ -53,7 +53,9 @@ def unwrapped(model: Any) -> nn.Module:
 def _unwrapped(module: nn.Module, seen: dict[int, nn.Module]) -> nn.Module:
     if id(module) in seen:
         return seen[id(module)]
-    for wrapper, name in _WRAPPERS.items():
+    compiler = sys.modules.get("torch._dynamo.eval_frame")  # a second to load, and there if anything was compiled
+    compiled = {} if compiler is None else {compiler.OptimizedModule: "_orig_mod"}
+    for wrapper, name in (_WRAPPERS | compiled).items():
         if isinstance(module, wrapper):
             seen[id(module)] = _unwrapped(getattr(module, name), seen)
             return seen[id(module)]

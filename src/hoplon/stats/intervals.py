@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, final
 
 import numpy as np
+import scipy  # whose parts are loaded where they are used: half a second
 from annotated_types import Ge, Lt
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
 
 from hoplon.errors import HoplonError, Natural, Share, checked
 
@@ -243,12 +243,12 @@ def gamma_quantile(cumulants: Sequence[ArrayLike], level: float) -> Floats:
     mean, variance, third = (np.asarray(part, dtype=np.float64) for part in cumulants)
     spread = np.sqrt(variance)
     skew = np.divide(third, variance * spread, out=np.zeros_like(third), where=variance > 0)
-    z = float(special.ndtri(level))
+    z = float(scipy.special.ndtri(level))
     nearly_normal = np.abs(skew) < _NO_SKEW
     expanded = mean + spread * (z + (z * z - 1) * skew / 6)  # Cornish and Fisher
     shape = 4 / np.where(nearly_normal, 1.0, skew) ** 2
     side = np.where(skew < 0, 1 - level, level)
-    standard = (special.gammaincinv(shape, side) - shape) / np.sqrt(shape)
+    standard = (scipy.special.gammaincinv(shape, side) - shape) / np.sqrt(shape)
     return np.asarray(np.where(nearly_normal, expanded, mean + np.sign(skew) * spread * standard), dtype=np.float64)
 
 
@@ -298,7 +298,7 @@ def mcnemar(only_a: Natural, only_b: Natural) -> float:
     """
     _check_counts(only_a, only_b, only_a + only_b)
     differing = int(only_a) + int(only_b)
-    return float(stats.binomtest(int(only_a), differing, 0.5).pvalue) if differing else 1.0
+    return float(scipy.stats.binomtest(int(only_a), differing, 0.5).pvalue) if differing else 1.0
 
 
 @checked
@@ -357,7 +357,7 @@ def paired_ratio(both: Natural, only_a: Natural, only_b: Natural, *, confidence:
     spread = math.sqrt((only_a + only_b + 2) / ((failed_a + 1) * (failed_b + 1)))
     parts = sum(math.sqrt((1 - (failed + 1) / (runs + 2)) / (failed + 1)) for failed in (failed_a, failed_b))
     z = z * spread / parts
-    inner = float(stats.norm.cdf(z) - stats.norm.cdf(-z))
+    inner = float(scipy.special.ndtr(z) - scipy.special.ndtr(-z))
     a, b = (_wilson_at(failed / runs, runs, inner, method) for failed in (failed_a, failed_b))
     estimate = failed_a / failed_b if failed_b else math.inf
     return Ratio(estimate, a.low / b.high, a.high / b.low if b.low else math.inf, confidence, method)
@@ -407,7 +407,7 @@ def _cut(centre: float, reach: float) -> tuple[float, float]:
 
 def _two_sided(confidence: float) -> float:
     """The quantile of the normal distribution for both limits at a confidence in (0, 1)."""
-    return float(stats.norm.ppf(0.5 + confidence / 2))
+    return float(scipy.special.ndtri(0.5 + confidence / 2))
 
 
 def _binomial(
@@ -417,7 +417,7 @@ def _binomial(
         raise HoplonError(f"expected successes in [0, trials={trials}], got {successes}")
     if trials == 0:
         return Interval(math.nan, 0.0, 1.0, confidence, name)
-    limits = stats.binomtest(int(successes), int(trials)).proportion_ci(confidence, method=method)
+    limits = scipy.stats.binomtest(int(successes), int(trials)).proportion_ci(confidence, method=method)
     estimate = successes / trials
     # Rounding may put a limit at 0 or 1 on the wrong side of the estimate.
     low, high = min(float(limits.low), estimate), max(float(limits.high), estimate)
@@ -427,7 +427,7 @@ def _binomial(
 def _wilson_at(mean: float, trials: float, confidence: float, method: str) -> Interval:
     """Wilson's interval at an effective number of trials."""
     mean = min(max(mean, 0.0), 1.0)
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    z = _two_sided(confidence)
     centre = (mean + z**2 / (2 * trials)) / (1 + z**2 / trials)
     reach = z / (1 + z**2 / trials) * math.sqrt(mean * (1 - mean) / trials + z**2 / (4 * trials**2))
     low, high = max(0.0, centre - reach), min(1.0, centre + reach)

@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import median
 from typing import final
 
+import scipy
 import torch
-from scipy.stats import quantile_test
 from torch import Tensor
 
 from hoplon.errors import Count, HoplonError, Seed, Share, checked
@@ -137,7 +137,7 @@ def median_interval(values: Sequence[float], *, confidence: float = 0.95) -> tup
         >>> median_interval([5.0, 1.0, 4.0, 2.0, 3.0, 6.0])
         (1.0, 6.0)
     """
-    limits = quantile_test(values, p=0.5).confidence_interval(confidence)
+    limits = scipy.stats.quantile_test(values, p=0.5).confidence_interval(confidence)
     if math.isnan(limits.low):
         raise HoplonError(f"expected more values for a {confidence:.0%} interval of a median, got {len(values)}")
     return float(limits.low), float(limits.high)
