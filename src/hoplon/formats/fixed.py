@@ -46,8 +46,9 @@ class FixedPoint(NumberFormat):
     Raises:
         HoplonError: widths out of range, or quirks of another format.
     Source:
-        Chen, Li, Pattabiraman, DSN 2021 (Ranger), section IV-B: 32 bits are 21.10 and a sign, 16 bits 14.2. Its fault
-        adds or subtracts a power of two, other elements are not quantised; the sign is no target there either.
+        Chen, Li, Pattabiraman, DSN 2021 (Ranger): section IV-C (RQ4) has 14.2 for 16 bits; 21.10 for 32 is that of its
+        published injector. Its fault adds or subtracts a power of two, other elements are not quantised; the sign is
+        no target there either.
     Example:
         >>> FixedPoint(21, 10).apply(torch.tensor([-1.5]), 2**31 - 1, 1 << 30)
         tensor([-1048577.5000])

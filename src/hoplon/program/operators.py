@@ -41,7 +41,7 @@ _ROWS = (
     ("group_norm", "group_norm native_group_norm", ""),
     ("attention", "scaled_dot_product_attention", ""),
     # activations; clamp is one since many a ReLU or ReLU6 is written so, though unlike them it lets NaN pass; the arc
-    # tangent is one since a network for steering ends in it (Ranger, section IV-B)
+    # tangent is one since a network for steering ends in it (Ranger, section IV-C)
     ("", "relu clamp_min clamp_max", "pointwise exact settles activation"),
     ("hardtanh", "hardtanh relu6", "pointwise exact settles activation"),
     ("clamp", "clamp clip", "pointwise exact settles activation"),

@@ -11,7 +11,7 @@ from hoplon_studies.framework.rows import Row
 
 _LACKS = "no episode was driven"
 _TITLES = {arm.name: arm.title for setting in SETTINGS for arm in setting.arms} | {arm.name: arm.title for arm in ARMS}
-_HELD = "struck weights are those that the guard holds, as in the paper"
+_HELD = "struck weights are those that the guard holds, as in section V-B; V-F does not say"
 _WIDER = "faults strike the top 5 %, of which the guard holds a fifth"
 Rows = Mapping[str, list[Row]]
 
@@ -37,7 +37,7 @@ def _attacks(evidence: Evidence, rows: Rows) -> Iterator[Claim]:
         yield evidence.judge(
             Question(f"{key}-crash", text, "V-F, Table VI", f"{value:g} %", "holds", [value]),
             rows[arm],
-            because="other car, road and network; the paper does not say how many weights and bits it strikes"
+            because="other car, road and network; section V-F does not say how many weights and bits are struck"
             if arm == "random"
             else "likewise; 20 weights of the top 1 %",
             lacks=_LACKS,
@@ -79,7 +79,9 @@ def _protections(evidence: Evidence, rows: Rows) -> Iterator[Claim]:
         f"Ranger, then Aspis-1 %; {_WIDER}",
     )
     yield evidence.judge(
-        Question("safe", "Zero crashes are needed to be safe, and met", "Table VI", "0 %", "at most", [0.0]),
+        Question(
+            "safe", "Zero crashes are needed to be safe, and met", "Table VI", "0 % (Aspis-1 % alone)", "at most", [0.0]
+        ),
         rows["ranger+aspis"],
         because=f"Ranger and Aspis-1 % together, where {_WIDER}; 0 would not rule out the upper limit",
         lacks=_LACKS,
@@ -94,7 +96,7 @@ def _beside(evidence: Evidence, rows: Rows) -> Iterator[Claim]:
             "zero",
             "A value outside of its bound set to zero, not clamped: fewer crashes",
             "Ranger, V-B",
-            "harmful",
+            "rejected: accuracy",
             "lower",
         ),
         [*rows["bit-30-ranger"], *rows["bit-30-zero"]],

@@ -34,7 +34,7 @@ INTRODUCTION = (
     "episode; guards check all memory before every forward pass. All rows of a setting meet the same tracks and "
     "starts; all rows with important weights meet the same faults. *Important*: drawn from the 5 % of the weights with "
     "the highest Taylor score, while Aspis-1 % keeps copies of the highest 1 %, scored on other tracks; *top 1 % "
-    "struck*: drawn from exactly these copies' weights, as the paper does. Ranger's bounds are the extremes over "
+    "struck*: drawn from exactly these, as in section V-B; V-F does not say. Ranger's bounds are the extremes over "
     "lessons; a value outside becomes the nearest end of its bound, or zero, the median of its channel, a random value "
     "inside; *per channel*: each channel has its own bound.",
     f"**Tables** compare rows on the same tracks by the exact McNemar test; a verdict needs p below {LEVEL:g} over the "
@@ -52,7 +52,7 @@ _PUBLISHED = {
     "inside-ranger": "table6/ranger",
     "inside-aspis": "table6/aspis-1",
 }
-_WIDER = "struck weights are drawn from the top 5 %, the guard holds the top 1 %; in the paper the guard holds them all"
+_WIDER = "struck weights are drawn from the top 5 %, the guard holds the top 1 %; in section V-B it holds them all"
 CRASHES = "crashes"
 
 

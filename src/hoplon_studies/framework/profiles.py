@@ -1,4 +1,4 @@
-"""Sizes of a study: counts for continuous integration, for an hour, and the papers' own."""
+"""Sizes of a study: counts for continuous integration, for an hour, and the papers' own (of Ranger ten times its 5,000 faults)."""
 
 from __future__ import annotations
 
