@@ -109,6 +109,16 @@ def test_the_users_own_model_runs_every_part_and_its_figures_can_be_derived_from
     assert 100 / 36 < held.here <= 100  # type: ignore[operator]
     (tmr,) = [row for row in rows if row.where == "Fig. 5" and row.arm == "tmr"]
     assert tmr.here == pytest.approx(2 * 4 * (8 * 3 * 9 + 8 * 8 * 9) / 1e6)
+    repairs = [row for row in rows if row.what.startswith(overheads.ONE_REPAIR)]
+    shown = {row.arm for row in repairs if not row.detail}
+    assert shown == {"tmr", "tmr-sparse", "published-10%", "published-1%"}
+    assert {row.what.partition(", ")[2] for row in repairs if row.arm == "tmr"} == {
+        "",
+        "copy: corrected",
+        "main tensor: corrected",
+        "uncorrectable: uncorrectable",
+        "main tensor, bit 30: corrected",
+    }
     assert all(figure.read_bytes().startswith(b"<?xml") for figure in pages.figures)
     markdown = pages.markdown.read_text()
     assert len(markdown.splitlines()) <= 350

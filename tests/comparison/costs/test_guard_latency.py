@@ -5,7 +5,16 @@ import torch
 from torch import Tensor
 
 import hoplon as hp
-from hoplon.comparison.costs.guard_latency import MIN_BLOCKS, Armed, armed, check_ms_per_layer, interleaved, repair_ms
+from hoplon.comparison.costs.guard_latency import (
+    CASES,
+    MIN_BLOCKS,
+    Armed,
+    armed,
+    check_ms_per_layer,
+    interleaved,
+    repair_ms,
+    repairs_of_one_tensor,
+)
 from hoplon.errors import HoplonError
 
 CPU = torch.device("cpu")
@@ -59,6 +68,34 @@ def test_a_guard_that_only_reports_has_no_time_of_repair(memory: dict[str, Tenso
     assert repair_ms(one, hp.guards.Checksum(), memory, list(memory)) is None
     assert all(torch.equal(memory[name], value) for name, value in before.items())
     assert one.guard.check().detected == 0
+
+
+@pytest.mark.parametrize("zeros", [0, 3], ids=["no zeros", "zeros, which sparse copies leave out"])
+@pytest.mark.parametrize(
+    ("kind", "fraction"), [("tmr", 1.0), ("sparse", 1.0), ("sparse", 0.3), ("aspis", 1.0), ("aspis", 0.3)]
+)
+def test_a_copy_and_the_main_tensor_are_repaired_and_two_wrong_ones_are_not(
+    kind: str, fraction: float, zeros: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    memory = {name: torch.rand(shape, generator=generator) / 2 for name, shape in (("a", (8, 2)), ("b", (8, 9)))}
+    memory["b"].view(-1)[:zeros] = 0
+    before = {name: value.clone() for name, value in memory.items()}
+    scores = hp.Scores({name: 1 - value for name, value in memory.items()})
+    protection = {
+        "tmr": hp.TMR(vote="tensor"),
+        "sparse": hp.guards.TMRSparse(scores, fraction),
+        "aspis": hp.Aspis(scores, fraction),
+    }[kind]
+    found = repairs_of_one_tensor(protection, memory, list(memory))
+    assert list(found) == list(CASES)
+    outcomes = {case: one.outcome for case, one in found.items()}
+    subtracted = "corrected" if kind != "sparse" else "uncorrectable"  # what is not finite is not brought back
+    lost = outcomes.pop("main tensor, bit 30")
+    assert outcomes == {"copy": "corrected", "main tensor": "corrected", "uncorrectable": "uncorrectable"}
+    assert lost == subtracted or (kind == "sparse" and lost == "mitigated")
+    assert all(one.ms[1] <= one.ms[0] <= one.ms[2] for one in found.values())
+    assert all(torch.equal(memory[name], value) for name, value in before.items())
 
 
 def test_what_holds_nothing_is_refused(memory: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""What guards of memory cost: checks between forward passes, arming, repair, the check of one layer."""
+"""What guards of memory cost: checks between forward passes, arming, repair, the check and the repair of one tensor."""
 
 from __future__ import annotations
 
@@ -7,21 +7,31 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any, cast, final
+from typing import Any, Literal, cast, final
 
 import torch
 from torch import Tensor
 
-from hoplon.comparison.costs.latency import ratio_interval, timed
+from hoplon.comparison.costs.latency import median_interval, ratio_interval, timed
 from hoplon.errors import HoplonError
 from hoplon.formats.base import integer_view
+from hoplon.importance.scores import Scores
 from hoplon.protections.base import Protection
 from hoplon.protections.memory_guard import Guard, GuardReport
 
 MIN_BLOCKS = 6
 """Fewer have no 95 % interval of a median."""
 
-_PLACES_APART, _REPAIRS, _LAYER_CHECKS = 997, 5, 3
+_PLACES_APART, _REPAIRS, _LAYER_CHECKS, _ONE_TENSOR = 997, 5, 3, 15
+
+Case = Literal["copy", "main tensor", "uncorrectable", "main tensor, bit 30"]
+CASES: Mapping[Case, tuple[int, int]] = {
+    "copy": (0, 1),
+    "main tensor": (1, 0),
+    "uncorrectable": (1, 2),
+    "main tensor, bit 30": (1 << 30, 0),
+}
+"""What is flipped in a word of a tensor and in the first copy of that word, as masks."""
 
 
 @final
@@ -117,6 +127,16 @@ def interleaved(
     return Interleaved(tuple(plain), {name: tuple(times) for name, times in found.items()})
 
 
+@final
+@dataclass(frozen=True)
+class TensorRepair:
+    """One case of repair: milliseconds beyond an intact check (median, low, high), and what became of the word."""
+
+    ms: tuple[float, float, float]
+    outcome: Literal["corrected", "mitigated", "uncorrectable"]
+    repeats: int
+
+
 def repair_ms(one: Armed, protection: Protection, memory: Mapping[str, Tensor], layers: Sequence[str]) -> float | None:
     """Median time of a check that finds one flipped exponent bit; None where the guard leaves it unrepaired.
 
@@ -153,11 +173,71 @@ def check_ms_per_layer(protection: Protection, memory: Mapping[str, Tensor], lay
     """
     total = 0.0
     for name in layers:
-        alone = protection
-        if (scores := getattr(protection, "scores", None)) is not None:
-            own = replace(scores, values={name: scores[name]})
-            alone = replace(cast(Any, protection), scores=own)
-        guard = armed(alone, {name: memory[name]}).guard
+        guard = armed(_alone(protection, name), {name: memory[name]}).guard
         guard.check()
         total += median(timed(guard.check, memory[name].device) for _ in range(_LAYER_CHECKS))
     return 1e3 * total / len(layers)
+
+
+def repairs_of_one_tensor(
+    protection: Protection, memory: Mapping[str, Tensor], layers: Sequence[str]
+) -> dict[Case, TensorRepair]:
+    """Time the repair of one tensor in each of :data:`CASES`: what a check of it takes longer when it finds a fault.
+
+    The tensor is the one of median size, with as large a share of its words as the protection holds of all. Every
+    repeat strikes another word, puts all back, and checks again; the difference is taken within the repeat.
+
+    Args:
+        protection: triplication, dense or sparse: its guard has copies of each word as ``NAME#1``.
+        layers: names of tensors in ``memory``, dense in memory.
+    """
+    name = sorted(layers, key=lambda one: memory[one].numel())[len(layers) // 2]
+    alone = _alone(protection, name)
+    guard = armed(alone, {name: memory[name]}).guard
+    live, copies = integer_view(memory[name].data).view(-1), guard.copies
+    copy = integer_view(copies[f"{name}#1"] if f"{name}#1" in copies else copies[f"{name}#1.values"]).view(-1)
+    scores = _scores(alone)
+    chosen = torch.arange(len(live)) if scores is None else scores.top(cast(Any, alone).fraction)[name]
+    places = chosen.to(live.device)
+    if len(copy) < len(places):  # a sparse copy leaves out what is zero
+        places = places[memory[name].view(-1)[places] != 0]
+    drawn = [len(places) * number // _ONE_TENSOR for number in range(_ONE_TENSOR)]
+    guard.check()
+    return {
+        case: _repair_of(live, copy, masks, guard, [(int(places[at]), at) for at in drawn])
+        for case, masks in CASES.items()
+    }
+
+
+def _repair_of(
+    live: Tensor, copy: Tensor, masks: tuple[int, int], guard: Guard, words: Sequence[tuple[int, int]]
+) -> TensorRepair:
+    """Strike word by word, each as (place in the tensor, place in the copy)."""
+    longer: list[float] = []
+    found: list[GuardReport] = []
+    for place, at in words:
+        before = int(live[place]), int(copy[at])
+        live[place] ^= masks[0]
+        copy[at] ^= masks[1]
+        struck = timed(lambda: found.append(guard.check()), live.device)
+        live[place], copy[at] = before
+        longer.append(1e3 * (struck - timed(guard.check, live.device)))
+    if not all(report.detected for report in found):
+        raise HoplonError(f"expected the guard to find every flip of {masks}, got {found}; it cannot be timed")
+    reports = sum(found, GuardReport())
+    outcome: Literal["corrected", "mitigated", "uncorrectable"] = "corrected"
+    if reports.uncorrectable or reports.mitigated:
+        outcome = "uncorrectable" if reports.uncorrectable else "mitigated"
+    return TensorRepair((median(longer), *median_interval(longer)), outcome, len(longer))
+
+
+def _scores(protection: Protection) -> Scores | None:
+    """What a protection chooses its words by; None where it takes all."""
+    return getattr(protection, "scores", None)
+
+
+def _alone(protection: Protection, name: str) -> Protection:
+    """The same protection of one tensor: as large a share of its words as of all."""
+    if (scores := _scores(protection)) is None:
+        return protection
+    return cast(Protection, replace(cast(Any, protection), scores=replace(scores, values={name: scores[name]})))
