@@ -35,16 +35,15 @@ from hoplon.protections.ranges.profiling import profile_activations
 from hoplon.protections.runtime.lowering import lower
 from hoplon.protections.values.ranger import Ranger
 from hoplon.zoo.resolve import resolve_model
+from hoplon_studies.aspis.overhead_charts import BATCHES, IMAGES, charts, told
 from hoplon_studies.aspis.sizes import convolutions
 from hoplon_studies.aspis.subjects import LABELS
-from hoplon_studies.framework.figures import Figure, Series, bars
 from hoplon_studies.framework.findings import Finding
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context, Published
 
 RANGER = "ranger"
 _PIXELS = {"inception_v3": 299}
-_IMAGES, _BATCH = 50_000, {"vgg19": 256, "resnet50": 512, "inception_v3": 512}  # the paper's data set and batches
 _ANY_MEMORY = ("checksum", "known-bits", "parity")
 _GUARDS: dict[str, tuple[str, Callable[[Scores], Protection]]] = {
     "tmr": ("TMR of the convolution weights, a vote per tensor", lambda _: TMR(vote="tensor")),
@@ -91,8 +90,8 @@ def time_and_memory(context: Context) -> Iterator[Finding]:
         "alternate; ratios within a block, limits of their median",
         seed=context.seed,
     )
-    yield from _figures(found)
-    yield from _TEXT
+    yield from charts(found, tuple(NAMES))
+    yield from told(found, context.published)
 
 
 def protections(scores: Scores) -> dict[str, Protection]:
@@ -108,11 +107,7 @@ def measured(name: str, guards: Sequence[str], batch: int, blocks: int, seed: in
         median, low, high), ``check_ms``, ``extra_bytes``, ``set_up_ms``, ``layer_ms``, ``repair_ms``, ``repairs``,
         ``blocks``.
     """
-    model = resolve_model(f"torchvision:{name}", seed=seed).module.eval()
-    lay_end_to_end(model)  # as harden() and guard() hand models out
-    named = (*model.named_parameters(), *model.named_buffers())
-    memory = {key: tensor.detach() for key, tensor in named}
-    layers = tuple(f"{path}.weight" for path in convolutions(name))
+    model, memory, layers = untrained(name, seed)
     generator = torch.Generator().manual_seed(seed)
     pixels = _PIXELS.get(name, 224)
     x = torch.randn(batch, 3, pixels, pixels, generator=generator)
@@ -125,6 +120,15 @@ def measured(name: str, guards: Sequence[str], batch: int, blocks: int, seed: in
         found[RANGER] = _ranger(model, x, blocks=blocks, seed=seed)
     weight_bytes = sum(tensor.nbytes for tensor in memory.values())
     return {"forward_ms": forward_ms, "batch": batch, "weight_bytes": weight_bytes, "costs": found}
+
+
+def untrained(name: str, seed: int) -> tuple[nn.Module, dict[str, Tensor], tuple[str, ...]]:
+    """One of torchvision's networks with random weights, its memory, and the names of its convolutions' weights."""
+    model = resolve_model(f"torchvision:{name}", seed=seed).module.eval()
+    lay_end_to_end(model)  # as harden() and guard() hand models out
+    named = (*model.named_parameters(), *model.named_buffers())
+    memory = {key: tensor.detach() for key, tensor in named}
+    return model, memory, tuple(f"{path}.weight" for path in convolutions(name))
 
 
 def _guards(
@@ -189,7 +193,8 @@ def _rows(name: str, measured_here: Mapping[str, Any], context: Context) -> Iter
             yield of.whole("Fig. 17", key, published.get(TIMES.get(key, "")))
     yield from of.breakdown()
     for key in NAMES:
-        yield of.sized("Fig. 19", key, published.get(f"fig19/{name}/aspis-100%") if key == "tmr-sparse" else None)
+        more = published.get(f"fig19/{name}/aspis-100%", published["fig19/aspis-100%"])
+        yield of.sized("Fig. 19", key, more if key == "tmr-sparse" else None)
     if name == "resnet50":
         yield from _table_five(of, published)
 
@@ -220,8 +225,8 @@ class _Overheads:
         """Derived, not measured: initialisation and a check per batch over the whole of ImageNet's validation set."""
         if key not in self.costs:
             return self.row(where, DERIVED, "%", key, paper=paper)
-        cost, batches = self.costs[key], -(-_IMAGES // _BATCH[self._name])
-        passes = _IMAGES / self._here["batch"]  # as measured, of so many images
+        cost, batches = self.costs[key], -(-IMAGES // BATCHES[self._name])
+        passes = IMAGES / self._here["batch"]  # as measured, of so many images
         once = cost["set_up_ms"] / self._here["forward_ms"] / passes
         here, low, high = (100 * (once + batches / passes * time) for time in cost["time"])
         known = {"here": here, "low": low, "high": high, "n": cost["blocks"], "seed": self._context.seed}
@@ -280,45 +285,3 @@ def _table_five(of: _Overheads, published: Published) -> Iterator[Row]:
         yield of.whole("Table V", key, time)
         yield of.share(OF_PROCESS, key, process, memory)
         yield of.share("additional memory, of all weights", key, of.weight_bytes)
-
-
-def _figures(found: Mapping[str, Mapping[str, Any]]) -> Iterator[Figure]:
-    """Bars of time and of memory by network, of the protections that were measured on all; none without a network."""
-    time, memory = [], []
-    for key in NAMES if found else ():
-        costs = [one["costs"][key] for one in found.values() if key in one["costs"]]
-        if len(costs) == len(found):
-            parts = (tuple(100 * max(cost["time"][at], 0.0) for cost in costs) for at in range(3))
-            time.append(Series(key, *parts))
-            memory.append(Series(key, tuple(cost["extra_bytes"] / 1e6 for cost in costs)))
-    for name, title, series, unit, of in (
-        ("time", "Time added to a forward pass (Figs. 4 and 17)", time, "%", " of a forward pass"),
-        ("memory", "Additional memory (Figs. 5 and 19)", memory, "MB", ""),
-    ):
-        if found:
-            yield bars(
-                name,
-                title=title,
-                alt="; ".join(
-                    f"{one.name}: {', '.join(f'{value:.3g} {unit}' for value in one.values)}" for one in series
-                ),
-                groups=[LABELS[model] for model in found],
-                series=series,
-                y_title=f"{unit}{of}",
-                log_y=True,
-            )
-
-
-_TEXT = (
-    "tmr: three copies of the convolution weights, a vote per tensor; tmr-sparse: the paper's Aspis-100 %; "
-    "published-x %: Aspis in sparse tensors, as published; aspis-x %: with a flat index; checksum (of the class of "
-    "RADAR, detection alone), known-bits and parity guard all memory. A check costs the same whatever the batch, a "
-    "forward pass in proportion to it: shares of one pass of a small batch are upper limits. What is *derived* "
-    "carries the measured times over to 50,000 images in batches of 256 (VGG19) and 512, initialisation included, and "
-    "stands beside the paper's; the next part measures whole data sets on networks with weights.",
-    "Why TMR costs the paper so much: its bars of 11 to 12 hours are the same for every network, 121 % of 10 h and "
-    "299 % of 4 h, so they are the added time. Over 196 checks of VGG19 or 98 of ResNet50 that is 11 or 19 "
-    "microseconds per weight and check, as of a loop over elements in Python; a vote over whole tensors takes four "
-    "orders of magnitude less. The paper's memory shares are of its process: 15.6 % are 2.5 GB, so the process has "
-    "16.03 GB.",
-)
