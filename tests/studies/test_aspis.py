@@ -15,7 +15,7 @@ from hoplon.program.capturing import capture
 from hoplon.program.program import Program
 from hoplon.zoo import ZooData, ZooModel, resolve_model
 from hoplon_studies import Profile, Row, StudyResult, profile_named, run_study, write_pages
-from hoplon_studies.aspis import overheads, sizes, subjects
+from hoplon_studies.aspis import overhead_charts, overheads, paper_batch, sizes, subjects
 from hoplon_studies.aspis.maps import FIRST, HELD
 from hoplon_studies.aspis.study import STUDY
 from hoplon_studies.framework.study import Published
@@ -188,6 +188,36 @@ def test_convolutions_are_as_many_and_as_large_as_the_paper_says(name: str, monk
     assert min(found.values()) == published[f"layers/{name}/smallest"]
     millions = float(published[f"layers/{name}/largest"].removesuffix(" million"))
     assert millions == pytest.approx(max(found.values()) / 1e6, abs=0.1)
+
+
+def test_the_published_run_times_are_added_times_of_microseconds_per_weight() -> None:
+    published = Published("aspis")
+    vgg, resnet = (overhead_charts.added_per_weight(published, name) for name in ("vgg19", "resnet50"))
+    assert (vgg[0], resnet[0]) == pytest.approx((12.1, 11.96))  # hours, whatever the network
+    assert vgg[1] == pytest.approx(12.1 * 3600 / 196 / 20_018_880 * 1e6)
+    assert (round(vgg[1]), round(resnet[1])) == (11, 19)
+    costs = {name: {"costs": {"tmr": {"check_ms": 30.0}}} for name in ("vgg19", "resnet50")}
+    (text,) = [text for text in overhead_charts.told(costs, published) if "per weight" in text.lower()]
+    assert "11 and 19 microseconds" in text
+    assert "1.3 to 1.5 nanoseconds" in text
+
+
+def test_what_costs_nothing_has_no_bar() -> None:
+    costs = {"ranger": {"time": (-0.01, -0.02, 0.01), "extra_bytes": 0}, "tmr": {"time": (0.1,) * 3, "extra_bytes": 8}}
+    time, memory = overhead_charts.charts({"vgg19": {"costs": costs}}, ("ranger", "tmr"))
+    assert time.alt == "ranger: none; tmr: 10 %"
+    assert memory.alt == "ranger: none; tmr: 8e-06 MB"
+
+
+def test_checks_are_timed_beside_passes_of_the_papers_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(paper_batch.BATCHES, "resnet50", 4)
+    for passes in (2, 6):
+        counts = profile(full_passes=passes, models=(), whole_repeats=6)
+        rows = rows_of(run_study(STUDY, out=tmp_path / str(passes), profile=counts, only=["whole-data"]))
+        checks = [row for row in rows if row.arm and row.setting == "at the paper's batch"]
+        assert [row.arm for row in checks] == ["tmr", "tmr-sparse", "published-10%", "published-1%"]
+        assert all(row.here > 0 and row.n == passes for row in checks)  # type: ignore[operator]
+        assert all((row.low is not None) == (passes == 6) for row in checks)  # fewer have no 95 % interval
 
 
 def test_data_without_labels_is_refused(tmp_path: Path) -> None:

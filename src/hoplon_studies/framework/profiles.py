@@ -44,8 +44,10 @@ class AspisCounts:
         inputs: held-out inputs that a fault meets.
         calibration: inputs that scores and ranges come from.
         batch: inputs of a timed forward pass.
-        repeats: blocks of interleaved timing, and runs over a whole data set.
+        repeats: blocks of interleaved timing.
+        full_passes: timed forward passes at the paper's batch.
         whole_inputs: inputs of a timed run over a data set.
+        whole_repeats: such runs.
         guards: protections whose overheads are measured, as `hoplon_studies.aspis.overheads.NAMES` has them.
         architectures: torchvision's networks that they are measured on.
         models: names of the zoo that faults are injected into.
@@ -60,7 +62,9 @@ class AspisCounts:
     calibration: int = by_profile(64, 1000, 10_000)
     batch: int = by_profile(1, 2, 256)
     repeats: int = by_profile(6, 6, 50)
-    whole_inputs: int = by_profile(32, 1024, 10_000)
+    full_passes: int = by_profile(0, 2, 6)
+    whole_inputs: int = by_profile(32, 512, 10_000)
+    whole_repeats: int = by_profile(6, 12, 50)
     guards: tuple[str, ...] = by_profile(("tmr", "published-1%", "aspis-1%", "checksum", "ranger"), GUARDS, GUARDS)
     architectures: tuple[str, ...] = by_profile(("resnet50",), LARGE, LARGE)
     models: tuple[str, ...] = by_profile(("resnet20-cifar10",), STAND_INS, STAND_INS)
