@@ -194,6 +194,13 @@ def test_table_ii_has_the_best_five_classes_where_the_paper_has_them(
     assert paper["top-1 accuracy", "none"] == 64.72
     beyond, changed = (next(row for row in found if row.what == what) for what in (costs.BEYOND, "changed predictions"))
     assert beyond.here >= changed.here == 0
+    seconds, bytes_, share = (
+        next(row for row in found if row.what == what) for what in (costs.PROFILING, costs.BOUNDS, costs.BOUNDS_SHARE)
+    )
+    assert seconds.here > 0
+    assert seconds.n > 0
+    assert bytes_.here == 6 * 16  # three activations, and what they bound: two poolings and a reshape
+    assert 0 < share.here < 0.1
 
 
 def test_how_far_ranges_have_come_has_no_limits(tmp_path: Path, little: Data) -> None:

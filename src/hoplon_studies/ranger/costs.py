@@ -13,6 +13,7 @@ from torch import nn
 from hoplon.comparison.costs.flops import count_flops
 from hoplon.program.capturing import capture
 from hoplon.program.operators import ACTIVATION_KINDS
+from hoplon.protections.base import overlay
 from hoplon.protections.ranges.bound import Bound
 from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.runtime.lowering import harden
@@ -36,6 +37,7 @@ _PROFILER_LOST = {
 _OPERATIONS, ADDED = "operations of a forward pass", "added"
 LAST_SHARE = "values of the last fully connected layer"
 BEYOND = "images beyond a bound"
+PROFILING, BOUNDS, BOUNDS_SHARE = "profiling", "memory of the bounds", "memory of the bounds, of the weights"
 _NOT_BOUNDED = {"lenet": "the paper leaves out the bound of the last ReLU", "vgg16": "the paper leaves out the reshape"}
 
 
@@ -72,12 +74,13 @@ def accuracy(context: Context) -> Iterator[Finding]:
         for arm, published in {"none": "without", "ranger": "with"}.items():
             rows += _accuracies(context, network, arm, published)
         if isinstance(network, Network):
-            rows += _beyond(context, network)
+            rows += (*_beyond(context, network), *_once(context, network))
     yield from rows
     yield (
         "Bounds are the extremes of a random 20 % of the data that is kept for calibration; accuracy is on held-out "
         "data. Beyond a bound without any fault: images of which some activation exceeds what calibration has seen."
     )
+    yield from _told_of_bounds(rows)
     yield from _told_of_trivial(rows)
 
 
@@ -115,6 +118,31 @@ def _beyond(context: Context, network: Network) -> Iterator[Row]:
         changed = int((classes[0] != classes[1]).sum())
         row = row_of("section III-B", network, "changed predictions")
         yield row.found(wilson(changed, found.n_images), n=found.n_images, seed=context.seed)
+
+
+def _once(context: Context, network: Network) -> Iterator[Row]:
+    """What bounds cost before and beside inference: time of profiling, and memory."""
+    key, seen = network.listing.key, network.profile.n_samples
+    seconds = context.kept(f"{key}-profiling", lambda: network.profile.seconds)
+    paper = context.published.get(f"profiling/{key}")
+    aside = paper is None  # one network on the page, all in a sentence
+    yield row_of("section IV-B", network, PROFILING, "s", paper=paper, here=seconds, n=seen, detail=aside)
+    bounds = overlay(network.program, [Ranger(network.ranges)])
+    size = sum(bound.extra_bytes for bound in bounds.values.values())
+    weights = sum(tensor.nbytes for tensor in network.program.memory().values())
+    yield row_of("section IV-C", network, BOUNDS, "bytes", here=size, detail=True)
+    yield row_of("section IV-C", network, BOUNDS_SHARE, here=100 * size / weights, detail=True)
+
+
+def _told_of_bounds(rows: Sequence[Row]) -> Iterator[str]:
+    """Time of profiling and memory of bounds of all networks, in a sentence."""
+    found = ([row.here for row in rows if row.what == what] for what in (PROFILING, BOUNDS, BOUNDS_SHARE))
+    seconds, sizes, shares = (sorted(float(one) for one in values if isinstance(one, int | float)) for values in found)
+    if seconds:
+        yield (
+            f"Profiling takes {seconds[0]:.2g} to {seconds[-1]:.2g} seconds, once. The bounds take {sizes[0]:,.0f} to "
+            f"{sizes[-1]:,.0f} bytes beside the weights, at most {shares[-1]:.2g} % of them."
+        )
 
 
 def _told_of_trivial(rows: Sequence[Row]) -> Iterator[str]:
