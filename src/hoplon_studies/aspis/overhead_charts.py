@@ -59,7 +59,7 @@ def added_per_weight(published: Published, name: str) -> tuple[float, float]:
     """
     hours, shares = (
         [float(digits) for digits in re.findall(r"[\d.]+", published[key])]
-        for key in (f"fig17/hours/{name}", "fig4/tmr/time")
+        for key in (f"fig4/hours/{name}", "fig4/tmr/time")
     )
     added = hours[0] * (shares[0] if name == "vgg19" else shares[-1]) / 100
     checks = -(-IMAGES // BATCHES[name])

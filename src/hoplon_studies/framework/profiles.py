@@ -1,4 +1,4 @@
-"""Sizes of a study: counts for continuous integration, for an hour, and the papers' own (of Ranger ten times its 5,000 faults)."""
+"""Sizes of a study: for continuous integration, for an hour, and the papers' own or more."""
 
 from __future__ import annotations
 
