@@ -20,11 +20,16 @@ Figure = tuple[float, float, float, int]
 
 Z = 1.959963984540054  # of the normal distribution, for 95 %
 FAILURES = {"sdc", "nonfinite"}
-CHANGES = {"2-bits": "2 bits of 32", "3-bits": "3 bits of 32", "bit-30": "bit 30"}
+WORST, MILD = "bit 30 and one more", "2 bits, never bit 30"
+CHANGES = {"2-bits": "2 bits of 32", "3-bits": "3 bits of 32"}
+CHANGES |= {"bit-30-and-one-more": WORST, "2-bits-never-bit-30": MILD}
+BITS = CHANGES | {"2-bits": "2 bits", "3-bits": "3 bits"}
 ATTACKS = {
     "random": "random weights",
     "important": "most important weights",
     "wider": "top 5 % by half of the data",
+    "largest": "weights of the largest magnitudes",
+    "damage": "weights of the largest expected damage",
 }
 THRESHOLDS = (0.0, 0.05, 0.5)
 FIXED32 = "21.10 fixed point"
@@ -89,6 +94,8 @@ SETTINGS = {
 ARMS = {
     "none": "none",
     "ranger": "ranger",
+    "ranger-zero": "ranger zero",
+    "ranger-per-channel": "ranger per channel",
     "aspis-1": "aspis-1%",
     "aspis-10": "aspis-10%",
     "aspis-100": "aspis-100%",
@@ -134,7 +141,7 @@ def derived(study: Path) -> Iterator[tuple[dict[str, str], str, Figure]]:
     for manifest in sorted(study.glob("runs/same-faults/*/*/*/memory/*/manifest.json")):
         network, attack, change, _, arm = manifest.parts[-6:-1]
         for threshold in THRESHOLDS if arm in ARMS else ():
-            what = f"{change[0]} bits, faults above {100 * threshold:g} %"
+            what = f"{BITS[change]}, faults above {100 * threshold:g} %"
             setting = f"{ATTACKS[attack]}, images misclassified"
             fields = {"what": what, "arm": ARMS[arm], "setting": setting}
             yield fields, network, share_above(misclassified(manifest.parent), threshold)

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hoplon_studies.aspis.critical import COUNTED, TWO_BITS, WORST
-from hoplon_studies.aspis.maps import EARLY, FIRST, HELD
 from hoplon_studies.aspis.overheads import ADDED, CODING, DERIVED, MEMORY, OF_PROCESS, REPAIR
-from hoplon_studies.aspis.protection import IMPORTANT, MEANS, RANDOM, WIDER
-from hoplon_studies.aspis.subjects import LABELS
-from hoplon_studies.framework.claims import Claim, Evidence, Question, compared, from_to, listed, span
+from hoplon_studies.aspis.weight_claims import critical, importance, protection
+from hoplon_studies.framework.claims import Claim, Evidence, Question, from_to, listed, span
 from hoplon_studies.framework.digits import here
 
-_MEANS = tuple(MEANS.values())
 _SPARSE = ("published-1%", "published-10%", "tmr-sparse")
 """Guards as the paper has them: Aspis-1 %, Aspis-10 % and Aspis-100 %."""
 
@@ -20,9 +16,9 @@ _SPARSE = ("published-1%", "published-10%", "tmr-sparse")
 def headlines(evidence: Evidence) -> Iterator[Claim]:
     """Every headline claim of the paper, in its order."""
     yield from _fault_space(evidence)
-    yield from _critical(evidence)
-    yield from _importance(evidence)
-    yield from _protection(evidence)
+    yield from critical(evidence)
+    yield from importance(evidence)
+    yield from protection(evidence)
     yield from _redundancy(evidence)
     yield from _times(evidence)
     yield from _table_five(evidence)
@@ -43,157 +39,6 @@ def _fault_space(evidence: Evidence) -> Iterator[Claim]:
         because="two bits are counted in both orders and the third anew: true sets are a half and about a sixth",
         lacks="not counted",
         shown=lambda found: f"{len(found)} counts",
-    )
-
-
-def _critical(evidence: Evidence) -> Iterator[Claim]:
-    published = evidence.published
-    known = {"where": "Fig. 13", "setting": COUNTED}
-    for name, which, text in (
-        ("vgg19", "random", "few random weights are critical"),
-        ("vgg19", "importance", "most of the top-500 important weights are critical"),
-        ("inception_v3", "importance", "most of the top-500 important weights are critical"),
-        ("resnet50", "importance", "most of the top-500 important weights are critical"),
-    ):
-        value, arm = published[f"fig13/{name}/{which}"], "random" if which == "random" else "important"
-        rows = evidence.found(stands_for=LABELS[name], what=TWO_BITS, arm=arm, **known)
-        worst = evidence.found(stands_for=LABELS[name], what=WORST, arm=arm, **known)
-        question = Question(f"{which}-{name}", f"{LABELS[name]}: {text}", "IV-A", f"{value:g} %", "holds", [value])
-        yield evidence.judge(
-            question,
-            rows,
-            because=f"two random bits of 32 hold bit 30 in 6.25 % of faults; bit 30 alone: {listed(worst)}",
-            lacks=f"nothing stands in for {LABELS[name]}",
-            shown=listed,
-        )
-    settings = (WORST, TWO_BITS)
-    pairs = next((found for one in settings if (found := evidence.arms("important", "largest", what=one, **known))), [])
-    yield evidence.judge(
-        Question(
-            "magnitude",
-            "Magnitude is no proxy: importance finds more critical weights",
-            "III-C",
-            "at most 4 %",
-            "lower",
-        ),
-        pairs,
-        because=lambda: f"important, then largest weights, {pairs[0].what}; where limits meet, nothing is said",
-        lacks="not struck",
-        shown=compared,
-    )
-
-
-def _importance(evidence: Evidence) -> Iterator[Claim]:
-    first = evidence.published["fig8/vgg19/cifar10/first-layer"]
-    yield evidence.judge(
-        Question(
-            "first-layer",
-            "VGG19's first layer is critical almost as a whole",
-            "IV-A",
-            f"95.8 / {first:g} %",
-            "about",
-            [first],
-        ),
-        evidence.found(what=FIRST, stands_for=LABELS["vgg19"]),
-        because="within a tenth of the paper's figure for CIFAR-10; a share of the top 1 % by score, without limits",
-        lacks="no network stands in for VGG19",
-        shown=listed,
-    )
-    yield evidence.judge(
-        Question(
-            "few-important", "Very few weights are important", "IV-A, Figs. 7, 9, 11", "drawn", "at least", [50.0]
-        ),
-        evidence.found(what=HELD),
-        because="criterion: the top 1 % of the weights holds at least half of the sum of all scores",
-        lacks="not scored",
-        shown=listed,
-    )
-    yield evidence.judge(
-        Question(
-            "early-layers",
-            "Important weights lie in early layers",
-            "IV-A, Figs. 8, 10, 12",
-            "drawn",
-            "at least",
-            [100 / 3],
-        ),
-        evidence.found(what=EARLY),
-        because="criterion: the first third of the convolutions holds more than a third of the top 1 %",
-        lacks="no layers were counted",
-        shown=listed,
-    )
-    yield evidence.judge(
-        Question(
-            "data-set", "Which weights are important depends on the data set", "IV-A", "stated", "at most", [50.0]
-        ),
-        evidence.found(what="weights of the top 1 % that another data set also puts there"),
-        because="criterion: less than half of the top 1 % is shared by two data sets",
-        lacks="no second data set on one network yet",
-        shown=listed,
-    )
-    yield evidence.judge(
-        Question("layerwise", "Protection by layer is not enough", "IV-A", "stated", "lower"),
-        evidence.arms("first layers", "aspis", where="section IV-A", failure=True),
-        because="as many weights protected, by layer and by score",
-        lacks="no row of protection by layer yet",
-        shown=compared,
-    )
-
-
-def _protection(evidence: Evidence) -> Iterator[Claim]:
-    important = evidence.found(where="Fig. 16", setting=IMPORTANT, what=_MEANS)
-    ranger, none, aspis = ([row for row in important if row.arm == arm] for arm in ("ranger", "none", "aspis-1%"))
-    yield evidence.judge(
-        Question(
-            "ranger-left",
-            "Important weights struck: Ranger leaves few misclassifications",
-            "V-B",
-            "3 to 6.6 %",
-            "between",
-            (3.0, 6.6),
-        ),
-        ranger,
-        because=lambda: f"means over faults; but without protection they are {span(none)}, so that Ranger gains little",
-        lacks="not struck with bounds",
-        shown=span,
-    )
-    yield evidence.judge(
-        Question("aspis-left", "... and Aspis none", "V-B", "0 %", "holds", [0.0]),
-        aspis,
-        because="by construction: the guard holds the weights that are struck",
-        lacks="not struck with copies",
-        shown=span,
-    )
-    inside = evidence.arms("ranger", "aspis-1%", where="Fig. 16", setting=IMPORTANT, what=_MEANS)
-    yield evidence.judge(
-        Question(
-            "more-resilient",
-            "Aspis is more resilient than Ranger, inside what it protects",
-            "I, V-B",
-            "stated",
-            "lower",
-        ),
-        inside,
-        because="Ranger, then Aspis-1 %, means over faults in the 500 most important weights",
-        lacks="neither was struck",
-        shown=lambda rows: f"{span(rows[::2])} → {span(rows[1::2])}",
-    )
-    outside = evidence.arms("ranger", "aspis-1%", where="Fig. 16", setting=WIDER, what=_MEANS)
-    yield evidence.judge(
-        Question("wider", "... and where faults strike more than it protects", "V-B", "not tried", "lower"),
-        outside,
-        because="weights of the top 5 %, of which Aspis-1 % holds a fifth",
-        lacks="no wider attack",
-        shown=lambda rows: f"{span(rows[::2])} → {span(rows[1::2])}",
-    )
-    yield evidence.judge(
-        Question(
-            "random-similar", "Random weights struck: Aspis and Ranger do alike", "V-B, Fig. 15", "drawn", "unchanged"
-        ),
-        evidence.arms("ranger", "aspis-1%", where="Fig. 15", setting=RANDOM, what=_MEANS),
-        because="in every network each figure within the limits of the other, or not; limits are wide",
-        lacks="no random weights struck",
-        shown=lambda rows: f"{span(rows[::2])} → {span(rows[1::2])}",
     )
 
 

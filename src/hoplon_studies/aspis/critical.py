@@ -4,45 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import final
 
 from hoplon.campaign.campaign import Campaign
 from hoplon.campaign.results import Results
 from hoplon.faults.sampling.base import Sampling
 from hoplon.faults.sampling.measures import ElementUniform
-from hoplon.faults.sampling.plans import EachTopScore, Explicit
-from hoplon.faults.single_word import BitFlip
 from hoplon.importance._magnitude import magnitude
+from hoplon.importance._random import random as random_scores
 from hoplon.importance.scores import Scores
 from hoplon.stats.intervals import Interval
+from hoplon_studies.aspis.attacks import CHANGES, MILD, THREE_BITS, TWO_BITS, WORST, folder_of, ordered, struck
 from hoplon_studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Subject, of_each
 from hoplon_studies.framework.figures import Figure, Series, bars
 from hoplon_studies.framework.findings import Finding, Table
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 
-BITS = (2, 3)
 THRESHOLDS = (0.0, 0.01, 0.05, 0.5, 0.9)
 CRITICAL = 0.5
-WORST_BIT = 30
-WORST = f"bit {WORST_BIT}"
 _MAGNITUDE_TOP = 100
-_RANDOM, _LARGEST, _SMALLEST, _IMPORTANT = "random", "largest", "smallest", "important"
+_RANDOM, _LARGEST, _SMALLEST, _IMPORTANT, _DAMAGE = "random", "largest", "smallest", "important", "damage"
 _NAMES = {
     _RANDOM: "random weights",
-    _LARGEST: "weights of the 100 largest magnitudes",
-    _SMALLEST: "weights of the 100 smallest magnitudes",
+    _LARGEST: "weights of the largest magnitudes",
+    _SMALLEST: "weights of the smallest magnitudes",
     _IMPORTANT: "most important weights (Taylor)",
+    _DAMAGE: "weights of the largest expected damage",
 }
 _PUBLISHED = {_RANDOM: "random", _LARGEST: "magnitude", _IMPORTANT: "importance"}
 _FIGURES = {
-    "Fig. 6": ("fig6/{}/{}/critical", (_LARGEST, _SMALLEST, _RANDOM)),
-    "Fig. 13": ("fig13/{}/{}", tuple(_PUBLISHED)),
+    "Fig. 6": ("fig6/{}/{}/critical", (_LARGEST, _SMALLEST, _RANDOM), (TWO_BITS, WORST)),
+    "Fig. 13": ("fig13/{}/{}", (*_PUBLISHED, _DAMAGE), (TWO_BITS, WORST, MILD)),
 }
-"""Keys of published values, by network and choice of weights, and the choices that a figure has."""
+"""Keys of published values, by network and choice of weights; the choices that a figure has; changes on the page."""
 
-_CHANGES = {f"{bits} bits of 32": BitFlip(bits) for bits in BITS} | {WORST: BitFlip(bits=(WORST_BIT,))}
-TWO_BITS = next(iter(_CHANGES))
+_EDGES = (0.0, 0.02, 0.1, 0.5, 0.9, 1.0)
 COUNTED = f"faults that misclassify > {100 * CRITICAL:g} % of images"
 
 
@@ -59,7 +57,7 @@ class Attack:
     @property
     def folder(self) -> str:
         """Name of its run directory."""
-        return f"{self.change.removesuffix(' of 32').replace(' ', '-')}/{self.which}"
+        return f"{folder_of(self.change)}/{self.which}"
 
 
 def critical_weights(context: Context) -> Iterator[Finding]:
@@ -70,42 +68,44 @@ def critical_weights(context: Context) -> Iterator[Finding]:
     yield _TEXT
 
 
-def ordered(scores: Scores, count: int, *, seed: int) -> list[tuple[str, int]]:
-    """The weights with the ``count`` highest scores, in an order drawn by the seed."""
-    listed = EachTopScore(scores.values, min(count, scores.total), seed).listed
-    return [(site, element) for site, element, *_ in listed.faults]
-
-
 def attacks(subject: Subject, context: Context) -> Iterator[Attack]:
-    """Two and three random bits in every choice of weights, then bit 30 alone in random and in important ones."""
+    """Every change in every choice of weights."""
     counts, seed = context.profile.aspis, context.seed
     sizes = magnitude(subject.program, sites=CONVOLUTIONS)
-    small = Scores({name: -size for name, size in sizes.values.items()})
-    listed = {
-        _LARGEST: ordered(sizes, _MAGNITUDE_TOP, seed=seed)[: counts.magnitude_faults],
-        _SMALLEST: ordered(small, _MAGNITUDE_TOP, seed=seed)[: counts.magnitude_faults],
-        _IMPORTANT: ordered(subject.scores(), counts.important, seed=seed)[: counts.important_faults],
+    scores = {
+        _LARGEST: sizes,
+        _SMALLEST: Scores({name: -size for name, size in sizes.values.items()}),
+        _IMPORTANT: subject.scores(),
+        _DAMAGE: subject.damage(),
     }
-    *changes, worst = _CHANGES
-    for change in changes:
+    numbers = random_scores(subject.program, sites=CONVOLUTIONS, seed=seed)
+    for change in (TWO_BITS, THREE_BITS):
         yield Attack(change, _RANDOM, ElementUniform(), counts.faults)
-        for which, places in listed.items():
-            yield Attack(change, which, Explicit(places), len(places))
-    few = listed[_IMPORTANT][: counts.magnitude_faults]
-    yield Attack(worst, _RANDOM, ElementUniform(), counts.magnitude_faults)
-    yield Attack(worst, _IMPORTANT, Explicit(few), len(few))
+        for which, ranked in scores.items():
+            if which != _DAMAGE or change == TWO_BITS:
+                few = which in (_LARGEST, _SMALLEST)
+                top, count = (
+                    (_MAGNITUDE_TOP, counts.magnitude_faults) if few else (counts.important, counts.important_faults)
+                )
+                places = ordered(ranked, top, seed=seed)[:count]
+                yield Attack(change, which, struck(change, places, seed=seed), len(places))
+    for change in (WORST, MILD):
+        for which, ranked in {_RANDOM: numbers, **scores}.items():
+            places = ordered(ranked, numbers.total if which == _RANDOM else counts.important, seed=seed)
+            chosen = places[: counts.bit_faults]
+            yield Attack(change, which, struck(change, chosen, seed=seed), len(chosen))
 
 
 def _of(subject: Subject, context: Context) -> Iterator[Finding]:
     points: list[tuple[str | float, ...]] = []
-    histograms: dict[str, Results] = {}
+    histograms: dict[str, dict[str, Results]] = {TWO_BITS: {}, WORST: {}}
     runs: list[str] = []
     for attack in attacks(subject, context):
         campaign = Campaign(
             subject.program,
             subject.met,
             sites=CONVOLUTIONS,
-            fault_model=_CHANGES[attack.change],
+            fault_model=CHANGES[attack.change],
             sampling=attack.sampling,
         )
         runs.append(f"{subject.name}/{attack.folder}")
@@ -113,24 +113,25 @@ def _of(subject: Subject, context: Context) -> Iterator[Finding]:
         yield from _rows(subject, attack, results, context)
         shares = results.critical_share(THRESHOLDS)["share"]
         points.append((_NAMES[attack.which], attack.change, attack.count, *(100 * share for share in shares)))
-        if attack.change == TWO_BITS:
-            histograms[_NAMES[attack.which]] = results
+        if attack.change in histograms:
+            histograms[attack.change][_NAMES[attack.which]] = results
     yield Table(
         f"{subject.title}: share of faults in % that misclassify more than ... of the images",
         ("weights", "flipped", "faults", *(f"> {100 * threshold:g} %" for threshold in THRESHOLDS)),
         tuple(points),
         detail=True,
     )
-    yield _histogram(subject, histograms)
+    yield from (_histogram(subject, change, found) for change, found in histograms.items())
     counts = context.profile.aspis
     yield context.source(
         subject.title,
         fault_model=(
-            f"different random bits of one float32 convolution weight are flipped, as the run's folder says, and all "
-            f"eligible ones of {len(subject.met):,} held-out images meet the fault; random weights element-uniform, of "
-            f"the {_MAGNITUDE_TOP} largest and smallest magnitudes {counts.magnitude_faults} each, of the "
-            f"{counts.important} most important {counts.important_faults} (Taylor on {len(subject.known):,} "
-            "calibration images); limits Wilson"
+            "bits of one float32 convolution weight are flipped, as the run's folder says, and all eligible ones of "
+            f"{len(subject.met):,} held-out images meet the fault; random weights element-uniform, different ones "
+            f"where bit 30 is chosen or spared; of the {counts.important} highest scores {counts.important_faults} "
+            f"(Taylor and expected damage on {len(subject.known):,} calibration images); of magnitudes "
+            f"{counts.magnitude_faults} of {_MAGNITUDE_TOP}; where bit 30 is chosen or spared {counts.bit_faults} of "
+            f"{counts.important} each; limits Wilson"
         ),
         runs=runs,
         seed=context.seed,
@@ -145,12 +146,12 @@ def critical_share(results: Results, threshold: float) -> tuple[Interval, int]:
 
 def _rows(subject: Subject, attack: Attack, results: Results, context: Context) -> Iterator[Row]:
     interval, count = critical_share(results, CRITICAL)
-    for where, (key, chosen) in _FIGURES.items():
+    for where, (key, chosen, shown) in _FIGURES.items():
         if attack.which in chosen:
             published = key.format(subject.stands_for, _PUBLISHED.get(attack.which, attack.which))
             paper = context.published.get(published) if attack.change == TWO_BITS else None
             row = subject.row(where, attack.change, paper=paper, arm=attack.which, setting=COUNTED)
-            row = replace(row, detail=where == "Fig. 6" and attack.change != TWO_BITS)
+            row = replace(row, detail=attack.change not in shown)
             yield row.found(interval, n=count, seed=context.seed)
 
 
@@ -163,33 +164,34 @@ def _of_the_paper(context: Context) -> Iterator[Row]:
             yield row.missing(NO_WEIGHTS)
 
 
-def _histogram(subject: Subject, found: dict[str, Results]) -> Figure:
-    bins = {name: results.distribution(10) for name, results in found.items()}
-    first = next(iter(bins.values()))
-    groups = [f"{100 * low:.0f}–{100 * high:.0f} %" for low, high in zip(first["above"], first["up_to"], strict=True)]
-    columns = ("share", "share_low", "share_high")
-    series = [
-        Series(name, *(tuple(100 * share for share in table[column]) for column in columns))
-        for name, table in bins.items()
-    ]
-    last = "; ".join(f"{name} {100 * table['share'][-1]:.1f} %" for name, table in bins.items())
+def _histogram(subject: Subject, change: str, found: dict[str, Results]) -> Figure:
+    groups = ["none", *(f"{100 * low:g}–{100 * high:g} %" for low, high in pairwise(_EDGES))]
+    series = [Series(name, _binned(results)) for name, results in found.items()]
+    last = "; ".join(f"{one.name} {one.values[0]:.1f} %" for one in series)
     return bars(
-        f"histogram-{subject.name}",
-        title=f"{subject.title}, two bits of 32: share of faults by the share of images they misclassify (Fig. 13)",
-        alt=f"Histogram of misclassification; above 90 %: {last}",
+        f"histogram-{folder_of(change)}-{subject.name}",
+        title=f"{subject.title}, {change}: share of faults by the share of images they misclassify (Fig. 13)",
+        alt=f"Histogram of misclassification; no image: {last}",
         groups=groups,
         series=series,
         y_title="% of faults",
         x_title="images that a fault misclassifies",
-        log_y=True,
     )
+
+
+def _binned(results: Results) -> tuple[float, ...]:
+    """Per cent of the faults that misclassify no image, and a share between two edges each."""
+    shares = results.per_fault()["failure"]
+    inside = [int(((shares > low) & (shares <= high)).sum()) for low, high in pairwise(_EDGES)]
+    return tuple(100 * count / len(shares) for count in (int((shares <= 0).sum()), *inside))
 
 
 _TEXT = (
     "A fault is *critical* above a threshold of misclassified images that the paper leaves open ('near 100 percent'); "
-    "rows take 50 %, tables in the JSON give five thresholds. Columns are choices of weights: random, of the 100 "
-    "largest or smallest magnitudes, most important by Taylor score. Two bits chosen uniformly of 32 hold bit 30, the "
-    "top bit of the exponent, with probability 2/32 = 6.25 %, three with 9.4 %: where only this bit does harm, no "
-    "choice of weights makes more faults critical than that. Rows of bit 30 alone show what the choice of weights "
-    "adds."
+    "rows take 50 %, tables in the JSON give five thresholds. Columns are choices of weights: random, of the largest "
+    "or smallest magnitudes, most important by Taylor score, of the largest expected damage under two bits. Two bits "
+    "chosen uniformly of 32 hold bit 30, the top bit of the exponent, with probability 2/32 = 6.25 %, three with "
+    "9.4 %. Where only this bit does harm, no choice of weights makes more faults critical than that, and the paper's "
+    "65 to 98 % cannot be met. They can where each fault holds it: rows of bit 30 and one more show what the choice "
+    "of weights adds, rows without bit 30 what is left."
 )

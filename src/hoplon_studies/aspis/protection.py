@@ -15,7 +15,6 @@ from hoplon.comparison.protected_fraction import remaining
 from hoplon.faults.sampling.base import Sampling
 from hoplon.faults.sampling.measures import Among, ElementUniform
 from hoplon.faults.sampling.plans import Explicit
-from hoplon.faults.single_word import BitFlip
 from hoplon.importance._magnitude import magnitude
 from hoplon.importance._random import random as random_scores
 from hoplon.importance.scores import Scores
@@ -24,11 +23,13 @@ from hoplon.protections.guards.aspis import Aspis
 from hoplon.protections.guards.baselines.checksum import Checksum
 from hoplon.protections.guards.known_bits.known_bits import KnownBits
 from hoplon.protections.guards.parity.parity import Parity
-from hoplon.protections.ranges.profiling import profile_ranges
+from hoplon.protections.ranges.profiling import profile_activations
+from hoplon.protections.values.policy import ToZero
 from hoplon.protections.values.ranger import Ranger
-from hoplon_studies.aspis.critical import BITS, critical_share, ordered
+from hoplon_studies.aspis.attacks import CHANGES, MILD, THREE_BITS, TWO_BITS, WORST, folder_of, ordered, struck
+from hoplon_studies.aspis.critical import critical_share
 from hoplon_studies.aspis.subjects import CONVOLUTIONS, Subject, of_each
-from hoplon_studies.framework.figures import Figure, Series, bars, lines, percent_series
+from hoplon_studies.framework.figures import Figure, bars, lines, percent_series
 from hoplon_studies.framework.findings import Finding, Table
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
@@ -36,38 +37,65 @@ from hoplon_studies.framework.study import Context
 FRACTIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 _ATTACKED = 0.05
 _RANDOM, _IMPORTANT = "random weights", "most important weights"
+_LARGEST, _DAMAGE = "weights of the largest magnitudes", "weights of the largest expected damage"
 _WIDER = f"top {100 * _ATTACKED:g} % by half of the data"
 RANDOM, IMPORTANT, WIDER = (f"{which}, images misclassified" for which in (_RANDOM, _IMPORTANT, _WIDER))
-MEANS = {bits: f"{bits} bits, mean" for bits in BITS}
-_ON_PAGE = ("none", "ranger", "aspis-1%", "aspis-10%", "known-bits")
+_BITS = {TWO_BITS: "2 bits", THREE_BITS: "3 bits", WORST: WORST, MILD: MILD}
+MEANS = {change: f"{name}, mean" for change, name in _BITS.items()}
+_ON_PAGE = ("none", "ranger", "ranger zero", "aspis-1%", "known-bits")
+_OF_BITS = (*_ON_PAGE, "ranger per channel", "aspis-10%", "parity")
+"""Arms that meet the faults of which bit 30 is chosen or spared."""
+BY_LAYER = "section IV-A"
+LAYERED = f"{_WIDER}, {WORST}, images misclassified"
+_PROTECTED = (0.01, 0.1)
 _THRESHOLDS = (0.0, 0.05, 0.5)
+_FLOOR = 0.01  # per cent that a logarithmic axis still shows
+_SHOWN = {
+    "random": (TWO_BITS, WORST),
+    "important": (TWO_BITS, THREE_BITS, WORST, MILD),
+    "wider": (TWO_BITS, WORST),
+    "damage": (WORST,),
+}
+"""Rows on the page, by folder of the attack."""
 
 
 @final
 @dataclass(frozen=True)
 class Targets:
-    """Struck weights: their place in the paper, name and sampling."""
+    """Struck weights: folder, place in the paper, name, the score that they are highest in, how many, and changes."""
 
     folder: str
     where: str
     weights: str
-    sampling: Sampling = field(repr=False)
+    ranked: Scores = field(repr=False)
+    top: int
+    changes: tuple[str, ...]
+
+    def sampling(self, change: str, count: int, seed: int) -> Sampling:
+        """The sampling of so many faults."""
+        if change in (WORST, MILD) or self.folder == "important":
+            return struck(change, ordered(self.ranked, self.top, seed=seed)[:count], seed=seed)
+        return ElementUniform() if self.folder == "random" else Among(self.ranked.top(_ATTACKED))
 
 
 def same_faults(context: Context) -> Iterator[Finding]:
     """The same faults in every arm: in random weights, in the most important ones, and in a wider set of these."""
     yield from of_each(
-        context, _of, lambda subject: [subject.row(where, MEANS[BITS[0]]) for where in ("Fig. 15", "Fig. 16")]
+        context, _of, lambda subject: [subject.row(where, MEANS[TWO_BITS]) for where in ("Fig. 15", "Fig. 16")]
     )
     yield _TEXT
 
 
 def arms(subject: Subject, scores: Scores) -> dict[str, list[Protection]]:
     """The paper's arms, then others on the same faults."""
-    ranger = Ranger(profile_ranges(subject.program, subject.known))
+    profile = profile_activations(subject.program, subject.known, per_channel=True)
+    ranges = profile.ranges()
+    ranger = Ranger(ranges)
     return {
         "none": [],
         "ranger": [ranger],
+        "ranger zero": [Ranger(ranges, policy=ToZero())],
+        "ranger per channel": [Ranger(profile.ranges(per_channel=True))],
         "aspis-1%": [Aspis(scores, 0.01)],
         "aspis-10%": [Aspis(scores, 0.1)],
         "aspis-100%": [Aspis(scores, 1.0)],
@@ -79,12 +107,15 @@ def arms(subject: Subject, scores: Scores) -> dict[str, list[Protection]]:
 
 
 def _attacks(subject: Subject, scores: Scores, context: Context) -> Iterator[Targets]:
-    counts, seed = context.profile.aspis, context.seed
-    yield Targets("random", "Fig. 15", _RANDOM, ElementUniform())
-    important = ordered(scores, counts.important, seed=seed)
-    yield Targets("important", "Fig. 16", _IMPORTANT, Explicit(important))
+    counts, program = context.profile.aspis, subject.program
+    random = random_scores(program, sites=CONVOLUTIONS, seed=context.seed)
     wider = subject.scores(torch.arange(len(subject.known) // 2))
-    yield Targets("wider", "Fig. 16", _WIDER, Among(wider.top(_ATTACKED)))
+    sizes, drawn = magnitude(program, sites=CONVOLUTIONS), (TWO_BITS, THREE_BITS, WORST)
+    yield Targets("random", "Fig. 15", _RANDOM, random, scores.total, drawn)
+    yield Targets("important", "Fig. 16", _IMPORTANT, scores, counts.important, (*drawn, MILD))
+    yield Targets("wider", "Fig. 16", _WIDER, wider, wider.count(_ATTACKED), drawn)
+    yield Targets("largest", "Fig. 16", _LARGEST, sizes, counts.important, (WORST,))
+    yield Targets("damage", "Fig. 16", _DAMAGE, subject.damage(), counts.important, (WORST,))
 
 
 def _of(subject: Subject, context: Context) -> Iterator[Finding]:
@@ -92,21 +123,23 @@ def _of(subject: Subject, context: Context) -> Iterator[Finding]:
     chosen = arms(subject, scores)
     runs: list[str] = []
     for attack in _attacks(subject, scores, context):
-        series: list[Series] = []
-        for bits in BITS:
-            name = f"{subject.name}/{attack.folder}/{bits}-bits"
-            by_arm = _compared(subject, attack, bits, chosen, name, context)
-            yield from _rows(subject, attack, bits, by_arm, context)
-            yield _table(subject, attack, bits, by_arm)
+        found: dict[str, dict[str, Arm]] = {}
+        for change in attack.changes:
+            name = f"{subject.name}/{attack.folder}/{folder_of(change)}"
+            by_arm = found[change] = _compared(subject, attack, change, chosen, name, context)
+            yield from _rows(subject, attack, change, by_arm, context)
+            yield _table(subject, attack, change, by_arm)
             runs.append(name)
-            series.append(percent_series(f"{bits} bits", [arm.rate.failure for arm in by_arm.values()]))
-            if bits == BITS[0] and attack.folder != "important":
-                yield _curve(subject, attack, by_arm["none"].results, scores, context)
-        yield _bars(subject, attack, series, list(by_arm))
+        if TWO_BITS in found:
+            yield _bars(subject, attack, found)
+        if attack.folder in ("random", "wider"):
+            results = found[WORST]["none"].results
+            yield _curve(subject, attack, results, scores, context)
+            yield from _by_layer(subject, attack, results, scores, context)
     yield context.source(
         subject.title,
         fault_model=(
-            f"two or three different random bits of one float32 convolution weight, one table of "
+            f"bits of one float32 convolution weight, as the run's folder says, one table of "
             f"{context.profile.aspis.compared_faults} faults for all arms, which strike before the guards' check and "
             f"meet all eligible ones of {len(subject.met):,} held-out images; scores and ranges from "
             f"{len(subject.known):,} calibration images"
@@ -119,21 +152,21 @@ def _of(subject: Subject, context: Context) -> Iterator[Finding]:
 def _compared(
     subject: Subject,
     attack: Targets,
-    bits: int,
+    change: str,
     chosen: Mapping[str, list[Protection]],
     name: str,
     context: Context,
 ) -> dict[str, Arm]:
-    plan = Campaign(
-        subject.program, subject.met, sites=CONVOLUTIONS, fault_model=BitFlip(bits), sampling=attack.sampling
-    )
+    sampling = attack.sampling(change, context.profile.aspis.compared_faults, context.seed)
+    plan = Campaign(subject.program, subject.met, sites=CONVOLUTIONS, fault_model=CHANGES[change], sampling=sampling)
     count = context.profile.aspis.compared_faults
-    if isinstance(attack.sampling, Explicit):
-        count = min(count, len(attack.sampling.faults))
+    if isinstance(sampling, Explicit):
+        count = len(sampling.faults)
+    met = chosen if change in (TWO_BITS, THREE_BITS) else {name: chosen[name] for name in chosen if name in _OF_BITS}
     compared = compare(
         subject.program,
         subject.met,
-        arms=chosen,
+        arms=met,
         faults=plan.draw(count=count, seed=context.seed),
         latency=False,
         store=context.runs / name,
@@ -143,21 +176,43 @@ def _compared(
     return {arm.name: arm for arm in compared.arms}
 
 
-def _rows(subject: Subject, attack: Targets, bits: int, by_arm: Mapping[str, Arm], context: Context) -> Iterator[Row]:
+def _rows(subject: Subject, attack: Targets, change: str, by_arm: Mapping[str, Arm], context: Context) -> Iterator[Row]:
+    shown = attack.folder in _SHOWN and change in _SHOWN[attack.folder]
     for name, arm in by_arm.items():
         key = f"fig16/{'aspis' if name.startswith('aspis') else name}"
-        is_published = subject.stands_for and attack.folder == "important"
+        is_published = subject.stands_for and attack.folder == "important" and change in (TWO_BITS, THREE_BITS)
         paper = context.published.get(key) if is_published else None
         known = {"arm": name, "setting": f"{attack.weights}, images misclassified"}
-        row = subject.row(attack.where, MEANS[bits], paper=paper, failure=True, detail=name not in _ON_PAGE, **known)
+        detail = name not in _ON_PAGE or not shown
+        row = subject.row(attack.where, MEANS[change], paper=paper, failure=True, detail=detail, **known)
         yield row.found(arm.rate.failure, n=arm.rate.n_faults, seed=context.seed)
         for threshold in _THRESHOLDS:
             interval, count = critical_share(arm.results, threshold)
-            row = subject.row(attack.where, f"{bits} bits, faults above {100 * threshold:g} %", detail=True, **known)
+            row = subject.row(
+                attack.where, f"{_BITS[change]}, faults above {100 * threshold:g} %", detail=True, **known
+            )
             yield row.found(interval, n=count, seed=context.seed)
 
 
-def _table(subject: Subject, attack: Targets, bits: int, by_arm: Mapping[str, Arm]) -> Table:
+def in_order(scores: Scores) -> Scores:
+    """Scores by which the weights of an earlier layer come first."""
+    layers = enumerate(scores.values.items())
+    return Scores({name: torch.full_like(score, -float(number)) for number, (name, score) in layers})
+
+
+def _by_layer(subject: Subject, attack: Targets, results: Results, scores: Scores, context: Context) -> Iterator[Row]:
+    """What remains when as many weights are protected by layer as by score, from the unprotected campaign."""
+    ranks = {"first layers": in_order(scores), "aspis": scores}
+    for fraction in _PROTECTED:
+        setting, detail = f"{attack.weights}, {WORST}, images misclassified", attack.folder != "wider"
+        what = f"{100 * fraction:g} % of the weights protected"
+        for arm, ranked in {"none": scores, **ranks}.items():
+            left = remaining(results, ranked, 0.0 if arm == "none" else fraction)
+            row = subject.row(BY_LAYER, what, arm=arm, failure=True, setting=setting, detail=detail)
+            yield row.found(left, n=results.per_fault().height, seed=context.seed)
+
+
+def _table(subject: Subject, attack: Targets, change: str, by_arm: Mapping[str, Arm]) -> Table:
     rows = []
     for name, arm in by_arm.items():
         failure = arm.rate.failure
@@ -166,7 +221,7 @@ def _table(subject: Subject, attack: Targets, bits: int, by_arm: Mapping[str, Ar
         rows.append((name, mean, *(100 * share for share in shares), 100 * arm.detected, 100 * arm.corrected))
     thresholds = [f"faults above {100 * threshold:g} %" for threshold in _THRESHOLDS]
     return Table(
-        f"{subject.title}, {attack.weights}, {bits} bits: in % of {arm.rate.n_faults} faults",
+        f"{subject.title}, {attack.weights}, {_BITS[change]}: in % of {arm.rate.n_faults} faults",
         ("arm", "images misclassified, mean", *thresholds, "detected", "repaired"),
         tuple(rows),
         "Limits are clustered by fault. Detected and repaired: of runs, by guards.",
@@ -174,32 +229,41 @@ def _table(subject: Subject, attack: Targets, bits: int, by_arm: Mapping[str, Ar
     )
 
 
-def _bars(subject: Subject, attack: Targets, series: list[Series], names: list[str]) -> Figure:
-    seen = "; ".join(f"{name} {value:.3g} %" for name, value in zip(names, series[0].values, strict=True))
+def _bars(subject: Subject, attack: Targets, found: Mapping[str, Mapping[str, Arm]]) -> Figure:
+    """Arms that all changes have, on an axis on which shares far apart can be read."""
+    names = [name for name in found[WORST] if all(name in by_arm for by_arm in found.values())]
+    series = [
+        percent_series(_BITS[change], [by_arm[name].rate.failure for name in names], at_least=_FLOOR)
+        for change, by_arm in found.items()
+    ]
+    seen = "; ".join(f"{name} {100 * found[WORST][name].rate.failure.estimate:.3g} %" for name in names)
     return bars(
         f"{attack.folder}-{subject.name}",
         title=f"{subject.title}, {attack.weights}: images misclassified, mean over faults ({attack.where})",
-        alt=f"Misclassified images by arm, two bits: {seen}",
+        alt=f"Misclassified images by arm, {WORST}: {seen}",
         groups=names,
         series=series,
         y_title="% of images",
+        log_y=True,
     )
 
 
 def _curve(subject: Subject, attack: Targets, results: Results, taylor_scores: Scores, context: Context) -> Figure:
     scores = {
         "Taylor": taylor_scores,
+        "expected damage": subject.damage(),
         "magnitude": magnitude(subject.program, sites=CONVOLUTIONS),
+        "first layers": in_order(taylor_scores),
         "random": random_scores(subject.program, sites=CONVOLUTIONS, seed=context.seed),
     }
     series = [
-        Series(name, tuple(100 * remaining(results, values, fraction).estimate for fraction in FRACTIONS))
+        percent_series(name, [remaining(results, values, fraction) for fraction in FRACTIONS])
         for name, values in scores.items()
     ]
     ends = "; ".join(f"{one.name} {one.values[2]:.3g} % with 1 % protected" for one in series)
     return lines(
         f"curve-{attack.folder}-{subject.name}",
-        title=f"{subject.title}, {attack.weights}, 2 bits: what remains when the top fraction of a score is protected",
+        title=f"{subject.title}, {attack.weights}, {WORST}: what remains when the top fraction of a score is protected",
         alt=f"Images misclassified by protected fraction: {ends}",
         x=[100 * fraction for fraction in FRACTIONS],
         series=series,

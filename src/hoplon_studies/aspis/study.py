@@ -18,8 +18,10 @@ STUDY = Study(
     introduction=(
         "A. Schmedding, L. Yang, A. Jog and E. Smirni, *Aspis: Lightweight Neural Network Protection Against Soft "
         "Errors*. The paper strikes VGG19, Inception v3 and ResNet50 with trained weights on ImageNet and CIFAR-10; "
-        "here networks on CIFAR-10 stand in for the first and the last, and none for Inception v3.",
-        "Faults flip two or three different random bits of one float32 convolution weight, and meet all images of a "
+        "here smaller networks on CIFAR-10, the paper's second data set, of whose results it says that they are "
+        "qualitatively the same, stand in for the first and the last, and none for Inception v3.",
+        "Faults flip two or three different random bits of one float32 convolution weight, as in the paper, or bit 30 "
+        "and one more, or two bits but never bit 30; they meet all images of a "
         "held-out sample that the network gets right. Scores are from calibration images, where the paper takes its "
         "test set. Times and memory are of the paper's architectures, whose weights do not matter for them.",
     ),

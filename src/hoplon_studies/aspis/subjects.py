@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hoplon.errors import DataError, HoplonError
+from hoplon.faults.single_word import BitFlip
 from hoplon.importance._taylor import taylor
+from hoplon.importance.damage.score import expected_damage
 from hoplon.importance.scores import Scores
 from hoplon.program.capturing import capture
 from hoplon.program.inputs import Inputs
@@ -74,6 +76,12 @@ class Subject:
         """Taylor scores of its convolution weights, on what is known, or on the inputs at these places of it."""
         inputs = self.known if places is None else self.known.take(places)
         return taylor(self.program, inputs, loss=F.cross_entropy, sites=CONVOLUTIONS)
+
+    def damage(self) -> Scores:
+        """Expected damage of its convolution weights under two random bits, on what is known."""
+        return expected_damage(
+            self.program, self.known, loss=F.cross_entropy, sites=CONVOLUTIONS, fault_model=BitFlip(2)
+        )
 
 
 @final

@@ -40,6 +40,7 @@ class AspisCounts:
         magnitude_faults: largest and smallest weights struck, each.
         important: the most important weights, which are struck.
         important_faults: how many of them.
+        bit_faults: weights of which bit 30 is chosen or spared, per choice of weights.
         compared_faults: faults that all arms of a comparison meet.
         inputs: held-out inputs that a fault meets.
         calibration: inputs that scores and ranges come from.
@@ -57,7 +58,8 @@ class AspisCounts:
     magnitude_faults: int = by_profile(4, 100, 100)
     important: int = by_profile(500, 500, 500)
     important_faults: int = by_profile(8, 300, 500)
-    compared_faults: int = by_profile(6, 200, 1000)
+    bit_faults: int = by_profile(4, 200, 500)
+    compared_faults: int = by_profile(6, 150, 1000)
     inputs: int = by_profile(16, 64, 10_000)
     calibration: int = by_profile(64, 1000, 10_000)
     batch: int = by_profile(1, 2, 256)
