@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hoplon_studies.aspis.overheads import ADDED, CODING, DERIVED, MEMORY, OF_PROCESS, REPAIR
-from hoplon_studies.aspis.weight_claims import critical, importance, protection
+from hoplon_studies.aspis.weight_claims import critical_claims, importance_claims, protection_claims
 from hoplon_studies.framework.claims import Claim, Evidence, Question, from_to, listed, span
 from hoplon_studies.framework.digits import here
 
@@ -16,9 +16,9 @@ _SPARSE = ("published-1%", "published-10%", "tmr-sparse")
 def headlines(evidence: Evidence) -> Iterator[Claim]:
     """Every headline claim of the paper, in its order."""
     yield from _fault_space(evidence)
-    yield from critical(evidence)
-    yield from importance(evidence)
-    yield from protection(evidence)
+    yield from critical_claims(evidence)
+    yield from importance_claims(evidence)
+    yield from protection_claims(evidence)
     yield from _redundancy(evidence)
     yield from _times(evidence)
     yield from _table_five(evidence)

@@ -68,7 +68,7 @@ def critical_weights(context: Context) -> Iterator[Finding]:
     yield _TEXT
 
 
-def attacks(subject: Subject, context: Context) -> Iterator[Attack]:
+def planned(subject: Subject, context: Context) -> Iterator[Attack]:
     """Every change in every choice of weights."""
     counts, seed = context.profile.aspis, context.seed
     sizes = magnitude(subject.program, sites=CONVOLUTIONS)
@@ -100,7 +100,7 @@ def _of(subject: Subject, context: Context) -> Iterator[Finding]:
     points: list[tuple[str | float, ...]] = []
     histograms: dict[str, dict[str, Results]] = {TWO_BITS: {}, WORST: {}}
     runs: list[str] = []
-    for attack in attacks(subject, context):
+    for attack in planned(subject, context):
         campaign = Campaign(
             subject.program,
             subject.met,

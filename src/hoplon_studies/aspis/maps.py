@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import polars as pl
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from hoplon.importance.analysis import by_layer, heat_map, overlap
+from hoplon.errors import DataError
+from hoplon.importance._taylor import taylor
+from hoplon.importance.analysis import by_layer, overlap
 from hoplon.importance.scores import Scores
-from hoplon_studies.aspis.subjects import LABELS, NO_WEIGHTS, Subject, of_each
-from hoplon_studies.framework.figures import Figure, Series, bars, heatmap
+from hoplon.program.inputs import Inputs
+from hoplon.zoo.datasets._cifar10 import normalised
+from hoplon_studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Subject, of_each
+from hoplon_studies.framework.figures import MANY_LABELS, Figure, Series, bars, heatmap
 from hoplon_studies.framework.findings import Finding, Table
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
@@ -22,6 +29,7 @@ _MAPS = {"vgg19": ("Fig. 7", "Fig. 8"), "inception_v3": ("Fig. 9", "Fig. 10"), "
 
 FIRST = "weights of the first convolution that are among the top 1 % (Taylor)"
 EARLY = "weights of the top 1 % that lie in the first third of the convolutions"
+ELSEWHERE = "weights of the top 1 % that another data set also puts there"
 HELD = "sum of all scores that the top 1 % of the weights hold"
 
 
@@ -40,6 +48,7 @@ def _of(subject: Subject, context: Context) -> Iterator[Finding]:
     early = 100 * float(layers["top_share"][: -(-layers.height // 3)].sum())
     yield subject.row(where, EARLY, here=early, n=scores.count(_FRACTION))
     yield _agreement(subject)
+    yield _elsewhere(subject, scores, context)
     yield subject.row(where, HELD, here=100 * _held(scores), n=scores.total)
     yield _table(subject, layers)
     yield from (_bars(subject, layers, where), _map(subject, scores, map_))
@@ -68,6 +77,25 @@ def _agreement(subject: Subject) -> Row:
     return subject.row("section IV-A", what, here=100 * share, n=half)
 
 
+def _elsewhere(subject: Subject, scores: Scores, context: Context) -> Row:
+    """Row about the agreement of the top 1 % with that from digits, which the network was not trained on."""
+    row = subject.row("section IV-A", ELSEWHERE, setting="scored on MNIST's digits as well, labels are predictions")
+    try:
+        digits = context.data("mnist").calibration.sample(len(subject.known), seed=context.seed)
+    except DataError:
+        return row.missing("no MNIST here")
+    known, drawn = subject.known.x, digits.x
+    if not (isinstance(known, Tensor) and isinstance(drawn, Tensor) and known.shape[1:] == (3, 32, 32)):
+        return row.missing("digits are prepared for pictures of 3 x 32 x 32 alone")
+    pixels = F.pad(drawn, (2, 2, 2, 2)).mul(255).round().to(torch.uint8)  # 28 to 32 pixels
+    x = normalised(pixels.expand(-1, 3, -1, -1))
+    with torch.no_grad():
+        predicted = torch.cat([subject.module(part).argmax(1) for part in x.split(64)])
+    other = taylor(subject.program, Inputs(x, predicted), loss=F.cross_entropy, sites=CONVOLUTIONS)
+    share = float(overlap({"own": scores, "digits": other}, _FRACTION)["share"][0])
+    return replace(row, here=100 * share, n=len(digits))
+
+
 def _table(subject: Subject, layers: pl.DataFrame) -> Table:
     shown = layers.with_columns(pl.col("top_of_layer", "bottom_of_layer") * 100)
     rows = tuple(shown.select("layer", "weights", "top", "top_of_layer", "bottom", "bottom_of_layer").iter_rows())
@@ -85,23 +113,34 @@ def _bars(subject: Subject, layers: pl.DataFrame, where: str) -> Figure:
         groups=[name.removesuffix(".weight") for name in layers["layer"].to_list()],
         series=series,
         y_title="weights",
+        log_y=True,
     )
 
 
 def _map(subject: Subject, scores: Scores, where: str) -> Figure:
-    cells = heat_map(scores, cells=_CELLS)
-    columns = [part["rank"].to_list() for part in cells.partition_by("layer", maintain_order=True)]
-    shares = [[max(0.0, (rank - 0.9) * 10) for rank in column] for column in columns]
-    names = [name.removesuffix(".weight") for name in scores.values]
+    every = -(-len(scores.values) // MANY_LABELS)
+    names = [f"{number}: {name.removesuffix('.weight')}" for number, name in enumerate(scores.values, 1)]
+    told = "" if every == 1 else f"; one of {every} layers named"
     return heatmap(
         f"map-{subject.name}",
-        title=f"{subject.title}: highest score in each stretch of a layer's weights ({where})",
-        alt="Heat map of importance, layers from left to right, weights from top to bottom",
-        columns=shares,
+        title=f"{subject.title}: share of each stretch of a layer's weights that is in the top 1 % ({where}){told}",
+        alt="Heat map of important weights, layers from left to right, weights from top to bottom",
+        columns=_shares(scores),
         x_labels=names,
         y_title="weights, in their order",
-        ends=("within the lower 90 % of all scores", "the highest of all"),
+        ends=("none in the top 1 %", "all"),
     )
+
+
+def _shares(scores: Scores) -> list[list[float]]:
+    """By layer, of each of some equal stretches of its weights the share in the top 1 %; a small layer has fewer."""
+    columns = []
+    for name, chosen in scores.top(_FRACTION).items():
+        important = torch.zeros(scores[name].numel())
+        important[chosen.cpu()] = 1
+        stretches = important.tensor_split(min(_CELLS, len(important)))
+        columns.append([float(stretch.mean()) for stretch in stretches])
+    return columns
 
 
 def _of_the_paper(context: Context) -> Iterator[Row]:

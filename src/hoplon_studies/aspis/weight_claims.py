@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from hoplon_studies.aspis.attacks import MILD, THREE_BITS, TWO_BITS, WORST
 from hoplon_studies.aspis.critical import COUNTED
-from hoplon_studies.aspis.maps import EARLY, FIRST, HELD
+from hoplon_studies.aspis.maps import EARLY, ELSEWHERE, FIRST, HELD
 from hoplon_studies.aspis.protection import BY_LAYER, IMPORTANT, LAYERED, MEANS, RANDOM, WIDER
 from hoplon_studies.aspis.subjects import LABELS
 from hoplon_studies.framework.claims import Claim, Evidence, Question, compared, listed, span
@@ -15,7 +15,7 @@ from hoplon_studies.framework.rows import Row
 _MEANS = (MEANS[TWO_BITS], MEANS[THREE_BITS])
 
 
-def critical(evidence: Evidence) -> Iterator[Claim]:
+def critical_claims(evidence: Evidence) -> Iterator[Claim]:
     """Which choice of weights finds critical ones."""
     published = evidence.published
     known = {"where": "Fig. 13", "setting": COUNTED}
@@ -72,7 +72,7 @@ def critical(evidence: Evidence) -> Iterator[Claim]:
     )
 
 
-def importance(evidence: Evidence) -> Iterator[Claim]:
+def importance_claims(evidence: Evidence) -> Iterator[Claim]:
     """How few weights are important, and where they are."""
     first = evidence.published["fig8/vgg19/cifar10/first-layer"]
     yield evidence.judge(
@@ -116,9 +116,9 @@ def importance(evidence: Evidence) -> Iterator[Claim]:
         Question(
             "data-set", "Which weights are important depends on the data set", "IV-A", "stated", "at most", [50.0]
         ),
-        evidence.found(what="weights of the top 1 % that another data set also puts there"),
-        because="criterion: less than half of the top 1 % is shared by two data sets",
-        lacks="no second data set on one network yet",
+        evidence.found(what=ELSEWHERE),
+        because="criterion: less than half of the top 1 % is shared; one network, scored on its own data and on digits",
+        lacks="no second data set for one network",
         shown=listed,
     )
     yield evidence.judge(
@@ -130,7 +130,7 @@ def importance(evidence: Evidence) -> Iterator[Claim]:
     )
 
 
-def protection(evidence: Evidence) -> Iterator[Claim]:
+def protection_claims(evidence: Evidence) -> Iterator[Claim]:
     """What each protection leaves, by weights that are struck and bits that flip."""
     important = evidence.found(where="Fig. 16", setting=IMPORTANT, what=_MEANS)
     ranger, none, aspis = ([row for row in important if row.arm == arm] for arm in ("ranger", "none", "aspis-1%"))

@@ -46,7 +46,10 @@ _COLOURS = (
     *("#8fc1e8", "#f0b39e", "#a5d6ad", "#c9b3de", "#dcc883", "#c3c8cf", "#e8a8c5", "#9fd3da"),  # the same, lighter
 )
 _SHADES = ("#dbeafe", "#fde68a", "#dc2626")
-_MANY_LABELS, _ALL_LABELS = 40, 90  # so many groups at most are named; so many characters fit side by side
+MANY_LABELS, _ALL_LABELS = (
+    24,
+    90,
+)  # so many long names, and so many characters side by side
 
 
 def _from_base64(content: Any) -> Any:
@@ -312,7 +315,8 @@ def _decades(series: Sequence[Series]) -> tuple[float, float]:
 
 def _label_groups(axes: Axes, labels: Sequence[str]) -> None:
     """Names under groups, upright where they fit side by side; of very many, a part."""
-    every = -(-len(labels) // _MANY_LABELS)
+    fit = len(labels) * max(map(len, labels)) <= _ALL_LABELS
+    every = 1 if fit else -(-len(labels) // MANY_LABELS)
     shown = labels[::every]
     if len(shown) * max(map(len, shown)) <= _ALL_LABELS:
         axes.set_xticks(range(0, len(labels), every), shown)
