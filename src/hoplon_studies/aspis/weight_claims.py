@@ -217,7 +217,7 @@ def _by_bits(evidence: Evidence) -> Iterator[Claim]:
 def _of_bit_30(evidence: Evidence) -> Iterator[Claim]:
     """What bit 30 does to the most important weights, and what protections leave of it."""
     known = {"where": "Fig. 16", "setting": IMPORTANT}
-    left = evidence.found(what=MEANS[WORST], arm="ranger", **known)
+    left, bare = (evidence.found(what=MEANS[WORST], arm=arm, **known) for arm in ("ranger", "none"))
     yield evidence.judge(
         Question(
             "ranger-bit-30",
@@ -228,7 +228,7 @@ def _of_bit_30(evidence: Evidence) -> Iterator[Claim]:
             (3.0, 6.6),
         ),
         left,
-        because=f"with {WORST} the 65 to 98 % of critical weights are near, and a clamp leaves most of their harm",
+        because=lambda: f"{WORST}, means over faults; without protection {span(bare)}",
         lacks="bit 30 was not chosen",
         shown=span,
     )
