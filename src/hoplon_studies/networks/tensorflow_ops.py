@@ -16,6 +16,9 @@ class Convolution(nn.Module):
     """A convolution, then its bias as an operator of its own: two value sites, ``conv`` and ``add``.
 
     Input ``(n, in_channels, h, w)``; weights as ``torch.nn.Conv2d`` has them, drawn after He et al., ICCV 2015.
+
+    Args:
+        glorot: draw them after Glorot and Bengio, AISTATS 2010, as a hyperbolic tangent behind needs it.
     """
 
     def __init__(
@@ -27,10 +30,15 @@ class Convolution(nn.Module):
         stride: int = 1,
         padding: int | tuple[int, int] = 0,
         bias: bool = True,
+        glorot: bool = False,
     ) -> None:
         super().__init__()
+        self._glorot = glorot
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
-        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+        if glorot:
+            nn.init.xavier_normal_(self.weight)
+        else:
+            nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self._stride, self._padding = stride, padding
 
@@ -39,21 +47,31 @@ class Convolution(nn.Module):
         x = F.conv2d(x, self.weight, None, self._stride, self._padding)
         return x if self.bias is None else x + self.bias.view(-1, 1, 1)
 
+    def extra_repr(self) -> str:
+        """How its weights were drawn, where not after He et al.: digests of recipes tell it."""
+        return "glorot" if self._glorot else ""
+
 
 class Product(nn.Module):
     """A matrix product, then its bias as an operator of its own: two value sites, ``matmul`` and ``add``.
 
-    ``weight`` has the shape ``(features, neurons)``, as in TensorFlow.
+    ``weight`` has the shape ``(features, neurons)``, as in TensorFlow; drawn as those of :class:`Convolution`.
     """
 
-    def __init__(self, features: int, neurons: int) -> None:
+    def __init__(self, features: int, neurons: int, *, glorot: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(features, neurons) * math.sqrt(2 / features))
+        self._glorot = glorot
+        spread = 2 / (features + neurons) if glorot else 2 / features
+        self.weight = nn.Parameter(torch.randn(features, neurons) * math.sqrt(spread))
         self.bias = nn.Parameter(torch.zeros(neurons))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, features)`` to ``(n, neurons)``."""
         return x.matmul(self.weight) + self.bias
+
+    def extra_repr(self) -> str:
+        """As of :class:`Convolution`."""
+        return "glorot" if self._glorot else ""
 
 
 class Reshape(nn.Module):
