@@ -111,4 +111,5 @@ def _bars(rates: Mapping[str, list[Row]]) -> Figure:
         groups=[f"> {threshold} degrees" for threshold in (15, 30, 60, 120)],
         series=series,
         y_title="failures, %",
+        log_y=True,
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,7 +19,9 @@ from hoplon_studies.ranger.networks import Network, each_network
 from hoplon_studies.ranger.runs import FIXED32, Campaigns
 
 _PICTURES = 4
+_LINE = 20  # pixels of a line of a caption
 _GAP = 6
+_HEIGHT = 160  # of a picture, at least, as far as whole pixels fit
 _MEANS = {"cifar10": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "cifar10-plain": ((0.0,) * 3, (1 / 255,) * 3)}
 
 
@@ -27,7 +30,10 @@ def pictures(context: Context) -> Iterator[Finding]:
     rows: list[tuple[str | int, ...]] = []
     campaigns = Campaigns(context)
     for network in each_network(context):
-        if isinstance(network, Network) and (found := _found(campaigns.run(network, "none"), network)):
+        if not isinstance(network, Network):
+            continue
+        classes = context.data(network.listing.data).classes
+        if found := _found(campaigns.run(network, "none"), network, classes):
             yield _strip(network, found)
             rows += [(network.listing.label, *entry[1:]) for entry in found]
     yield Table(
@@ -44,7 +50,7 @@ def pictures(context: Context) -> Iterator[Finding]:
 Example = tuple[Tensor, str, int, str, str, str]
 
 
-def _found(results: Results, network: Network) -> list[Example]:
+def _found(results: Results, network: Network, classes: Sequence[str]) -> list[Example]:
     """The first failures on different inputs: picture, operator, bit, fault-free, faulty and true output."""
     failed = results.runs.filter(results.runs[results.criteria[0]].cast(str) == "sdc").unique("input", keep="first")
     table = results.faults
@@ -52,9 +58,9 @@ def _found(results: Results, network: Network) -> list[Example]:
     found: list[Example] = []
     for fault, row in failed.sort("fault").select("fault", "input").iter_rows():
         golden, faulty = _outputs(network, table, fault, row)
-        said = [_words(network, value) for value in (golden, faulty)]
+        said = [_words(network, value, classes) for value in (golden, faulty)]
         if said[0] != said[1]:
-            true = "" if network.met.y is None else str(int(network.met.y[row]))
+            true = "" if network.met.y is None else _named(int(network.met.y[row]), classes)
             site = str(table.frame.filter(table.frame["fault"] == fault)["site"][0])
             found.append((_pixels(network, row, golden, faulty), site, bits[fault], *said, true))
         if len(found) == _PICTURES:
@@ -84,10 +90,14 @@ def _outputs(network: Network, table: FaultTable, fault: int, row: int) -> tuple
         return program.run(leaves)[0][0], program.run(leaves, hook=hit)[0][0]
 
 
-def _words(network: Network, output: Tensor) -> str:
+def _named(label: int, classes: Sequence[str]) -> str:
+    return classes[label] if classes else str(label)
+
+
+def _words(network: Network, output: Tensor, classes: Sequence[str]) -> str:
     if not network.is_classifier:
         return f"{float(network.degrees(output[None])[0]):.1f}"
-    return str(int(output.argmax()))
+    return _named(int(output.argmax()), classes)
 
 
 def _pixels(network: Network, row: int, golden: Tensor, faulty: Tensor) -> Tensor:
@@ -96,7 +106,7 @@ def _pixels(network: Network, row: int, golden: Tensor, faulty: Tensor) -> Tenso
     mean, std = _MEANS.get(network.listing.data, ((0.0,) * 3, (1.0,) * 3))
     x = x * torch.tensor(std).view(-1, 1, 1)[: len(x)] + torch.tensor(mean).view(-1, 1, 1)[: len(x)]
     pixels = (x.expand(3, -1, -1) * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
-    scale = max(1, 112 // pixels.shape[0])
+    scale = max(1, _HEIGHT // pixels.shape[0])
     large = pixels.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
     if not network.is_classifier:
         for output, colour in ((golden, (40, 220, 60)), (faulty, (230, 40, 40))):
@@ -115,15 +125,30 @@ def _line(pixels: Tensor, degrees: float, colour: tuple[int, int, int]) -> None:
             pixels[row, column - 1 : column + 2] = torch.tensor(colour, dtype=torch.uint8)
 
 
+def _captioned(pixels: Tensor, golden: str, faulty: str) -> Tensor:
+    """A picture above what the network said of it, and what it says with the fault, in green and red."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    height = pixels.shape[0]
+    large = F.pad(pixels.permute(2, 0, 1), (0, 0, 0, 2 * _LINE + 2), value=255).permute(1, 2, 0).contiguous()
+    image = Image.fromarray(large.numpy())
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(15)
+    draw.text((4, height), golden, "#15803d", font)
+    draw.text((4, height + _LINE), f"became {faulty}", "#b91c1c", font)
+    return torch.from_numpy(np.array(image))
+
+
 def _strip(network: Network, found: list[Example]) -> Figure:
     """Pictures side by side."""
-    padded = [F.pad(entry[0].permute(2, 0, 1), (0, _GAP), value=255).permute(1, 2, 0) for entry in found]
+    unit = "" if network.is_classifier else "°"
+    captioned = [_captioned(entry[0], f"{entry[3]}{unit}", f"{entry[4]}{unit}") for entry in found]
+    padded = [F.pad(one.permute(2, 0, 1), (0, _GAP), value=255).permute(1, 2, 0) for one in captioned]
     read = "; ".join(f"{golden} became {faulty}" for _, _, _, golden, faulty, _ in found)
-    unit = "classes" if network.is_classifier else "degrees"
+    kind = "classes" if network.is_classifier else "degrees"
     label = network.listing.label
     return picture(
         network.listing.key,
-        title=f"{label}, {unit}: {read}",
+        title=f"{label}, {kind}: {read}",
         alt=f"{len(found)} inputs of {label} that one fault made it misread",
         pixels=torch.cat(padded, 1).contiguous(),
     )
