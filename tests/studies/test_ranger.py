@@ -90,11 +90,15 @@ def test_classifiers_fail_less_with_ranger_and_every_row_rests_on_runs(tmp_path:
     assert verdicts(tmp_path, "ranger") > 20
     assert repeated(page) == {}
     assert default_reasons(json.loads((tmp_path / "ranger.json").read_text())) == []
-    for row in result.findings["classifiers"].rows:
+    halves = {(row.setting.split(", ")[1], row.arm): row for row in rows(result, "classifiers", where="section III-B")}
+    assert halves["none", "high bits"].here > 20 > halves["none", "low bits"].here
+    assert halves["none", "high bits"].here > halves["ranger", "high bits"].here
+    assert halves["none", "high bits"].n + halves["none", "low bits"].n == 60
+    for row in rows(result, "classifiers", where="Fig. 6"):
         assert row.low <= row.here <= row.high
         assert (row.n, row.seed) == (60, 0)
         assert row.setting == "21.10 fixed point"
-    assert [figure.name for figure in result.findings["classifiers"].figures] == ["fig6"]
+    assert [figure.name for figure in result.findings["classifiers"].figures] == ["fig6", "fig6-bits"]
     (table,) = result.findings["pictures"].tables
     assert 1 <= len(table.rows) <= 4
     assert all(golden == true != faulty for *_, golden, faulty, true in table.rows)
@@ -113,18 +117,48 @@ def test_a_stopped_study_goes_on_to_the_same_findings(tmp_path: Path, little: Da
 
 
 def test_what_else_could_be_done(tmp_path: Path, little: Data) -> None:
-    result = run(tmp_path, "tanh", "policies", "coverage", load_data=little)
+    result = run(tmp_path, "tanh", "coverage", load_data=little)
     reductions = {row.arm: row for row in rows(result, "tanh", "relative")}
     assert reductions.keys() == {"tanh", "ranger"}
     assert reductions["ranger"].here > 50
-    assert {row.arm for row in rows(result, "tanh", failure=True)} == {"none", "ranger", "tanh"}
-    accuracies = [row.here for row in rows(result, "policies", "accuracy")]
-    assert len(accuracies) == 3
-    assert accuracies[0] == 100
+    failing = {row.arm: row.here for row in rows(result, "tanh", failure=True)}
+    assert failing.keys() == {"none", "ranger", "tanh", "tanh+ranger"}
+    assert failing["tanh+ranger"] < failing["tanh"]
     rate = {row.arm: row.here for row in rows(result, "coverage", where="section III-C")}
     assert rate["none"] > rate["activations"] >= rate["algorithm1"]
     last = [row.here for row in rows(result, "coverage", where="section IV-C")]
     assert last[0] == last[1] > last[3] == 0  # no bound reaches these operators; running them twice does
+
+
+def test_every_policy_meets_the_same_faults_in_values_and_in_weights(tmp_path: Path, little: Data) -> None:
+    result = run(tmp_path, "policies", "weights", "two-bits", load_data=little, faults=40, weight_faults=8)
+    arms = {"none", "clamp", "zero", "random", "median", "channel", "channel+zero"}
+    for part in ("policies", "weights"):
+        rate = {row.arm: row.here for row in rows(result, part, "top-1")}
+        assert rate.keys() == arms
+        assert all(rate["none"] > rate[arm] for arm in arms - {"none"})
+        assert any("Section V-B rejects 0" in text for text in result.findings[part].text)
+    accuracies = {row.arm: row.here for row in rows(result, "policies", "accuracy")}
+    assert accuracies.keys() == arms
+    assert accuracies["none"] == accuracies["clamp"] == 100
+    two = {row.arm: row.here for row in rows(result, "two-bits")}
+    assert two["none"] > two["ranger"]
+
+
+def test_images_that_exceed_a_bound_are_looked_at_one_by_one(
+    tmp_path: Path, little: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def brighter(name: str) -> ZooData:
+        made = little(name)
+        x, y = made.held_out.tensors[0], made.held_out.y
+        return replace(made, held_out=Inputs(4 * x, y))
+
+    result = run(tmp_path, "policies", load_data=brighter, faults=5)
+    (row,) = rows(result, "policies", "misread", arm="zero")
+    accuracy = {row.arm: row.here for row in rows(result, "policies", "accuracy")}
+    assert row.n == 40
+    assert row.here >= accuracy["none"] - accuracy["zero"] > 0
+    assert any("LeNet" in text and "of 40" in text for text in result.findings["policies"].text)
 
 
 def test_steering_networks_have_to_beat_those_that_do_not_look(

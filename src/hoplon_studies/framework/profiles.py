@@ -80,6 +80,7 @@ class RangerCounts:
     Attributes:
         faults: in fixed point, per network and arm.
         float_faults: in float32, likewise.
+        weight_faults: weights struck, likewise.
         inputs: that faults meet, per network; the paper takes 10.
         accuracy_inputs: held-out inputs for accuracy, at most.
         convergence_inputs: training images of the paper's figure 5.
@@ -91,6 +92,7 @@ class RangerCounts:
 
     faults: int = by_profile(200, 5000, 50_000)
     float_faults: int = by_profile(200, 10_000, 50_000)
+    weight_faults: int = by_profile(20, 400, 2000)
     inputs: int = by_profile(10, 10, 10)
     accuracy_inputs: int = by_profile(200, 4000, 10_000)
     convergence_inputs: int = by_profile(256, 4000, 10_000)

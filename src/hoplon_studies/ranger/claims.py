@@ -9,16 +9,14 @@ from hoplon_studies.framework.claims import Claim, Evidence, Question, compared,
 from hoplon_studies.framework.digits import here
 from hoplon_studies.framework.grids import times_fewer
 from hoplon_studies.framework.rows import Row
-from hoplon_studies.ranger.alternatives import FEWER, LAST, SCRIPT
-from hoplon_studies.ranger.bounds import SLOWEST
+from hoplon_studies.ranger.alternatives import FARTHEST, FEWER, SCRIPT
+from hoplon_studies.ranger.claims_of_choices import choices
 from hoplon_studies.ranger.costs import ADDED, BEYOND, LAST_SHARE
 from hoplon_studies.ranger.rates import OVER_ALL
 from hoplon_studies.ranger.runs import FIXED32, MEAN
 
 _FIXED = FIXED32.setting
-_FARTHEST = "deviation>120deg"
 _VEHICLES = ("Dave (radians)", "Comma")
-_OTHERS = ("ResNet-20", "ResNet-56")  # not in the paper
 
 
 def headlines(evidence: Evidence) -> Iterator[Claim]:
@@ -29,10 +27,7 @@ def headlines(evidence: Evidence) -> Iterator[Claim]:
     yield from _costs(evidence)
     yield from _sixteen_bits(evidence)
     yield from _hong(evidence)
-    yield from _percentiles(evidence)
-    yield from _replacements(evidence)
-    yield from _coverage(evidence)
-    yield from _intuition(evidence)
+    yield from choices(evidence)
 
 
 def _fewer(rows: Sequence[Row]) -> str:
@@ -112,7 +107,7 @@ def _steering(evidence: Evidence) -> Iterator[Claim]:
 
 def _dave(evidence: Evidence) -> Iterator[Claim]:
     """What is left of Dave: the last layer's share."""
-    known = {"where": "Fig. 7", "what": _FARTHEST, "model": "Dave (radians)", "arm": "ranger"}
+    known = {"where": "Fig. 7", "what": FARTHEST, "model": "Dave (radians)", "arm": "ranger"}
     script = evidence.found(setting=SCRIPT, **known)
     text = "Ranger leaves Dave's deviations beyond 120 degrees, for its arc tangent; the last layer is not struck"
     with_last = f"with the last layer struck, as the published script does, {listed(script)}: most of what the paper"
@@ -193,8 +188,8 @@ def _sixteen_bits(evidence: Evidence) -> Iterator[Claim]:
 
 def _hong(evidence: Evidence) -> Iterator[Claim]:
     published = evidence.published
-    farthest = partial(evidence.found, what=_FARTHEST, model=_VEHICLES)
-    refused = evidence.lacking(where="Fig. 8", arm="tanh") or "no steering network with hyperbolic tangents was struck"
+    farthest = partial(evidence.found, what=FARTHEST, model=_VEHICLES)
+    lacks = evidence.lacking(where="Fig. 8", arm="tanh") or "no steering network with hyperbolic tangents was struck"
     ends = [published["fig8/tanh/least"], published["fig8/tanh/most"]]
     yield evidence.judge(
         Question(
@@ -207,7 +202,7 @@ def _hong(evidence: Evidence) -> Iterator[Claim]:
         ),
         farthest(where="Fig. 8", arm="tanh"),
         because="the tangents' own networks, without protection",
-        lacks=refused,
+        lacks=lacks,
         shown=listed,
     )
     ends = [published["fig8/ranger/least"], published["fig8/ranger/most"]]
@@ -241,109 +236,8 @@ def _hong(evidence: Evidence) -> Iterator[Claim]:
             "lower",
             (),
         ),
-        evidence.arms("tanh", "tanh+ranger", where="Fig. 8", failure=True),
+        evidence.arms("tanh", "tanh+ranger", where="Fig. 8", what=("top-1", MEAN)),
         because="the same networks, without and with bounds",
-        lacks="no row yet of Ranger on the networks with hyperbolic tangents",
-        shown=compared,
-    )
-
-
-def _percentiles(evidence: Evidence) -> Iterator[Claim]:
-    arms = ("none", "100 %", "99.9 % of values", "99 % of values", "98 % of values")
-    rates = {row.arm: row for row in evidence.found(where="Fig. 10", what=MEAN, arm=arms)}
-    errors = {row.arm: row for row in evidence.found(where="Table IV", what="RMSE", arm=arms)}
-    yield evidence.judge(
-        Question("percentiles", "Bounds at 99.9 % leave fewer failures", "V-A", "49.49 % → 2.9 %", "at most", [2.9]),
-        [rates[arms[2]]] if arms[2] in rates else [],
-        because=lambda: f"from {here(rates['none'])} without bounds, {here(rates['100 %'])} at the extremes",
-        lacks="Dave in degrees has not been struck",
-    )
-    known = [errors[arm] for arm in arms[1:] if arm in errors]
-    yield evidence.judge(
-        Question(
-            "percentiles-cost",
-            "Tighter bounds cost accuracy",
-            "V-A, Table IV",
-            "RMSE 6.069 → 8.5719 → 12.37 → 13.94",
-            "rising",
-            (),
-        ),
-        known,
-        because="the network is little better here than always 0, see Table II, so that it has little to lose",
-        lacks="Dave in degrees is not here",
-        shown=lambda rows: " → ".join(here(row) for row in rows),
-    )
-
-
-def _replacements(evidence: Evidence) -> Iterator[Claim]:
-    pairs = evidence.arms("zero", "clamp", where="section V-B", what="top-1", setting=_FIXED)
-    own = [row for row in pairs if not row.stands_for]
-    others = [row for row in pairs if row.stands_for]
-    because = "failures with 0, then with the bound" + (f"; on stand-ins {compared(others)}" if own and others else "")
-    yield evidence.judge(
-        Question("zero", "What exceeds its bound should become the bound, not 0", "V-B", "0 rejected", "lower", ()),
-        own or others,
-        because=because,
-        lacks="no policy was struck",
-        shown=compared,
-    )
-    accuracy = evidence.arms("clamp", "zero", where="section V-B", what="accuracy without faults")
-    targeted = evidence.found(where="section V-B", what="exceeding images misread", arm="zero")
-    yield evidence.judge(
-        Question(
-            "zero-misreads", "Reset to 0 misreads images that exceed a bound", "V-B", "3 of 5 images", "holds", [60.0]
-        ),
-        targeted,
-        because="images that exceed a bound without any fault",
-        lacks=f"no row of such images yet; over all images, bound → 0: {compared(accuracy)}"
-        if accuracy
-        else "no row yet",
-    )
-
-
-def _coverage(evidence: Evidence) -> Iterator[Claim]:
-    pairs = evidence.arms("activations", "algorithm1", where="section III-C", what="top-1")
-    yield evidence.judge(
-        Question("activations", "Bounds on activations alone are not enough", "III-C", "stated", "lower", ()),
-        [row for row in pairs if row.model not in _OTHERS],
-        because="activations alone, then the rest of Algorithm 1 as well, in the classifiers of the paper",
-        lacks="not struck",
-        shown=compared,
-    )
-    setting = f"{_FIXED}, {LAST}"
-    steering = evidence.arms("none", "bounded", where="section IV-C", what=MEAN, setting=setting)
-    pairs = evidence.arms("none", "bounded", where="section IV-C", what="top-1", setting=setting)
-    yield evidence.judge(
-        Question("last-bounded", "Bounds do not help in the last layer", "IV-C", "stated", "unchanged", ()),
-        pairs,
-        because="classifiers, without and with a bound on its product"
-        + (f"; steering {compared(steering)}" if steering else ""),
-        lacks="the last layer was not struck",
-        shown=span,
-    )
-
-
-def _intuition(evidence: Evidence) -> Iterator[Claim]:
-    yield evidence.judge(
-        Question(
-            "convergence", "Ranges converge quickly with the sampled data", "IV-B, Fig. 5", "drawn", "at least", [95.0]
-        ),
-        evidence.found(where="Fig. 5", what=SLOWEST),
-        because="criterion: the slowest activation has 95 % of its final range after an eighth of the images",
-        lacks="no ranges were followed",
-        shown=listed,
-    )
-    yield evidence.judge(
-        Question(
-            "high-bits",
-            "Critical faults are those of high-order bits, and Ranger moves them to low ones",
-            "III-B",
-            "stated",
-            "lower",
-            (),
-        ),
-        evidence.arms("high bits", "low bits", where="section III-B", failure=True),
-        because="failures of faults in high and in low bits",
-        lacks="no row by bit yet",
+        lacks="Ranger was not put on networks with hyperbolic tangents",
         shown=compared,
     )

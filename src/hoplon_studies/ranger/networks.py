@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import final
@@ -219,6 +219,13 @@ def in_profile(context: Context, key: str) -> Network | Absent:
     return Absent(found.listing, "left out of this profile") if left_out else found
 
 
+def chosen(context: Context, keys: Sequence[str]) -> Iterator[Network]:
+    """Those of the networks that the profile has and that are there."""
+    for key in keys:
+        if key in context.profile.ranger.models and isinstance(found := network(context, key), Network):
+            yield found
+
+
 def with_tanh(context: Context, key: str) -> Network | Absent | None:
     """The same network with hyperbolic tangents; None where the study has none."""
     listing = LISTINGS[key]
@@ -254,10 +261,6 @@ def _loaded(context: Context, listing: Listing, weights: str) -> Network | Absen
 def _network(context: Context, listing: Listing, model: ZooModel, data: ZooData) -> Network:
     counts, seed = context.profile.ranger, context.seed
     program = capture(model.module, model.example, name=listing.weights)
-    known = data.calibration if data.targets else data.calibration.sample(max(len(data.calibration) // 5, 1), seed=seed)
-    functions = ACTIVATION_KINDS - {"atan", "softmax"}
-    activations = [site.name for site in program.value_sites if site.kind in functions]
-    sites = Values((*activations, *last_linear(program)))
     order = torch.randperm(len(data.held_out), generator=torch.Generator().manual_seed(seed))
     whole = data.held_out
     # a drive stays whole, in the order of time
@@ -268,11 +271,25 @@ def _network(context: Context, listing: Listing, model: ZooModel, data: ZooData)
         module=model.module,
         program=program,
         task=model.task,
-        profile=profile_activations(program, known, sites=sites, quantiles=model.task != "classification"),
+        profile=profile_activations(
+            program, known(data, seed), sites=profiled(program), quantiles=model.task != "classification"
+        ),
         met=met,
         held_out=kept,
         targets=data.targets[1] if data.targets else None,
     )
+
+
+def known(data: ZooData, seed: int) -> Inputs:
+    """What bounds are made from: a random fifth of the images, or all frames."""
+    inputs = data.calibration
+    return inputs if data.targets else inputs.sample(max(len(inputs) // 5, 1), seed=seed)
+
+
+def profiled(program: Program) -> Values:
+    """Activations and the last product."""
+    functions = ACTIVATION_KINDS - {"atan", "softmax"}
+    return Values((*(site.name for site in program.value_sites if site.kind in functions), *last_linear(program)))
 
 
 def _right(program: Program, inputs: Inputs, count: int) -> Tensor:

@@ -8,11 +8,13 @@ from typing import Any
 
 from hoplon.campaign.results import Results
 from hoplon.protections.values.ranger import Ranger
+from hoplon_studies.framework.digits import here
 from hoplon_studies.framework.figures import Figure, bars, percent_series
 from hoplon_studies.framework.findings import Finding
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
-from hoplon_studies.ranger.networks import Absent, Network, each_network, own
+from hoplon_studies.ranger.bits import by_bit
+from hoplon_studies.ranger.networks import Absent, Network, chosen, each_network, own
 from hoplon_studies.ranger.runs import FIXED16, FIXED32, FLOAT32, Campaigns, FaultModel, mean_of_networks, row_of
 
 ARMS = {"none": "without Ranger", "ranger": "with Ranger"}
@@ -26,6 +28,7 @@ def classifiers(context: Context) -> Iterator[Finding]:
     """Figure 6: the share of faults that change the class."""
     pairs = yield from _struck(Campaigns(context), "Fig. 6", "Share of faults that change the class", classifiers=True)
     yield from _means(context, "Fig. 6", FIXED32, pairs, _CLASSIFIERS)
+    yield from by_bit(context, "fig6", pairs)
 
 
 def steering(context: Context) -> Iterator[Finding]:
@@ -33,6 +36,7 @@ def steering(context: Context) -> Iterator[Finding]:
     title = "Share of faults that turn the wheel by more than a threshold"
     pairs = yield from _struck(Campaigns(context), "Fig. 7", title, classifiers=False)
     yield from _means(context, "Fig. 7", FIXED32, pairs, ("comma", "dave-degrees"))
+    yield from by_bit(context, "fig7", pairs)
 
 
 def sixteen_bits(context: Context) -> Iterator[Finding]:
@@ -51,6 +55,24 @@ def floating_point(context: Context) -> Iterator[Finding]:
         "one of its 32 bits is flipped, in an element drawn uniformly out of all operator outputs, the last layer's "
         "included. A failure is a changed class (or angle) or an output that is not finite. Rates are in the JSON."
     )
+
+
+def two_bits(context: Context) -> Iterator[Finding]:
+    """Section II-B: two flipped bits of a value in place of one, on three small networks."""
+    campaigns, told = Campaigns(context), []
+    setting = f"2 bits, {FIXED32.setting}"
+    for network in chosen(context, ("lenet", "lenet-quick", "resnet20", "comma")):
+        for arm, protections in {"none": (), "ranger": (Ranger(network.ranges),)}.items():
+            results = campaigns.run(network, arm, protections, flips=2)
+            rows = list(campaigns.rows("section II-B", network, results, arm, setting=setting))
+            yield from (replace(row, detail=True) for row in rows)
+            told.append(f"{network.listing.label}, {arm}: {here(rows[-1])}")
+    if told:
+        yield (
+            f"The paper strikes single bits and holds that several bits of a value show similar patterns (section "
+            f"II-B). Failures with two flipped bits: {'; '.join(told)}."
+        )
+    yield from campaigns.sources("two bits", fault_model="two bits of 21.10 fixed point, operator first")
 
 
 def users_own(context: Context) -> Iterator[Finding]:
@@ -136,4 +158,5 @@ def _figures(name: str, pairs: Iterable[Pair], model: FaultModel, title: str) ->
             groups=[label for label, _, _ in rates],
             series=series,
             y_title="failures, %",
+            log_y=True,
         )

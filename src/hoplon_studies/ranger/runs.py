@@ -17,7 +17,7 @@ from hoplon.faults.sampling.base import Sampling
 from hoplon.faults.sampling.measures import ElementUniform
 from hoplon.faults.single_word import BitFlip
 from hoplon.formats.fixed import FixedPoint
-from hoplon.program.sites import Values
+from hoplon.program.sites import Memory, Values
 from hoplon.protections.base import Protection
 from hoplon.stats.intervals import Interval, wilson
 from hoplon_studies.framework.findings import Source
@@ -33,14 +33,20 @@ MEAN = "mean over the thresholds"
 @final
 @dataclass(frozen=True)
 class FaultModel:
-    """A fault model and how its faults are drawn: ``key`` of folders, format; None: float32."""
+    """A fault model and how its faults are drawn.
+
+    ``key``: of folders; ``format``: None is float32; ``weights``: bit 30 of a weight in place of an operator's output.
+    """
 
     key: str
     format: FixedPoint | None = None
+    weights: bool = False
 
     @property
     def setting(self) -> str:
         """In short, as the tables of the page name it."""
+        if self.weights:
+            return "bit 30 of a weight, float32"
         if self.format is None:
             return "float32"
         return f"{self.format.integer}.{self.format.fraction} fixed point"
@@ -48,13 +54,15 @@ class FaultModel:
     @property
     def words(self) -> str:
         """In full: format, and how faults are drawn."""
+        if self.weights:
+            return "bit 30 of a float32 weight of a convolution, every weight equally likely"
         if self.format is None:
             return "one bit of float32, every element equally likely"
         return f"one bit of {self.setting}, operator first, last fully connected layer left out"
 
 
 FIXED32, FIXED16 = FaultModel("fixed32", FixedPoint(21, 10)), FaultModel("fixed16", FixedPoint(14, 2))
-FLOAT32 = FaultModel("float32")
+FLOAT32, WEIGHTS = FaultModel("float32"), FaultModel("weights", weights=True)
 
 
 @final
@@ -79,6 +87,7 @@ class Campaigns:
         sampling: Sampling | None = None,
         sites: Values | None = None,
         name: str = "",
+        flips: int = 1,
     ) -> Results:
         """Run one campaign, or read it where it has been run.
 
@@ -87,20 +96,21 @@ class Campaigns:
             sampling: in the place of the fault model's.
             sites: all by default, as far as the sampling takes them.
             name: of the network's run directory; its key by default.
+            flips: bits that a fault inverts.
         """
         counts, model = self.context.profile.ranger, self.model
         campaign = Campaign(
             network.program,
             network.met,
-            sites=sites or Values(),
-            fault_model=BitFlip(format=model.format),
+            sites=Memory("*.weight", kind="conv") if model.weights else sites or Values(),
+            fault_model=BitFlip(bits=(30,)) if model.weights else BitFlip(flips, format=model.format),
             sampling=sampling or (network.sampling if model.format else ElementUniform()),
             criterion=network.criterion,
             protections=tuple(protections),
         )
         self.names.append(f"{name or network.listing.key}/{model.key}/{arm}")
-        count = counts.faults if model.format else counts.float_faults
-        return self.context.campaign(self.names[-1], campaign, count=count)
+        floats = counts.weight_faults if model.weights else counts.float_faults
+        return self.context.campaign(self.names[-1], campaign, count=counts.faults if model.format else floats)
 
     def rows(
         self,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from hoplon_studies.framework.command import command_of
 from hoplon_studies.framework.study import Part, Study
-from hoplon_studies.ranger.alternatives import against_tanh, artifact, coverage, policies
+from hoplon_studies.ranger.alternatives import against_tanh, artifact, coverage
 from hoplon_studies.ranger.bounds import convergence, percentiles
 from hoplon_studies.ranger.claims import headlines
 from hoplon_studies.ranger.costs import accuracy, operations, subjects
 from hoplon_studies.ranger.examples import pictures
-from hoplon_studies.ranger.rates import classifiers, floating_point, sixteen_bits, steering, users_own
+from hoplon_studies.ranger.policies import policies, weights
+from hoplon_studies.ranger.rates import classifiers, floating_point, sixteen_bits, steering, two_bits, users_own
 
 STUDY = Study(
     name="ranger",
@@ -40,8 +41,10 @@ STUDY = Study(
         Part("sixteen-bits", "RQ4, Fig. 9: 16-bit fixed point", sixteen_bits),
         Part("percentiles", "Table IV and Fig. 10: tighter bounds", percentiles),
         Part("policies", "Section V-B: what a value outside of its bound becomes", policies),
+        Part("weights", "Beside section V-B: the same for faults in weights", weights),
         Part("coverage", "Algorithm 1 and the last layer", coverage),
         Part("float32", "Beside the paper: float32", floating_point),
+        Part("two-bits", "Beside the paper: two flipped bits", two_bits),
         Part("own", "Your own model", users_own),
     ),
     claims=headlines,

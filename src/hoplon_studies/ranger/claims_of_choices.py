@@ -1,0 +1,152 @@
+"""What the paper on Ranger claims of its choices: percentiles, replacements, what is bounded, which bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from hoplon_studies.framework.claims import (
+    CONFIRMED,
+    REFUTED,
+    Claim,
+    Evidence,
+    Question,
+    compared,
+    listed,
+    span,
+    verdict_of,
+)
+from hoplon_studies.framework.digits import here
+from hoplon_studies.framework.rows import Row
+from hoplon_studies.ranger.alternatives import LAST
+from hoplon_studies.ranger.bits import BOUNDED, BY_BIT, HIGH, LOW, UNBOUNDED
+from hoplon_studies.ranger.bounds import SLOWEST
+from hoplon_studies.ranger.policies import MISREAD
+from hoplon_studies.ranger.runs import FIXED32, MEAN, WEIGHTS
+
+_OTHERS = ("ResNet-20", "ResNet-56")  # not in the paper
+
+
+def choices(evidence: Evidence) -> Iterator[Claim]:
+    """Claims of sections III and V, in the order of the page."""
+    yield from _percentiles(evidence)
+    yield from _replacements(evidence)
+    yield from _coverage(evidence)
+    yield from _intuition(evidence)
+
+
+def _percentiles(evidence: Evidence) -> Iterator[Claim]:
+    arms = ("none", "100 %", "99.9 % of values", "99 % of values", "98 % of values")
+    rates = {row.arm: row for row in evidence.found(where="Fig. 10", what=MEAN, arm=arms)}
+    errors = {row.arm: row for row in evidence.found(where="Table IV", what="RMSE", arm=arms)}
+    yield evidence.judge(
+        Question("percentiles", "Bounds at 99.9 % leave fewer failures", "V-A", "49.49 % → 2.9 %", "at most", [2.9]),
+        [rates[arms[2]]] if arms[2] in rates else [],
+        because=lambda: f"from {here(rates['none'])} without bounds, {here(rates['100 %'])} at the extremes",
+        lacks="Dave in degrees has not been struck",
+    )
+    known = [errors[arm] for arm in arms[1:] if arm in errors]
+    yield evidence.judge(
+        Question(
+            "percentiles-cost",
+            "Tighter bounds cost accuracy",
+            "V-A, Table IV",
+            "RMSE 6.069 → 8.5719 → 12.37 → 13.94",
+            "rising",
+            (),
+        ),
+        known,
+        because="the network is little better here than always 0, see Table II, so that it has little to lose",
+        lacks="Dave in degrees is not here",
+        shown=lambda rows: " → ".join(here(row) for row in rows),
+    )
+
+
+def _replacements(evidence: Evidence) -> Iterator[Claim]:
+    for name, model, text in (
+        ("zero", FIXED32, "What exceeds its bound should become the bound, not 0"),
+        ("zero-weights", WEIGHTS, "... and where a weight is wrong, which the paper leaves out"),
+    ):
+        pairs = evidence.arms("zero", "clamp", where="section V-B", what=("top-1", MEAN), setting=model.setting)
+        yield evidence.judge(
+            Question(name, text, "V-B", "0 rejected", "lower", ()),
+            [row for row in pairs if not row.stands_for] or pairs,
+            because=_also(pairs),
+            lacks=f"no policy was struck ({model.key})",
+            shown=compared,
+            comparable=model is FIXED32,
+        )
+    targeted = evidence.found(where="section V-B", what=MISREAD, arm="zero")
+    yield evidence.judge(
+        Question(
+            "zero-misreads", "Reset to 0 misreads images that exceed a bound", "V-B", "3 of 5 images", "holds", [60.0]
+        ),
+        targeted,
+        because=f"held-out images that exceed a bound without any fault: {', '.join(f'{row.n}' for row in targeted)}",
+        lacks="no image that exceeds a bound was looked at",
+        shown=listed,
+    )
+
+
+def _also(pairs: Sequence[Row]) -> str:
+    """What else bears on 0 against the bound: where the stand-ins tell them apart, in networks."""
+    both = [(zero, bound) for zero, bound in zip(pairs[::2], pairs[1::2], strict=True) if zero.stands_for]
+    apart = [verdict_of("lower", (), pair, comparable=True) for pair in both]
+    less, more = apart.count(REFUTED), apart.count(CONFIRMED)
+    said = "failures with 0, then with the bound"
+    return said + (f"; of {len(both)} stand-ins 0 is better on {less}, the bound on {more}" if both else "")
+
+
+def _coverage(evidence: Evidence) -> Iterator[Claim]:
+    pairs = evidence.arms("activations", "algorithm1", where="section III-C", what="top-1")
+    yield evidence.judge(
+        Question("activations", "Bounds on activations alone are not enough", "III-C", "stated", "lower", ()),
+        [row for row in pairs if row.model not in _OTHERS],
+        because="activations alone, then the rest of Algorithm 1 as well, in the classifiers of the paper",
+        lacks="not struck",
+        shown=compared,
+    )
+    setting = f"{FIXED32.setting}, {LAST}"
+    steering = evidence.arms("none", "bounded", where="section IV-C", what=MEAN, setting=setting)
+    pairs = evidence.arms("none", "bounded", where="section IV-C", what="top-1", setting=setting)
+    yield evidence.judge(
+        Question("last-bounded", "Bounds do not help in the last layer", "IV-C", "stated", "unchanged", ()),
+        pairs,
+        because="classifiers, without and with a bound on its product"
+        + (f"; steering {compared(steering)}" if steering else ""),
+        lacks="the last layer was not struck",
+        shown=span,
+    )
+
+
+def _intuition(evidence: Evidence) -> Iterator[Claim]:
+    yield evidence.judge(
+        Question(
+            "convergence", "Ranges converge quickly with the sampled data", "IV-B, Fig. 5", "drawn", "at least", [95.0]
+        ),
+        evidence.found(where="Fig. 5", what=SLOWEST),
+        because="criterion: the slowest activation has 95 % of its final range after an eighth of the images",
+        lacks="no ranges were followed",
+        shown=listed,
+    )
+    bits = partial(evidence.arms, where="section III-B", what=BY_BIT)
+    text = "Critical faults are those of high-order bits"
+    yield evidence.judge(
+        Question("high-bits", text, "III-B", "stated", "lower", ()),
+        bits(HIGH, LOW, setting=UNBOUNDED),
+        because="failures of faults in high bits, then in low ones, without Ranger",
+        lacks="no fault was sorted by its bit",
+        shown=compared,
+    )
+    text = "... and Ranger makes them like those of low-order bits"
+    rows = evidence.found(where="section III-B", what=BY_BIT, arm=HIGH)
+    by_model: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        by_model.setdefault(row.model, {})[row.setting] = row
+    yield evidence.judge(
+        Question("transfer", text, "III-B", "stated", "lower", ()),
+        [found[setting] for found in by_model.values() if len(found) == 2 for setting in (UNBOUNDED, BOUNDED)],
+        because="failures of faults in high bits, without Ranger, then with it",
+        lacks="no fault was sorted by its bit, with Ranger",
+        shown=compared,
+    )
