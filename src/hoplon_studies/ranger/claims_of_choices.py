@@ -21,7 +21,7 @@ from hoplon_studies.framework.rows import Row
 from hoplon_studies.ranger.alternatives import LAST
 from hoplon_studies.ranger.bits import BOUNDED, BY_BIT, HIGH, LOW, UNBOUNDED
 from hoplon_studies.ranger.bounds import SLOWEST
-from hoplon_studies.ranger.policies import MISREAD
+from hoplon_studies.ranger.replacements import MISREAD
 from hoplon_studies.ranger.runs import FIXED32, MEAN, WEIGHTS
 
 _OTHERS = ("ResNet-20", "ResNet-56")  # not in the paper

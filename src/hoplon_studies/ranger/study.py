@@ -9,8 +9,8 @@ from hoplon_studies.ranger.bounds import convergence, percentiles
 from hoplon_studies.ranger.claims import headlines
 from hoplon_studies.ranger.costs import accuracy, operations, subjects
 from hoplon_studies.ranger.examples import pictures
-from hoplon_studies.ranger.policies import policies, weights
 from hoplon_studies.ranger.rates import classifiers, floating_point, sixteen_bits, steering, two_bits, users_own
+from hoplon_studies.ranger.replacements import policies, weights
 
 STUDY = Study(
     name="ranger",
