@@ -113,9 +113,9 @@ def _attacks(subject: Subject, scores: Scores, context: Context) -> Iterator[Tar
     sizes, drawn = magnitude(program, sites=CONVOLUTIONS), (TWO_BITS, THREE_BITS, WORST)
     yield Targets("random", "Fig. 15", _RANDOM, random, scores.total, drawn)
     yield Targets("important", "Fig. 16", _IMPORTANT, scores, counts.important, (*drawn, MILD))
-    yield Targets("wider", "Fig. 16", _WIDER, wider, wider.count(_ATTACKED), drawn)
-    yield Targets("largest", "Fig. 16", _LARGEST, sizes, counts.important, (WORST,))
-    yield Targets("damage", "Fig. 16", _DAMAGE, subject.damage(), counts.important, (WORST,))
+    yield Targets("wider", "section V-B", _WIDER, wider, wider.count(_ATTACKED), drawn)
+    yield Targets("largest", "section V-B", _LARGEST, sizes, counts.important, (WORST,))
+    yield Targets("damage", "section V-B", _DAMAGE, subject.damage(), counts.important, (WORST,))
 
 
 def _of(subject: Subject, context: Context) -> Iterator[Finding]:

@@ -169,7 +169,7 @@ def protection_claims(evidence: Evidence) -> Iterator[Claim]:
         lacks="neither was struck",
         shown=_pairs,
     )
-    outside = evidence.arms("ranger", "aspis-1%", where="Fig. 16", setting=WIDER, what=_MEANS)
+    outside = evidence.arms("ranger", "aspis-1%", where="section V-B", setting=WIDER, what=_MEANS)
     yield evidence.judge(
         Question("wider", "... and where faults strike more than it protects", "V-B", "not tried", "lower"),
         outside,

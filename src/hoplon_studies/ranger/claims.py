@@ -74,7 +74,7 @@ def _classifiers(evidence: Evidence) -> Iterator[Claim]:
 
 def _steering(evidence: Evidence) -> Iterator[Claim]:
     published, lacks = evidence.published, "steering networks not struck"
-    rows = evidence.arms("none", "ranger", where="Fig. 7", what=OVER_ALL)
+    rows = evidence.arms("none", "ranger", where="section V-C", what=OVER_ALL)
     for rule, wanted, name, text in (
         ("lower", (37.24, 2.49), "vehicles", "Ranger makes faults in steering networks fail less"),
         ("at most", (2.49,), "vehicles-left", "... and leaves at most so many"),

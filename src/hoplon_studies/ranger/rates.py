@@ -35,7 +35,8 @@ def steering(context: Context) -> Iterator[Finding]:
     """Figure 7: the share of faults that turn the wheel by more than 15, 30, 60 and 120 degrees."""
     title = "Share of faults that turn the wheel by more than a threshold"
     pairs = yield from _struck(Campaigns(context), "Fig. 7", title, classifiers=False)
-    yield from _means(context, "Fig. 7", FIXED32, pairs, ("comma", "dave-degrees"))
+    for row in _means(context, "Fig. 7", FIXED32, pairs, ("comma", "dave-degrees")):
+        yield replace(row, where="section V-C")  # with Dave in degrees, which figure 7 has in radians
     yield from by_bit(context, "fig7", pairs)
 
 
