@@ -248,7 +248,7 @@ def test_operations_are_those_of_the_paper_and_where_not_it_is_said(tmp_path: Pa
     without, bounded, _ = [row for row in rows(result, "operations") if row.model == "LeNet"]
     assert (without.paper, without.here, without.why) == (24.622, 24.622, "")
     assert (bounded.paper, bounded.here) == (24.722, 24.723)
-    assert bounded.why == "the paper leaves out the bound of the last ReLU"
+    assert bounded.why == "the paper's count lacks the bound of the last ReLU, which Algorithm 1 has"
     assert all(row.here is None for row in rows(result, "operations") if row.model == "VGG16")
 
 

@@ -71,9 +71,10 @@ def told(found: Found, published: Published) -> Iterator[str]:
     yield _ARMS
     (vgg, per_vgg), (resnet, per_resnet) = (added_per_weight(published, name) for name in ("vgg19", "resnet50"))
     text = (
-        f"Why TMR costs the paper so much: 121 % of VGG19's 10 hours and 299 % of ResNet50's 4 are {vgg:.1f} and "
-        f"{resnet:.1f} hours, so the bars of Fig. 4 are the added time, the same whatever the network. Per weight and "
-        f"check that is {per_vgg:.0f} and {per_resnet:.0f} microseconds, as of a loop over elements in Python"
+        f"Why TMR costs the paper so much, as far as its figures tell: if 121 % is of VGG19's 10 hours and 299 % of "
+        f"ResNet50's 4, {vgg:.1f} and {resnet:.1f} hours are added, about the same whatever the network. Over one pass "
+        f"through ImageNet that is, per weight and check, {per_vgg:.0f} and {per_resnet:.0f} microseconds, as of "
+        "a loop over elements in Python"
     )
     votes = sorted(
         1e6 * one["costs"][_SHOWN_CHECK]["check_ms"] / published[f"table2/{name}/weights"]
@@ -84,7 +85,7 @@ def told(found: Found, published: Published) -> Iterator[str]:
     yield f"{text}; a vote over whole tensors takes {ends} nanoseconds here." if votes else f"{text}."
     process = published["table5/process"]
     yield (
-        f"The paper's memory shares are of its process: 15.6 % are 2.5 GB, so it has {process:g} GB. The published "
+        f"The paper's memory shares are of {process:.0f} GB, as 15.6 % are 2.5 GB: not of the weights. The published "
         "guards repair the main tensor by subtraction, which does not bring back a weight whose bit 30 has flipped."
     )
 

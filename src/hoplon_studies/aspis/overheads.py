@@ -63,7 +63,7 @@ _PAIRS = {"tmr-sparse": "aspis-100%", "published-10%": "aspis-10%", "published-1
 
 ADDED = "time added"
 DERIVED = "time added over 50,000 images"
-MEMORY, OF_PROCESS = "additional memory", "additional memory, of the paper's process"
+MEMORY, OF_PROCESS = "additional memory", "additional memory, of the paper's 16 GB"
 REPAIR = "a check of all layers that finds and repairs one weight"
 ONE_REPAIR = "repair of one tensor"
 _BEYOND_THE_PAPER = "main tensor, bit 30"  # a case of repair that it does not name

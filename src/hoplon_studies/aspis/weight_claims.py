@@ -28,7 +28,9 @@ def critical_claims(evidence: Evidence) -> Iterator[Claim]:
         value, arm = published[f"fig13/{name}/{which}"], "random" if which == "random" else "important"
         rows = evidence.found(stands_for=LABELS[name], what=TWO_BITS, arm=arm, **known)
         worst = evidence.found(stands_for=LABELS[name], what=WORST, arm=arm, **known)
-        question = Question(f"{which}-{name}", f"{LABELS[name]}: {text}", "IV-A", f"{value:g} %", "holds", [value])
+        question = Question(
+            f"{which}-{name}", f"{LABELS[name]} on ImageNet: {text}", "IV-A", f"{value:g} %", "holds", [value]
+        )
         yield evidence.judge(
             question,
             rows,
@@ -52,7 +54,7 @@ def critical_claims(evidence: Evidence) -> Iterator[Claim]:
         Question(
             "magnitude",
             "Magnitude is no proxy: importance finds more critical weights",
-            "III-C",
+            "III-C, IV-A",
             "at most 4 %",
             "lower",
         ),
@@ -91,7 +93,7 @@ def importance_claims(evidence: Evidence) -> Iterator[Claim]:
     )
     yield evidence.judge(
         Question(
-            "few-important", "Very few weights are important", "IV-A, Figs. 7, 9, 11", "drawn", "at least", [50.0]
+            "few-important", "VGG19: very few weights are important", "IV-A, Fig. 7", "stated", "at least", [50.0]
         ),
         evidence.found(what=HELD),
         because="criterion: the top 1 % of the weights holds at least half of the sum of all scores",
@@ -101,9 +103,9 @@ def importance_claims(evidence: Evidence) -> Iterator[Claim]:
     yield evidence.judge(
         Question(
             "early-layers",
-            "Important weights lie in early layers",
+            "Important weights lie in early layers (of ResNet50: on CIFAR-10)",
             "IV-A, Figs. 8, 10, 12",
-            "drawn",
+            "stated",
             "at least",
             [100 / 3],
         ),
@@ -117,7 +119,10 @@ def importance_claims(evidence: Evidence) -> Iterator[Claim]:
             "data-set", "Which weights are important depends on the data set", "IV-A", "stated", "at most", [50.0]
         ),
         evidence.found(what=ELSEWHERE),
-        because="criterion: less than half of the top 1 % is shared; one network, scored on its own data and on digits",
+        because=(
+            "criterion, stricter than the paper's words: less than half of the top 1 % is shared; one network, "
+            "scored on its own data and on digits"
+        ),
         lacks="no second data set for one network",
         shown=listed,
     )
@@ -144,7 +149,7 @@ def protection_claims(evidence: Evidence) -> Iterator[Claim]:
             (3.0, 6.6),
         ),
         ranger,
-        because=lambda: f"means over faults; but without protection they are {span(none)}, so that Ranger gains little",
+        because=lambda: f"images, mean over faults, where the paper counts faults; without protection {span(none)}",
         lacks="not struck with bounds",
         shown=span,
     )
@@ -179,7 +184,7 @@ def protection_claims(evidence: Evidence) -> Iterator[Claim]:
     )
     yield evidence.judge(
         Question(
-            "random-similar", "Random weights struck: Aspis and Ranger do alike", "V-B, Fig. 15", "drawn", "unchanged"
+            "random-similar", "Random weights struck: Aspis and Ranger do alike", "V-B, Fig. 15", "stated", "unchanged"
         ),
         evidence.arms("ranger", "aspis-1%", where="Fig. 15", setting=RANDOM, what=_MEANS),
         because="in every network each figure within the limits of the other, or not; limits are wide",

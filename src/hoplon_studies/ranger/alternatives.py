@@ -97,7 +97,8 @@ def coverage(context: Context) -> Iterator[Finding]:
     yield (
         "*activations*: these alone are bounded; *algorithm1*: pooling, reshapes and concatenations after them as "
         "well. Section III-C argues that activations alone are not enough, since a fault in the pooling after one "
-        "passes every bound. Section IV-C leaves out the last fully connected layer, whose values are the output, and "
+        "meets the next activation's bound alone, which may be far larger (10 and 1,000 in its example). Section "
+        "IV-C leaves out the last fully connected layer, whose values are the output, and "
         "names duplication as cheap: here faults strike that layer alone."
     )
     yield from campaigns.sources("coverage")

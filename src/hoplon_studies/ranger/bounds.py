@@ -79,9 +79,9 @@ def percentiles(context: Context) -> Iterator[Finding]:
         rates[label] = rows[:-1]
         yield from (replace(row, detail=beside) for row in rows)
     yield (
-        "The paper does not say what a percentile is taken of. Its published script sorts the largest value of every "
-        "image; its text speaks of all sampled values. Both are here: bounds within which so many per cent of all "
-        "values stay, or (in the JSON and the chart) of the largest values of each image."
+        "The paper's text takes percentiles of all sampled values, its published script of the largest value of every "
+        "image. Both are here: bounds within which so many per cent of all values stay, or (in the JSON and the chart) "
+        "of the largest values of each image."
     )
     yield LIMITS
     yield _bars(rates)

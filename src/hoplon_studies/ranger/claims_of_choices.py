@@ -64,12 +64,12 @@ def _percentiles(evidence: Evidence) -> Iterator[Claim]:
 
 def _replacements(evidence: Evidence) -> Iterator[Claim]:
     for name, model, text in (
-        ("zero", FIXED32, "What exceeds its bound should become the bound, not 0"),
+        ("zero", FIXED32, "Faults fail less if what exceeds its bound becomes the bound, not 0"),
         ("zero-weights", WEIGHTS, "... and where a weight is wrong, which the paper leaves out"),
     ):
         pairs = evidence.arms("zero", "clamp", where="section V-B", what=("top-1", MEAN), setting=model.setting)
         yield evidence.judge(
-            Question(name, text, "V-B", "0 rejected", "lower", ()),
+            Question(name, text, "V-B", "0 rejected, for accuracy", "lower", ()),
             [row for row in pairs if not row.stands_for] or pairs,
             because=_also(pairs),
             lacks=f"no policy was struck ({model.key})",
@@ -82,7 +82,10 @@ def _replacements(evidence: Evidence) -> Iterator[Claim]:
             "zero-misreads", "Reset to 0 misreads images that exceed a bound", "V-B", "3 of 5 images", "holds", [60.0]
         ),
         targeted,
-        because=f"held-out images that exceed a bound without any fault: {', '.join(f'{row.n}' for row in targeted)}",
+        because=(
+            "held-out images that exceed a bound without any fault, which the paper's 5 are taken to be: "
+            + ", ".join(str(row.n) for row in targeted)
+        ),
         lacks="no image that exceeds a bound was looked at",
         shown=listed,
     )
@@ -130,7 +133,7 @@ def _intuition(evidence: Evidence) -> Iterator[Claim]:
         shown=listed,
     )
     bits = partial(evidence.arms, where="section III-B", what=BY_BIT)
-    text = "Critical faults are those of high-order bits"
+    text = "Critical faults cluster around high-order bits"
     yield evidence.judge(
         Question("high-bits", text, "III-B", "stated", "lower", ()),
         bits(HIGH, LOW, setting=UNBOUNDED),

@@ -38,7 +38,10 @@ _OPERATIONS, ADDED = "operations of a forward pass", "added"
 LAST_SHARE = "values of the last fully connected layer"
 BEYOND = "images beyond a bound"
 PROFILING, BOUNDS, BOUNDS_SHARE = "profiling", "memory of the bounds", "memory of the bounds, of the weights"
-_NOT_BOUNDED = {"lenet": "the paper leaves out the bound of the last ReLU", "vgg16": "the paper leaves out the reshape"}
+_NOT_BOUNDED = {
+    "lenet": "the paper's count lacks the bound of the last ReLU, which Algorithm 1 has",
+    "vgg16": "the paper's count lacks that of the reshape, which Algorithm 1 has",
+}
 
 
 def subjects(context: Context) -> Iterator[Finding]:
@@ -233,5 +236,5 @@ def operations(context: Context) -> Iterator[Finding]:
     yield (
         "Counts are exact, so they have no interval. Rules: 2 operations per multiply-accumulate, 1 per bias or "
         "addition, the window per output of a pooling, none for a ReLU; a bound is a minimum and a maximum. VGG16 and "
-        "ResNet-18 are counted for a batch of 10, which is what gives the paper's figures."
+        "ResNet-18 are counted for a batch of 10, which the paper does not state, but which gives its figures."
     )

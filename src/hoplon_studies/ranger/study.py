@@ -19,7 +19,8 @@ STUDY = Study(
         "Z. Chen, G. Li and K. Pattabiraman, *Ranger: Boosting Error Resilience of Deep Neural Networks through Range "
         "Restriction* (arXiv 2003.13874, whose figures these are; DSN 2021 as *A Low-cost Fault Corrector for Deep "
         "Neural Networks through Range Restriction*).",
-        "The paper's protocol, unless a table says otherwise: a fault strikes one operator as TensorFlow has them, "
+        "The paper's protocol, completed by its published script where the text is silent: a fault strikes one "
+        "operator as TensorFlow has them, "
         "uniformly drawn, the last fully connected layer left out, then one element of its output, then one of its 31 "
         "magnitude bits in fixed point with 21 integer and 10 fraction bits (16 bits: 14 and 2), never the sign; it "
         "meets one of 10 inputs that the network gets right. Bounds are the extremes of a random 20 % of the "
