@@ -230,6 +230,9 @@ def _holds(rule: str, wanted: Sequence[float], rows: Sequence[tuple[float, float
         if any(second[1] > first[2] for first, second in steps):
             return False
         return True if all(first[1] > second[2] for first, second in steps) else None
+    if rule == "above":
+        low, high = min(row[1] for row in rows), min(row[2] for row in rows)
+        return False if high < wanted[0] else True if low > wanted[0] else None
     if rule == "unchanged":
         if any(first[1] > second[2] or second[1] > first[2] for first, second in pairs):
             return False

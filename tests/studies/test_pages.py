@@ -112,6 +112,9 @@ def test_a_verdict_follows_from_limits_alone() -> None:
     assert judged([few], "at most", 0.44) == "confirmed"
     assert judged([few], "at most", 0.1) == "refuted"
     assert judged([many], "at least", 15.0) == "confirmed"
+    assert judged([many, some], "above", 1.0) == "confirmed"
+    assert judged([many, some], "above", 5.0) == "open"
+    assert judged([many, some], "above", 10.0) == "refuted"
     assert judged([some, rate(55, "none")], "between", 3, 6.6) == "confirmed"
     assert judged([some, many], "between", 3, 6.6) == "refuted"
     assert judged([some, few], "lower") == "confirmed"
@@ -131,7 +134,7 @@ def test_a_verdict_follows_from_limits_alone() -> None:
     assert judged([exact], "about", 0.3) == "refuted"
     with pytest.raises(HoplonError, match="expected a rule of holds, at most"):
         judged([exact], "nearly", 1.0)
-    assert len(RULES) == 10
+    assert len(RULES) == 11
 
 
 def asked(rows: list[Row], evidence: Evidence) -> Claim:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from hoplon_studies.driving.settings import ARMS, SETTINGS
-from hoplon_studies.driving.text import CRASHES
+from hoplon_studies.driving.text import CRASHES, fewer
 from hoplon_studies.framework.claims import Claim, Evidence, Question, from_to
 from hoplon_studies.framework.rows import Row
 
@@ -90,17 +90,23 @@ def _protections(evidence: Evidence, rows: Rows) -> Iterator[Claim]:
 
 def _beside(evidence: Evidence, rows: Rows) -> Iterator[Claim]:
     """What the paper did not ask."""
-    yield _pairwise(
-        evidence,
+    zero = [
+        row
+        for better, arm in (("zero", "ranger"), ("inside-zero", "inside-ranger"), ("bit-30-zero", "bit-30-ranger"))
+        for row in evidence.found(what=fewer(_TITLES[better], _TITLES[arm]))[:1]
+    ]
+    yield evidence.judge(
         Question(
             "zero",
             "A value outside of its bound set to zero, not clamped: fewer crashes",
             "Ranger, V-B",
             "rejected: accuracy",
-            "lower",
+            "above",
+            [0.0],
         ),
-        [*rows["bit-30-ranger"], *rows["bit-30-zero"]],
-        "clamp, then zero: bit 30 of one weight flipped, on the same tracks",
+        zero,
+        because="clamp minus zero, paired: 20 weights of the top 5 %, 20 of the top 1 %, bit 30 of one",
+        lacks=_LACKS,
     )
     yield _pairwise(
         evidence,

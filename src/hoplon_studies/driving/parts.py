@@ -21,7 +21,15 @@ from hoplon_studies.driving.settings import Setting, prepare
 from hoplon_studies.driving.simulator import Scenario
 from hoplon_studies.driving.statistics import crashes_of_one, seconds_of
 from hoplon_studies.driving.student import Student, trained
-from hoplon_studies.driving.text import comparisons, crash_figure, crash_rows, endings, per_student, text_of
+from hoplon_studies.driving.text import (
+    comparisons,
+    crash_figure,
+    crash_rows,
+    difference_rows,
+    endings,
+    per_student,
+    text_of,
+)
 from hoplon_studies.driving.training import lessons, mean_error, waypoint_error
 from hoplon_studies.driving.trials import Classroom, Record, School, Task
 from hoplon_studies.framework.figures import Figure
@@ -106,16 +114,20 @@ def one_setting(setting: Setting, context: Context) -> Iterator[Finding]:
     records = _records(context, setting, count)
     together = [record for own in records.values() for record in own]
     yield from crash_rows(setting, together, context.published, model=_model_name(context), seed=context.seed)
+    yield from difference_rows(setting, together, model=_model_name(context), seed=context.seed)
     yield from (endings(setting, together), comparisons(setting, together))
     if len(records) > 1:
         yield per_student(setting, records)
-    yield crash_figure(setting, together)
+    yield from crash_figure(setting, together)
     if setting.name == "main":
         yield from _film(context, setting, records)
     yield text_of(setting, together)
     yield context.source(
         "all episodes, as records",
-        fault_model=f"{setting.text}; random ones uniform, important ones over the top 5 % of the weights",
+        fault_model=(
+            f"{setting.text}, {setting.fault_model.name}; random ones uniform, important ones over the top 5 % of the "
+            "weights"
+        ),
         seed=context.seed,
         runs=[f"{_block_name(seed, first)}.json" for seed in records for first in range(0, count, _BLOCK)],
     )

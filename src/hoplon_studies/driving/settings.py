@@ -102,6 +102,7 @@ class Setting:
         arms: the rows.
         pairs: of arms that are compared.
         often: driven as often as the main setting.
+        faults: in words; the title by default.
     """
 
     name: str
@@ -113,15 +114,15 @@ class Setting:
     arms: tuple[Arm, ...] = ARMS
     pairs: tuple[tuple[str, str], ...] = _PAIRS
     often: bool = False
+    faults: str = ""
 
     @property
     def text(self) -> str:
         """In words."""
+        faults = self.faults or self.title
         if self.target == "values":
-            return f"one value of each decision, {self.fault_model.name}, drawn from all operator outputs"
-        when = "before the guards' first check" if self.arrival == "before" else "just after the guards' first check"
-        each = "1 weight" if self.count == 1 else f"{self.count} weights"
-        return f"{each} per episode, {self.fault_model.name} in each, {when}"
+            return faults
+        return f"{faults}: struck {'just after' if self.arrival == 'after' else 'before'} the guards' first check"
 
 
 _BUT_30 = tuple(bit for bit in range(32) if bit != 30)
@@ -141,8 +142,9 @@ def _policies(arms: tuple[Arm, ...]) -> tuple[tuple[str, str], ...]:
     return (none, clamp), *((clamp, other) for other in others)
 
 
+_TWENTY = "20 weights, 2 bits each"
 SETTINGS = (
-    Setting("main", "20 weights, 2 bits each", 20, BitFlip(2), often=True),
+    Setting("main", _TWENTY, 20, BitFlip(2), often=True),
     Setting(
         "inside",
         "20 weights of the protected 1 %, 2 bits each",
@@ -155,7 +157,7 @@ SETTINGS = (
     Setting("one", "one weight, bit 30", 1, BitFlip(bits=(30,))),
     Setting("stress", "100 weights, 2 bits each", 100, BitFlip(2)),
     Setting("control", "20 weights, 2 bits each, never bit 30", 20, BitFlip(2, bits=_BUT_30)),
-    Setting("late", "20 weights, 2 bits each, too late for the first check", 20, BitFlip(2), "after"),
+    Setting("late", "20 weights, 2 bits each, too late for the first check", 20, BitFlip(2), "after", faults=_TWENTY),
     Setting(
         "policies",
         "one weight, bit 30: what a value outside of its bound becomes",
@@ -164,6 +166,7 @@ SETTINGS = (
         arms=_BOUNDED,
         pairs=_policies(_BOUNDED),
         often=True,
+        faults="one weight, bit 30",
     ),
     Setting(
         "values",
@@ -174,6 +177,7 @@ SETTINGS = (
         arms=_IN_FLIGHT,
         pairs=_policies(_IN_FLIGHT),
         often=True,
+        faults="bit 30 of one value in each decision, drawn from all operator outputs",
     ),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from hoplon.stats.intervals import Interval
@@ -11,7 +11,7 @@ from hoplon_studies.driving.statistics import LEVEL, compared, tally
 from hoplon_studies.driving.trials import Record
 from hoplon_studies.framework.figures import Figure, bars, percent_series
 from hoplon_studies.framework.findings import Table
-from hoplon_studies.framework.rows import Row, Value
+from hoplon_studies.framework.rows import DIFFERENCE, Row, Value
 from hoplon_studies.framework.study import Published
 
 INTRODUCTION = (
@@ -54,6 +54,7 @@ _PUBLISHED = {
 }
 _WIDER = "struck weights are drawn from the top 5 %, the guard holds the top 1 %; in section V-B it holds them all"
 CRASHES = "crashes"
+_TOLD_APART = 3  # different counts that a chart is worth
 
 
 def crash_rows(
@@ -70,6 +71,20 @@ def crash_rows(
         row = replace(row, stands_for="LBC in CARLA", failure=arm.struck is not None)
         rows.append(row.found(found.crash, n=found.episodes, seed=seed))
     return tuple(sorted(rows, key=lambda row: row.paper is None))
+
+
+def fewer(better: str, arm: str) -> str:
+    """What a row of the paired difference between two arms counts, by their titles."""
+    return f"{CRASHES}, {arm} minus {better}"
+
+
+def difference_rows(setting: Setting, records: Sequence[Record], *, model: str, seed: int) -> Iterator[Row]:
+    """The paired difference of each pair of arms, in the JSON."""
+    titles = {arm.name: arm.title for arm in setting.arms}
+    for first, second in setting.pairs:
+        what, pair = fewer(titles[second], titles[first]), compared(records, first, second)
+        row = Row("section V-F", model, "CarRacing", what, "points", arm=DIFFERENCE, setting=setting.title, detail=True)
+        yield row.found(pair.difference, n=tally(records, first).episodes, seed=seed)
 
 
 def endings(setting: Setting, records: Sequence[Record]) -> Table:
@@ -90,7 +105,8 @@ def endings(setting: Setting, records: Sequence[Record]) -> Table:
                 "stall, %": _percent(counts.share(counts.stalls)),
             }
         )
-    return Table.of("How episodes end", rows, "Intervals: Wilson, 95 %.")
+    table = Table.of("How episodes end", rows, "Intervals: Wilson, 95 %.")
+    return replace(table, detail=setting.name != "main")
 
 
 def comparisons(setting: Setting, records: Sequence[Record]) -> Table:
@@ -128,13 +144,15 @@ def per_student(setting: Setting, records: Mapping[int, Sequence[Record]]) -> Ta
     )
 
 
-def crash_figure(setting: Setting, records: Sequence[Record]) -> Figure:
-    """Bars with their intervals."""
+def crash_figure(setting: Setting, records: Sequence[Record]) -> Iterator[Figure]:
+    """Bars with their intervals; none where they would all be alike but one."""
     tallies = [tally(records, arm.name) for arm in setting.arms]
+    if len({one.crashes for one in tallies}) < _TOLD_APART:
+        return
     series = [percent_series("crashes", [one.crash for one in tallies])]
     if any(one.stops for one in tallies):
         series.append(percent_series("stopped by a guard", [one.share(one.stops) for one in tallies]))
-    return bars(
+    yield bars(
         "crashes",
         title=f"How episodes end: {setting.title}",
         alt="; ".join(

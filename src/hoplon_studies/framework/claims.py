@@ -200,6 +200,13 @@ def _at_least(wanted: Sequence[float], rows: Sequence[Row]) -> bool:
     return all(_ends(row)[1] >= wanted[0] for row in rows)
 
 
+def _above(wanted: Sequence[float], rows: Sequence[Row]) -> bool | None:
+    """The limits of every row lie above the figure; None where some hold it."""
+    if any(_ends(row)[1] < wanted[0] for row in rows):
+        return False
+    return True if all(_ends(row)[0] > wanted[0] for row in rows) else None
+
+
 def _between(wanted: Sequence[float], rows: Sequence[Row]) -> bool:
     """The limits of every row meet the published span."""
     return all(_ends(row)[0] <= wanted[1] and _ends(row)[1] >= wanted[0] for row in rows)
@@ -256,6 +263,7 @@ RULES: Mapping[str, Callable[[Sequence[float], Sequence[Row]], bool | None]] = {
     "holds": _holds,
     "at most": _at_most,
     "at least": _at_least,
+    "above": _above,
     "between": _between,
     "equal": _equal,
     "about": _about,
