@@ -171,12 +171,12 @@ def test_steering_networks_have_to_beat_those_that_do_not_look(
     monkeypatch.setattr(networks, "trivial_errors", lambda: TrivialErrors(1e9, 2e9))
     monkeypatch.setattr(costs, "trivial_errors", lambda: TrivialErrors(0.0, 1.0))
     monkeypatch.setattr(angles, "training_angle", lambda: 1.0)
-    found = run(tmp_path / "b", "steering", "networks", models=("dave-degrees",), load_data=little)
+    found = run(tmp_path / "b", "steering", "networks", "accuracy", models=("dave-degrees",), load_data=little)
     error = next(row.here for row in rows(found, "networks", "RMSE") if row.where == "Table I")
     less = rows(found, "networks", "RMSE less")
     assert [row.here for row in less] == pytest.approx([error, error - 1])  # the true angles are 0
     assert all(row.low <= row.here <= row.high and row.n == 24 for row in less)
-    assert "stretches of 70 frames" in " ".join(found.findings["networks"].text)
+    assert "stretches of 70 frames" in " ".join(found.findings["accuracy"].text)
     by_threshold = [row.here for row in rows(found, "steering", "deviation>", arm="none")]
     assert len(by_threshold) == 4
     assert by_threshold == sorted(by_threshold, reverse=True)

@@ -13,6 +13,7 @@ from hoplon_studies.framework.digits import here
 from hoplon_studies.framework.rows import Row
 
 CONFIRMED, REFUTED, NOT_COMPARABLE, OPEN = "confirmed", "refuted", "not comparable", "open"
+_NAMED = 4  # pairs that a cell of the table of verdicts names
 VERDICTS = (  # NAME becomes that of the study
     "*Confirmed*: the limits here hold the published figure, or lie beyond it in the direction that is claimed. "
     "*Refuted*: they exclude it. *Not comparable*: they exclude it, but networks stand in for the paper's, or the "
@@ -166,7 +167,9 @@ def listed(rows: Sequence[Row]) -> str:
 
 
 def compared(rows: Sequence[Row]) -> str:
-    """Pairs of figures, each after its network."""
+    """Pairs of figures, each after its network; of many, from the least to the largest of both."""
+    if len(rows) > 2 * _NAMED:
+        return f"{span(rows[::2])} → {span(rows[1::2])}"
     return "; ".join(f"{pair[0].model} {from_to(pair)}" for pair in _pairs(rows))
 
 

@@ -14,7 +14,7 @@ from hoplon_studies.framework.figures import Figure, Series, bars, lines
 from hoplon_studies.framework.findings import Finding
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
-from hoplon_studies.ranger.angles import LIMITS, MEASURES, angle_errors
+from hoplon_studies.ranger.angles import MEASURES, angle_errors
 from hoplon_studies.ranger.networks import Absent, Network, each_network, in_profile, training_inputs
 from hoplon_studies.ranger.runs import MEAN, Campaigns, row_of
 
@@ -50,7 +50,7 @@ def convergence(context: Context) -> Iterator[Finding]:
         setting = f"share of the final range after {fifth:,} of {counts[-1]:,} training images"
         for what, share in {SLOWEST: min(reached.values()), "quickest": max(reached.values())}.items():
             row = row_of("Fig. 5", found, what, setting=setting)
-            yield replace(row, here=100 * share, n=fifth, seed=context.seed)
+            yield replace(row, here=100 * share, n=fifth, seed=context.seed, detail=what != SLOWEST)
     if reached:
         yield "These rows have no limits: they tell of one order of the images, drawn by the seed."
 
@@ -83,7 +83,6 @@ def percentiles(context: Context) -> Iterator[Finding]:
         "image. Both are here: bounds within which so many per cent of all values stay, or (in the JSON and the chart) "
         "of the largest values of each image."
     )
-    yield LIMITS
     yield _bars(rates)
     yield from campaigns.sources("Fig. 10")
 

@@ -9,11 +9,11 @@ from hoplon_studies.framework.claims import Claim, Evidence, Question, compared,
 from hoplon_studies.framework.digits import here
 from hoplon_studies.framework.grids import times_fewer
 from hoplon_studies.framework.rows import Row
-from hoplon_studies.ranger.alternatives import FARTHEST, FEWER, SCRIPT
+from hoplon_studies.ranger.alternatives import FEWER, SCRIPT
 from hoplon_studies.ranger.claims_of_choices import choices
 from hoplon_studies.ranger.costs import ADDED, BEYOND, LAST_SHARE
 from hoplon_studies.ranger.rates import OVER_ALL
-from hoplon_studies.ranger.runs import FIXED32, MEAN
+from hoplon_studies.ranger.runs import FARTHEST, FIXED32, MEAN
 
 _FIXED = FIXED32.setting
 _VEHICLES = ("Dave (radians)", "Comma")

@@ -67,7 +67,6 @@ def subjects(context: Context) -> Iterator[Finding]:
     )
     if "comma" in context.profile.ranger.models:
         yield how_chosen()
-    yield from _told_of_trivial(rows)
 
 
 def accuracy(context: Context) -> Iterator[Finding]:
@@ -128,8 +127,7 @@ def _once(context: Context, network: Network) -> Iterator[Row]:
     key, seen = network.listing.key, network.profile.n_samples
     seconds = context.kept(f"{key}-profiling", lambda: network.profile.seconds)
     paper = context.published.get(f"profiling/{key}")
-    aside = paper is None  # one network on the page, all in a sentence
-    yield row_of("section IV-B", network, PROFILING, "s", paper=paper, here=seconds, n=seen, detail=aside)
+    yield row_of("section IV-B", network, PROFILING, "s", paper=paper, here=seconds, n=seen, detail=True)
     bounds = overlay(network.program, [Ranger(network.ranges)])
     size = sum(bound.extra_bytes for bound in bounds.values.values())
     weights = sum(tensor.nbytes for tensor in network.program.memory().values())
@@ -143,7 +141,8 @@ def _told_of_bounds(rows: Sequence[Row]) -> Iterator[str]:
     seconds, sizes, shares = (sorted(float(one) for one in values if isinstance(one, int | float)) for values in found)
     if seconds:
         yield (
-            f"Profiling takes {seconds[0]:.2g} to {seconds[-1]:.2g} seconds, once. The bounds take {sizes[0]:,.0f} to "
+            f"Profiling takes {seconds[0]:.2g} to {seconds[-1]:.2g} seconds, once (the paper: about an hour, "
+            f"VGG16). The bounds take {sizes[0]:,.0f} to "
             f"{sizes[-1]:,.0f} bytes beside the weights, at most {shares[-1]:.2g} % of them."
         )
 

@@ -46,15 +46,16 @@ def policies(context: Context) -> Iterator[Finding]:
             for row in rows
             if (row.what, row.arm) == (MISREAD, "zero") and row.n
         ]
-    yield (
+    told = (
         "What lies outside of its bound becomes the bound (clamp, as in the paper) or 0; in the JSON also a random "
         "value inside, or the median of its channel. *channel*: bounds of each channel in place of one per operator."
     )
     if misread:
-        yield (
-            f"Held-out images that exceed a bound without any fault, and of them those whose class reset to 0 changes: "
+        told += (
+            " Held-out images that exceed a bound without any fault, and of them those whose class reset to 0 changes: "
             f"{', '.join(misread)}."
         )
+    yield told
 
 
 def weights(context: Context) -> Iterator[Finding]:
