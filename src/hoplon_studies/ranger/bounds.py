@@ -25,7 +25,6 @@ _WORDS: Mapping[QuantileOf, str] = {"values": " of values", "image-maxima": " of
 
 def convergence(context: Context) -> Iterator[Finding]:
     """Figure 5: the share of its final range that each activation has reached, by number of images."""
-    reached: Mapping[str, float] = {}
     for found in each_network(context, classifiers=True):
         if isinstance(found, Absent) or found.listing.key not in context.profile.ranger.converging:
             continue
@@ -47,12 +46,10 @@ def convergence(context: Context) -> Iterator[Finding]:
             )
         fifth = max((count for count in counts if 5 * count <= counts[-1]), default=counts[0])
         reached = dict(history)[fifth]
-        setting = f"share of the final range after {fifth:,} of {counts[-1]:,} training images"
+        setting = f"share of the final range after {fifth:,} of {counts[-1]:,} training images, in one order"
         for what, share in {SLOWEST: min(reached.values()), "quickest": max(reached.values())}.items():
             row = row_of("Fig. 5", found, what, setting=setting)
             yield replace(row, here=100 * share, n=fifth, seed=context.seed, detail=what != SLOWEST)
-    if reached:
-        yield "These rows have no limits: they tell of one order of the images, drawn by the seed."
 
 
 def percentiles(context: Context) -> Iterator[Finding]:

@@ -36,7 +36,7 @@ def steering(context: Context) -> Iterator[Finding]:
     title = "Share of faults that turn the wheel by more than a threshold"
     pairs = yield from _struck(Campaigns(context), "Fig. 7", title, classifiers=False)
     for row in _means(context, "Fig. 7", FIXED32, pairs, ("comma", "dave-degrees")):
-        yield replace(row, where="section V-C")  # with Dave in degrees, which figure 7 has in radians
+        yield replace(row, where="section V-C", detail=True)  # Dave in degrees; shown by the verdicts
     yield from by_bit(context, "fig7", pairs)
 
 
@@ -146,6 +146,7 @@ def _figures(name: str, pairs: Iterable[Pair], model: FaultModel, title: str) ->
         (f"{network.listing.label} {rate.criterion.removeprefix('deviation')}", arms, column)
         for network, arms in pairs
         for column, rate in enumerate(arms["none"].summary())
+        if network.is_classifier or model.format or not column  # in float32 thresholds hardly differ
     ]
     if rates:
         series = [

@@ -31,6 +31,12 @@ _NETWORKS = (
 _POLICIES: Mapping[str, Policy] = {"zero": ToZero(), "random": RandomInRange()}
 _SHOWN = ("none", "clamp", "zero", "channel+zero")
 _WHERE = "section V-B"
+_WHY = (
+    "Every fault stays in its weight and meets all inputs. It spoils one channel of one output: reset to 0, that "
+    "channel is a pruned filter, which networks are known to bear; clamped, it stays saturated, at the largest value "
+    "that any image ever gave. A fault in a single value is as little seen once it is 0, since 0 is what a ReLU gives "
+    "most often."
+)
 _MEDIANS = 200  # inputs that medians of channels are from, which need histograms
 
 
@@ -60,17 +66,11 @@ def policies(context: Context) -> Iterator[Finding]:
 
 def weights(context: Context) -> Iterator[Finding]:
     """Faults in weights of convolutions, whose highest exponent bit is flipped."""
-    yield from _struck(Campaigns(context, WEIGHTS))
-    yield (
-        "Every fault stays in its weight and meets all inputs. It spoils one channel of one output: reset to 0, that "
-        "channel is a pruned filter, which networks are known to bear; clamped, it stays saturated, at the largest "
-        "value that any image ever gave. A fault in a single value is as little seen once it is 0, since 0 is what "
-        "a ReLU gives most often."
-    )
+    yield from _struck(Campaigns(context, WEIGHTS), _WHY)
 
 
-def _struck(campaigns: Campaigns) -> Iterator[Finding]:
-    """Failure rates by policy, and in words where 0 and the bound can be told apart."""
+def _struck(campaigns: Campaigns, why: str = "") -> Iterator[Finding]:
+    """Failure rates by policy, and in words where 0 and the bound can be told apart, and why."""
     pairs: list[tuple[Row, Row]] = []
     for found in chosen(campaigns.context, _NETWORKS):
         headline: dict[str, Row] = {}
@@ -82,7 +82,7 @@ def _struck(campaigns: Campaigns) -> Iterator[Finding]:
                     headline[arm] = row
         pairs.append((headline["clamp"], headline["zero"]))
     if pairs:
-        yield _compared(campaigns.model, pairs)
+        yield f"{_compared(campaigns.model, pairs)} {why}".rstrip()
     yield from campaigns.sources(_WHERE)
 
 
