@@ -37,6 +37,10 @@ def important_weights(context: Context) -> Iterator[Finding]:
     """The share of important weights by layer, as rows, tables, bars and heat maps."""
     yield from _of_the_paper(context)
     yield from of_each(context, _of, lambda subject: [subject.row(_MAPS[subject.stands_for][1], FIRST)])
+    yield (
+        "The other data set: MNIST's digits as pictures of 32 x 32, whose labels are the network's own predictions; "
+        "the paper compares ImageNet with CIFAR-10. Shares have no limits: they are of all weights, for these images."
+    )
 
 
 def _of(subject: Subject, context: Context) -> Iterator[Finding]:
@@ -79,7 +83,7 @@ def _agreement(subject: Subject) -> Row:
 
 def _elsewhere(subject: Subject, scores: Scores, context: Context) -> Row:
     """Row about the agreement of the top 1 % with that from digits, which the network was not trained on."""
-    row = subject.row("section IV-A", ELSEWHERE, setting="scored on MNIST's digits as well, labels are predictions")
+    row = subject.row("section IV-A", ELSEWHERE)
     try:
         digits = context.data("mnist").calibration.sample(len(subject.known), seed=context.seed)
     except DataError:
@@ -147,4 +151,5 @@ def _of_the_paper(context: Context) -> Iterator[Row]:
     key = "fig8/vgg19/imagenet/first-layer"
     yield Row("Fig. 8", "VGG19", "ImageNet", FIRST, "%", paper=context.published[key], why=NO_WEIGHTS)
     paper = context.published["fig10/inception_v3"]
-    yield Row("Fig. 10", LABELS["inception_v3"], "ImageNet", "where the top 1 % lies", paper=paper, why=NO_WEIGHTS)
+    row = Row("Fig. 10", LABELS["inception_v3"], "ImageNet", "where the top 1 % lies", paper=paper, why=NO_WEIGHTS)
+    yield replace(row, detail=True)

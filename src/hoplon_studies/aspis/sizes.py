@@ -87,7 +87,7 @@ def _image_sets(context: Context) -> Iterator[Row]:
     except DataError:
         counts, why = [], NO_DATA
     for what, count in zip_longest(("images to test with", "labels"), counts):
-        yield Row("Table III", "-", "CIFAR-10", what, here=count, why=why)
+        yield Row("Table III", "-", "CIFAR-10", what, here=count, why=why, detail=True)
         yield Row("Table III", "-", "ImageNet", what, why=f"{NO_DATA}; {_UNREAD}")
 
 
