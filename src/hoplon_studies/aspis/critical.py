@@ -33,6 +33,7 @@ _NAMES = {
     _IMPORTANT: "most important weights (Taylor)",
     _DAMAGE: "weights of the largest expected damage",
 }
+_SCORES = {_IMPORTANT: "Taylor", _DAMAGE: "expected damage"}
 _PUBLISHED = {_RANDOM: "random", _LARGEST: "magnitude", _IMPORTANT: "importance"}
 _FIGURES = {
     "Fig. 6": ("fig6/{}/{}/critical", (_LARGEST, _SMALLEST, _RANDOM), (TWO_BITS, WORST)),
@@ -114,7 +115,7 @@ def _of(subject: Subject, context: Context) -> Iterator[Finding]:
         shares = results.critical_share(THRESHOLDS)["share"]
         points.append((_NAMES[attack.which], attack.change, attack.count, *(100 * share for share in shares)))
         if attack.change in histograms:
-            histograms[attack.change][_NAMES[attack.which]] = results
+            histograms[attack.change][_SCORES.get(attack.which, attack.which)] = results
     yield Table(
         f"{subject.title}: share of faults in % that misclassify more than ... of the images",
         ("weights", "flipped", "faults", *(f"> {100 * threshold:g} %" for threshold in THRESHOLDS)),
@@ -170,7 +171,10 @@ def _histogram(subject: Subject, change: str, found: dict[str, Results]) -> Figu
     last = "; ".join(f"{one.name} {one.values[0]:.1f} %" for one in series)
     return bars(
         f"histogram-{folder_of(change)}-{subject.name}",
-        title=f"{subject.title}, {change}: share of faults by the share of images they misclassify (Fig. 13)",
+        title=(
+            f"{subject.title}, {change}: share of faults by the share of images they misclassify, by choice of "
+            "weights (Fig. 13)"
+        ),
         alt=f"Histogram of misclassification; no image: {last}",
         groups=groups,
         series=series,
