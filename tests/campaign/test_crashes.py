@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from hoplon.injection import time_limit
 from hoplon.injection.replay.eager import EagerReplay
 from hoplon.report.text import only_crashes
 from tests.support import fatal
+from tests.support.early_runs import as_early
 from tests.support.fatal import End
 
 
@@ -210,7 +210,7 @@ def test_runs_stored_before_are_read(routed: tuple[Routed, hp.Inputs, hp.Campaig
     results = campaign.run(count=1100, seed=0)
     campaign.run(count=1100, seed=0, store=tmp_path)
     old = pl.Enum(["identical", "benign", "sdc", "nonfinite", "exception", "uncorrectable"])
-    shutil.rmtree(tmp_path / "digests")
+    as_early(tmp_path)
     shard = tmp_path / "runs" / "unit-00000000.parquet"
     runs = pl.read_parquet(shard).drop("cause")
     runs.with_columns(pl.col("top-1").cast(pl.String).replace("crash", "exception").cast(old)).write_parquet(shard)

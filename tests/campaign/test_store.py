@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import json
 import multiprocessing
 import os
 import random
@@ -28,6 +27,7 @@ from hoplon.campaign.design import Design
 from hoplon.campaign.store import RunDirectory
 from hoplon.errors import HoplonWarning, StoreError
 from tests.support import stopped_campaign
+from tests.support.early_runs import as_early
 from tests.support.failing_calls import counted, full
 from tests.support.networks import NETWORKS
 from tests.support.stopped_campaign import COUNT, UNITS
@@ -327,15 +327,6 @@ def test_no_flipped_bit_in_a_run_goes_unnoticed(tmp_path: Path) -> None:
     assert noticed["others"] > 240  # a space in a document may become a line break
 
 
-def _of_an_early_version(folder: Path) -> None:
-    """Take out what early versions did not write: digests, seals, the manifest's digest in the design."""
-    shutil.rmtree(folder / "digests")
-    for name in ("manifest.json", "design.json"):
-        content = json.loads((folder / name).read_text())
-        kept = {key: value for key, value in content.items() if key not in ("seal", "manifest")}
-        (folder / name).write_text(json.dumps(kept, indent=1))
-
-
 def test_a_run_whose_digests_were_removed_is_damaged_not_early(finished: Path) -> None:
     shutil.rmtree(finished / "digests")
     units = [record for record in verify(finished) if "unit" in record.name]
@@ -348,7 +339,7 @@ def test_a_run_whose_digests_were_removed_is_damaged_not_early(finished: Path) -
 
 
 def test_a_run_of_an_early_version_has_no_digests_and_is_gone_on_with(small: tuple[Path, str], finished: Path) -> None:
-    _of_an_early_version(finished)
+    as_early(finished)
     assert load_results(finished).digest() == small[1]
     assert [record.state for record in verify(finished) if "units" in record.name] == ["unchecked"]
     _scrambled(finished / "runs" / "unit-00000000.parquet")

@@ -102,7 +102,7 @@ _MNIST = "own weights, trained on 8,000 of MNIST's test images; 2,000 held out"
 _QUICK = "own weights after one epoch on 8,000 of MNIST's test images"
 _CIFAR = "trained on a fifth of CIFAR-10, as JPEG copies"
 _GTSRB = _CIFAR
-_IMAGENET = f"{_CIFAR}; 10 classes, so that five best ones say little"
+_IMAGENET = "likewise; 10 classes, so that five best ones say little"
 _PRETRAINED = "not in the paper; pretrained weights of the CIFAR ResNets"
 _FRAMES = "frames of a simulator, steered within 25 degrees to either side; the paper's are of a car"
 
