@@ -119,8 +119,8 @@ LISTINGS: dict[str, Listing] = {
         _listing("resnet20", "ResNet-20", "resnet20-cifar10", "cifar10", _PRETRAINED),
         _listing("resnet56", "ResNet-56", "resnet56-cifar10", "cifar10", _PRETRAINED),
         _listing("dave-radians", "Dave (radians)", "dave-radians", "driving", _FRAMES),
-        _listing("comma", "Comma", "comma-driving", "driving", _FRAMES),
-        _listing("dave-degrees", "Dave (degrees)", "dave-degrees", "driving", _FRAMES),
+        _listing("comma", "Comma", "comma-driving", "driving", "the frames that Dave sees"),
+        _listing("dave-degrees", "Dave (degrees)", "dave-degrees", "driving", "the frames of Dave in radians"),
     )
 }
 
