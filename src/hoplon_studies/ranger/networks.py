@@ -104,7 +104,7 @@ _CIFAR = "trained on a fifth of CIFAR-10, as JPEG copies"
 _GTSRB = _CIFAR
 _IMAGENET = "likewise; 10 classes, so that five best ones say little"
 _PRETRAINED = "not in the paper; pretrained weights of the CIFAR ResNets"
-_FRAMES = "frames of a simulator, steered within 25 degrees to either side; the paper's are of a car"
+_FRAMES = "simulated driving, within 25 degrees to either side; the paper has frames of a car"
 
 LISTINGS: dict[str, Listing] = {
     listing.key: listing
