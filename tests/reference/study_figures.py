@@ -237,11 +237,13 @@ def _holds(rule: str, wanted: Sequence[float], rows: Sequence[tuple[float, float
         if any(first[1] > second[2] or second[1] > first[2] for first, second in pairs):
             return False
         return True if all(a[1] <= b[0] <= a[2] and b[1] <= a[0] <= b[2] for a, b in pairs) else None
+    if rule in ("at most", "at least", "between"):
+        low, high = {"at most": (-math.inf, wanted[0]), "at least": (wanted[0], math.inf)}.get(rule, tuple(wanted[:2]))
+        if any(row[1] > high or row[2] < low for row in rows):
+            return False
+        return True if all(low <= row[1] and row[2] <= high for row in rows) else None
     told = {
         "holds": lambda: all(low <= goal <= high for (_, low, high), goal in zip(rows, each, strict=True)),
-        "at most": lambda: all(low <= wanted[0] for _, low, _ in rows),
-        "at least": lambda: all(high >= wanted[0] for _, _, high in rows),
-        "between": lambda: not any(low > wanted[1] or high < wanted[0] for _, low, high in rows),
         "equal": lambda: all(
             f"{value:.{_places(goal)}f}" == f"{goal:.{_places(goal)}f}"
             for (value, _, _), goal in zip(rows, each, strict=True)

@@ -17,7 +17,7 @@ from hoplon_studies.driving import study as driving
 from hoplon_studies.framework.claims import RULES, Claim, Evidence, Question, verdict_of
 from hoplon_studies.framework.digits import cell, here, rounded
 from hoplon_studies.framework.grids import Grid, tabulated, times_fewer
-from hoplon_studies.framework.page import as_markdown
+from hoplon_studies.framework.page import as_markdown, judged_again
 from hoplon_studies.framework.rows import DIFFERENCE
 from hoplon_studies.framework.study import Published
 from hoplon_studies.ranger import study as ranger
@@ -41,6 +41,7 @@ def test_a_stored_page_is_short_says_nothing_often_and_follows_from_its_document
         pytest.skip("a page of before verdicts; the study has to run again")
     page = (RESULTS / f"{name}.md").read_text(encoding="utf-8")
     assert as_markdown(document) == page
+    assert {**judged_again(document, STUDIES[name]), "seal": document["seal"]} == document
     assert len(page.splitlines()) <= 350
     assert repeated(page) == {}
     assert default_reasons(document) == []
@@ -109,13 +110,15 @@ def test_a_verdict_follows_from_limits_alone() -> None:
     assert judged([some], "holds", 5.3) == "confirmed"
     assert judged([some], "holds", 98.0) == "refuted"
     assert judged([some], "holds", 98.0, comparable=False) == "not comparable"
-    assert judged([few], "at most", 0.44) == "confirmed"
+    assert judged([few], "at most", 1.2) == "confirmed"
+    assert judged([few], "at most", 0.44) == "open"
     assert judged([few], "at most", 0.1) == "refuted"
     assert judged([many], "at least", 15.0) == "confirmed"
     assert judged([many, some], "above", 1.0) == "confirmed"
     assert judged([many, some], "above", 5.0) == "open"
     assert judged([many, some], "above", 10.0) == "refuted"
-    assert judged([some, rate(55, "none")], "between", 3, 6.6) == "confirmed"
+    assert judged([some, rate(55, "none")], "between", 3, 8) == "confirmed"
+    assert judged([some, rate(55, "none")], "between", 3, 6.6) == "open"
     assert judged([some, many], "between", 3, 6.6) == "refuted"
     assert judged([some, few], "lower") == "confirmed"
     assert judged([few, some], "lower") == "refuted"

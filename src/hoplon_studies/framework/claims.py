@@ -15,10 +15,12 @@ from hoplon_studies.framework.rows import Row
 CONFIRMED, REFUTED, NOT_COMPARABLE, OPEN = "confirmed", "refuted", "not comparable", "open"
 _NAMED = 4  # pairs that a cell of the table of verdicts names
 VERDICTS = (  # NAME becomes that of the study
-    "*Confirmed*: the limits here hold the published figure, or lie beyond it in the direction that is claimed. "
-    "*Refuted*: they exclude it. *Not comparable*: they exclude it, but networks stand in for the paper's, or the "
-    "claim counts something else. *Open*: nothing here counts it yet, or limits do not tell. NAME.json names each "
-    "verdict's rule and rows."
+    "*Confirmed*: the limits here hold the published figure, or lie wholly on the claimed side of a bound. *Refuted*: "
+    "they exclude it. *Not comparable*: they exclude it, but networks stand in for the paper's, or the claim counts "
+    "something else. *Open*: nothing here counts it yet, or limits do not tell. Where the paper prints no figure, a "
+    "criterion of this page takes its place, and is named; the *same* means that each figure lies within the other's "
+    "limits, which wide limits make easy. Claims marked *beside* are not the paper's. NAME.json names each verdict's "
+    "rule and rows."
 )
 
 
@@ -169,8 +171,13 @@ def listed(rows: Sequence[Row]) -> str:
 def compared(rows: Sequence[Row]) -> str:
     """Pairs of figures, each after its network; of many, from the least to the largest of both."""
     if len(rows) > 2 * _NAMED:
-        return f"{span(rows[::2])} → {span(rows[1::2])}"
+        return spans(rows)
     return "; ".join(f"{pair[0].model} {from_to(pair)}" for pair in _pairs(rows))
+
+
+def spans(rows: Sequence[Row]) -> str:
+    """Pairs of figures, from the least to the largest of the first and of the second of all."""
+    return f"{span(rows[::2])} → {span(rows[1::2])}"
 
 
 def _pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
@@ -193,14 +200,18 @@ def _holds(wanted: Sequence[float], rows: Sequence[Row]) -> bool:
     return all(_ends(row)[0] <= target <= _ends(row)[1] for row, target in zip(rows, targets, strict=True))
 
 
-def _at_most(wanted: Sequence[float], rows: Sequence[Row]) -> bool:
-    """The limits of every row hold the published figure or lie below it."""
-    return all(_ends(row)[0] <= wanted[0] for row in rows)
+def _at_most(wanted: Sequence[float], rows: Sequence[Row]) -> bool | None:
+    """The limits of every row lie below the published figure or at it; None where some reach beyond it."""
+    if any(_ends(row)[0] > wanted[0] for row in rows):
+        return False
+    return True if all(_ends(row)[1] <= wanted[0] for row in rows) else None
 
 
-def _at_least(wanted: Sequence[float], rows: Sequence[Row]) -> bool:
-    """The limits of every row hold the published figure or lie above it."""
-    return all(_ends(row)[1] >= wanted[0] for row in rows)
+def _at_least(wanted: Sequence[float], rows: Sequence[Row]) -> bool | None:
+    """The limits of every row lie above the published figure or at it; None where some reach beyond it."""
+    if any(_ends(row)[1] < wanted[0] for row in rows):
+        return False
+    return True if all(_ends(row)[0] >= wanted[0] for row in rows) else None
 
 
 def _above(wanted: Sequence[float], rows: Sequence[Row]) -> bool | None:
@@ -210,9 +221,11 @@ def _above(wanted: Sequence[float], rows: Sequence[Row]) -> bool | None:
     return True if all(_ends(row)[0] > wanted[0] for row in rows) else None
 
 
-def _between(wanted: Sequence[float], rows: Sequence[Row]) -> bool:
-    """The limits of every row meet the published span."""
-    return all(_ends(row)[0] <= wanted[1] and _ends(row)[1] >= wanted[0] for row in rows)
+def _between(wanted: Sequence[float], rows: Sequence[Row]) -> bool | None:
+    """The limits of every row lie inside the published span; None where some reach beyond it."""
+    if any(_ends(row)[0] > wanted[1] or _ends(row)[1] < wanted[0] for row in rows):
+        return False
+    return True if all(wanted[0] <= _ends(row)[0] and _ends(row)[1] <= wanted[1] for row in rows) else None
 
 
 def _equal(wanted: Sequence[float], rows: Sequence[Row]) -> bool:

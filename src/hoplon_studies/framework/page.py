@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,12 +15,12 @@ from typing_extensions import TypedDict
 
 from hoplon.errors import StoreError
 from hoplon.files import read_json, write_atomically, write_json
-from hoplon_studies.framework.claims import VERDICTS
+from hoplon_studies.framework.claims import VERDICTS, Evidence
 from hoplon_studies.framework.digits import cell
 from hoplon_studies.framework.figures import Figure, against
 from hoplon_studies.framework.grids import STAND_IN, absent_networks, network, tabulated
 from hoplon_studies.framework.rows import KEYS, Row
-from hoplon_studies.framework.study import StudyResult
+from hoplon_studies.framework.study import Published, Study, StudyResult
 
 FORMAT = 2
 _CHARTED = ("%", "degrees", "MB", "ms", "million")
@@ -153,6 +154,18 @@ def as_markdown(document: Mapping[str, Any]) -> str:
     return template.render(
         document=document, sections=sections, verdicts=VERDICTS, stand_ins=stand_ins, absent=absent_networks(absent)
     )
+
+
+def judged_again(document: Mapping[str, Any], study: Study) -> dict[str, Any]:
+    """The same document with a study's words and verdicts of now over its rows: what no run decides.
+
+    Raises:
+        StoreError: a document of another format.
+    """
+    as_markdown(document)
+    claims = study.claims(Evidence(rows_of(document), Published(study.name)))
+    said = {"title": study.title, "introduction": list(study.introduction), "claims": [asdict(one) for one in claims]}
+    return {**document, **json.loads(json.dumps(said))}
 
 
 def rows_of(document: Mapping[str, Any]) -> list[Row]:

@@ -13,7 +13,7 @@ from hoplon_studies.framework.claims import (
     Question,
     compared,
     listed,
-    span,
+    spans,
     verdict_of,
 )
 from hoplon_studies.framework.digits import here
@@ -40,7 +40,14 @@ def _percentiles(evidence: Evidence) -> Iterator[Claim]:
     rates = {row.arm: row for row in evidence.found(where="Fig. 10", what=MEAN, arm=arms)}
     errors = {row.arm: row for row in evidence.found(where="Table IV", what="RMSE", arm=arms)}
     yield evidence.judge(
-        Question("percentiles", "Bounds at 99.9 % leave fewer failures", "V-A", "49.49 % → 2.9 %", "at most", [2.9]),
+        Question(
+            "percentiles",
+            "Bounds at the percentile of 99.9 % leave at most so many",
+            "V-A",
+            "49.49 % → 2.9 %",
+            "at most",
+            [2.9],
+        ),
         [rates[arms[2]]] if arms[2] in rates else [],
         because=lambda: f"from {here(rates['none'])} without bounds, {here(rates['100 %'])} at the extremes",
         lacks="Dave in degrees has not been struck",
@@ -70,7 +77,7 @@ def _replacements(evidence: Evidence) -> Iterator[Claim]:
         pairs = evidence.arms("zero", "clamp", where="section V-B", what=("top-1", MEAN), setting=model.setting)
         yield evidence.judge(
             Question(name, text, "V-B", "0 rejected, for accuracy", "lower", ()),
-            [row for row in pairs if not row.stands_for] or pairs,
+            pairs,
             because=_also(pairs),
             lacks=f"no policy was struck ({model.key})",
             shown=compared,
@@ -92,12 +99,12 @@ def _replacements(evidence: Evidence) -> Iterator[Claim]:
 
 
 def _also(pairs: Sequence[Row]) -> str:
-    """What else bears on 0 against the bound: where the stand-ins tell them apart, in networks."""
-    both = [(zero, bound) for zero, bound in zip(pairs[::2], pairs[1::2], strict=True) if zero.stands_for]
+    """On how many networks 0 is better, on how many the bound, as far as limits tell."""
+    both = list(zip(pairs[::2], pairs[1::2], strict=True))
     apart = [verdict_of("lower", (), pair, comparable=True) for pair in both]
     less, more = apart.count(REFUTED), apart.count(CONFIRMED)
     said = "failures with 0, then with the bound"
-    return said + (f"; of {len(both)} stand-ins 0 is better on {less}, the bound on {more}" if both else "")
+    return said + (f"; of {len(both)} networks 0 is better on {less}, the bound on {more}" if both else "")
 
 
 def _coverage(evidence: Evidence) -> Iterator[Claim]:
@@ -114,11 +121,10 @@ def _coverage(evidence: Evidence) -> Iterator[Claim]:
     pairs = evidence.arms("none", "bounded", where="section IV-C", what="top-1", setting=setting)
     yield evidence.judge(
         Question("last-bounded", "Bounds do not help in the last layer", "IV-C", "stated", "unchanged", ()),
-        pairs,
-        because="classifiers, without and with a bound on its product"
-        + (f"; steering {compared(steering)}" if steering else ""),
+        [*pairs, *steering],
+        because="without and with a bound on its product" + (f"; steering: {compared(steering)}" if steering else ""),
         lacks="the last layer was not struck",
-        shown=span,
+        shown=spans,
     )
 
 
@@ -141,7 +147,7 @@ def _intuition(evidence: Evidence) -> Iterator[Claim]:
         lacks="no fault was sorted by its bit",
         shown=compared,
     )
-    text = "... and Ranger makes them like those of low-order bits"
+    text = "... Ranger makes them fail less"
     rows = evidence.found(where="section III-B", what=BY_BIT, arm=HIGH)
     by_model: dict[str, dict[str, Row]] = {}
     for row in rows:
@@ -150,6 +156,19 @@ def _intuition(evidence: Evidence) -> Iterator[Claim]:
         Question("transfer", text, "III-B", "stated", "lower", ()),
         [found[setting] for found in by_model.values() if len(found) == 2 for setting in (UNBOUNDED, BOUNDED)],
         because="failures of faults in high bits, without Ranger, then with it",
+        lacks="no fault was sorted by its bit, with Ranger",
+        shown=compared,
+    )
+    low = {row.model: row for row in evidence.found(where="section III-B", what=BY_BIT, arm=LOW, setting=UNBOUNDED)}
+    yield evidence.judge(
+        Question("like-low-bits", "... and like those of low-order bits", "III-B", "stated", "unchanged", ()),
+        [
+            row
+            for name, found in by_model.items()
+            if name in low and BOUNDED in found
+            for row in (low[name], found[BOUNDED])
+        ],
+        because="failures of faults in low bits without Ranger, then of those in high bits with it",
         lacks="no fault was sorted by its bit, with Ranger",
         shown=compared,
     )
