@@ -53,7 +53,11 @@ class _Commands(TyperGroup):
     """All commands, none of which is loaded before it is called."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**{**settings, "commands": {name: _Later(name) for name in _COMMANDS}})
+        super().__init__(**{**settings, "commands": dict.fromkeys(_COMMANDS)})
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """One of them, looked at now; None where there is no such command."""
+        return _Later(cmd_name) if cmd_name in self.commands else None
 
 
 def application() -> typer.Typer:

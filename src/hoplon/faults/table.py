@@ -23,7 +23,7 @@ Target = Literal["values", "memory"]
 _NAMES = ("site", "format")
 _OBSERVED = ("before", "after")
 _WEIGHT = "weight"
-MOST_ROWS = 10_000_000  # of one file; few bytes can hold many
+MOST_ROWS = 20_000_000  # of one file; few bytes can hold many
 _DIGEST = "hoplon.digest"  # in a file's metadata
 _DTYPES: dict[str, type[pl.DataType]] = {
     "fault": pl.Int64,
