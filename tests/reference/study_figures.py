@@ -138,6 +138,9 @@ def derived(study: Path) -> Iterator[tuple[dict[str, str], str, Figure]]:
         fields = {"where": "Fig. 13", "what": CHANGES[change], "arm": which, "setting": setting}
         fields["where"] = "Fig. 6" if which == "smallest" else "Fig. 13"
         yield fields, network, share_above(misclassified(manifest.parent), 0.5)
+        if which != "smallest":
+            beyond = fields | {"setting": "faults that misclassify > 90 % of images"}
+            yield beyond, network, share_above(misclassified(manifest.parent), 0.9)
     for manifest in sorted(study.glob("runs/same-faults/*/*/*/memory/*/manifest.json")):
         network, attack, change, _, arm = manifest.parts[-6:-1]
         for threshold in THRESHOLDS if arm in ARMS else ():

@@ -196,10 +196,12 @@ def test_the_published_run_times_are_added_times_of_microseconds_per_weight() ->
     assert (vgg[0], resnet[0]) == pytest.approx((12.1, 11.96))  # hours, whatever the network
     assert vgg[1] == pytest.approx(12.1 * 3600 / 196 / 20_018_880 * 1e6)
     assert (round(vgg[1]), round(resnet[1])) == (11, 19)
-    costs = {name: {"costs": {"tmr": {"check_ms": 30.0}}} for name in ("vgg19", "resnet50")}
+    tmr = {"check_ms": 30.0, "layer_ms": 1.0}
+    costs = {name: {"forward_ms": 300.0, "batch": 2, "costs": {"tmr": tmr}} for name in ("vgg19", "resnet50")}
     (text,) = [text for text in overhead_charts.told(costs, published) if "per weight" in text.lower()]
     assert "11 and 19 microseconds" in text
     assert "1.3 to 1.5 nanoseconds" in text
+    assert "0.8 to 2.3 repeated layer by layer" in text
 
 
 def test_what_costs_nothing_has_no_bar() -> None:

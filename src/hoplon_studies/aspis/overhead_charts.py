@@ -28,7 +28,7 @@ def charts(found: Found, names: Sequence[str]) -> Iterator[Figure]:
             time.append(Series(key, *(tuple(_positive(100 * cost["time"][at]) for cost in costs) for at in range(3))))
             memory.append(Series(key, tuple(_positive(cost["extra_bytes"] / 1e6) for cost in costs)))
     for name, title, series, unit, of in (
-        ("time", "Time added to a forward pass (Figs. 4 and 17)", time, "%", " of a forward pass"),
+        ("time", "Time added to a forward pass of a small batch (Figs. 4 and 17)", time, "%", " of a forward pass"),
         ("memory", "Additional memory (Figs. 5 and 19)", memory, "MB", ""),
     ):
         if found:
@@ -68,7 +68,8 @@ def added_per_weight(published: Published, name: str) -> tuple[float, float]:
 
 def told(found: Found, published: Published) -> Iterator[str]:
     """What the arms are, and what the paper's figures are of."""
-    yield _ARMS
+    each = ", ".join(f"{LABELS[name]} {one['forward_ms'] / one['batch']:.3g} ms" for name, one in found.items())
+    yield f"{_ARMS} Time per image in such a batch: {each}." if found else _ARMS
     (vgg, per_vgg), (resnet, per_resnet) = (added_per_weight(published, name) for name in ("vgg19", "resnet50"))
     text = (
         f"Why TMR costs the paper so much, as far as its figures tell: if 121 % is of VGG19's 10 hours and 299 % of "
@@ -76,13 +77,15 @@ def told(found: Found, published: Published) -> Iterator[str]:
         f"through ImageNet that is, per weight and check, {per_vgg:.0f} and {per_resnet:.0f} microseconds, as of "
         "a loop over elements in Python"
     )
-    votes = sorted(
-        1e6 * one["costs"][_SHOWN_CHECK]["check_ms"] / published[f"table2/{name}/weights"]
-        for name, one in found.items()
-        if _SHOWN_CHECK in one["costs"]
-    )
-    ends = " to ".join(dict.fromkeys(f"{end:.2g}" for end in (*votes[:1], *votes[-1:])))
-    yield f"{text}; a vote over whole tensors takes {ends} nanoseconds here." if votes else f"{text}."
+    timed = {name: one["costs"][_SHOWN_CHECK] for name, one in found.items() if _SHOWN_CHECK in one["costs"]}
+    cold = {name: cost["check_ms"] for name, cost in timed.items()}
+    warm = {name: cost["layer_ms"] * published[f"table2/{name}/layers"] for name, cost in timed.items()}
+    if timed:
+        text += (
+            f"; a vote over whole tensors takes {_nanoseconds(cold, published)} nanoseconds here between forward "
+            f"passes, as in Fig. 17, and {_nanoseconds(warm, published)} repeated layer by layer, as in Fig. 18"
+        )
+    yield f"{text}."
     process = published["table5/process"]
     yield (
         f"The paper's memory shares are of {process:.0f} GB, as 15.6 % are 2.5 GB: not of the weights. The published "
@@ -90,13 +93,20 @@ def told(found: Found, published: Published) -> Iterator[str]:
     )
 
 
+def _nanoseconds(checks: Mapping[str, float], published: Published) -> str:
+    """Milliseconds of a check of all layers, by network, as a span of nanoseconds per weight."""
+    each = sorted(1e6 * ms / published[f"table2/{name}/weights"] for name, ms in checks.items())
+    return " to ".join(dict.fromkeys(f"{end:.2g}" for end in (each[0], each[-1])))
+
+
 _ARMS = (
     "tmr: three copies of the convolution weights, a vote per tensor; tmr-sparse: the paper's Aspis-100 %; "
     "published-x %: Aspis in sparse tensors, as published; aspis-x %: with a flat index; checksum (of the class of "
     "RADAR, detection alone), known-bits and parity guard all memory. A check costs the same whatever the batch, a "
-    "forward pass in proportion to it: shares of one pass of a small batch are upper limits. What is *derived* "
-    "carries the measured times over to 50,000 images in batches of 256 (VGG19) and 512, initialisation included, and "
-    "stands beside the paper's; the next part measures whole data sets on networks with weights, and checks at the "
-    "paper's batch. A repair is of the tensor of median size, what a check takes longer when it finds a fault, in the "
-    "slowest of three cases: a copy is wrong, the main tensor is, or both."
+    "forward pass of more images more: shares of one pass of a small batch are upper limits. What is *derived* "
+    "carries the measured times over to 50,000 images in batches of 256 (VGG19) and 512, initialisation included, as "
+    "if a pass took time in proportion to its images, and stands beside the paper's; the next part measures whole data "
+    "sets on networks with weights, and checks and passes at the paper's batch. A repair is of the tensor of median "
+    "size, what a check takes longer when it finds a fault, in the slowest of three cases: a copy is wrong, the main "
+    "tensor is, or both."
 )

@@ -43,6 +43,11 @@ def at_the_papers_batch(context: Context) -> Iterator[Finding]:
         low, high = median_interval(shares) if passes >= MIN_BLOCKS else (None, None)
         paper, here = context.published[TIMES[name]], median(shares)
         yield Row("Fig. 17", LABELS[_NETWORK], "-", what, "%", paper, here, low, high, arm=name, **known)
+    yield (
+        f"At the paper's batch a pass of {LABELS[_NETWORK]} took {seconds:.3g} s, {1e3 * seconds / batch:.3g} ms per "
+        "image. The more an image takes in a large batch than in a small one, the more the derived shares exceed those "
+        "measured there, which leave initialisation out."
+    )
     yield context.source(
         "checks at the paper's batch",
         fault_model=f"none; random weights; {passes} passes of {batch} images, before each of them every guard's check "

@@ -274,7 +274,11 @@ def _curve(subject: Subject, attack: Targets, results: Results, taylor_scores: S
 
 
 _TEXT = (
-    "All arms meet the same faults. Faults in the weights that Aspis protects are repaired by construction, as in the "
-    "paper; the wider attack takes weights of the top 5 % by scores from half of the calibration images, which a "
-    "protected fraction of 1 % does not cover."
+    "All arms meet the same faults. *ranger*: a value outside of its bound becomes the bound (clamp), as in the paper; "
+    "*ranger zero*: it becomes 0; *known-bits*: hoplon's KnownBits restores the bits that all words of a tensor share, "
+    "bit 30 among them in small weights, and keeps no copy. Faults in the weights that Aspis protects are repaired by "
+    "construction, as in the paper; the wider attack takes weights of the top 5 % by scores from half of the "
+    "calibration images, which a protected fraction of 1 % does not cover. The arms aspis-x% are Aspis with a flat "
+    "index, which puts a struck word back from its copies; the guards as published, which repair by subtraction, were "
+    "not struck."
 )

@@ -202,4 +202,4 @@ def _limits(interval: Interval) -> str:
 
 
 def _percent(interval: Interval) -> str:
-    return f"{100 * interval.estimate:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    return f"{100 * interval.estimate:z.1f} [{100 * interval.low:z.1f}, {100 * interval.high:z.1f}]"

@@ -61,10 +61,10 @@ def rounded(value: float, width: float) -> str:
     """A value to the digits that an interval of this half-width leaves known.
 
     Example:
-        >>> rounded(0.0, 0.08), rounded(59.1, 7.2), rounded(99.99871, 0.004)
-        ('0', '59', '99.9987')
+        >>> rounded(0.0, 0.08), rounded(59.1, 7.2), rounded(99.99871, 0.004), rounded(-0.1, 5.5)
+        ('0', '59', '99.9987', '0')
     """
     if not value or not width:
         return cell(value)
     decimals = max(0, -math.floor(math.log10(width / _PART)))
-    return f"{value:,.{decimals}f}"
+    return f"{value:z,.{decimals}f}"

@@ -200,8 +200,12 @@ def _file(study: str, part: str, figure: Figure) -> str:
 
 
 def _chart(rows: Sequence[Row]) -> list[Figure]:
-    """The figures here over the published ones, those that have a unit and are not 0 in the paper; none without any."""
+    """The figures here over the published ones, those that have a unit and are not 0 in the paper; none without any.
+
+    Logarithmic axes have no place for 0, so the title says how many are left out, and how many of these hold here.
+    """
     points: dict[str, list[tuple[float, float, float, float, bool]]] = {}
+    zeros = [row for row in rows if row.paper == 0 and isinstance(row.here, int | float) and row.unit in _CHARTED]
     for row in rows:
         both = isinstance(row.paper, int | float) and isinstance(row.here, int | float)
         if both and row.paper > 0 and row.here >= 0 and row.unit in _CHARTED:  # type: ignore[operator]
@@ -211,10 +215,13 @@ def _chart(rows: Sequence[Row]) -> list[Figure]:
     every = [point for group in points.values() for point in group]
     if not every:
         return []
-    near = sum(low <= paper <= high for paper, _, low, high, _ in every)
-    hollow = sum(point[-1] for point in every)
-    title = f"Paper against here, {len(every)} published figures"
-    if hollow:
+    limited = [point for point in every if point[2] < point[3]]
+    near = sum(low <= paper <= high for paper, _, low, high, _ in limited)
+    title = f"Paper against here, {len(every)} published figures; of {len(limited)} with limits here {near} lie within"
+    if zeros:
+        met = sum(row.here == 0 or (row.low is not None and row.low <= 0) for row in zeros)
+        title += f"; {len(zeros)} that are 0 in the paper are not drawn, of which {met} hold here"
+    if any(point[-1] for point in every):
         title += "; hollow where a network stands in"
-    alt = f"Points about a diagonal: {near} of {len(every)} published figures lie within the limits found here"
+    alt = f"Points about a diagonal, {len(every)} published figures and those here"
     return [against(_CHART, title=title, alt=alt, points=points)]

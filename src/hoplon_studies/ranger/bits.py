@@ -49,8 +49,7 @@ def by_bit(
         )
         yield lines(
             f"{name}-bits",
-            title="Share of faults that fail by struck bit, without and with Ranger: the higher, the more; what "
-            "Ranger leaves fails like low bits",
+            title="Share of faults that fail by struck bit, without and with Ranger",
             alt="Lines that rise with the bit, and flat ones with Ranger, per network",
             x=[float(bit) for bit in _BITS],
             series=[Series(label, tuple(found.get(bit) for bit in _BITS)) for label, found in shares.items()],

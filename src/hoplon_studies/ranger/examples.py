@@ -21,6 +21,7 @@ from hoplon_studies.ranger.runs import FIXED32, Campaigns
 _PICTURES = 4
 _LINE = 20  # pixels of a line of a caption
 _GAP = 6
+_STEEPEST = 80.0  # degrees of a line that is drawn
 _HEIGHT = 160  # of a picture, at least, as far as whole pixels fit
 _MEANS = {"cifar10": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "cifar10-plain": ((0.0,) * 3, (1 / 255,) * 3)}
 
@@ -41,9 +42,13 @@ def pictures(context: Context) -> Iterator[Finding]:
         ("network", "struck operator", "bit", "fault-free", "faulty", "true"),
         tuple(rows),
         detail=True,
-        note="One bit of 21.10 fixed point each. Angles are in degrees, left is negative; in the frames the green line "
-        "is the fault-free angle, the red one the faulty angle.",
     )
+    if rows:
+        yield (
+            "One bit of 21.10 fixed point is flipped in each. Angles are in degrees, left is negative; in the frames "
+            "the green line is the fault-free angle, the red one the faulty angle, and beyond "
+            f"{_STEEPEST:g} degrees either is drawn at {_STEEPEST:g}."
+        )
     yield from campaigns.sources("pictures")
 
 
@@ -115,9 +120,9 @@ def _pixels(network: Network, row: int, golden: Tensor, faulty: Tensor) -> Tenso
 
 
 def _line(pixels: Tensor, degrees: float, colour: tuple[int, int, int]) -> None:
-    """Draw a line from the middle of the lower edge, upwards and to the side of an angle of at most 80 degrees."""
+    """Draw a line from the middle of the lower edge, upwards and to the side of an angle, as steep as is drawn."""
     height, width, _ = pixels.shape
-    angle = math.radians(max(-80.0, min(80.0, degrees)))
+    angle = math.radians(max(-_STEEPEST, min(_STEEPEST, degrees)))
     for distance in range(int(height * 0.8)):
         row = height - 1 - int(distance * math.cos(angle))
         column = width // 2 + int(distance * math.sin(angle))
