@@ -208,7 +208,8 @@ def verdicts(results: Path, study: str) -> int:
         used = [document["rows"][number] for number in claim["rows"]]
         assert all(row["here"] is not None for row in used), claim
         holds = _holds(claim["rule"], claim["wanted"], [_ends(row) for row in used]) if used else None
-        comparable = claim["comparable"] and not any(row["stands_for"] for row in used)
+        papers_own = not claim["place"].startswith("beside")
+        comparable = claim["comparable"] and not (papers_own and any(row["stands_for"] for row in used))
         expected = {None: "open", True: "confirmed", False: "refuted" if comparable else "not comparable"}[holds]
         assert claim["verdict"] == expected, (claim, expected)
         assert not used or claim["here"], claim
@@ -245,6 +246,14 @@ def _holds(rule: str, wanted: Sequence[float], rows: Sequence[tuple[float, float
         if any(row[1] > high or row[2] < low for row in rows):
             return False
         return True if all(low <= row[1] and row[2] <= high for row in rows) else None
+    if rule in ("fewer", "times"):
+        factors = [
+            (first[1] / second[2] if second[2] else math.inf, first[2] / second[1] if second[1] else math.inf)
+            for first, second in pairs
+        ]
+        if any(high < wanted[0] or (rule == "times" and low > wanted[0]) for low, high in factors):
+            return False
+        return True if rule == "times" or all(low >= wanted[0] for low, _ in factors) else None
     told = {
         "holds": lambda: all(low <= goal <= high for (_, low, high), goal in zip(rows, each, strict=True)),
         "equal": lambda: all(
@@ -252,7 +261,6 @@ def _holds(rule: str, wanted: Sequence[float], rows: Sequence[tuple[float, float
             for (value, _, _), goal in zip(rows, each, strict=True)
         ),
         "about": lambda: all(abs(value / goal - 1) <= 0.1 for (value, _, _), goal in zip(rows, each, strict=True)),
-        "fewer": lambda: all(first[2] >= wanted[0] * second[1] for first, second in pairs),
     }
     return told[rule]()
 

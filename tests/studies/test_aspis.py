@@ -13,11 +13,16 @@ from torch import nn
 from hoplon.errors import HoplonError
 from hoplon.program.capturing import capture
 from hoplon.program.program import Program
+from hoplon.stats.intervals import wilson
 from hoplon.zoo import ZooData, ZooModel, resolve_model
 from hoplon_studies import Profile, Row, StudyResult, profile_named, run_study, write_pages
 from hoplon_studies.aspis import overhead_charts, overheads, paper_batch, sizes, subjects
+from hoplon_studies.aspis.attacks import TWO_BITS
+from hoplon_studies.aspis.claims import headlines
+from hoplon_studies.aspis.critical import COUNTED, NEAR_ALL
 from hoplon_studies.aspis.maps import FIRST, HELD
 from hoplon_studies.aspis.study import STUDY
+from hoplon_studies.framework.claims import Evidence
 from hoplon_studies.framework.study import Published
 from tests.reference.study_figures import compared, verdicts
 from tests.support.networks import small_data, small_net
@@ -202,6 +207,21 @@ def test_the_published_run_times_are_added_times_of_microseconds_per_weight() ->
     assert "11 and 19 microseconds" in text
     assert "1.3 to 1.5 nanoseconds" in text
     assert "0.8 to 2.3 repeated layer by layer" in text
+
+
+@pytest.mark.parametrize(
+    ("beyond", "told"),
+    [(4, "then not comparable: the verdict rests on the threshold"), (9, "the same verdict")],
+)
+def test_a_verdict_says_what_another_threshold_gives(beyond: int, told: str) -> None:
+    row = Row("Fig. 13", "VGG11", "CIFAR-10", TWO_BITS, "%", why="-", arm="random", stands_for="VGG19")
+    found = [
+        replace(row, setting=setting).found(wilson(count, 300), n=300, seed=0)
+        for setting, count in ((COUNTED, 10), (NEAR_ALL, beyond))
+    ]
+    (claim,) = [one for one in headlines(Evidence(found, Published("aspis"))) if one.name == "random-vgg19"]
+    assert claim.verdict == "confirmed"
+    assert told in claim.because
 
 
 def test_what_costs_nothing_has_no_bar() -> None:

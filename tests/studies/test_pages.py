@@ -126,8 +126,11 @@ def test_a_verdict_follows_from_limits_alone() -> None:
     assert judged([some, rate(45, "none")], "unchanged") == "confirmed"
     assert judged([some, rate(70, "none")], "unchanged") == "open"
     assert judged([some, few], "unchanged") == "refuted"
-    assert judged([some, few], "fewer", 10.0) == "confirmed"
+    assert judged([many, few], "fewer", 10.0) == "confirmed"
+    assert judged([some, few], "fewer", 10.0) == "open"
     assert judged([some, few], "fewer", 34.0) == "refuted"
+    assert judged([some, few], "times", 10.0) == "confirmed"
+    assert judged([some, few], "times", 2.77) == "refuted"
     assert judged([few, some, many], "rising") == "confirmed"
     assert judged([many, some], "rising") == "refuted"
     exact = dataclasses.replace(ROW, here=0.388)
@@ -137,11 +140,11 @@ def test_a_verdict_follows_from_limits_alone() -> None:
     assert judged([exact], "about", 0.3) == "refuted"
     with pytest.raises(HoplonError, match="expected a rule of holds, at most"):
         judged([exact], "nearly", 1.0)
-    assert len(RULES) == 11
+    assert len(RULES) == 12
 
 
-def asked(rows: list[Row], evidence: Evidence) -> Claim:
-    question = Question("left", "Few are left", "IV", "0.44 %", "at most", [0.1])
+def asked(rows: list[Row], evidence: Evidence, place: str = "IV") -> Claim:
+    question = Question("left", "Few are left", place, "0.44 %", "at most", [0.1])
     return evidence.judge(question, rows, because="so", lacks="not struck")
 
 
@@ -153,6 +156,8 @@ def test_a_claim_is_open_until_its_row_is_there_and_a_stand_in_refutes_nothing()
     assert (claim.verdict, claim.rows, claim.here) == ("refuted", (1,), "5.0 [3.8, 6.5] %")
     claim = asked(evidence.found(model="ResNet"), evidence)
     assert (claim.verdict, claim.comparable) == ("not comparable", False)
+    claim = asked(evidence.found(model="ResNet"), evidence, "beside; IV")  # of this network, whose figure it is
+    assert (claim.verdict, claim.comparable) == ("refuted", True)
 
 
 def test_evidence_pairs_arms_of_one_line() -> None:

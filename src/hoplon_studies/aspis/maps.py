@@ -29,6 +29,7 @@ _MAPS = {"vgg19": ("Fig. 7", "Fig. 8"), "inception_v3": ("Fig. 9", "Fig. 10"), "
 
 FIRST = "weights of the first convolution that are among the top 1 % (Taylor)"
 EARLY = "weights of the top 1 % that lie in the first third of the convolutions"
+SAMPLED = "weights of the top 1 % that another sample of the same data also puts there"
 ELSEWHERE = "weights of the top 1 % that another data set also puts there"
 HELD = "sum of all scores that the top 1 % of the weights hold"
 
@@ -77,8 +78,7 @@ def _agreement(subject: Subject) -> Row:
     halves = {"first": torch.arange(half), "second": torch.arange(half, 2 * half)}
     parts = {name: subject.scores(places) for name, places in halves.items()}
     share = float(overlap(parts, _FRACTION)["share"][0])
-    what = "weights of the top 1 % that another sample of the same data also puts there"
-    return subject.row("section IV-A", what, here=100 * share, n=half)
+    return subject.row("section IV-A", SAMPLED, here=100 * share, n=half)
 
 
 def _elsewhere(subject: Subject, scores: Scores, context: Context) -> Row:

@@ -18,8 +18,8 @@ STUDY = Study(
     introduction=(
         "A. Schmedding, L. Yang, A. Jog and E. Smirni, *Aspis: Lightweight Neural Network Protection Against Soft "
         "Errors*. The paper strikes VGG19, Inception v3 and ResNet50 with trained weights on ImageNet and CIFAR-10; "
-        "here smaller networks on CIFAR-10, the paper's second data set, of whose results it says that they are "
-        "qualitatively the same, stand in for the first and the last, and none for Inception v3.",
+        "here smaller networks on CIFAR-10, the paper's second data set, stand in for the first and the last, and none "
+        "for Inception v3. That CIFAR-10 gives qualitatively the same results, the paper says of Fig. 13.",
         "Faults flip two or three different random bits of one float32 convolution weight, as in the paper, or bit 30 "
         "and one more, or two bits but never bit 30; they meet all images of a "
         "held-out sample that the network gets right. Scores are from calibration images, where the paper takes its "

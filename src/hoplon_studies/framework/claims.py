@@ -16,12 +16,16 @@ CONFIRMED, REFUTED, NOT_COMPARABLE, OPEN = "confirmed", "refuted", "not comparab
 _NAMED = 4  # pairs that a cell of the table of verdicts names
 VERDICTS = (  # NAME becomes that of the study
     "*Confirmed*: the limits here hold the published figure, or lie wholly on the claimed side of a bound. *Refuted*: "
-    "they exclude it. *Not comparable*: they exclude it, but networks stand in for the paper's, or the claim counts "
-    "something else. *Open*: nothing here counts it yet, or limits do not tell. Where the paper prints no figure, a "
+    "they exclude it. *Not comparable*: they exclude it, but networks stand in for the paper's, the claim counts "
+    "something else, or times are of another machine and implementation: such figures confirm or leave open, and "
+    "refute nothing. *Open*: nothing here counts it yet, or limits do not tell. Where the paper prints no figure, a "
     "criterion of this page takes its place, and is named; the *same* means that each figure lies within the other's "
-    "limits, which wide limits make easy. Claims marked *beside* are not the paper's. NAME.json names each verdict's "
-    "rule and rows."
+    "limits, which wide limits make easy. *A → B* are the two figures of a pair, in the order that the reason names. "
+    "Claims marked *beside* are not the paper's but of the networks here, and are judged like any other. NAME.json "
+    "names each verdict's rule and rows."
 )
+BESIDE = "beside"
+"""How the place of a claim begins that the paper does not make: nothing stands in for what it is about."""
 
 
 @final
@@ -32,7 +36,7 @@ class Claim:
     Attributes:
         name: short and its own, for tests and links.
         text: the claim.
-        place: where the paper makes it: "IV-C".
+        place: where the paper makes it: "IV-C"; "beside" where it does not.
         paper: its figures, as printed.
         here: the figures here, with limits; empty where there are none.
         verdict: one of confirmed, refuted, not comparable and open.
@@ -40,7 +44,8 @@ class Claim:
         rule: the name of a rule of :data:`RULES`; empty where no rule was needed.
         wanted: the published figures that the rule takes.
         rows: places of the rows that the rule takes, in the study's list of rows.
-        comparable: False where a network stands in or the rows count something else: they cannot refute the claim.
+        comparable: False where a network stands in, the rows count something else, or times are another machine's:
+            they cannot refute the claim.
     """
 
     name: str
@@ -116,12 +121,14 @@ class Evidence:
             because: the reason; called once there are rows.
             lacks: why the claim is open as long as there are none.
             shown: rows as figures; all of them, with limits, by default.
-            comparable: False where the rows count something else than the claim, so that they cannot refute it.
+            comparable: False where the rows count something else than the claim, or times of another machine, so that
+                they cannot refute it.
         """
         said = (question.name, question.text, question.place, question.paper)
         if not rows:
             return Claim(*said, "", OPEN, lacks, question.rule, tuple(question.wanted))
-        comparable = comparable and not any(row.stands_for for row in rows)
+        stands_in = any(row.stands_for for row in rows) and not question.place.startswith(BESIDE)
+        comparable = comparable and not stands_in
         verdict = verdict_of(question.rule, question.wanted, rows, comparable=comparable)
         reason = because if isinstance(because, str) else because()
         places = {id(row): number for number, row in enumerate(self.rows)}
@@ -256,9 +263,18 @@ def _unchanged(wanted: Sequence[float], rows: Sequence[Row]) -> bool | None:
     return True if all(held) else None
 
 
-def _fewer(wanted: Sequence[float], rows: Sequence[Row]) -> bool:
-    """The second of every pair is lower by the published factor, as far as their limits go."""
-    return all(_ends(first)[1] >= wanted[0] * _ends(second)[0] for first, second in _pairs(rows))
+def _fewer(wanted: Sequence[float], rows: Sequence[Row]) -> bool | None:
+    """In every pair the second is lower by the published factor at least; None where opposite limits do not tell."""
+    pairs = [(_ends(first), _ends(second)) for first, second in _pairs(rows)]
+    if any(first[1] < wanted[0] * second[0] for first, second in pairs):
+        return False
+    return True if all(first[0] >= wanted[0] * second[1] for first, second in pairs) else None
+
+
+def _times(wanted: Sequence[float], rows: Sequence[Row]) -> bool:
+    """In every pair opposite limits hold the published factor between the first and the second."""
+    pairs = [(_ends(first), _ends(second)) for first, second in _pairs(rows)]
+    return all(one[0] <= wanted[0] * two[1] and one[1] >= wanted[0] * two[0] for one, two in pairs)
 
 
 def _rising(wanted: Sequence[float], rows: Sequence[Row]) -> bool | None:
@@ -286,6 +302,7 @@ RULES: Mapping[str, Callable[[Sequence[float], Sequence[Row]], bool | None]] = {
     "lower": _lower,
     "unchanged": _unchanged,
     "fewer": _fewer,
+    "times": _times,
     "rising": _rising,
 }
 """Rules by name, each a function of published figures and rows: True, False, or None where it cannot be told."""

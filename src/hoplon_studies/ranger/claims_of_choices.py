@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from hoplon_studies.framework.claims import (
+    BESIDE,
     CONFIRMED,
     REFUTED,
     Claim,
     Evidence,
     Question,
     compared,
+    from_to,
     listed,
     spans,
     verdict_of,
@@ -39,18 +41,16 @@ def _percentiles(evidence: Evidence) -> Iterator[Claim]:
     arms = ("none", "100 %", "99.9 % of values", "99 % of values", "98 % of values")
     rates = {row.arm: row for row in evidence.found(where="Fig. 10", what=MEAN, arm=arms)}
     errors = {row.arm: row for row in evidence.found(where="Table IV", what="RMSE", arm=arms)}
+    pair = [rates[arm] for arm in arms[1:3] if arm in rates]
     yield evidence.judge(
-        Question(
-            "percentiles",
-            "Bounds at the percentile of 99.9 % leave at most so many",
-            "V-A",
-            "49.49 % → 2.9 %",
-            "at most",
-            [2.9],
+        Question("percentiles", "Tighter bounds leave fewer failures", "V-A, Fig. 10", "4.49 % → 2.9 %", "lower"),
+        pair if len(pair) == 2 else [],
+        because=lambda: (
+            "bounds at the extremes, then at the percentile of 99.9 %, of values; "
+            + ", ".join(f"{arm}: {here(rates[arm])}" for arm in (arms[0], arms[3]) if arm in rates)
         ),
-        [rates[arms[2]]] if arms[2] in rates else [],
-        because=lambda: f"from {here(rates['none'])} without bounds, {here(rates['100 %'])} at the extremes",
         lacks="Dave in degrees has not been struck",
+        shown=from_to,
     )
     known = [errors[arm] for arm in arms[1:] if arm in errors]
     yield evidence.judge(
@@ -70,18 +70,17 @@ def _percentiles(evidence: Evidence) -> Iterator[Claim]:
 
 
 def _replacements(evidence: Evidence) -> Iterator[Claim]:
-    for name, model, text in (
-        ("zero", FIXED32, "Faults fail less if what exceeds its bound becomes the bound, not 0"),
-        ("zero-weights", WEIGHTS, "... and where a weight is wrong, which the paper leaves out"),
+    for name, model, text, place in (
+        ("zero", FIXED32, "Faults fail less if what exceeds its bound becomes the bound, not 0", f"{BESIDE}; V-B"),
+        ("zero-weights", WEIGHTS, "... and where a weight is wrong, which the paper leaves out", BESIDE),
     ):
         pairs = evidence.arms("zero", "clamp", where="section V-B", what=("top-1", MEAN), setting=model.setting)
         yield evidence.judge(
-            Question(name, text, "V-B", "0 rejected, for accuracy", "lower", ()),
+            Question(name, text, place, "0 rejected, for accuracy", "lower", ()),
             pairs,
             because=_also(pairs),
             lacks=f"no policy was struck ({model.key})",
             shown=compared,
-            comparable=model is FIXED32,
         )
     targeted = evidence.found(where="section V-B", what=MISREAD, arm="zero")
     yield evidence.judge(
