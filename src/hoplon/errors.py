@@ -389,6 +389,8 @@ def _instance(kind: type) -> _Fit:
 
 
 def _integer(value: Any) -> int:
+    if type(value) is int and -_INT64 <= value < _INT64:  # nearly always
+        return value
     if isinstance(value, bool) or not isinstance(value, Integral) or not -_INT64 <= int(value) < _INT64:
         raise _Misfit
     return int(value)

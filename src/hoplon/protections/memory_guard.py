@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, final
@@ -23,6 +24,7 @@ _version_of = attrgetter("_version")
 _BURST_WORDS = 1024  # a change of most words of one storage of fewer may be one burst
 _FEW_WORDS = 16  # so may one of most words of several storages that have fewer in all
 _NAMED = 5  # storages beside the first one in a message
+_as_is = nullcontext[None]()
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,12 @@ class GuardReport:
             self.mitigated + other.mitigated,
             max((bound for bound in (self.latency, other.latency) if bound is not None), default=None),
         )
+
+
+@functools.lru_cache(maxsize=1024)
+def nothing_found(checked: int) -> GuardReport:
+    """The report of a check of so many words, all of them right."""
+    return GuardReport(checked)
 
 
 class Guard(ABC):
@@ -194,7 +202,7 @@ class StorageGuard(Guard, Generic[_Suspect]):
 
     @override
     def check(self, *, turn: int = 0, turns: int = 1) -> GuardReport:
-        with torch.inference_mode():
+        with inference():
             versions = self._counters.read()  # before the look: what is written meanwhile is written after it
             report, suspects = self._suspects(turn, turns)
             if suspects:
@@ -268,6 +276,12 @@ def check_all(guards: Sequence[Guard], *, turn: int = 0, turns: int = 1) -> list
     return reports
 
 
+def inference() -> AbstractContextManager[Any]:
+    """Inference mode; to enter it where it is on already takes as long as a small check."""
+    return _as_is if torch.is_inference_mode_enabled() else torch.inference_mode()
+
+
+@functools.lru_cache(maxsize=1024, typed=True)
 @checked
 def of_turn(count: int, turn: int, turns: int) -> range:
     """Return those of ``count`` consecutive pieces that belong to a turn; turns differ by one piece at most.

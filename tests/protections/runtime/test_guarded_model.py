@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -249,6 +250,23 @@ def _update(model: nn.Module) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.125)
+
+
+@pytest.mark.parametrize("kind", ["parity", "aspis"])
+def test_a_check_that_finds_nothing_makes_few_calls(kind: str) -> None:
+    model = net()
+    scores = Scores({name: tensor.detach().abs() for name, tensor in model.named_parameters()})
+    guarded = hp.guard(model, [hp.Parity() if kind == "parity" else Aspis(scores, 0.1)], end_to_end=True)
+    calls = []
+    guarded.monitor.check_due()
+    guarded.monitor.check_due()
+    sys.setprofile(lambda frame, event, argument: calls.append(event))
+    try:
+        guarded.monitor.check_due()
+    finally:
+        sys.setprofile(None)
+    assert calls.count("call") < 60
+    assert calls.count("c_call") < 60
 
 
 def test_updated_weights_are_refused_and_left_alone_until_refreshed() -> None:

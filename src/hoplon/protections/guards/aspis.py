@@ -26,7 +26,7 @@ from hoplon.protections.guards.replicas import (
     spanned,
     triplicated,
 )
-from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard, change
+from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard, change, nothing_found
 from hoplon.registry import register
 
 
@@ -216,7 +216,7 @@ class AspisGuard(StorageGuard[list[Chunk]]):
             chunks, copies = triplicated(chosen)
             self._chunks += chunks
             self._copies |= copies
-        self._batches: dict[tuple[int, int], list[ChunkBatch]] = {}
+        self._batches: dict[tuple[int, int], tuple[list[ChunkBatch], int]] = {}
 
     @property
     def copies(self) -> Mapping[str, Tensor]:
@@ -231,8 +231,9 @@ class AspisGuard(StorageGuard[list[Chunk]]):
     @override
     def _suspects(self, turn: int, turns: int) -> tuple[GuardReport, dict[str, list[Chunk]]]:
         if (turn, turns) not in self._batches:
-            self._batches[turn, turns] = chunk_batches(of_turn_by_size(self._chunks, len, turn, turns))
-        batches = self._batches[turn, turns]
+            batches = chunk_batches(of_turn_by_size(self._chunks, len, turn, turns))
+            self._batches[turn, turns] = batches, sum(map(len, batches))
+        batches, words = self._batches[turn, turns]
         suspects: dict[str, list[Chunk]] = {}
         for batch in batches:
             if not batch.is_intact():
@@ -241,7 +242,7 @@ class AspisGuard(StorageGuard[list[Chunk]]):
                     suspects.setdefault(chunk.name, []).append(chunk)
                 if not chunks:
                     batch.take_for_right()
-        return GuardReport(sum(len(batch) for batch in batches)), suspects
+        return nothing_found(words), suspects
 
     @override
     def _changes(self, suspects: Mapping[str, list[Chunk]]) -> dict[str, Change]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import final
 
@@ -19,6 +20,7 @@ from hoplon.protections.guards.memory.writing import write_at
 from hoplon.protections.guards.voting import agree, copy_of, unlike_both, vote_
 
 _CHUNK_WORDS = 1 << 12  # an index of so many entries has sums of its own
+_SMALL_WORDS = 1 << 12  # there is memory to gather so many into
 _BATCH_WORDS = 1 << 18  # gathered into caches and compared there
 _LAUNCHED_WORDS = 1 << 22  # elsewhere, the launch of an operator is what costs
 
@@ -105,50 +107,66 @@ class ChunkBatch:
             done += count
         self._lead = self._first.data_ptr() % 8 // self._first.itemsize
         self._copies = in_wide(self._first.view(-1)), in_wide(self._second.view(-1))
-        self._known: list[int] | None = None
+        self._known: Tensor | None = None
+        self._total = 0
+        self._small = self._prepared() if len(self) <= _SMALL_WORDS and _gathers_by_int32() else None
 
     def __len__(self) -> int:
         return self._first.numel()
 
     def is_intact(self) -> bool:
         """Return True if index, words and copies are as they were when each chunk was last found right by itself."""
-        powers = self._sums.view(-1, 3).sum(0).tolist()
-        if powers != self._known:
-            return False
-        if not self._places_add_up(powers[0]):
+        if self._known is None or not torch.equal(self._sums, self._known) or not self._places_add_up():
             return False
         try:
-            live = self._gathered()
+            parts = self._gathered()
         except (IndexError, RuntimeError):
             return False
-        parts = in_wide(live)
         return all(torch.equal(now, then) for copy in self._copies for now, then in zip(parts, copy, strict=True))
 
     def take_for_right(self) -> None:
         """Record that each chunk by itself has been found right, or mended."""
-        self._known = self._sums.view(-1, 3).sum(0).tolist()
+        self._known = copy_of(self._sums)
+        self._total = int(self._sums.view(-1, 3)[:, 0].sum())
 
-    def _places_add_up(self, total: int) -> bool:
+    def _places_add_up(self) -> bool:
         """Return True if no single place is wrong."""
         if self._index.device.type == "cpu":
             # In their own width: two wrong signs cancel, but are found as soon as words are gathered by them.
-            return (int(self._index.sum(dtype=self._index.dtype)) - total) % (1 << 8 * self._index.itemsize) == 0
-        checks = [self._index.sum(dtype=torch.int64) == total]
+            return (int(self._index.sum(dtype=self._index.dtype)) - self._total) % (1 << 8 * self._index.itemsize) == 0
+        checks = [self._index.sum(dtype=torch.int64) == self._total]
         for words, where in self._gathers:  # a place out of range would end the process there
             low, high = self._index[where].aminmax()
             checks.append((low >= 0) & (high < len(words)))
         return bool(torch.stack(checks).all())
 
-    def _gathered(self) -> Tensor:
-        """The words as they are now, as one row, aligned like their copies."""
-        row = torch.empty(self._lead + len(self), dtype=self._first.dtype, device=self._first.device)[self._lead :]
-        live = row.view(self._first.shape)
+    def _gathered(self) -> list[Tensor]:
+        """The words as they are now, cut like their copies."""
+        if self._small is not None:
+            parts, gathers = self._small
+            for gather in gathers:
+                gather()
+            return parts
+        row, live = self._empty()
         for words, where in self._gathers:
             if words.dim() == 1:
                 _gather(words, self._index[where], live[where])
             else:
                 torch.index_select(words, 0, self._index[where], out=live[where])
-        return row
+        return in_wide(row)
+
+    def _prepared(self) -> tuple[list[Tensor], list[Callable[[], Tensor]]]:
+        """The same of few words, which take less time than to make the views of them: those are made once."""
+        row, live = self._empty()
+        return in_wide(row), [
+            partial(torch.gather if words.dim() == 1 else torch.index_select, words, 0, self._index[at], out=live[at])
+            for words, at in self._gathers
+        ]
+
+    def _empty(self) -> tuple[Tensor, Tensor]:
+        """Memory for the words as one row, aligned like their copies; and in the shape of these."""
+        row = torch.empty(self._lead + len(self), dtype=self._first.dtype, device=self._first.device)[self._lead :]
+        return row, row.view(self._first.shape)
 
 
 def _padded(rows: Tensor) -> Tensor:

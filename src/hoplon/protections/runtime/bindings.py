@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any, TypeVar, final
+from collections.abc import Callable, Collection, Sequence
+from operator import attrgetter, is_
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,14 @@ from hoplon.program.memory import StoredWords, named_with_share
 from hoplon.program.words import without_covered
 from hoplon.protections.memory_guard import of_turn
 
-_Item = TypeVar("_Item")
+_READS: tuple[Callable[[Tensor], Any], ...] = (
+    attrgetter("device", "dtype"),
+    Tensor.size,
+    Tensor.stride,
+    Tensor.data_ptr,
+)
+_Form = list[list[Any]]
+_Other = tuple["_Table", str, nn.Module | None]
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
@@ -66,8 +73,7 @@ def written_in_training(module: nn.Module) -> list[str]:
     ]
 
 
-@dataclass(frozen=True, eq=False)
-class _Table:
+class _Table(NamedTuple):
     """One of the tables of one module: its parameters, buffers or children."""
 
     path: str
@@ -75,14 +81,13 @@ class _Table:
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class _Row:
+class _Row(NamedTuple):
     """A tensor where it was found, and what it was (:func:`_form_of`)."""
 
     table: _Table
     key: str
     tensor: Tensor
-    form: tuple[object, ...]
+    form: _Form
 
     @property
     def name(self) -> str:
@@ -96,7 +101,8 @@ class Bindings:
     def __init__(self, root: nn.Module, leave_out: Collection[str] = ()) -> None:
         self._tables: list[_Table] = []
         self._rows: list[_Row] = []
-        self._others: list[tuple[_Table, str, nn.Module | None]] = []
+        self._others: list[_Other] = []
+        self._slices: dict[tuple[int, int], _Slice] = {}
         for path, module in root.named_modules():
             prefix = f"{path}." if path else ""
             for held in (module._parameters, module._buffers):
@@ -105,7 +111,7 @@ class Bindings:
                     if tensor is None:
                         self._others.append((table, key, None))
                     elif prefix + key not in leave_out:
-                        self._rows.append(_Row(table, key, tensor, _form_of(tensor)))
+                        self._rows.append(_Row(table, key, tensor, _form_of([tensor])))
             children = self._table(prefix, module._modules)
             self._others += [(children, key, child) for key, child in module._modules.items()]
 
@@ -123,17 +129,16 @@ class Bindings:
         Raises:
             HoplonError: names the tensor and what became of it.
         """
-        for table in self._slice(self._tables, turn, turns):
-            if len(table.held) != len(table.names):
-                _refuse(_change_of_names(table))
-        for table, key, child in self._slice(self._others, turn, turns):
-            if table.held.get(key) is not child:
-                name = f"{table.path}{key}"
-                _refuse(f"{name}, which was not there" if child is None else f"another module as {name}")
-        for row in self._slice(self._rows, turn, turns):
-            now = row.table.held.get(row.key)
-            if now is not row.tensor or _form_of(now) != row.form:
-                _refuse(_change_of(row, now))
+        if (turn, turns) not in self._slices:
+            tables, others, rows = (
+                slice(part.start, part.stop)
+                for count in (len(self._tables), len(self._others), len(self._rows))
+                for part in [of_turn(count, turn, turns)]
+            )
+            self._slices[turn, turns] = _Slice(self._tables[tables], self._others[others], self._rows[rows])
+        portion = self._slices[turn, turns]
+        if not portion.is_same():
+            portion.refuse()
 
     def same(self) -> bool:
         """Return True if :meth:`require_same` has nothing to refuse."""
@@ -143,10 +148,40 @@ class Bindings:
             return False
         return True
 
-    @staticmethod
-    def _slice(items: list[_Item], turn: int, turns: int) -> list[_Item]:
-        chosen = of_turn(len(items), turn, turns)
-        return items[chosen.start : chosen.stop]
+
+@final
+class _Slice:
+    """Some tables of modules and some of what they held, compared in few calls: small models are checked often."""
+
+    def __init__(self, tables: list[_Table], others: list[_Other], rows: list[_Row]) -> None:
+        self._tables, self._others, self._rows = tables, others, rows
+        self._held = [table.held for table in tables]
+        self._counts = [len(table.names) for table in tables]
+        self._known = [child for *_, child in others] + [row.tensor for row in rows]
+        self._where = [table.held for table, *_ in others] + [row.table.held for row in rows]
+        self._keys = [key for _, key, _ in others] + [row.key for row in rows]
+        self._tensors = [row.tensor for row in rows]
+        self._form = [[row.form[number][0] for row in rows] for number in range(len(_READS))]
+
+    def is_same(self) -> bool:
+        return (
+            list(map(len, self._held)) == self._counts
+            and all(map(is_, map(dict.get, self._where, self._keys), self._known))
+            and _form_of(self._tensors) == self._form
+        )
+
+    def refuse(self) -> None:
+        for table in self._tables:
+            if len(table.held) != len(table.names):
+                _refuse(_change_of_names(table))
+        for table, key, child in self._others:
+            if table.held.get(key) is not child:
+                name = f"{table.path}{key}"
+                _refuse(f"{name}, which was not there" if child is None else f"another module as {name}")
+        for row in self._rows:
+            now = row.table.held.get(row.key)
+            if now is not row.tensor or _form_of([now]) != row.form:
+                _refuse(_change_of(row, now))
 
 
 def _refuse(got: str) -> None:
@@ -163,18 +198,18 @@ def _change_of_names(table: _Table) -> str:
     return f"no {table.path}{next(key for key in table.names if key not in table.held)}"
 
 
-def _form_of(tensor: Tensor) -> tuple[object, ...]:
-    return tensor.device, tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.data_ptr()
+def _form_of(tensors: Sequence[Tensor]) -> _Form:
+    return [list(map(read, tensors)) for read in _READS]
 
 
 def _change_of(row: _Row, now: Tensor | None) -> str:
     if now is None:
         return f"no {row.name}"
-    device, dtype, shape, *_ = row.form
+    (device, dtype), shape = row.form[0][0], row.form[1][0]
     if now.device != device:
         return f"{row.name} on {now.device} where it was on {device}"
     if now.dtype != dtype:
         return f"{row.name} cast from {dtype} to {now.dtype}"
     if tuple(now.shape) != shape:
-        return f"{row.name} of shape {tuple(now.shape)} where it was of {shape}"
+        return f"{row.name} of shape {tuple(now.shape)} where it was of {tuple(shape)}"
     return f"another tensor as {row.name}"

@@ -203,18 +203,7 @@ class GuardMonitor:
             HoplonError: a tensor was replaced since the guards were armed, so that they watch memory nobody reads.
             StaleGuardError: the memory looks updated, not hit.
         """
-        with self._lock, self._threads():
-            armed = self.armed
-            if self._bindings is None or not armed:
-                self.report = GuardReport()
-                return self.report
-            self._bindings.require_same(turn=turn, turns=turns)
-            reports = check_all([guard for _, guard in armed], turn=turn, turns=turns)
-            for (label, _), report in zip(armed, reports, strict=True):
-                if report.detected:
-                    self._note(GuardEvent(time.time(), self.forwards, label, report))
-            self.report = replace(sum(reports, GuardReport()), latency=self.when.latency)
-            return self.report
+        return self._check(turn, turns)
 
     @_uncompiled
     def check_due(self) -> GuardReport | None:
@@ -231,7 +220,9 @@ class GuardMonitor:
             report = None
             if due is not None:
                 turn, turns = due
-                report = self.require_correct(self.check(turn=turn, turns=turns))
+                report = self._check(turn, turns)
+                if report.uncorrectable:
+                    self.require_correct(report)
             self.forwards += 1
             return report
 
@@ -252,9 +243,29 @@ class GuardMonitor:
         self._lock = threading.RLock()
         self._threads = one_thread
 
+    def _check(self, turn: int, turns: int) -> GuardReport:
+        with self._lock, self._threads():
+            armed = self.armed
+            if self._bindings is None or not armed:
+                self.report = GuardReport()
+                return self.report
+            self._bindings.require_same(turn=turn, turns=turns)
+            reports = check_all([guard for _, guard in armed], turn=turn, turns=turns)
+            self.report = _together(tuple(reports), self.when.latency)
+            if self.report.detected:
+                for (label, _), report in zip(armed, reports, strict=True):
+                    if report.detected:
+                        self._note(GuardEvent(time.time(), self.forwards, label, report))
+            return self.report
+
     def _note(self, event: GuardEvent) -> None:
         self.events.append(event)
         _LOG.log(logging.ERROR if event.report.uncorrectable else logging.WARNING, "%s", event)
+
+
+@functools.lru_cache(maxsize=64)
+def _together(reports: tuple[GuardReport, ...], latency: int | None) -> GuardReport:
+    return replace(sum(reports, GuardReport()), latency=latency)
 
 
 _monitors: WeakSet[GuardMonitor] = WeakSet()

@@ -17,6 +17,7 @@ WORD = 8  # bytes
 _MOST_COLUMNS = 4096  # of a block: 32 KiB
 _ABREAST = 2  # groups side by side in large memory
 _IN_PLACE = 65_536  # bytes: runs from here on are checked where they lie, smaller ones are packed for each check
+_AT_ONCE = 1 << 16  # words added up in one go
 _LANES = 8  # columns come in multiples of so many: 64 bytes
 _STRIP = range(19, 26)  # rows added up in one go: more are slower, as each lies on a page of its own
 
@@ -50,38 +51,56 @@ class WordMatrix:
         self._gaps = any(run.gaps for run in self.runs)
         self._bytes = [bytes_of(span) for span in spans]
         self._live = None if packed else self._shaped(bytes_of(self.runs))
+        size = rows * self.width * WORD
+        self._fill = torch.zeros(size - self._starts[-1], dtype=torch.uint8, device=self._bytes[0].device)
+        self._copy: Tensor | None = None
+        if packed and size <= _IN_PLACE:
+            with torch.inference_mode(False):
+                self._copy = self._fill.new_zeros(size)
+            self._live = self._shaped(self._copy)
 
     @property
-    def packed(self) -> bool:
-        """True if :meth:`words` makes a copy."""
+    def moves(self) -> bool:
+        """True if :meth:`words` are in another place each time."""
         return self._live is None
 
     def words(self) -> Tensor:
         """All words: int64, shape ``(units, rows, width / units)``.
 
-        Live memory unless :attr:`packed`; then zeros fill the end.
+        Live memory, or a copy as it is now, with zeros at the end.
         """
-        if self._live is not None:
-            return self._live
-        pieces = [run.read() for run in self.runs] if self._gaps else self._bytes
-        missing = self.rows * self.width * WORD - self._starts[-1]
-        filled = [*pieces, torch.zeros(missing, dtype=torch.uint8, device=pieces[0].device)]
-        return self._shaped(torch.cat(filled))
+        if self._live is None or self._copy is not None:
+            pieces = [run.read() for run in self.runs] if self._gaps else self._bytes
+            filled = torch.cat([*pieces, self._fill], out=self._copy)
+            return self._shaped(filled) if self._live is None else self._live
+        return self._live
 
-    def strips(self, words: Tensor, columns: range) -> list[Tensor]:
-        """Consecutive columns of the :meth:`words` as they are added up, over axis 2, then 1: views.
+    def parts(self, words: Tensor, columns: range) -> list[Tensor]:
+        """Consecutive columns of the :meth:`words` as they are added up; columns of part of a unit by themselves.
 
         Returns:
-            Of shape ``(units, strips, rows, n)``; columns of part of a unit by themselves.
+            Views; on the CPU each of one unit: of shape ``(rows, n)``, or ``(strips, rows, n)`` where it is large, and
+            sums of strips stay in the cache; elsewhere of shape ``(units, strips, rows, n)``.
         """
-        strip = words.view(self.units, -1, _strip(self.rows), words.shape[2])
-        wide = self.width // self.units
+        wide = words.shape[2]
+        if words.device.type == "cpu":
+            begins = range(0, self.width, wide)
+            found = [
+                unit[:, max(columns.start - begin, 0) : columns.stop - begin]
+                for unit, begin in zip(words.unbind(0), begins, strict=True)
+                if columns.start < begin + wide and begin < columns.stop
+            ]
+            return [part if part.numel() <= _AT_ONCE else self._strips(part) for part in found]
         (first, start), (last, stop) = divmod(columns.start, wide), divmod(columns.stop, wide)
         if first == last:
-            return [strip[first : first + 1, ..., start:stop]]
+            return [self._strips(words[first : first + 1, :, start:stop])]
         whole = first + (start > 0)
-        parts = [strip[first:whole, ..., start:], strip[whole:last], strip[last : last + 1, ..., :stop]]
-        return [part for part in parts if part.numel()]
+        parts = [words[first:whole, :, start:], words[whole:last], words[last : last + 1, :, :stop]]
+        return [self._strips(part) for part in parts if part.numel()]
+
+    def _strips(self, part: Tensor) -> Tensor:
+        *before, rows, columns = part.shape
+        return part.view(*before, -1, _strip(rows), columns)
 
     def group(self, words: Tensor, group: int) -> Tensor:
         """The blocks of one group of the :meth:`words`, shape ``(rows, columns)``."""

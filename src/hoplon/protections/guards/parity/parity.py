@@ -16,7 +16,16 @@ from hoplon.protections.guards.parity.diagnosis import Diagnosis, diagnose
 from hoplon.protections.guards.parity.extents import runs_of
 from hoplon.protections.guards.parity.matrix import matrices_of
 from hoplon.protections.guards.parity.rows import Group, ParityRows
-from hoplon.protections.memory_guard import Counters, Guard, GuardReport, ReadOnlyMemory, change, of_turn
+from hoplon.protections.memory_guard import (
+    Counters,
+    Guard,
+    GuardReport,
+    ReadOnlyMemory,
+    change,
+    inference,
+    nothing_found,
+    of_turn,
+)
 from hoplon.registry import register
 
 
@@ -200,12 +209,12 @@ class ParityGuard(Guard):
             In words of memory, and of parity and sums; where blocks cannot be repaired, these count instead.
         """
         checked = len(of_turn(self._words, turn, turns))
-        with torch.inference_mode():
+        with inference():
             versions = self._counters.read()
             if all(part.is_intact(turn, turns) for part in self.parts):
                 if turns == 1:
                     self._counters.note(versions)
-                return GuardReport(checked)
+                return nothing_found(checked)
             findings = self._examine()
             self._counters.require_no_update(
                 {name: change(_distinct(found), self._counts[name]) for name, found in findings.doubtful().items()}

@@ -75,30 +75,42 @@ class ParityRows:
     def _plan(self, turn: int, turns: int) -> Callable[[], bool]:
         """The comparison of a slice, its views made once: a check takes little longer than reading the memory."""
         ends = of_turn(WORD * sum(matrix.rows * matrix.width for matrix in self.matrices), turn, turns)
-        live: list[tuple[Tensor, Tensor]] = []
-        packed: list[tuple[WordMatrix, range, Tensor]] = []
+        pairs: list[tuple[Tensor, Tensor]] = []
+        still: list[Callable[[], Tensor]] = []
+        moving: list[tuple[WordMatrix, range, Sequence[Tensor]]] = []
         begin = offset = 0
         for matrix in self.matrices:
             columns = range(_column(matrix, ends.start - begin), _column(matrix, ends.stop - begin))
             if columns:
                 row = self.parity[offset + columns.start : offset + columns.stop]
-                if matrix.packed:
-                    packed.append((matrix, columns, row))
+                parts = matrix.parts(matrix.words(), columns)
+                rows = row.split([part.numel() // matrix.rows for part in parts])
+                if matrix.moves:
+                    moving.append((matrix, columns, rows))
                 else:
-                    live += _strips_and_parity(matrix, columns, row)
+                    still.append(matrix.words)
+                    pairs += zip(parts, rows, strict=True)
             begin += WORD * matrix.rows * matrix.width
             offset += matrix.width
         entries = of_turn(len(self.sums[0]), turn, turns)
         one, other = (sums[entries.start : entries.stop] for sums in self.sums)
 
         def intact() -> bool:
-            pairs = live + [pair for entry in packed for pair in _strips_and_parity(*entry)]
+            for words in still:
+                words()
+            found = pairs
+            for matrix, columns, rows in moving:
+                found = [*found, *zip(matrix.parts(matrix.words(), columns), rows, strict=True)]
             if one.device.type == "cpu":
-                added_up = all(torch.equal(strips.sum(2).sum(1).view(-1), row) for strips, row in pairs)
-            else:  # wait for the device once
-                totals = [strips.sum(2).sum(1).view(-1) for strips, _ in pairs]
-                added_up = not pairs or torch.equal(torch.cat(totals), torch.cat([row for _, row in pairs]))
-            return added_up and torch.equal(one, other)
+                for part, row in found:
+                    total = part.sum(-2)
+                    if not torch.equal(total.sum(-2) if total.dim() > 1 else total, row):
+                        return False
+            elif found:  # wait for the device once
+                totals = [part.sum(-2).sum(-2).view(-1) for part, _ in found]
+                if not torch.equal(torch.cat(totals), torch.cat([row for _, row in found])):
+                    return False
+            return torch.equal(one, other)
 
         return intact
 
@@ -147,12 +159,6 @@ class ParityRows:
             for group in groups:
                 if group.matrix is matrix:
                     yield group, matrix.group(words, group.number)
-
-
-def _strips_and_parity(matrix: WordMatrix, columns: range, parity: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Strips of some columns (:meth:`WordMatrix.strips`), each with what it is to add up to."""
-    strips = matrix.strips(matrix.words(), columns)
-    return list(zip(strips, parity.split([part.shape[0] * part.shape[3] for part in strips]), strict=True))
 
 
 def _column(matrix: WordMatrix, position: int) -> int:
