@@ -34,6 +34,7 @@ import hoplon as hp
 from hoplon.injection.golden_run import GoldenRun
 from hoplon.injection.injector import Injector
 from hoplon.protections.base import Overlay, overlay
+from hoplon.protections.guards.memory.arena import lay_end_to_end
 from hoplon.stats.intervals import wilson
 from hoplon.zoo import resolve_data, resolve_model
 
@@ -156,6 +157,7 @@ def cost(name: str, options: argparse.Namespace) -> Cost:
     """A check beside a sum of the same memory and a forward pass, in turns."""
     found = resolve_model(name, seed=options.seed)
     module, x = found.module, found.example[:1]
+    lay_end_to_end(module)  # as harden() hands modules out
     memory = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     guard = hp.KnownBits().arm(memory)
     rows = [_wide(tensor.detach()) for tensor in memory.values() if tensor.numel()]

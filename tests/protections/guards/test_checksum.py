@@ -11,6 +11,8 @@ from torch import Tensor
 
 import hoplon as hp
 from hoplon.formats import equal_bits, integer_view
+from hoplon.protections.guards.baselines import checksum
+from hoplon.protections.guards.memory.arena import end_to_end
 from hoplon.protections.memory_guard import GuardReport
 
 
@@ -35,8 +37,16 @@ def flip(tensor: Tensor, element: int, bit: int) -> None:
     )
 
 
-def test_every_flip_of_a_top_byte_is_flagged_and_no_other() -> None:
+@pytest.mark.parametrize("by_product", [True, False])
+@pytest.mark.parametrize("laid_out", [True, False])
+def test_every_flip_of_a_top_byte_is_flagged_and_no_other(
+    laid_out: bool, by_product: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not by_product:
+        monkeypatch.setattr(checksum, "_multiplies_bytes", lambda: False)
     live = memory()
+    if laid_out:
+        live = dict(zip(live, end_to_end(list(live.values())), strict=True))
     guard = hp.guards.Checksum(group=64).arm(live)
     groups = {name: -(-tensor.numel() // 64) for name, tensor in live.items()}
     assert guard.check() == GuardReport(sum(groups.values()))
@@ -51,6 +61,14 @@ def test_every_flip_of_a_top_byte_is_flagged_and_no_other() -> None:
             assert (report.uncorrectable, report.where) == (int(found), (name,) if found else ()), (name, bit)
             flip(tensor, tensor.numel() - 1, bit)
         assert equal_bits(tensor, wanted)
+
+
+def test_a_check_that_finds_nothing_looks_at_no_storage_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    live = memory() | {"second": torch.randn(40, 30), "counts": torch.arange(3)}
+    guard = hp.guards.Checksum(group=64).arm(dict(zip(live, end_to_end(list(live.values())), strict=True)))
+    monkeypatch.setattr(guard, "_wrong", lambda name: pytest.fail(name))
+    assert [guard.check(turn=turn, turns=2).detected for turn in range(2)] == [0, 0]
+    assert not guard.check().detected
 
 
 def test_two_random_flips_in_one_group_are_missed_as_often_as_stated() -> None:

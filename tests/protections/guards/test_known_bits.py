@@ -10,6 +10,7 @@ from torch import Tensor
 
 import hoplon as hp
 from hoplon.formats import integer_view
+from hoplon.protections.guards.memory.arena import end_to_end
 from hoplon.protections.memory_guard import GuardReport
 from tests.support.oracles import assert_same, snapshot
 
@@ -71,6 +72,19 @@ def test_every_flip_of_a_known_bit_is_repaired_and_others_are_left_alone(dtype: 
             assert report == GuardReport(15), (element, bit)
             flip(live["w"], element, bit)
         assert_same(live, wanted)
+
+
+@pytest.mark.parametrize("block", [None, 7])
+def test_storages_that_lie_end_to_end_are_told_apart(block: int | None) -> None:
+    tensors = memory()
+    live = dict(zip(tensors, end_to_end(list(tensors.values())), strict=True))
+    guard, wanted = hp.KnownBits(block=block).arm(live), snapshot(live)
+    for name, tensor in live.items():
+        for element in sorted({0, tensor.numel() - 1}) if tensor.numel() else ():
+            flip(tensor, element, guard.known_bits[name][-1])
+            report = guard.check()
+            assert (report.detected, report.corrected, report.where) == (1, 1, (name,))
+            assert_same(live, wanted)
 
 
 def test_known_bits_of_every_storage_once() -> None:

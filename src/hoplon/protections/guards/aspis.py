@@ -15,15 +15,13 @@ from hoplon.errors import Count, Fraction, HoplonError, checked
 from hoplon.formats.digest import digest_of
 from hoplon.importance.scores import Scores
 from hoplon.protections.base import Protection
-from hoplon.protections.guards.memory.words import of_turn_by_size, row_of
+from hoplon.protections.guards.memory.words import joint_words, of_turn_by_size, row_of, spanned
 from hoplon.protections.guards.replicas import (
     Chunk,
     ChunkBatch,
     chunk_batches,
-    joint_words,
     kind_of,
     offsets,
-    spanned,
     triplicated,
 )
 from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard, change, nothing_found

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from hoplon.errors import HoplonError
-from hoplon.formats.base import integer_view
 from hoplon.protections.guards.index_sums import mend_entry, power_sums
-from hoplon.protections.guards.memory.arena import arena_around, end_to_end
+from hoplon.protections.guards.memory.arena import end_to_end
 from hoplon.protections.guards.memory.words import in_batches, in_wide
 from hoplon.protections.guards.memory.writing import write_at
 from hoplon.protections.guards.voting import agree, copy_of, unlike_both, vote_
@@ -234,24 +233,6 @@ def triplicated(chosen: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[list[Chunk
         parts = (at.split(_CHUNK_WORDS), one.split(_CHUNK_WORDS), two.split(_CHUNK_WORDS), its_sums.split(3))
         chunks += [Chunk(name, chosen[name][0], *part) for part in zip(*parts, strict=True)]
     return chunks, copies
-
-
-def joint_words(tensor: Tensor) -> tuple[Tensor, int]:
-    """The words among which a tensor lies, as one row, and where its first one is.
-
-    In an arena these are all of its words, so that one operator reaches several tensors; else :func:`spanned`.
-    """
-    arena = arena_around(tensor)
-    if arena is None:
-        return spanned(tensor), 0
-    words = arena[: arena.nbytes // tensor.itemsize * tensor.itemsize].view(integer_view(tensor).dtype)
-    return words, (tensor.data_ptr() - arena.data_ptr()) // tensor.itemsize
-
-
-def spanned(tensor: Tensor) -> Tensor:
-    """The words of a tensor from its first to its last in memory as one row, gaps included."""
-    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return integer_view(tensor).as_strided((extent,), (1,))
 
 
 def offsets(tensor: Tensor, indices: Tensor) -> Tensor:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
+from itertools import accumulate, chain
 from math import ceil
 from pathlib import Path
 from typing import Literal, final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -19,16 +23,18 @@ from hoplon.errors import Count, DataError, HoplonError, checked, said
 from hoplon.formats.base import integer_view
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.known_bits.fingerprint import changed_samples, fingerprint_of, same_sum
-from hoplon.protections.guards.known_bits.segments import segments_of
-from hoplon.protections.guards.memory.words import of_turn_by_size, shared
+from hoplon.protections.guards.known_bits.segments import Segment, segments_of
+from hoplon.protections.guards.memory.words import in_batches, joint_words, of_turn_by_size, shared
 from hoplon.protections.guards.voting import copy_of, distinct
-from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard
+from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard, inference, nothing_found
 from hoplon.registry import register
 
 Action = Literal["flag", "zero", "reload"]
 Source = Callable[[str], Tensor] | str | os.PathLike[str]
 
 _PIECE_WORDS = 1 << 16
+_MOST_BYTES = 1 << 24  # summed up in one go
+_EVEN_GROUPS = 16  # of a storage: fewer are summed up with those of others
 _LAUNCHED_WORDS = 1 << 24
 
 
@@ -100,6 +106,89 @@ class Checksum(Protection):
         return ChecksumGuard(memory, self)
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Consecutive groups of a storage.
+
+    Attributes:
+        nbytes: of their words.
+        address: of the first one, on the CPU and without gaps; else 0.
+        even: many groups, none of them shorter.
+    """
+
+    name: str
+    groups: range
+    nbytes: int
+    address: int
+    even: bool
+
+    def __len__(self) -> int:
+        return self.nbytes
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Groups that follow each other in memory: of which storages, their sums as they are now and as kept twice."""
+
+    names: tuple[str, ...]
+    sums: Callable[[], Tensor]
+    kept: Sequence[Tensor]
+    nbytes: int
+
+
+def _differing(runs: Sequence[_Run]) -> list[str]:
+    """Storages of runs with a group whose sum is not as both kept ones."""
+    with inference():
+        found = [run for run in runs for now in [run.sums()] if not all(torch.equal(now, kept) for kept in run.kept)]
+    return [name for run in found for name in run.names]
+
+
+def _pieces_of(segment: Segment, size: int) -> list[_Piece]:
+    on_cpu = segment.device.type == "cpu"
+    step = max(1, (_PIECE_WORDS if on_cpu else _LAUNCHED_WORDS) // size)
+    address = 0 if segment.row is None or not on_cpu else segment.row.data_ptr()
+    itemsize = segment.dtype.itemsize
+    whole, count = len(segment) // size, -(-len(segment) // size)
+    even = whole if whole >= _EVEN_GROUPS else 0
+    parts = [(groups, groups.stop <= even) for end in (range(even), range(even, count)) for groups in _cut(end, step)]
+    return [
+        _Piece(segment.name, groups, len(words) * itemsize, address and address + words.start * itemsize, many)
+        for groups, many in parts
+        for words in [range(groups.start * size, min(groups.stop * size, len(segment)))]
+    ]
+
+
+def _cut(whole: range, step: int) -> list[range]:
+    return [whole[start : start + step] for start in range(0, len(whole), step)]
+
+
+def _top_bytes(words: Tensor) -> Tensor:
+    return words if words.itemsize == 1 else words >> 8 * (words.itemsize - 1)
+
+
+def _even_sums(groups: Tensor) -> Tensor:
+    """Sums of the top bytes of rows of words, int16: a product of bytes with ones where that is exact."""
+    if not _multiplies_bytes():
+        return _top_bytes(groups).sum(1, dtype=torch.int32).to(torch.int16)
+    ones = torch.ones(groups.shape[1], dtype=groups.dtype) << 8 * (groups.itemsize - 1)
+    return torch._int_mm(groups.view(torch.int8), ones.view(torch.int8)[:, None])[:, 0].to(torch.int16)
+
+
+def _uneven_sums(words: Tensor, starts: npt.NDArray[np.intp]) -> Tensor:
+    """Sums of the top bytes of groups that begin at these words, int16."""
+    return torch.from_numpy(np.add.reduceat(_top_bytes(words).numpy(), starts, dtype=np.int32).astype(np.int16))
+
+
+@functools.cache
+def _multiplies_bytes() -> bool:
+    """Return True if this torch multiplies matrices of bytes on this processor, without rounding at any step."""
+    if not hasattr(torch, "_int_mm") or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        return False
+    rows = torch.arange(-128, 128).to(torch.int8)[:, None].repeat(1, 64)
+    ones = torch.tensor([0, 0, 0, 1] * 8 + [1] * 32, dtype=torch.int8)
+    return bool((torch._int_mm(rows, ones[:, None])[:, 0] == 40 * torch.arange(-128, 128)).all())
+
+
 @final
 class ChecksumGuard(StorageGuard[tuple[Tensor, Tensor]]):
     """Two sums for every group of words; checks count groups, and a wrong sum as its group."""
@@ -110,15 +199,21 @@ class ChecksumGuard(StorageGuard[tuple[Tensor, Tensor]]):
         super().__init__(memory, distinct(memory))
         self._how = how
         self._segments = {segment.name: segment for segment in segments_of(self._live, None)}
+        self._pieces = sorted(
+            (piece for segment in self._segments.values() for piece in _pieces_of(segment, how.group)),
+            key=lambda piece: piece.address,
+        )
+        counts = {name: -(-len(segment) // how.group) for name, segment in self._segments.items()}
+        ordered = list(dict.fromkeys(piece.name for piece in self._pieces))
         self._copies: dict[str, Tensor] = {}
-        self._pieces: list[tuple[str, range]] = []
-        for name, segment in self._segments.items():
-            groups = range(-(-len(segment) // how.group))
-            step = max(1, (_PIECE_WORDS if segment.device.type == "cpu" else _LAUNCHED_WORDS) // how.group)
-            self._pieces += [(name, groups[start : start + step]) for start in groups[::step]]
-            empty = torch.zeros(len(groups), dtype=torch.int16, device=segment.device)
-            self._copies |= {f"{name}#sums1": copy_of(empty), f"{name}#sums2": copy_of(empty)}
+        for key in ("sums1", "sums2"):
+            for device in dict.fromkeys(segment.device for segment in self._segments.values()):
+                there = [name for name in ordered if self._segments[name].device == device]
+                sizes = [counts[name] for name in there]
+                together = copy_of(torch.zeros(sum(sizes), dtype=torch.int16, device=device)).split(sizes)
+                self._copies |= {f"{name}#{key}": sums for name, sums in zip(there, together, strict=True)}
         self._copies |= {f"{name}#evidence": copy_of(torch.zeros(2, dtype=torch.int32)) for name in self._segments}
+        self._runs: dict[tuple[int, int], tuple[list[_Run], int]] = {}
         self.refresh()
 
     @property
@@ -136,20 +231,48 @@ class ChecksumGuard(StorageGuard[tuple[Tensor, Tensor]]):
 
     @override
     def _suspects(self, turn: int, turns: int) -> tuple[GuardReport, dict[str, tuple[Tensor, Tensor]]]:
-        pieces = of_turn_by_size(self._pieces, lambda piece: len(piece[1]), turn, turns)
-        found = shared(self._differing, pieces, lambda piece: 4 * self._how.group * len(piece[1]))
-        suspects = {name: self._wrong(name) for name in dict.fromkeys(chain.from_iterable(found))}
-        return GuardReport(sum(len(groups) for _, groups in pieces)), suspects
+        if (turn, turns) not in self._runs:
+            pieces = of_turn_by_size(self._pieces, lambda piece: len(piece.groups), turn, turns)
+            self._runs[turn, turns] = self._runs_of(pieces), sum(len(piece.groups) for piece in pieces)
+        runs, groups = self._runs[turn, turns]
+        names = dict.fromkeys(chain.from_iterable(shared(_differing, runs, lambda run: run.nbytes)))
+        wrong = {name: self._wrong(name) for name in names}
+        return nothing_found(groups), {name: masks for name, masks in wrong.items() if any(map(torch.any, masks))}
 
-    def _differing(self, pieces: Sequence[tuple[str, range]]) -> list[str]:
-        """Storages with a group whose sum is not as both kept ones."""
-        with torch.inference_mode():
-            return [
-                name
-                for name, groups in pieces
-                for now in [self._sums_of(name, groups)]
-                if not all(torch.equal(now, sums[groups.start : groups.stop]) for sums in self._kept(name))
-            ]
+    def _runs_of(self, pieces: Sequence[_Piece]) -> list[_Run]:
+        """The pieces, those that follow each other in memory together."""
+        before = dict(zip(pieces, accumulate(map(len, pieces), initial=0), strict=False))
+
+        def base(piece: _Piece) -> object:
+            """The same for pieces that follow each other in memory, in one storage or in one arena."""
+            if not piece.address:
+                return piece
+            around = joint_words(self._segments[piece.name].storage_words())[0].data_ptr()
+            return around, piece.address - before[piece]
+
+        batches = in_batches(
+            pieces,
+            lambda piece: (self._segments[piece.name].dtype, piece.even, base(piece)),
+            lambda piece: _MOST_BYTES if piece.even else _PIECE_WORDS,
+        )
+        return [self._run_of(batch) for batch in batches]
+
+    def _run_of(self, batch: Sequence[_Piece]) -> _Run:
+        first, size, segment = batch[0], self._how.group, self._segments[batch[0].name]
+        count = sum(len(piece.groups) for piece in batch)
+        kept = [sums[first.groups.start :].as_strided((count,), (1,)) for sums in self._kept(first.name)]
+        nbytes = sum(map(len, batch))
+        sums: Callable[[], Tensor] = partial(self._sums_of, first.name, first.groups)
+        if first.address:
+            words, _ = joint_words(segment.storage_words())
+            start = (first.address - words.data_ptr()) // words.itemsize
+            row = words[start : start + nbytes // words.itemsize]
+            if first.even:
+                sums = partial(_even_sums, row.view(-1, size))
+            else:
+                lengths = [len(part) for one in batch for part in _cut(range(len(one) // row.itemsize), size)]
+                sums = partial(_uneven_sums, row, np.cumsum([0, *lengths[:-1]]))
+        return _Run(tuple(dict.fromkeys(piece.name for piece in batch)), sums, kept, nbytes)
 
     def _kept(self, name: str) -> tuple[Tensor, Tensor]:
         return self._copies[f"{name}#sums1"], self._copies[f"{name}#sums2"]
@@ -159,7 +282,7 @@ class ChecksumGuard(StorageGuard[tuple[Tensor, Tensor]]):
         words, size = self._segments[name].storage_words(), self._how.group
         if groups is not None:
             words = words[groups.start * size : groups.stop * size]
-        top = words if words.itemsize == 1 else words >> 8 * (words.itemsize - 1)
+        top = _top_bytes(words)
         whole = len(top) // size * size
         sums = [top[:whole].view(-1, size).sum(1, dtype=torch.int32)]
         if whole < len(top):

@@ -12,8 +12,8 @@ from typing_extensions import override
 
 from hoplon.protections.base import Protection
 from hoplon.protections.guards.baselines.zero_space import bits_of, bytes_of
+from hoplon.protections.guards.memory.words import spanned
 from hoplon.protections.guards.memory.writing import write_differing
-from hoplon.protections.guards.replicas import spanned
 from hoplon.protections.guards.voting import copy_of, distinct
 from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard, change, of_turn
 from hoplon.registry import register

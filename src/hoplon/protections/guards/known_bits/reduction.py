@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, final
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hoplon.protections.guards.known_bits.segments import Segment
-from hoplon.protections.guards.memory.words import in_batches, of_turn_by_size, shared
+from hoplon.protections.guards.memory.words import in_batches, joint_words, of_turn_by_size, shared
 
 _CACHED_BYTES = 1 << 18  # stays in a core's cache from the first reduction to the second
 _LAUNCHED_BYTES = 1 << 26  # elsewhere, the launch of an operator is what costs
@@ -70,6 +71,9 @@ class BitwiseReduction:
             for step in [_step(segment)]
             for start in range(0, len(segment), step)
         ]
+        storages = {segment.name: segment for segment in segments if self._is_cached(segment)}
+        self._around = {name: joint_words(segment.storage_words()) for name, segment in storages.items()}
+        self._pieces.sort(key=self._address)
         self._slices: dict[tuple[int, int], _Slice] = {}
 
     def violating(self, masks: Tensor, values: Tensor, turn: int, turns: int) -> tuple[int, list[int]]:
@@ -92,8 +96,15 @@ class BitwiseReduction:
 
     def _slice(self, turn: int, turns: int) -> _Slice:
         pieces = of_turn_by_size(self._pieces, len, turn, turns)
-        runs = in_batches(pieces, self._name_of, lambda piece: _step(self._segments[piece.number]))
-        cached = [run for run in runs if self._is_cached(run[0])]
+        before = dict(zip(pieces, accumulate(map(len, pieces), initial=0), strict=False))
+
+        def place(piece: _Piece) -> object:
+            """The same for pieces that follow each other in memory without a gap."""
+            around, start = self._address(piece)
+            return around, start - before[piece] if around else self._segments[piece.number].name
+
+        runs = in_batches(pieces, place, lambda piece: _step(self._segments[piece.number]))
+        cached = [run for run in runs if self._is_cached(self._segments[run[0].number])]
         dtype = torch.empty(0, dtype=self._segments[0].dtype).numpy().dtype
         count = sum(len(run) for run in cached)
         every, some = np.zeros(count, dtype), np.zeros(count, dtype)
@@ -102,22 +113,26 @@ class BitwiseReduction:
         for run in cached:
             starts = np.cumsum([0, *map(len, run[:-1])], dtype=np.intp)
             ends = slice(done, done + len(run))
-            cut.append(_Run(self._words(run).numpy(), starts, every[ends], some[ends]))
+            words, first = self._around[self._segments[run[0].number].name][0], self._address(run[0])[1]
+            cut.append(_Run(words[first : first + sum(map(len, run))].numpy(), starts, every[ends], some[ends]))
             done += len(run)
         return _Slice(
             cut,
             np.array([piece.number for run in cached for piece in run], dtype=np.intp),
             every,
             some,
-            [run for run in runs if not self._is_cached(run[0])],
+            [run for run in runs if not self._is_cached(self._segments[run[0].number])],
             sum(map(len, pieces)),
         )
 
-    def _name_of(self, piece: _Piece) -> str:
-        return self._segments[piece.number].name
-
-    def _is_cached(self, piece: _Piece) -> bool:
+    def _address(self, piece: _Piece) -> tuple[int, int]:
+        """Where the words are among which a piece lies, and its first one among them; of the storage where none are."""
         segment = self._segments[piece.number]
+        words, start = self._around.get(segment.name, (None, 0))
+        return 0 if words is None else words.data_ptr(), start + segment.start + piece.start
+
+    @staticmethod
+    def _is_cached(segment: Segment) -> bool:
         return segment.device.type == "cpu" and segment.row is not None
 
     def _words(self, run: Sequence[_Piece]) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hoplon.formats.base import integer_view
+from hoplon.protections.guards.memory.arena import arena_around
 from hoplon.protections.memory_guard import of_turn
 
 _Item = TypeVar("_Item")
@@ -48,6 +49,24 @@ def without_repeats(tensor: Tensor) -> Tensor:
         if tensor.stride(axis) == 0 and tensor.shape[axis] > 1:
             tensor = tensor.select(axis, 0)
     return tensor
+
+
+def joint_words(tensor: Tensor) -> tuple[Tensor, int]:
+    """The words among which a tensor lies, as one row, and where its first one is.
+
+    In an arena these are all of its words, so that one operator reaches several tensors; else :func:`spanned`.
+    """
+    arena = arena_around(tensor)
+    if arena is None:
+        return spanned(tensor), 0
+    words = arena[: arena.nbytes // tensor.itemsize * tensor.itemsize].view(integer_view(tensor).dtype)
+    return words, (tensor.data_ptr() - arena.data_ptr()) // tensor.itemsize
+
+
+def spanned(tensor: Tensor) -> Tensor:
+    """The words of a tensor from its first to its last in memory as one row, gaps included."""
+    extent = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return integer_view(tensor).as_strided((extent,), (1,))
 
 
 def in_wide(row: Tensor) -> list[Tensor]:
