@@ -241,6 +241,29 @@ def test_the_eager_form_gives_the_faults_and_outcomes_of_replay(name: str, sites
     assert first.runs.equals(second.runs)
 
 
+class _Counting(nn.Module):
+    """A linear layer that knows how many samples it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(x, FakeTensor):
+            _seen.append(len(x))
+        return torch.relu(self.inner(x))
+
+
+_seen: list[int] = []
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 200])
+def test_the_proofs_take_few_samples_of_any_example(size: int) -> None:
+    _seen.clear()
+    capture(_seeded(_Counting), torch.randn(size, 4))
+    assert sorted(_seen) == sorted([min(size, 3), 3, 3, 2])
+
+
 class _Fixed(nn.Module):
     """The batch size written into the code."""
 

@@ -33,7 +33,7 @@ from hoplon.program.memory import WRITTEN_IN_CODE, StoredWords, named_with_share
 from hoplon.program.program import Program
 from hoplon.program.signature import Call, Signature, copied
 from hoplon.program.tracing import NotTraceable, trace
-from hoplon.program.verify import find_samples, prove_close, prove_equal
+from hoplon.program.verify import ENOUGH, find_samples, prove_close, prove_equal, samples_of_proof
 
 _LONGEST_REASON = 300  # characters: a condition on many unknown sizes has thousands
 
@@ -90,7 +90,7 @@ def capture(
         _require_batch(call, batch_axis)
     if batch_axis:  # a moved axis is often a view, and kernels choose their order of summation by strides
         call = pytree.tree_map_only(Tensor, lambda leaf: leaf.contiguous(), call)
-    _require_running(model, *call)
+    _require_running(model, call, batch_axis)
     with slow_attention():
         program = _in_form(model, call, label, batch_axis, form, decompose)
     if unstruck := {name: row for name, row in program.not_struck().items() if row.reason != WRITTEN_IN_CODE}:
@@ -159,7 +159,7 @@ def _captured(
         with quiet_torch():
             exported = exported.run_decompositions(table)
     program = trace(exported, signature, StoredWords.of(model))
-    leaves = program.input_leaves(*call)
+    leaves = samples_of_proof(signature, program.input_leaves(*call))
     if decompose:
         gap = prove_close(program, model, leaves)
         warnings.warn(
@@ -202,20 +202,24 @@ _DECOMPOSITIONS: dict[str, dict[Any, Callable[..., Any]]] = {
 }
 
 
-def _require_running(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Run the model once as it is, and once more where PyTorch may have fused parts of it; say so where it did."""
+def _require_running(model: nn.Module, call: Call, axis: int | None) -> None:
+    """Run the model once as it is, and once more where PyTorch may have fused parts of it; say so where it did.
+
+    On as many samples as the proofs take, or on all where it does not run on those: its code may fix the batch size.
+    """
+    few = call
+    if axis is not None and _tensors(call)[0].shape[axis] > ENOUGH:
+        few = pytree.tree_map_only(Tensor, lambda leaf: leaf.narrow(axis, 0, ENOUGH).contiguous(), call)
     try:
-        with torch.inference_mode(), unchanged(model):
-            own_args, own_kwargs = copied((args, kwargs))
-            output = model(*own_args, **own_kwargs)
-            again = output
-            if has_fast_path(model):
-                own_args, own_kwargs = copied((args, kwargs))
-                with slow_attention():
-                    again = model(*own_args, **own_kwargs)
+        try:
+            output, again = _run(model, few)
+        except (Exception, SystemExit):
+            if few is call:
+                raise
+            output, again = _run(model, call)
     except (Exception, SystemExit) as error:  # whatever the user's forward raises
         raise CaptureError(
-            f"expected an example that {type(model).__name__} accepts, got inputs of shape {_shapes((args, kwargs))} "
+            f"expected an example that {type(model).__name__} accepts, got inputs of shape {_shapes(call)} "
             f"and from the model {failure_of(error)}; give a batch of real input, with the batch axis first"
         ) from error
     register_structures(output)
@@ -232,6 +236,18 @@ def _require_running(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, 
             HoplonWarning,
             stacklevel=4,
         )
+
+
+def _run(model: nn.Module, call: Call) -> tuple[Any, Any]:
+    """What a model gives as it is, and without PyTorch's fused kernels."""
+    with torch.inference_mode(), unchanged(model):
+        own_args, own_kwargs = copied(call)
+        output = model(*own_args, **own_kwargs)
+        if not has_fast_path(model):
+            return output, output
+        own_args, own_kwargs = copied(call)
+        with slow_attention():
+            return output, model(*own_args, **own_kwargs)
 
 
 def _first_line(error: BaseException) -> str:

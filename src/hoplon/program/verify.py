@@ -20,6 +20,18 @@ from hoplon.program.program import Program, Step
 from hoplon.program.signature import Signature, copied
 from hoplon.program.sites import ValueSite
 
+ENOUGH = 3  # of two samples, an operator that turns the batch round gives what one that keeps its order does
+
+
+def samples_of_proof(signature: Signature, leaves: Sequence[Any]) -> list[Any]:
+    """The first three samples, recurring where there are fewer: what a proof needs to tell any order from another.
+
+    All of them at a fixed batch size.
+    """
+    if signature.fixed_batch is not None:
+        return list(leaves)
+    return _take(signature, leaves, torch.arange(ENOUGH) % _batch(signature, leaves))
+
 
 def prove_equal(program: Program, model: nn.Module, leaves: Sequence[Any]) -> None:
     """Raise unless program and model agree bit for bit, twice, and at two batch sizes where the batch is free.
@@ -30,18 +42,21 @@ def prove_equal(program: Program, model: nn.Module, leaves: Sequence[Any]) -> No
     signature = program.signature
     calls = [leaves]
     if signature.fixed_batch is None:
-        size = _batch(signature, leaves)
-        calls.append(_take(signature, leaves, torch.arange(size + 1) % size))
+        calls.append(_take(signature, leaves, torch.arange(_batch(signature, leaves) - 1)))
     with torch.inference_mode():
         for call in calls:
-            for number, first, second, ours in _outputs(program, model, call):
+            for number, first, second, ours in _outputs(program, model, call, twice=call is leaves):
                 require_deterministic(number, first, second, program.steps)
-                if not equal_bits(first, ours):
-                    raise CaptureError(
-                        f"expected output {number} of the trace to equal the model's bit for bit, got a largest "
-                        f"difference of {_gap(first, ours):.3g}; the model runs other kernels than its trace; "
-                        'capture it with form="eager"'
-                    )
+                _require_equal(number, first, ours)
+
+
+def _require_equal(number: int, first: Tensor, ours: Tensor) -> None:
+    if not equal_bits(first, ours):
+        raise CaptureError(
+            f"expected output {number} of the trace to equal the model's bit for bit, got a largest "
+            f"difference of {_gap(first, ours):.3g}; the model runs other kernels than its trace; "
+            'capture it with form="eager"'
+        )
 
 
 def require_deterministic(number: int, first: Tensor, second: Tensor, steps: Sequence[Step]) -> None:
@@ -66,7 +81,7 @@ def prove_close(program: Program, model: nn.Module, leaves: Sequence[Any], *, to
     """
     worst = 0.0
     with torch.inference_mode():
-        for number, first, _, ours in _outputs(program, model, leaves):
+        for number, first, _, ours in _outputs(program, model, leaves, twice=False):
             gap = _gap(first, ours) if first.shape == ours.shape else float("inf")
             if not gap <= tolerance * max(1.0, float(first.abs().max())):
                 raise CaptureError(
@@ -76,9 +91,12 @@ def prove_close(program: Program, model: nn.Module, leaves: Sequence[Any], *, to
     return worst
 
 
-def _outputs(program: Program, model: nn.Module, leaves: Sequence[Any]) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-    calls = [copied(program.signature.call(leaves)) for _ in range(2)]
-    first, second = (_leaves_of(model, *call) for call in calls)
+def _outputs(
+    program: Program, model: nn.Module, leaves: Sequence[Any], *, twice: bool
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """By number, an output tensor of the model, of the model once more where that is asked for, and of the program."""
+    first, *others = (_leaves_of(model, *copied(program.signature.call(leaves))) for _ in range(1 + twice))
+    second = others[0] if others else first
     ours = program.run(leaves)
     for number, (wanted, again, got) in enumerate(zip(first, second, ours, strict=True)):
         if isinstance(wanted, Tensor):
@@ -116,11 +134,10 @@ def find_samples(program: Program, leaves: Sequence[Any]) -> Program:
     Raises:
         CaptureError: names the operator at which samples mix or influence each other.
     """
-    signature = program.signature
     with torch.inference_mode():
-        if signature.fixed_batch is None:
-            leaves = _take(signature, leaves, torch.arange(3) % _batch(signature, leaves))
-        found = _whole_layouts(program, leaves) if signature.fixed_batch == 1 else _moving_layouts(program, leaves)
+        found = (
+            _whole_layouts(program, leaves) if program.signature.fixed_batch == 1 else _moving_layouts(program, leaves)
+        )
     return _with_layouts(program, found)
 
 
