@@ -32,7 +32,7 @@ from hoplon.program.eager import EagerProgram, capture_eager
 from hoplon.program.memory import WRITTEN_IN_CODE, StoredWords, named_with_share, unchanged
 from hoplon.program.program import Program
 from hoplon.program.signature import Call, Signature, copied
-from hoplon.program.tracing import NotTraceable, trace
+from hoplon.program.tracing import NotTraceable, no_collection, trace
 from hoplon.program.verify import ENOUGH, find_samples, prove_close, prove_equal, samples_of_proof
 
 _LONGEST_REASON = 300  # characters: a condition on many unknown sizes has thousands
@@ -294,7 +294,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, 
     shapes = pytree.tree_map(lambda leaf: free if isinstance(leaf, Tensor) and free else None, (args, kwargs))
     named = with_named_inputs(model, args, kwargs)
     try:  # torch prints the graph of an export that fails, thousands of lines of a detector
-        with torch.no_grad(), quiet_torch(), redirect_stderr(io.StringIO()) as printed:
+        with torch.no_grad(), quiet_torch(), no_collection(), redirect_stderr(io.StringIO()) as printed:
             exported = torch.export.export(named, args, kwargs, dynamic_shapes=_by_parameter(named, *shapes))
     except Exception as error:  # whatever torch raises, and the user's forward
         raise _export_error(model, args, error) from error

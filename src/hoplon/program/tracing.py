@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copyreg
 import dataclasses
+import gc
 import io
 import operator
 import pickle
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import sympy
@@ -63,13 +65,25 @@ def owner_of(node: fx.Node) -> str:
     return str(path)
 
 
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Have Python look for no cycles: they are looked for at each step of a trace, which makes millions of objects."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def functional_form(exported: ExportedProgram) -> ExportedProgram:
     """The form without in-place operators, its nodes with the modules that they had in the untouched form.
 
     A region of its own, such as that of ``torch.autocast``, is a graph inside of the untouched form; torch puts its
     operators into the functional form, and their modules are lost there.
     """
-    with quiet_torch():
+    with quiet_torch(), no_collection():
         functional: ExportedProgram = exported.run_decompositions({})
     regions = {
         node.name: _stacks_of_region(exported.graph_module, node)
