@@ -18,9 +18,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from hoplon.errors import HoplonError, StoreError
+from hoplon.errors import DataError, HoplonError, StoreError
+
+CACHE_VARIABLE = "HOPLON_CACHE"
 
 _WAY_OUT = "choose a writable folder"
 _MOST_BYTES = 1 << 28  # of a document
@@ -250,6 +253,25 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def cache_folder() -> Path:
+    """The folder for weights and captures, safe to delete: ``HOPLON_CACHE``, or ``hoplon`` in the user's cache folder.
+
+    That is ``XDG_CACHE_HOME`` or ``~/.cache``, on macOS ``~/Library/Caches``, on Windows ``LOCALAPPDATA``. It need not
+    exist yet.
+
+    Raises:
+        DataError: there is something else than a folder.
+    """
+    setting = os.environ.get(CACHE_VARIABLE)
+    default = platformdirs.user_cache_path("hoplon", appauthor=False, opinion=False)
+    folder = Path(setting).expanduser() if setting else default
+    if folder.exists() and not folder.is_dir():
+        raise DataError(
+            f"expected a folder for trained weights, got the file {folder}; set {CACHE_VARIABLE} to another"
+        )
+    return folder
 
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes, *, way_out: str = _WAY_OUT) -> None:

@@ -347,7 +347,7 @@ def _costs(
     latency: bool,
     schedules: Mapping[str, When],
 ) -> dict[str, Cost]:
-    timed = latency and reference.program.exported is not None
+    timed = latency and reference.program.has_graph
     latencies = _latencies(reference, overlays, schedules) if timed else {}
     costs = {}
     known: list[tuple[Overlay, float]] = []  # guards change nothing without a fault: equal bounds, equal accuracy

@@ -8,8 +8,9 @@ import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from contextlib import redirect_stderr
-from functools import partial
-from typing import Any, Literal
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.utils import _pytree as pytree
 from hoplon.errors import CaptureError, HoplonWarning, checked, failure_of
 from hoplon.formats.base import equal_bits
 from hoplon.program._torch_warnings import quiet_torch
+from hoplon.program.archives.captures import file_of, keep, kept
 from hoplon.program.call_forms import (
     has_fast_path,
     register_structures,
@@ -65,6 +67,10 @@ def capture(
     with a warning: every fault costs a whole forward of the model on one sample, and which sites exist is read off
     the example.
 
+    The trace of a large model is kept in the folder ``captures`` of the user's cache (``HOPLON_CACHE``, or
+    ``~/.cache/hoplon``), which may be removed at any time, and proven anew wherever it is used; the environment
+    variable ``HOPLON_CAPTURES=off`` turns that off.
+
     Args:
         model: in eval mode; neither copied nor changed, its memory is shared. What ``torch.compile`` or
             ``DataParallel`` wraps is captured without its wrapper, a program of ``torch.export`` as its module.
@@ -90,9 +96,16 @@ def capture(
         _require_batch(call, batch_axis)
     if batch_axis:  # a moved axis is often a view, and kernels choose their order of summation by strides
         call = pytree.tree_map_only(Tensor, lambda leaf: leaf.contiguous(), call)
-    _require_running(model, call, batch_axis)
+    ran = _require_running(model, call, batch_axis)
     with slow_attention():
-        program = _in_form(model, call, label, batch_axis, form, decompose)
+        fixed = 1 if batch_axis is None else None
+        signature = Signature.of(label, *_at_least_two(call, batch_axis), axis=batch_axis, fixed_batch=fixed)
+        file = None if form == "eager" or decompose else file_of(model, signature)
+        program = None if file is None or ran is None else _kept(file, model, call, signature, *ran)
+        if program is None:
+            program = _in_form(model, call, label, batch_axis, form, decompose)
+            if file is not None and program.signature.fixed_batch == fixed:
+                keep(program, file)
     if unstruck := {name: row for name, row in program.not_struck().items() if row.reason != WRITTEN_IN_CODE}:
         found = named_with_share(unstruck, program.memory())
         text = f"no fault strikes {found} of {label}; rates of memory faults leave it out, hoplon.inspect lists it"
@@ -115,6 +128,33 @@ def _in_form(
         text = f"{error}; running it in the eager form, where each fault costs a whole forward of one sample"
         warnings.warn(text, HoplonWarning, stacklevel=4)
         return program
+
+
+def _kept(file: Path, model: nn.Module, call: Call, signature: Signature, few: Call, output: Any) -> Program | None:
+    """The program that an earlier process kept, once it gives what the model gave; None for any other."""
+    leaves, spec = pytree.tree_flatten(output)
+
+    @cache
+    def exported() -> ExportedProgram:
+        with slow_attention(), unchanged(model):
+            anew = _traced(model, call, signature.model, signature.axis, ())
+        if program is None or anew.steps != program.steps:
+            raise CaptureError(
+                f"expected {signature.model} as it was when its capture was kept in {file}, got other steps; remove "
+                "the file and capture again"
+            )
+        return cast(ExportedProgram, anew.exported)
+
+    program = kept(file, model, signature, spec, exported)
+    if program is None:
+        return None
+    try:
+        return find_samples(program, program.input_leaves(*few), wanted=leaves)
+    except Exception:  # noqa: BLE001 -- whatever the steps of another model do on this one's inputs
+        import traceback
+
+        traceback.print_exc()
+        return None
 
 
 def _eager(model: nn.Module, call: Call, label: str, axis: int | None) -> EagerProgram:
@@ -202,21 +242,21 @@ _DECOMPOSITIONS: dict[str, dict[Any, Callable[..., Any]]] = {
 }
 
 
-def _require_running(model: nn.Module, call: Call, axis: int | None) -> None:
+def _require_running(model: nn.Module, call: Call, axis: int | None) -> tuple[Call, Any] | None:
     """Run the model once as it is, and once more where PyTorch may have fused parts of it; say so where it did.
 
-    On as many samples as the proofs take, or on all where it does not run on those: its code may fix the batch size.
+    Returns:
+        The samples that the proofs take, and what the model gives for them without fused parts; None where it ran on
+        all samples of the example alone: its code may fix the batch size.
     """
-    few = call
-    if axis is not None and _tensors(call)[0].shape[axis] > ENOUGH:
-        few = pytree.tree_map_only(Tensor, lambda leaf: leaf.narrow(axis, 0, ENOUGH).contiguous(), call)
+    few = call if axis is None else _few(call, axis)
     try:
         try:
             output, again = _run(model, few)
         except (Exception, SystemExit):
             if few is call:
                 raise
-            output, again = _run(model, call)
+            few, (output, again) = call, _run(model, call)
     except (Exception, SystemExit) as error:  # whatever the user's forward raises
         raise CaptureError(
             f"expected an example that {type(model).__name__} accepts, got inputs of shape {_shapes(call)} "
@@ -236,6 +276,16 @@ def _require_running(model: nn.Module, call: Call, axis: int | None) -> None:
             HoplonWarning,
             stacklevel=4,
         )
+    return None if axis is not None and few is call else (few, again)
+
+
+def _few(call: Call, axis: int) -> Call:
+    """The first samples of a call, as many as the proofs take."""
+
+    def rows(leaf: Tensor) -> Tensor:
+        return leaf.index_select(axis, torch.arange(ENOUGH, device=leaf.device) % leaf.shape[axis])
+
+    return pytree.tree_map_only(Tensor, rows, call)  # type: ignore[no-any-return]
 
 
 def _run(model: nn.Module, call: Call) -> tuple[Any, Any]:
@@ -279,8 +329,10 @@ def _require_batch(call: Call, axis: int) -> None:
         raise CaptureError("expected an example of at least one sample, got an empty batch")
 
 
-def _at_least_two(call: Call, axis: int) -> Call:
+def _at_least_two(call: Call, axis: int | None) -> Call:
     """Repeat a batch of one: an export specialises on sizes 0 and 1, so the batch axis would not stay free."""
+    if axis is None:
+        return call
 
     def repeated(leaf: Tensor) -> Tensor:
         return torch.cat([leaf, leaf], axis) if leaf.shape[axis] == 1 else leaf

@@ -117,8 +117,8 @@ class Program:
 
     ``steps`` is its functional form: no operator writes to a value of another, so golden values stay golden. The first
     ``steps`` are inputs (``input_steps``) and memory (``memory_steps``: the name under which it is read); both have
-    no operator. ``exported`` is the untouched form, used for lowering. ``names``: of what
-    the model stores, by name in ``exported``; ``tensors``: memory by name, shared with the
+    no operator. ``export`` is the untouched form, used for lowering, or
+    what makes it. ``names``: of what the model stores, by name in it; ``tensors``: memory by name, shared with the
     user's model and never written to; ``unread``: names in it that nothing reads; ``unstruck``: by name, what is stored
     and has no words that a fault could strike.
 
@@ -126,7 +126,7 @@ class Program:
     """
 
     name: str
-    exported: ExportedProgram | None = None
+    export: ExportedProgram | Callable[[], ExportedProgram] | None = None
     steps: tuple[Step, ...]
     input_steps: tuple[int, ...]
     memory_steps: Mapping[int, str]
@@ -144,6 +144,16 @@ class Program:
     input_sites: tuple[ValueSite, ...] = ()
     site_steps: Mapping[str, int] = field(default_factory=dict)
     batch_ratios: Mapping[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+
+    @cached_property
+    def exported(self) -> ExportedProgram | None:
+        """The untouched form; None for a program in the eager form."""
+        return self.export if self.export is None or isinstance(self.export, ExportedProgram) else self.export()
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether there is an untouched form."""
+        return self.export is not None
 
     def __repr__(self) -> str:
         """One line: the steps alone would fill pages."""
@@ -303,7 +313,11 @@ class Program:
         digest = hashlib.sha256()
         for step in self.steps:
             digest.update(f"{step.label}|{step.args}|{sorted(step.kwargs.items())}\n".encode())
-        state = self.tensors if self.exported is None else tensors_of_export(self.exported)
+        state = self.tensors
+        if isinstance(self.export, ExportedProgram):
+            state = tensors_of_export(self.export)
+        elif self.export is not None:
+            state = {key: self.tensors[name] for key, name in self.names.items()}
         for name, tensor in sorted(state.items()):
             digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
             for part in parts_of(tensor):

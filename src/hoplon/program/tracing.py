@@ -146,7 +146,7 @@ def trace(
     tensors = unheld | dict(stored.tensors)
     return Program(
         name=signature.model,
-        exported=exported,
+        export=exported,
         steps=steps,
         input_steps=input_steps,
         memory_steps=memory_steps,

@@ -16,7 +16,7 @@ from hoplon.formats.base import equal_bits
 from hoplon.program.layout import BatchLayout, Layout, WholeLayout, folds, moves_with, trial_layouts
 from hoplon.program.memory import unchanged
 from hoplon.program.operators import operator_name
-from hoplon.program.program import Program, Step
+from hoplon.program.program import Program, Ref, Step
 from hoplon.program.signature import Signature, copied
 from hoplon.program.sites import ValueSite
 
@@ -125,37 +125,45 @@ class _Found:
         return cls(layout, layout.sample_shape(value.shape), value.dtype)
 
 
-def find_samples(program: Program, leaves: Sequence[Any]) -> Program:
+def find_samples(program: Program, leaves: Sequence[Any], *, wanted: Sequence[Any] | None = None) -> Program:
     """The program with layouts and value sites: where every operator holds its samples, proved on data.
 
     Reordering the batch has to reorder the samples of every value that depends on the input; replacing all samples but
     the first has to leave the first one's values alone, bit for bit.
 
+    Args:
+        wanted: the model's flat outputs for these inputs, which the program has to give bit for bit.
     Raises:
-        CaptureError: names the operator at which samples mix or influence each other.
+        CaptureError: names the operator at which samples mix or influence each other, or the output that differs.
     """
+    seen: dict[int, Any] = {}
     with torch.inference_mode():
-        found = (
-            _whole_layouts(program, leaves) if program.signature.fixed_batch == 1 else _moving_layouts(program, leaves)
-        )
+        layouts = _whole_layouts if program.signature.fixed_batch == 1 else _moving_layouts
+        found = layouts(program, leaves, seen)
+        if wanted is not None:
+            values = program.read_values(leaves, program.memory()) | seen
+            ours = [values[leaf.step] if isinstance(leaf, Ref) else leaf for leaf in program.output_steps]
+            for number, (one, other) in enumerate(zip(wanted, ours, strict=True)):
+                if isinstance(one, Tensor) or isinstance(other, Tensor):
+                    _require_equal(number, one, other)
     return _with_layouts(program, found)
 
 
-def _whole_layouts(program: Program, leaves: Sequence[Any]) -> dict[int, _Found]:
+def _whole_layouts(program: Program, leaves: Sequence[Any], seen: dict[int, Any]) -> dict[int, _Found]:
     return {
         step: _Found.of(WholeLayout(), values[step])
-        for step, (values,) in _side_by_side(program, [leaves])
+        for step, (values,) in _side_by_side(program, [leaves], seen)
         if _depends(program, step) and isinstance(values[step], Tensor)
     }
 
 
-def _moving_layouts(program: Program, leaves: Sequence[Any]) -> dict[int, _Found]:
+def _moving_layouts(program: Program, leaves: Sequence[Any], seen: dict[int, Any]) -> dict[int, _Found]:
     size, axis = _batch(program.signature, leaves), _axis(program.signature)
     order, first = torch.arange(size).roll(1), torch.zeros(1, dtype=torch.int64)
     changed = [_all_but_first_replaced(leaf, axis) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     found: dict[int, _Found] = {}
     influenced: CaptureError | None = None
-    for step, held in _side_by_side(program, [leaves, _take(program.signature, leaves, order), changed]):
+    for step, held in _side_by_side(program, [leaves, _take(program.signature, leaves, order), changed], seen):
         value, other = held[0][step], held[2][step]
         layout = _moving_layout(program, step, held, found, order) if isinstance(value, Tensor) else None
         if layout is None:
@@ -249,17 +257,25 @@ def _with_layouts(program: Program, found: Mapping[int, _Found]) -> Program:
     )
 
 
-def _side_by_side(program: Program, batches: Sequence[Sequence[Any]]) -> Iterator[tuple[int, list[list[Any]]]]:
+def _side_by_side(
+    program: Program, batches: Sequence[Sequence[Any]], seen: dict[int, Any]
+) -> Iterator[tuple[int, list[list[Any]]]]:
     """Run batches in step: each input and step, with the values of each batch as far as it or a later step needs them.
 
     All values of a batch together can be more than the memory of the machine.
+
+    Args:
+        seen: gets the outputs of the first batch, by step.
     """
     held = [program.initial_values(leaves, program.memory()) for leaves in batches]
     freed = _last_needs(program)
+    outputs = {leaf.step for leaf in program.output_steps if isinstance(leaf, Ref)}
     yield from ((number, held) for number in program.input_steps)
     for step in program.compute_steps():
         for values in held:
             values[step.index] = step.run(values)
+        if step.index in outputs:
+            seen[step.index] = held[0][step.index]
         yield step.index, held
         for values in held:
             for dead in freed.get(step.index, ()):

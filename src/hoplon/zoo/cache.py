@@ -1,35 +1,17 @@
-"""The folder for trained weights: one of the user, outside any repository."""
+"""Trained weights as files in the user's cache folder."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import platformdirs
 from torch import Tensor
 
 from hoplon.errors import DataError
+from hoplon.files import CACHE_VARIABLE, cache_folder
 from hoplon.formats import tensor_files
 
-_VARIABLE = "HOPLON_CACHE"
-
-
-def cache_folder() -> Path:
-    """The folder for trained weights: ``HOPLON_CACHE``, or ``hoplon`` in the user's cache folder.
-
-    That is ``XDG_CACHE_HOME`` or ``~/.cache``, on macOS ``~/Library/Caches``, on Windows ``LOCALAPPDATA``. It need not
-    exist yet.
-
-    Raises:
-        DataError: there is something else than a folder.
-    """
-    setting = os.environ.get(_VARIABLE)
-    default = platformdirs.user_cache_path("hoplon", appauthor=False, opinion=False)
-    folder = Path(setting).expanduser() if setting else default
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"expected a folder for trained weights, got the file {folder}; set {_VARIABLE} to another")
-    return folder
+__all__ = ["cache_folder", "load_tensors", "save_tensors"]
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -38,7 +20,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     Raises:
         DataError: the folder cannot be made or written to.
     """
-    way_out = f"set {_VARIABLE} to a folder in which trained weights can be kept"
+    way_out = f"set {CACHE_VARIABLE} to a folder in which trained weights can be kept"
     tensor_files.save_tensors(path, tensors, metadata, refusal=DataError, way_out=way_out)
 
 

@@ -79,7 +79,7 @@ class LogitGradients:
         reference = injector.reference
         judged = reference.criterion.judged(reference.golden)
         logits = isinstance(judged, Tensor) and judged.ndim == 2 and judged.shape[1] > 1
-        if not logits or reference.program.exported is None or isinstance(sites[0], MemorySite):
+        if not logits or not reference.program.has_graph or isinstance(sites[0], MemorySite):
             raise HoplonError(
                 "expected value faults, a model that can be exported and one judged output of shape (runs, classes) "
                 "for strata by first order, got others; use ByDeviation alone"

@@ -88,7 +88,7 @@ def _of_example(program: Program, example: Tensor) -> Ranges:
 
 def _arms(program: Program, model: nn.Module, protection: Ranger) -> dict[str, nn.Module]:
     bounds = overlay(program, [protection])
-    forms = ("separate",) if program.exported is None else ("separate", "fused")
+    forms = ("separate",) if not program.has_graph else ("separate", "fused")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what watching costs is what is measured here
         return {
@@ -107,7 +107,7 @@ def _document(program: Program, protection: Ranger, arms: Mapping[str, nn.Module
             "median_ms": arm.median_ms,
             **arm.to_dict("ratio"),
             **to_original[arm.name].to_dict("ratio_original"),
-            "added_passes": _passes(arms[arm.name]) if program.exported is not None else None,
+            "added_passes": _passes(arms[arm.name]) if program.has_graph else None,
             **_flops(program, protection, arm.name),
         }
         for arm in found.arms
@@ -131,8 +131,8 @@ def _passes(module: nn.Module) -> int:
 def _flops(program: Program, protection: Ranger, form: str) -> dict[str, Any]:
     """Operations that an arm adds to those of the model, by convention; None where they cannot be counted."""
     names = [f"flops_{convention}" for convention in CONVENTIONS]
-    if program.exported is None or form in (BASELINE, ORIGINAL):
-        return dict.fromkeys(names, None if program.exported is None else 0.0)
+    if not program.has_graph or form in (BASELINE, ORIGINAL):
+        return dict.fromkeys(names, None if not program.has_graph else 0.0)
     counts = [count_flops(program, [protection], convention=one, form=form) for one in CONVENTIONS]  # type: ignore[arg-type]
     return {name: plain(count.overhead) for name, count in zip(names, counts, strict=True)}
 

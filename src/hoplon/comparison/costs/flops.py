@@ -123,7 +123,7 @@ def count_flops(
         ``tensorflow/python/profiler/internal/flops_registry.py``. The profiler drops in silence an operator whose
         shape it does not know; here all shapes are known, and an operator without a rule is named.
     """
-    if program.exported is None:
+    if not program.has_graph:
         raise HoplonError(
             f"expected an exported program to count, got {program.name} in the eager form, whose operators depend on "
             "the input; count the part that can be exported"

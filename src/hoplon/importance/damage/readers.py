@@ -20,7 +20,7 @@ def readers_of(program: Program, sites: Sequence[MemorySite], score: str) -> dic
     Raises:
         HoplonError: a program without a graph; SiteError: a storage that another operator reads.
     """
-    if program.exported is None:
+    if not program.has_graph:
         raise HoplonError(
             f"expected a model with a graph for {score}, got {program.name} in eager form; use another score"
         )
