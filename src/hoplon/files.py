@@ -18,7 +18,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hoplon.errors import DataError, HoplonError, StoreError
@@ -264,6 +263,8 @@ def cache_folder() -> Path:
     Raises:
         DataError: there is something else than a folder.
     """
+    import platformdirs
+
     setting = os.environ.get(CACHE_VARIABLE)
     default = platformdirs.user_cache_path("hoplon", appauthor=False, opinion=False)
     folder = Path(setting).expanduser() if setting else default

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -88,6 +89,7 @@ def test_a_kept_program_is_the_one_that_is_traced(folder: Path) -> None:
             for program in (first, second)
         ]
         assert runs[0].equals(runs[1])
+    assert pickle.loads(pickle.dumps(second)).fingerprint() == first.fingerprint()
     assert second.exported is not None
     assert first.exported is not None
     assert [node.name for node in second.exported.graph.nodes] == [node.name for node in first.exported.graph.nodes]
@@ -145,10 +147,11 @@ def test_other_code_has_another_file(folder: Path, tmp_path: Path, monkeypatch: 
     assert file_of(model, signature) not in (None, before, changed)
 
 
-def test_a_model_that_is_small_or_hooked_has_no_file(folder: Path) -> None:
+def test_a_model_that_is_small_hooked_or_generated_has_no_file(folder: Path) -> None:
     signature = Signature.of("x", (_batch(),), {}, axis=0)
     model = _Deep().eval()
     assert file_of(model.blocks[0], signature) is None
+    assert file_of(torch.fx.symbolic_trace(model), signature) is None
     model.blocks[0].register_forward_hook(lambda module, args, output: output * 2)
     assert file_of(model, signature) is None
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from pydantic import ConfigDict, with_config
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 from typing_extensions import TypedDict
@@ -347,8 +347,9 @@ class _Description:
         elif isinstance(value, partial):
             parts = [value.func, value.args, value.keywords]
         elif isinstance(value, nn.Module):
-            if any(held for name, held in vars(value).items() if name.endswith("_hooks")):
-                raise _NotKept("hooks")
+            hooked = any(held for name, held in vars(value).items() if name.endswith("_hooks"))
+            if hooked or isinstance(value, fx.GraphModule):  # whose code stands in no file
+                raise _NotKept(type(value).__name__)
             parts = [type(value), vars(value)]
         elif hasattr(value, "__dict__") and not isinstance(value, ModuleType):
             parts = [type(value), vars(value)]
