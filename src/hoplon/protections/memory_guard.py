@@ -281,7 +281,6 @@ def inference() -> AbstractContextManager[Any]:
     return _as_is if torch.is_inference_mode_enabled() else torch.inference_mode()
 
 
-@functools.lru_cache(maxsize=1024, typed=True)
 @checked
 def of_turn(count: int, turn: int, turns: int) -> range:
     """Return those of ``count`` consecutive pieces that belong to a turn; turns differ by one piece at most.
@@ -292,6 +291,12 @@ def of_turn(count: int, turn: int, turns: int) -> range:
         >>> [list(of_turn(5, turn, 2)) for turn in range(2)]
         [[0, 1], [2, 3, 4]]
     """
+    return pieces_of_turn(count, turn, turns)
+
+
+@functools.lru_cache(maxsize=1024)
+def pieces_of_turn(count: int, turn: int, turns: int) -> range:
+    """Return as `of_turn` does, without looking at the types each time: a small check asks several times."""
     if not 0 <= turn < turns:
         raise HoplonError(f"expected a turn in [0, {turns}), got {turn}")
     return range(count * turn // turns, count * (turn + 1) // turns)

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from hoplon.errors import HoplonError
 from hoplon.program.memory import StoredWords, named_with_share
 from hoplon.program.words import without_covered
-from hoplon.protections.memory_guard import of_turn
+from hoplon.protections.memory_guard import pieces_of_turn
 
 _READS: tuple[Callable[[Tensor], Any], ...] = (
     attrgetter("device", "dtype"),
@@ -133,7 +133,7 @@ class Bindings:
             tables, others, rows = (
                 slice(part.start, part.stop)
                 for count in (len(self._tables), len(self._others), len(self._rows))
-                for part in [of_turn(count, turn, turns)]
+                for part in [pieces_of_turn(count, turn, turns)]
             )
             self._slices[turn, turns] = _Slice(self._tables[tables], self._others[others], self._rows[rows])
         portion = self._slices[turn, turns]

@@ -15,7 +15,7 @@ from hoplon.protections.guards.baselines.zero_space import bits_of, bytes_of
 from hoplon.protections.guards.memory.words import spanned
 from hoplon.protections.guards.memory.writing import write_differing
 from hoplon.protections.guards.voting import copy_of, distinct
-from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard, change, of_turn
+from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard, change, pieces_of_turn
 from hoplon.registry import register
 
 _WORD_BITS = 64
@@ -80,7 +80,7 @@ class SecDedGuard(StorageGuard[None]):
     @override
     def _suspects(self, turn: int, turns: int) -> tuple[GuardReport, dict[str, None]]:
         names = list(self._live)
-        some = [names[number] for number in of_turn(len(names), turn, turns)]
+        some = [names[number] for number in pieces_of_turn(len(names), turn, turns)]
         checked = GuardReport(sum(-(-self._live[name].nbytes * 8 // _WORD_BITS) for name in some))
         return checked, {name: None for name in some if not torch.equal(self._live[name], self._written[name])}
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hoplon.formats.base import integer_view
 from hoplon.protections.guards.memory.arena import arena_around
-from hoplon.protections.memory_guard import of_turn
+from hoplon.protections.memory_guard import pieces_of_turn
 
 _Item = TypeVar("_Item")
 _Part = TypeVar("_Part", bound=Sized)
@@ -134,6 +134,6 @@ def of_turn_by_size(items: Sequence[_Item], size: Callable[[_Item], int], turn: 
         >>> [of_turn_by_size(["four", "a", "b", "cc"], len, turn, 2) for turn in range(2)]
         [['four'], ['a', 'b', 'cc']]
     """
-    of_turn(1, turn, turns)
+    pieces_of_turn(1, turn, turns)
     begins = [0, *accumulate(map(size, items))]
     return [item for item, begin in zip(items, begins, strict=False) if begin * turns // begins[-1] == turn]

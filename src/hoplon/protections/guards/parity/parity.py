@@ -24,7 +24,7 @@ from hoplon.protections.memory_guard import (
     change,
     inference,
     nothing_found,
-    of_turn,
+    pieces_of_turn,
 )
 from hoplon.registry import register
 
@@ -208,7 +208,7 @@ class ParityGuard(Guard):
         Returns:
             In words of memory, and of parity and sums; where blocks cannot be repaired, these count instead.
         """
-        checked = len(of_turn(self._words, turn, turns))
+        checked = len(pieces_of_turn(self._words, turn, turns))
         with inference():
             versions = self._counters.read()
             if all(part.is_intact(turn, turns) for part in self.parts):

@@ -12,7 +12,7 @@ from torch import Tensor
 from hoplon.protections.guards.parity.diagnosis import Diagnosis, block_sums
 from hoplon.protections.guards.parity.matrix import WORD, WordMatrix
 from hoplon.protections.guards.voting import copy_of
-from hoplon.protections.memory_guard import of_turn
+from hoplon.protections.memory_guard import pieces_of_turn
 
 _LANES = 8  # slices begin at every eighth column
 
@@ -74,7 +74,7 @@ class ParityRows:
 
     def _plan(self, turn: int, turns: int) -> Callable[[], bool]:
         """The comparison of a slice, its views made once: a check takes little longer than reading the memory."""
-        ends = of_turn(WORD * sum(matrix.rows * matrix.width for matrix in self.matrices), turn, turns)
+        ends = pieces_of_turn(WORD * sum(matrix.rows * matrix.width for matrix in self.matrices), turn, turns)
         pairs: list[tuple[Tensor, Tensor]] = []
         still: list[Callable[[], Tensor]] = []
         moving: list[tuple[WordMatrix, range, Sequence[Tensor]]] = []
@@ -92,7 +92,7 @@ class ParityRows:
                     pairs += zip(parts, rows, strict=True)
             begin += WORD * matrix.rows * matrix.width
             offset += matrix.width
-        entries = of_turn(len(self.sums[0]), turn, turns)
+        entries = pieces_of_turn(len(self.sums[0]), turn, turns)
         one, other = (sums[entries.start : entries.stop] for sums in self.sums)
 
         def intact() -> bool:
