@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from hoplon.errors import BelowOne, HoplonError, Share, checked
 from hoplon.stats.intervals import Floats, Interval, check_shapes, gamma_quantile, with_event
@@ -77,13 +77,14 @@ def limits(
 ) -> tuple[Floats, Floats, Floats]:
     """Estimate and limits of ``sum(share x p)`` for many sets of strata at once; the last axis is that of the strata.
 
-    Each stratum is known up to a Beta distribution, as in the interval of Clopper and Pearson: of p for the lower
-    limit Beta(x, n - x + 1). For the upper limit that interval takes Beta(x + 1, n - x), one more failure, in every
-    stratum; together those would add one failure per stratum. In the limit of rare failures they are counts of
-    Poisson processes, and of all processes together just one event is the next: so one failure is added, in the
-    stratum in which a failure counts most, ``max(share / runs)``. It is what keeps the limit honest where a heavy
-    stratum has shown no failure: the rule of three. A stratum in which most runs fail is looked at from its other side.
-    The sum of the distributions is taken to be the gamma distribution, shifted, of the same first three cumulants.
+    Each stratum is known up to the cumulants of its count, x of n: p = x/n, p (1 - p) / (n - 1), and so on. They have
+    no bias that would add up over many strata of few runs. Clopper and Pearson's limits lie beyond them: the upper one
+    is that of one more failure, which adds (1 - p)/n. In every stratum that would be one failure per stratum; in the
+    limit of rare failures they are counts of Poisson processes, and of all processes together just one event is the
+    next: so one failure is added, in the stratum in which it counts most, ``max(share (1 - p) / runs)``. It is what
+    keeps the limit honest where a heavy stratum has shown no failure: the rule of three. The lower limit is the same of
+    runs that do not fail, ``max(share p / runs)``. The sum of the distributions is taken to be the gamma distribution,
+    shifted, of the same first three cumulants.
 
     With one stratum this is the interval of Clopper and Pearson up to rounding; with strata that count alike, that of
     Garwood for their total; with many failures everywhere, the normal one.
@@ -99,28 +100,21 @@ def limits(
         Estimate, lower and upper limit, each of shape ``(...)``.
     Source:
         Clopper and Pearson, Biometrika 26 (1934); Fay and Feuer, Statistics in Medicine 16 (1997) 791-801, for the
-        one added event of the largest weight. The distributions are convolved here, not replaced by one gamma of two
-        moments, which is too short where one stratum is heavy and the others are well known. Phase one: Cochran
-        1977, equation 12.3 with the second term's variance between strata.
+        one added event of the largest weight. Its distribution is convolved here, not replaced by one gamma of two
+        moments, which is too short where one stratum is heavy and the others are well known. Variances: Cochran 1977,
+        equation 5.13; phase one: equation 12.3 with the second term's variance between strata.
     """
     share, failed, run = (np.asarray(part, dtype=np.float64) for part in (shares, failures, runs))
     check_shapes("shares, failures, runs and candidates", share, failed, run, candidates)
     run = np.where(share > 0, run, 1.0)
     failed = np.where(share > 0, failed, 0.0)
-    mostly = 2 * failed > run
-    lower = _beta(failed, run - failed + 1, certain=failed == 0, at=0.0)
-    upper = _beta(
-        np.where(mostly, failed + 1, failed),
-        np.where(mostly, run - failed, run - failed + 1),
-        certain=(failed == 0) | (mostly & (failed == run)),
-        at=np.where(mostly, 1.0, 0.0),
-    )
     probability = failed / run
-    mean = (share * probability).sum(-1)
-    low = [(share**power * part).sum(-1) for power, part in enumerate(lower, 1)]
-    high = [(share**power * part).sum(-1) for power, part in enumerate(upper, 1)]
-    for power, part in enumerate(_next_failure(share, run, mostly)):
-        high[power] = high[power] + part
+    spread, before_last = probability * (1 - probability), np.maximum(run - 1, 1.0)
+    cumulants = probability, spread / before_last, 2 * spread * (1 - 2 * probability) / before_last**2
+    mean, *higher = (np.asarray((share**power * part).sum(-1)) for power, part in enumerate(cumulants, 1))
+    failure, passed = (_next_event(share * room, run) for room in (1 - probability, probability))
+    high = [known + more for known, more in zip((mean, *higher), failure, strict=True)]
+    low = [known + sign * more for known, sign, more in zip((mean, *higher), (-1, 1, -1), passed, strict=True)]
     if candidates is not None:
         draws = np.asarray(candidates, dtype=np.float64)
         if not (draws >= 1).all():
@@ -190,22 +184,11 @@ def _left_open(weights: Floats, differences: Floats, candidates: ArrayLike) -> f
     return found
 
 
-def _beta(a: Floats, b: Floats, *, certain: NDArray[np.bool_], at: ArrayLike) -> list[Floats]:
-    """The first three cumulants of Beta(a, b); of a constant `at` where it is certain."""
-    a, b = np.where(certain, 1.0, a), np.where(certain, 1.0, b)
-    total = a + b
-    mean = a / total
-    variance = mean * (b / total) / (total + 1)
-    third = 2 * variance * (b - a) / (total * (total + 2))
-    return [np.where(certain, at, mean), np.where(certain, 0.0, variance), np.where(certain, 0.0, third)]
-
-
-def _next_failure(share: Floats, run: Floats, mostly: NDArray[np.bool_]) -> list[Floats]:
-    """The cumulants of one more failure, where it counts most."""
-    weight = np.where(mostly, 0.0, share / run)
+def _next_event(reach: Floats, run: Floats) -> list[Floats]:
+    """The cumulants of ``reach x Beta(1, run)``, one more event, in the stratum where it counts most."""
+    weight = reach / run
     heaviest = weight.argmax(-1, keepdims=True)
-    there = np.take_along_axis(np.broadcast_to(share, weight.shape), heaviest, -1)[..., 0]
-    runs = np.take_along_axis(np.broadcast_to(run, weight.shape), heaviest, -1)[..., 0]
-    none = weight.max(-1) == 0
-    parts = _beta(np.ones_like(runs), runs, certain=none, at=0.0)
-    return [there**power * part for power, part in enumerate(parts, 1)]
+    far, runs = (np.take_along_axis(np.broadcast_to(part, weight.shape), heaviest, -1)[..., 0] for part in (reach, run))
+    total = runs + 1
+    variance = runs / (total**2 * (total + 1))
+    return [far / total, far**2 * variance, far**3 * 2 * variance * (runs - 1) / (total * (total + 2))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -32,8 +33,10 @@ from hoplon.campaign.runner import UnitStore
 from hoplon.campaign.stratified.bit_bands import bands_of
 from hoplon.campaign.stratified.candidates import Candidates
 from hoplon.campaign.stratified.first_phase import FirstPhase
+from hoplon.campaign.stratified.preview import LogitGradients
 from hoplon.campaign.stratified.schedule import SequentialSchedule
 from hoplon.campaign.stratified.strata import (
+    ByAnswer,
     ByBit,
     ByDeviation,
     ByFirstOrder,
@@ -51,6 +54,7 @@ from hoplon.formats import FixedPoint, native
 from hoplon.injection.golden_run import GoldenRun
 from hoplon.injection.injector import Injector
 from hoplon.protections.base import Overlay
+from hoplon.stats.allocation import allocate
 
 HALF_WIDTH = 0.02
 
@@ -124,13 +128,17 @@ def test_a_prediction_is_there_for_uniform_faults_and_after_loading(campaign: Ca
     assert campaign.run(count=10).prediction is None
 
 
+def _too_wide(*given: Any, half_width: float, **others: Any) -> Any:
+    return allocate(*given, half_width=min(4 * half_width, 0.9), **others)
+
+
 @pytest.mark.parametrize(("sites", "half_width"), [(Values(kind="conv"), 0.005), (Memory("0.weight"), 0.04)])
 def test_what_is_run_after_a_look_narrows_the_limits_and_leaves_the_estimate(
     campaign: Campaign, sites: Values | Memory, half_width: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plan for too wide an interval, so that the first look is not the last one."""
     plan = dataclasses.replace(campaign, sites=sites)
-    monkeypatch.setattr("hoplon.campaign.stratified.schedule._MARGIN", 4.0)
+    monkeypatch.setattr("hoplon.campaign.stratified.schedule.allocate", _too_wide)
     results = plan.run(half_width=half_width, seed=3, store=tmp_path / "run")
     design, rate = results.design, results.summary()[0].failure
     assert design is not None
@@ -264,6 +272,7 @@ def test_one_seed_is_one_table_for_any_number_of_workers_and_after_a_stop(
         ByBit(),
         ByFirstOrder(),
         BySensitivity((0.5, 1.0)),
+        [ByDeviation(), ByAnswer(least=1.0)],
         ByFunction(lambda seen: (seen.after.abs() > 1).long(), name="large"),
     ],
 )
@@ -295,6 +304,32 @@ def test_sensitivity_sees_moves_of_either_direction() -> None:
     assert labels[3] == "not finite"
     with pytest.raises(HoplonError, match=r"expected edges in ascending order, at least one, got \(2.0, 1.0\)"):
         BySensitivity((2.0, 1.0))
+
+
+def test_answers_part_only_faults_that_drown_the_input() -> None:
+    seen = CandidateFeatures((), *[torch.zeros(5).long()] * 3, *[torch.zeros(5)] * 4, torch.ones(5))  # type: ignore[call-arg]
+    seen = dataclasses.replace(
+        seen,
+        before=torch.zeros(5).double(),
+        after=torch.tensor([1.0, 200.0, -200.0, 200.0, torch.inf]).double(),
+        sensitivity=torch.ones(5).double(),
+        answer=torch.tensor([3, 3, 0, 900, 3]),
+    )
+    strata = ByAnswer(most=10)
+    assert strata.keys(seen).tolist() == [0, 4, 1, 11, 0]
+    labels = [strata.label(key, seen) for key in (0, 4, 11)]
+    assert labels == ["", "golden class 3", "golden class 10 or above"]
+
+
+def test_answers_are_those_of_the_golden_run(campaign: Campaign) -> None:
+    work = campaign._runner(0)
+    reference = work.injector.reference
+    given = reference.eligible.flip(0)
+    step = torch.full_like(given, reference.program.site_steps[work.sites[0].name])
+    *_, answer = LogitGradients(work.injector, work.sites)(step, torch.zeros_like(given), given)
+    with torch.inference_mode():
+        outputs = _net()(torch.randn(8, 1, 5, 5, generator=torch.Generator().manual_seed(1))[given])
+    assert answer.tolist() == outputs.argmax(1).tolist()
 
 
 def _negative(seen: CandidateFeatures) -> torch.Tensor:

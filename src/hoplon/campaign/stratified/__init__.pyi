@@ -1,5 +1,6 @@
 from . import strata as strata
 from .strata import (
+    ByAnswer as ByAnswer,
     ByBit as ByBit,
     ByDeviation as ByDeviation,
     ByFirstOrder as ByFirstOrder,

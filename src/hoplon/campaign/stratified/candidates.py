@@ -23,7 +23,7 @@ from hoplon.formats.dtypes import native
 from hoplon.formats.named import format_named
 from hoplon.stats.intervals import Ints
 
-Slope = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Slope = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 BLOCK = 2**12
 _SMALLEST = 1e-4  # a stratum with a smaller share is joined with the others of its kind
@@ -40,8 +40,8 @@ class Candidates:
         population: what faults are drawn from; it observes the fault-free words.
         strata: how candidates are told apart.
         arrive: follows value faults of one word; None, as for memory: what is struck is all that is seen.
-        slope: gives `CandidateFeatures.slope` and `CandidateFeatures.sensitivity` by step, element and input; needed
-            by strata that read it.
+        slope: gives `CandidateFeatures.slope`, `CandidateFeatures.sensitivity` and `CandidateFeatures.answer` by step,
+            element and input; needed by strata that read one of them.
         wrong: inputs that fail without a fault, int64; there a masked fault is a failure all the same.
         block: candidates that are drawn together; decides which ones there are.
         most_at_once: candidates looked at together after the first ones, at some 400 bytes each; changes no stratum.
@@ -229,7 +229,7 @@ class Candidates:
             before, after, step, masked = arrived.before, arrived.after, arrived.step, arrived.masked
         if fix_scale:
             self._scale = _scale(before, step)
-        slopes: tuple[Tensor, Tensor] | tuple[None, None] = None, None
+        slopes: tuple[Tensor, Tensor, Tensor] | tuple[()] = ()
         if self._slope is not None:
             assert places.input is not None
             slopes = self._slope(step, places.element, places.input)

@@ -84,21 +84,22 @@ class LogitGradients:
                 "expected value faults, a model that can be exported and one judged output of shape (runs, classes) "
                 "for strata by first order, got others; use ByDeviation alone"
             )
-        self._reference = reference
+        self._reference, self._answers = reference, judged.argmax(1).cpu()
 
-    def __call__(self, step: Tensor, element: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
-        """By step of the program, element and input, int64, shape ``(n,)``: slope and sensitivity, see
+    def __call__(self, step: Tensor, element: Tensor, given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """By step of the program, element and input, int64, shape ``(n,)``: slope, sensitivity and answer, see
         `CandidateFeatures`.
 
         Returns:
-            Of the gap, and the length of the gradient of both outputs, each over the gap: float64, shape ``(n,)``.
+            Of the gap, and the length of the gradient of both outputs, each over the gap: float64, shape ``(n,)``. The
+            index of the larger one: int64, shape ``(n,)``.
         """
         reference = self._reference
         found = torch.zeros(2, len(step), dtype=torch.float64)
         position = torch.searchsorted(reference.eligible, given)
         for batch, here in rows_by(position // reference.batch):
             found[:, here] = self._batch(batch, step[here], position[here] % reference.batch, element[here])
-        return found[0], found[1]
+        return found[0], found[1], self._answers[position]
 
     def _batch(self, batch: int, step: Tensor, row: Tensor, element: Tensor) -> Tensor:
         """Both columns for one batch of inputs: float64, shape ``(2, n)``."""

@@ -34,7 +34,6 @@ _ORDER = (
     1.0,
 )  # candidates of bands, by their part of the word, see `bit_bands`
 
-_MARGIN = 0.95  # plan for a little less, so that the first look is nearly always the last one
 _UNSEEN = 0.6
 _COARSER = 1.2
 
@@ -166,7 +165,7 @@ class SequentialSchedule:
             unseen=_UNSEEN,
             least=2 * _LEAST,
         )
-        wanted = self.half_width * _MARGIN
+        wanted = self.half_width
         best: tuple[float, Ints, Ints] | None = None
         while best is None:
             for drawn in self._growing(first, guesses):

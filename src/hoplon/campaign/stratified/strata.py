@@ -10,7 +10,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from hoplon.errors import HoplonError, checked
+from hoplon.errors import Count, HoplonError, checked
 from hoplon.program.sites import MemorySite, ValueSite
 
 _LAST = 2**15  # four of them fit in an int64
@@ -28,6 +28,7 @@ class CandidateFeatures:
     the root mean square of fault-free values there, float64, shape ``(n,)``. ``slope``: how the gap between the two
     largest outputs changes with the value, over the gap itself, float64, shape ``(n,)``; None unless asked for.
     ``sensitivity``: how much these two outputs change, the length of their gradient over the gap, likewise.
+    ``answer``: the largest of the golden outputs, its index, int64, shape ``(n,)``, likewise.
     """
 
     sites: Sequence[ValueSite | MemorySite]
@@ -41,6 +42,7 @@ class CandidateFeatures:
     scale: Tensor
     slope: Tensor | None = None
     sensitivity: Tensor | None = None
+    answer: Tensor | None = None
 
     @property
     def deviation(self) -> Tensor:
@@ -52,7 +54,7 @@ class CandidateFeatures:
 class Strata(ABC):
     """Rule that tells candidates apart. A good rule saves runs; none can make the interval dishonest.
 
-    ``needs_slope``: it reads `CandidateFeatures.slope` or `CandidateFeatures.sensitivity`.
+    ``needs_slope``: it reads `CandidateFeatures.slope`, `CandidateFeatures.sensitivity` or `CandidateFeatures.answer`.
     """
 
     needs_slope: ClassVar[bool] = False
@@ -223,6 +225,38 @@ class BySensitivity(Strata):
 @final
 @checked
 @dataclass(frozen=True)
+class ByAnswer(Strata):
+    """The golden class, where a fault moves the two largest outputs by many gaps; all other faults are one stratum.
+
+    Such a value drowns the input: what comes out hangs on where it struck, and few classes come out often. The fault
+    fails unless the input is of that class. For one judged output of shape ``(runs, classes)``.
+
+    Args:
+        least: the move from which on faults are parted, in gaps, as in `BySensitivity`.
+        most: so many classes are told apart, the first ones; the others are one.
+    """
+
+    needs_slope: ClassVar[bool] = True
+    least: float = 100.0
+    most: Count = 16
+
+    def keys(self, seen: CandidateFeatures) -> Tensor:
+        """The class plus one; 0 for small moves and for what is not finite."""
+        assert seen.sensitivity is not None
+        assert seen.answer is not None
+        drowned = (seen.deviation.abs() * seen.sensitivity >= self.least) & seen.after.isfinite()
+        return torch.where(drowned, seen.answer.clamp(max=self.most) + 1, 0)
+
+    def label(self, key: int, seen: CandidateFeatures) -> str:
+        """Such as "golden class 3"; empty for small moves."""
+        if key == 0:
+            return ""
+        return f"golden class {key - 1}" + (" or above" if key > self.most else "")
+
+
+@final
+@checked
+@dataclass(frozen=True)
 class ByFunction(Strata):
     """A rule of one's own.
 
@@ -277,7 +311,7 @@ def joint_label(parts: Sequence[Strata], key: int, seen: CandidateFeatures) -> s
     for part in reversed(parts):
         labels.append(part.label(key % _LAST, seen))
         key //= _LAST
-    return "; ".join(reversed(labels))
+    return "; ".join(filter(None, reversed(labels)))
 
 
 def _require_ascending(what: str, edges: tuple[float, ...]) -> None:

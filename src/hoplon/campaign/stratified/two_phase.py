@@ -22,7 +22,7 @@ from hoplon.campaign.stratified.input_batches import SecondStage
 from hoplon.campaign.stratified.masking import LocalPropagation
 from hoplon.campaign.stratified.preview import LogitGradients
 from hoplon.campaign.stratified.schedule import SequentialSchedule
-from hoplon.campaign.stratified.strata import ByDeviation, BySensitivity, Strata
+from hoplon.campaign.stratified.strata import ByAnswer, ByDeviation, BySensitivity, Strata
 from hoplon.criteria.outcome import Outcome
 from hoplon.errors import HoplonError
 from hoplon.faults.sampling.base import Population
@@ -40,14 +40,14 @@ _RUNS_PER_PASS = 2.0  # of one input, by its time
 
 
 def default_strata(injector: Injector, population: Population) -> tuple[Strata, ...]:
-    """By how far the two largest outputs move, where there are logits and gradients, and by large deviations, in case
-    a gradient is blind; else by deviation alone.
+    """By how far the two largest outputs move, where there are logits and gradients, by large deviations, in case a
+    gradient is blind, and by the golden class where the fault drowns it; else by deviation alone.
     """
     try:
         LogitGradients(injector, population.sites)
     except HoplonError:
         return (ByDeviation(),)
-    return BySensitivity(), ByDeviation((1.0, 3.0), signs=False)
+    return BySensitivity(), ByDeviation((1.0, 3.0), signs=False), ByAnswer()
 
 
 class TwoPhaseRun:
