@@ -321,6 +321,26 @@ def test_answers_part_only_faults_that_drown_the_input() -> None:
     assert labels == ["", "golden class 3", "golden class 10 or above"]
 
 
+def test_one_batch_tells_how_long_gradients_are(campaign: Campaign) -> None:
+    """Of all inputs in one batch: the root mean square of the gradients of each, over the gap of the input."""
+    plan = dataclasses.replace(campaign, batch=8)
+    work = plan._runner(0)
+    reference = work.injector.reference
+    inputs = reference.eligible
+    given, element = inputs.repeat_interleave(27), torch.arange(27).repeat(len(inputs))
+    step = torch.full_like(given, reference.program.site_steps[work.sites[0].name])
+    none, found, _ = LogitGradients(work.injector, work.sites)(step, element, given)
+    slope, each, _ = LogitGradients(work.injector, work.sites, each_input=True)(step, element, given)
+    with torch.inference_mode():
+        x = torch.randn(8, 1, 5, 5, generator=torch.Generator().manual_seed(1))
+        largest = _net()(x[inputs]).double().topk(2, 1).values
+    gap = (largest[:, 0] - largest[:, 1])[:, None]
+    wanted = (each.view(-1, 27) * gap).square().mean(0).sqrt() / gap
+    assert found.tolist() == pytest.approx(wanted.reshape(-1).tolist())
+    assert not none.any()
+    assert slope.any()
+
+
 def test_answers_are_those_of_the_golden_run(campaign: Campaign) -> None:
     work = campaign._runner(0)
     reference = work.injector.reference

@@ -68,14 +68,20 @@ class Observer:
 class LogitGradients:
     """Gradients of the outputs that decide the class by a value, relative to the gap between the two largest.
 
-    First order, of the unprotected model: two backward passes per batch of inputs, one for each of those outputs. Zero
-    for integers, which have no gradient.
+    First order, of the unprotected model: two backward passes, one for each of those outputs. Zero for integers, which
+    have no gradient. How long a gradient is hangs on the element far more than on the input: one batch of inputs tells
+    it (root mean square) for all of them, each over its own gap. Only the slope has a direction and needs each input.
+
+    Args:
+        each_input: take the gradients of every input, and the slope with them; else it is zero.
 
     Raises:
         HoplonError: a model without a graph, memory sites, or no single judged output of shape ``(runs, classes)``.
     """
 
-    def __init__(self, injector: Injector, sites: Sequence[ValueSite | MemorySite]) -> None:
+    def __init__(
+        self, injector: Injector, sites: Sequence[ValueSite | MemorySite], *, each_input: bool = False
+    ) -> None:
         reference = injector.reference
         judged = reference.criterion.judged(reference.golden)
         logits = isinstance(judged, Tensor) and judged.ndim == 2 and judged.shape[1] > 1
@@ -84,7 +90,11 @@ class LogitGradients:
                 "expected value faults, a model that can be exported and one judged output of shape (runs, classes) "
                 "for strata by first order, got others; use ByDeviation alone"
             )
-        self._reference, self._answers = reference, judged.argmax(1).cpu()
+        self._reference, self._each_input = reference, each_input
+        largest = judged.cpu().double().topk(2, 1)
+        self._answers, (first, second) = largest.indices[:, 0], largest.values.unbind(1)
+        self._gaps = (first - second).clamp(min=torch.finfo(judged.dtype).tiny)
+        self._squares: dict[int, Tensor] = {}
 
     def __call__(self, step: Tensor, element: Tensor, given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """By step of the program, element and input, int64, shape ``(n,)``: slope, sensitivity and answer, see
@@ -95,16 +105,43 @@ class LogitGradients:
             index of the larger one: int64, shape ``(n,)``.
         """
         reference = self._reference
-        found = torch.zeros(2, len(step), dtype=torch.float64)
+        slope, square = torch.zeros(2, len(step), dtype=torch.float64)
         position = torch.searchsorted(reference.eligible, given)
-        for batch, here in rows_by(position // reference.batch):
-            found[:, here] = self._batch(batch, step[here], position[here] % reference.batch, element[here])
-        return found[0], found[1], self._answers[position]
+        if self._each_input:
+            for batch, here in rows_by(position // reference.batch):
+                both = self._batch(batch, step[here], position[here] % reference.batch, element[here])
+                slope[here], square[here] = both[0] - both[1], both.square().sum(0)
+        else:
+            self._measure(step.unique().tolist())
+            for number, here in rows_by(step):
+                known = self._squares[number]
+                square[here] = known[element[here].clamp(max=len(known) - 1)]
+        gap = self._gaps[position]
+        return slope / gap, square.sqrt() / gap, self._answers[position]
+
+    def _measure(self, steps: Sequence[int]) -> None:
+        """Squared lengths by element, the mean of the first batch of inputs, for steps that have none yet."""
+        program, reference = self._reference.program, self._reference
+        new = [step for step in steps if step not in self._squares]
+        sides = self._gradients(0, new) if new else []
+        for step in new:
+            parts = [samples_of(program, step, side[step])[: len(reference.eligible)] for side in sides if step in side]
+            squares = [part.double().square().mean(0).reshape(-1).cpu() for part in parts]
+            self._squares[step] = torch.stack(squares).sum(0) if squares else torch.zeros(1, dtype=torch.float64)
 
     def _batch(self, batch: int, step: Tensor, row: Tensor, element: Tensor) -> Tensor:
-        """Both columns for one batch of inputs: float64, shape ``(2, n)``."""
+        """The gradients of both outputs for one batch of inputs: float64, shape ``(2, n)``."""
+        both = torch.zeros(2, len(step), dtype=torch.float64)
+        places = dict(rows_by(step))
+        for which, side in enumerate(self._gradients(batch, list(places))):
+            for number, gradient in side.items():
+                here = places[number]
+                both[which, here] = _elements(self._reference.program, number, gradient, row[here], element[here])
+        return both
+
+    def _gradients(self, batch: int, wanted: Sequence[int]) -> list[dict[int, Tensor]]:
+        """Of the largest output of each input, then of the second, by the values of steps that have a gradient."""
         program, reference = self._reference.program, self._reference
-        wanted = set(step.unique().tolist())
         values: dict[int, Tensor] = {}
 
         def watch(number: int, value: Any) -> Any:
@@ -120,23 +157,15 @@ class LogitGradients:
             judged = reference.criterion.judged(outputs)
             assert isinstance(judged, Tensor)
             largest = judged.topk(2, 1).values.unbind(1)
-            gradients = [
+            found = [
                 torch.autograd.grad(
                     output.sum(), list(values.values()), allow_unused=True, retain_graph=output is largest[0]
                 )
                 for output in largest
                 if values  # none of integers
             ]
-        gap = (largest[0].detach().double() - largest[1].detach().double()).clamp(min=torch.finfo(judged.dtype).tiny)
-        both = torch.zeros(2, len(step), dtype=torch.float64)
-        places = dict(rows_by(step))
-        for which, parts in enumerate(gradients):
-            for number, gradient in zip(values, parts, strict=True):
-                if gradient is not None:
-                    here = places[number]
-                    both[which, here] = _elements(program, number, gradient, row[here], element[here])
-        slope, length = both[0] - both[1], both.square().sum(0).sqrt()
-        return torch.stack([slope, length]) / gap.cpu()[row]
+        sides: list[dict[int, Tensor | None]] = [dict(zip(values, parts, strict=True)) for parts in found]
+        return [{number: part for number, part in side.items() if part is not None} for side in sides]
 
 
 def _elements(program: Program, number: int, value: Tensor, row: Tensor, element: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from hoplon.campaign.stratified.input_batches import SecondStage
 from hoplon.campaign.stratified.masking import LocalPropagation
 from hoplon.campaign.stratified.preview import LogitGradients
 from hoplon.campaign.stratified.schedule import SequentialSchedule
-from hoplon.campaign.stratified.strata import ByAnswer, ByDeviation, BySensitivity, Strata
+from hoplon.campaign.stratified.strata import ByAnswer, ByDeviation, ByFirstOrder, BySensitivity, Strata
 from hoplon.criteria.outcome import Outcome
 from hoplon.errors import HoplonError
 from hoplon.faults.sampling.base import Population
@@ -69,7 +69,7 @@ class TwoPhaseRun:
         self._schedule = dataclasses.replace(schedule, again=again)
         slope, arrive = None, None
         if any(part.needs_slope for part in strata):
-            slope = LogitGradients(injector, population.sites)
+            slope = LogitGradients(injector, population.sites, each_input=_directed(strata))
         self._levels: SecondStage | None = None
         if population.inputs is not None:
             arrive = LocalPropagation(injector, population.sites)  # type: ignore[arg-type]
@@ -237,10 +237,15 @@ class TwoPhaseRun:
 def looking_again(strata: Sequence[Strata], reference: GoldenRun) -> float:
     """Fixed cost of enlarging the first phase, in equivalent runs, independent of the number of candidates.
 
-    One forward pass over all inputs; where strata need gradients, also the two backward passes and their forward.
+    One forward pass over all inputs; where strata need gradients of each, also two backward passes and their forward.
     """
-    passes = 1 + 3 * any(part.needs_slope for part in strata)  # gradients of two outputs, and their forward
+    passes = 1 + 3 * _directed(strata)  # gradients of two outputs, and their forward
     return _RUNS_PER_PASS * passes * len(reference.eligible)
+
+
+def _directed(strata: Sequence[Strata]) -> bool:
+    """True if strata read the slope, which differs from input to input."""
+    return any(isinstance(part, ByFirstOrder) for part in strata)
 
 
 def wrong_without_fault(injector: Injector) -> Tensor:
