@@ -16,7 +16,7 @@ from hoplon.campaign.stratified.first_phase import FirstPhase
 from hoplon.campaign.stratified.masking import LocalPropagation
 from hoplon.campaign.stratified.strata import CandidateFeatures, Strata, joint_keys, joint_label
 from hoplon.faults.model import Places, SampledFaults
-from hoplon.faults.sampling.base import Population, Sampling, draw_faults, unit_generator
+from hoplon.faults.sampling.base import Population, Sampling, table_of, unit_generator
 from hoplon.faults.table import FaultTable, series_to_words
 from hoplon.formats.base import NumberFormat
 from hoplon.formats.dtypes import native
@@ -150,24 +150,18 @@ class Candidates:
 
     def table(self, chosen: Ints) -> FaultTable:
         """The faults of these candidates, in this order, numbered from 0."""
-        frames = []
+        parts = []
         order = chosen.argsort(kind="stable")
         numbers, first = np.unique(chosen[order] // self._block, return_index=True)
         for block, mine in zip(numbers.tolist(), np.split(order, first[1:]), strict=True):
-            band, number = self._blocks[block]
-            drawn = draw_faults(
-                self.bands[band].population,
-                self._block,
-                sampling=self._sampling,
-                generator=self._generator(band, number),
-            ).frame
-            place = pl.DataFrame({"fault": chosen[mine] - block * self._block, "place": mine})
-            named = drawn.with_columns(pl.col("site", "format").cast(pl.String))
-            frames.append(place.join(named, on="fault", how="inner"))
-        frame = pl.concat(frames).sort("place", maintain_order=True).drop("fault").rename({"place": "fault"})
-        names = pl.Enum([site.name for site in self._population.sites])
-        frame = frame.with_columns(pl.col("site").cast(names), pl.col("format").cast(pl.Enum(self._formats)))
-        return FaultTable("memory" if self._population.inputs is None else "values", frame)
+            faults, wanted = self._draw(*self._blocks[block]), torch.from_numpy(chosen[mine] - block * self._block)
+            rank = torch.full((self._block,), -1).index_copy_(0, wanted, torch.arange(len(wanted)))
+            kept = faults.take((rank[faults.fault] >= 0).nonzero()[:, 0])
+            kept = dataclasses.replace(kept, fault=rank[kept.fault], probability=faults.probability[wanted])
+            parts.append((kept, torch.from_numpy(mine)))
+        table = table_of(SampledFaults.joined(parts, self._population.places(*[torch.zeros(0).long()] * 3)))
+        formats = pl.col("format").cast(pl.String).cast(pl.Enum(self._formats))
+        return FaultTable(table.target, table.frame.with_columns(formats))
 
     def observed(self, table: FaultTable) -> FaultTable:
         """The table with the words that its faults meet and leave, as a run would find them."""

@@ -162,7 +162,11 @@ def draw_faults(
     size = sampling.size(population)
     if size is not None and first + count > size:
         raise HoplonError(f"expected a count of at most {size}, all the faults there are, got {first + count}")
-    faults = sampling.draw(population, count, first=first, generator=generator)
+    return table_of(sampling.draw(population, count, first=first, generator=generator))
+
+
+def table_of(faults: SampledFaults) -> FaultTable:
+    """Faults as a table, words before and after not yet observed."""
     places = faults.places
     columns = {} if places.input is None else {"input": places.input.numpy()}
     formats = list(dict.fromkeys(form.name for form in faults.formats))
@@ -179,7 +183,7 @@ def draw_faults(
             "probability": faults.probability[faults.fault].numpy(),
         }
     )
-    return FaultTable("memory" if population.inputs is None else "values", frame)
+    return FaultTable("memory" if places.input is None else "values", frame)
 
 
 def _named(names: Sequence[str], number: Tensor) -> pl.Series:
