@@ -33,13 +33,13 @@ from hoplon.faults.sampling.plans import Exhaustive
 from hoplon.faults.single_word import BitFlip
 from hoplon.faults.table import FaultTable
 from hoplon.injection.armed_memory import ArmedMemory
-from hoplon.injection.golden_run import GoldenRun
+from hoplon.injection.golden_run import GoldenRun, KeptPasses, replay_of
 from hoplon.injection.injector import Injector
 from hoplon.injection.memory_budget import Budget
 from hoplon.injection.replay.golden import Arrival, Placement
 from hoplon.program.inputs import as_inputs
 from hoplon.program.program import Program
-from hoplon.program.sites import GuardMemory, Memory, Site, Values
+from hoplon.program.sites import GuardMemory, Memory, Site, Values, ValueSite
 from hoplon.protections.base import Overlay, Protection, overlay
 from hoplon.stats.intervals import Interval
 
@@ -149,6 +149,8 @@ class Campaign:
                 work = UnitWork(runner, rule.count, report_progress)
                 executor = stack.enter_context(_executor(work, directory, stack, workers=workers, threads=held))
                 here = isinstance(executor, Serial)  # processes tell no progress before a unit is done
+                if not here and (kept := runner.injector.reference.kept) is not None:
+                    kept.batches.clear()  # they keep their own
                 return rule.run(runner, UnitStore(directory, manifest, executor, None if here else report_progress))
 
     def prepare(
@@ -178,8 +180,15 @@ class Campaign:
         """Run the model without faults, and prepare to draw and run units."""
         over = overlay(self.program, self.protections)
         sites, copies = _sites_of(self, over)
-        reference = GoldenRun.run(self.program, self.data, self.criterion, batch=self.batch)
-        injector = Injector(reference, over, self.placement, self.arrival, Budget(self.memory_budget))
+        budget = Budget(self.memory_budget)
+        values = [site for site in sites if isinstance(site, ValueSite)]
+
+        def keep(batch: int) -> KeptPasses:
+            return KeptPasses(replay_of(self.program, over, batch, values, self.placement), budget.golden)
+
+        keeps = keep if values and not over.values else None  # what faults will need of the same passes
+        reference = GoldenRun.run(self.program, self.data, self.criterion, batch=self.batch, keep=keeps)
+        injector = Injector(reference, over, self.placement, self.arrival, budget)
         eligible = reference.eligible if self.target == "values" else None
         population = Population(sites, self.fault_model, eligible, Observer(injector, sites, copies))
         return UnitRunner(injector, sites, population, self.sampling, seed)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from hoplon.criteria.outcome import classify, measure
 from hoplon.criteria.ragged import joined, judged_together
 from hoplon.errors import Batch, Count, DataError, checked
 from hoplon.injection.replay.eager import EagerReplay
-from hoplon.injection.replay.golden import Placement
+from hoplon.injection.replay.golden import Golden, Placement
 from hoplon.injection.replay.regions import RegionReplay, fits
 from hoplon.injection.replay.replay import Replay
 from hoplon.program.eager import EagerProgram
@@ -61,6 +61,7 @@ class GoldenRun:
     ``outputs``: flat, of all inputs, those that the criterion judges of shape ``(inputs, ...)``, None in the place of
     the others; ``eligible``: int64, the inputs on which failures count, in order; ``golden``: as ``outputs``, of the
     eligible inputs, each in the row of the batch in which faults meet it. ``pass_seconds``: of a batch, on average.
+    ``kept``: what the passes over the batches of eligible inputs kept for faults, if asked to; pickled without.
     """
 
     program: Program
@@ -71,6 +72,7 @@ class GoldenRun:
     eligible: Tensor
     golden: tuple[Any, ...]
     pass_seconds: float = 0.0
+    kept: KeptPasses | None = field(default=None, repr=False)
 
     @classmethod
     def run(
@@ -80,9 +82,12 @@ class GoldenRun:
         criterion: Criterion | Sequence[Criterion],
         *,
         batch: Count | None = None,
+        keep: Callable[[int], KeptPasses] | None = None,
     ) -> GoldenRun:
         """Run the data set fault-free, in padded batches of one fixed size, and pick the eligible inputs.
 
+        Args:
+            keep: makes, for a batch size, what keeps values of the passes for faults in the unprotected model.
         Raises:
             DataError: inputs of another shape, labels out of range, golden outputs that are not finite, or no
                 eligible input.
@@ -92,8 +97,9 @@ class GoldenRun:
             raise DataError(f"expected a batch of {fixed}, which {program.name} is fixed to, got {batch}")
         size = fixed or min(batch or default_batch(program), len(data))
         criterion = as_criterion(criterion)
+        kept = None if keep is None else keep(size)
         begun = time.perf_counter()
-        outputs = golden_outputs(program, Overlay(), data, criterion, batch=size)
+        outputs = golden_outputs(program, Overlay(), data, criterion, batch=size, kept=kept)
         seconds = (time.perf_counter() - begun) / -(-len(data) // size)
         parts = list(_judged(criterion, outputs, data.y))
         for judged, labels in parts:
@@ -106,8 +112,8 @@ class GoldenRun:
             )
         golden = outputs
         if len(eligible) < len(data):  # in the batches and rows in which faults will strike them
-            golden = golden_outputs(program, Overlay(), data, criterion, batch=size, rows=eligible)
-        return cls(program, data, criterion, size, outputs, eligible, golden, seconds)
+            golden = golden_outputs(program, Overlay(), data, criterion, batch=size, rows=eligible, kept=kept)
+        return cls(program, data, criterion, size, outputs, eligible, golden, seconds, kept)
 
     def judge(
         self, positions: Tensor | slice, rows: Tensor | slice, *, golden: Sequence[Any], faulty: Sequence[Any]
@@ -138,6 +144,32 @@ class GoldenRun:
         rows = self.eligible[number * self.batch : (number + 1) * self.batch]
         return self.program.leaves(self.data, rows, batch=self.batch), len(rows)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "kept": None}
+
+
+@dataclass
+class KeptPasses:
+    """The passes of a replay over batches, the first ones with their values, while these take up to ``most_bytes``."""
+
+    replay: Replay
+    most_bytes: int
+    batches: list[Golden] = field(default_factory=list, init=False)
+
+    def run(self, number: int, leaves: Sequence[Any]) -> Golden:
+        """Run a batch; they come in order, and number 0 begins anew."""
+        if not number:
+            self.batches.clear()
+        golden = self.replay.golden(leaves)
+        if len(self.batches) == number and tensor_bytes([*self.batches, golden]) <= self.most_bytes:
+            self.batches.append(golden)
+        return golden
+
+
+def tensor_bytes(batches: Iterable[Golden]) -> int:
+    """Return the bytes of all tensors that are held for batches, each counted once."""
+    return sum({id(x): x.nbytes for golden in batches for x in golden.tensors() if isinstance(x, Tensor)}.values())
+
 
 @checked
 def golden_outputs(
@@ -148,12 +180,13 @@ def golden_outputs(
     *,
     batch: Batch,
     rows: Tensor | None = None,
+    kept: KeptPasses | None = None,
 ) -> tuple[Any, ...]:
     """Return fault-free flat outputs under an overlay, of a data set or some samples of it, as `GoldenRun.outputs`."""
-    replay = replay_of(program, overlay, batch, ())
+    passes = KeptPasses(replay_of(program, overlay, batch, ()), 0) if kept is None else kept
     parts = []
-    for part in (torch.arange(len(data)) if rows is None else rows).split(batch):
-        golden = replay.golden(program.leaves(data, part, batch=batch))
+    for number, part in enumerate((torch.arange(len(data)) if rows is None else rows).split(batch)):
+        golden = passes.run(number, program.leaves(data, part, batch=batch))
         parts.append(criterion.judged_rows(golden.outputs, slice(len(part))))
     return tuple(None if column[0] is None else joined(column) for column in zip(*parts, strict=True))
 

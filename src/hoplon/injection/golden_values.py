@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,23 +24,26 @@ T = TypeVar("T")
 
 @final
 class GoldenCache(Generic[T]):
-    """Golden values by input batch; the oldest batches go when the budget is spent.
+    """Golden values by input batch; when the budget is spent the newest go, as batches are asked for in turn.
 
     Args:
         run: gives the values of a batch.
         tensors: the tensors among them, and anything else.
         most_bytes: held at most, counted once per tensor; one batch is held in any case.
+        first: of the first batches, where they are there.
     """
 
-    def __init__(self, run: Callable[[int], T], tensors: Callable[[T], Iterable[Any]], most_bytes: int) -> None:
+    def __init__(
+        self, run: Callable[[int], T], tensors: Callable[[T], Iterable[Any]], most_bytes: int, first: Iterable[T] = ()
+    ) -> None:
         self._run, self._tensors, self._most_bytes = run, tensors, most_bytes
-        self._held: OrderedDict[int, T] = OrderedDict()
+        self._held = dict(enumerate(first))
 
     def __getitem__(self, batch: int) -> T:
         if batch not in self._held:
             values = self._run(batch)
             while self._held and self._bytes([*self._held.values(), values]) > self._most_bytes:
-                self._held.popitem(last=False)
+                self._held.popitem()
             self._held[batch] = values
         return self._held[batch]
 
@@ -60,17 +62,23 @@ class SharedReplay:
 
     def of(self, sites: Sequence[ValueSite]) -> tuple[Replay, GoldenCache[Golden]]:
         """Return the replay and its cache; new ones, for all sites so far, when there are new sites."""
+        arm, reference = self.arm, self.arm.reference
+        if self._current is None and (kept := reference.kept) is not None:
+            self._sites |= {site.name: site for site in kept.replay.sites if isinstance(site, ValueSite)}
+            self._current = self._with_cache(kept.replay, kept.batches)
         new = {site.name: site for site in sites if site.name not in self._sites}
         self._sites |= new
         if new or self._current is None:
-            arm, reference = self.arm, self.arm.reference
-            sites = tuple(self._sites.values())
-            replay = replay_of(reference.program, arm.overlay, reference.batch, sites, arm.placement)
-            golden = GoldenCache(
-                lambda batch: replay.golden(reference.leaves(batch)[0]), Golden.tensors, arm.budget.golden
-            )
-            self._current = replay, golden
+            every = tuple(self._sites.values())
+            replay = replay_of(reference.program, arm.overlay, reference.batch, every, arm.placement)
+            self._current = self._with_cache(replay)
         return self._current
+
+    def _with_cache(self, replay: Replay, first: Sequence[Golden] = ()) -> tuple[Replay, GoldenCache[Golden]]:
+        reference, most_bytes = self.arm.reference, self.arm.budget.golden
+        return replay, GoldenCache(
+            lambda batch: replay.golden(reference.leaves(batch)[0]), Golden.tensors, most_bytes, first
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_current": None}

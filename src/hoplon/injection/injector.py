@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from hoplon.formats.dtypes import native
 from hoplon.injection.arm import Arm
 from hoplon.injection.golden_values import FaultFree, SharedReplay
 from hoplon.injection.memory_faults import MemoryFaultRuns
+from hoplon.injection.run_table import RUN_ERRORS
 from hoplon.injection.value_faults import ValueFaultRuns
 from hoplon.program.sites import Site, ValueSite
 
@@ -74,9 +75,20 @@ class Injector(Arm):
         inputs = {"input": int(self.reference.eligible[0])} if values else {}
         table = FaultTable("values" if values else "memory", pl.DataFrame(columns | inputs)).unchanged()
         if values:
-            ValueFaultRuns(self._values, table).run(lambda count: None)  # whose fault-free values serve the first unit
+            self._rehearse_values(table)
         else:
             MemoryFaultRuns(self, table).rehearse()
+
+    def _rehearse_values(self, table: FaultTable) -> None:
+        """Run the path on the first input alone, or on a whole batch where the model takes no single one."""
+        reference = self.reference
+        size = reference.program.signature.fixed_batch or 1
+        first = replace(reference, batch=size, eligible=reference.eligible[:1], kept=None)
+        arm = Arm(first, self.overlay, self.placement, self.arrival, self.budget)
+        try:
+            ValueFaultRuns(SharedReplay(arm), table).run(lambda count: None)
+        except RUN_ERRORS:
+            ValueFaultRuns(self._values, table).run(lambda count: None)
 
     def _runs(self, table: FaultTable, groups: NDArray[np.bool_] | None) -> ValueFaultRuns | MemoryFaultRuns:
         return ValueFaultRuns(self._values, table) if table.target == "values" else MemoryFaultRuns(self, table, groups)

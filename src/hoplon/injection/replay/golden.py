@@ -80,7 +80,7 @@ class Golden:
     def tensors(self) -> Iterator[Any]:
         """Iterate over the tensors that are held, and over values that are none."""
         yield from self.delivered.held.values()
-        yield from (pixels.flat for pixels in self.delivered.pixels.values())
+        yield from (pixels.data for pixels in self.delivered.pixels.values())
         yield from self.produced.values()
 
 

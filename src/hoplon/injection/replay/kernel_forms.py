@@ -80,10 +80,10 @@ def _sources(
     """Return operands and results of a step: golden ones, and random ones where golden values are few."""
     sources = [(operand, result)]
     generator = torch.Generator().manual_seed(0)
-    for _ in range(min(_ENOUGH_VALUES // result.flat.numel(), _MOST_PROBES)):
+    for _ in range(min(_ENOUGH_VALUES // result.value_count, _MOST_PROBES)):
         shape = (operand.batch, operand.channels, operand.height, operand.width)
         probe = torch.randn(shape, generator=generator) * 2.0 ** torch.randint(-4, 5, shape, generator=generator)
-        probe = probe.to(operand.flat)
+        probe = probe.to(operand.data)
         output = rule.whole([probe], values)
         sources.append((Pixels.of(probe), Pixels.of(output if after is None else after(output))))
     return sources

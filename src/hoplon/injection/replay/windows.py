@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -15,41 +15,37 @@ from hoplon.formats.base import integer_view
 Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Pixels:
-    """A golden feature map, ``(batch, channels, height, width)``, kept pixel by pixel.
+    """A golden feature map that windows are cut out of.
 
-    ``flat``: shape ``(batch * height * width + 1, channels)``: the pixels row by row, then one of zeros, which stands
-    for whatever lies outside of the map.
+    It is held as it is, ``(batch, channels, height, width)``, and once many windows have been cut out of it, pixel by
+    pixel: ``(batch * height * width + 1, channels)``, the last pixel of zeros standing for whatever lies outside.
     """
 
-    flat: Tensor
+    data: Tensor
     batch: int
+    channels: int
     height: int
     width: int
+    _by_pixel: bool = field(default=False, init=False)
+    _cut: int = field(default=0, init=False)
 
     @classmethod
     def of(cls, value: Tensor) -> Pixels:
-        """Copy a feature map ``(batch, channels, height, width)``."""
-        batch, channels, height, width = value.shape
-        flat = value.new_empty(batch * height * width + 1, channels)
-        flat[:-1].view(batch, height, width, channels).copy_(value.permute(0, 2, 3, 1))
-        flat[-1] = 0
-        return cls(flat, batch, height, width)
+        """Hold a feature map ``(batch, channels, height, width)``."""
+        return cls(value.contiguous(), *value.shape)
 
     @property
-    def channels(self) -> int:
-        """Number of values of a pixel."""
-        return self.flat.shape[1]
-
-    @property
-    def map(self) -> Tensor:
-        """View of shape ``(batch, height, width, channels)``."""
-        return self.flat[:-1].view(self.batch, self.height, self.width, -1)
+    def value_count(self) -> int:
+        """Number of values of the map."""
+        return self.batch * self.channels * self.height * self.width
 
     def value(self) -> Tensor:
         """Return the feature map ``(batch, channels, height, width)``, contiguous."""
-        return self.map.permute(0, 3, 1, 2).contiguous()
+        if not self._by_pixel:
+            return self.data
+        return self.data[:-1].view(self.batch, self.height, self.width, -1).permute(0, 3, 1, 2).contiguous()
 
     def cut(self, rows: Ints, top: Ints, left: Ints, height: int, width: int, *, fill: float = 0.0) -> Tensor:
         """Return windows of shape ``(n, height, width, channels)``, ``fill`` outside of the map.
@@ -58,17 +54,40 @@ class Pixels:
             rows, top, left: shape ``(n,)``, int64, samples and first lines and columns; may lie outside of the map.
         """
         ys, xs = top[:, None] + np.arange(height), left[:, None] + np.arange(width)
-        lines = rows[:, None] * (self.height * self.width) + ys * self.width
-        index = lines[:, :, None] + xs[:, None, :]
-        if top.min() < 0 or left.min() < 0 or ys.max() >= self.height or xs.max() >= self.width:
+        within = top.min() >= 0 and left.min() >= 0 and ys.max() < self.height and xs.max() < self.width
+        outside = None
+        if not within:
             outside = ((ys < 0) | (ys >= self.height))[:, :, None] | ((xs < 0) | (xs >= self.width))[:, None, :]
-            index[outside] = len(self.flat) - 1
-        else:
-            outside = None
-        windows = self.flat.index_select(0, _index(index.reshape(-1), self.flat)).view(len(rows), height, width, -1)
+            ys, xs = ys.clip(0, self.height - 1), xs.clip(0, self.width - 1)
+        index = rows[:, None, None] * (self.height * self.width) + (ys * self.width)[:, :, None] + xs[:, None, :]
+        windows = self._taken(index, outside)
         if fill and outside is not None:
             windows[torch.from_numpy(outside).to(windows.device)] = fill
         return windows
+
+    def _taken(self, index: Ints, outside: NDArray[np.bool_] | None) -> Tensor:
+        """Return the pixels of these numbers, zeros for those outside."""
+        size = self.batch * self.height * self.width
+        self._cut += index.size
+        if not self._by_pixel and pays_by_pixel(self._cut, size):
+            pixels = self.data.new_empty(size + 1, self.channels)
+            pixels[:-1].view(self.batch, self.height, self.width, -1).copy_(self.data.permute(0, 2, 3, 1))
+            pixels[-1] = 0
+            self.data, self._by_pixel = pixels, True
+        if self._by_pixel:
+            chosen = index if outside is None else np.where(outside, size, index)
+            return self.data.index_select(0, _index(chosen.reshape(-1), self.data)).view(*index.shape, -1)
+        plane = self.height * self.width
+        sample, place = (_index(part, self.data) for part in np.divmod(index, plane))
+        windows = self.data.view(self.batch, self.channels, plane)[sample, :, place]
+        if outside is not None:
+            windows[torch.from_numpy(outside).to(windows.device)] = 0
+        return windows
+
+
+def pays_by_pixel(cut: int, pixels: int) -> bool:
+    """True if a map of so many pixels is worth turning once so many have been cut out of it one by one."""
+    return 4 * cut > pixels
 
 
 @dataclass(frozen=True)
