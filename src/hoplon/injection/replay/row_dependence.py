@@ -11,11 +11,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from hoplon.formats.base import equal_bits
-from hoplon.injection.replay.golden import Golden
 from hoplon.injection.replay.plan import Plan
-from hoplon.injection.replay.values import Protections, StepValues, delivered, in_rows
+from hoplon.injection.replay.values import StepValues, delivered, in_rows
 from hoplon.program.layout import BatchLayout, Layout
-from hoplon.program.program import Program
+from hoplon.program.program import Program, Ref
 
 # Values of a sample; with fewer, chance could hide that they are summed in another order.
 _FEW_VALUES = 256
@@ -65,103 +64,149 @@ def maps_of_one(program: Program, leaves: Sequence[Any], batch: int) -> Shapes:
 
 
 class RowDependence:
-    """Steps whose result for a sample depends, in the last bits, on the row it occupies in the batch.
+    """Steps whose result for a sample depends, in the last bits, on its row or on how many samples there are.
 
-    (Some kernels vectorise the batch dimension.) A run that reaches such a step must stay in its original row.
+    (Some kernels vectorise the batch dimension.)
 
-    A kernel decides by shape and row, not by value, how it sums; so a step that gives every sample its golden bits with
-    all of them one row further is not row-dependent, nor are other steps with the same kernels and shapes. A step that
-    computes few values counts as row-dependent. Steps are examined when they are asked for, from the end on.
+    A kernel decides by shapes and row, not by value, how it sums; so a step that gives samples their golden bits in
+    other rows of a pass of so many samples does so for all, as do other steps with the same kernels and shapes. A step
+    that computes few values counts as dependent. Steps are examined when they are asked for.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._program, self._protections, self._rules = plan.program, plan.protections, plan.rules
-        self._examined_from = self._step_count = len(plan.program.steps)
-        self._dependent: set[int] = set()
         self._by_likeness: dict[tuple[Any, ...], bool] = {}
+        self._by_step: dict[tuple[int, int], bool] = {}
 
-    def next(self, step: int, golden: Golden) -> int:
-        """Return the first step from ``step`` on that needs a sample in its own row; the number of steps if none does.
+    def free(self, step: int, size: int, golden: StepValues) -> bool:
+        """True if a pass of ``size`` samples in any rows gives all of them, at this step, the bits of the golden batch.
 
-        An operator with several results that are read there or later counts too: a run cannot change rows between it
-        and its readers.
+        Args:
+            golden: golden values of a batch.
         """
-        if step < self._examined_from:
-            self._examine(step, golden)
-        boundary = min((dependent for dependent in self._dependent if dependent >= step), default=self._step_count)
-        while (source := self._source_of_several(step, boundary)) is not None:
-            boundary = source
-        return boundary
+        if (step, size) not in self._by_step:
+            rule = self.plan.rules.get(step)
+            if rule is not None and rule.rounds == "never":
+                self._by_step[step, size] = True
+            else:
+                key = (size, *self._likeness(step, golden))
+                if key not in self._by_likeness:
+                    self._by_likeness[key] = not self._differs(step, size, golden)
+                self._by_step[step, size] = self._by_likeness[key]
+        return self._by_step[step, size]
 
-    def _examine(self, first: int, golden: Golden) -> None:
-        values = golden.delivered.computed()
-        with torch.inference_mode():
-            for step in self._program.steps[first : self._examined_from]:
-                if step.op is not None and self._is_dependent(step.index, values):
-                    self._dependent.add(step.index)
-                values.forget(self._program.last_reads[step.index])
-        self._examined_from = first
+    def _likeness(self, index: int, golden: StepValues) -> tuple[Any, ...]:
+        """Return what decides the kernels of a step: operator, arguments, and of values their shapes and strides."""
+        step, protection = self.plan.program.steps[index], self.plan.protections.get(index)
+        return str(step.op), _form((step.args, dict(step.kwargs)), golden), id(protection) if protection else 0
 
-    def _is_dependent(self, index: int, values: StepValues) -> bool:
-        rule = self._rules.get(index)
-        if rule is None:
-            return self._differs(index, values)
-        if rule.rounds == "never":
-            return False
-        key = (*rule.likeness, rule.axes)
-        if key not in self._by_likeness:
-            self._by_likeness[key] = self._differs(index, values)
-        return self._by_likeness[key]
+    def _differs(self, index: int, size: int, golden: StepValues) -> bool:
+        """True if the step gives other bits with samples in other rows of a pass, or computes few values."""
+        program, value = self.plan.program, golden[index]
+        layouts, parts = part_layouts(program, index), value if isinstance(value, tuple) else (value,)
+        tensors = [(layout, part) for layout, part in zip(layouts, parts, strict=False) if isinstance(part, Tensor)]
+        batch = self._batch(tensors)
+        if not tensors or batch is None or tensors[0][1].numel() < _FEW_VALUES * batch:
+            return True
+        for rows in _other_rows(size, batch):
+            try:
+                result = RowsOf(self.plan, golden, rows).computed(index)
+            except _SHAPE_ERRORS:
+                return True
+            got = result if isinstance(value, tuple) else (result,)
+            for (layout, part), other in zip(tensors, got, strict=False):
+                if layout is not None and not _same(in_rows(layout, part, rows), other):
+                    return True
+        return False
 
-    def _differs(self, index: int, values: StepValues) -> bool:
-        """True if the step gives other bits with its samples in other rows."""
-        layout, golden = self._program.layouts.get(index), values[index]
-        if isinstance(golden, tuple) and index in self._rules:
-            layout, golden = BatchLayout(0), golden[0]
-        if not isinstance(golden, Tensor):
-            return False
-        result = _Moved(self._program, self._protections, values).result(index)
-        result = result[0] if isinstance(result, tuple) else result
-        expected = moved(layout, golden)
-        few = layout is not None and golden.numel() < _FEW_VALUES * len(golden)
-        return few or expected.shape != result.shape or not equal_bits(expected, result)
-
-    def _source_of_several(self, first: int, step: int) -> int | None:
-        """Return a step with several results, from ``first`` to before ``step``, that ``step`` or later ones read."""
-        program = self._program
-        return next(
-            (
-                index
-                for index in range(first, min(step, len(program.steps)))
-                if index not in program.layouts and program.steps[index].op is not None
-                if any(program.steps[reader].op is operator.getitem for reader in program.readers[index])
-                if program.readers[index][-1] >= step
-            ),
-            None,
-        )
+    @staticmethod
+    def _batch(tensors: Sequence[tuple[Layout | None, Tensor]]) -> int | None:
+        return next((len(layout.samples_first(part)) for layout, part in tensors if layout is not None), None)
 
 
-class _Moved(StepValues):
-    """Golden values with every sample one row further."""
+def _same(expected: Tensor, result: Any) -> bool:
+    return isinstance(result, Tensor) and expected.shape == result.shape and equal_bits(expected, result)
+
+
+def _other_rows(size: int, batch: int) -> list[Tensor]:
+    """Return choices of samples, the first and the last of the batch among them, none in the row that it has there."""
+    first = (torch.arange(size) + 1) % batch
+    return [first] if size == batch else [first, (torch.arange(size) + 1 - size) % batch]
+
+
+def _form(template: Any, values: StepValues) -> Any:
+    """Return arguments with the shape, strides and dtype of each tensor in its place."""
+    if isinstance(template, Ref):
+        return _form(values[template.step], values)
+    if isinstance(template, Tensor):
+        return tuple(template.shape), template.stride() if not template.is_sparse else (), str(template.dtype)
+    if isinstance(template, tuple | list):
+        return tuple(_form(item, values) for item in template)
+    if isinstance(template, dict):
+        return tuple((key, _form(item, values)) for key, item in template.items())
+    return str(template)
+
+
+def part_layouts(program: Program, step: int) -> tuple[Layout | None, ...]:
+    """Return the layout of a step's value, or of each of its results as far as they are read."""
+    if step in program.layouts:
+        return (program.layouts[step],)
+    read = {
+        program.steps[reader].args[1]: program.layouts.get(reader)
+        for reader in program.readers[step]
+        if program.steps[reader].op is operator.getitem
+    }
+    return tuple(read.get(number) for number in range(max(read, default=-1) + 1))
+
+
+class RowsOf(StepValues):
+    """Values of a pass that holds some samples of the golden batch, a sample for each entry of ``rows``.
+
+    ``rows``: shape ``(n,)``, int64.
+    """
 
     source: StepValues
 
-    def __init__(self, program: Program, protections: Protections, golden: StepValues) -> None:
-        super().__init__(program, golden)
-        self._protections = protections
+    def __init__(self, plan: Plan, golden: StepValues, rows: Tensor) -> None:
+        super().__init__(plan.program, golden)
+        self.plan, self.rows = plan, rows.to(plan.program.device)
 
     @override
     def resolve(self, step: int) -> Any:
+        layout = self.program.layouts.get(step)
+        if layout is not None or self.program.steps[step].op is None:
+            return in_rows(layout, self.source[step], self.rows)
         value = self.source[step]
-        return self.result(step) if isinstance(value, tuple) else moved(self.program.layouts.get(step), value)
+        # a count of samples, or several results
+        return value if isinstance(value, Tensor) else self.computed(step)
 
-    def result(self, step: int) -> Any:
-        """Return what the operator gives when it reads these values."""
-        return delivered(self._protections, step, self.program.steps[step].run(self))
+    def computed(self, step: int) -> Any:
+        """Run the operator of a step on these values; its protection follows."""
+        return delivered(self.plan.protections, step, self.program.steps[step].run(self))
 
 
-def moved(layout: Layout | None, value: Any) -> Any:
-    """Return a value with every sample one row further, the last one in the first row."""
-    count = layout.samples_first(value).shape[0] if layout is not None and isinstance(value, Tensor) else 1
-    return in_rows(layout, value, torch.arange(count).roll(1))
+class WithinBatch(StepValues):
+    """Golden values of the whole batch, with the samples of a pass in the rows of theirs."""
+
+    source: StepValues
+
+    def __init__(self, values: RowsOf, places: Tensor) -> None:
+        super().__init__(values.program, values.source)
+        self._values, self._places = values, places.to(values.rows.device)
+
+    @override
+    def resolve(self, step: int) -> Any:
+        golden, own = self.source[step], self._values.own.get(step)
+        layout = self.program.layouts.get(step)
+        if isinstance(own, tuple):
+            return self.computed(step)
+        if own is None or layout is None or not isinstance(own, Tensor):
+            return golden
+        whole = golden.clone()
+        samples = layout.samples_first(whole)
+        samples[self._values.rows[self._places]] = layout.samples_first(own)[self._places]
+        return whole
+
+    def computed(self, step: int) -> Any:
+        """Run the operator of a step on these values; its protection follows."""
+        return delivered(self._values.plan.protections, step, self.program.steps[step].run(self))
