@@ -173,7 +173,8 @@ class Campaign:
             runner, count=count, half_width=half_width, confidence=confidence, design=design, strata=strata
         )
         runner.draw(0, 1)  # refuses a fault model that does not fit before there is a run directory
-        runner.injector.rehearse(runner.sites)
+        if self.target != "values":
+            runner.injector.rehearse(runner.sites)
         return runner, rule
 
     def _runner(self, seed: int) -> UnitRunner:

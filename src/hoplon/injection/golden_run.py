@@ -30,18 +30,24 @@ from hoplon.protections.base import Overlay
 Sites = Sequence[ValueSite] | Sequence[MemorySite]
 
 _BATCH_BUDGET_BYTES = 2**29
+# Of one value of a batch: memory for larger ones is mapped anew by every operator, at several times the cost.
+_VALUE_BYTES = 2**24
 _LARGEST_BATCH = 64
 
 
 def default_batch(program: Program) -> int:
-    """Return the replay batch: as many samples as keep one batch of all values within half a GiB, at most 64.
+    """Return the replay batch: the largest power of two within 64 samples and the memory that suits the device.
 
-    A program of a fixed batch size has no choice.
+    That is half a GiB for all values of a batch and, on a CPU, 16 MiB for the largest of them. A program of a fixed
+    batch size has no choice.
     """
     if program.signature.fixed_batch is not None:
         return program.signature.fixed_batch
-    per_sample = sum(site.numel * site.dtype.itemsize for site in program.value_sites)
-    return max(1, min(_LARGEST_BATCH, _BATCH_BUDGET_BYTES // max(per_sample, 1)))
+    sizes = [site.numel * site.dtype.itemsize for site in program.value_sites]
+    fitting = _BATCH_BUDGET_BYTES // max(sum(sizes), 1)
+    if program.device.type == "cpu":
+        fitting = min(fitting, _VALUE_BYTES // max(*sizes, 1))
+    return min(_LARGEST_BATCH, 1 << max(fitting, 1).bit_length() - 1)
 
 
 def replay_of(program: Program, overlay: Overlay, batch: int, sites: Sites, placement: Placement = "before") -> Replay:

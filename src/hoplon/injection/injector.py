@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,8 @@ from hoplon.formats.dtypes import native
 from hoplon.injection.arm import Arm
 from hoplon.injection.golden_values import FaultFree, SharedReplay
 from hoplon.injection.memory_faults import MemoryFaultRuns
-from hoplon.injection.run_table import RUN_ERRORS
 from hoplon.injection.value_faults import ValueFaultRuns
-from hoplon.program.sites import Site, ValueSite
+from hoplon.program.sites import Site
 
 ProgressCallback = Callable[[int], None]
 
@@ -63,32 +62,15 @@ class Injector(Arm):
         return self._weighted(table, *self._runs(table, groups).lost(cause))
 
     def rehearse(self, sites: Sequence[Site]) -> None:
-        """Run one pass of the first inputs on the path of faults through all these sites, and change no word.
+        """Run one pass of the first inputs with the memory of all these sites taken for changed.
 
         Raises:
             HoplonError: it raises, which is no outcome of a fault.
         """
         struck = [site for site in sites if site.numel]
-        values = [site for site in struck if isinstance(site, ValueSite)]
         columns: dict[str, Any] = {"fault": 0, "site": [site.name for site in struck], "element": 0, "flip": 0}
         columns |= {"format": [native(site.dtype).name for site in struck], "keep": 0, "probability": np.nan}
-        inputs = {"input": int(self.reference.eligible[0])} if values else {}
-        table = FaultTable("values" if values else "memory", pl.DataFrame(columns | inputs)).unchanged()
-        if values:
-            self._rehearse_values(table)
-        else:
-            MemoryFaultRuns(self, table).rehearse()
-
-    def _rehearse_values(self, table: FaultTable) -> None:
-        """Run the path on the first input alone, or on a whole batch where the model takes no single one."""
-        reference = self.reference
-        size = reference.program.signature.fixed_batch or 1
-        first = replace(reference, batch=size, eligible=reference.eligible[:1], kept=None)
-        arm = Arm(first, self.overlay, self.placement, self.arrival, self.budget)
-        try:
-            ValueFaultRuns(SharedReplay(arm), table).run(lambda count: None)
-        except RUN_ERRORS:
-            ValueFaultRuns(self._values, table).run(lambda count: None)
+        MemoryFaultRuns(self, FaultTable("memory", pl.DataFrame(columns)).unchanged()).rehearse()
 
     def _runs(self, table: FaultTable, groups: NDArray[np.bool_] | None) -> ValueFaultRuns | MemoryFaultRuns:
         return ValueFaultRuns(self._values, table) if table.target == "values" else MemoryFaultRuns(self, table, groups)

@@ -13,6 +13,8 @@ from hoplon.program.sites import ValueSite
 GOLDEN_BUDGET_BYTES = 2 * 2**30
 # For the values of runs that are under way at once: they are mostly far smaller than whole ones.
 WINDOW_BUDGET_BYTES = 4 * 2**30
+# For the values of runs that begin with whole ones.
+WHOLE_BUDGET_BYTES = 2**28
 _MOST_RUNS = 8192
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -17,7 +17,7 @@ from hoplon.errors import DataError
 from hoplon.faults.table import FaultTable, series_to_words
 from hoplon.formats.named import one_per_word
 from hoplon.injection.golden_values import SharedReplay
-from hoplon.injection.memory_budget import WINDOW_BUDGET_BYTES
+from hoplon.injection.memory_budget import WHOLE_BUDGET_BYTES, WINDOW_BUDGET_BYTES
 from hoplon.injection.replay.golden import Golden, InjectedWords, Injections
 from hoplon.injection.replay.regions import RegionReplay
 from hoplon.injection.replay.windows import Ints, one_per_row
@@ -28,7 +28,7 @@ from hoplon.injection.time_limit import HangError, limited
 class ValueFaultRuns:
     """Runs of value faults, each on one input.
 
-    Faults of one word in a feature map are replayed by regions, any number at once. A pass of others holds at most one
+    Faults of one word are replayed any number at once, in feature maps by regions. A pass of others holds at most one
     fault per input, in that input's row; the faults of an input are taken in the order of their sites, so that the
     faults of one pass begin at similar depths.
     """
@@ -84,10 +84,10 @@ class ValueFaultRuns:
             for number in np.unique(group):
                 faults = np.flatnonzero(group == number)
                 faults = faults[np.argsort(first_step[faults], kind="stable")]
-                covered = self._covered(int(number), faults)
-                for chunk in np.split(faults[covered], np.arange(self.wave, covered.sum(), self.wave)):
+                together = self._together(faults)
+                for chunk in self._waves(int(number), faults[together]):
                     self._attempt_wave(int(number), chunk, advance)
-                self._one_per_row(int(number), faults[~covered], advance)
+                self._one_per_row(int(number), faults[~together], advance)
         return self._frame(), self.table.observed(before=self.before, after=self.after)
 
     def lost(self, cause: str) -> tuple[pl.DataFrame, FaultTable]:
@@ -95,20 +95,30 @@ class ValueFaultRuns:
         self._crashed(np.arange(len(self.faults)), cause)
         return self._frame(), self.table.observed(before=self.before, after=self.after)
 
-    def _covered(self, number: int, faults: Ints) -> NDArray[np.bool_]:
-        """Return a mask of the faults of an input batch that regions cover: one word each, in a feature map."""
+    def _together(self, faults: Ints) -> NDArray[np.bool_]:
+        """Return a mask of the faults that are replayed in any number at once: those of one word."""
         if not isinstance(self.replay, RegionReplay):
             return np.zeros(len(faults), dtype=bool)
-        golden = self.golden[number]
-        sites = np.array([self.replay.covers(golden, site.name) for site in self.sites])
-        covered: NDArray[np.bool_] = (self.row_count[faults] == 1) & sites[self.site[self.first_row[faults]]]
-        return covered
+        sites = np.array([self.replay.covers(site.name) for site in self.sites])
+        mask: NDArray[np.bool_] = (self.row_count[faults] == 1) & sites[self.site[self.first_row[faults]]]
+        return mask
 
-    @property
-    def wave(self) -> int:
-        """Number of runs that are replayed at once."""
+    def _waves(self, number: int, faults: Ints) -> Iterator[Ints]:
+        """Yield the faults of an input batch that are replayed at once, windows apart from whole values."""
+        if not len(faults):
+            return
+        assert isinstance(self.replay, RegionReplay), "only its runs go together"
+        golden = self.golden[number]
+        small = np.array([self.replay.in_windows(golden, site.name) for site in self.sites])
+        in_windows = small[self.site[self.first_row[faults]]]
+        for chosen, default in ((in_windows, WINDOW_BUDGET_BYTES), (~in_windows, WHOLE_BUDGET_BYTES)):
+            size = self.wave(default)
+            yield from np.split(faults[chosen], np.arange(size, chosen.sum(), size))
+
+    def wave(self, default: int) -> int:
+        """Return the number of runs that are replayed at once, by default within so many bytes."""
         program, batch = self.reference.program, self.reference.batch
-        return self.budget.runs(program, self.sites, batch=batch, default=WINDOW_BUDGET_BYTES)
+        return self.budget.runs(program, self.sites, batch=batch, default=default)
 
     def _one_per_row(self, number: int, faults: Ints, advance: Callable[[int], None]) -> None:
         """Run passes with at most one fault in a row; ``faults`` are in the order of their sites."""

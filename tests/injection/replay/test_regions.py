@@ -86,10 +86,10 @@ def compared(model: nn.Module, x: Tensor, count: int, seed: int, *, bounded: boo
     program = capture(model, x)
     limits = {s.name: BoundValue(0.0, 1.5) for s in program.value_sites if bounded and s.kind == "relu"}
     over = Overlay("bounds", limits)
-    sites = [site for site in program.value_sites if len(site.shape) == 3]
+    sites = list(program.value_sites)
     replay = RegionReplay(program, over, BATCH, sites)
     golden = replay.golden([x])
-    covered = [site for site in sites if replay.covers(golden, site.name)]
+    covered = [site for site in sites if replay.covers(site.name)]
     faults = Faults.drawn(covered, count, seed)
     outputs, struck = replay.strike_many(golden, *faults.hits(), count)
     wanted = torch.stack([naive(model, x, faults, run, limits) for run in range(count)])

@@ -21,7 +21,7 @@ from hoplon.injection.replay.row_dependence import Maps, RowDependence, maps_of_
 from hoplon.injection.replay.sweep import Divergent, Sweep
 from hoplon.injection.replay.values import StepValues
 from hoplon.injection.replay.whole_maps import WholeMapPasses
-from hoplon.injection.replay.windows import Ints, Pixels, Windows
+from hoplon.injection.replay.windows import Ints, Pixels, Wholes, Windows
 from hoplon.protections.base import Overlay
 
 
@@ -81,10 +81,13 @@ class RegionReplay(Replay):
 
         return self._golden(leaves, pixels, keeps), maps.shapes
 
-    def covers(self, golden: Golden, site: str) -> bool:
+    def covers(self, site: str) -> bool:
         """True if :meth:`strike_many` takes runs with a changed word at this site."""
-        step = self.program.site_steps[site]
-        return step in golden.delivered.pixels and not self._repeats(step)
+        return not self._repeats(self.program.site_steps[site])
+
+    def in_windows(self, golden: Golden, site: str) -> bool:
+        """True if runs with a changed word at this site begin as windows of a feature map, not as whole values."""
+        return self.program.site_steps[site] in golden.delivered.pixels
 
     def strike_many(
         self, golden: Golden, injections: Mapping[str, Injections], runs: Mapping[str, Tensor], count: int
@@ -101,13 +104,18 @@ class RegionReplay(Replay):
         rows = np.zeros(count, dtype=np.int64)
         words: dict[str, InjectedWords] = {}
         windows: dict[int, Windows] = {}
+        divergent = Divergent(np.full(count, -1))
         with torch.inference_mode():
             for name, injection in injections.items():
                 members = runs[name].cpu().numpy()
                 rows[members] = injection.rows.cpu().numpy()
                 step = self.program.site_steps[name]
-                windows[step], words[name] = self._inject_pixels(step, injection, members, golden)
-            divergent = Divergent(np.full(count, -1))
+                if self.in_windows(golden, name):
+                    windows[step], words[name] = self._inject_pixels(step, injection, members, golden)
+                else:
+                    wholes, words[name] = self._inject_wholes(step, injection, members, golden)
+                    divergent.add(step, wholes)
+                    divergent.start[wholes.runs] = step + 1
             values = StepValues(self.program, golden.delivered)
             sweep = Sweep(self._plan, self._kernel_forms, golden.delivered.map, values, divergent)
             sweep.run(windows)
@@ -141,3 +149,26 @@ class RegionReplay(Replay):
         box = np.stack([top, top, left, left], axis=1)
         windows = Windows(runs, rows, top, left, box, data).differing(pixels)
         return windows, InjectedWords(before, after, ~same_bits(data[where], fault_free[where]))
+
+    def _inject_wholes(
+        self, step: int, injections: Injections, runs: Ints, golden: Golden
+    ) -> tuple[Wholes, InjectedWords]:
+        """Change words of values that are no feature maps.
+
+        Returns:
+            Whole values, as readers get them, of the runs that have other bits than golden; the changed words.
+        """
+        layout = self.program.layouts[step]
+        fault_free = layout.take(golden.delivered[step], injections.rows)
+        met = golden.produced.get(step) if self.placement == "before" else None
+        value = fault_free.clone() if met is None else layout.take(met, injections.rows)
+        struck, expected = layout.samples_first(value), layout.samples_first(fault_free)
+        inner = torch.unravel_index(injections.elements, struck.shape[1:]) if struck.dim() > 1 else ()
+        where = (torch.arange(len(struck), device=struck.device), *inner)
+        _, before, after = injections.strike(struck, where, struck.shape[1:])
+        if self.placement == "before":
+            value = self._protect(step, value)
+        delivered = layout.samples_first(value)
+        differs = ~same_bits(delivered, expected).flatten(1).all(1).cpu().numpy()
+        wholes = Wholes(runs, injections.rows.cpu().numpy(), delivered).pick(differs)
+        return wholes, InjectedWords(before, after, ~same_bits(delivered[where], expected[where]))

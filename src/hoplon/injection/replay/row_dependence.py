@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from hoplon.injection.replay.values import StepValues, delivered, in_rows
 from hoplon.program.layout import BatchLayout, Layout
 from hoplon.program.program import Program, Ref
 
-# Values of a sample; with fewer, chance could hide that they are summed in another order.
+# Values of a sample, random ones included; with fewer, chance could hide that they are summed in another order.
 _FEW_VALUES = 256
+_MOST_PROBES = 64
 # Errors that an operator may raise for a number of samples that it does not take.
 _SHAPE_ERRORS = (RuntimeError, IndexError, ValueError, TypeError)
 
@@ -70,7 +71,7 @@ class RowDependence:
 
     A kernel decides by shapes and row, not by value, how it sums; so a step that gives samples their golden bits in
     other rows of a pass of so many samples does so for all, as do other steps with the same kernels and shapes. A step
-    that computes few values counts as dependent. Steps are examined when they are asked for.
+    that computes few values is examined on random operands too. Steps are examined when they are asked for.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -101,27 +102,63 @@ class RowDependence:
         return str(step.op), _form((step.args, dict(step.kwargs)), golden), id(protection) if protection else 0
 
     def _differs(self, index: int, size: int, golden: StepValues) -> bool:
-        """True if the step gives other bits with samples in other rows of a pass, or computes few values."""
-        program, value = self.plan.program, golden[index]
-        layouts, parts = part_layouts(program, index), value if isinstance(value, tuple) else (value,)
-        tensors = [(layout, part) for layout, part in zip(layouts, parts, strict=False) if isinstance(part, Tensor)]
+        """True if the step gives other bits with samples in other rows of a pass, or too few values to tell."""
+        layouts = part_layouts(self.plan.program, index)
+        value = golden[index]
+        tensors = [pair for pair in zip(layouts, _parts(value), strict=False) if isinstance(pair[1], Tensor)]
         batch = self._batch(tensors)
-        if not tensors or batch is None or tensors[0][1].numel() < _FEW_VALUES * batch:
+        if not tensors or batch is None:
             return True
+        probes = -(-_FEW_VALUES * batch // max(tensors[0][1].numel(), 1)) - 1
+        drawn = self._drawn(index, golden)
+        if probes > _MOST_PROBES or (probes and not drawn):
+            return True
+        sources = self._sources(index, golden, drawn, probes)
+        return not all(self._agrees(index, size, batch, values, layouts) for values in sources)
+
+    def _drawn(self, index: int, golden: StepValues) -> list[int]:
+        """Return the operands of a step that random numbers can stand in for: floating-point ones that hold samples."""
+        program = self.plan.program
+        operands = [read for read in dict.fromkeys(program.steps[index].reads) if program.layouts.get(read) is not None]
+        return [read for read in operands if isinstance(golden[read], Tensor) and golden[read].is_floating_point()]
+
+    def _sources(self, index: int, golden: StepValues, drawn: Sequence[int], probes: int) -> Iterator[StepValues]:
+        """Yield golden values, and such with random operands in the place of those of the step."""
+        yield golden
+        generator = torch.Generator().manual_seed(index)
+        for _ in range(probes):
+            random = {read: _random_like(golden[read], generator) for read in drawn}
+            values = golden.replaced(random)
+            result = delivered(self.plan.protections, index, self.plan.program.steps[index].run(values))
+            yield golden.replaced({**random, index: result})
+
+    def _agrees(self, index: int, size: int, batch: int, values: StepValues, layouts: Sequence[Layout | None]) -> bool:
+        """True if samples have, in other rows of a pass, the bits that they have among ``values``."""
         for rows in _other_rows(size, batch):
             try:
-                result = RowsOf(self.plan, golden, rows).computed(index)
+                got = _parts(RowsOf(self.plan, values, rows).computed(index))
             except _SHAPE_ERRORS:
-                return True
-            got = result if isinstance(value, tuple) else (result,)
-            for (layout, part), other in zip(tensors, got, strict=False):
-                if layout is not None and not _same(in_rows(layout, part, rows), other):
-                    return True
-        return False
+                return False
+            for (layout, part), other in zip(zip(layouts, _parts(values[index]), strict=False), got, strict=False):
+                known = layout is not None and isinstance(part, Tensor)
+                if known and not _same(in_rows(layout, part, rows), other):
+                    return False
+        return True
 
     @staticmethod
     def _batch(tensors: Sequence[tuple[Layout | None, Tensor]]) -> int | None:
         return next((len(layout.samples_first(part)) for layout, part in tensors if layout is not None), None)
+
+
+def _parts(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _random_like(value: Tensor, generator: torch.Generator) -> Tensor:
+    """Return random numbers of many orders of magnitude in a tensor of this shape, dtype, device and strides."""
+    shape = value.shape
+    random = torch.randn(shape, generator=generator) * 2.0 ** torch.randint(-4, 5, shape, generator=generator)
+    return torch.empty_like(value).copy_(random)
 
 
 def _same(expected: Tensor, result: Any) -> bool:

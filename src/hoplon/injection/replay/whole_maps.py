@@ -16,8 +16,9 @@ from hoplon.injection.replay.sweep import Divergent
 from hoplon.injection.replay.values import StepValues, in_rows
 from hoplon.injection.replay.windows import Ints, Wholes, Windows, one_per_row
 
-# A pass of so few samples is filled up: another one would cost more.
-_SMALL_PASS = 8
+# Runs are spread over at least so many passes, unless these would have fewer samples than is worth a pass.
+_PASSES = 4
+_SMALLEST_PASS = 2
 
 
 @dataclass
@@ -44,19 +45,15 @@ class WholeMapPasses:
         outputs = [out.index_select(0, rows.to(out.device)) if isinstance(out, Tensor) else out for out in golden]
         alive = np.flatnonzero(divergent.start >= 0)
         order = alive[np.argsort(divergent.start[alive], kind="stable")]
-        begin = 0
-        for count, size in sizes_of_passes(len(order), self.batch, fixed=self._fixed):
-            chunk = order[begin : begin + count]
-            begin += count
-            filled = torch.from_numpy(np.pad(self.rows[chunk], (0, size - count), mode="edge"))
-            values = _Pass(self.plan, shared, filled, count, self.row_dependence)
+        fixed = self.plan.program.signature.fixed_batch
+        size = fixed or size_of_passes(len(order), self.batch)
+        for begin in range(0, len(order), size):
+            chunk = order[begin : begin + size]
+            filled = torch.from_numpy(np.pad(self.rows[chunk], (0, size - len(chunk)), mode="edge"))
+            values = _Pass(self.plan, shared, filled, len(chunk), self.row_dependence)
             self._run_steps(values, divergent, chunk, int(divergent.start[chunk].min()))
             self._store_outputs(values, chunk, outputs)
         return outputs
-
-    @property
-    def _fixed(self) -> bool:
-        return self.plan.program.signature.fixed_batch is not None
 
     def _run_steps(self, values: _Pass, divergent: Divergent, runs: Ints, begin: int) -> None:
         """Run the steps from ``begin`` on; what runs have at a step joins there."""
@@ -82,19 +79,14 @@ class WholeMapPasses:
                 stored[torch.from_numpy(runs).to(stored.device)] = output[: len(runs)]
 
 
-def sizes_of_passes(runs: int, batch: int, *, fixed: bool = False) -> list[tuple[int, int]]:
-    """Return for passes over whole values how many runs each takes, and of how many samples it is.
+def size_of_passes(runs: int, batch: int) -> int:
+    """Return of how many samples passes over whole values are, for runs in the order in which they begin.
 
-    Full batches; then powers of two, so that few sizes have to be tried, filled up by at most half of themselves.
+    A power of two, so that few sizes have to be tried. A pass begins where its first run does, so runs are spread over
+    several passes even if one could hold them all; the last one, which is the shortest, is filled up.
     """
-    passes = [(batch, batch)] * (runs // batch)
-    rest = runs % batch
-    while rest:
-        size = batch if fixed else min(batch, 1 << (rest - 1).bit_length())
-        count = min(rest, size) if 4 * rest > 3 * size or size <= _SMALL_PASS or fixed else size // 2
-        passes.append((count, size if count > size // 2 or count == rest else count))
-        rest -= count
-    return passes
+    several = max(runs // _PASSES, _SMALLEST_PASS)
+    return min(batch, 1 << several.bit_length() - 1)
 
 
 _Join = list[tuple["Windows | Wholes", Ints, Ints]]
