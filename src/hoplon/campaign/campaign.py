@@ -173,8 +173,8 @@ class Campaign:
             runner, count=count, half_width=half_width, confidence=confidence, design=design, strata=strata
         )
         runner.draw(0, 1)  # refuses a fault model that does not fit before there is a run directory
-        if self.target != "values":
-            runner.injector.rehearse(runner.sites)
+        if self.target != "values" or self.protections or not self.program.has_graph:
+            runner.injector.rehearse(runner.sites)  # the golden run has not gone this way
         return runner, rule
 
     def _runner(self, seed: int) -> UnitRunner:

@@ -47,6 +47,11 @@ class GoldenCache(Generic[T]):
             self._held[batch] = values
         return self._held[batch]
 
+    @property
+    def capacity(self) -> int:
+        """Number of batches that the budget holds, as large as the first of those that are held."""
+        return max(1, self._most_bytes // max(self._bytes([next(iter(self._held.values()))]), 1))
+
     def _bytes(self, batches: Iterable[T]) -> int:
         tensors = {id(x): x for values in batches for x in self._tensors(values) if isinstance(x, Tensor)}
         return sum(tensor.nbytes for tensor in tensors.values())

@@ -17,7 +17,7 @@ from hoplon.injection.arm import Arm
 from hoplon.injection.golden_values import FaultFree, SharedReplay
 from hoplon.injection.memory_faults import MemoryFaultRuns
 from hoplon.injection.value_faults import ValueFaultRuns
-from hoplon.program.sites import Site
+from hoplon.program.sites import Site, ValueSite
 
 ProgressCallback = Callable[[int], None]
 
@@ -62,15 +62,21 @@ class Injector(Arm):
         return self._weighted(table, *self._runs(table, groups).lost(cause))
 
     def rehearse(self, sites: Sequence[Site]) -> None:
-        """Run one pass of the first inputs with the memory of all these sites taken for changed.
+        """Run one pass of the first inputs on the path of faults through all these sites, and change no word.
 
         Raises:
             HoplonError: it raises, which is no outcome of a fault.
         """
         struck = [site for site in sites if site.numel]
+        values = [site for site in struck if isinstance(site, ValueSite)]
         columns: dict[str, Any] = {"fault": 0, "site": [site.name for site in struck], "element": 0, "flip": 0}
         columns |= {"format": [native(site.dtype).name for site in struck], "keep": 0, "probability": np.nan}
-        MemoryFaultRuns(self, FaultTable("memory", pl.DataFrame(columns)).unchanged()).rehearse()
+        inputs = {"input": int(self.reference.eligible[0])} if values else {}
+        table = FaultTable("values" if values else "memory", pl.DataFrame(columns | inputs)).unchanged()
+        if values:
+            ValueFaultRuns(self._values, table).run(lambda count: None)  # whose fault-free values serve the first unit
+        else:
+            MemoryFaultRuns(self, table).rehearse()
 
     def _runs(self, table: FaultTable, groups: NDArray[np.bool_] | None) -> ValueFaultRuns | MemoryFaultRuns:
         return ValueFaultRuns(self._values, table) if table.target == "values" else MemoryFaultRuns(self, table, groups)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -18,7 +18,7 @@ from hoplon.faults.table import FaultTable, series_to_words
 from hoplon.formats.named import one_per_word
 from hoplon.injection.golden_values import SharedReplay
 from hoplon.injection.memory_budget import WHOLE_BUDGET_BYTES, WINDOW_BUDGET_BYTES
-from hoplon.injection.replay.golden import Golden, InjectedWords, Injections
+from hoplon.injection.replay.golden import Golden, GoldenStack, InjectedWords, Injections
 from hoplon.injection.replay.regions import RegionReplay
 from hoplon.injection.replay.windows import Ints, one_per_row
 from hoplon.injection.run_table import RUN_ERRORS, blank, cause_number, cause_of, own_fault, run_frame
@@ -81,13 +81,14 @@ class ValueFaultRuns:
             steps = np.array([self.reference.program.site_steps[site.name] for site in self.sites])
             first_step = np.minimum.reduceat(steps[self.site], self.first_row)
             group = self.position // self.reference.batch
-            for number in np.unique(group):
-                faults = np.flatnonzero(group == number)
+            for numbers in self._stacks(np.unique(group)):
+                faults = np.flatnonzero(np.isin(group, numbers))
                 faults = faults[np.argsort(first_step[faults], kind="stable")]
                 together = self._together(faults)
-                for chunk in self._waves(int(number), faults[together]):
-                    self._attempt_wave(int(number), chunk, advance)
-                self._one_per_row(int(number), faults[~together], advance)
+                for chunk in self._waves(numbers, faults[together]):
+                    self._attempt_wave(chunk, advance)
+                for number in numbers:
+                    self._one_per_row(number, faults[~together & (group[faults] == number)], advance)
         return self._frame(), self.table.observed(before=self.before, after=self.after)
 
     def lost(self, cause: str) -> tuple[pl.DataFrame, FaultTable]:
@@ -103,12 +104,21 @@ class ValueFaultRuns:
         mask: NDArray[np.bool_] = (self.row_count[faults] == 1) & sites[self.site[self.first_row[faults]]]
         return mask
 
-    def _waves(self, number: int, faults: Ints) -> Iterator[Ints]:
-        """Yield the faults of an input batch that are replayed at once, windows apart from whole values."""
+    def _stacks(self, numbers: Ints) -> list[list[int]]:
+        """Return the numbers of input batches by how many of them the budget for golden values holds."""
+        self.golden[int(numbers[0])]
+        size = self.golden.capacity
+        return [numbers[begin : begin + size].tolist() for begin in range(0, len(numbers), size)]
+
+    def _stack(self, numbers: Iterable[int]) -> GoldenStack:
+        return GoldenStack(self.reference.batch, {number: self.golden[number] for number in numbers})
+
+    def _waves(self, numbers: Sequence[int], faults: Ints) -> Iterator[Ints]:
+        """Yield the faults of input batches that are replayed at once, windows apart from whole values."""
         if not len(faults):
             return
         assert isinstance(self.replay, RegionReplay), "only its runs go together"
-        golden = self.golden[number]
+        golden = self._stack(numbers[:1])
         small = np.array([self.replay.in_windows(golden, site.name) for site in self.sites])
         in_windows = small[self.site[self.first_row[faults]]]
         for chosen, default in ((in_windows, WINDOW_BUDGET_BYTES), (~in_windows, WHOLE_BUDGET_BYTES)):
@@ -126,27 +136,28 @@ class ValueFaultRuns:
             self._attempt(number, chunk)
             advance(len(chunk))
 
-    def _attempt_wave(self, number: int, chunk: Ints, advance: Callable[[int], None]) -> None:
+    def _attempt_wave(self, chunk: Ints, advance: Callable[[int], None]) -> None:
         """Run one sweep; if it raises or stalls, run passes that find out which fault is the cause."""
         if not len(chunk):
             return
-        golden, rows = self.golden[number], self.position[chunk] - number * self.reference.batch
+        ordered = chunk[np.argsort(self.position[chunk], kind="stable")]
+        rows = self.position[ordered]
         assert isinstance(self.replay, RegionReplay), "only its runs go together"
-        injections, places = self._injections(rows, chunk)
+        golden = self._stack(np.unique(rows // self.reference.batch).tolist())
+        injections, places = self._injections(rows, ordered)
         runs = {name: torch.from_numpy(faults) for name, (_, faults) in places.items()}
         try:
-            with self._limit(len(chunk)):
-                outputs, words = self.replay.strike_many(golden, injections, runs, len(chunk))
+            with self._limit(len(ordered)):
+                outputs, words = self.replay.strike_many(golden, injections, runs, len(ordered))
         except RUN_ERRORS:
-            self._one_per_row(number, chunk, advance)
+            for number in golden.batches:
+                self._one_per_row(number, chunk[self.position[chunk] // self.reference.batch == number], advance)
             return
-        self._record(words, places, chunk)
-        index = torch.from_numpy(rows)
-        fault_free = [out[index.to(out.device)] if isinstance(out, Tensor) else out for out in golden.outputs]
-        self.outcomes[chunk], self.measures[chunk] = self.reference.judge(
-            torch.from_numpy(self.position[chunk]), slice(None), golden=fault_free, faulty=outputs
+        self._record(words, places, ordered)
+        self.outcomes[ordered], self.measures[ordered] = self.reference.judge(
+            torch.from_numpy(rows), slice(None), golden=golden.outputs(rows), faulty=outputs
         )
-        advance(len(chunk))
+        advance(len(ordered))
 
     def _attempt(self, number: int, chunk: Ints) -> None:
         """Run one pass; if it raises or stalls, run halves of it, down to the one fault that is the cause."""

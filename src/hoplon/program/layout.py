@@ -40,6 +40,15 @@ class BatchLayout:
         split: Tensor = value.unflatten(self.axis, (self.outer, -1, self.fold))
         return split.index_select(self.axis + 1, rows).flatten(self.axis, self.axis + 2)
 
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """One batch value with the samples of several, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        if self.fold == self.outer == 1:
+            return torch.cat(list(parts), self.axis)
+        split = [part.unflatten(self.axis, (self.outer, -1, self.fold)) for part in parts]
+        return torch.cat(split, self.axis + 1).flatten(self.axis, self.axis + 2)
+
     def samples_first(self, value: Tensor) -> Tensor:
         """A view of shape ``(batch, *sample shape)``; what is folded with the batch stays in place."""
         if self.fold == self.outer == 1:
@@ -68,6 +77,11 @@ class WholeLayout:
         """A copy; the only sample there is has number 0."""
         assert rows.tolist() == [0], "a pass without a batch axis holds one sample"
         return value.clone()
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """The only value there is."""
+        (value,) = parts
+        return value
 
     def samples_first(self, value: Tensor) -> Tensor:
         """A view with a batch axis of one."""

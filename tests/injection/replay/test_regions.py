@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hoplon import capture
 from hoplon.formats import equal_bits
-from hoplon.injection.replay import Injections, RegionReplay
+from hoplon.injection.replay import GoldenStack, Injections, RegionReplay
 from hoplon.program.sites import ValueSite
 from hoplon.protections.base import Overlay, ValueProtection
 from hoplon.protections.values.clamp import BoundValue
@@ -91,7 +91,7 @@ def compared(model: nn.Module, x: Tensor, count: int, seed: int, *, bounded: boo
     golden = replay.golden([x])
     covered = [site for site in sites if replay.covers(site.name)]
     faults = Faults.drawn(covered, count, seed)
-    outputs, struck = replay.strike_many(golden, *faults.hits(), count)
+    outputs, struck = replay.strike_many(GoldenStack(BATCH, {0: golden}), *faults.hits(), count)
     wanted = torch.stack([naive(model, x, faults, run, limits) for run in range(count)])
     return Found(outputs[0], wanted, sum(len(met.before) for met in struck.values()), len(covered))
 

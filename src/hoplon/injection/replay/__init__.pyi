@@ -1,6 +1,7 @@
 from .eager import EagerReplay as EagerReplay
 from .golden import (
     Golden as Golden,
+    GoldenStack as GoldenStack,
     InjectedWords as InjectedWords,
     Injections as Injections,
     Placement as Placement,

@@ -6,11 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from hoplon.formats.base import NumberFormat, integer_view
 from hoplon.formats.dtypes import native
 from hoplon.injection.replay.values import GoldenValues
+from hoplon.injection.replay.windows import Ints, StackedPixels, by_batch
 
 Placement = Literal["before", "after"]
 """Place of a fault: before the protection of a value, or after it."""
@@ -82,6 +85,50 @@ class Golden:
         yield from self.delivered.held.values()
         yield from (pixels.data for pixels in self.delivered.pixels.values())
         yield from self.produced.values()
+
+
+@dataclass(frozen=True)
+class GoldenStack:
+    """Golden values of some batches, by their numbers; sample ``row`` is one of batch ``row // batch``."""
+
+    batch: int
+    batches: Mapping[int, Golden]
+
+    @property
+    def one(self) -> Golden:
+        """The values of one batch."""
+        return next(iter(self.batches.values()))
+
+    def split(self, rows: Ints) -> Iterator[tuple[int, Ints, Ints]]:
+        """Yield numbers of batches, where in ``rows`` theirs are, and these samples in the batch."""
+        return ((number, where, rows[where] - number * self.batch) for number, where in by_batch(rows, self.batch))
+
+    def map(self, step: int) -> StackedPixels:
+        """Return a feature map as pixels."""
+        return StackedPixels(
+            self.batch, {number: golden.delivered.map(step) for number, golden in self.batches.items()}
+        )
+
+    def produced(self, step: int, rows: Ints) -> Iterator[tuple[Tensor, Ints, Ints]]:
+        """Yield values that a protection changed, as the operator produced them, with places as `split` does."""
+        for number, where, local in self.split(rows):
+            if step in self.batches[number].produced:
+                yield self.batches[number].produced[step], where, local
+
+    def outputs(self, rows: Ints) -> list[Any]:
+        """Return the flat outputs of samples, samples first."""
+        parts = [[_rows(out, local) for out in self.batches[number].outputs] for number, _, local in self.split(rows)]
+        back = np.argsort(np.argsort(rows // self.batch, kind="stable"))
+        return [
+            torch.cat(column)[torch.from_numpy(back).to(column[0].device)]
+            if isinstance(column[0], Tensor)
+            else column[0]
+            for column in zip(*parts, strict=True)
+        ]
+
+
+def _rows(output: Any, rows: Ints) -> Any:
+    return output[torch.from_numpy(rows).to(output.device)] if isinstance(output, Tensor) else output
 
 
 @final

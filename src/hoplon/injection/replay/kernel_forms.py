@@ -13,7 +13,7 @@ from torch import Tensor
 from hoplon.formats.base import equal_bits
 from hoplon.injection.replay.rules import Rule
 from hoplon.injection.replay.values import StepValues
-from hoplon.injection.replay.windows import Ints, Pixels
+from hoplon.injection.replay.windows import Ints, Pixels, StackedPixels
 
 KernelForm = Callable[[Rule, list[Tensor], StepValues], Tensor]
 """Computes a step on windows ``(n, height, width, channels)`` of its operands, in the same layout."""
@@ -140,7 +140,7 @@ def _places(numbers: Ints, lines: int, columns: int) -> tuple[Ints, Ints]:
 
 
 def cut_under(
-    rule: Rule, maps: Sequence[Pixels], rows: Ints, top: Ints, left: Ints, height: int, width: int
+    rule: Rule, maps: Sequence[Pixels | StackedPixels], rows: Ints, top: Ints, left: Ints, height: int, width: int
 ) -> list[Tensor]:
     """Cut out the windows of the operands that windows of a result are computed from."""
     lines, columns = rule.axes

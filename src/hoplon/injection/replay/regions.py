@@ -13,15 +13,16 @@ from typing_extensions import override
 
 from hoplon.errors import checked
 from hoplon.formats.base import same_bits
-from hoplon.injection.replay.golden import Golden, InjectedWords, Injections
+from hoplon.injection.replay.golden import Golden, GoldenStack, InjectedWords, Injections
 from hoplon.injection.replay.kernel_forms import KernelForms, protected
 from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.replay import Replay
 from hoplon.injection.replay.row_dependence import Maps, RowDependence, maps_of_one
 from hoplon.injection.replay.sweep import Divergent, Sweep
 from hoplon.injection.replay.values import StepValues
-from hoplon.injection.replay.whole_maps import WholeMapPasses
+from hoplon.injection.replay.whole_maps import WholeMapPasses, rows_of
 from hoplon.injection.replay.windows import Ints, Pixels, Wholes, Windows
+from hoplon.program.layout import BatchLayout
 from hoplon.protections.base import Overlay
 
 
@@ -83,19 +84,20 @@ class RegionReplay(Replay):
 
     def covers(self, site: str) -> bool:
         """True if :meth:`strike_many` takes runs with a changed word at this site."""
-        return not self._repeats(self.program.site_steps[site])
+        step = self.program.site_steps[site]
+        return isinstance(self.program.layouts[step], BatchLayout) and not self._repeats(step)
 
-    def in_windows(self, golden: Golden, site: str) -> bool:
+    def in_windows(self, golden: GoldenStack, site: str) -> bool:
         """True if runs with a changed word at this site begin as windows of a feature map, not as whole values."""
-        return self.program.site_steps[site] in golden.delivered.pixels
+        return self.program.site_steps[site] in golden.one.delivered.pixels
 
     def strike_many(
-        self, golden: Golden, injections: Mapping[str, Injections], runs: Mapping[str, Tensor], count: int
+        self, golden: GoldenStack, injections: Mapping[str, Injections], runs: Mapping[str, Tensor], count: int
     ) -> tuple[list[Any], dict[str, InjectedWords]]:
         """Replay runs of one word each, any number in one row.
 
         Args:
-            injections: by site name, sites that :meth:`covers`.
+            injections: by site name, sites that :meth:`covers`; their rows are those of the stack.
             runs: by site name, shape ``(n,)``, int64: the runs that the words belong to, each of ``count`` once.
         Returns:
             The flat outputs, one entry per run, and the words that the injections changed, by site name.
@@ -116,59 +118,63 @@ class RegionReplay(Replay):
                     wholes, words[name] = self._inject_wholes(step, injection, members, golden)
                     divergent.add(step, wholes)
                     divergent.start[wholes.runs] = step + 1
-            values = StepValues(self.program, golden.delivered)
-            sweep = Sweep(self._plan, self._kernel_forms, golden.delivered.map, values, divergent)
+            values = StepValues(self.program, golden.one.delivered)
+            sweep = Sweep(self._plan, self._kernel_forms, golden.map, values, divergent)
             sweep.run(windows)
-            passes = WholeMapPasses(self._plan, golden, rows, self.batch, self._row_dependence)
+            passes = WholeMapPasses(self._plan, golden, rows, self._row_dependence)
             outputs = passes.outputs(divergent)
         self.statistics += sweep.statistics + passes.statistics
         return outputs, words
 
     def _inject_pixels(
-        self, step: int, injections: Injections, runs: Ints, golden: Golden
+        self, step: int, injections: Injections, runs: Ints, golden: GoldenStack
     ) -> tuple[Windows, InjectedWords]:
         """Change words of single pixels.
 
         Returns:
             Windows of one pixel, as readers get them, without those whose bits are golden; the changed words.
         """
-        pixels = golden.delivered.pixels[step]
-        shape = (pixels.channels, pixels.height, pixels.width)
+        pixels = golden.map(step)
+        shape = (pixels.one.channels, pixels.one.height, pixels.one.width)
         rows = injections.rows.cpu().numpy()
         channel, top, left = (part.cpu().numpy() for part in torch.unravel_index(injections.elements, shape))
         fault_free = pixels.cut(rows, top, left, 1, 1)
         data = fault_free.clone()
-        if self.placement == "before" and step in golden.produced:
-            produced = golden.produced[step].permute(0, 2, 3, 1)
-            index = tuple(torch.from_numpy(part).to(produced.device) for part in (rows, top, left))
-            data = produced[index][:, None, None].contiguous()
-        where = (torch.arange(len(rows), device=data.device), 0, 0, torch.from_numpy(channel).to(data.device))
-        _, before, after = injections.strike(data, where, shape)
+        if self.placement == "before":
+            for produced, where, local in golden.produced(step, rows):
+                index = [torch.from_numpy(part).to(data.device) for part in (local, top[where], left[where], where)]
+                data[index[3], 0, 0] = produced.permute(0, 2, 3, 1)[tuple(index[:3])]
+        words = (torch.arange(len(rows), device=data.device), 0, 0, torch.from_numpy(channel).to(data.device))
+        _, before, after = injections.strike(data, words, shape)
         if self.placement == "before":
             data = protected(data, self._protections.get(step))
         box = np.stack([top, top, left, left], axis=1)
         windows = Windows(runs, rows, top, left, box, data).differing(pixels)
-        return windows, InjectedWords(before, after, ~same_bits(data[where], fault_free[where]))
+        return windows, InjectedWords(before, after, ~same_bits(data[words], fault_free[words]))
 
     def _inject_wholes(
-        self, step: int, injections: Injections, runs: Ints, golden: Golden
+        self, step: int, injections: Injections, runs: Ints, golden: GoldenStack
     ) -> tuple[Wholes, InjectedWords]:
         """Change words of values that are no feature maps.
 
         Returns:
             Whole values, as readers get them, of the runs that have other bits than golden; the changed words.
         """
-        layout = self.program.layouts[step]
-        fault_free = layout.take(golden.delivered[step], injections.rows)
-        met = golden.produced.get(step) if self.placement == "before" else None
-        value = fault_free.clone() if met is None else layout.take(met, injections.rows)
+        layout, rows = self.program.layouts[step], injections.rows.cpu().numpy()
+        values = {number: golden.batches[number].delivered for number, _, _ in golden.split(rows)}
+        fault_free = rows_of(layout, golden, values, step, rows)
+        value = fault_free.clone()
+        if self.placement == "before":
+            for produced, where, local in golden.produced(step, rows):
+                chosen, samples = (torch.from_numpy(part).to(value.device) for part in (where, local))
+                layout.samples_first(value)[chosen] = layout.samples_first(produced)[samples]
         struck, expected = layout.samples_first(value), layout.samples_first(fault_free)
         inner = torch.unravel_index(injections.elements, struck.shape[1:]) if struck.dim() > 1 else ()
-        where = (torch.arange(len(struck), device=struck.device), *inner)
-        _, before, after = injections.strike(struck, where, struck.shape[1:])
+        words = (torch.arange(len(struck), device=struck.device), *inner)
+        _, before, after = injections.strike(struck, words, struck.shape[1:])
         if self.placement == "before":
             value = self._protect(step, value)
         delivered = layout.samples_first(value)
         differs = ~same_bits(delivered, expected).flatten(1).all(1).cpu().numpy()
-        wholes = Wholes(runs, injections.rows.cpu().numpy(), delivered).pick(differs)
-        return wholes, InjectedWords(before, after, ~same_bits(delivered[where], expected[where]))
+        wholes = Wholes(runs, rows, delivered).pick(differs)
+        return wholes, InjectedWords(before, after, ~same_bits(delivered[words], expected[words]))

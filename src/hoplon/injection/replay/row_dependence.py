@@ -223,13 +223,13 @@ class RowsOf(StepValues):
 
 
 class WithinBatch(StepValues):
-    """Golden values of the whole batch, with the samples of a pass in the rows of theirs."""
+    """Golden values of a whole batch, with samples of a pass, those at ``places``, in the rows of theirs."""
 
     source: StepValues
 
-    def __init__(self, values: RowsOf, places: Tensor) -> None:
-        super().__init__(values.program, values.source)
-        self._values, self._places = values, places.to(values.rows.device)
+    def __init__(self, values: RowsOf, golden: StepValues, places: Tensor, rows: Tensor) -> None:
+        super().__init__(values.program, golden)
+        self._values, self._places, self._rows = values, places.to(values.rows.device), rows.to(values.rows.device)
 
     @override
     def resolve(self, step: int) -> Any:
@@ -241,7 +241,7 @@ class WithinBatch(StepValues):
             return golden
         whole = golden.clone()
         samples = layout.samples_first(whole)
-        samples[self._values.rows[self._places]] = layout.samples_first(own)[self._places]
+        samples[self._rows] = layout.samples_first(own)[self._places]
         return whole
 
     def computed(self, step: int) -> Any:

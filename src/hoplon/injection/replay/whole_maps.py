@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from hoplon.injection.replay.golden import Golden, ReplayStatistics
+from hoplon.injection.replay.golden import GoldenStack, ReplayStatistics
 from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.row_dependence import RowDependence, RowsOf, WithinBatch, part_layouts
 from hoplon.injection.replay.sweep import Divergent
 from hoplon.injection.replay.values import StepValues, in_rows
 from hoplon.injection.replay.windows import Ints, Wholes, Windows, one_per_row
+from hoplon.program.layout import Layout
 
 # Runs are spread over at least so many passes, unless these would have fewer samples than is worth a pass.
 _PASSES = 4
@@ -26,33 +29,30 @@ class WholeMapPasses:
     """Passes over the steps that the sweep did not take.
 
     Runs that left the sweep at similar steps are batched together, in any rows. A step that would give them other bits
-    there is run on the golden batch, each run in the row of its input.
+    there is run on their golden batches, each run in the row of its input.
 
-    ``rows``: shape ``(runs,)``, int64, the row of each run's input.
+    ``rows``: shape ``(runs,)``, int64, the row of each run's input in the stack.
     """
 
     plan: Plan
-    golden: Golden
+    golden: GoldenStack
     rows: Ints
-    batch: int
     row_dependence: RowDependence
     statistics: ReplayStatistics = field(default=ReplayStatistics(), init=False)
 
     def outputs(self, divergent: Divergent) -> list[Any]:
         """Return the flat outputs of all runs, samples first: golden ones for the runs that ended."""
-        golden = self.golden.outputs
-        rows, shared = torch.from_numpy(self.rows), self.golden.delivered.computed()
-        outputs = [out.index_select(0, rows.to(out.device)) if isinstance(out, Tensor) else out for out in golden]
+        outputs = self.golden.outputs(self.rows)
+        values = {number: golden.delivered.computed() for number, golden in self.golden.batches.items()}
         alive = np.flatnonzero(divergent.start >= 0)
         order = alive[np.argsort(divergent.start[alive], kind="stable")]
-        fixed = self.plan.program.signature.fixed_batch
-        size = fixed or size_of_passes(len(order), self.batch)
+        size = self.plan.program.signature.fixed_batch or size_of_passes(len(order), self.golden.batch)
         for begin in range(0, len(order), size):
-            chunk = order[begin : begin + size]
-            filled = torch.from_numpy(np.pad(self.rows[chunk], (0, size - len(chunk)), mode="edge"))
-            values = _Pass(self.plan, shared, filled, len(chunk), self.row_dependence)
-            self._run_steps(values, divergent, chunk, int(divergent.start[chunk].min()))
-            self._store_outputs(values, chunk, outputs)
+            chunk = np.sort(order[begin : begin + size])
+            filled = np.pad(self.rows[chunk], (0, size - len(chunk)), mode="edge")
+            one = _Pass(self, values, filled, len(chunk))
+            self._run_steps(one, divergent, chunk, int(divergent.start[chunk].min()))
+            self._store_outputs(one, chunk, outputs)
         return outputs
 
     def _run_steps(self, values: _Pass, divergent: Divergent, runs: Ints, begin: int) -> None:
@@ -104,36 +104,67 @@ def _joins(divergent: Divergent, runs: Ints, places: Ints) -> dict[int, _Join]:
     return joins
 
 
-class _Pass(RowsOf):
-    """Values of a pass of whole values.
+def rows_of(layout: Layout, stack: GoldenStack, values: Mapping[int, Any], step: int, rows: Ints) -> Any:
+    """Return the samples of these rows of a value, by batch in ``values``, as one batch value."""
+    parts = [(values[number][step], where, local) for number, where, local in stack.split(rows)]
+    if not isinstance(parts[0][0], Tensor):
+        return parts[0][0]
+    taken = [layout.take(value, torch.from_numpy(local).to(value.device)) for value, _, local in parts]
+    return _in_order(layout, taken, np.concatenate([where for _, where, _ in parts]))
 
-    ``count``: how many of its samples are runs; the others fill it up.
+
+def _in_order(layout: Layout, parts: Sequence[Tensor], places: Ints) -> Tensor:
+    """Return samples as one batch value; ``places``: shape ``(samples,)``, where each of the parts' samples belongs."""
+    value = layout.joined(parts)
+    if (places[1:] > places[:-1]).all():
+        return value
+    return layout.take(value, torch.from_numpy(np.argsort(places)).to(value.device))
+
+
+class _Pass(RowsOf):
+    """Values of a pass of whole values, of samples of several golden batches.
+
+    ``runs``: how many of its samples are runs; the others fill it up.
     """
 
-    def __init__(self, plan: Plan, golden: StepValues, rows: Tensor, count: int, row_dependence: RowDependence) -> None:
-        super().__init__(plan, golden, rows)
-        self._count, self._row_dependence = count, row_dependence
+    def __init__(self, passes: WholeMapPasses, values: Mapping[int, StepValues], rows: Ints, runs: int) -> None:
+        super().__init__(passes.plan, next(iter(values.values())), torch.from_numpy(rows))
+        self._stack, self._row_dependence = passes.golden, passes.row_dependence
+        self._values, self._stacked, self._runs = values, rows, runs
+
+    @override
+    def resolve(self, step: int) -> Any:
+        layout = self.program.layouts.get(step)
+        if layout is None:
+            return super().resolve(step)
+        return rows_of(layout, self._stack, self._values, step, self._stacked)
 
     def compute(self, index: int) -> None:
         """Run a step, so that all runs have the bits that they would have in the rows of their inputs."""
         if self._row_dependence.free(index, len(self.rows), self.source):
             self.own[index] = self.computed(index)
             return
+        groups, results = [], []
+        for number, where, local in self._stack.split(self._stacked[: self._runs]):
+            for chosen in one_per_row(np.arange(len(where)), local):
+                places, rows = torch.from_numpy(where[chosen]), torch.from_numpy(local[chosen])
+                results.append(WithinBatch(self, self._values[number], places, rows).computed(index))
+                groups.append((where[chosen], rows))
         layouts = part_layouts(self.program, index)
-        parts: list[Any] = []
-        for places in one_per_row(np.arange(self._count), self.rows[: self._count].cpu().numpy()):
-            within = WithinBatch(self, torch.from_numpy(places))
-            value = within.computed(index)
-            several = value if isinstance(value, tuple) else (value,)
-            taken = [in_rows(*pair, self.rows) for pair in zip(layouts, several, strict=False)]
-            if parts:
-                for layout, part, other in zip(layouts, parts, taken, strict=True):
-                    if layout is not None and isinstance(part, Tensor):
-                        where = torch.from_numpy(places).to(part.device)
-                        layout.samples_first(part)[where] = layout.samples_first(other)[where]
-            else:
-                parts = taken
-        self.own[index] = tuple(parts) if isinstance(value, tuple) else parts[0]
+        if isinstance(results[0], tuple):
+            columns = zip(layouts, zip(*results, strict=True), strict=False)
+            self.own[index] = tuple(self._gathered(layout, groups, values) for layout, values in columns)
+        else:
+            self.own[index] = self._gathered(layouts[0], groups, results)
+
+    def _gathered(self, layout: Layout | None, groups: Sequence[tuple[Ints, Tensor]], values: Sequence[Any]) -> Any:
+        """Return one result of a step that ran in parts: the samples of all runs, and of what fills the pass up."""
+        if layout is None or not isinstance(values[0], Tensor):
+            return values[0]
+        taken = [in_rows(layout, value, rows) for value, (_, rows) in zip(values, groups, strict=True)]
+        value = _in_order(layout, taken, np.concatenate([places for places, _ in groups]))
+        filled = torch.arange(len(self.rows), device=value.device).clamp(max=self._runs - 1)
+        return value if len(self.rows) == self._runs else layout.take(value, filled)
 
     def join(self, step: int, pieces: _Join) -> None:
         """Put what runs have at a step into their rows of its value."""

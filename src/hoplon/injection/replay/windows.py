@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -53,19 +54,24 @@ class Pixels:
         Args:
             rows, top, left: shape ``(n,)``, int64, samples and first lines and columns; may lie outside of the map.
         """
+        index, outside = self.places(rows, top, left, height, width)
+        return filled(self.taken(index, outside), outside, fill)
+
+    def places(
+        self, rows: Ints, top: Ints, left: Ints, height: int, width: int
+    ) -> tuple[Ints, NDArray[np.bool_] | None]:
+        """Return the numbers of the pixels of windows, shape ``(n, height, width)``, and which lie outside, if any."""
         ys, xs = top[:, None] + np.arange(height), left[:, None] + np.arange(width)
         within = top.min() >= 0 and left.min() >= 0 and ys.max() < self.height and xs.max() < self.width
         outside = None
         if not within:
             outside = ((ys < 0) | (ys >= self.height))[:, :, None] | ((xs < 0) | (xs >= self.width))[:, None, :]
             ys, xs = ys.clip(0, self.height - 1), xs.clip(0, self.width - 1)
-        index = rows[:, None, None] * (self.height * self.width) + (ys * self.width)[:, :, None] + xs[:, None, :]
-        windows = self._taken(index, outside)
-        if fill and outside is not None:
-            windows[torch.from_numpy(outside).to(windows.device)] = fill
-        return windows
+        return rows[:, None, None] * (self.height * self.width) + (ys * self.width)[:, :, None] + xs[
+            :, None, :
+        ], outside
 
-    def _taken(self, index: Ints, outside: NDArray[np.bool_] | None) -> Tensor:
+    def taken(self, index: Ints, outside: NDArray[np.bool_] | None) -> Tensor:
         """Return the pixels of these numbers, zeros for those outside."""
         size = self.batch * self.height * self.width
         self._cut += index.size
@@ -79,10 +85,50 @@ class Pixels:
             return self.data.index_select(0, _index(chosen.reshape(-1), self.data)).view(*index.shape, -1)
         plane = self.height * self.width
         sample, place = (_index(part, self.data) for part in np.divmod(index, plane))
-        windows = self.data.view(self.batch, self.channels, plane)[sample, :, place]
-        if outside is not None:
-            windows[torch.from_numpy(outside).to(windows.device)] = 0
-        return windows
+        return filled(self.data.view(self.batch, self.channels, plane)[sample, :, place], outside, 0.0)
+
+
+def filled(windows: Tensor, outside: NDArray[np.bool_] | None, fill: float) -> Tensor:
+    """Write ``fill`` to the pixels outside of the map, in place."""
+    if outside is not None:
+        windows[torch.from_numpy(outside).to(windows.device)] = fill
+    return windows
+
+
+@dataclass(frozen=True)
+class StackedPixels:
+    """One golden feature map of several batches, by their numbers; sample ``row`` is one of batch ``row // batch``."""
+
+    batch: int
+    parts: Mapping[int, Pixels]
+
+    @property
+    def one(self) -> Pixels:
+        """The map of one batch."""
+        return next(iter(self.parts.values()))
+
+    def cut(self, rows: Ints, top: Ints, left: Ints, height: int, width: int, *, fill: float = 0.0) -> Tensor:
+        """Return windows as `Pixels.cut` does."""
+        index, outside = self.one.places(rows % self.batch, top, left, height, width)
+        pieces = [
+            self.parts[number].taken(index[where], None if outside is None else outside[where])
+            for number, where in by_batch(rows, self.batch)
+        ]
+        if len(pieces) == 1:
+            return filled(pieces[0], outside, fill)
+        windows, order = torch.cat(pieces), np.argsort(rows // self.batch, kind="stable")
+        if (order[1:] < order[:-1]).any():
+            windows = windows.index_select(0, _index(np.argsort(order), windows))
+        return filled(windows, outside if fill else None, fill)
+
+
+def by_batch(rows: Ints, batch: int) -> Iterator[tuple[int, Ints]]:
+    """Yield the numbers of the batches that rows lie in, rising, and where in ``rows`` theirs are."""
+    numbers = rows // batch
+    order = np.argsort(numbers, kind="stable")
+    begins = np.flatnonzero(np.diff(numbers[order], prepend=-1))
+    for begin, end in itertools.pairwise([*begins, len(rows)]):
+        yield int(numbers[order[begin]]), order[begin:end]
 
 
 def pays_by_pixel(cut: int, pixels: int) -> bool:
@@ -159,7 +205,7 @@ class Windows(Places):
         data = self.data.index_select(0, _index(chosen, self.data))
         value.permute(0, 2, 3, 1)[tuple(_index(part, value) for part in where)] = data
 
-    def differing(self, golden: Pixels) -> Windows:
+    def differing(self, golden: StackedPixels) -> Windows:
         """Drop the runs whose window equals golden bit for bit.
 
         For the others, ``box`` becomes the bounding box of the differing pixels: (top, bottom, left, right), int64,
