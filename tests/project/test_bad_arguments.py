@@ -26,9 +26,10 @@ from tests.support.networks import NETWORKS
 
 # made by hoplon, read by users: their constructors hold what they are given
 HANDED_OUT = """
-Activations Assessment BitBoundary Change Coverage Exceedances FaultSpace Flops Forecast Golden GuardEvent GuardReport
-HoplonError InjectedWords Injections Inspection Interval MemorySite Outcome Paragraph Rate Ratio Ref ReplayStatistics
-Rerun SiteProfile StaleGuardError Step TrivialErrors TwoStagePlan UncorrectableMemory ValueSite VarianceComponents
+Activations Assessment BitBoundary Change Coverage Exceedances FaultSpace Flops Forecast Golden GoldenStack GuardEvent
+GuardReport HoplonError InjectedWords Injections Inspection Interval MemorySite Outcome Paragraph Rate Ratio Ref
+ReplayStatistics Rerun SiteProfile StaleGuardError Step TrivialErrors TwoStagePlan UncorrectableMemory ValueSite
+VarianceComponents
 """
 NET = NETWORKS["mlp"]
 

@@ -20,6 +20,7 @@ from tests.support.oracles import naive_forward
 from tests.support.strategies import BATCH, BITS, LAYERS, PHASES, SIZES, Layer, Random
 
 ALL = (1 << 32) - 1
+BATCHES = 2
 # Words that are NaN or infinite, the largest, the smallest, and minus zero.
 WORDS = (0x7FC00001, 0xFFC00000, 0x7F800000, 0xFF800000, 0x7F7FFFFF, 0x00000001, 0x80000000)
 
@@ -39,7 +40,7 @@ class Faults:
         site = torch.randint(len(sites), (count,), generator=generator)
         sizes = torch.tensor([s.numel for s in sites])[site]
         element = (torch.rand(count, generator=generator, dtype=torch.float64) * sizes).long()
-        row = torch.randint(BATCH, (count,), generator=generator)
+        row = torch.randint(BATCHES * BATCH, (count,), generator=generator)
         bits = 1 << torch.tensor(BITS)[torch.randint(len(BITS), (count,), generator=generator)]
         words = torch.tensor(WORDS)[torch.randint(len(WORDS), (count,), generator=generator)]
         flips = torch.rand(count, generator=generator) < 0.7
@@ -56,8 +57,9 @@ class Faults:
 
 
 def naive(model: nn.Module, x: Tensor, faults: Faults, run: int, bounds: dict[str, ValueProtection]) -> Tensor:
-    """A whole forward of the batch, every operator run, the fault put in where it belongs: that sample's output."""
-    struck, row, landed = faults.sites[int(faults.site[run])].name, int(faults.row[run]), []
+    """A whole forward of its batch, every operator run, the fault put in where it belongs: that sample's output."""
+    number, row = divmod(int(faults.row[run]), BATCH)
+    struck, landed = faults.sites[int(faults.site[run])].name, []
 
     def change(site: str, value: Tensor) -> Tensor:
         if site == struck:
@@ -67,7 +69,7 @@ def naive(model: nn.Module, x: Tensor, faults: Faults, run: int, bounds: dict[st
             value.view(torch.int32)[where] = word - (1 << 32) if word >> 31 else word
         return bounds[site](value) if site in bounds else value
 
-    output = naive_forward(model, x, change)[row]
+    output = naive_forward(model, x.split(BATCH)[number], change)[row]
     assert landed, struck
     return output
 
@@ -83,15 +85,15 @@ class Found:
 
 
 def compared(model: nn.Module, x: Tensor, count: int, seed: int, *, bounded: bool = False) -> Found:
-    program = capture(model, x)
+    program = capture(model, x[:BATCH])
     limits = {s.name: BoundValue(0.0, 1.5) for s in program.value_sites if bounded and s.kind == "relu"}
     over = Overlay("bounds", limits)
     sites = list(program.value_sites)
     replay = RegionReplay(program, over, BATCH, sites)
-    golden = replay.golden([x])
+    golden = GoldenStack(BATCH, {number: replay.golden([part]) for number, part in enumerate(x.split(BATCH))})
     covered = [site for site in sites if replay.covers(site.name)]
     faults = Faults.drawn(covered, count, seed)
-    outputs, struck = replay.strike_many(GoldenStack(BATCH, {0: golden}), *faults.hits(), count)
+    outputs, struck = replay.strike_many(golden, *faults.hits(), count)
     wanted = torch.stack([naive(model, x, faults, run, limits) for run in range(count)])
     return Found(outputs[0], wanted, sum(len(met.before) for met in struck.values()), len(covered))
 
@@ -117,7 +119,7 @@ def test_networks_that_once_differed(found: tuple[Any, ...]) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = Random(tuple(Layer(*layer) for layer in layers), size).eval()
-        x = torch.randn(BATCH, 4, *size)
+        x = torch.randn(BATCHES * BATCH, 4, *size)
     found = compared(model, x, 60, seed)
     assert equal_bits(found.replayed, found.wanted)
     assert found.struck == 60
@@ -132,7 +134,7 @@ def test_regions_of_random_networks_equal_whole_forwards(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = Random(layers, size).eval()
-        x = torch.randn(BATCH, 4, *size)
+        x = torch.randn(BATCHES * BATCH, 4, *size)
     found = compared(model, x, 24, seed, bounded=bounded)
     assert equal_bits(found.replayed, found.wanted)
     assert found.struck == 24
@@ -147,7 +149,7 @@ def test_regions_of_many_random_networks_equal_whole_forwards(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = Random(layers, size).eval()
-        x = torch.randn(BATCH, 4, *size)
+        x = torch.randn(BATCHES * BATCH, 4, *size)
     found = compared(model, x, 60, seed, bounded=bounded)
     assert equal_bits(found.replayed, found.wanted)
     assert found.struck == 60
