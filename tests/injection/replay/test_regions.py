@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from hoplon import capture
 from hoplon.formats import equal_bits
 from hoplon.injection.replay import GoldenStack, Injections, RegionReplay
+from hoplon.injection.replay.row_dependence import RowDependence
+from hoplon.injection.replay.whole_maps import size_of_passes
 from hoplon.program.sites import ValueSite
 from hoplon.protections.base import Overlay, ValueProtection
 from hoplon.protections.values.clamp import BoundValue
@@ -153,3 +155,33 @@ def test_regions_of_many_random_networks_equal_whole_forwards(
     found = compared(model, x, 60, seed, bounded=bounded)
     assert equal_bits(found.replayed, found.wanted)
     assert found.struck == 60
+
+
+class Shuffled(nn.Module):
+    """Lists of halves, a folded batch, and norms of few values: what sits oddly in a pass of any rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.head, self.norm, self.last = nn.Linear(8, 12), nn.BatchNorm1d(12), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, changed = self.first(x).chunk(2, 1)
+        pair = torch.stack([kept, self.second(changed).relu()], 2).flatten(1, 2)
+        return self.last(self.norm(self.head(pair.mean((2, 3)))).relu())
+
+
+@pytest.mark.parametrize("free", [True, False], ids=["examined", "all tied to rows"])
+def test_passes_of_any_rows_equal_whole_forwards(free: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not free:
+        monkeypatch.setattr(RowDependence, "_differs", lambda self, step, size, golden: True)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model, x = Shuffled().eval(), torch.randn(BATCHES * BATCH, 4, 6, 6)
+    found = compared(model, x, 200, 3)
+    assert equal_bits(found.replayed, found.wanted)
+
+
+@pytest.mark.parametrize(("runs", "batch", "size"), [(1, 64, 2), (9, 64, 2), (50, 32, 8), (1000, 32, 32), (5, 1, 1)])
+def test_runs_are_spread_over_several_passes(runs: int, batch: int, size: int) -> None:
+    assert size_of_passes(runs, batch) == size

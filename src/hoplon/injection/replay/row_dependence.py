@@ -87,7 +87,8 @@ class RowDependence:
         """
         if (step, size) not in self._by_step:
             rule = self.plan.rules.get(step)
-            if rule is not None and rule.rounds == "never":
+            selects = self.plan.program.steps[step].op is operator.getitem  # what made it may be gone
+            if selects or (rule is not None and rule.rounds == "never"):
                 self._by_step[step, size] = True
             else:
                 key = (size, *self._likeness(step, golden))
@@ -151,7 +152,7 @@ class RowDependence:
 
 
 def _parts(value: Any) -> tuple[Any, ...]:
-    return value if isinstance(value, tuple) else (value,)
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
 def _random_like(value: Tensor, generator: torch.Generator) -> Tensor:
@@ -235,8 +236,6 @@ class WithinBatch(StepValues):
     def resolve(self, step: int) -> Any:
         golden, own = self.source[step], self._values.own.get(step)
         layout = self.program.layouts.get(step)
-        if isinstance(own, tuple):
-            return self.computed(step)
         if own is None or layout is None or not isinstance(own, Tensor):
             return golden
         whole = golden.clone()

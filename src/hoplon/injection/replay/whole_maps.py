@@ -151,7 +151,7 @@ class _Pass(RowsOf):
                 results.append(WithinBatch(self, self._values[number], places, rows).computed(index))
                 groups.append((where[chosen], rows))
         layouts = part_layouts(self.program, index)
-        if isinstance(results[0], tuple):
+        if isinstance(results[0], tuple | list):
             columns = zip(layouts, zip(*results, strict=True), strict=False)
             self.own[index] = tuple(self._gathered(layout, groups, values) for layout, values in columns)
         else:
