@@ -223,7 +223,7 @@ def test_interrupted_study_gives_the_same_page(tmp_path: Path) -> None:
     rows = {row["arm"]: row for row in json.loads(pages[0])["rows"]}
     assert rows["important weights"]["paper"] == 12
     assert compared_driving(tmp_path) == 9
-    assert verdicts(tmp_path, "driving") == 11
+    assert verdicts(tmp_path, "driving") == 13
 
 
 @pytest.mark.parametrize(

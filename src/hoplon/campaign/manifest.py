@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -84,10 +85,13 @@ def protected_by(protections: Sequence[Protection]) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of what a figure depends on: hoplon, Python, torch, numpy, scipy, polars."""
-    found = {"python": platform.python_version()}
-    for package in ("hoplon", "torch", "numpy", "scipy", "polars"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # run from a source tree that is not installed
-            found[package] = "unknown"
-    return found
+    packages = ("hoplon", "torch", "numpy", "scipy", "polars")
+    return {"python": platform.python_version(), **{package: _version(package) for package in packages}}
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"

@@ -160,7 +160,7 @@ def _of_bit_30(evidence: Evidence) -> Iterator[Claim]:
     yield evidence.judge(
         Question(
             "never-bit-30",
-            "Without bit 30 the most important weights do as little harm",
+            "Without bit 30 the most important weights do little harm",
             BESIDE,
             _NOT_TRIED,
             "at most",

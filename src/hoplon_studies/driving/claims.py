@@ -76,33 +76,7 @@ def _protections(evidence: Evidence, rows: Rows) -> Iterator[Claim]:
         because=f"{_INSIDE}; {_OTHER}",
         lacks=_LACKS,
     )
-    value = evidence.published["table6/aspis-1"]
-    yield evidence.judge(
-        Question(
-            "aspis-crash",
-            "Aspis-1 % prevents all crashes, if faults strike what it holds",
-            "V-F, Table VI",
-            f"{value:g} %",
-            "holds",
-            [value],
-        ),
-        rows["inside-aspis"],
-        because="by construction, of hoplon's Aspis with a flat index; V-F does not say which weights are struck; of "
-        f"{_WIDER}: {joined(rows['aspis'])}",
-        lacks=_LACKS,
-    )
-    yield _pairwise(
-        evidence,
-        Question(
-            "aspis-ranger",
-            "Aspis-1 % prevents more crashes than Ranger, on the same reading",
-            "V-F",
-            "0 % and 0.4 %",
-            "lower",
-        ),
-        [*rows["inside-ranger"], *rows["inside-aspis"]],
-        f"Ranger, then hoplon's Aspis-1 %, which holds all that is struck, by construction; {_INSIDE}",
-    )
+    yield from _aspis(evidence, rows)
     yield _pairwise(
         evidence,
         Question("aspis-wider", "... also where faults strike more than it holds", BESIDE, "not tried", "lower"),
@@ -114,6 +88,44 @@ def _protections(evidence: Evidence, rows: Rows) -> Iterator[Claim]:
         rows["ranger+aspis"],
         because=_WIDER,
         lacks=_LACKS,
+    )
+
+
+def _aspis(evidence: Evidence, rows: Rows) -> Iterator[Claim]:
+    """What Aspis-1 % prevents: of the paper's guard, which was not struck here, and of hoplon's."""
+    value = evidence.published["table6/aspis-1"]
+    place, paper = "V-F, Table VI", f"{value:g} %"
+    yield evidence.judge(
+        Question("aspis-crash", "Aspis-1 % prevents all crashes", place, paper, "holds", [value]),
+        [],
+        because="",
+        lacks="the guard as published was not struck; its repair, a subtraction, does not bring back a flipped bit 30",
+    )
+    yield evidence.judge(
+        Question(
+            "aspis-crash-flat",
+            "... hoplon's does, if faults strike what it holds",
+            BESIDE,
+            "not tried",
+            "holds",
+            [value],
+        ),
+        rows["inside-aspis"],
+        because="by construction of Aspis with a flat index; V-F does not say which weights are struck; of "
+        f"{_WIDER}: {joined(rows['aspis'])}",
+        lacks=_LACKS,
+    )
+    yield evidence.judge(
+        Question("aspis-ranger", "Aspis-1 % prevents more crashes than Ranger", "V-F", "0 % and 0.4 %", "lower"),
+        [],
+        because="",
+        lacks="likewise, the guard as published was not struck",
+    )
+    yield _pairwise(
+        evidence,
+        Question("aspis-ranger-flat", "... hoplon's does, on the same reading", BESIDE, "not tried", "lower"),
+        [*rows["inside-ranger"], *rows["inside-aspis"]],
+        f"Ranger, then hoplon's Aspis-1 %, which holds all that is struck, by construction; {_INSIDE}",
     )
 
 

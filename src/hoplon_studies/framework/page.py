@@ -163,8 +163,13 @@ def judged_again(document: Mapping[str, Any], study: Study) -> dict[str, Any]:
         StoreError: a document of another format.
     """
     as_markdown(document)
-    claims = study.claims(Evidence(rows_of(document), Published(study.name)))
-    said = {"title": study.title, "introduction": list(study.introduction), "claims": [asdict(one) for one in claims]}
+    rows = rows_of(document)
+    said = {
+        "title": study.title,
+        "introduction": list(study.introduction),
+        "claims": [asdict(one) for one in study.claims(Evidence(rows, Published(study.name)))],
+        "charts": [_named(study.name, "", chart) for chart in _chart(rows)],
+    }
     return {**document, **json.loads(json.dumps(said))}
 
 

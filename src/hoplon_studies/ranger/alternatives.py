@@ -135,6 +135,7 @@ def artifact(context: Context) -> Iterator[Finding]:
     yield (
         "Dave ends in an arc tangent and a multiplication. Leaving out the last two operators, as the script does, "
         "leaves out these, and faults strike the last fully connected layer, which the text excludes. "
-        "No bound helps there, so this is what Ranger leaves of Dave. The paper's figures stand beside both ways."
+        "No bound of Algorithm 1 lies there, so this is what Ranger leaves of Dave. The paper's figures stand beside "
+        "both ways."
     )
     yield from campaigns.sources("Dave", fault_model="one bit of 21.10 fixed point, operator first")

@@ -118,7 +118,9 @@ def _dave(evidence: Evidence) -> Iterator[Claim]:
     yield evidence.judge(
         Question("dave-farthest", text, "IV-C, V-A", "4.01 %", "holds", [4.01]),
         evidence.found(setting=_FIXED, **known),
-        because=f"{with_last} blames on the function comes from there" if script else "the last layer has no row yet",
+        because=f"{with_last} blames on the function comes from there in this network"
+        if script
+        else "the last layer has no row yet",
         lacks="Dave has not been struck",
     )
 
@@ -150,6 +152,7 @@ def _costs(evidence: Evidence) -> Iterator[Claim]:
         because=f"negligible either way; most of the gap is of {' and '.join(most)}, whose whole graphs are counted "
         "here, and less than these in the paper, see their remarks",
         lacks="not all networks have been counted in this profile",
+        comparable=False,
     )
     beyond = [row for row in evidence.found(what=BEYOND) if row.unit == "%" and "frames" not in row.data]
     yield evidence.judge(

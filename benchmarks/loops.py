@@ -1,0 +1,207 @@
+"""A campaign of few or many value faults against the loop that one writes first: plain hooks on the user's module.
+
+The loop runs all inputs once, then one forward per fault, at the best of several batches; hoplon's arm is the whole of
+`Campaign.run` after capture, which has a column of its own. Faults are single bits in outputs of convolutions and
+linear layers, the same in both arms; top-1 outcomes are compared fault by fault. The arms alternate in one run; a ratio
+is the median of those of the rounds. Time is processor time of one thread. Weights are random where none are at hand:
+time hardly depends on them, the share of masked faults does.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    sys.path.append(sys.path.pop(0))  # statistics.py beside this file is no module of the standard library
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import hoplon as hp
+from hoplon.comparison.costs.latency import conditions
+from hoplon.zoo import resolve_data, resolve_model
+from hoplon.zoo.seeding import seeded
+
+BATCHES = (1, 4, 32)
+PIXELS = 224
+TOKENS, VOCABULARY, WIDTH = 16, 30522, 384
+
+
+class Encoder(nn.Module):
+    """An encoder of the size of all-MiniLM-L6: 6 layers, width 384, 12 heads, and a head of 10 classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(WIDTH, 12, 4 * WIDTH, activation="gelu", batch_first=True, dropout=0.0)
+        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
+        self.layers = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
+        self.head = nn.Linear(WIDTH, 10)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Class scores ``(batch, 10)`` of tokens ``(batch, tokens)``."""
+        scores: Tensor = self.head(self.layers(self.embedding(tokens)).mean(1))
+        return scores
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model and number of faults; seconds are medians over rounds, of processor time.
+
+    ``first``: hoplon's first run in the process, with what it loads then. ``ratio``: the loop's time over hoplon's, its
+    range beside it. ``hooks_ran``: faults that the loop ran; more are taken to cost as much each. ``agree``: of these,
+    how many have the same top-1 outcome (rounding differs between batches).
+    """
+
+    model: str
+    inputs: int
+    faults: int
+    capture_seconds: float
+    hooks_seconds: float
+    hooks_batch: int
+    hooks_ran: int
+    first: float
+    hoplon_seconds: float
+    ratio: float
+    ratio_range: tuple[float, float]
+    agree: int
+
+
+def loaded(name: str, inputs: int, seed: int) -> tuple[nn.Module, Tensor]:
+    """A model in evaluation mode and its inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    if name == "minilm":
+        with seeded(seed):
+            return Encoder().eval(), torch.randint(VOCABULARY, (inputs, TOKENS), generator=generator)
+    model = resolve_model(name, seed=seed).module
+    if name.endswith("cifar10"):
+        return model, resolve_data("cifar10").held_out.x[:inputs]
+    return model, torch.randn(inputs, 3, PIXELS, PIXELS, generator=generator)
+
+
+def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
+    """Processor time of a call, and what it gives."""
+    begun = time.process_time()
+    result = run()
+    return time.process_time() - begun, result
+
+
+class Loop:
+    """Plain hooks: every fault is one sample of a forward of the user's module."""
+
+    def __init__(self, model: nn.Module, x: Tensor, faults: list[dict[str, Any]]) -> None:
+        self.model, self.x, self.faults = model, x, faults
+        self.modules: Mapping[str, nn.Module] = dict(model.named_modules())
+
+    def golden(self, batch: int) -> Tensor:
+        """Top-1 classes of all inputs."""
+        with torch.inference_mode():
+            return torch.cat([self.model(part).argmax(1) for part in self.x.split(batch)])
+
+    def classes(self, batch: int, count: int) -> Tensor:
+        """Top-1 classes under the first faults."""
+        found = []
+        with torch.inference_mode():
+            for begin in range(0, count, batch):
+                chunk = self.faults[begin : min(begin + batch, count)]
+                hooks = [
+                    self.modules[str(fault["site"]).rpartition(":")[0]].register_forward_hook(
+                        partial(_flip, row, fault)
+                    )
+                    for row, fault in enumerate(chunk)
+                ]
+                found.append(self.model(self.x[[fault["input"] for fault in chunk]]).argmax(1))
+                for hook in hooks:
+                    hook.remove()
+        return torch.cat(found)
+
+
+def _flip(row: int, fault: Mapping[str, Any], module: nn.Module, given: Any, output: Tensor) -> None:
+    words = output[row].view(torch.int32)
+    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(fault["element"]), words.shape))
+    flip = int(fault["flip"])
+    words[index] = words[index] ^ (flip - (1 << 32) if flip >> 31 else flip)
+
+
+def measured(name: str, inputs: int, faults: int, options: argparse.Namespace) -> Row:
+    """Time both arms on one model."""
+    model, x = loaded(name, inputs, options.seed)
+    capture, program = seconds(lambda: hp.capture(model, x[:2]))
+    campaign = hp.Campaign(
+        program, hp.Inputs(x), sites=hp.Values(kind=["conv", "linear"]), criterion=hp.TopK(1), batch=options.batch
+    )
+    first, results = seconds(lambda: campaign.run(count=faults, seed=options.seed))
+    loop = Loop(model, x, list(results.faults.frame.iter_rows(named=True)))
+    ran = min(faults, options.most)
+
+    def hooks(batch: int) -> float:
+        golden, _ = seconds(lambda: loop.golden(batch))
+        struck, _ = seconds(lambda: loop.classes(batch, ran))
+        return golden + struck * faults / ran
+
+    best = min(BATCHES, key=hooks)
+    rounds = [
+        (hooks(best), seconds(lambda: campaign.run(count=faults, seed=options.seed))[0]) for _ in range(options.rounds)
+    ]
+    ratios = [theirs / ours for theirs, ours in rounds]
+    changed = loop.classes(best, ran) != loop.golden(best)[[fault["input"] for fault in loop.faults[:ran]]]
+    outcomes = [str(outcome) in ("sdc", "nonfinite") for outcome in results.runs["top-1"][:ran]]
+    return Row(
+        *(name, inputs, faults, capture, median(theirs for theirs, _ in rounds), best, ran, first),
+        *(median(ours for _, ours in rounds), median(ratios), (min(ratios), max(ratios))),
+        sum(a == b for a, b in zip(changed.tolist(), outcomes, strict=True)),
+    )
+
+
+MODELS = ("resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0", "vit_b_16", "swin_t")
+WORKS = (
+    *((f"torchvision:{name}", 32, count) for name in MODELS for count in (50, 1000)),
+    *(("minilm", 32, count) for count in (50, 1000)),
+    *(("resnet20-cifar10", 1000, count) for count in (500, 2000, 20000)),
+)
+
+
+def main() -> None:
+    """Print the table; with ``--json`` write it too, with the machine beside it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", default=[], help="parts of the names of models")
+    parser.add_argument("--faults", nargs="*", type=int, default=[], help="numbers of faults")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--most", type=int, default=96, help="faults that the loop runs in a round, at most")
+    parser.add_argument("--batch", type=int, default=None, help="hoplon's batch; by default its own choice")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    table = Table("model", "inputs", "faults", "capture s", "hooks s (batch)", "first s", "hoplon s", "ratio", "agree")
+    rows = []
+    for name, inputs, faults in WORKS:
+        chosen = not options.only or any(part in name for part in options.only)
+        if chosen and (not options.faults or faults in options.faults):
+            row = measured(name, inputs, faults, options)
+            rows.append(row)
+            span = f"{row.ratio:.2f} [{row.ratio_range[0]:.2f}, {row.ratio_range[1]:.2f}]"
+            table.add_row(
+                *(name, str(inputs), str(faults), f"{row.capture_seconds:.1f}"),
+                *(f"{row.hooks_seconds:.2f} ({row.hooks_batch})", f"{row.first:.2f}", f"{row.hoplon_seconds:.2f}"),
+                *(span, f"{row.agree} of {row.hooks_ran}"),
+            )
+    Console(width=120).print(table)
+    if options.json:
+        document = {"conditions": conditions(torch.device("cpu")), "rows": [asdict(row) for row in rows]}
+        options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
