@@ -61,7 +61,8 @@ class Row:
 
     ``first``: hoplon's first run in the process, with what it loads then. ``ratio``: the loop's time over hoplon's, its
     range beside it. ``hooks_ran``: faults that the loop ran; more are taken to cost as much each. ``agree``: of these,
-    how many have the same top-1 outcome (rounding differs between batches).
+    how many have the same top-1 outcome (rounding differs between batches, and a hook strikes the result of attention
+    where the fault is inside of it).
     """
 
     model: str
@@ -127,9 +128,11 @@ class Loop:
         return torch.cat(found)
 
 
-def _flip(row: int, fault: Mapping[str, Any], module: nn.Module, given: Any, output: Tensor) -> None:
-    words = output[row].view(torch.int32)
-    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(fault["element"]), words.shape))
+def _flip(row: int, fault: Mapping[str, Any], module: nn.Module, given: Any, output: Any) -> None:
+    value = output[0] if isinstance(output, tuple) else output  # of attention: a hook cannot reach what is inside
+    words = value[row].view(torch.int32)
+    element = torch.tensor(fault["element"] % words.numel())
+    index = tuple(int(i) for i in torch.unravel_index(element, words.shape))
     flip = int(fault["flip"])
     words[index] = words[index] ^ (flip - (1 << 32) if flip >> 31 else flip)
 
@@ -191,16 +194,16 @@ def main() -> None:
         if chosen and (not options.faults or faults in options.faults):
             row = measured(name, inputs, faults, options)
             rows.append(row)
+            if options.json:
+                document = {"conditions": conditions(torch.device("cpu")), "rows": [asdict(one) for one in rows]}
+                options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
             span = f"{row.ratio:.2f} [{row.ratio_range[0]:.2f}, {row.ratio_range[1]:.2f}]"
             table.add_row(
                 *(name, str(inputs), str(faults), f"{row.capture_seconds:.1f}"),
                 *(f"{row.hooks_seconds:.2f} ({row.hooks_batch})", f"{row.first:.2f}", f"{row.hoplon_seconds:.2f}"),
                 *(span, f"{row.agree} of {row.hooks_ran}"),
             )
-    Console(width=120).print(table)
-    if options.json:
-        document = {"conditions": conditions(torch.device("cpu")), "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    Console(width=140).print(table)
 
 
 if __name__ == "__main__":

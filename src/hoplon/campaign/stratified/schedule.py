@@ -34,6 +34,7 @@ _ORDER = (
     1.0,
 )  # candidates of bands, by their part of the word, see `bit_bands`
 
+_MARGIN = 0.98  # plan for a little less, so that small campaigns need no second look
 _UNSEEN = 0.6
 _COARSER = 1.2
 
@@ -165,7 +166,7 @@ class SequentialSchedule:
             unseen=_UNSEEN,
             least=2 * _LEAST,
         )
-        wanted = self.half_width
+        wanted = self.half_width * _MARGIN
         best: tuple[float, Ints, Ints] | None = None
         while best is None:
             for drawn in self._growing(first, guesses):
