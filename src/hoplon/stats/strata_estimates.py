@@ -46,7 +46,7 @@ def stratified(
         Limits: see `limits`.
     Example:
         >>> print(stratified([0.9, 0.1], [0, 30], [1000, 100]))
-        3.00 % [2.12, 4.02]
+        3.00 % [2.10, 4.05]
     """
     parts = [np.asarray(part, dtype=np.float64) for part in (shares, failures, runs)]
     share, failed, run = parts
