@@ -119,7 +119,7 @@ class RegionReplay(Replay):
                     divergent.add(step, wholes)
                     divergent.start[wholes.runs] = step + 1
             values = StepValues(self.program, golden.one.delivered)
-            sweep = Sweep(self._plan, self._kernel_forms, golden.map, values, divergent)
+            sweep = Sweep(self._plan, self._kernel_forms, golden.map, golden.one.delivered.map, values, divergent)
             sweep.run(windows)
             passes = WholeMapPasses(self._plan, golden, rows, self._row_dependence)
             outputs = passes.outputs(divergent)

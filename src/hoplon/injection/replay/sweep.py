@@ -14,7 +14,7 @@ from hoplon.injection.replay.kernel_forms import KernelForm, KernelForms, cut_un
 from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.rules import Rule
 from hoplon.injection.replay.values import StepValues
-from hoplon.injection.replay.windows import Ints, Places, StackedPixels, Wholes, Windows, homes, joined
+from hoplon.injection.replay.windows import Ints, Pixels, Places, StackedPixels, Wholes, Windows, homes, joined
 
 # Numbers of windows that an operator runs on at a time: few, so that few shapes have to be tried.
 _COUNTS = (256, 64, 32, 16, 8, 4, 2)
@@ -61,8 +61,8 @@ class Divergent:
 class Sweep:
     """A sweep in progress.
 
-    ``maps``: golden feature maps by step; ``operands``: golden values of one batch by step, for whatever else operators
-    read, and to try kernel forms on;
+    ``maps``: golden feature maps by step; ``tried``: those of one batch, to try kernel forms on; ``operands``: golden
+    values of one batch by step, for whatever else operators read;
     ``divergent``: receives the runs that need whole values; ``values``: by step, the windows of runs still in the sweep
     that a later step reads.
     """
@@ -70,6 +70,7 @@ class Sweep:
     plan: Plan
     kernel_forms: KernelForms
     maps: Callable[[int], StackedPixels]
+    tried: Callable[[int], Pixels]
     operands: StepValues
     divergent: Divergent
     values: dict[int, list[Windows]] = field(default_factory=dict)
@@ -312,7 +313,7 @@ class Sweep:
 
     def _form(self, index: int, rule: Rule, size: tuple[int, int, int]) -> KernelForm | None:
         protection = self.plan.protections.get(index)
-        return self.kernel_forms.form(index, rule, size, lambda step: self.maps(step).one, self.operands, protection)
+        return self.kernel_forms.form(index, rule, size, self.tried, self.operands, protection)
 
     def _run(self, index: int, rule: Rule, windows: list[Tensor], size: Sequence[int]) -> Tensor | None:
         """Run the step on windows, its protection included; return None if no form agrees with golden."""
