@@ -43,6 +43,9 @@ from hoplon.program.sites import GuardMemory, Memory, Site, Values, ValueSite
 from hoplon.protections.base import Overlay, Protection, overlay
 from hoplon.stats.intervals import Interval
 
+# With fewer faults for a map of a batch than one to so many, keeping it costs more than making it again.
+_FEW = 4
+
 
 @checked
 @dataclass(frozen=True, eq=False)
@@ -168,7 +171,7 @@ class Campaign:
         Raises:
             HoplonError, DataError, SiteError: what ``run`` refuses is refused here.
         """
-        runner = self._runner(seed)
+        runner = self._runner(seed, count)
         rule = stopping_rule(
             runner, count=count, half_width=half_width, confidence=confidence, design=design, strata=strata
         )
@@ -177,15 +180,19 @@ class Campaign:
             runner.injector.rehearse(runner.sites)  # the golden run has not gone this way
         return runner, rule
 
-    def _runner(self, seed: int) -> UnitRunner:
-        """Run the model without faults, and prepare to draw and run units."""
+    def _runner(self, seed: int, count: int | None = None) -> UnitRunner:
+        """Run the model without faults, and prepare to draw and run units; ``count`` faults, where that is known."""
         over = overlay(self.program, self.protections)
         sites, copies = _sites_of(self, over)
         budget = Budget(self.memory_budget)
         values = [site for site in sites if isinstance(site, ValueSite)]
 
         def keep(batch: int) -> KeptPasses:
-            return KeptPasses(replay_of(self.program, over, batch, values, self.placement), budget.golden)
+            batches = -(-len(self.data) // batch)
+            few = count is not None and count * _FEW < batches * len(values)  # most maps would never be struck
+            room = 0 if few else budget.golden / batches
+            replay = replay_of(self.program, over, batch, values, self.placement, room=room)
+            return KeptPasses(replay, budget.golden)
 
         keeps = keep if values and not over.values else None  # what faults will need of the same passes
         reference = GoldenRun.run(self.program, self.data, self.criterion, batch=self.batch, keep=keeps)

@@ -67,7 +67,7 @@ def equal_bits(left: Tensor, right: Tensor) -> bool:
     """
     if left.shape != right.shape or left.dtype != right.dtype:
         return False
-    return bool(same_bits(left, right).all())
+    return torch.equal(integer_view(left), integer_view(right))
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from hoplon.criteria.combined import as_criterion
 from hoplon.criteria.outcome import classify, measure
 from hoplon.criteria.ragged import joined, judged_together
 from hoplon.errors import Batch, Count, DataError, checked
+from hoplon.injection.memory_budget import tensor_bytes
 from hoplon.injection.replay.eager import EagerReplay
 from hoplon.injection.replay.golden import Golden, Placement
 from hoplon.injection.replay.regions import RegionReplay, fits
@@ -50,13 +52,25 @@ def default_batch(program: Program) -> int:
     return min(_LARGEST_BATCH, 1 << max(fitting, 1).bit_length() - 1)
 
 
-def replay_of(program: Program, overlay: Overlay, batch: int, sites: Sites, placement: Placement = "before") -> Replay:
-    """Return the replay that fits the form of the program, the sites and the protections."""
+def replay_of(
+    program: Program,
+    overlay: Overlay,
+    batch: int,
+    sites: Sites,
+    placement: Placement = "before",
+    *,
+    room: float = inf,
+) -> Replay:
+    """Return the replay that fits the form of the program, the sites and the protections.
+
+    Args:
+        room: bytes for the golden values of a batch; see `RegionReplay`.
+    """
     if isinstance(program, EagerProgram):
         return EagerReplay(program, overlay, batch, sites, placement)
-    in_regions = sites and isinstance(sites[0], ValueSite) and fits(overlay)
-    kind = RegionReplay if in_regions else Replay
-    return kind(program, overlay, batch, sites, placement)
+    if sites and isinstance(sites[0], ValueSite) and fits(overlay):
+        return RegionReplay(program, overlay, batch, sites, placement, room)
+    return Replay(program, overlay, batch, sites, placement)
 
 
 @checked
@@ -161,20 +175,19 @@ class KeptPasses:
     replay: Replay
     most_bytes: int
     batches: list[Golden] = field(default_factory=list, init=False)
+    _bytes: int = field(default=0, init=False)
 
     def run(self, number: int, leaves: Sequence[Any]) -> Golden:
         """Run a batch; they come in order, and number 0 begins anew."""
         if not number:
             self.batches.clear()
+            self._bytes = 0
         golden = self.replay.golden(leaves)
-        if len(self.batches) == number and tensor_bytes([*self.batches, golden]) <= self.most_bytes:
-            self.batches.append(golden)
+        if len(self.batches) == number:
+            self._bytes += tensor_bytes(golden.tensors())
+            if self._bytes <= self.most_bytes:
+                self.batches.append(golden)
         return golden
-
-
-def tensor_bytes(batches: Iterable[Golden]) -> int:
-    """Return the bytes of all tensors that are held for batches, each counted once."""
-    return sum({id(x): x.nbytes for golden in batches for x in golden.tensors() if isinstance(x, Tensor)}.values())
 
 
 @checked

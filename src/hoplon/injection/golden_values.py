@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hoplon.injection.arm import Arm
 from hoplon.injection.golden_run import replay_of
+from hoplon.injection.memory_budget import tensor_bytes
 from hoplon.injection.replay.golden import Golden
 from hoplon.injection.replay.replay import Replay
 from hoplon.injection.replay.values import delivered
@@ -29,7 +30,7 @@ class GoldenCache(Generic[T]):
     Args:
         run: gives the values of a batch.
         tensors: the tensors among them, and anything else.
-        most_bytes: held at most, counted once per tensor; one batch is held in any case.
+        most_bytes: held at most; one batch is held in any case.
         first: of the first batches, where they are there.
     """
 
@@ -38,23 +39,22 @@ class GoldenCache(Generic[T]):
     ) -> None:
         self._run, self._tensors, self._most_bytes = run, tensors, most_bytes
         self._held = dict(enumerate(first))
+        self._bytes = {batch: tensor_bytes(tensors(values)) for batch, values in self._held.items()}
 
     def __getitem__(self, batch: int) -> T:
         if batch not in self._held:
             values = self._run(batch)
-            while self._held and self._bytes([*self._held.values(), values]) > self._most_bytes:
-                self._held.popitem()
-            self._held[batch] = values
+            size = tensor_bytes(self._tensors(values))
+            while self._held and sum(self._bytes.values()) + size > self._most_bytes:
+                newest, _ = self._held.popitem()
+                del self._bytes[newest]
+            self._held[batch], self._bytes[batch] = values, size
         return self._held[batch]
 
     @property
     def capacity(self) -> int:
         """Number of batches that the budget holds, as large as the first of those that are held."""
-        return max(1, self._most_bytes // max(self._bytes([next(iter(self._held.values()))]), 1))
-
-    def _bytes(self, batches: Iterable[T]) -> int:
-        tensors = {id(x): x for values in batches for x in self._tensors(values) if isinstance(x, Tensor)}
-        return sum(tensor.nbytes for tensor in tensors.values())
+        return max(1, self._most_bytes // max(next(iter(self._bytes.values())), 1))
 
 
 @dataclass(eq=False)
@@ -75,7 +75,8 @@ class SharedReplay:
         self._sites |= new
         if new or self._current is None:
             every = tuple(self._sites.values())
-            replay = replay_of(reference.program, arm.overlay, reference.batch, every, arm.placement)
+            room = arm.budget.golden / reference.input_batches
+            replay = replay_of(reference.program, arm.overlay, reference.batch, every, arm.placement, room=room)
             self._current = self._with_cache(replay)
         return self._current
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
+
+from torch import Tensor
 
 from hoplon.errors import Count, checked
 from hoplon.program.program import Program
@@ -65,3 +67,8 @@ def live_bytes(program: Program) -> int:
         for dead in program.last_reads[step.index]:
             live.pop(dead, None)
     return most
+
+
+def tensor_bytes(values: Iterable[Any]) -> int:
+    """Return the bytes of the tensors among some values, each counted once."""
+    return sum({id(value): value.nbytes for value in values if isinstance(value, Tensor)}.values())

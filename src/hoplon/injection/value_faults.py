@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -85,7 +85,7 @@ class ValueFaultRuns:
                 faults = np.flatnonzero(np.isin(group, numbers))
                 faults = faults[np.argsort(first_step[faults], kind="stable")]
                 together = self._together(faults)
-                for chunk in self._waves(numbers, faults[together]):
+                for chunk in self._waves(faults[together]):
                     self._attempt_wave(chunk, advance)
                 for number in numbers:
                     self._one_per_row(number, faults[~together & (group[faults] == number)], advance)
@@ -113,13 +113,12 @@ class ValueFaultRuns:
     def _stack(self, numbers: Iterable[int]) -> GoldenStack:
         return GoldenStack(self.reference.batch, {number: self.golden[number] for number in numbers})
 
-    def _waves(self, numbers: Sequence[int], faults: Ints) -> Iterator[Ints]:
+    def _waves(self, faults: Ints) -> Iterator[Ints]:
         """Yield the faults of input batches that are replayed at once, windows apart from whole values."""
         if not len(faults):
             return
         assert isinstance(self.replay, RegionReplay), "only its runs go together"
-        golden = self._stack(numbers[:1])
-        small = np.array([self.replay.in_windows(golden, site.name) for site in self.sites])
+        small = np.array([self.replay.in_windows(site.name) for site in self.sites])
         in_windows = small[self.site[self.first_row[faults]]]
         for chosen, default in ((in_windows, WINDOW_BUDGET_BYTES), (~in_windows, WHOLE_BUDGET_BYTES)):
             size = self.wave(default)

@@ -66,7 +66,27 @@ class Step:
     def run(self, values: Sequence[Any]) -> Any:
         """The operator's result, its arguments taken from ``values``."""
         assert self.op is not None, f"{self.label} is an input, not an operator"
-        return self.op(*_fill(self.args, values), **_fill(self.kwargs, values))
+        if self._places is None:
+            return self.op(*_fill(self.args, values), **_fill(self.kwargs, values))
+        arguments = list(self.args)
+        for place, step in self._places:
+            arguments[place] = values[step]
+        return self.op(*arguments, **self.kwargs)
+
+    @cached_property
+    def _places(self) -> tuple[tuple[int, int], ...] | None:
+        """Places of the arguments that are values, and their steps; None where some are inside of other arguments."""
+        given = [argument for argument in self.args if not isinstance(argument, Ref)]
+        if _refers((*given, self.kwargs)):
+            return None
+        return tuple((place, ref.step) for place, ref in enumerate(self.args) if isinstance(ref, Ref))
+
+
+def _refers(template: Any) -> bool:
+    """True if there is a value in an argument."""
+    if isinstance(template, dict):
+        template = tuple(template.values())
+    return any(map(_refers, template)) if isinstance(template, tuple | list) else isinstance(template, Ref)
 
 
 def _fill(template: Any, values: Sequence[Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from torch import Tensor, nn
 
-from hoplon import capture
+from hoplon import Campaign, Inputs, TopK, Values, capture
 from hoplon.formats import equal_bits
 from hoplon.injection.replay import GoldenStack, Injections, RegionReplay
+from hoplon.injection.replay.kernel_forms import _Trials
 from hoplon.injection.replay.row_dependence import RowDependence
 from hoplon.injection.replay.whole_maps import size_of_passes
 from hoplon.program.sites import ValueSite
@@ -86,12 +88,14 @@ class Found:
     covered: int
 
 
-def compared(model: nn.Module, x: Tensor, count: int, seed: int, *, bounded: bool = False) -> Found:
+def compared(
+    model: nn.Module, x: Tensor, count: int, seed: int, *, bounded: bool = False, tight: bool = False
+) -> Found:
     program = capture(model, x[:BATCH])
     limits = {s.name: BoundValue(0.0, 1.5) for s in program.value_sites if bounded and s.kind == "relu"}
     over = Overlay("bounds", limits)
     sites = list(program.value_sites)
-    replay = RegionReplay(program, over, BATCH, sites)
+    replay = RegionReplay(program, over, BATCH, sites, room=0 if tight else inf)
     golden = GoldenStack(BATCH, {number: replay.golden([part]) for number, part in enumerate(x.split(BATCH))})
     covered = [site for site in sites if replay.covers(site.name)]
     faults = Faults.drawn(covered, count, seed)
@@ -129,30 +133,30 @@ def test_networks_that_once_differed(found: tuple[Any, ...]) -> None:
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
-@given(LAYERS, SIZES, st.integers(0, 2**16), st.booleans())
+@given(LAYERS, SIZES, st.integers(0, 2**16), st.booleans(), st.booleans())
 def test_regions_of_random_networks_equal_whole_forwards(
-    layers: tuple[Layer, ...], size: tuple[int, int], seed: int, bounded: bool
+    layers: tuple[Layer, ...], size: tuple[int, int], seed: int, bounded: bool, tight: bool
 ) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = Random(layers, size).eval()
         x = torch.randn(BATCHES * BATCH, 4, *size)
-    found = compared(model, x, 24, seed, bounded=bounded)
+    found = compared(model, x, 24, seed, bounded=bounded, tight=tight)
     assert equal_bits(found.replayed, found.wanted)
     assert found.struck == 24
 
 
 @pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
-@given(LAYERS, SIZES, st.integers(0, 2**16), st.booleans())
+@given(LAYERS, SIZES, st.integers(0, 2**16), st.booleans(), st.booleans())
 def test_regions_of_many_random_networks_equal_whole_forwards(
-    layers: tuple[Layer, ...], size: tuple[int, int], seed: int, bounded: bool
+    layers: tuple[Layer, ...], size: tuple[int, int], seed: int, bounded: bool, tight: bool
 ) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = Random(layers, size).eval()
         x = torch.randn(BATCHES * BATCH, 4, *size)
-    found = compared(model, x, 60, seed, bounded=bounded)
+    found = compared(model, x, 60, seed, bounded=bounded, tight=tight)
     assert equal_bits(found.replayed, found.wanted)
     assert found.struck == 60
 
@@ -171,15 +175,41 @@ class Shuffled(nn.Module):
         return self.last(self.norm(self.head(pair.mean((2, 3)))).relu())
 
 
-@pytest.mark.parametrize("free", [True, False], ids=["examined", "all tied to rows"])
-def test_passes_of_any_rows_equal_whole_forwards(free: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not free:
-        monkeypatch.setattr(RowDependence, "_differs", lambda self, step, size, golden: True)
+@pytest.mark.parametrize(
+    "tied", [(), (1, 2, 4), (1, 2, 4, BATCH)], ids=["examined", "tied to a whole batch", "tied to rows"]
+)
+def test_passes_of_any_rows_equal_whole_forwards(tied: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    examined = RowDependence._differs
+    monkeypatch.setattr(
+        RowDependence, "_differs", lambda self, step, size, *a: size in tied or examined(self, step, size, *a)
+    )
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model, x = Shuffled().eval(), torch.randn(BATCHES * BATCH, 4, 6, 6)
-    found = compared(model, x, 200, 3)
-    assert equal_bits(found.replayed, found.wanted)
+    for count in (200, 9):  # passes of whole batches, and smaller ones
+        found = compared(model, x, count, 3)
+        assert equal_bits(found.replayed, found.wanted)
+
+
+def test_kernels_of_a_program_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+    examined = RowDependence._differs
+    monkeypatch.setattr(RowDependence, "_differs", lambda self, *a: (looks.append(a[0]), examined(self, *a))[1])
+    tried = _Trials.agree
+    monkeypatch.setattr(_Trials, "agree", lambda self, *a: (looks.append(-1), tried(self, *a))[1])
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        layers = nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1152, 5)
+        model, x = nn.Sequential(*layers).eval(), torch.randn(8, 4, 16, 16)
+    program = capture(model, x)
+    campaign = Campaign(program, Inputs(x), sites=Values(), criterion=TopK(1), batch=4)
+    campaign.run(count=40)
+    assert len(looks) > looks.count(-1) > 0
+    looks.clear()
+    campaign.run(count=40)
+    assert not looks
+    campaign.run(count=40, threads=2)
+    assert looks
 
 
 @pytest.mark.parametrize(("runs", "batch", "size"), [(1, 64, 2), (9, 64, 2), (50, 32, 8), (1000, 32, 32), (5, 1, 1)])

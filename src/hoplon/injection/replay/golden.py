@@ -103,6 +103,10 @@ class GoldenStack:
         """Yield numbers of batches, where in ``rows`` theirs are, and these samples in the batch."""
         return ((number, where, rows[where] - number * self.batch) for number, where in by_batch(rows, self.batch))
 
+    def of(self, rows: Ints) -> GoldenStack:
+        """Return the batches in which these samples lie."""
+        return GoldenStack(self.batch, {number: self.batches[number] for number, _, _ in self.split(rows)})
+
     def map(self, step: int) -> StackedPixels:
         """Return a feature map as pixels."""
         return StackedPixels(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import inf, prod
 
 from hoplon.injection.replay.rules import Rule, rules_of
 from hoplon.injection.replay.values import Protections
@@ -15,7 +16,8 @@ class Plan:
     """Plan of replay by regions for batches with feature maps of certain shapes.
 
     ``shapes``: of feature maps by step; ``rules``: by step; ``kept``: steps whose golden maps are kept, since windows
-    are cut out of them or compared with them; ``compared``: steps whose result is compared with golden; ``useful``:
+    are cut out of them or compared with them; ``computed``: steps that faults strike, whose golden maps are computed
+    again where they do; ``compared``: steps whose result is compared with golden; ``useful``:
     steps that an output depends on.
     """
 
@@ -24,6 +26,7 @@ class Plan:
     shapes: Mapping[int, tuple[int, ...]]
     rules: Mapping[int, Rule]
     kept: frozenset[int]
+    computed: frozenset[int]
     compared: frozenset[int]
     useful: frozenset[int]
 
@@ -34,20 +37,32 @@ class Plan:
         protections: Protections,
         maps: Mapping[int, tuple[int, ...]],
         starts: Iterable[int],
+        *,
+        room: float = inf,
     ) -> Plan:
-        """Return the plan for feature maps of these shapes, by step, and faults at the steps ``starts``."""
+        """Return the plan for feature maps of these shapes, by step, and faults at the steps ``starts``.
+
+        Args:
+            room: bytes for all maps that are kept; where it does not suffice, only those are kept, and compared with,
+                that windows are cut out of.
+        """
         rules = rules_of(program, maps)
         map_starts = [start for start in starts if start in maps]
         reach = program.reach(map_starts) | sum(1 << start for start in map_starts)
-        kept, compared = set(map_starts), set()
+        kept, compared = set[int](), set[int]()
         for index, rule in rules.items():
             if reach >> index & 1 and any(reach >> operand & 1 for operand in rule.operands):
                 if rule.settles and not _passes_on(program, rules, index):
                     compared.add(index)
                 if rule.grows or len(rule.operands) > 1:
                     kept.update(rule.operands)
-        kept = (kept | compared) & maps.keys()
-        return cls(program, protections, maps, rules, frozenset(kept), frozenset(compared), _useful(program))
+        wanted = kept.union(compared, map_starts) & maps.keys()
+        if sum(4 * prod(maps[step]) for step in wanted) <= room:
+            kept = wanted
+        kept &= maps.keys()
+        compared &= kept
+        computed = frozenset(map_starts) - kept
+        return cls(program, protections, maps, rules, frozenset(kept), computed, frozenset(compared), _useful(program))
 
 
 def _passes_on(program: Program, rules: Mapping[int, Rule], step: int) -> bool:

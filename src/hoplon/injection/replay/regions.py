@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import inf
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -23,7 +26,19 @@ from hoplon.injection.replay.values import StepValues
 from hoplon.injection.replay.whole_maps import WholeMapPasses, rows_of
 from hoplon.injection.replay.windows import Ints, Pixels, Wholes, Windows
 from hoplon.program.layout import BatchLayout
+from hoplon.program.program import Program
 from hoplon.protections.base import Overlay
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """Steps that gave samples their bits in other rows, and forms that reproduced those of whole maps."""
+
+    rows: dict[tuple[Any, ...], bool] = field(default_factory=dict)
+    forms: KernelForms = field(default_factory=KernelForms)
+
+
+_LOOKS: WeakKeyDictionary[Program, dict[tuple[Any, ...], _Looks]] = WeakKeyDictionary()
 
 
 @checked
@@ -43,10 +58,13 @@ class RegionReplay(Replay):
     to a pass. The outputs are those of a forward of the batch with the fault in its row, bit for bit: a form of an
     operator is used for a shape of windows only if it reproduces golden bits (:class:`KernelForms`), and a run leaves
     its row only where no step is row-dependent (:class:`RowDependence`).
+
+    ``room``: bytes for the golden values of a batch; where they do not suffice, maps that faults strike are computed
+    again from what they were made of.
     """
 
+    room: float = inf
     _row_dependence: RowDependence | None = field(default=None, init=False, repr=False)
-    _kernel_forms: KernelForms = field(default_factory=KernelForms, init=False, repr=False)
 
     @override
     def golden(self, leaves: Sequence[Any]) -> Golden:
@@ -60,8 +78,16 @@ class RegionReplay(Replay):
         return golden
 
     def _make_plan(self, shapes: Mapping[int, tuple[int, ...]]) -> None:
-        plan = Plan.of(self.program, self._protections, shapes, self._site_steps)
-        self._row_dependence = RowDependence(plan)
+        plan = Plan.of(self.program, self._protections, shapes, self._site_steps, room=self.room)
+        self._row_dependence = RowDependence(plan, self._looks.rows)
+
+    @cached_property
+    def _looks(self) -> _Looks:
+        """What is known of kernels: of an unprotected program as long as it lives, for equal settings of torch."""
+        if self._protections:
+            return _Looks()
+        settings = torch.get_num_threads(), torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+        return _LOOKS.setdefault(self.program, {}).setdefault((*settings, torch.is_grad_enabled()), _Looks())
 
     @property
     def _plan(self) -> Plan:
@@ -78,7 +104,7 @@ class RegionReplay(Replay):
             kept = step in plan.kept and plan.shapes.get(step) == maps.shapes.get(step)
             if kept:
                 pixels[step] = Pixels.of(value)
-            return kept
+            return kept or step in plan.computed
 
         return self._golden(leaves, pixels, keeps), maps.shapes
 
@@ -87,9 +113,9 @@ class RegionReplay(Replay):
         step = self.program.site_steps[site]
         return isinstance(self.program.layouts[step], BatchLayout) and not self._repeats(step)
 
-    def in_windows(self, golden: GoldenStack, site: str) -> bool:
+    def in_windows(self, site: str) -> bool:
         """True if runs with a changed word at this site begin as windows of a feature map, not as whole values."""
-        return self.program.site_steps[site] in golden.one.delivered.pixels
+        return self.program.site_steps[site] in self._plan.shapes
 
     def strike_many(
         self, golden: GoldenStack, injections: Mapping[str, Injections], runs: Mapping[str, Tensor], count: int
@@ -112,14 +138,14 @@ class RegionReplay(Replay):
                 members = runs[name].cpu().numpy()
                 rows[members] = injection.rows.cpu().numpy()
                 step = self.program.site_steps[name]
-                if self.in_windows(golden, name):
+                if self.in_windows(name):
                     windows[step], words[name] = self._inject_pixels(step, injection, members, golden)
                 else:
                     wholes, words[name] = self._inject_wholes(step, injection, members, golden)
                     divergent.add(step, wholes)
                     divergent.start[wholes.runs] = step + 1
             values = StepValues(self.program, golden.one.delivered)
-            sweep = Sweep(self._plan, self._kernel_forms, golden.map, golden.one.delivered.map, values, divergent)
+            sweep = Sweep(self._plan, self._looks.forms, golden.map, golden.one.delivered.map, values, divergent)
             sweep.run(windows)
             passes = WholeMapPasses(self._plan, golden, rows, self._row_dependence)
             outputs = passes.outputs(divergent)
@@ -134,9 +160,9 @@ class RegionReplay(Replay):
         Returns:
             Windows of one pixel, as readers get them, without those whose bits are golden; the changed words.
         """
-        pixels = golden.map(step)
-        shape = (pixels.one.channels, pixels.one.height, pixels.one.width)
         rows = injections.rows.cpu().numpy()
+        pixels = golden.of(rows).map(step)
+        shape = (pixels.one.channels, pixels.one.height, pixels.one.width)
         channel, top, left = (part.cpu().numpy() for part in torch.unravel_index(injections.elements, shape))
         fault_free = pixels.cut(rows, top, left, 1, 1)
         data = fault_free.clone()

@@ -261,11 +261,14 @@ def _mixed(rows: Tensor, golden: Any, faulty: Any) -> Any:
 
 def _kept_steps(program: Program, starts: Iterable[int]) -> frozenset[int]:
     """Return the steps whose golden values replays from ``starts`` read: these, and operands they do not change."""
-    kept: set[int] = {leaf.step for leaf in program.output_steps if isinstance(leaf, Ref)}
-    for start in starts:
-        reach = program.descendants[start]
-        kept.add(start)
-        for step in program.steps[start:]:
-            if reach >> step.index & 1:
-                kept.update(read for read in step.reads if read != start and not reach >> read & 1)
+    own = {start: 1 << number for number, start in enumerate(sorted(starts))}
+    changing = [0] * len(program.steps)  # by step, the starts that change its value, as a bit set
+    for index, readers in enumerate(program.readers):
+        changing[index] |= own.get(index, 0)
+        for reader in readers:
+            changing[reader] |= changing[index]
+    kept = {leaf.step for leaf in program.output_steps if isinstance(leaf, Ref)}.union(own)
+    for step in program.steps:
+        through = changing[step.index] & ~own.get(step.index, 0)
+        kept.update(read for read in step.reads if through & ~changing[read])
     return frozenset(kept)

@@ -34,10 +34,15 @@ class Maps:
 
     def note(self, step: int, value: Any) -> None:
         """Record the value of a step, with any number of samples."""
-        if isinstance(value, Tensor) and value.dim() == 4 and self._program.layouts.get(step) == BatchLayout(0):
-            strides = [stride for stride, size in zip(value.stride(), value.shape, strict=True) if size > 1]
-            if strides == sorted(strides, reverse=True):
-                self.shapes[step] = (self._batch, *value.shape[1:])
+        maps = isinstance(value, Tensor) and value.dim() == 4 and self._program.layouts.get(step) == BatchLayout(0)
+        if maps and (value.is_contiguous() or _in_order(value)):
+            self.shapes[step] = (self._batch, *value.shape[1:])
+
+
+def _in_order(value: Tensor) -> bool:
+    """True if the axes of a value lie in memory in their order."""
+    strides = [stride for stride, size in zip(value.stride(), value.shape, strict=True) if size > 1]
+    return strides == sorted(strides, reverse=True)
 
 
 def maps_of_one(program: Program, leaves: Sequence[Any], batch: int) -> Shapes:
@@ -72,11 +77,13 @@ class RowDependence:
     A kernel decides by shapes and row, not by value, how it sums; so a step that gives samples their golden bits in
     other rows of a pass of so many samples does so for all, as do other steps with the same kernels and shapes. A step
     that computes few values is examined on random operands too. Steps are examined when they are asked for.
+
+    Args:
+        known: what is known by likeness of steps, and what becomes known.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self._by_likeness: dict[tuple[Any, ...], bool] = {}
+    def __init__(self, plan: Plan, known: dict[tuple[Any, ...], bool]) -> None:
+        self.plan, self._by_likeness = plan, known
         self._by_step: dict[tuple[int, int], bool] = {}
 
     def free(self, step: int, size: int, golden: StepValues) -> bool:
@@ -100,7 +107,7 @@ class RowDependence:
     def _likeness(self, index: int, golden: StepValues) -> tuple[Any, ...]:
         """Return what decides the kernels of a step: operator, arguments, and of values their shapes and strides."""
         step, protection = self.plan.program.steps[index], self.plan.protections.get(index)
-        return str(step.op), _form((step.args, dict(step.kwargs)), golden), id(protection) if protection else 0
+        return str(step.op), _form((step.args, dict(step.kwargs)), golden), protection and id(protection)
 
     def _differs(self, index: int, size: int, golden: StepValues) -> bool:
         """True if the step gives other bits with samples in other rows of a pass, or too few values to tell."""

@@ -145,7 +145,8 @@ class _Maker:
             return None
         if weight.step not in self.program.memory_steps:
             return None
-        shape = self.program.memory()[self.program.memory_steps[weight.step]].shape
+        tensor = self.program.memory()[self.program.memory_steps[weight.step]]
+        shape = tensor.shape
         groups = step.argument("groups")
 
         def run(windows: list[Tensor], values: StepValues) -> Tensor:
@@ -154,7 +155,8 @@ class _Maker:
 
         axes = _axes(shape[2:], stride, padding, dilation)
         alone = axes == (Axis(), Axis())
-        like = ("conv", tuple(shape), stride, dilation, groups, bias is None, self._maps(given, step.index))
+        form = tensor.dtype, tuple(shape), stride, dilation, groups, bias is None
+        like = ("conv", *form, self._maps(given, step.index))
         rule = Rule((given,), run, axes, rounds="by shape", settles=True, pointwise=alone, likeness=like)
         return replace(rule, whole=_with_windows(step, (given,)), products=shape.numel())
 

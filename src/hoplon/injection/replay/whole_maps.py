@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -144,18 +144,29 @@ class _Pass(RowsOf):
         if self._row_dependence.free(index, len(self.rows), self.source):
             self.own[index] = self.computed(index)
             return
-        groups, results = [], []
-        for number, where, local in self._stack.split(self._stacked[: self._runs]):
-            for chosen in one_per_row(np.arange(len(where)), local):
-                places, rows = torch.from_numpy(where[chosen]), torch.from_numpy(local[chosen])
-                results.append(WithinBatch(self, self._values[number], places, rows).computed(index))
-                groups.append((where[chosen], rows))
+        parts = list(self._filled(index) or self._in_their_rows(index))
+        groups, results = [(places, rows) for places, rows, _ in parts], [result for _, _, result in parts]
         layouts = part_layouts(self.program, index)
         if isinstance(results[0], tuple | list):
             columns = zip(layouts, zip(*results, strict=True), strict=False)
             self.own[index] = tuple(self._gathered(layout, groups, values) for layout, values in columns)
         else:
             self.own[index] = self._gathered(layouts[0], groups, results)
+
+    def _filled(self, index: int) -> list[tuple[Ints, Tensor, Any]]:
+        """Return the result of a step in a pass filled up to a batch, where that is what the bits depend on."""
+        if not self._row_dependence.free(index, self._stack.batch, self.source):
+            return []
+        places = np.arange(self._runs)
+        filled = torch.from_numpy(np.pad(places, (0, self._stack.batch - self._runs), mode="edge"))
+        return [(places, torch.from_numpy(places), RowsOf(self.plan, self, filled).computed(index))]
+
+    def _in_their_rows(self, index: int) -> Iterator[tuple[Ints, Tensor, Any]]:
+        """Yield runs, the rows of their inputs, and the result of a step on the golden batch with these runs in it."""
+        for number, where, local in self._stack.split(self._stacked[: self._runs]):
+            for chosen in one_per_row(np.arange(len(where)), local):
+                places, rows = torch.from_numpy(where[chosen]), torch.from_numpy(local[chosen])
+                yield where[chosen], rows, WithinBatch(self, self._values[number], places, rows).computed(index)
 
     def _gathered(self, layout: Layout | None, groups: Sequence[tuple[Ints, Tensor]], values: Sequence[Any]) -> Any:
         """Return one result of a step that ran in parts: the samples of all runs, and of what fills the pass up."""
