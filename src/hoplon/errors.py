@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import wraps
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -140,6 +140,8 @@ _LONGEST, _MOST_SHOWN = 80, 4
 _DATA = frozenset(["Inputs", "Tensor", "DataFrame"])  # names of the classes that hold data
 _INT64 = 2**63  # what torch and Parquet hold
 
+_unchecked: dict[Any, Any] = {}  # functions with checks, and without
+
 _Fit = Callable[[Any], Any]
 """Returns a value as the annotation has it, a number of numpy as one of Python; raises `_Misfit` for any other."""
 
@@ -197,6 +199,9 @@ def _hints_of(annotated: Any) -> Callable[[], Mapping[str, Any]]:
 
 def _checked(function: Any, label: str, hints: Callable[[], Mapping[str, Any]]) -> Any:
     parameters = inspect.signature(function).parameters.values()
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    if all(one.annotation is one.empty or one.kind in several for one in parameters):
+        return function  # there is nothing to check, and to look takes a part of what a small check of memory does
     by_place = [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
     annotations: dict[str, Any] = {}
     fits: dict[str, _Fit] = {}  # filled by the first call: annotations may name what is defined later
@@ -226,7 +231,13 @@ def _checked(function: Any, label: str, hints: Callable[[], Mapping[str, Any]]) 
     own = types.FunctionType(
         checked_call.__code__, inspect.unwrap(function).__globals__, "", None, checked_call.__closure__
     )
-    return wraps(function)(own)
+    _unchecked[wraps(function)(own)] = function
+    return own
+
+
+def unchecked(function: _Defined) -> _Defined:
+    """A function without the checks that :func:`checked` put around it, for arguments that are known to be right."""
+    return cast("_Defined", _unchecked.get(function, function))
 
 
 def refused(name: str, annotation: Any, value: Any) -> HoplonError:

@@ -17,8 +17,9 @@ from weakref import WeakSet
 
 import torch
 from torch import nn
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
 
-from hoplon.errors import HoplonError, checked
+from hoplon.errors import HoplonError, checked, unchecked
 from hoplon.formats.digest import digest_of
 from hoplon.protections.base import Protection
 from hoplon.protections.memory_guard import Guard, GuardReport, check_all
@@ -32,8 +33,19 @@ _Called = TypeVar("_Called", bound=Callable[..., Any])
 
 
 def _uncompiled(function: _Called) -> _Called:
-    """A function that the compiler calls and does not look into: what it reads must be read anew each time."""
-    return cast("_Called", torch.compiler.disable(function))
+    """A function that the compiler calls and does not look into: what it reads must be read anew each time.
+
+    Where no compiler watches what this thread calls, nothing has to be kept from it, and a small check takes half as
+    long without.
+    """
+    apart = torch.compiler.disable(function)
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        watched = torch.compiler.is_compiling() or get_eval_frame_callback() is not None
+        return (apart if watched else function)(*args, **kwargs)
+
+    return cast("_Called", called)
 
 
 @final
@@ -106,7 +118,8 @@ class GuardMonitor:
         self.protections = tuple(protections)
         self.when = schedule
         self.on_uncorrectable = on_uncorrectable
-        self.report = GuardReport()
+        self.report = self._together = GuardReport()
+        self._found: tuple[GuardReport | int | None, ...] = ()
         self.events: deque[GuardEvent] = deque(maxlen=_EVENTS_KEPT)
         self.forwards = 0
         self._leave_out = frozenset(leave_out)
@@ -216,7 +229,7 @@ class GuardMonitor:
             HoplonError, StaleGuardError: see :meth:`check`.
         """
         with self._lock:
-            due = self.when.due(self.forwards) if self.armed else None
+            due = unchecked(type(self.when).due)(self.when, self.forwards) if self.armed else None
             report = None
             if due is not None:
                 turn, turns = due
@@ -251,7 +264,11 @@ class GuardMonitor:
                 return self.report
             self._bindings.require_same(turn=turn, turns=turns)
             reports = check_all([guard for _, guard in armed], turn=turn, turns=turns)
-            self.report = _together(tuple(reports), self.when.latency)
+            found = (*reports, self.when.latency)
+            if found != self._found:  # as a rule the same objects: no guard found anything
+                self._found = found
+                self._together = replace(sum(reports, GuardReport()), latency=self.when.latency)
+            self.report = self._together
             if self.report.detected:
                 for (label, _), report in zip(armed, reports, strict=True):
                     if report.detected:
@@ -261,11 +278,6 @@ class GuardMonitor:
     def _note(self, event: GuardEvent) -> None:
         self.events.append(event)
         _LOG.log(logging.ERROR if event.report.uncorrectable else logging.WARNING, "%s", event)
-
-
-@functools.lru_cache(maxsize=64)
-def _together(reports: tuple[GuardReport, ...], latency: int | None) -> GuardReport:
-    return replace(sum(reports, GuardReport()), latency=latency)
 
 
 _monitors: WeakSet[GuardMonitor] = WeakSet()
