@@ -7,11 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from hoplon.errors import HoplonError
 from hoplon.formats import equal_bits, integer_view
 from hoplon.importance import taylor
 from hoplon.program.capturing import capture
+from hoplon.program.eager import EagerProgram
 from hoplon.program.program import Program
 from hoplon.protections.base import Overlay, Protection, ValueProtection, overlay
 from hoplon.protections.guards.aspis import Aspis, AspisGuard
@@ -381,3 +383,43 @@ def test_bounds_from_zero_are_plain_functions_in_the_graph() -> None:
     bounds = [node for node in module.graph_module.graph.nodes if "effect" in node.meta]
     assert [node.meta["effect"] for node in bounds] == list(module.overlay.values.values())
     assert {node.op for node in bounds} == {"call_function"}
+
+
+@pytest.mark.parametrize("chosen", [[], [Shift()]], ids=["bare", "with effects"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_direct_form_gives_the_bits_of_the_graph(name: str, chosen: list[Protection]) -> None:
+    program, x = captured(name, 5), NETWORKS[name].batch(5)
+    if isinstance(program, EagerProgram):
+        pytest.skip("has no graph")
+    module = harden(program, chosen)
+    leaves = zip(pytree.tree_leaves(module(x)), pytree.tree_leaves(module.graph_module(x)), strict=True)
+    for one, other in leaves:
+        assert equal_bits(one, other)
+
+
+def test_the_direct_form_reads_what_the_module_holds_now() -> None:
+    program, x = captured("in-place-sum", 5), NETWORKS["in-place-sum"].batch(5)
+    module = harden(program, [])
+    before = module(x)
+    assert module._direct is not None
+    for path, owner in module.graph_module.named_modules():
+        for key, weight in owner._parameters.items():
+            assert weight is not None, path
+            owner._parameters[key] = nn.Parameter(weight.detach() * 2)
+    assert equal_bits(module(x), module.graph_module(x))
+    assert not equal_bits(module(x), before)
+    for node in module.graph_module.graph.nodes:
+        if node.target == torch.ops.aten.relu.default:
+            node.target = torch.ops.aten.sigmoid.default
+    changed = module.graph_module(x)
+    assert equal_bits(module(x), changed)
+    module.graph_module.recompile()
+    assert equal_bits(module(x), module.graph_module(x))
+
+
+def test_the_direct_form_takes_what_the_graph_takes() -> None:
+    program, x = captured("in-place-sum", 5), NETWORKS["in-place-sum"].batch(5)
+    module = harden(program, [])
+    assert equal_bits(module(x=x), module(x))
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        module()

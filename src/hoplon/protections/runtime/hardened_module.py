@@ -18,6 +18,7 @@ from hoplon.protections.memory_guard import GuardReport
 from hoplon.protections.runtime.bindings import tensors_of
 from hoplon.protections.runtime.eager_module import WatchedModel
 from hoplon.protections.runtime.effect import Effect
+from hoplon.protections.runtime.graph import as_function
 from hoplon.protections.runtime.monitor import GuardMonitor
 from hoplon.protections.runtime.schedule import When
 from hoplon.protections.values.counter import Count
@@ -59,6 +60,8 @@ class HardenedModule(nn.Module):
         for table in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             object.__setattr__(self, table, getattr(runner, table))
         object.__setattr__(self, "_runner", runner)
+        self._direct: tuple[Callable[..., Any], int] | None = None
+        self._direct_form: object = None
         self._counts = _counts_of(runner)
         self._detectors = [count for name, count in self._counts.items() if overlay.values[name].detects]
         self.alarms = self.persistent_alarms = 0
@@ -142,8 +145,18 @@ class HardenedModule(nn.Module):
         return output
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        with torch.set_grad_enabled(self.gradients and torch.is_grad_enabled()):
+        if torch.is_grad_enabled() and not self.gradients:
+            with torch.no_grad():
+                return self._run(args, kwargs)
+        if torch.compiler.is_compiling() or kwargs:
             return self._runner.forward(*args, **kwargs)
+        compiled = type(self._runner).forward  # another one once the graph was changed
+        if compiled is not self._direct_form:
+            self._direct = as_function(self._runner) if isinstance(self._runner, fx.GraphModule) else None
+            self._direct_form = compiled
+        if self._direct is None or len(args) != self._direct[1]:
+            return self._runner.forward(*args)
+        return self._direct[0](self._runner, *args)
 
     def _flagged(self) -> int:
         return sum(count.total for count in self._detectors)
