@@ -132,14 +132,18 @@ class _Run:
 
     names: tuple[str, ...]
     sums: Callable[[], Tensor]
-    kept: Sequence[Tensor]
+    kept: tuple[Tensor, Tensor]
     nbytes: int
+
+    def is_right(self) -> bool:
+        now, (first, second) = self.sums(), self.kept
+        return torch.equal(now, first) and torch.equal(now, second)
 
 
 def _differing(runs: Sequence[_Run]) -> list[str]:
     """Storages of runs with a group whose sum is not as both kept ones."""
     with inference():
-        found = [run for run in runs for now in [run.sums()] if not all(torch.equal(now, kept) for kept in run.kept)]
+        found = [run for run in runs if not run.is_right()]
     return [name for run in found for name in run.names]
 
 
@@ -166,17 +170,19 @@ def _top_bytes(words: Tensor) -> Tensor:
     return words if words.itemsize == 1 else words >> 8 * (words.itemsize - 1)
 
 
-def _even_sums(groups: Tensor) -> Tensor:
-    """Sums of the top bytes of rows of words, int16: a product of bytes with ones where that is exact."""
+def _even_sums(groups: Tensor) -> Callable[[], Tensor]:
+    """What sums up the top bytes of rows of words, int16: a product of bytes with ones where that is exact."""
     if not _multiplies_bytes():
-        return _top_bytes(groups).sum(1, dtype=torch.int32).to(torch.int16)
+        return lambda: _top_bytes(groups).sum(1, dtype=torch.int32).to(torch.int16)
     ones = torch.ones(groups.shape[1], dtype=groups.dtype) << 8 * (groups.itemsize - 1)
-    return torch._int_mm(groups.view(torch.int8), ones.view(torch.int8)[:, None])[:, 0].to(torch.int16)
+    data, ones = groups.view(torch.int8), ones.view(torch.int8)[:, None]
+    return lambda: torch._int_mm(data, ones)[:, 0].to(torch.int16)
 
 
-def _uneven_sums(words: Tensor, starts: npt.NDArray[np.intp]) -> Tensor:
-    """Sums of the top bytes of groups that begin at these words, int16."""
-    return torch.from_numpy(np.add.reduceat(_top_bytes(words).numpy(), starts, dtype=np.int32).astype(np.int16))
+def _uneven_sums(words: Tensor, starts: npt.NDArray[np.intp]) -> Callable[[], Tensor]:
+    """What sums up the top bytes of groups that begin at these words, int16."""
+    row, shift = words.numpy(), 8 * (words.itemsize - 1)
+    return lambda: torch.from_numpy(np.add.reduceat(row >> shift, starts, dtype=np.int32).astype(np.int16))
 
 
 @functools.cache
@@ -260,7 +266,7 @@ class ChecksumGuard(StorageGuard[tuple[Tensor, Tensor]]):
     def _run_of(self, batch: Sequence[_Piece]) -> _Run:
         first, size, segment = batch[0], self._how.group, self._segments[batch[0].name]
         count = sum(len(piece.groups) for piece in batch)
-        kept = [sums[first.groups.start :].as_strided((count,), (1,)) for sums in self._kept(first.name)]
+        one, other = (sums[first.groups.start :].as_strided((count,), (1,)) for sums in self._kept(first.name))
         nbytes = sum(map(len, batch))
         sums: Callable[[], Tensor] = partial(self._sums_of, first.name, first.groups)
         if first.address:
@@ -268,11 +274,11 @@ class ChecksumGuard(StorageGuard[tuple[Tensor, Tensor]]):
             start = (first.address - words.data_ptr()) // words.itemsize
             row = words[start : start + nbytes // words.itemsize]
             if first.even:
-                sums = partial(_even_sums, row.view(-1, size))
+                sums = _even_sums(row.view(-1, size))
             else:
                 lengths = [len(part) for one in batch for part in _cut(range(len(one) // row.itemsize), size)]
-                sums = partial(_uneven_sums, row, np.cumsum([0, *lengths[:-1]]))
-        return _Run(tuple(dict.fromkeys(piece.name for piece in batch)), sums, kept, nbytes)
+                sums = _uneven_sums(row, np.cumsum([0, *lengths[:-1]]))
+        return _Run(tuple(dict.fromkeys(piece.name for piece in batch)), sums, (one, other), nbytes)
 
     def _kept(self, name: str) -> tuple[Tensor, Tensor]:
         return self._copies[f"{name}#sums1"], self._copies[f"{name}#sums2"]

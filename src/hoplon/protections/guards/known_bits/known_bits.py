@@ -18,7 +18,7 @@ from hoplon.protections.guards.known_bits.fingerprint import changed_samples, fi
 from hoplon.protections.guards.known_bits.reduction import BitwiseReduction
 from hoplon.protections.guards.known_bits.segments import Segment, segments_of
 from hoplon.protections.guards.voting import distinct
-from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard
+from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard, nothing_found
 from hoplon.registry import register
 
 
@@ -105,7 +105,7 @@ class KnownBitsGuard(StorageGuard["_Suspect"]):
         """By storage, the bits that are known in all of its blocks, 0 = least significant. Pruned tensors have few."""
         masks = dict.fromkeys(self._live, -1)
         for group in self._groups.values():
-            for segment, mask in zip(group.segments, group.masks().tolist(), strict=True):
+            for segment, mask in zip(group.segments, group.masks.tolist(), strict=True):
                 masks[segment.name] &= mask
         return {
             name: tuple(bit for bit in range(8 * self._live[name].itemsize) if mask >> bit & 1)
@@ -118,24 +118,25 @@ class KnownBitsGuard(StorageGuard["_Suspect"]):
         known = sum(
             len(segment) * sum(mask >> bit & 1 for bit in range(8 * segment.dtype.itemsize))
             for group in self._groups.values()
-            for segment, mask in zip(group.segments, group.masks().tolist(), strict=True)
+            for segment, mask in zip(group.segments, group.masks.tolist(), strict=True)
         )
         total = 8 * sum(segment.nbytes for group in self._groups.values() for segment in group.segments)
         return known / total if total else 0.0
 
     @override
     def _suspects(self, turn: int, turns: int) -> tuple[GuardReport, dict[str, _Suspect]]:
-        report = GuardReport()
+        checked, own = 0, list[GuardReport]()
         suspects: dict[str, _Suspect] = {}
         for group in self._groups.values():
-            mended = group.mend()
-            report += mended
-            if not mended.uncorrectable:
-                checked, numbers = group.reduction.violating(group.masks(), group.values(), turn, turns)
-                report += GuardReport(checked)
+            mended = None if group.is_right() else group.mend()
+            if mended is not None:
+                own.append(mended)
+            if mended is None or not mended.uncorrectable:
+                words, numbers = group.reduction.violating(group.masks, group.values, turn, turns)
+                checked += words
                 for number in numbers:
                     suspects.setdefault(group.segments[number].name, []).append((group, number))
-        return report, suspects
+        return sum(own, nothing_found(checked)), suspects
 
     @override
     def _changes(self, suspects: Mapping[str, _Suspect]) -> dict[str, Change]:
@@ -174,29 +175,28 @@ class _Group:
             self.known = torch.zeros(2 * len(segments), dtype=segments[0].dtype)
             self.fingerprints = torch.zeros(2 * len(segments), dtype=torch.int32)
             self.sums = torch.zeros(6, dtype=torch.int64)
-
-    def masks(self) -> Tensor:
-        return self.known[: len(self.segments)]
-
-    def values(self) -> Tensor:
-        return self.known[len(self.segments) :]
+            self.masks, self.values = self.known.chunk(2)
+            self._entries = _narrow(self.known)
+            self._known_sums, self._evidence_sums = self.sums.chunk(2)
 
     def refresh(self) -> None:
         every, some = self.reduction.all_and_any()
-        self.masks().copy_(~(every ^ some))
-        self.values().copy_(every & some)
+        self.masks.copy_(~(every ^ some))
+        self.values.copy_(every & some)
         for number, segment in enumerate(self.segments):
             self.fingerprints[2 * number : 2 * number + 2] = fingerprint_of(segment.words())
-        self.sums[:3] = power_sums(_narrow(self.known))
-        self.sums[3:] = power_sums(self.fingerprints)
+        self._known_sums.copy_(power_sums(self._entries))
+        self._evidence_sums.copy_(power_sums(self.fingerprints))
+
+    def is_right(self) -> bool:
+        """Return True if masks and values are as they were; one sum alone would hide two wrong ones that cancel."""
+        return torch.equal(power_sums(self._entries), self._known_sums)
 
     def mend(self) -> GuardReport:
         """Repair masks and values; what was wrong with them."""
-        entries = _narrow(self.known)
-        if torch.equal(power_sums(entries), self.sums[:3]):  # one sum alone would hide two wrong entries that cancel
-            return GuardReport()
+        entries = self._entries
         limits = torch.iinfo(entries.dtype)
-        position = mend_entry(entries, self.sums[:3], limits.min, limits.max + 1)
+        position = mend_entry(entries, self._known_sums, limits.min, limits.max + 1)
         if position is None:
             names = tuple(dict.fromkeys(segment.name for segment in self.segments))
             return GuardReport(0, len(self.segments), 0, len(self.segments), names)
@@ -206,12 +206,12 @@ class _Group:
 
     def wrong(self, number: int) -> Tensor:
         """Return a mask of the words of a segment with a wrong known bit: bool, shape ``(words,)``."""
-        return ((self.segments[number].words() ^ self.values()[number]) & self.masks()[number]) != 0
+        return ((self.segments[number].words() ^ self.values[number]) & self.masks[number]) != 0
 
     def restored(self, number: int) -> Tensor:
         """The words of a segment with their known bits as they were."""
-        mask = self.masks()[number]
-        return (self.segments[number].words() & ~mask) | (self.values()[number] & mask)
+        mask = self.masks[number]
+        return (self.segments[number].words() & ~mask) | (self.values[number] & mask)
 
     def fits(self, number: int) -> bool:
         """Return True if the restored words have the checksum of the segment."""
@@ -230,9 +230,9 @@ class _Group:
 
     def _fingerprint(self, number: int) -> Tensor:
         """Return the fingerprint of a segment when it was last taken for correct; one wrong entry of all is mended."""
-        if not torch.equal(power_sums(self.fingerprints), self.sums[3:]):
+        if not torch.equal(power_sums(self.fingerprints), self._evidence_sums):
             limits = torch.iinfo(torch.int32)
-            mend_entry(self.fingerprints, self.sums[3:], limits.min, limits.max + 1)
+            mend_entry(self.fingerprints, self._evidence_sums, limits.min, limits.max + 1)
         return self.fingerprints[2 * number : 2 * number + 2]
 
 

@@ -83,8 +83,10 @@ class BitwiseReduction:
         portion = self._slices[turn, turns]
         shared(_reduce, portion.runs, lambda run: run.words.nbytes)
         mask, value = masks.numpy()[portion.numbers], values.numpy()[portion.numbers]
-        wrong = (((portion.every ^ value) | (portion.some ^ value)) & mask) != 0
-        found = set(portion.numbers[wrong].tolist()) | self._violating_elsewhere(portion.others, masks, values)
+        wrong = ((portion.every ^ value) | (portion.some ^ value)) & mask
+        if not portion.others and not np.count_nonzero(wrong):
+            return portion.words, []
+        found = set(portion.numbers[wrong != 0].tolist()) | self._violating_elsewhere(portion.others, masks, values)
         return portion.words, sorted(found)
 
     def all_and_any(self) -> tuple[Tensor, Tensor]:
