@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hoplon.errors import HoplonError
 from hoplon.formats import integer_view
+from hoplon.protections.guards.memory.arena import end_to_end
 from hoplon.protections.guards.tmr import TMR
 from hoplon.protections.memory_guard import GuardReport
 from tests.support.oracles import assert_same, snapshot
@@ -164,3 +165,22 @@ def test_words_that_an_expanded_tensor_repeats_are_repaired_once(vote: Vote) -> 
     integer_view(gaps.data)[3, 2] ^= 1
     assert guard.check() == GuardReport(28, 2, 2, 0, ("columns", "gaps"))
     assert_same(given, wanted)
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+def test_storages_that_lie_end_to_end_are_told_apart(turns: int) -> None:
+    tensors = {name: tensor for name, tensor in memory().items() if tensor.numel()}
+    laid_out = dict(zip(tensors, end_to_end(list(tensors.values())), strict=True))
+    live = {name: laid_out[name] for name in reversed(laid_out)}  # one order in memory, another one of the names
+    guard, wanted = TMR().arm(live), snapshot(live)
+    count = sum(map(Tensor.numel, live.values()))
+    for name, tensor in live.items():
+        for place in (tensor, guard.copies[f"{name}#1"], guard.copies[f"{name}#2"]):
+            words = integer_view(place.data).as_strided((place.numel(),), (1,))
+            for element in sorted({0, len(words) - 1}):
+                words[element] ^= 1
+                reports = [guard.check(turn=turn, turns=turns) for turn in range(turns)]
+                assert sum(reports, GuardReport()) == GuardReport(count, 1, 1, 0, (name,))
+                assert_same(live, wanted)
+    runs, _ = guard._runs[0, turns]
+    assert len(runs) < len(live)

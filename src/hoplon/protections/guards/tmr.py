@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import accumulate, chain, groupby
 from operator import attrgetter
 from typing import Literal, final
 
@@ -15,13 +15,24 @@ from typing_extensions import override
 from hoplon.errors import checked
 from hoplon.formats.base import integer_view
 from hoplon.protections.base import Protection
-from hoplon.protections.guards.memory.words import in_wide, of_turn_by_size, row_of, shared, without_repeats
+from hoplon.protections.guards.memory.arena import arena_around, end_to_end
+from hoplon.protections.guards.memory.words import (
+    in_batches,
+    in_wide,
+    of_turn_by_size,
+    row_of,
+    shared,
+    without_repeats,
+)
 from hoplon.protections.guards.memory.writing import write_differing
-from hoplon.protections.guards.voting import agree, copy_of, distinct, unlike_both, vote_
-from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard, change
+from hoplon.protections.guards.voting import distinct, unlike_both, vote_
+from hoplon.protections.memory_guard import Change, GuardReport, StorageGuard, change, inference, nothing_found
 from hoplon.registry import register
 
 _PIECE_BYTES = 1 << 18  # read once from memory, and compared with both copies from a core's cache
+
+_Wide = tuple[tuple[Tensor, Tensor, Tensor], ...]
+"""Rows of integers of memory and both copies, to be compared."""
 
 
 @register(
@@ -79,10 +90,13 @@ class TMRGuard(StorageGuard[list["_Piece"]]):
         storages = {name: without_repeats(tensor) for name, tensor in distinct(memory).items()}
         super().__init__(memory, storages)
         self._by_tensor = vote == "tensor"
-        self._copies = {f"{name}#{n}": copy_of(live) for name, live in storages.items() for n in (1, 2)}
+        names = sorted(storages, key=lambda name: storages[name].data_ptr())  # laid out as the memory is in an arena
+        twice = [dict(zip(names, end_to_end([storages[name] for name in names]), strict=True)) for _ in range(2)]
+        self._copies = {f"{name}#{n}": twice[n - 1][name] for name in storages for n in (1, 2)}
         self._pieces = [
             piece for name, live in storages.items() for piece in _pieces_of(name, live, *self._copies_of(name))
         ]
+        self._runs: dict[tuple[int, int], tuple[list[_Run], int]] = {}
 
     @property
     def copies(self) -> Mapping[str, Tensor]:
@@ -91,10 +105,13 @@ class TMRGuard(StorageGuard[list["_Piece"]]):
 
     @override
     def _suspects(self, turn: int, turns: int) -> tuple[GuardReport, dict[str, list[_Piece]]]:
-        pieces = of_turn_by_size(self._pieces, _bytes_of, turn, turns)
-        differing = groupby(chain.from_iterable(shared(_differing, pieces, _bytes_of)), key=attrgetter("name"))
-        checked = GuardReport(sum(piece.words[0].numel() for piece in pieces))
-        return checked, {name: list(suspect) for name, suspect in differing}
+        if (turn, turns) not in self._runs:
+            pieces = of_turn_by_size(self._pieces, len, turn, turns)
+            self._runs[turn, turns] = _runs_of(pieces), sum(piece.words[0].numel() for piece in pieces)
+        runs, words = self._runs[turn, turns]
+        differing = set(chain.from_iterable(shared(_differing, runs, len)))
+        suspects = groupby((piece for piece in self._pieces if piece in differing), key=attrgetter("name"))
+        return nothing_found(words), {name: list(suspect) for name, suspect in suspects} if differing else {}
 
     @override
     def _repaired(self, name: str, suspect: list[_Piece]) -> GuardReport:
@@ -124,17 +141,27 @@ class TMRGuard(StorageGuard[list["_Piece"]]):
         self._counters.note()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Piece:
     """Some words of a storage and of both copies, and the same in wide words, part by part, to be compared."""
 
     name: str
     words: tuple[Tensor, Tensor, Tensor]
-    wide: tuple[tuple[Tensor, Tensor, Tensor], ...]
+    wide: _Wide
+
+    def __len__(self) -> int:
+        return self.words[0].nbytes
 
 
-def _bytes_of(piece: _Piece) -> int:
-    return piece.words[0].nbytes
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """Pieces that follow each other in memory and in both copies, compared at once."""
+
+    pieces: list[_Piece]
+    wide: _Wide
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pieces))
 
 
 def _pieces_of(name: str, *same: Tensor) -> list[_Piece]:
@@ -151,16 +178,44 @@ def _pieces_of(name: str, *same: Tensor) -> list[_Piece]:
     ]
 
 
-def _in_wide(*rows: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
+def _runs_of(pieces: Sequence[_Piece]) -> list[_Run]:
+    pieces = sorted(pieces, key=lambda piece: piece.words[0].data_ptr())
+    arenas = {piece: [arena_around(words) for words in piece.words] for piece in pieces}
+    before = dict(zip(pieces, accumulate(map(len, pieces), initial=0), strict=False))
+
+    def place(piece: _Piece) -> object:
+        """The same for pieces that follow each other in all three."""
+        around = [arena.data_ptr() for arena in arenas[piece] if arena is not None]
+        starts = [words.data_ptr() - before[piece] for words in piece.words]
+        return (around, starts) if len(around) == len(starts) else piece
+
+    def joined(run: list[_Piece]) -> _Wide:
+        rows = []
+        for arena, words in zip(arenas[run[0]], run[0].words, strict=True):
+            assert arena is not None
+            start = words.data_ptr() - arena.data_ptr()
+            rows.append(arena[start : start + sum(map(len, run))])
+        return _in_wide(*rows)
+
+    runs = in_batches(pieces, place, lambda piece: _PIECE_BYTES)
+    return [_Run(run, joined(run) if len(run) > 1 else run[0].wide) for run in runs]
+
+
+def _in_wide(*rows: Tensor) -> _Wide:
     """Three rows of words in parts that are compared fast, if memory is aligned in the same way in all."""
     parts = [in_wide(row) for row in rows]
     alike = len({tuple((part.dtype, len(part)) for part in row) for row in parts}) == 1
     return tuple(zip(*(parts if alike else [[row] for row in rows]), strict=True))
 
 
-def _differing(pieces: Sequence[_Piece]) -> list[_Piece]:
-    with torch.inference_mode():
-        return [piece for piece in pieces if not all(agree(*part) for part in piece.wide)]
+def _differing(runs: Sequence[_Run]) -> list[_Piece]:
+    with inference():
+        found = [run for run in runs if not _agrees(run)]
+        return [piece for run in found for piece in run.pieces if not _agrees(piece)]
+
+
+def _agrees(compared: _Run | _Piece) -> bool:
+    return all(torch.equal(live, first) and torch.equal(live, second) for live, first, second in compared.wide)
 
 
 def _vote_tensors_(live: Tensor, first: Tensor, second: Tensor) -> tuple[int, int]:
