@@ -76,7 +76,9 @@ class HardenedModule(nn.Module):
 
     @property
     def graph_module(self) -> fx.GraphModule:
-        """The graph that runs. The node of each value site carries its name in ``meta["site"]``.
+        """The graph that runs; where no compiler looks on, its operators by themselves (:func:`as_function`).
+
+        The node of each value site carries its name in ``meta["site"]``.
 
         Raises:
             HoplonError: a model in the eager form has none.
