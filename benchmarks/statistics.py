@@ -4,8 +4,8 @@ A pool of faults is run once, all of them, in each arm (``--pool`` keeps it). It
 and the sequential procedure is repeated on it, candidates and runs drawn with replacement, so its truth is known and
 coverage is counted. Nothing is extrapolated in ``runs_hoplon``, ``coverage`` and ``half_width_mean``. ``runs_uniform``
 is computed: the runs after which plain sampling has the half-width, by the same limits with one stratum (Clopper and
-Pearson), at the pool's probability. ``time_to_answer``: one campaign of hoplon, first phase, pilot and runs, by the
-clock, against ``runs_uniform`` at the rate that PyTorchFI has in this run, which is extrapolated. ``memory``: faults in
+Pearson), at the pool's probability. ``time_to_answer``: whole campaigns of hoplon against uniform faults run by others,
+whose time is extrapolated; see ``answers.py``. ``memory``: faults in
 weights, each on as many inputs as pay, in whole campaigns; see ``two_levels.py``.
 """
 
@@ -20,7 +20,6 @@ sys.path[:] = [*(place for place in sys.path if str(Path(place or ".").resolve()
 
 import argparse
 import json
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,18 +27,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from injectors import PyTorchFI, Shot, available
-from pools import Pool, campaign_of, names, recorded
+from answers import answers
+from pools import Pool, recorded
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
 from simulated import Found, Population, population_of, repeated, uniform_runs
 from two_levels import MEMORY, QUICK_MEMORY, memory_case
 
-from hoplon import zoo
 from hoplon.comparison.costs.latency import conditions
 
 TARGETS = {"none": 0.0005, "ranger": 0.0001}
+TIMED, LITE_TIMED, ROUNDS = (0.0005, 0.0002), (0.001,), 3
 # Failures that are planted in the heaviest stratum, as multiples of the half-width.
 PLANTED = (0.0, 0.25, 1.0)
 POOL_FAULTS, QUICK_FAULTS, QUICK_REPEATS = 262_144, 4_096, 25
@@ -130,75 +129,24 @@ def domains_of(arm: str, over: Population, found: Sequence[Found]) -> Iterator[d
         }
 
 
-def time_to_answer(options: argparse.Namespace) -> dict[str, Any]:
-    """One campaign by the clock, and PyTorchFI's rate right before and after it, with the same threads."""
-    half_width = TARGETS["none"] if not options.quick else 0.01
-    name, campaign = campaign_of("none")
-    before = pytorchfi_rate(options)
-    begun = time.perf_counter()
-    results = campaign.run(half_width=half_width, seed=options.seed, threads=options.threads)
-    seconds = time.perf_counter() - begun
-    rates = [before, pytorchfi_rate(options)]
-    rate, design = results.summary()[0], results.design
-    assert design is not None
-    plain = uniform_runs(rate.failure.estimate, half_width)
-    found: dict[str, Any] = {
-        "model": name,
-        "half_width": half_width,
-        "half_width_reached": rate.failure.half_width,
-        "hoplon_seconds": seconds,
-        "hoplon_first_phase_seconds": design.spent.get("first_phase_seconds"),
-        "hoplon_runs": rate.n_runs,
-        "candidates": design.candidates,
-        "runs_uniform": plain,
-        "pytorchfi_faults_per_s": None,
-        "pytorchfi_seconds_extrapolated": None,
-        "ratio": None,
-    }
-    if all(rates):
-        speed = float(np.mean(rates))
-        found |= {"pytorchfi_faults_per_s": speed, "pytorchfi_faults_per_s_each": rates}
-        found |= {"pytorchfi_seconds_extrapolated": plain / speed, "ratio": plain / speed / seconds}
-    return found
-
-
-def pytorchfi_rate(options: argparse.Namespace, *, batch: int = 64) -> float | None:
-    """Value faults per second of PyTorchFI 0.6.0, one in each row of a batch; None where it is not installed."""
-    kinds, _ = available(["pytorchfi"])
-    if not kinds:
-        return None
-    model, data = (kind(name) for kind, name in zip((zoo.model, zoo.data), names(), strict=True))
-    x = data.held_out.x[:batch]
-    injector = PyTorchFI(model.module, len(x), tuple(x.shape[1:]))
-    generator, done, spent = np.random.default_rng(options.seed), 0, 0.0
-    sizes = np.array([np.prod(shape) for shape in injector.output_shapes])
-    while spent < (1.0 if options.quick else 8.0):
-        layers = generator.choice(len(sizes), len(x), p=sizes / sizes.sum())
-        shots = [
-            Shot(layer, row, tuple(int(generator.integers(size)) for size in injector.output_shapes[layer]), 1, 10.0)
-            for row, layer in enumerate(layers.tolist())
-        ]
-        begun = time.perf_counter()
-        injector.values(x, shots)
-        spent, done = spent + time.perf_counter() - begun, done + len(x)
-    return done / spent
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", module="torch")
-    content: dict[str, Any] = {"cases": [], "uniform": [], "domains": [], "time_to_answer": None, "memory": []}
-    content["extrapolated"] = "runs_uniform is computed; PyTorchFI's seconds are runs_uniform over its rate; "
+    content: dict[str, Any] = {"cases": [], "uniform": [], "domains": [], "time_to_answer": [], "memory": []}
+    content["extrapolated"] = (
+        "runs_uniform is computed; the peer's seconds are runs_uniform times its seconds per fault; "
+    )
     content["extrapolated"] += "of memory, runs_uniform is computed and seconds_uniform is that over the pool's rate"
     content["conditions"] = {**conditions(torch.device("cpu")), "seed": options.seed}
-    answer = None
     if not options.no_memory:
         work = QUICK_MEMORY if options.quick else MEMORY
         content["memory"].append(asdict(memory_case(work, seed=options.seed, threads=options.threads)))
         _write(options, content)
     if not options.no_time:
-        answer = content["time_to_answer"] = time_to_answer(options)
+        half_widths, lite = ([0.01], []) if options.quick else (TIMED, LITE_TIMED)
+        rounds = 1 if options.quick else ROUNDS
+        content["time_to_answer"] = answers(half_widths, lite, rounds=rounds, seed=options.seed)
         _write(options, content)
     planted = PLANTED[:2] if options.quick else PLANTED
     for arm in () if options.only_memory else options.arms:
@@ -208,7 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 over = population_of(pool, half_width, planted=multiple * half_width, domains=DOMAINS)
                 ways = {"seed": options.seed, "workers": options.workers}
                 found = repeated(over, "stratified", options.repeats, domains_in=200, **ways)
-                ratio = answer["ratio"] if answer and (arm, multiple, half_width) == _timed(answer) else None
+                timed = (one for one in content["time_to_answer"] if _is_of(one, model, arm, multiple, half_width))
+                ratio = next((one["ratio"] for one in timed), None)
                 content["cases"].append(asdict(case_of(model, pool, over, multiple * half_width, found, ratio)))
                 if not multiple:
                     content["domains"].extend(domains_of(arm, over, found))
@@ -223,8 +172,8 @@ def _write(options: argparse.Namespace, content: dict[str, Any]) -> None:
         options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _timed(answer: dict[str, Any]) -> tuple[str, float, float]:
-    return "none", 0.0, float(answer["half_width"])
+def _is_of(answer: dict[str, Any], model: str, arm: str, planted: float, half_width: float) -> bool:
+    return (answer["model"], "none", 0.0, answer["half_width"]) == (model, arm, planted, half_width)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -289,8 +238,12 @@ def _show(content: dict[str, Any]) -> None:
             f"{case['runs_uniform']:,} (one batch each {case['runs_uniform_few']:,}), ratio {case['ratio']:.1f}; "
             f"{case['seconds_hoplon']:.1f} s against {case['seconds_uniform']:,.0f} s (extrapolated)"
         )
-    if content["time_to_answer"] is not None:
-        console.print(content["time_to_answer"])
+    for answer in content["time_to_answer"]:
+        console.print(
+            f"{answer['model']}: {100 * answer['half_width']:g} pt in {np.median(answer['hoplon_seconds']):.1f} s, "
+            f"{answer['ratio']:.1f} times faster than {answer['peer']} (batch {answer['peer_batch']}, extrapolated): "
+            f"{', '.join(f'{ratio:.1f}' for ratio in answer['ratios'])}"
+        )
 
 
 if __name__ == "__main__":

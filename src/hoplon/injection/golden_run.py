@@ -164,6 +164,12 @@ class GoldenRun:
         rows = self.eligible[number * self.batch : (number + 1) * self.batch]
         return self.program.leaves(self.data, rows, batch=self.batch), len(rows)
 
+    def positions(self, given: Tensor) -> Tensor:
+        """Return the places of eligible inputs, int64, shape ``(n,)``, among all eligible ones."""
+        place = torch.zeros(len(self.data), dtype=torch.int64)
+        place[self.eligible] = torch.arange(len(self.eligible))
+        return place[given]
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "kept": None}
 

@@ -120,7 +120,11 @@ class FaultFree:
 
 
 def _fault_free(arm: Arm, steps: frozenset[int], batch: int) -> dict[int, Any]:
-    program = arm.reference.program
+    program, kept = arm.reference.program, arm.reference.kept
+    if kept is not None and batch < len(kept.batches) and not isinstance(program, EagerProgram):
+        golden = kept.batches[batch].delivered.computed()  # of the unprotected model: as a fault meets them
+        with torch.inference_mode():
+            return {number: golden[step] for step in sorted(steps) for number in (step, ~step)}
     protections = {program.site_steps[name]: p for name, p in arm.overlay.values.items()}
     values: dict[int, Any] = {}
 

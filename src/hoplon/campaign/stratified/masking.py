@@ -86,7 +86,7 @@ class LocalPropagation:
         zero = torch.zeros(count, dtype=torch.float64)
         found = Propagated(zero, zero.clone(), torch.zeros_like(number), torch.zeros(count, dtype=torch.bool))
         reference = self._injector.reference
-        position = torch.searchsorted(reference.eligible, given)
+        position = reference.positions(given)
         row, kind = position % reference.batch, position // reference.batch * len(self.steps) + number
         for key, here in rows_by(kind):
             batch, site = divmod(key, len(self.steps))

@@ -15,6 +15,9 @@ from hoplon.injection.injector import Injector
 from hoplon.program.program import Program
 from hoplon.program.sites import MemorySite, ValueSite
 
+# Inputs that tell how long gradients are: an element's differ little between inputs.
+_LENGTH_INPUTS = 16
+
 
 class Observer:
     """Fault-free words under an injector's overlay, by site, element and input; runs golden batches as needed.
@@ -50,7 +53,7 @@ class Observer:
                 found[here] = _taken(words, torch.zeros_like(here), element[here])
             return found
         reference = self._injector.reference
-        position = torch.searchsorted(reference.eligible, given)
+        position = reference.positions(given)
         for batch, here in rows_by(position // reference.batch):
             found[here] = self._values(batch, number[here], position[here] % reference.batch, element[here])
         return found
@@ -69,8 +72,9 @@ class LogitGradients:
     """Gradients of the outputs that decide the class by a value, relative to the gap between the two largest.
 
     First order, of the unprotected model: two backward passes, one for each of those outputs. Zero for integers, which
-    have no gradient. How long a gradient is hangs on the element far more than on the input: one batch of inputs tells
-    it (root mean square) for all of them, each over its own gap. Only the slope has a direction and needs each input.
+    have no gradient. How long a gradient is hangs on the element far more than on the input: a few inputs of the first
+    batch tell it (root mean square) for all of them, each over its own gap. Only the slope has a direction and needs
+    each input.
 
     Args:
         each_input: take the gradients of every input, and the slope with them; else it is zero.
@@ -106,7 +110,7 @@ class LogitGradients:
         """
         reference = self._reference
         slope, square = torch.zeros(2, len(step), dtype=torch.float64)
-        position = torch.searchsorted(reference.eligible, given)
+        position = reference.positions(given)
         if self._each_input:
             for batch, here in rows_by(position // reference.batch):
                 both = self._batch(batch, step[here], position[here] % reference.batch, element[here])
@@ -120,12 +124,13 @@ class LogitGradients:
         return slope / gap, square.sqrt() / gap, self._answers[position]
 
     def _measure(self, steps: Sequence[int]) -> None:
-        """Squared lengths by element, the mean of the first batch of inputs, for steps that have none yet."""
+        """Squared lengths by element, the mean of the first inputs, for steps that have none yet."""
         program, reference = self._reference.program, self._reference
         new = [step for step in steps if step not in self._squares]
-        sides = self._gradients(0, new) if new else []
+        first = reference.eligible[: min(_LENGTH_INPUTS, reference.batch)]
+        sides = self._gradients(program.leaves(reference.data, first), new) if new else []
         for step in new:
-            parts = [samples_of(program, step, side[step])[: len(reference.eligible)] for side in sides if step in side]
+            parts = [samples_of(program, step, side[step])[: len(first)] for side in sides if step in side]
             squares = [part.double().square().mean(0).reshape(-1).cpu() for part in parts]
             self._squares[step] = torch.stack(squares).sum(0) if squares else torch.zeros(1, dtype=torch.float64)
 
@@ -133,13 +138,13 @@ class LogitGradients:
         """The gradients of both outputs for one batch of inputs: float64, shape ``(2, n)``."""
         both = torch.zeros(2, len(step), dtype=torch.float64)
         places = dict(rows_by(step))
-        for which, side in enumerate(self._gradients(batch, list(places))):
+        for which, side in enumerate(self._gradients(self._reference.leaves(batch)[0], list(places))):
             for number, gradient in side.items():
                 here = places[number]
                 both[which, here] = _elements(self._reference.program, number, gradient, row[here], element[here])
         return both
 
-    def _gradients(self, batch: int, wanted: Sequence[int]) -> list[dict[int, Tensor]]:
+    def _gradients(self, leaves: Sequence[Any], wanted: Sequence[int]) -> list[dict[int, Tensor]]:
         """Of the largest output of each input, then of the second, by the values of steps that have a gradient."""
         program, reference = self._reference.program, self._reference
         values: dict[int, Tensor] = {}
@@ -151,7 +156,6 @@ class LogitGradients:
             return value
 
         with torch.inference_mode(False), torch.enable_grad():
-            leaves, _ = reference.leaves(batch)
             memory = {name: tensor.detach() for name, tensor in program.memory().items()}
             outputs = program.samples_first(program.run(leaves, memory, hook=watch))
             judged = reference.criterion.judged(outputs)
