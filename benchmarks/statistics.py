@@ -173,7 +173,8 @@ def _write(options: argparse.Namespace, content: dict[str, Any]) -> None:
 
 
 def _is_of(answer: dict[str, Any], model: str, arm: str, planted: float, half_width: float) -> bool:
-    return (answer["model"], "none", 0.0, answer["half_width"]) == (model, arm, planted, half_width)
+    here = (answer["model"], "none", 0.0, answer["half_width"]) == (model, arm, planted, half_width)
+    return here and answer["peer"].startswith("PyTorchFI")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
