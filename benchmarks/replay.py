@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -38,6 +38,7 @@ import hoplon as hp
 from hoplon.comparison.costs.latency import conditions
 from hoplon.injection.golden_run import GoldenRun
 from hoplon.injection.injector import Injector
+from hoplon.injection.packing import Kernels, packed
 from hoplon.program.program import Program
 from hoplon.protections.base import Overlay
 from hoplon.zoo import resolve_data, resolve_model
@@ -76,7 +77,8 @@ QUICK = (
 class Case:
     """What came of one row; faults per second are medians over rounds.
 
-    ``outcomes_equal``: every outcome of another arm equals hoplon's; ``compared``: how many were. ``seconds``:
+    ``outcomes_equal``: every outcome of another arm equals hoplon's; ``compared``: how many were, ``different``: how
+    many do not (the others run the model's own kernels, so with packed ones a few may). ``seconds``:
     hoplon's, for all faults. ``needed_gflop``: what the faults really need (see ``limit.py``); ``peak_gflop_per_s``:
     what matrix products reach here; ``share_of_limit``: needed over what the peak would do in hoplon's time.
     """
@@ -97,6 +99,7 @@ class Case:
     speedup_pytorchfi_range: tuple[float, float] | None
     outcomes_equal: bool
     compared: int
+    different: int
     seconds: float
     needed_gflop: float
     peak_gflop_per_s: float
@@ -134,7 +137,9 @@ class Bench:
             x = images()[: work.inputs]
         self.x = x
         data = hp.Inputs(x)
-        self.reference = GoldenRun.run(program, data, hp.TopK(1), batch=work.batch)
+        self.reference = self.plain = GoldenRun.run(program, data, hp.TopK(1), batch=work.batch)
+        if options.kernels == "packed":
+            self.reference = GoldenRun.run(packed(program), data, hp.TopK(1), batch=work.batch)
         sites: Any = hp.Values(kind="conv") if work.target == "values" else hp.Memory(kind="conv", buffers=False)
         campaign = hp.Campaign(program, data, sites=sites, criterion=hp.TopK(1), batch=work.batch)
         self.table = campaign.draw(count=work.faults, seed=options.seed)
@@ -142,7 +147,7 @@ class Bench:
         self.layer = {name: number for number, name in enumerate(self._owners())}
         self.outcomes: dict[tuple[int, int], str] = {}
         self.observed = self.table
-        self.compared, self.equal = 0, True
+        self.compared = self.different = 0
 
     def _owners(self) -> list[str]:
         return [name for name, module in self.model.named_modules() if isinstance(module, torch.nn.Conv2d)]
@@ -217,13 +222,13 @@ class Bench:
 
     def _compare(self, chunk: Sequence[dict[str, Any]], first: int, outputs: Tensor, inputs: Sequence[int]) -> None:
         positions = torch.tensor(list(inputs))
-        golden = [self.reference.golden[0][first:].to(outputs.device)]
-        found, _ = self.reference.judge(positions, positions - first, golden=golden, faulty=[outputs])
+        golden = [self.plain.golden[0][first:].to(outputs.device)]
+        found, _ = self.plain.judge(positions, positions - first, golden=golden, faulty=[outputs])
         names = np.array(hp.criteria.OUTCOME_NAMES)[found[:, 0]].tolist()
         for word, sample, name in zip(chunk, inputs, names, strict=True):
             self.compared += 1
             if self.outcomes[word["fault"], sample] != name:
-                self.equal = False
+                self.different += 1
 
 
 def one_round(bench: Bench, arms: Sequence[Peer], seconds: float) -> dict[str, float]:
@@ -271,8 +276,9 @@ def case_of(work: Work, options: argparse.Namespace, injectors: Sequence[type[Pe
         speedup_mrfi=speedups.get("mrfi"),
         speedup_hooks=speedups.get("hooks"),
         speedup_pytorchfi_range=spread,
-        outcomes_equal=bench.equal,
+        outcomes_equal=not bench.different,
         compared=bench.compared,
+        different=bench.different,
         seconds=seconds,
         needed_gflop=needed / 1e9,
         peak_gflop_per_s=fastest / 1e9,
@@ -297,7 +303,7 @@ def shown(cases: Sequence[Case], title: str) -> Table:
         table.add_column(heading)
     for case in cases:
         found = asdict(case)
-        equal = "equal" if case.outcomes_equal else "DIFFER"
+        equal = "equal" if case.outcomes_equal else f"{case.different} DIFFER"
         table.add_row(
             case.model,
             case.target,
@@ -321,6 +327,7 @@ def conditions_of(options: argparse.Namespace) -> dict[str, Any]:
     return {
         **conditions(torch.device(options.device)),
         "clock": options.clock,
+        "kernels": options.kernels,
         "seed": options.seed,
         "rounds": options.rounds,
         "seconds": options.seconds,
@@ -339,6 +346,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall", help="cpu leaves out time given to others")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--kernels", choices=get_args(Kernels), default="exact", help="of hoplon; packed: value faults")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else 3)
@@ -348,6 +356,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def works(options: argparse.Namespace) -> Iterator[Work]:
     for work in QUICK if options.quick else WORKS:
+        if options.kernels == "packed" and work.target == "memory":
+            continue
         if options.only is None or any(text in f"{work.model}:{work.target}" for text in options.only):
             yield work if options.faults is None else replace(work, faults=options.faults)
 

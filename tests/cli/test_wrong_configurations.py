@@ -27,6 +27,8 @@ FILES: tuple[tuple[dict[str, Any], tuple[str, ...]], ...] = (
     ({"target": "wires"}, ("target: expected 'values' or 'memory', got 'wires'",)),
     ({"placement": "during"}, ("placement: expected 'before' or 'after', got 'during'",)),
     ({"arrival": "late"}, ("arrival: expected 'before' or 'after', got 'late'",)),
+    ({"kernels": "fast"}, ("kernels: expected 'exact' or 'packed', got 'fast'",)),
+    ({"kernels": "packed", "target": "memory"}, ("kernels: expected 'exact' for faults in memory",)),
     ({"sites": []}, ("sites: expected a text or a list of such, got []",)),
     ({"sites": 3}, ("sites: expected a text or a list of such, got 3",)),
     ({"dtype": "float17"}, ("dtype: expected the name of a dtype",)),

@@ -36,6 +36,7 @@ from hoplon.injection.armed_memory import ArmedMemory
 from hoplon.injection.golden_run import GoldenRun, KeptPasses, replay_of
 from hoplon.injection.injector import Injector
 from hoplon.injection.memory_budget import Budget
+from hoplon.injection.packing import Kernels, packed, proof
 from hoplon.injection.replay.golden import Arrival, Placement
 from hoplon.program.inputs import as_inputs
 from hoplon.program.program import Program
@@ -68,6 +69,10 @@ class Campaign:
         memory_budget: bytes that may be held for faults beside what one pass takes: half of it for fault-free values,
             half for what faults side by side carry, so it bounds how many go side by side; changes no record. By
             default 2 GiB of fault-free values, and as many faults as usually take some GiB.
+        kernels: what computes the runs: "exact", the model's own operators, bit for bit; or "packed", for value faults,
+            convolutions whose weights are packed once, for golden and faulty runs alike, up to twice as fast. Outcomes
+            are exact among themselves; outputs equal the model's within a tolerance, which is proven on a batch
+            before any fault and recorded.
         batch: samples per replay pass; chosen from the model's size by default. Recorded: bitwise claims hold at
             equal batch and threads.
     """
@@ -81,12 +86,15 @@ class Campaign:
     protections: tuple[Protection, ...] = field(default=(), kw_only=True)
     placement: Placement = field(default="before", kw_only=True)
     arrival: Arrival = field(default="before", kw_only=True)
+    kernels: Kernels = field(default="exact", kw_only=True)
     batch: Count | None = field(default=None, kw_only=True)
     memory_budget: Count | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", as_inputs(self.data))
         object.__setattr__(self, "criterion", as_criterion(self.criterion))
+        if self.kernels == "packed" and self.target != "values":
+            raise HoplonError("expected kernels='exact' for faults in memory, which packed weights would not meet")
 
     @property
     def target(self) -> str:
@@ -185,17 +193,18 @@ class Campaign:
         over = overlay(self.program, self.protections)
         sites, copies = _sites_of(self, over)
         budget = Budget(self.memory_budget)
+        program = packed(self.program) if self.kernels == "packed" else self.program
         values = [site for site in sites if isinstance(site, ValueSite)]
 
         def keep(batch: int) -> KeptPasses:
             batches = -(-len(self.data) // batch)
             few = count is not None and count * _FEW < batches * len(values)  # most maps would never be struck
             room = 0 if few else budget.golden / batches
-            replay = replay_of(self.program, over, batch, values, self.placement, room=room)
+            replay = replay_of(program, over, batch, values, self.placement, room=room)
             return KeptPasses(replay, budget.golden)
 
         keeps = keep if values and not over.values else None  # what faults will need of the same passes
-        reference = GoldenRun.run(self.program, self.data, self.criterion, batch=self.batch, keep=keeps)
+        reference = GoldenRun.run(program, self.data, self.criterion, batch=self.batch, keep=keeps)
         injector = Injector(reference, over, self.placement, self.arrival, budget)
         eligible = reference.eligible if self.target == "values" else None
         population = Population(sites, self.fault_model, eligible, Observer(injector, sites, copies))
@@ -215,6 +224,7 @@ class Campaign:
             "fault_model": self.fault_model.name,
             "sampling": repr(self.sampling),
             "arrival": self.arrival,
+            **({"kernels": proof(self.program, reference)} if self.kernels == "packed" else {}),
             "unit_faults": runner.unit_size,
             "population": listed if isinstance(self.sampling, Exhaustive) else None,
             "seed": runner.seed,

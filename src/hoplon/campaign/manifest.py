@@ -35,6 +35,13 @@ class _Data(TypedDict):
     inputs: int
 
 
+class _Kernels(TypedDict):
+    form: Literal["packed"]
+    samples: int
+    difference: float
+    tolerance: float
+
+
 class Manifest(TypedDict):
     """What every manifest of results says; a campaign's says more."""
 
@@ -55,6 +62,7 @@ class Manifest(TypedDict):
     population: NotRequired[int | None]
     count: NotRequired[int | None]
     arrival: NotRequired[Literal["before", "after"]]
+    kernels: NotRequired[_Kernels]
 
 
 def provenance(reference: GoldenRun, *, placement: Placement, confidence: float) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from hoplon.faults.table import FaultTable, Target, dtypes_of
 from hoplon.formats.base import Field
 from hoplon.formats.named import format_named
 from hoplon.program.sites import Site, ValueSite
-from hoplon.report.text import only_crashes
+from hoplon.report.text import only_crashes, packed_kernels
 from hoplon.stats.intervals import wilson
 from hoplon.stats.two_stage import TwoStagePlan
 
@@ -279,7 +279,7 @@ class Results:
 
     def __str__(self) -> str:
         split = [] if self.split is None else [str(self.split)]
-        told = [line for line in (self.only_crashes(), self.prediction) if line]
+        told = [line for line in (self.only_crashes(), self.prediction, packed_kernels(self.manifest)) if line]
         return "\n".join([*map(str, self.summary()), *split, *told])
 
     def only_crashes(self, *, criterion: str | None = None) -> str | None:

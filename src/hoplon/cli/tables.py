@@ -10,7 +10,7 @@ import polars as pl
 from hoplon.campaign.rates import Rate
 from hoplon.campaign.results import Results
 from hoplon.report.document import plain, with_limits
-from hoplon.report.text import crashed, interval, only_crashes, percent
+from hoplon.report.text import crashed, interval, only_crashes, packed_kernels, percent
 from hoplon.report.text_table import TextTable
 
 _MOST_ROWS = 40
@@ -59,6 +59,8 @@ def tables_of(found: Mapping[str, Any]) -> list[TextTable]:
     notes = [found[key] for key in ("split", "prediction") if found.get(key)]
     if found.get("split") and "critical_share" not in found:
         notes.insert(1, _NOT_COUNTED)
+    if (kernels := packed_kernels(found["manifest"])) is not None:
+        notes.append(kernels)
     shown = [_rates(title, "criterion", found["summary"], "\n".join(notes))]
     for name in found["by_layer"]:
         worst = sorted(found["by_layer"][name], key=lambda row: -(row["failure"] or 0))

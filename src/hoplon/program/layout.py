@@ -36,6 +36,8 @@ class BatchLayout:
             rows: shape ``(n,)``, int64, sample numbers.
         """
         if self.fold == self.outer == 1:
+            if self.axis == 0 and channels_last(value):
+                return value.movedim(1, -1).index_select(0, rows).movedim(-1, 1)
             return value.index_select(self.axis, rows)
         split: Tensor = value.unflatten(self.axis, (self.outer, -1, self.fold))
         return split.index_select(self.axis + 1, rows).flatten(self.axis, self.axis + 2)
@@ -94,6 +96,17 @@ class WholeLayout:
 
 Layout = BatchLayout | WholeLayout
 """How samples are taken out of a batch value. An element of a sample is its row-major index in the sample."""
+
+
+def in_order(value: Tensor) -> bool:
+    """True if the elements of a tensor lie in memory in the order of its axes, gaps allowed."""
+    strides = [stride for stride, size in zip(value.stride(), value.shape, strict=True) if size > 1]
+    return strides == sorted(strides, reverse=True)
+
+
+def channels_last(value: Tensor) -> bool:
+    """True if the channels of each pixel of ``(batch, channels, height, width)`` lie side by side in memory."""
+    return value.dim() == 4 and not in_order(value) and in_order(value.movedim(1, -1))
 
 
 def folds(axis: int, ratio: int) -> Iterator[BatchLayout]:

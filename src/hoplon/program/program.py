@@ -41,7 +41,8 @@ class Step:
 
     ``reads`` are the steps whose values it uses; ``carries`` says whether a change of their values can change its own
     (a shape query reads a tensor and carries nothing of its values). ``identity`` names the output, where it
-    is one that a fault can strike.
+    is one that a fault can strike. ``kernel``: what is called in the place of ``op``, with the same arguments; it
+    computes the same up to rounding.
     """
 
     index: int
@@ -53,6 +54,7 @@ class Step:
     carries: bool = True
     owner: str = ""
     identity: Identity | None = None
+    kernel: Callable[..., Any] | None = None
 
     def argument(self, name: str) -> Any:
         """An argument of the call by name, its default if it was not given, None if there is no such argument."""
@@ -66,12 +68,13 @@ class Step:
     def run(self, values: Sequence[Any]) -> Any:
         """The operator's result, its arguments taken from ``values``."""
         assert self.op is not None, f"{self.label} is an input, not an operator"
+        call = self.kernel or self.op
         if self._places is None:
-            return self.op(*_fill(self.args, values), **_fill(self.kwargs, values))
+            return call(*_fill(self.args, values), **_fill(self.kwargs, values))
         arguments = list(self.args)
         for place, step in self._places:
             arguments[place] = values[step]
-        return self.op(*arguments, **self.kwargs)
+        return call(*arguments, **self.kwargs)
 
     @cached_property
     def _places(self) -> tuple[tuple[int, int], ...] | None:

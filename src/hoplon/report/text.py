@@ -152,6 +152,21 @@ def only_crashes(rows: Sequence[Mapping[str, Any]]) -> str | None:
     return f"ALL {runs:,} RUNS CRASHED that struck {listed(names)}; nothing is known there about wrong outputs."
 
 
+def packed_kernels(manifest: Mapping[str, Any]) -> str | None:
+    """Say how far the outputs of packed kernels are from the model's own; None for a run with the model's own.
+
+    Example:
+        >>> print(packed_kernels({"kernels": {"samples": 8, "difference": 3.8e-07, "tolerance": 1e-4}}))
+        Packed kernels: on 8 samples outputs within 3.8e-07 of the model's own (tolerance 0.0001), none harmed.
+    """
+    if (known := manifest.get("kernels")) is None:
+        return None
+    return (
+        f"Packed kernels: on {known['samples']} samples outputs within {known['difference']:.1e} of the model's own "
+        f"(tolerance {known['tolerance']:g}), none harmed."
+    )
+
+
 def listed(names: Sequence[str]) -> str:
     """Names as a sentence lists them.
 

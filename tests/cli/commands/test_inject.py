@@ -85,6 +85,18 @@ def test_a_campaign_of_options_is_the_campaign_in_python(
     assert read_json(tmp_path / "run" / "results.json") == found
 
 
+def test_packed_kernels_are_recorded_and_printed(
+    capsys: pytest.CaptureFixture[str], small_files: tuple[str, str], tmp_path: Path
+) -> None:
+    options = [*small_files, "--count", "40", "--kernels", "packed"]
+    found = ran(capsys, "inject", *options, "--out", str(tmp_path / "run"))
+    said = found["manifest"]["kernels"]
+    assert said["form"] == "packed"
+    assert said["difference"] <= said["tolerance"]
+    assert main(["inject", *options, "--out", str(tmp_path / "again")]) == 0
+    assert f"Packed kernels: on {said['samples']} samples outputs within" in capsys.readouterr().out
+
+
 def test_tables_say_what_and_how_sure(
     capsys: pytest.CaptureFixture[str], small_files: tuple[str, str], tmp_path: Path
 ) -> None:

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from hoplon import Campaign, Inputs, TopK, Values, capture
 from hoplon.formats import equal_bits
+from hoplon.injection.packing import packed
 from hoplon.injection.replay import GoldenStack, Injections, RegionReplay
 from hoplon.injection.replay.kernel_forms import _Trials
 from hoplon.injection.replay.row_dependence import RowDependence
 from hoplon.injection.replay.whole_maps import size_of_passes
+from hoplon.program.program import Program
 from hoplon.program.sites import ValueSite
 from hoplon.protections.base import Overlay, ValueProtection
 from hoplon.protections.values.clamp import BoundValue
@@ -88,10 +90,37 @@ class Found:
     covered: int
 
 
+def whole(program: Program, x: Tensor, faults: Faults, run: int, bounds: dict[str, ValueProtection]) -> Tensor:
+    """As `naive`, of a program whose kernels are not the model's: every step of it is run."""
+    number, row = divmod(int(faults.row[run]), BATCH)
+    struck = program.site_steps[faults.sites[int(faults.site[run])].name]
+    protections = {program.site_steps[name]: bound for name, bound in bounds.items()}
+
+    def hook(step: int, value: Any) -> Any:
+        if step == struck:
+            value = value.clone()
+            where = (row, *torch.unravel_index(faults.element[run], value.shape[1:]))
+            word = (int(value.view(torch.int32)[where]) & ALL & int(faults.keep[run])) ^ int(faults.flip[run])
+            value.view(torch.int32)[where] = word - (1 << 32) if word >> 31 else word
+        return protections[step](value) if step in protections else value
+
+    with torch.inference_mode():
+        outputs: list[Tensor] = program.run([x.split(BATCH)[number]], hook=hook)
+    return outputs[0][row]
+
+
 def compared(
-    model: nn.Module, x: Tensor, count: int, seed: int, *, bounded: bool = False, tight: bool = False
+    model: nn.Module,
+    x: Tensor,
+    count: int,
+    seed: int,
+    *,
+    bounded: bool = False,
+    tight: bool = False,
+    with_packed: bool = False,
 ) -> Found:
-    program = capture(model, x[:BATCH])
+    plain = capture(model, x[:BATCH])
+    program = packed(plain) if with_packed else plain
     limits = {s.name: BoundValue(0.0, 1.5) for s in program.value_sites if bounded and s.kind == "relu"}
     over = Overlay("bounds", limits)
     sites = list(program.value_sites)
@@ -100,7 +129,13 @@ def compared(
     covered = [site for site in sites if replay.covers(site.name)]
     faults = Faults.drawn(covered, count, seed)
     outputs, struck = replay.strike_many(golden, *faults.hits(), count)
-    wanted = torch.stack([naive(model, x, faults, run, limits) for run in range(count)])
+    again = packed(plain) if with_packed else None  # with weights that it packs itself
+    wanted = torch.stack(
+        [
+            naive(model, x, faults, run, limits) if again is None else whole(again, x, faults, run, limits)
+            for run in range(count)
+        ]
+    )
     return Found(outputs[0], wanted, sum(len(met.before) for met in struck.values()), len(covered))
 
 
@@ -161,6 +196,34 @@ def test_regions_of_many_random_networks_equal_whole_forwards(
     assert found.struck == 60
 
 
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
+@given(LAYERS, SIZES, st.integers(0, 2**16), st.booleans())
+def test_regions_with_packed_kernels_equal_whole_forwards_with_them(
+    layers: tuple[Layer, ...], size: tuple[int, int], seed: int, bounded: bool
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Random((Layer("conv", (2, 2, 1, 1, 1, 0)), *layers), size).eval()
+        x = torch.randn(BATCHES * BATCH, 4, *size)
+    found = compared(model, x, 24, seed, bounded=bounded, with_packed=True)
+    assert equal_bits(found.replayed, found.wanted)
+    assert found.struck == 24
+
+
+@pytest.mark.slow
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
+@given(LAYERS, SIZES, st.integers(0, 2**16), st.booleans())
+def test_regions_of_many_random_networks_with_packed_kernels_equal_whole_forwards(
+    layers: tuple[Layer, ...], size: tuple[int, int], seed: int, bounded: bool
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Random((Layer("conv", (2, 2, 1, 1, 1, 0)), *layers), size).eval()
+        x = torch.randn(BATCHES * BATCH, 4, *size)
+    found = compared(model, x, 60, seed, bounded=bounded, with_packed=True)
+    assert equal_bits(found.replayed, found.wanted)
+
+
 class Shuffled(nn.Module):
     """Lists of halves, a folded batch, and norms of few values: what sits oddly in a pass of any rows."""
 
@@ -175,10 +238,13 @@ class Shuffled(nn.Module):
         return self.last(self.norm(self.head(pair.mean((2, 3)))).relu())
 
 
+@pytest.mark.parametrize("with_packed", [False, True], ids=["exact", "packed"])
 @pytest.mark.parametrize(
     "tied", [(), (1, 2, 4), (1, 2, 4, BATCH)], ids=["examined", "tied to a whole batch", "tied to rows"]
 )
-def test_passes_of_any_rows_equal_whole_forwards(tied: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passes_of_any_rows_equal_whole_forwards(
+    tied: tuple[int, ...], with_packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     examined = RowDependence._differs
     monkeypatch.setattr(
         RowDependence, "_differs", lambda self, step, size, *a: size in tied or examined(self, step, size, *a)
@@ -187,7 +253,7 @@ def test_passes_of_any_rows_equal_whole_forwards(tied: tuple[int, ...], monkeypa
         torch.manual_seed(3)
         model, x = Shuffled().eval(), torch.randn(BATCHES * BATCH, 4, 6, 6)
     for count in (200, 9):  # passes of whole batches, and smaller ones
-        found = compared(model, x, count, 3)
+        found = compared(model, x, count, 3, with_packed=with_packed)
         assert equal_bits(found.replayed, found.wanted)
 
 

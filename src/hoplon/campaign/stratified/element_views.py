@@ -120,7 +120,7 @@ class ByChannel(ElementView):
     ) -> Self | None:
         """The view for the steps of a place, that of the site first; None where one of them needs whole maps."""
         maps = values[~steps[0]]
-        if maps.ndim < 3 or not maps.is_contiguous():
+        if maps.ndim < 3 or not _dense(maps):
             return None
         for step in steps:
             if step in protections and not protections[step].local:
@@ -182,6 +182,11 @@ def _fits(
 def _spreads(value: Any, shape: tuple[int, ...]) -> bool:
     """True if an operand is a map, or has one value per channel at most."""
     if not isinstance(value, Tensor) or value.ndim == 0 or tuple(value.shape) == shape:
-        return not isinstance(value, Tensor) or value.ndim == 0 or value.is_contiguous()
+        return not isinstance(value, Tensor) or value.ndim == 0 or _dense(value)
     axes = (1,) * (len(shape) - value.ndim) + tuple(value.shape)
     return len(axes) == len(shape) and all(size == 1 for axis, size in enumerate(axes) if axis != 1)
+
+
+def _dense(value: Tensor) -> bool:
+    """True if a value has no gaps in memory: in the order of its axes, or with channels last."""
+    return value.is_contiguous() or (value.ndim == 4 and value.is_contiguous(memory_format=torch.channels_last))

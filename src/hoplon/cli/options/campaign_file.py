@@ -24,6 +24,7 @@ from hoplon.faults.sampling.base import Sampling
 from hoplon.faults.sampling.plans import Exhaustive
 from hoplon.faults.single_word import BitFlip
 from hoplon.files import json_as, read_bytes, write_json
+from hoplon.injection.packing import Kernels
 from hoplon.injection.replay.golden import Arrival, Placement
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory, Values
@@ -90,6 +91,9 @@ class Settings:
     arrival: Annotated[
         Arrival, Said("Memory faults strike before (the default) or after the check of guards", PROTECTIONS)
     ] = "before"
+    kernels: Annotated[
+        Kernels, Said("exact (the default) or, for value faults, packed: faster, rounds otherwise within 1e-4", RUN)
+    ] = "exact"
     inputs: Annotated[Count | None, Said("Number of held-out inputs (default: all)", SIZE)] = None
     calibration: Annotated[
         Count | None, Said("Number of calibration samples for ranges and scores (default: all)", SIZE)
@@ -119,6 +123,8 @@ class Settings:
                 raise HoplonError(
                     f"expected count or half_width, got both: {settings['count']} and {settings['half_width']}"
                 )
+            if settings.get("kernels") == "packed" and settings.get("target") == "memory":
+                raise HoplonError("kernels: expected 'exact' for faults in memory, which packed weights would not meet")
             if "buffers" in raw and settings.get("target") != "memory":
                 raise HoplonError("buffers: expected target 'memory' beside it, got 'values'")
         except ValuesError as error:
@@ -185,6 +191,7 @@ class Settings:
             protections=self.built(learned),
             placement=self.placement,
             arrival=self.arrival,
+            kernels=self.kernels,
             batch=self.batch,
         )
 

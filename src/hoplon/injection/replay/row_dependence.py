@@ -13,7 +13,7 @@ from typing_extensions import override
 from hoplon.formats.base import equal_bits
 from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.values import StepValues, delivered, in_rows
-from hoplon.program.layout import BatchLayout, Layout
+from hoplon.program.layout import BatchLayout, Layout, channels_last, in_order
 from hoplon.program.program import Program, Ref
 
 # Values of a sample, random ones included; with fewer, chance could hide that they are summed in another order.
@@ -26,23 +26,21 @@ Shapes = dict[int, tuple[int, ...]]
 
 
 class Maps:
-    """Recorder of the shapes of feature maps ``(batch, channels, height, width)`` whose memory is in this order."""
+    """Recorder of the shapes of feature maps ``(batch, channels, height, width)`` whose memory is in this order.
+
+    In a program with packed weights, which computes with channels last, also of those whose memory is so.
+    """
 
     def __init__(self, program: Program, batch: int) -> None:
         self._program, self._batch = program, batch
+        self._packed = any(step.kernel is not None for step in program.steps)
         self.shapes: Shapes = {}
 
     def note(self, step: int, value: Any) -> None:
         """Record the value of a step, with any number of samples."""
         maps = isinstance(value, Tensor) and value.dim() == 4 and self._program.layouts.get(step) == BatchLayout(0)
-        if maps and (value.is_contiguous() or _in_order(value)):
+        if maps and (in_order(value) or (self._packed and channels_last(value))):
             self.shapes[step] = (self._batch, *value.shape[1:])
-
-
-def _in_order(value: Tensor) -> bool:
-    """True if the axes of a value lie in memory in their order."""
-    strides = [stride for stride, size in zip(value.stride(), value.shape, strict=True) if size > 1]
-    return strides == sorted(strides, reverse=True)
 
 
 def maps_of_one(program: Program, leaves: Sequence[Any], batch: int) -> Shapes:
@@ -107,7 +105,8 @@ class RowDependence:
     def _likeness(self, index: int, golden: StepValues) -> tuple[Any, ...]:
         """Return what decides the kernels of a step: operator, arguments, and of values their shapes and strides."""
         step, protection = self.plan.program.steps[index], self.plan.protections.get(index)
-        return str(step.op), _form((step.args, dict(step.kwargs)), golden), protection and id(protection)
+        given, called = _form((step.args, dict(step.kwargs)), golden), step.kernel or step.op
+        return str(called), given, protection and id(protection)
 
     def _differs(self, index: int, size: int, golden: StepValues) -> bool:
         """True if the step gives other bits with samples in other rows of a pass, or too few values to tell."""

@@ -147,16 +147,16 @@ class _Maker:
             return None
         tensor = self.program.memory()[self.program.memory_steps[weight.step]]
         shape = tensor.shape
-        groups = step.argument("groups")
+        groups, convolve = step.argument("groups"), step.kernel or torch.conv2d
 
         def run(windows: list[Tensor], values: StepValues) -> Tensor:
             offset = values[bias.step] if isinstance(bias, Ref) else bias
-            return torch.conv2d(windows[0], values[weight.step], offset, stride, (0, 0), dilation, groups)
+            return convolve(windows[0], values[weight.step], offset, stride, (0, 0), dilation, groups)
 
         axes = _axes(shape[2:], stride, padding, dilation)
         alone = axes == (Axis(), Axis())
         form = tensor.dtype, tuple(shape), stride, dilation, groups, bias is None
-        like = ("conv", *form, self._maps(given, step.index))
+        like = (str(convolve), *form, self._maps(given, step.index))
         rule = Rule((given,), run, axes, rounds="by shape", settles=True, pointwise=alone, likeness=like)
         return replace(rule, whole=_with_windows(step, (given,)), products=shape.numel())
 

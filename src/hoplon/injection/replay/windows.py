@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hoplon.formats.base import integer_view
+from hoplon.program.layout import channels_last
 
 Ints = NDArray[np.int64]
 
@@ -22,6 +23,7 @@ class Pixels:
 
     It is held as it is, ``(batch, channels, height, width)``, and once many windows have been cut out of it, pixel by
     pixel: ``(batch * height * width + 1, channels)``, the last pixel of zeros standing for whatever lies outside.
+    Where its memory has the channels last, it is held pixel by pixel from the beginning, as it is, without that one.
     """
 
     data: Tensor
@@ -29,13 +31,18 @@ class Pixels:
     channels: int
     height: int
     width: int
+    _channels_last: bool = field(default=False, init=False)
     _by_pixel: bool = field(default=False, init=False)
     _cut: int = field(default=0, init=False)
 
     @classmethod
     def of(cls, value: Tensor) -> Pixels:
         """Hold a feature map ``(batch, channels, height, width)``."""
-        return cls(value.contiguous(), *value.shape)
+        if not channels_last(value):
+            return cls(value.contiguous(), *value.shape)
+        result = cls(value.permute(0, 2, 3, 1).contiguous().view(-1, value.shape[1]), *value.shape)
+        result._channels_last = result._by_pixel = True
+        return result
 
     @property
     def value_count(self) -> int:
@@ -43,10 +50,12 @@ class Pixels:
         return self.batch * self.channels * self.height * self.width
 
     def value(self) -> Tensor:
-        """Return the feature map ``(batch, channels, height, width)``, contiguous."""
+        """Return the feature map ``(batch, channels, height, width)``, its memory in the order that it had."""
         if not self._by_pixel:
             return self.data
-        return self.data[:-1].view(self.batch, self.height, self.width, -1).permute(0, 3, 1, 2).contiguous()
+        pixels = self.data if self._channels_last else self.data[:-1]
+        whole = pixels.view(self.batch, self.height, self.width, -1).permute(0, 3, 1, 2)
+        return whole if self._channels_last else whole.contiguous()
 
     def cut(self, rows: Ints, top: Ints, left: Ints, height: int, width: int, *, fill: float = 0.0) -> Tensor:
         """Return windows of shape ``(n, height, width, channels)``, ``fill`` outside of the map.
@@ -81,8 +90,9 @@ class Pixels:
             pixels[-1] = 0
             self.data, self._by_pixel = pixels, True
         if self._by_pixel:
-            chosen = index if outside is None else np.where(outside, size, index)
-            return self.data.index_select(0, _index(chosen.reshape(-1), self.data)).view(*index.shape, -1)
+            chosen = index if outside is None or self._channels_last else np.where(outside, size, index)
+            windows = self.data.index_select(0, _index(chosen.reshape(-1), self.data)).view(*index.shape, -1)
+            return filled(windows, outside, 0.0) if self._channels_last else windows
         plane = self.height * self.width
         sample, place = (_index(part, self.data) for part in np.divmod(index, plane))
         return filled(self.data.view(self.batch, self.channels, plane)[sample, :, place], outside, 0.0)
@@ -91,7 +101,7 @@ class Pixels:
 def filled(windows: Tensor, outside: NDArray[np.bool_] | None, fill: float) -> Tensor:
     """Write ``fill`` to the pixels outside of the map, in place."""
     if outside is not None:
-        windows[torch.from_numpy(outside).to(windows.device)] = fill
+        windows.view(-1, windows.shape[-1]).index_fill_(0, _index(np.flatnonzero(outside), windows), fill)
     return windows
 
 
