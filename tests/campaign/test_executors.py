@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import pickle
+from typing import Any
 
 import cloudpickle
 import pytest
 import torch
 
 from hoplon import TMR, Campaign, HoplonError, Inputs, Memory, Values
+from hoplon.campaign import executors
 from hoplon.campaign.executors import Processes, Serial
+from hoplon.campaign.runner import UnitRunner
 from hoplon.errors import HoplonWarning
 from hoplon.formats import equal_bits
 from hoplon.program.program import Program
@@ -43,6 +46,55 @@ def test_processes_give_every_unit_once_with_their_threads() -> None:
         assert dict(pool.run({})) == {}
     with Serial(lambda unit: unit + 1) as serial:
         assert list(serial.run({3: 3, 1: 1})) == [(3, 4), (1, 2)]
+
+
+class Groups:
+    """Work that says which units came together; unit 5 fails."""
+
+    def __init__(self) -> None:
+        self.groups: list[tuple[int, ...]] = []
+
+    def __call__(self, unit: int) -> int:
+        return self.together((unit,))[0]
+
+    def together(self, units: tuple[int, ...]) -> list[int]:
+        self.groups.append(units)
+        if 5 in units:
+            raise HoplonError("expected another unit than 5")
+        return [10 * unit for unit in units]
+
+
+def test_units_here_go_together_and_those_before_an_error_are_kept() -> None:
+    work = Groups()
+    with Serial(work) as serial:
+        results = serial.run({unit: unit for unit in range(7)})
+        assert [next(results) for _ in range(5)] == [(unit, 10 * unit) for unit in range(5)]
+        with pytest.raises(HoplonError, match="another unit than 5"):
+            next(results)
+    assert work.groups == [(0,), (1, 2, 3, 4, 5, 6), (1,), (2,), (3,), (4,), (5,)]
+
+
+@pytest.mark.parametrize(
+    ("name", "plan"), [("residual", {"count": 3500}), ("in-place", {"half_width": 0.002})], ids=["uniform", "two-phase"]
+)
+def test_units_that_run_together_give_what_they_give_alone(
+    name: str, plan: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, asked = NETWORKS[name], []
+    campaign = Campaign(captured(name), Inputs(net.batch(12, seed=4)), sites=Values())
+    run_together = UnitRunner.run_together
+    monkeypatch.setattr(
+        UnitRunner,
+        "run_together",
+        lambda self, items, **more: (asked.append(len(items)), run_together(self, items, **more))[1],
+    )
+    together = campaign.run(**plan, seed=1)
+    monkeypatch.setattr(executors, "_MOST_TOGETHER", 1)
+    alone = campaign.run(**plan, seed=1)
+    assert max(asked) > 1
+    assert together.faults.frame.equals(alone.faults.frame)
+    assert together.runs.equals(alone.runs)
+    assert together.faults.frame.schema == alone.faults.frame.schema
 
 
 def test_an_error_in_a_process_comes_back_as_it_is() -> None:

@@ -8,6 +8,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,8 @@ from hoplon.injection.time_limit import end_when_stuck
 
 _ATTEMPTS: Final = 3  # to run a task, where what is killed is not its process
 _WAY_OUT: Final = "see that memory, TMPDIR and open files suffice, or use fewer workers"
+_MOST_TOGETHER: Final = 8  # units
+_TOGETHER_SECONDS: Final = 5.0  # which is what an interrupt can lose
 _SAFE_PATH: Final = "PYTHONSAFEPATH"
 _Place = tuple[Path, int]
 MOST_THREADS = 1024  # far more than it can use end a process
@@ -96,19 +99,34 @@ class Executor(ABC):
 
 @final
 class Serial(Executor):
-    """One unit after another in this process.
+    """One unit after another in this process, or as many at once as take some seconds.
 
     Args:
-        work: gives the result of a unit.
+        work: gives the result of a unit; with a method ``together``, those of several.
     """
 
     def __init__(self, work: Callable[[Any], Any]) -> None:
         self._work = work
+        self._together, self._size = getattr(work, "together", None), 1
 
     def run(self, units: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
         """In the order of ``units``."""
-        for unit, task in units.items():
-            yield unit, self._work(task)
+        left = list(units.items())
+        while left:
+            numbers, tasks = zip(*left[: self._size], strict=True)
+            begun = time.perf_counter()
+            try:
+                results = [self._work(tasks[0])] if self._together is None else self._together(tasks)
+            except Exception:
+                if len(tasks) == 1:
+                    raise
+                self._together, self._size = None, 1  # those before the one that fails are not lost
+                continue
+            each = (time.perf_counter() - begun) / len(tasks)
+            yield from zip(numbers, results, strict=True)
+            left = left[len(tasks) :]
+            if self._together is not None:
+                self._size = max(1, min(_MOST_TOGETHER, int(_TOGETHER_SECONDS / each)))
 
     def __exit__(self, *error: object) -> None:
         """Nothing runs any more."""

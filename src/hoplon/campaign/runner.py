@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,7 @@ class UnitRunner:
     population: Population
     sampling: Sampling
     seed: int
+    _drawn: dict[int, FaultTable] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def target(self) -> Target:
@@ -88,6 +89,31 @@ class UnitRunner:
         runs, observed = self.injector.runs(table, advance=advance, groups=groups)
         return observed, in_cells(runs, cells, proven=False)
 
+    def run_together(
+        self,
+        items: Sequence[int | Planned],
+        *,
+        count: int | None = None,
+        advance: Callable[[int], None] | None = None,
+    ) -> list[Unit]:
+        """Run units of value faults in the same passes; arguments as in `run`, and so are the results."""
+        planned = [self.planned(item, count=count) for item in items]
+        tables = [table for table, _, _ in planned]
+        runs, observed = self.injector.runs(FaultTable.concat(tables), advance=advance)
+        units, row, fault = [], 0, 0
+        for table, cells, _ in planned:
+            own, count_own = table.frame["fault"], len(table)
+            named = [
+                pl.col(name).cast(pl.String).cast(kind) for name, kind in table.frame.schema.items() if kind == pl.Enum
+            ]
+            words = observed.frame.slice(row, len(own)).with_columns(
+                own, *named
+            )  # numbers and names as they were drawn
+            outcomes = runs.slice(fault, count_own).with_columns(own.unique().sort())
+            units.append((FaultTable(table.target, words), in_cells(outcomes, cells, proven=False)))
+            row, fault = row + len(own), fault + count_own
+        return units
+
     def planned(self, item: int | Planned, *, count: int | None = None) -> Planned:
         """The faults of one unit, numbered as in the campaign; arguments as in `run`."""
         if not isinstance(item, int):
@@ -100,13 +126,16 @@ class UnitRunner:
         """Draw the first faults of one unit, numbered from 0: a short unit is the beginning of the whole one."""
         whole = self.unit_size
         listed = self.sampling.size(self.population)
-        table = draw_faults(
-            self.population,
-            whole if listed is None else min(whole, listed - unit * whole),
-            sampling=self.sampling,
-            generator=unit_generator(self.seed, unit),
-            first=unit * whole,
-        )
+        if unit not in self._drawn:
+            self._drawn.clear()  # one is looked at before it is run
+            self._drawn[unit] = draw_faults(
+                self.population,
+                whole if listed is None else min(whole, listed - unit * whole),
+                sampling=self.sampling,
+                generator=unit_generator(self.seed, unit),
+                first=unit * whole,
+            )
+        table = self._drawn[unit]
         return FaultTable(table.target, table.frame.filter(pl.col("fault") < count))
 
     def draw_some(self, first: int, count: int) -> FaultTable:
@@ -129,6 +158,12 @@ class UnitWork:
     def __call__(self, item: int | Planned) -> Unit:
         """Run one unit."""
         return self.runner.run(item, count=self.count, advance=self.advance)
+
+    def together(self, items: Sequence[int | Planned]) -> list[Unit]:
+        """Run several units at once: those of value faults in the same passes, for which there are ever more runs."""
+        if len(items) == 1 or self.runner.target == "memory":
+            return [self(item) for item in items]
+        return self.runner.run_together(items, count=self.count, advance=self.advance)
 
     def halves(self, item: int | Planned) -> tuple[Planned, ...]:
         """Half of the faults, or of the batches of inputs that one memory fault meets; nothing of one run."""

@@ -24,6 +24,9 @@ from hoplon.injection.replay.windows import Ints, one_per_row
 from hoplon.injection.run_table import RUN_ERRORS, blank, cause_number, cause_of, own_fault, run_frame
 from hoplon.injection.time_limit import HangError, limited
 
+# Of a sweep that raises, halves are tried down to so many runs.
+_FEW_RUNS = 64
+
 
 class ValueFaultRuns:
     """Runs of value faults, each on one input.
@@ -149,6 +152,10 @@ class ValueFaultRuns:
             with self._limit(len(ordered)):
                 outputs, words = self.replay.strike_many(golden, injections, runs, len(ordered))
         except RUN_ERRORS:
+            if len(chunk) > _FEW_RUNS:
+                for part in np.array_split(chunk, 2):
+                    self._attempt_wave(part, advance)
+                return
             for number in golden.batches:
                 self._one_per_row(number, chunk[self.position[chunk] // self.reference.batch == number], advance)
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
 import numpy as np
@@ -93,6 +93,7 @@ class GoldenStack:
 
     batch: int
     batches: Mapping[int, Golden]
+    _maps: dict[int, StackedPixels] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def one(self) -> Golden:
@@ -109,9 +110,10 @@ class GoldenStack:
 
     def map(self, step: int) -> StackedPixels:
         """Return a feature map as pixels."""
-        return StackedPixels(
-            self.batch, {number: golden.delivered.map(step) for number, golden in self.batches.items()}
-        )
+        if step not in self._maps:
+            parts = {number: golden.delivered.map(step) for number, golden in self.batches.items()}
+            self._maps[step] = StackedPixels(self.batch, parts)
+        return self._maps[step]
 
     def produced(self, step: int, rows: Ints) -> Iterator[tuple[Tensor, Ints, Ints]]:
         """Yield values that a protection changed, as the operator produced them, with places as `split` does."""

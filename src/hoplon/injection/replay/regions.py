@@ -20,7 +20,7 @@ from hoplon.injection.replay.golden import Golden, GoldenStack, InjectedWords, I
 from hoplon.injection.replay.kernel_forms import KernelForms, protected
 from hoplon.injection.replay.plan import Plan
 from hoplon.injection.replay.replay import Replay
-from hoplon.injection.replay.row_dependence import Maps, RowDependence, maps_of_one
+from hoplon.injection.replay.row_dependence import Maps, RowDependence, Shapes, maps_of_one
 from hoplon.injection.replay.sweep import Divergent, Sweep
 from hoplon.injection.replay.values import StepValues
 from hoplon.injection.replay.whole_maps import WholeMapPasses, rows_of
@@ -32,8 +32,9 @@ from hoplon.protections.base import Overlay
 
 @dataclass(frozen=True)
 class _Looks:
-    """Steps that gave samples their bits in other rows, and forms that reproduced those of whole maps."""
+    """Steps that gave samples their bits in other rows, forms that reproduced those of whole maps, shapes of maps."""
 
+    maps: dict[tuple[Any, ...], Shapes] = field(default_factory=dict)
     rows: dict[tuple[Any, ...], bool] = field(default_factory=dict)
     forms: KernelForms = field(default_factory=KernelForms)
 
@@ -70,7 +71,11 @@ class RegionReplay(Replay):
     def golden(self, leaves: Sequence[Any]) -> Golden:
         # feature maps are kept as pixels
         if self._row_dependence is None:
-            self._make_plan(maps_of_one(self.program, leaves, self.batch))
+            maps = self._looks.maps
+            form = self.batch, *(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
+            if form not in maps:
+                maps[form] = maps_of_one(self.program, leaves, self.batch)
+            self._make_plan(maps[form])
         golden, shapes = self._run_golden(leaves)
         if shapes != self._plan.shapes:  # one sample alone goes another way than many
             self._make_plan(shapes)

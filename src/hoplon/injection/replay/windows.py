@@ -22,8 +22,9 @@ class Pixels:
     """A golden feature map that windows are cut out of.
 
     It is held as it is, ``(batch, channels, height, width)``, and once many windows have been cut out of it, pixel by
-    pixel: ``(batch * height * width + 1, channels)``, the last pixel of zeros standing for whatever lies outside.
-    Where its memory has the channels last, it is held pixel by pixel from the beginning, as it is, without that one.
+    pixel: ``(batch * height * width + 1, channels)``, the last pixel of zeros standing for whatever lies outside. Maps
+    of several batches can share one ``sheet`` of pixels; ``data`` is then the rest of it from this map's on. Where its
+    memory has the channels last, it is held pixel by pixel from the beginning, as it is, without the one of zeros.
     """
 
     data: Tensor
@@ -34,6 +35,7 @@ class Pixels:
     _channels_last: bool = field(default=False, init=False)
     _by_pixel: bool = field(default=False, init=False)
     _cut: int = field(default=0, init=False)
+    sheet: Tensor | None = field(default=None, init=False)
 
     @classmethod
     def of(cls, value: Tensor) -> Pixels:
@@ -53,7 +55,7 @@ class Pixels:
         """Return the feature map ``(batch, channels, height, width)``, its memory in the order that it had."""
         if not self._by_pixel:
             return self.data
-        pixels = self.data if self._channels_last else self.data[:-1]
+        pixels = self.data if self._channels_last else self.data[: self.batch * self.height * self.width]
         whole = pixels.view(self.batch, self.height, self.width, -1).permute(0, 3, 1, 2)
         return whole if self._channels_last else whole.contiguous()
 
@@ -90,12 +92,27 @@ class Pixels:
             pixels[-1] = 0
             self.data, self._by_pixel = pixels, True
         if self._by_pixel:
-            chosen = index if outside is None or self._channels_last else np.where(outside, size, index)
+            chosen = index if outside is None or self._channels_last else np.where(outside, len(self.data) - 1, index)
             windows = self.data.index_select(0, _index(chosen.reshape(-1), self.data)).view(*index.shape, -1)
             return filled(windows, outside, 0.0) if self._channels_last else windows
         plane = self.height * self.width
         sample, place = (_index(part, self.data) for part in np.divmod(index, plane))
         return filled(self.data.view(self.batch, self.channels, plane)[sample, :, place], outside, 0.0)
+
+
+def on_one_sheet(maps: Sequence[Pixels]) -> Tensor | None:
+    """Return the sheet that these maps share, all their pixels and one of zeros; None where they are not turned yet."""
+    sheet = maps[0].sheet
+    if all(pixels.sheet is sheet for pixels in maps) and sheet is not None:
+        return sheet
+    if len(maps) == 1 or not all(pixels._by_pixel and not pixels._channels_last for pixels in maps):
+        return None
+    sizes = [pixels.batch * pixels.height * pixels.width for pixels in maps]
+    parts = [pixels.data[:size] for pixels, size in zip(maps, sizes, strict=True)]
+    sheet = torch.cat([*parts, parts[0].new_zeros(1, maps[0].channels)])
+    for pixels, begin in zip(maps, itertools.accumulate(sizes[:-1], initial=0), strict=True):
+        pixels.data, pixels.sheet = sheet[begin:], sheet
+    return sheet
 
 
 def filled(windows: Tensor, outside: NDArray[np.bool_] | None, fill: float) -> Tensor:
@@ -120,6 +137,13 @@ class StackedPixels:
     def cut(self, rows: Ints, top: Ints, left: Ints, height: int, width: int, *, fill: float = 0.0) -> Tensor:
         """Return windows as `Pixels.cut` does."""
         index, outside = self.one.places(rows % self.batch, top, left, height, width)
+        if (sheet := on_one_sheet(list(self.parts.values()))) is not None:
+            begins = np.zeros(max(self.parts) + 1, dtype=np.int64)
+            begins[list(self.parts)] = [len(sheet) - len(pixels.data) for pixels in self.parts.values()]
+            index = index + begins[rows // self.batch][:, None, None]
+            chosen = index if outside is None else np.where(outside, len(sheet) - 1, index)
+            windows = sheet.index_select(0, _index(chosen.reshape(-1), sheet)).view(*index.shape, -1)
+            return filled(windows, outside if fill else None, fill)
         pieces = [
             self.parts[number].taken(index[where], None if outside is None else outside[where])
             for number, where in by_batch(rows, self.batch)
