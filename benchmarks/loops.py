@@ -4,7 +4,8 @@ The loop runs all inputs once, then one forward per fault, at the best of severa
 `Campaign.run` after capture, which has a column of its own. Faults are single bits in outputs of convolutions and
 linear layers, the same in both arms; top-1 outcomes are compared fault by fault. The arms alternate in one run; a ratio
 is the median of those of the rounds. Time is processor time of one thread. Weights are random where none are at hand:
-time hardly depends on them, the share of masked faults does.
+time hardly depends on them, the share of masked faults does. The limit is that of whole forwards which begin at these
+faults (``limit.py``). EfficientNet-Lite0 needs its packages (``answers.py``) and images, and is left out without them.
 """
 
 from __future__ import annotations
@@ -17,42 +18,25 @@ if __name__ == "__main__":
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import polars as pl
 import torch
+from limit import Parts, times_a_loop
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
+from works import QUICK, WORKS, campaign_of, loaded
 
 import hoplon as hp
 from hoplon.comparison.costs.latency import conditions
-from hoplon.zoo import resolve_data, resolve_model
-from hoplon.zoo.seeding import seeded
 
 BATCHES = (1, 4, 32)
-PIXELS = 224
-TOKENS, VOCABULARY, WIDTH = 16, 30522, 384
-
-
-class Encoder(nn.Module):
-    """An encoder of the size of all-MiniLM-L6: 6 layers, width 384, 12 heads, and a head of 10 classes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layer = nn.TransformerEncoderLayer(WIDTH, 12, 4 * WIDTH, activation="gelu", batch_first=True, dropout=0.0)
-        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
-        self.layers = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
-        self.head = nn.Linear(WIDTH, 10)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Class scores ``(batch, 10)`` of tokens ``(batch, tokens)``."""
-        scores: Tensor = self.head(self.layers(self.embedding(tokens)).mean(1))
-        return scores
 
 
 @dataclass(frozen=True)
@@ -62,7 +46,9 @@ class Row:
     ``first``: hoplon's first run in the process, with what it loads then. ``ratio``: the loop's time over hoplon's, its
     range beside it. ``hooks_ran``: faults that the loop ran; more are taken to cost as much each. ``agree``: of these,
     how many have the same top-1 outcome (rounding differs between batches, and a hook strikes the result of attention
-    where the fault is inside of it).
+    where the fault is inside of it). ``parts``: which part of a forward lies after these faults; ``limit``: the ratio
+    that the part of its time allows, ``of_limit`` the share of it that is reached; ``limit_in_windows``: what the
+    operations allow that a fault can have reached, of runs that did not come out identical.
     """
 
     model: str
@@ -77,18 +63,11 @@ class Row:
     ratio: float
     ratio_range: tuple[float, float]
     agree: int
-
-
-def loaded(name: str, inputs: int, seed: int) -> tuple[nn.Module, Tensor]:
-    """A model in evaluation mode and its inputs."""
-    generator = torch.Generator().manual_seed(seed)
-    if name == "minilm":
-        with seeded(seed):
-            return Encoder().eval(), torch.randint(VOCABULARY, (inputs, TOKENS), generator=generator)
-    model = resolve_model(name, seed=seed).module
-    if name.endswith("cifar10"):
-        return model, resolve_data("cifar10").held_out.x[:inputs]
-    return model, torch.randn(inputs, 3, PIXELS, PIXELS, generator=generator)
+    parts: Parts
+    limit: float
+    of_limit: float
+    limit_in_windows: float
+    of_limit_in_windows: float
 
 
 def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
@@ -137,13 +116,13 @@ def _flip(row: int, fault: Mapping[str, Any], module: nn.Module, given: Any, out
     words[index] = words[index] ^ (flip - (1 << 32) if flip >> 31 else flip)
 
 
-def measured(name: str, inputs: int, faults: int, options: argparse.Namespace) -> Row:
-    """Time both arms on one model."""
-    model, x = loaded(name, inputs, options.seed)
+def measured(name: str, inputs: int, faults: int, options: argparse.Namespace) -> Row | None:
+    """Time both arms on one model; None where that is not at hand."""
+    if (found := loaded(name, inputs, options.seed)) is None:
+        return None
+    model, x = found
     capture, program = seconds(lambda: hp.capture(model, x[:2]))
-    campaign = hp.Campaign(
-        program, hp.Inputs(x), sites=hp.Values(kind=["conv", "linear"]), criterion=hp.TopK(1), batch=options.batch
-    )
+    campaign = campaign_of(program, x, batch=options.batch)
     first, results = seconds(lambda: campaign.run(count=faults, seed=options.seed))
     loop = Loop(model, x, list(results.faults.frame.iter_rows(named=True)))
     ran = min(faults, options.most)
@@ -160,39 +139,51 @@ def measured(name: str, inputs: int, faults: int, options: argparse.Namespace) -
     ratios = [theirs / ours for theirs, ours in rounds]
     changed = loop.classes(best, ran) != loop.golden(best)[[fault["input"] for fault in loop.faults[:ran]]]
     outcomes = [str(outcome) in ("sdc", "nonfinite") for outcome in results.runs["top-1"][:ran]]
+    batch = results.manifest["batch"]
+    leaves = program.leaves(campaign.data, torch.arange(batch), batch=batch)
+    ended = results.runs.filter(pl.col("top-1") == "identical")["fault"].to_list()
+    parts = Parts.of(program, leaves, results.faults, ended)
+    limits = [times_a_loop(inputs, faults, part) for part in (parts.seconds, parts.windows)]
     return Row(
         *(name, inputs, faults, capture, median(theirs for theirs, _ in rounds), best, ran, first),
         *(median(ours for _, ours in rounds), median(ratios), (min(ratios), max(ratios))),
         sum(a == b for a, b in zip(changed.tolist(), outcomes, strict=True)),
+        *(parts, limits[0], median(ratios) / limits[0], limits[1], median(ratios) / limits[1]),
     )
 
 
-MODELS = ("resnet18", "resnet50", "mobilenet_v3_small", "efficientnet_b0", "vit_b_16", "swin_t")
-WORKS = (
-    *((f"torchvision:{name}", 32, count) for name in MODELS for count in (50, 1000)),
-    *(("minilm", 32, count) for count in (50, 1000)),
-    *(("resnet20-cifar10", 1000, count) for count in (500, 2000, 20000)),
-)
-
-
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     """Print the table; with ``--json`` write it too, with the machine beside it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="parts of the names of models")
+    parser.add_argument("--quick", action="store_true", help="50 faults in the encoder alone")
     parser.add_argument("--faults", nargs="*", type=int, default=[], help="numbers of faults")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--most", type=int, default=96, help="faults that the loop runs in a round, at most")
     parser.add_argument("--batch", type=int, default=None, help="hoplon's batch; by default its own choice")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(given)
     torch.set_num_threads(1)
-    table = Table("model", "inputs", "faults", "capture s", "hooks s (batch)", "first s", "hoplon s", "ratio", "agree")
+    table = Table(
+        "model",
+        "inputs",
+        "faults",
+        "capture s",
+        "hooks s (batch)",
+        "first s",
+        "hoplon s",
+        "ratio",
+        "limit",
+        "in windows",
+        "agree",
+    )
     rows = []
-    for name, inputs, faults in WORKS:
+    for name, inputs, faults in QUICK if options.quick else WORKS:
         chosen = not options.only or any(part in name for part in options.only)
         if chosen and (not options.faults or faults in options.faults):
-            row = measured(name, inputs, faults, options)
+            if (row := measured(name, inputs, faults, options)) is None:
+                continue
             rows.append(row)
             if options.json:
                 document = {"conditions": conditions(torch.device("cpu")), "rows": [asdict(one) for one in rows]}
@@ -201,7 +192,8 @@ def main() -> None:
             table.add_row(
                 *(name, str(inputs), str(faults), f"{row.capture_seconds:.1f}"),
                 *(f"{row.hooks_seconds:.2f} ({row.hooks_batch})", f"{row.first:.2f}", f"{row.hoplon_seconds:.2f}"),
-                *(span, f"{row.agree} of {row.hooks_ran}"),
+                *(span, f"{row.limit:.2f} ({row.of_limit:.0%})"),
+                *(f"{row.limit_in_windows:.2f} ({row.of_limit_in_windows:.0%})", f"{row.agree} of {row.hooks_ran}"),
             )
     Console(width=140).print(table)
 

@@ -9,9 +9,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import polars as pl
 import pytest
+import torch
+from torch import nn
 
+import hoplon as hp
 from hoplon.errors import HoplonError, HoplonWarning
+from hoplon.faults.table import FaultTable
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -79,7 +84,7 @@ def test_the_benchmark_of_ranger_writes_every_case(tmp_path: Path, capsys: pytes
 def test_the_benchmark_of_replay_writes_every_case_and_compares_outcomes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(FOLDER)])  # the last one: there is a statistics.py
     benchmark = script("replay")
     works = [benchmark.Work("torchvision:squeezenet1_1", target, 2, 4, 8, 64) for target in ("values", "memory")]
     monkeypatch.setattr(benchmark, "QUICK", works)
@@ -92,6 +97,48 @@ def test_the_benchmark_of_replay_writes_every_case_and_compares_outcomes(
         assert case["compared"] > 0
         assert case["speedup_hooks"] == pytest.approx(case["hoplon_faults_per_s"] / case["hooks_faults_per_s"])
         assert case["speedup_pytorchfi"] is case["mrfi_faults_per_s"] is None
+
+
+def test_the_limit_is_what_lies_after_a_site_and_what_a_window_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault in the middle of the first map reaches 3 x 3 of 8 x 8 positions of the second, then all of the layer."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(FOLDER)])  # the last one: there is a statistics.py
+    benchmark = script("limit")
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 4, 3, padding=1), nn.Flatten())
+    x = torch.zeros(2, 1, 8, 8)
+    program = hp.capture(net.append(nn.Linear(4 * 64, 10)).eval(), x)
+    drawn = benchmark.campaign_of(program, x).draw(count=3)
+    sites = sorted(program.site_steps[name] for name in ("0:conv", "2:conv", "4:linear"))
+    names = [next(name for name, step in program.site_steps.items() if step == site) for site in sites]
+    frame = drawn.frame.with_columns(site=pl.Series(names), element=pl.Series([8 * 4 + 4, 0, 9]))
+    first, second, last = 2 * 2 * 64 * 9, 2 * 4 * 64 * 18, 2 * 4 * 64 * 10
+    given = program, program.leaves(hp.Inputs(x), torch.arange(2), batch=2), FaultTable("values", frame)
+    found, ended = benchmark.Parts.of(*given), benchmark.Parts.of(*given, [1])
+    whole = 3 * (first + second + last)
+    assert found.work == ended.work == pytest.approx(((second + last) + last) / whole)
+    assert found.windows == pytest.approx((second * 9 / 64 + 2 * last) / whole)
+    assert ended.windows == pytest.approx((second * 9 / 64 + last) / whole)
+    assert 0 < found.seconds < 2 / 3
+    assert benchmark.times_a_loop(32, 96, 0.25) == 128 / 56
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fused kernel for eval mode")
+def test_the_benchmark_of_loops_holds_ratios_against_their_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(FOLDER)])  # the last one: there is a statistics.py
+    path = tmp_path / "loops.json"
+    script("loops").main(["--quick", "--rounds", "1", "--json", str(path)])
+    (row,) = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert (row["model"], row["inputs"], row["faults"], row["hooks_ran"]) == ("minilm", 32, 50, 50)
+    assert row["agree"] >= 48
+    assert 0 < row["parts"]["windows"] <= row["parts"]["work"] < 1
+    assert row["limit"] == pytest.approx(82 / (32 + 50 * row["parts"]["seconds"]))
+    assert row["of_limit"] == pytest.approx(row["ratio"] / row["limit"])
+    assert row["limit_in_windows"] == pytest.approx(82 / (32 + 50 * row["parts"]["windows"]))
+    assert "minilm" in capsys.readouterr().out
+    script("limit").main(["--quick", "--draws", "50"])
+    assert "minilm" in capsys.readouterr().out
 
 
 @pytest.mark.slow
