@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from hoplon.campaign.executors import Executor, Processes, Serial, torch_threads, workers_that_fit
-from hoplon.campaign.manifest import FORMAT, protected_by, provenance
+from hoplon.campaign.manifest import EXECUTION, FORMAT, protected_by, provenance
 from hoplon.campaign.pilot import Pilot
 from hoplon.campaign.results import Results, site_kinds
 from hoplon.campaign.reweighting import reweighted
@@ -151,6 +151,7 @@ class Campaign:
             )
             manifest = self._manifest(runner, rule)
             directory = None if store is None else RunDirectory.create(store, manifest, resume=resume)
+            manifest = manifest if directory is None else directory.manifest()  # of the process that began the run
             with ExitStack() as stack:
                 if directory is not None:
                     stack.enter_context(directory.writing())
@@ -228,6 +229,7 @@ class Campaign:
             "unit_faults": runner.unit_size,
             "population": listed if isinstance(self.sampling, Exhaustive) else None,
             "seed": runner.seed,
+            EXECUTION: runner.injector.execution(runner.sites),
         }
 
     def draw(self, *, count: Count | None = None, seed: Seed = 0) -> FaultTable:
@@ -261,8 +263,7 @@ class Campaign:
         """
         with torch_threads(threads):
             begun = time.perf_counter()
-            runner = self._runner(seed)
-            rule = stopping_rule(runner, count=count, half_width=half_width, design=design)
+            runner, rule = self.prepare(count=count, half_width=half_width, design=design, seed=seed)
             started = time.perf_counter()
             faults, spent, split = rule.pilot(runner, seconds=seconds)
             reference = runner.injector.reference
@@ -276,6 +277,7 @@ class Campaign:
                 batch=reference.batch,
                 unit_faults=runner.unit_size,
                 split=split,
+                execution=runner.injector.execution(runner.sites),
             )
 
     def reweighted(self, results: Results, *, to: Sampling, criterion: str | None = None) -> Interval:

@@ -1,6 +1,7 @@
 """The manifest of a run: what decides its records, and what computed them.
 
-Manifests are stored, and a run is resumed only where all entries are equal: keys and values stay as they are.
+Manifests are stored, and a run is resumed only where all entries but that of `EXECUTION` are equal: keys and values
+stay as they are.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from typing_extensions import TypedDict
 
 from hoplon.formats.digest import content_digest
 from hoplon.injection.golden_run import GoldenRun
+from hoplon.injection.injector import Execution
 from hoplon.injection.replay.golden import Placement
 from hoplon.protections.base import Protection
 
 FORMAT = 1
+EXECUTION = "execution"
+"""The entry that says how runs were executed by the process that began them: a record, which nothing depends on."""
 
 
 class _Program(TypedDict):
@@ -63,6 +67,7 @@ class Manifest(TypedDict):
     count: NotRequired[int | None]
     arrival: NotRequired[Literal["before", "after"]]
     kernels: NotRequired[_Kernels]
+    execution: NotRequired[Execution]
 
 
 def provenance(reference: GoldenRun, *, placement: Placement, confidence: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from hoplon.campaign.stratified.input_batches import SecondStage
 from hoplon.faults.table import FaultTable
-from hoplon.injection.injector import Injector
+from hoplon.injection.injector import Execution, Injector
 from hoplon.stats.intervals import Floats
 from hoplon.stats.two_stage import TwoStagePlan
 
@@ -23,8 +23,9 @@ class Pilot:
 
     ``faults`` were finished in ``seconds``, after ``set_up_seconds`` of fault-free runs; ``total``: the faults of the
     campaign, None where it goes on until a precision is reached; ``inputs``: how many a fault can meet;
-    ``unit_faults``: faults of a work unit. ``split``: where memory faults meet random batches of the inputs,
-    ``split.pilot`` of them here, how many the outcomes make cheapest from then on; None where they meet all.
+    ``unit_faults``: faults of a work unit; ``execution``: how faults are run. ``split``: where memory faults meet
+    random batches of the inputs, ``split.pilot`` of them here, how many the outcomes make cheapest from then on; None
+    where they meet all.
     """
 
     set_up_seconds: float
@@ -35,6 +36,7 @@ class Pilot:
     input_batches: int
     batch: int
     unit_faults: int
+    execution: Execution
     split: TwoStagePlan | None = None
 
     @property

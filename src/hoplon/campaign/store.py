@@ -19,6 +19,7 @@ from typing import Any
 import polars as pl
 
 from hoplon.campaign.design import Design
+from hoplon.campaign.manifest import EXECUTION
 from hoplon.criteria.outcome import CAUSES, OUTCOME_NAMES
 from hoplon.errors import HoplonWarning, StoreError, said
 from hoplon.faults.table import MOST_ROWS, FaultTable, Target, read_frame
@@ -365,7 +366,10 @@ class RunDirectory:
         return file.with_name(f".{file.name}.damaged")
 
     def _require_same(self, manifest: Mapping[str, Any]) -> None:
-        there, here = _flat(self.manifest()), _flat(json.loads(json.dumps(manifest)))
+        there, here = (
+            _flat({key: value for key, value in entries.items() if key != EXECUTION})
+            for entries in (self.manifest(), json.loads(json.dumps(manifest)))
+        )
         different = [
             f"{key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here"
             for key in sorted(there.keys() | here.keys())

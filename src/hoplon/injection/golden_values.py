@@ -14,6 +14,7 @@ from hoplon.injection.arm import Arm
 from hoplon.injection.golden_run import replay_of
 from hoplon.injection.memory_budget import tensor_bytes
 from hoplon.injection.replay.golden import Golden
+from hoplon.injection.replay.regions import RegionReplay
 from hoplon.injection.replay.replay import Replay
 from hoplon.injection.replay.values import delivered
 from hoplon.program.eager import EagerProgram
@@ -53,8 +54,8 @@ class GoldenCache(Generic[T]):
 
     @property
     def capacity(self) -> int:
-        """Number of batches that the budget holds, as large as the first of those that are held."""
-        return max(1, self._most_bytes // max(next(iter(self._bytes.values())), 1))
+        """Number of batches that the budget holds, as large as the first of those that are held; 1 if none is."""
+        return max(1, self._most_bytes // max(next(iter(self._bytes.values()), self._most_bytes), 1))
 
 
 @dataclass(eq=False)
@@ -64,6 +65,21 @@ class SharedReplay:
     arm: Arm
     _sites: dict[str, ValueSite] = field(default_factory=dict, init=False, repr=False)
     _current: tuple[Replay, GoldenCache[Golden]] | None = field(default=None, init=False, repr=False)
+    _room: float = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        kept = self.arm.reference.kept
+        known = kept.replay if kept is not None else None
+        own = self.arm.budget.golden / self.arm.reference.input_batches
+        self._room = known.room if isinstance(known, RegionReplay) else own  # which workers keep, without the rest
+
+    @property
+    def known(self) -> tuple[Replay, int] | None:
+        """The replay, and how many input batches are held at once; None where there was no pass on its way yet."""
+        current, kept = self._current, self.arm.reference.kept
+        if current is None and kept is not None:
+            current = self._with_cache(kept.replay, kept.batches)
+        return None if current is None else (current[0], current[1].capacity)
 
     def of(self, sites: Sequence[ValueSite]) -> tuple[Replay, GoldenCache[Golden]]:
         """Return the replay and its cache; new ones, for all sites so far, when there are new sites."""
@@ -75,8 +91,7 @@ class SharedReplay:
         self._sites |= new
         if new or self._current is None:
             every = tuple(self._sites.values())
-            room = arm.budget.golden / reference.input_batches
-            replay = replay_of(reference.program, arm.overlay, reference.batch, every, arm.placement, room=room)
+            replay = replay_of(reference.program, arm.overlay, reference.batch, every, arm.placement, room=self._room)
             self._current = self._with_cache(replay)
         return self._current
 

@@ -4,22 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal, NotRequired
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from hoplon.errors import checked
 from hoplon.faults.table import FaultTable
 from hoplon.formats.dtypes import native
 from hoplon.injection.arm import Arm
 from hoplon.injection.golden_values import FaultFree, SharedReplay
+from hoplon.injection.memory_budget import WHOLE_BUDGET_BYTES, WINDOW_BUDGET_BYTES
 from hoplon.injection.memory_faults import MemoryFaultRuns
+from hoplon.injection.packing import Kernels
+from hoplon.injection.replay.regions import RegionReplay
 from hoplon.injection.value_faults import ValueFaultRuns
 from hoplon.program.sites import Site, ValueSite
 
 ProgressCallback = Callable[[int], None]
+
+
+class Execution(TypedDict):
+    """How the faults of a campaign are run, for a manifest: a record, which nothing depends on.
+
+    ``batch``: inputs of a pass; ``kernels``: what computes it; ``replay``: "by region", many runs at once, by rows of a
+    pass, or as whole forwards; ``input_batches``, and those whose golden values are held at once; by region: the maps
+    of a batch that are kept, those that faults strike and that are computed again, and the most runs of a sweep that
+    begin in windows, and with whole values.
+    """
+
+    batch: int
+    kernels: Kernels
+    replay: Literal["by region", "by row", "whole forwards"]
+    input_batches: int
+    input_batches_held: NotRequired[int]
+    maps_kept: NotRequired[int]
+    maps_computed_again: NotRequired[int]
+    runs_in_windows: NotRequired[int]
+    runs_of_whole_values: NotRequired[int]
 
 
 @checked
@@ -77,6 +102,30 @@ class Injector(Arm):
             ValueFaultRuns(self._values, table).run(lambda count: None)  # whose fault-free values serve the first unit
         else:
             MemoryFaultRuns(self, table).rehearse()
+
+    def execution(self, sites: Sequence[Site]) -> Execution:
+        """Say how faults at these sites are run: what is chosen for them and decides no record.
+
+        Of value faults more is known once the golden run, or a rehearsal, has gone their way.
+        """
+        reference = self.reference
+        program, values = reference.program, [site for site in sites if isinstance(site, ValueSite)]
+        packed = any(step.kernel is not None for step in program.steps)
+        found: Execution = {
+            "batch": reference.batch,
+            "kernels": "packed" if packed else "exact",
+            "replay": "by row" if program.has_graph else "whole forwards",
+            "input_batches": reference.input_batches,
+        }
+        replay, held = (self._values.known if values else None) or (None, 1)
+        if isinstance(replay, RegionReplay):
+            runs = partial(self.budget.runs, program, values, batch=reference.batch)
+            small = [replay.in_windows(site.name) for site in values]
+            kept, computed = replay.golden_maps
+            found |= {"replay": "by region", "maps_kept": kept, "maps_computed_again": computed}
+            found |= {"runs_in_windows": runs(default=WINDOW_BUDGET_BYTES)} if any(small) else {}
+            found |= {"runs_of_whole_values": runs(default=WHOLE_BUDGET_BYTES)} if not all(small) else {}
+        return {**found, "input_batches_held": min(held, reference.input_batches)}
 
     def _runs(self, table: FaultTable, groups: NDArray[np.bool_] | None) -> ValueFaultRuns | MemoryFaultRuns:
         return ValueFaultRuns(self._values, table) if table.target == "values" else MemoryFaultRuns(self, table, groups)

@@ -167,6 +167,31 @@ def packed_kernels(manifest: Mapping[str, Any]) -> str | None:
     )
 
 
+def executed(record: Mapping[str, Any]) -> str:
+    """Say how the faults of a campaign are run, from the entry of its manifest.
+
+    Example:
+        >>> print(executed({"batch": 4, "kernels": "exact", "replay": "by row", "input_batches": 9}))
+        runs go by row of a pass, batches of 4, exact kernels
+        >>> found = {"replay": "by region", "input_batches_held": 8, "maps_kept": 2, "maps_computed_again": 20}
+        >>> known = {"batch": 4, "kernels": "exact", "input_batches": 9, **found, "runs_in_windows": 8192}
+        >>> print(executed(known))
+        runs go by region, batches of 4, exact kernels, fault-free values of 8 of 9 batches at once (2 maps of each
+        kept, 20 struck ones computed again), up to 8,192 runs in windows at once
+    """
+    how = {"by region": "by region", "by row": "by row of a pass", "whole forwards": "as whole forwards"}
+    parts = [f"runs go {how[record['replay']]}", f"batches of {record['batch']:,}", f"{record['kernels']} kernels"]
+    if (held := record.get("input_batches_held")) is not None:
+        parts.append(f"fault-free values of {held:,} of {record['input_batches']:,} batches at once")
+    kept, computed = (record.get(key, 0) for key in ("maps_kept", "maps_computed_again"))
+    if kept or computed:  # a model may have no maps
+        parts[-1] += f" ({kept:,} maps of each kept, {computed:,} struck ones computed again)"
+    for key, which in (("runs_in_windows", "in windows"), ("runs_of_whole_values", "with whole values")):
+        if (runs := record.get(key)) is not None:
+            parts.append(f"up to {runs:,} runs {which} at once")
+    return ", ".join(parts)
+
+
 def listed(names: Sequence[str]) -> str:
     """Names as a sentence lists them.
 

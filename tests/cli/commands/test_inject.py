@@ -152,10 +152,13 @@ def test_a_prediction_writes_nothing(
     found = ran(capsys, "inject", *small_files, "--target", "memory", "--count", "5000", "--dry-run", "--out", str(out))
     assert (found["faults"], found["runs"]) == (5000, 5000 * 15)
     assert found["seconds"] > 0
+    assert found["pilot"]["execution"]["replay"] == "by row"
     assert main(["inject", *small_files, "--half-width", "0.01", "--dry-run", "--workers", "2", "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "at most about" in printed
     assert "on 2 workers" in printed
+    said = "runs go by region, batches of 20, exact kernels, fault-free values of 1 of 1 batches at once (2 maps of"
+    assert said in " ".join(printed.split())
     assert "if 10 % of the faults fail:" in printed
     partly = ["--target", "memory", "--half-width", "0.1", "--batch", "4", "--dry-run", "--out", str(out)]
     assert main(["inject", *small_files, *partly]) == 0

@@ -35,6 +35,7 @@ from hoplon.cli.tables import document, tables_of
 from hoplon.errors import HoplonError, StoreError
 from hoplon.registry import fields_of
 from hoplon.report.document import write_document
+from hoplon.report.text import executed
 from hoplon.zoo.resolve import is_factory, resolve_data
 
 Text: TypeAlias = str | None
@@ -163,6 +164,7 @@ def _predict(campaign: Campaign, settings: Settings, *, as_json: bool) -> None:
         f"(pilot: {found.pilot.faults:,} faults in {duration(found.pilot.seconds)}, after "
         f"{duration(found.pilot.set_up_seconds)} without faults)",
         f"memory: {memory}",
+        executed(found.pilot.execution),
     ]
     if found.pilot.split is not None:
         lines.insert(1, f"as the pilot suggests, {found.pilot.split}")

@@ -122,6 +122,11 @@ class RegionReplay(Replay):
         """True if runs with a changed word at this site begin as windows of a feature map, not as whole values."""
         return self.program.site_steps[site] in self._plan.shapes
 
+    @property
+    def golden_maps(self) -> tuple[int, int]:
+        """How many maps are kept of a batch, and how many that faults strike are computed again where they do."""
+        return len(self._plan.kept), len(self._plan.computed)
+
     def strike_many(
         self, golden: GoldenStack, injections: Mapping[str, Injections], runs: Mapping[str, Tensor], count: int
     ) -> tuple[list[Any], dict[str, InjectedWords]]:
