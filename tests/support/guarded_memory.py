@@ -70,6 +70,8 @@ ROWS = (
     Guarded("checksum-flag", lambda _: hp.guards.Checksum("flag"), "uncorrectable", "uncorrectable"),
     Guarded("checksum-zero", lambda _: hp.guards.Checksum("zero"), "mitigated", "mitigated"),
     Guarded("checksum-reload", reloaded, "repaired", "repaired"),
+    Guarded("structural-coding", lambda _: hp.guards.StructuralCoding(), "repaired", "repaired"),
+    Guarded("radar", lambda _: hp.guards.Radar(group=64, bits=3), "mitigated", "mitigated"),
     Guarded("sec-ded-memory", lambda _: hp.guards.SecDedMemory(), "repaired"),
 )
 OF_ROWS = {type(row.protection({"w": torch.ones(24, 40)})) for row in ROWS}
