@@ -1,4 +1,4 @@
-"""Very many faults against guards: repaired, reported, missed or mis-repaired, class by class.
+"""Very many faults against guards: repaired, mitigated, reported, missed or mis-repaired, class by class.
 
 A guard is armed once on the memory of a trained model. Each fault changes bits behind torch's back, in memory or in
 what the guard holds itself; after one check every byte is compared with what it was, then put back.
@@ -32,7 +32,7 @@ from hoplon.protections.guards.memory.arena import arena_around, end_to_end
 from hoplon.protections.guards.parity.parity import ParityGuard
 from hoplon.zoo import resolve_model
 
-OUTCOMES = ("repaired", "reported", "latent", "missed", "mis-repaired")
+OUTCOMES = ("repaired", "mitigated", "reported", "latent", "missed", "mis-repaired")
 Bytes = NDArray[np.uint8]
 Places = NDArray[np.int64]
 _BLOCK = 4096  # bytes, for guards that have no blocks
@@ -108,12 +108,17 @@ class Target:
             self.own[number][place - self.own_starts[number]] ^= mask
 
     def attack(self, fault: Fault) -> str:
-        """What becomes of a fault; everything is put back."""
+        """What becomes of a fault; everything is put back.
+
+        Mitigated: the guard says so, and what was struck is right or zero; what was right may have become zero with it.
+        Where it says so and something struck is left, that is missed.
+        """
         self.strike(fault)
-        struck = self.flat.copy()
+        struck, mitigated = self.flat.copy(), False
         own_struck = [own.copy() for own in self.own] if len(fault.own[0]) else self.own_saved
         try:
-            reported = self.guard.check().uncorrectable > 0
+            report = self.guard.check()
+            reported, mitigated = report.uncorrectable > 0, report.mitigated > 0 and len(fault.memory[0]) > 0
         except hp.protections.StaleGuardError:
             reported = True
         right = np.array_equal(self.flat, self.saved)
@@ -121,11 +126,15 @@ class Target:
         spoilt = not right and not np.all((self.flat == self.saved) | (self.flat == struck))
         for now, saved, hit in zip(self.own, self.own_saved, own_struck, strict=True):
             spoilt |= not np.array_equal(now, saved) and not np.all((now == saved) | (now == hit))
+        at = fault.memory[0]
+        left = not np.all((self.flat[at] == self.saved[at]) | (self.flat[at] == 0))
         if not right:
             self.flat[:] = self.saved
         if not own_right:
             for now, saved in zip(self.own, self.own_saved, strict=True):
                 now[:] = saved
+        if mitigated and not right and not reported:
+            return "missed" if left else "mitigated"
         if spoilt:
             return "mis-repaired"
         if right and own_right:
@@ -167,6 +176,38 @@ def burst(target: Target, rng: np.random.Generator) -> Fault:
     length = rng.integers(1, len(_block(target, rng)) + 1)
     first = rng.integers(len(target.places) - length + 1)
     return Fault((target.places[first : first + length], rng.integers(1, 256, length, dtype=np.uint8)))
+
+
+def word_bits(count: int) -> Draw:
+    """Bits of one aligned word of 32 bits."""
+
+    def draw(target: Target, rng: np.random.Generator) -> Fault:
+        first = target.places[rng.integers(len(target.places))] // 4 * 4
+        return Fault(_bits(first + np.arange(4), count, rng))
+
+    return draw
+
+
+def line(target: Target, rng: np.random.Generator) -> Fault:
+    """All bytes of an aligned line of 64, as far as they are protected, each changed."""
+    places = target.places[rng.integers(len(target.places))] // 64 * 64 + np.arange(64)
+    return _garbled(target, places[places < len(target.flat)], rng)
+
+
+def whole_filter(target: Target, rng: np.random.Generator) -> Fault:
+    """All bytes of the weights of one output channel or neuron, as far as they are protected, each changed."""
+    names = [name for name, tensor in target.tensors.items() if tensor.dim() > 1]
+    places = np.zeros(0, np.int64)
+    while not target.is_protected[places].any():
+        name = names[rng.integers(len(names))]
+        rows = np.arange(target.tensors[name].nbytes).reshape(len(target.tensors[name]), -1)
+        places = target.offsets[name] + rows[rng.integers(len(rows))]
+    return _garbled(target, places, rng)
+
+
+def _garbled(target: Target, places: Places, rng: np.random.Generator) -> Fault:
+    places = places[target.is_protected[places]]
+    return Fault((places, rng.integers(1, 256, len(places), dtype=np.uint8)))
 
 
 def two_in_block(target: Target, rng: np.random.Generator) -> Fault:
@@ -245,7 +286,12 @@ CLASSES: Mapping[str, tuple[int, Draw]] = {
     "2 bits of the guard": (10_000, own_bits(2)),
     "guard and memory": (10_000, own_and_memory),
     "same bit of a column": (10_000, same_column),
+    "2 bits of a word": (10_000, word_bits(2)),
+    "3 bits of a word": (10_000, word_bits(3)),
+    "line of 64 bytes": (10_000, line),
+    "whole filter": (10_000, whole_filter),
 }
+_OWN = ("1 bit of the guard", "2 bits of the guard", "guard and memory")
 
 
 def stated_miss(target: Target, name: str) -> float | None:
@@ -258,7 +304,9 @@ def stated_miss(target: Target, name: str) -> float | None:
     if name == "2 blocks of a group":
         columns = [group.matrix.columns for part in target.guard.parts for group in part.groups]
         return float(np.mean([cancels / (64 * count) for count in columns]))
-    return cancels if name == "same bit of a column" else None if name == "column of a weight" else 0.0
+    if name in ("column of a weight", "whole filter"):
+        return None
+    return cancels if name == "same bit of a column" else 0.0
 
 
 def attack(target: Target, name: str, count: int, *, seed: int) -> dict[str, Any]:
@@ -271,10 +319,11 @@ def attack(target: Target, name: str, count: int, *, seed: int) -> dict[str, Any
 
 
 def protections(memory: Mapping[str, Tensor]) -> dict[str, hp.protections.Protection]:
-    """Parity, element-wise TMR, and Aspis by magnitude: time and outcome do not depend on the score."""
+    """Parity, element-wise TMR, Aspis by magnitude (outcomes do not depend on the score), and the baselines."""
     weights = {name: tensor.detach().abs() for name, tensor in memory.items() if tensor.dim() > 1}
     scores = hp.Scores(weights)
-    chosen = [hp.Parity(), hp.TMR(), hp.Aspis(scores, 1.0), hp.Aspis(scores, 0.1)]
+    chosen: list[hp.protections.Protection] = [hp.Parity(), hp.TMR(), hp.Aspis(scores, 1.0), hp.Aspis(scores, 0.1)]
+    chosen += [hp.guards.StructuralCoding(), hp.guards.Radar(), hp.guards.SecDedMemory()]
     return {protection.label: protection for protection in chosen}
 
 
@@ -311,6 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows += [
             attack(target, name, max(1, round(CLASSES[name][0] * given.share)), seed=given.seed)
             for name in track(given.classes, label, console=Console(stderr=True))
+            if name not in _OWN or target.own_starts[-1]
         ]
     Console(width=140).print(table(rows))
     if given.json:

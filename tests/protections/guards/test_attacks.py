@@ -50,6 +50,27 @@ def test_no_fault_of_the_class_is_missed_or_mis_repaired(attacks: ModuleType, la
     assert target.guard.check().detected == 0  # everything was put back
 
 
+def test_structural_coding_repairs_whole_lines_and_filters_and_reports_what_it_cannot(attacks: ModuleType) -> None:
+    target = attacks.Target(memory(), hp.guards.StructuralCoding())
+    for name in attacks.CLASSES:
+        found = attacks.attack(target, name, 20, seed=1)
+        assert found["repaired"] + found["reported"] == 20, name
+        if name in ("1 random bit", "line of 64 bytes", "whole filter", "column of a weight", "1 bit of the guard"):
+            assert found["repaired"] == 20 if name != "column of a weight" else found["reported"] > 0, name
+
+
+def test_the_attack_tells_what_is_set_to_zero_from_what_is_left_and_what_is_spoilt(attacks: ModuleType) -> None:
+    target = attacks.Target(memory(), hp.guards.Radar())
+    found = {name: attacks.attack(target, name, 40, seed=1) for name in ("line of 64 bytes", "1 bit of the guard")}
+    line, own = found.values()
+    assert (line["repaired"], line["mis-repaired"]) == (0, 0)
+    assert line["mitigated"] > 0 < line["missed"]
+    assert own["mis-repaired"] > 0 < own["repaired"] + own["latent"] + own["missed"]
+    target = attacks.Target(memory(), hp.guards.SecDedMemory())
+    assert attacks.attack(target, "2 bits of a word", 20, seed=1)["reported"] == 20
+    assert attacks.attack(target, "3 bits of a word", 20, seed=1)["mis-repaired"] > 0
+
+
 def test_the_attack_tells_a_guard_that_misses_from_one_that_spoils(attacks: ModuleType) -> None:
     target = attacks.Target(memory(), hp.Parity())
     assert attacks.attack(target, "same bit of a column", 60, seed=0)["missed"] in range(5, 55)
@@ -69,5 +90,5 @@ def test_the_script_writes_every_case(attacks: ModuleType, tmp_path: Path, capsy
     attacks.main(["--model", "lenet-digits", "--guards", "parity", "--share", "0.001", "--json", str(path)])
     cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
     assert [case["faults"] for case in cases] == list(attacks.CLASSES)
-    assert [case["count"] for case in cases] == [100] * 3 + [10] * 10
+    assert [case["count"] for case in cases] == [100] * 3 + [10] * 14
     assert "burst up to a block" in capsys.readouterr().out
