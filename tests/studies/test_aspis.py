@@ -114,6 +114,8 @@ def test_the_users_own_model_runs_every_part_and_its_figures_can_be_derived_from
     assert 100 / 36 < held.here <= 100  # type: ignore[operator]
     (tmr,) = [row for row in rows if row.where == "Fig. 5" and row.arm == "tmr"]
     assert tmr.here == pytest.approx(2 * 4 * (8 * 3 * 9 + 8 * 8 * 9) / 1e6)
+    five = {row.arm: row.here for row in rows if row.where == "Table V" and row.what == overheads.OF_PROCESS}
+    assert five[overheads.CODING] > five["checksum"] > five["radar"] > 0  # type: ignore[operator]
     repairs = [row for row in rows if row.what.startswith(overheads.ONE_REPAIR)]
     shown = {row.arm for row in repairs if not row.detail}
     assert shown == {"tmr", "tmr-sparse", "published-10%", "published-1%"}

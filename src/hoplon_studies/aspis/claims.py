@@ -141,7 +141,8 @@ def _table_five(evidence: Evidence) -> Iterator[Claim]:
             "lower",
         ),
         coding,
-        because="Structural Coding, then Aspis-10 %",
-        lacks="Structural Coding is not implemented here",
+        because="Structural Coding, then Aspis-10 %, of one process; the paper's share of the former fits the weights, "
+        "those of Aspis the process",
+        lacks=f"Structural Coding is {evidence.lacking(where='Table V', arm=CODING) or 'not measured'}",
         shown=from_to,
     )

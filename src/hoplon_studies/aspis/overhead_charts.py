@@ -101,12 +101,13 @@ def _nanoseconds(checks: Mapping[str, float], published: Published) -> str:
 
 _ARMS = (
     "tmr: three copies of the convolution weights, a vote per tensor; tmr-sparse: the paper's Aspis-100 %; "
-    "published-x %: Aspis in sparse tensors, as published; aspis-x %: with a flat index; checksum (of the class of "
-    "RADAR, detection alone), known-bits and parity guard all memory. A check costs the same whatever the batch, a "
-    "forward pass of more images more: shares of one pass of a small batch are upper limits. What is *derived* "
-    "carries the measured times over to 50,000 images in batches of 256 (VGG19) and 512, initialisation included, as "
-    "if a pass took time in proportion to its images, and stands beside the paper's; the next part measures whole data "
-    "sets on networks with weights, and checks and passes at the paper's batch. A repair is of the tensor of median "
-    "size, what a check takes longer when it finds a fault, in the slowest of three cases: a copy is wrong, the main "
-    "tensor is, or both."
+    "published-x %: Aspis in sparse tensors, as published; aspis-x %: with a flat index; structural coding (in exact "
+    "arithmetic), radar (which loses weights where it repairs), checksum (of its class, detection alone), known-bits "
+    "and parity guard all memory. A check costs the same whatever the batch, a forward pass of more images more: "
+    "shares of one pass of a small batch are upper limits. What is *derived* carries the measured times over to "
+    "50,000 images in batches of 256 (VGG19) and 512, initialisation included, as if a pass took time in proportion to "
+    "its images, and stands beside the paper's; the next part measures whole data sets on networks with "
+    "weights, and checks and passes at the paper's batch. A repair is of the tensor of median size, what a "
+    "check takes longer when it finds a fault, in the slowest of three cases: a copy is wrong, the main tensor is, or "
+    "both."
 )

@@ -10,7 +10,7 @@ from hoplon.errors import no_match
 
 GUARDS = (
     *("tmr", "tmr-sparse", "published-10%", "published-1%", "aspis-100%", "aspis-10%", "aspis-1%"),
-    *("checksum", "known-bits", "parity", "ranger"),
+    *("structural coding", "radar", "checksum", "known-bits", "parity", "ranger"),
 )
 LARGE = ("vgg19", "resnet50", "inception_v3")
 STAND_INS = ("resnet20-cifar10", "resnet56-cifar10", "vgg11-cifar10")

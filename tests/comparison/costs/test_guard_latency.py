@@ -62,10 +62,13 @@ def test_a_repair_is_timed_where_the_guard_holds_words(memory: dict[str, Tensor]
     assert all(torch.equal(memory[name], value) for name, value in before.items())
 
 
-def test_a_guard_that_only_reports_has_no_time_of_repair(memory: dict[str, Tensor]) -> None:
+@pytest.mark.parametrize("protection", [hp.guards.Checksum(), hp.guards.Radar()], ids=lambda one: one.label)
+def test_a_guard_that_only_reports_or_loses_weights_has_no_time_of_repair(
+    memory: dict[str, Tensor], protection: hp.protections.Protection
+) -> None:
     before = {name: value.clone() for name, value in memory.items()}
-    one = armed(hp.guards.Checksum(), memory)
-    assert repair_ms(one, hp.guards.Checksum(), memory, list(memory)) is None
+    one = armed(protection, memory)
+    assert repair_ms(one, protection, memory, list(memory)) is None
     assert all(torch.equal(memory[name], value) for name, value in before.items())
     assert one.guard.check().detected == 0
 

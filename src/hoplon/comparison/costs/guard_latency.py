@@ -151,14 +151,13 @@ def repair_ms(one: Armed, protection: Protection, memory: Mapping[str, Tensor], 
     if not struck:
         raise HoplonError(f"expected words of {protection.label} in one of {', '.join(layers)}, got none")
     words, places = integer_view(memory[struck[-1]].data).view(-1), held[struck[-1]]
-    times = []
+    times, before = [], words.clone()
     for place in places[:_REPAIRS].tolist():
-        before = int(words[place])
         words[place] ^= 1 << 30
         reports: list[GuardReport] = []
         times.append(timed(lambda reports=reports: reports.append(one.guard.check()), words.device))  # type: ignore[misc]
-        restored = int(words[place]) == before
-        words[place] = before
+        restored = torch.equal(words, before)
+        words.copy_(before)  # a guard that sets groups to zero changes more than was struck
         if not reports[0].detected or not restored:
             one.guard.refresh()
             return None
