@@ -10,8 +10,12 @@ from PIL import Image
 
 from hoplon.errors import DataError
 from hoplon.zoo.datasets import _driving as driving_module
+from hoplon.zoo.datasets._cifar10 import all_training_images, cifar10, normalised
 from hoplon.zoo.datasets._driving import driving, frames, trivial_errors
+from hoplon.zoo.datasets._imagenet import imagenet_samples
 from hoplon.zoo.datasets._mnist import mnist
+from hoplon.zoo.datasets._pictures import pictures
+from hoplon.zoo.datasets._signs import signs, tracks
 from hoplon.zoo.datasets.torchvision import gtsrb, imagenet, original_cifar10, original_mnist
 
 
@@ -54,7 +58,9 @@ def test_driving_frames_are_split_by_time(folder: Path) -> None:
 
 def test_a_drive_whose_parts_do_not_fit_is_refused(folder: Path) -> None:
     np.savez(folder / "driving-udacity.npz", jpeg=np.zeros(3, np.uint8), offsets=[0, 3], steering_deg=[1.0, 2.0])
-    with pytest.raises(DataError, match="expected one offset more than angles in driving-udacity.npz, got 2 and 2"):
+    with pytest.raises(
+        DataError, match="expected one offset more than steering_deg in driving-udacity.npz, got 2 and 2"
+    ):
         frames()
 
 
@@ -86,6 +92,69 @@ def test_other_mnist_files_are_refused(folder: Path) -> None:
     np.savez(folder / "mnist-10k.npz", x=np.zeros((5, 28, 27), np.uint8), y=np.zeros(5, np.int64))
     with pytest.raises(DataError, match=r"expected torch.uint8 images of shape \(n, 28, 28\)"):
         mnist()
+
+
+def jpegs(shades: list[int], side: int = 32) -> dict[str, np.ndarray]:
+    """Grey pictures as files one after another."""
+    files = []
+    for shade in shades:
+        stream = io.BytesIO()
+        Image.new("RGB", (side, side), (shade, shade, shade)).save(stream, "JPEG", quality=95)
+        files.append(stream.getvalue())
+    return {
+        "jpeg": np.frombuffer(b"".join(files), np.uint8),
+        "offsets": np.cumsum([0, *map(len, files)]),
+        "y": np.arange(len(shades)) % 10,
+    }
+
+
+def test_traffic_signs_are_read_from_the_data_folder(folder: Path) -> None:
+    np.savez(folder / "gtsrb-train.npz", **jpegs([0, 255, 128]), track=np.array([0, 0, 1], np.int32))
+    np.savez(folder / "gtsrb-test.npz", **jpegs([255]))
+    data = signs()
+    assert (data.name, len(data.classes)) == ("gtsrb", 43)
+    assert data.calibration.x.shape == (3, 3, 32, 32)
+    assert data.held_out.x[0, :, 9, 9].tolist() == pytest.approx([0.515 / 0.229, 0.544 / 0.224, 0.594 / 0.225])
+    assert data.calibration.x[0, 0, 5, 5] < data.calibration.x[2, 0, 5, 5] < data.calibration.x[1, 0, 5, 5]
+    assert data.calibration.y.tolist() == [0, 1, 2]
+    assert tracks().tolist() == [0, 0, 1]
+
+
+def test_all_training_images_of_cifar10_are_those_of_the_fifth(folder: Path) -> None:
+    np.savez(folder / "cifar10-train.npz", **jpegs([0, 255]))
+    found = all_training_images(plain=True)
+    assert found.x[:, :, 7, 7].tolist() == [[0.0] * 3, [255.0] * 3]
+    assert found.y.tolist() == [0, 1]
+    assert torch.equal(all_training_images().x, normalised(found.x.to(torch.uint8)))
+    x = np.zeros((2, 32, 32, 3), np.uint8)
+    x[1] = 255
+    for file in ("cifar10-train20.npz", "cifar10-test.npz"):
+        np.savez(folder / file, x=x, y=np.arange(2), classes=np.array(["a", "b"]))
+    data = cifar10(plain=True, pixels=64)
+    assert data.name == "cifar10-plain-64"
+    assert torch.equal(data.held_out.x[1], torch.full((3, 64, 64), 255.0))
+    assert torch.equal(cifar10(plain=True).calibration.x, found.x)
+
+
+def test_images_of_imagenet_are_halved(folder: Path) -> None:
+    names = np.array([f"name {number}" for number in range(10)])
+    np.savez(folder / "imagenet-1k-samples.npz", **jpegs(list(range(0, 250, 25)), 224), name=names)
+    data = imagenet_samples()
+    assert data.calibration.x.shape == data.held_out.x.shape == (5, 3, 224, 224)
+    assert sorted([*data.calibration.y.tolist(), *data.held_out.y.tolist()]) == list(range(10))
+    x = torch.cat([data.calibration.x, data.held_out.x])[:, 0, 0, 0].sort().values
+    assert x.tolist() == pytest.approx([(shade - 127) / 128 for shade in range(0, 250, 25)])
+
+
+def test_pictures_that_are_none_or_of_several_sizes_are_refused(folder: Path) -> None:
+    arrays = jpegs([0, 9])
+    with pytest.raises(DataError, match="expected pictures of one size in x, got: cannot identify"):
+        pictures({**arrays, "jpeg": np.zeros(5000, np.uint8)}, file="x", labels="y")
+    small, other = jpegs([0], 8), jpegs([0], 9)
+    two = {"jpeg": np.concatenate([small["jpeg"], other["jpeg"]]), "y": np.zeros(2)}
+    two["offsets"] = np.array([0, len(small["jpeg"]), len(two["jpeg"])])
+    with pytest.raises(DataError, match="expected pictures of one size in x, got: all input arrays must have the same"):
+        pictures(two, file="x", labels="y")
 
 
 @pytest.mark.parametrize("load", [original_mnist, original_cifar10, gtsrb, imagenet])

@@ -9,7 +9,9 @@ from hoplon.errors import HoplonError, Seed, checked, no_match
 from hoplon.zoo.datasets._cifar10 import cifar10
 from hoplon.zoo.datasets._digits import digits
 from hoplon.zoo.datasets._driving import driving
+from hoplon.zoo.datasets._imagenet import imagenet_samples
 from hoplon.zoo.datasets._mnist import mnist
+from hoplon.zoo.datasets._signs import signs
 from hoplon.zoo.datasets.torchvision import gtsrb, imagenet, original_cifar10, original_mnist
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.pretrained import lenet_digits, resnet_cifar10
@@ -22,10 +24,15 @@ _DATA = {
     "mnist": mnist,
     "cifar10": cifar10,
     "cifar10-plain": lambda: cifar10(plain=True),
+    "cifar10-64": lambda: cifar10(pixels=64),
+    "cifar10-plain-64": lambda: cifar10(plain=True, pixels=64),
+    "cifar10-75": lambda: cifar10(pixels=75),
+    "gtsrb": signs,
+    "imagenet-samples": imagenet_samples,
     "driving": driving,
     "mnist-original": original_mnist,
     "cifar10-original": original_cifar10,
-    "gtsrb": gtsrb,
+    "gtsrb-original": gtsrb,
     "imagenet": imagenet,
 }
 
@@ -60,7 +67,7 @@ def data_names() -> tuple[str, ...]:
 
     Example:
         >>> data_names()[:5]
-        ('digits', 'mnist', 'cifar10', 'cifar10-plain', 'driving')
+        ('digits', 'mnist', 'cifar10', 'cifar10-plain', 'cifar10-64')
     """
     return tuple(_DATA)
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from hoplon.errors import DataError, HoplonError
 from hoplon.program.inputs import Inputs
+from hoplon.zoo.datasets._pictures import pictures
 from hoplon.zoo.entries import ZooData
 from hoplon.zoo.files import data_file, read_arrays
 
@@ -62,20 +59,10 @@ def frames() -> Frames:
     Raises:
         DataError: ``HOPLON_DATA`` or the file is missing or unreadable; HoplonError: Pillow is not installed.
     """
-    try:
-        from PIL import Image
-    except ImportError:
-        raise HoplonError("expected Pillow to decode driving frames, got none; pip install 'hoplon[vision]'") from None
     arrays = read_arrays(data_file(_FILE), ("jpeg", "offsets", "steering_deg"))
-    stream, offsets = arrays["jpeg"].tobytes(), arrays["offsets"].tolist()
     degrees = torch.from_numpy(arrays["steering_deg"]).float()
-    if len(offsets) != len(degrees) + 1 or len(degrees) < 2:
-        raise DataError(f"expected one offset more than angles in {_FILE}, got {len(offsets)} and {len(degrees)}")
-    images = np.empty((len(degrees), 3, 66, 200), np.uint8)
-    for number, (start, end) in enumerate(pairwise(offsets)):
-        with Image.open(io.BytesIO(stream[start:end])) as image:
-            images[number] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    return Frames(torch.from_numpy(images), degrees, int(len(degrees) * _TRAIN_SHARE))
+    pixels = pictures(arrays, file=_FILE, labels="steering_deg")
+    return Frames(pixels, degrees, int(len(degrees) * _TRAIN_SHARE))
 
 
 def driving() -> ZooData:

@@ -66,7 +66,7 @@ def gtsrb(folder: Path | None = None, *, download: bool = False, count: Count | 
     options = {"download": download, "transform": _preparation(32, 32)}
     parts = [_opened("GTSRB", folder, split=split, **options) for split in ("train", "test")]
     made = [_images(part, count=count, seed=seed, name="GTSRB") for part in parts]
-    return ZooData("gtsrb", made[0], made[1], tuple(f"{number:02d}" for number in range(43)))
+    return ZooData("gtsrb-original", made[0], made[1], tuple(f"{number:02d}" for number in range(43)))
 
 
 @checked
