@@ -5,6 +5,7 @@ from __future__ import annotations
 from hoplon.zoo.entries import ZooModel
 from hoplon.zoo.seeding import Progress
 from hoplon_studies.networks.architectures import ARCHITECTURES, untrained
+from hoplon_studies.networks.efficientnet import LITE0, lite0
 from hoplon_studies.training.classifier import train_lenet_digits
 from hoplon_studies.training.recipes import RECIPES
 from hoplon_studies.training.weights import trained
@@ -13,13 +14,13 @@ _PAPER = "paper:"
 
 
 def names() -> tuple[str, ...]:
-    """LeNet for the digits of any seed, trained by a recipe, and the papers' networks with random weights.
+    """LeNet of any seed, networks of recipes, EfficientNet-Lite0, and the papers' networks with random weights.
 
     Example:
         >>> [name for name in names() if "dave" in name]
         ['dave-degrees', 'dave-radians', 'dave-radians-tanh', 'paper:dave-radians', 'paper:dave-degrees']
     """
-    return ("lenet-digits", *RECIPES, *(f"{_PAPER}{name}" for name in ARCHITECTURES))
+    return ("lenet-digits", *RECIPES, LITE0, *(f"{_PAPER}{name}" for name in ARCHITECTURES))
 
 
 def model(name: str, *, seed: int = 0, progress: Progress | None = None) -> ZooModel:
@@ -28,4 +29,6 @@ def model(name: str, *, seed: int = 0, progress: Progress | None = None) -> ZooM
         return train_lenet_digits(seed=seed)
     if name in RECIPES:
         return trained(name, progress=progress)
+    if name == LITE0:
+        return lite0()
     return untrained(name.removeprefix(_PAPER), seed=seed)

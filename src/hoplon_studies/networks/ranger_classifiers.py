@@ -42,12 +42,12 @@ class MnistLeNet(nn.Module):
         return logits if self.softmax is None else self.softmax(logits)
 
 
-def _convolutions(blocks: Sequence[tuple[int, int]], activation: Activation) -> nn.Sequential:
+def _convolutions(blocks: Sequence[tuple[int, int]], activation: Activation, *, glorot: bool) -> nn.Sequential:
     """Convolutions of 3 x 3 in blocks of a width and a number, each block ending in a pooling of 2 x 2."""
     features, channels = nn.Sequential(), 3
     for width, count in blocks:
         for _ in range(count):
-            features.extend([Convolution(channels, width, 3, padding=1), activation_module(activation)])
+            features.extend([Convolution(channels, width, 3, padding=1, glorot=glorot), activation_module(activation)])
             channels = width
         features.append(nn.MaxPool2d(2))
     return features
@@ -58,18 +58,21 @@ class AlexNet(nn.Module):
 
     It begins with a reshape, since its graph takes images as rows of numbers; here the reshape keeps their shape.
 
+    Args:
+        activation: of all layers but the last.
+        glorot: draw the layers in front of it after Glorot, as a hyperbolic tangent needs it.
     Source:
         Ranger (see ``MnistLeNet``), Table I; layer sizes read off its published artifact. TensorFlow's "SAME" pooling
         of 3 x 3 pads on the right and at the bottom, which is ``ceil_mode`` here.
     """
 
-    def __init__(self, *, activation: Activation = "relu") -> None:
+    def __init__(self, *, activation: Activation = "relu", glorot: bool = False) -> None:
         super().__init__()
         self.images = Reshape(3, 32, 32)
-        self.features = _convolutions(((32, 1), (64, 1), (128, 3)), activation)  # (n, 128, 4, 4)
+        self.features = _convolutions(((32, 1), (64, 1), (128, 3)), activation, glorot=glorot)  # (n, 128, 4, 4)
         self.features[2] = nn.MaxPool2d(3, 2, ceil_mode=True)  # (n, 32, 16, 16)
         self.reshape = Reshape(128 * 4 * 4)
-        self.fc1, self.act = Product(128 * 4 * 4, 1500), activation_module(activation)
+        self.fc1, self.act = Product(128 * 4 * 4, 1500, glorot=glorot), activation_module(activation)
         self.dropout = nn.Dropout(0.5)
         self.fc2 = Product(1500, 10)
 
@@ -89,6 +92,7 @@ class Vgg(nn.Module):
         pixels: height and width of the RGB images.
         activation: of all layers but the last.
         dropout: after each fully connected layer but the last, in training.
+        glorot: as of :class:`AlexNet`.
     """
 
     def __init__(
@@ -99,14 +103,16 @@ class Vgg(nn.Module):
         pixels: int,
         activation: Activation = "relu",
         dropout: float = 0.5,
+        glorot: bool = False,
     ) -> None:
         super().__init__()
-        self.features = _convolutions(blocks, activation)
+        self.features = _convolutions(blocks, activation, glorot=glorot)
         width = blocks[-1][0] * (pixels >> len(blocks)) ** 2
         self.reshape = Reshape(width)
         self.head = nn.Sequential()
         for features, count in pairwise((width, *neurons[:-1])):
-            self.head.extend([Product(features, count), activation_module(activation), nn.Dropout(dropout)])
+            layer = Product(features, count, glorot=glorot)
+            self.head.extend([layer, activation_module(activation), nn.Dropout(dropout)])
         self.output = Product(neurons[-2], neurons[-1])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,9 +130,10 @@ class Vgg11(Vgg):
         Ranger (see ``MnistLeNet``), Table I; layer sizes read off its published artifact.
     """
 
-    def __init__(self, *, classes: int = 43, activation: Activation = "relu") -> None:
+    def __init__(self, *, classes: int = 43, activation: Activation = "relu", glorot: bool = False) -> None:
         blocks = ((32, 2), (64, 2), (128, 2), (128, 2))
-        super().__init__(blocks, (128, 128, classes), pixels=32, activation=activation, dropout=0.2)
+        neurons = (128, 128, classes)
+        super().__init__(blocks, neurons, pixels=32, activation=activation, dropout=0.2, glorot=glorot)
 
 
 class Vgg16(nn.Module):

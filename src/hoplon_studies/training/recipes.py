@@ -5,24 +5,38 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hoplon.campaign.executors import torch_threads
 from hoplon.errors import DataError
-from hoplon.zoo.datasets._cifar10 import cifar10
+from hoplon.program.inputs import Inputs
+from hoplon.zoo.datasets._cifar10 import all_training_images, cifar10, resized
 from hoplon.zoo.datasets._driving import frames
 from hoplon.zoo.datasets._mnist import mnist
-from hoplon.zoo.seeding import Progress, one_thread, seeded
+from hoplon.zoo.datasets._signs import signs, tracks
+from hoplon.zoo.seeding import Progress, seeded
+from hoplon_studies.networks.aspis_networks import inception_v3, resnet50, vgg19
 from hoplon_studies.networks.ranger_classifiers import AlexNet, MnistLeNet, Vgg11, Vgg16
 from hoplon_studies.networks.ranger_resnet import ResNet18, SqueezeNet
 from hoplon_studies.networks.steering import Comma, Dave
+from hoplon_studies.training.checkpoints import Diary, Run
+
+ALL = "cifar10-all"
+"""Name of the data of recipes that train on all 50,000 images of CIFAR-10 but those set aside."""
 
 _PROCEDURE = 1  # goes up when `train` changes what the same recipe gives
+
+
+def _later(default: Any) -> Any:
+    """A field that the first recipes had not: at its default it is left out of digests, which stay what they were."""
+    return field(default=default, metadata={"later": True})
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,13 @@ class Recipe:
         shift: move images by up to so many pixels along both axes.
         smoothing: of the labels.
         seed: of the weights, the order and the changes.
+        warp: turn images by up to so many degrees and scale them by up to as many hundredths.
+        light: change contrast and brightness by up to this.
+        pixels: height and width that images are brought to; 0: as they are.
+        aside: one in so many images, of traffic signs one in so many physical signs, is not trained on but shows
+            after each epoch how many the network gets right; 0: none.
+        threads: of torch; more than one add sums in another order, the same one each time.
+        channels_last: train in this order in memory, which is faster for some and adds sums in another order.
     """
 
     name: str
@@ -56,54 +77,94 @@ class Recipe:
     shift: int = 0
     smoothing: float = 0.0
     seed: int = 0
+    warp: float = _later(0.0)
+    light: float = _later(0.0)
+    pixels: int = _later(0)
+    aside: int = _later(0)
+    threads: int = _later(1)
+    channels_last: bool = _later(False)
 
     def digest(self) -> str:
         """Digest, 16 hexadecimal digits, of all that decides the weights but torch and the content of the data."""
         with torch.device("meta"):
             net = self.build()
         shapes = {name: list(value.shape) for name, value in net.state_dict().items()}
-        said = {part.name: getattr(self, part.name) for part in fields(self) if part.name != "build"}
-        text = json.dumps([_PROCEDURE, str(net), shapes, said], sort_keys=True)
+        text = json.dumps([_PROCEDURE, str(net), shapes, self.said()], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+        side = self.pixels or 32
+        return {"mnist": (1, 28, 28), "driving": (3, 66, 200)}.get(self.data, (3, side, side))
 
-def train(recipe: Recipe, x: Tensor, targets: Tensor, *, progress: Progress | None = None) -> nn.Module:
-    """A network trained from scratch, in eval mode.
+    def said(self) -> dict[str, Any]:
+        """Its settings by name, without the network and without later settings that it does not use."""
+        values = {part: getattr(self, part.name) for part in fields(self) if part.name != "build"}
+        return {
+            part.name: value
+            for part, value in values.items()
+            if not ("later" in part.metadata and value == part.default)
+        }
 
-    Training runs on one thread, so that the number of cores changes no weight.
+
+def train(
+    recipe: Recipe, x: Tensor, targets: Tensor, *, progress: Progress | None = None, diary: Diary | None = None
+) -> nn.Module:
+    """A network trained from scratch, or from where its diary left it, in eval mode.
+
+    Training runs on as many threads as the recipe says, so that the number of cores changes no weight.
 
     Args:
         x: images, uint8 (they are divided by 255, a batch at a time) or float32, shape ``(n, channels, h, w)``.
         targets: int64 labels or float32 angles in degrees, shape ``(n,)``.
         progress: told after every epoch: epochs done, all epochs, mean loss.
+        diary: keeps every epoch, so that a training that is stopped loses no more than one.
     Raises:
-        DataError: the loss is no longer finite.
+        DataError: the loss is no longer finite; or what the diary raises.
     Source:
         I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
     """
-    generator = torch.Generator().manual_seed(recipe.seed)
-    with seeded(recipe.seed), one_thread(), torch.enable_grad():
-        net = recipe.build().train()
-        optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        steps = recipe.epochs * math.ceil(len(x) / recipe.batch_size)
-        plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps, pct_start=0.1)
-        for epoch in range(recipe.epochs):
+    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    with seeded(recipe.seed), torch_threads(recipe.threads), torch.enable_grad():
+        run = _begun(recipe, len(x), layout)
+        for epoch in range(0 if diary is None else diary.resume(run), recipe.epochs):
             total = 0.0
-            for rows in torch.randperm(len(x), generator=generator).split(recipe.batch_size):
-                images, wanted = _changed(recipe, x[rows], targets[rows], generator)
-                loss = _loss(recipe, net(images), wanted)
-                optimiser.zero_grad()
+            for rows in torch.randperm(len(x), generator=run.generator).split(recipe.batch_size):
+                images, wanted = _changed(recipe, x[rows], targets[rows], run.generator)
+                loss = _loss(recipe, run.net(images.to(memory_format=layout)), wanted)
+                run.optimiser.zero_grad()
                 loss.backward()
-                nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-                optimiser.step()
-                plan.step()
+                nn.utils.clip_grad_norm_(run.net.parameters(), 5.0)
+                run.optimiser.step()
+                run.plan.step()
                 total += loss.item() * len(rows)
             if not math.isfinite(total):
                 raise DataError(f"expected a finite loss in epoch {epoch + 1} of {recipe.name}, got {total}")
+            if diary is not None:
+                diary.keep(run, total / len(x))
             if progress is not None:
                 progress(epoch + 1, recipe.epochs, total / len(x))
-        optimiser.zero_grad()
-    return net.eval()
+        run.optimiser.zero_grad()
+    # as weights that come from a file lie in memory, so that kernels are the same
+    run.net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return run.net.eval()
+
+
+def _begun(recipe: Recipe, count: int, layout: torch.memory_format) -> Run:
+    """A training of so many samples before its first step."""
+    net = recipe.build().train()
+    net.to(memory_format=layout)  # type: ignore[call-overload]
+    optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    steps = recipe.epochs * math.ceil(count / recipe.batch_size)
+    plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=steps, pct_start=0.1)
+    return Run(net, optimiser, plan, torch.Generator().manual_seed(recipe.seed))
+
+
+def as_taken(recipe: Recipe, x: Tensor) -> Tensor:
+    """Images as the network takes them, unchanged."""
+    x = x.float().div_(255) if x.dtype == torch.uint8 else x
+    return resized(x, recipe.pixels) if recipe.pixels else x
 
 
 def _changed(recipe: Recipe, x: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -120,7 +181,22 @@ def _changed(recipe: Recipe, x: Tensor, targets: Tensor, generator: torch.Genera
         x = torch.stack(
             [image[:, i : i + height, j : j + width] for image, (i, j) in zip(padded, corners, strict=True)]
         )
-    return x, targets
+    if recipe.warp:
+        x = _warped(x, recipe.warp, generator)
+    if recipe.light:
+        contrast, brightness = recipe.light * (2 * torch.rand(2, len(x), 1, 1, 1, generator=generator) - 1)
+        x = x * (1 + contrast) + brightness
+    return as_taken(recipe, x), targets
+
+
+def _warped(x: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """Images turned about their middles by up to ``most`` degrees and scaled by up to ``most`` hundredths."""
+    angle, scale = most * (2 * torch.rand(2, len(x), generator=generator) - 1)
+    angle, scale = torch.deg2rad(angle), 1 + scale / 100
+    rows = torch.stack([angle.cos() * scale, -angle.sin() * scale, angle.sin() * scale, angle.cos() * scale], 1)
+    moves = F.pad(rows.view(-1, 2, 2), [0, 1])  # (n, 2, 3): no shift
+    grid = F.affine_grid(moves, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
 def _loss(recipe: Recipe, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -139,12 +215,40 @@ def training_set(data: str) -> tuple[Tensor, Tensor]:
     if data == "driving":
         drive = frames()
         return drive.pixels[: drive.border], drive.degrees[: drive.border]
-    made = mnist() if data == "mnist" else cifar10(plain=data == "cifar10-plain")
-    assert made.calibration.y is not None, data
-    return made.calibration.tensors[0], made.calibration.y
+    made = _CALIBRATIONS[data]()
+    assert made.y is not None, data
+    return made.tensors[0], made.y
 
 
+_CALIBRATIONS: dict[str, Callable[[], Inputs]] = {
+    "mnist": lambda: mnist().calibration,
+    "cifar10": lambda: cifar10().calibration,
+    "cifar10-plain": lambda: cifar10(plain=True).calibration,
+    ALL: all_training_images,
+    f"{ALL}-plain": lambda: all_training_images(plain=True),
+    "gtsrb": lambda: signs().calibration,
+}
+
+
+def set_aside(recipe: Recipe, count: int) -> Tensor:
+    """Which of the training samples are not trained on, bool of shape ``(count,)``: whole physical signs, or images.
+
+    Raises:
+        DataError: the files are not in ``HOPLON_DATA``.
+    """
+    if not recipe.aside:
+        return torch.zeros(count, dtype=torch.bool)
+    names, group = (tracks() if recipe.data == "gtsrb" else torch.arange(count)).unique(return_inverse=True)
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0))
+    return order[group] < len(names) // recipe.aside
+
+
+_SIGNS = partial(
+    Recipe, data="gtsrb", warp=10, shift=2, light=0.3, aside=10, epochs=16, learning_rate=1e-3, channels_last=True
+)
 _CIFAR = partial(Recipe, data="cifar10", mirror=True, shift=3, epochs=20, learning_rate=1e-3)
+_ALL = partial(_CIFAR, data=ALL, aside=25, threads=2, channels_last=True)
+_TANH: Mapping[str, Any] = {"activation": "tanh", "glorot": True}
 _ANGLE = partial(Recipe, data="driving", task="degrees", mirror=True, epochs=16, learning_rate=5e-4)
 
 RECIPES: dict[str, Recipe] = {
@@ -166,6 +270,23 @@ RECIPES: dict[str, Recipe] = {
         ),
         _CIFAR("resnet18-cifar10", partial(ResNet18, classes=10), epochs=8),
         _CIFAR("squeezenet-cifar10", partial(SqueezeNet, classes=10)),
+        _SIGNS("vgg11-gtsrb", Vgg11, smoothing=0.05),
+        _SIGNS("vgg11-gtsrb-tanh", partial(Vgg11, **_TANH), smoothing=0.05),
+        _ALL("alexnet-cifar10-all", AlexNet),
+        _ALL("alexnet-cifar10-all-tanh", partial(AlexNet, **_TANH)),
+        _ALL(
+            "vgg16-half-cifar10-all",
+            partial(Vgg16, classes=10, pixels=64, width=0.5),
+            data=f"{ALL}-plain",
+            pixels=64,
+            epochs=10,
+            learning_rate=2e-4,
+        ),
+        _ALL("resnet18-cifar10-all", partial(ResNet18, classes=10), pixels=64, epochs=16),
+        _ALL("squeezenet-cifar10-all", partial(SqueezeNet, classes=10), pixels=64),
+        _ALL("vgg19-cifar10", vgg19, epochs=7),
+        _ALL("resnet50-cifar10", resnet50, epochs=8),
+        _ALL("inception-v3-cifar10", inception_v3, epochs=10, pixels=75),
         _ANGLE("dave-degrees", Dave),
         _ANGLE("dave-radians", partial(Dave, unit="radians"), task="radians", learning_rate=1e-4),
         _ANGLE(

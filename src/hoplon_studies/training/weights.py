@@ -6,17 +6,20 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hoplon.errors import DataError, HoplonWarning, no_match
+from hoplon.files import write_json
 from hoplon.formats.digest import content_digest
 from hoplon.zoo.cache import cache_folder, load_tensors, save_tensors
 from hoplon.zoo.entries import ZooModel
 from hoplon.zoo.seeding import Progress, seeded
-from hoplon_studies.training.recipes import RECIPES, Recipe, train, training_set
+from hoplon_studies.training.checkpoints import Diary
+from hoplon_studies.training.recipes import RECIPES, Recipe, as_taken, set_aside, train, training_set
 
 _DATA = "data"  # the note of a file that holds the digest of what it was trained on
 _Made = Callable[[str], tuple[Tensor, Tensor]]
@@ -62,14 +65,33 @@ def trained(name: str, *, folder: Path | None = None, make: bool = True, progres
     elif not make:
         raise DataError(f"expected the trained weights {path}, which does not exist; train them with make=True")
     else:
-        x, targets = training_set(recipe.data)
-        net = train(recipe, x, targets, progress=progress)
-        trained_on = _DIGESTS[_place(recipe.data)] = content_digest([x, targets])
-        notes = {"recipe": json.dumps(repr(recipe)), "torch": torch.__version__, _DATA: trained_on}
-        save_tensors(path, net.state_dict(), notes)
-    shape = {"mnist": (1, 28, 28), "driving": (3, 66, 200)}.get(recipe.data, (3, 32, 32))
-    example = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
+        net = _train_now(recipe, path, progress)
+    example = torch.rand(4, *recipe.shape, generator=torch.Generator().manual_seed(0))
     return ZooModel(name=name, module=net.eval(), example=example, task=recipe.task)
+
+
+def _train_now(recipe: Recipe, path: Path, progress: Progress | None) -> nn.Module:
+    """A network trained now, or on from where an earlier training was stopped; its weights and manifest are kept."""
+    x, targets = training_set(recipe.data)
+    trained_on = _DIGESTS[_place(recipe.data)] = content_digest([x, targets])
+    aside = set_aside(recipe, len(x))
+    shown = (as_taken(recipe, x[aside]), targets[aside]) if recipe.aside else None
+    diary = Diary(path.with_suffix(".training.safetensors"), trained_on, shown)
+    net = train(recipe, x[~aside], targets[~aside], progress=progress, diary=diary)
+    manifest = {
+        "recipe": recipe.said(),
+        "digest": recipe.digest(),
+        _DATA: trained_on,
+        "weights": content_digest(dict(net.state_dict())),
+        "torch": torch.__version__,
+        "samples": {"trained on": int((~aside).sum()), "set aside": int(aside.sum())},
+        "curve": [asdict(epoch) for epoch in diary.curve],
+    }
+    write_json(path.with_suffix(".json"), manifest)  # first, so that no weights are without
+    notes = {"recipe": json.dumps(repr(recipe)), "torch": torch.__version__, _DATA: trained_on}
+    save_tensors(path, net.state_dict(), notes)
+    diary.end()
+    return net
 
 
 def _check_data(recipe: Recipe, path: Path, notes: Mapping[str, str]) -> None:

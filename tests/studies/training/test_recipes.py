@@ -3,12 +3,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from hoplon.errors import DataError, HoplonError, HoplonWarning
+from hoplon.files import read_json
 from hoplon.formats.digest import content_digest
 from hoplon.zoo.cache import cache_folder, load_tensors, save_tensors
 from hoplon.zoo.seeding import seeded
@@ -29,6 +31,13 @@ class Mean(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.linear(x.mean((1, 2)))
         return out
+
+
+class Flat(nn.Module):
+    """One number from maps: their mean."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((1, 2, 3)).unsqueeze(1)
 
 
 def images(count: int = 64) -> Tensor:
@@ -82,6 +91,56 @@ def test_images_move_by_no_more_than_the_shift() -> None:
     assert all(2 <= place // 9 <= 6 and 2 <= place % 9 <= 6 for place in places.tolist())
 
 
+def test_images_turn_and_scale_about_their_middle_by_no_more_than_the_warp() -> None:
+    x = torch.zeros(200, 1, 33, 33)
+    x[:, 0, 16, 16] = x[:, 0, 16, 28] = 1  # the middle, and 12 to the right of it
+    warped = dataclasses.replace(ANGLE, warp=10.0)
+    moved, _ = recipes._changed(warped, x, torch.ones(200), torch.Generator().manual_seed(0))
+    right = moved.clone()
+    right[:, :, :, :22] = 0
+    places = right.flatten(1).argmax(1)
+    rows, columns = places // 33 - 16, places % 33 - 16
+    lengths = rows.double().square().add(columns.square()).sqrt()
+    assert moved[:, 0, 16, 16].min() > 0.5
+    assert 3 >= rows.max() >= 1 >= -1 >= rows.min() >= -3  # 12 sin 10 degrees = 2.1
+    assert 12 / 1.1 - 1 < lengths.min() < 11.9 < 12.1 < lengths.max() < 12 / 0.9 + 1
+
+
+def test_light_changes_contrast_and_brightness_of_each_image() -> None:
+    x = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)], 0).repeat(100, 1, 1, 1)
+    lit = dataclasses.replace(ANGLE, light=0.2)
+    found, _ = recipes._changed(lit, x, torch.ones(200), torch.Generator().manual_seed(0))
+    assert torch.equal(found[:, :1, :1, :1].expand_as(found), found)
+    dark, bright = found[::2, 0, 0, 0], found[1::2, 0, 0, 0]
+    assert 0.15 < dark.abs().max() <= 0.2
+    assert 1.2 < bright.max() <= 1.4
+    assert len(dark.unique()) == 100
+
+
+def test_images_are_brought_to_the_pixels_of_the_recipe() -> None:
+    large = dataclasses.replace(ANGLE, pixels=8)
+    found, _ = recipes._changed(large, images(), torch.ones(64), torch.Generator())
+    assert found.shape == (64, 3, 8, 8)
+    assert torch.equal(found, recipes.as_taken(large, images()))
+    assert dataclasses.replace(ANGLE, data="gtsrb", pixels=75).shape == (3, 75, 75)
+
+
+def test_a_training_in_another_order_of_memory_gives_a_network_in_the_usual_one() -> None:
+    recipe = dataclasses.replace(ANGLE, build=lambda: nn.Sequential(nn.Conv2d(3, 4, 3), Flat()), channels_last=True)
+    net = train(dataclasses.replace(recipe, epochs=1), images(), torch.zeros(64))
+    assert net[0].weight.is_contiguous()
+
+
+def test_images_set_aside_are_whole_signs_or_one_in_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes, "tracks", lambda: torch.arange(40).div(4, rounding_mode="floor"))
+    signs = dataclasses.replace(ANGLE, data="gtsrb", aside=5)
+    found = recipes.set_aside(signs, 40)
+    assert found.sum() == 8
+    assert found.view(10, 4).any(1).sum() == 2
+    assert recipes.set_aside(dataclasses.replace(signs, data="mnist"), 40).sum() == 8
+    assert recipes.set_aside(ANGLE, 40).sum() == 0
+
+
 def test_same_recipe_same_weights_and_nothing_global_changes() -> None:
     x, degrees = images(), torch.zeros(64)
     short = dataclasses.replace(ANGLE, epochs=1)
@@ -105,14 +164,20 @@ def test_the_digest_follows_what_decides_the_weights() -> None:
     assert base.digest() == digests[0]
 
 
+def test_settings_that_came_later_leave_the_digests_of_earlier_recipes() -> None:
+    assert RECIPES["lenet-mnist"].digest() == "3e47a3f024845484"  # names weights in users' folders
+    later = {"warp": 1.0, "light": 0.1, "pixels": 64, "aside": 5, "threads": 2, "channels_last": True}
+    digests = {dataclasses.replace(ANGLE, **{name: value}).digest() for name, value in later.items()}
+    assert len(digests | {ANGLE.digest()}) == 7
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_builds_a_network_that_takes_its_images(name: str) -> None:
     recipe = RECIPES[name]
     with seeded(0):
         net = recipe.build().eval()
-    shape = {"mnist": (1, 28, 28), "driving": (3, 66, 200)}.get(recipe.data, (3, 32, 32))
-    outputs = 10 if recipe.task == "classification" else 1
-    assert net(torch.rand(2, *shape)).shape == (2, outputs)
+    outputs = 1 if recipe.task != "classification" else 43 if recipe.data == "gtsrb" else 10
+    assert net(torch.rand(2, *recipe.shape)).shape == (2, outputs)
 
 
 @pytest.fixture
@@ -138,7 +203,28 @@ def test_weights_are_kept_and_not_trained_again(tiny: list[int], tmp_path: Path)
     assert again.task == "degrees"
     path = weights_path(RECIPES["tiny"], folder=tmp_path)
     assert path.name == f"tiny-{RECIPES['tiny'].digest()}.safetensors"
-    assert [found.name for found in path.parent.iterdir()] == [path.name]
+    manifest = path.with_suffix(".json")
+    assert {found.name for found in path.parent.iterdir()} == {path.name, manifest.name}
+    told = read_json(manifest, dict[str, Any])
+    assert (told["digest"], told["recipe"]["epochs"]) == (RECIPES["tiny"].digest(), 1)
+    assert told["data"] == content_digest([images(), torch.ones(64)])
+    assert told["weights"] == content_digest(dict(first.module.state_dict()))
+    assert [line["right"] for line in told["curve"]] == [None]
+    assert told["samples"] == {"trained on": 64, "set aside": 0}
+
+
+def test_a_training_that_was_stopped_before_its_weights_were_kept_is_not_done_again(
+    tiny: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "save_tensors", stop)
+        with pytest.raises(KeyboardInterrupt):
+            trained("tiny", folder=tmp_path)
+    found = trained("tiny", folder=tmp_path, progress=stop)
+    assert torch.equal(found.module.linear.weight, train(RECIPES["tiny"], images(), torch.ones(64)).linear.weight)
 
 
 def test_weights_of_other_data_are_refused(tiny: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
