@@ -4,13 +4,14 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from hoplon.errors import HoplonError
+from hoplon.errors import DataError, HoplonError
 from hoplon.program.capturing import capture
 from hoplon.program.program import Program
 from hoplon.stats.intervals import wilson
@@ -168,6 +169,32 @@ def test_what_has_no_weights_here_says_so(tmp_path: Path) -> None:
     assert {row.where for row in rows} >= {"Table IV", "Fig. 13", "Fig. 12", "Fig. 15", "Fig. 16", "Fig. 17"}
     assert all((row.here, row.why) == (None, "no weights here") for row in rows)
     assert all(row.why for row in rows_of(result) if row.here is None)
+
+
+def test_networks_of_another_profile_wait_for_it(tmp_path: Path) -> None:
+    waiting = profile_named("standard").aspis.waiting
+    result = run_study(STUDY, out=tmp_path, profile=profile(waiting=waiting, architectures=()))
+    told = "waits for hoplon study aspis --profile networks"
+    rows = [row for row in rows_of(result) if row.why == told]
+    assert {row.model for row in rows} == {"VGG19", "ResNet50", "Inception v3", "EfficientNet-Lite0"}
+    assert {row.where for row in rows} >= {"Table IV", "Fig. 13", "Fig. 8", "Fig. 10", "Fig. 12", "Fig. 15", "Fig. 17"}
+    assert all(row.here is None for row in rows)
+
+
+def test_a_profile_that_trains_asks_for_a_training_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def trained(name: str, *, make: bool, progress: Any) -> ZooModel:
+        asked.append((name, make))
+        raise DataError("no data")
+
+    monkeypatch.setattr(subjects, "trained", trained)
+    for name in ("standard", "networks"):
+        context = SimpleNamespace(profile=profile_named(name), own=None, training=lambda name: None)
+        assert all(isinstance(found, subjects.Absent) for found in subjects.each_subject(context))
+    assert ("vgg11-cifar10", False) in asked
+    assert {name for name, make in asked if make} >= {"vgg19-cifar10", "resnet50-cifar10", "inception-v3-cifar10"}
+    assert not {name for name, make in asked if not make} & set(profile_named("standard").aspis.waiting)
 
 
 @pytest.mark.filterwarnings("ignore::hoplon.errors.HoplonWarning")

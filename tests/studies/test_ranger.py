@@ -214,6 +214,41 @@ def test_without_weights_the_rows_say_so(tmp_path: Path, monkeypatch: pytest.Mon
     assert rows(result, "script")[0].here is None
 
 
+def test_networks_that_train_at_length_wait_for_their_profile_and_are_struck_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOPLON_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("HOPLON_DATA", raising=False)
+    models = ("alexnet", "vgg11", "resnet20")
+    found = rows(run(tmp_path / "standard", "networks", models=models, train=True), "networks", where="Table I")
+    waiting = {(row.model, row.data, row.stands_for) for row in found if row.why == networks.WAITS}
+    assert waiting == {
+        ("AlexNet", "CIFAR-10", ""),
+        ("VGG11", "GTSRB", ""),
+        ("EfficientNet-Lite0", "ImageNet", ""),
+    }
+    assert {(row.model, row.data) for row in found if row.why != networks.WAITS} >= {("VGG11", "CIFAR-10")}
+    options = {"models": (*models, "lite0"), "train": True, "at_length": True}
+    found = rows(run(tmp_path / "networks", "networks", "tanh", **options), "networks", where="Table I")
+    assert {(row.model, row.data) for row in found if row.what == "accuracy"} == {
+        *(("AlexNet", "CIFAR-10"), ("VGG11", "GTSRB"), ("ResNet-20", "CIFAR-10"), ("EfficientNet-Lite0", "ImageNet"))
+    }
+    assert networks.WAITS not in {row.why for row in found}
+
+
+def test_networks_at_length_are_recipes_on_the_images_that_they_meet() -> None:
+    for listing in networks.AT_LENGTH.values():
+        if listing.key != "lite0":
+            recipe = RECIPES[listing.weights]
+            assert recipe.aside
+            assert str(recipe.pixels or "") in listing.data
+            assert ("plain" in recipe.data, "gtsrb" in recipe.data) == (
+                "plain" in listing.data,
+                "gtsrb" in listing.data,
+            )
+    assert {listing.key for listing in networks.AT_LENGTH.values() if listing.tanh} == {"alexnet", "vgg11"}
+
+
 def test_table_ii_has_the_best_five_classes_where_the_paper_has_them(
     tmp_path: Path, little: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:

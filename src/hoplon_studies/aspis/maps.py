@@ -15,8 +15,8 @@ from hoplon.importance._taylor import taylor
 from hoplon.importance.analysis import by_layer, overlap
 from hoplon.importance.scores import Scores
 from hoplon.program.inputs import Inputs
-from hoplon.zoo.datasets._cifar10 import normalised
-from hoplon_studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Subject, of_each
+from hoplon.zoo.datasets._cifar10 import normalised, resized
+from hoplon_studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, of_each
 from hoplon_studies.framework.figures import MANY_LABELS, Figure, Series, bars, heatmap
 from hoplon_studies.framework.findings import Finding, Table
 from hoplon_studies.framework.rows import Row
@@ -26,6 +26,8 @@ _FRACTION = 0.01
 _CELLS = 48
 _MAPS = {"vgg19": ("Fig. 7", "Fig. 8"), "inception_v3": ("Fig. 9", "Fig. 10"), "resnet50": ("Fig. 11", "Fig. 12")}
 
+_OTHERS = {"mnist": "MNIST's digits", "gtsrb": "traffic signs"}
+_PREPARED = ((3, 32, 32), (3, 75, 75))  # shapes of networks that take images normalised as CIFAR-10's
 
 FIRST = "weights of the first convolution that are among the top 1 % (Taylor)"
 EARLY = "weights of the top 1 % that lie in the first third of the convolutions"
@@ -37,17 +39,23 @@ HELD = "sum of all scores that the top 1 % of the weights hold"
 def important_weights(context: Context) -> Iterator[Finding]:
     """The share of important weights by layer, as rows, tables, bars and heat maps."""
     yield from _of_the_paper(context)
-    yield from of_each(context, _of, lambda subject: [subject.row(_MAPS[subject.stands_for][1], FIRST)])
+    yield from of_each(context, _of, lambda subject: [subject.row(_maps(subject)[1], FIRST)])
     yield (
-        "The other data set: MNIST's digits as pictures of 32 x 32, whose labels are the network's own predictions; "
-        "the paper compares ImageNet with CIFAR-10. Shares have no limits: they are of all weights, for these images."
+        f"The other data set: {_OTHERS[context.profile.aspis.other_data]} as pictures of 32 x 32, whose labels are the "
+        "network's own predictions; the paper compares ImageNet with CIFAR-10. Shares have no limits: they are of all "
+        "weights, for these images."
     )
+
+
+def _maps(subject: Subject | Absent) -> tuple[str, str]:
+    """The figures of the paper beside which a network stands."""
+    return _MAPS.get(subject.stands_for, _MAPS["vgg19"])
 
 
 def _of(subject: Subject, context: Context) -> Iterator[Finding]:
     scores = subject.scores()
     layers = by_layer(scores, _FRACTION)
-    map_, where = _MAPS.get(subject.stands_for, ("Fig. 7", "Fig. 8"))
+    map_, where = _maps(subject)
     paper = context.published.get(f"fig8/{subject.stands_for}/cifar10/first-layer")
     yield subject.row(where, FIRST, paper=paper, here=100 * layers["top_of_layer"][0])
     early = 100 * float(layers["top_share"][: -(-layers.height // 3)].sum())
@@ -82,22 +90,25 @@ def _agreement(subject: Subject) -> Row:
 
 
 def _elsewhere(subject: Subject, scores: Scores, context: Context) -> Row:
-    """Row about the agreement of the top 1 % with that from digits, which the network was not trained on."""
-    row = subject.row("section IV-A", ELSEWHERE)
+    """Row about the agreement of the top 1 % with that from images which the network was not trained on."""
+    name = context.profile.aspis.other_data
+    row = subject.row("section IV-A", ELSEWHERE, setting="" if name == "mnist" else _OTHERS[name])
     try:
-        digits = context.data("mnist").calibration.sample(len(subject.known), seed=context.seed)
+        others = context.data(name).calibration.sample(len(subject.known), seed=context.seed)
     except DataError:
-        return row.missing("no MNIST here")
-    known, drawn = subject.known.x, digits.x
-    if not (isinstance(known, Tensor) and isinstance(drawn, Tensor) and known.shape[1:] == (3, 32, 32)):
-        return row.missing("digits are prepared for pictures of 3 x 32 x 32 alone")
-    pixels = F.pad(drawn, (2, 2, 2, 2)).mul(255).round().to(torch.uint8)  # 28 to 32 pixels
-    x = normalised(pixels.expand(-1, 3, -1, -1))
+        return row.missing(f"no {_OTHERS[name]} here")
+    known, drawn = subject.known.x, others.x
+    if not (isinstance(known, Tensor) and isinstance(drawn, Tensor) and known.shape[1:] in _PREPARED):
+        return row.missing(f"{_OTHERS[name]} are prepared for networks of CIFAR-10 alone")
+    if name == "mnist":
+        pixels = F.pad(drawn, (2, 2, 2, 2)).mul(255).round().to(torch.uint8)  # 28 to 32 pixels
+        drawn = normalised(pixels.expand(-1, 3, -1, -1))
+    x = resized(drawn, known.shape[-1])
     with torch.no_grad():
         predicted = torch.cat([subject.module(part).argmax(1) for part in x.split(64)])
     other = taylor(subject.program, Inputs(x, predicted), loss=F.cross_entropy, sites=CONVOLUTIONS)
-    share = float(overlap({"own": scores, "digits": other}, _FRACTION)["share"][0])
-    return replace(row, here=100 * share, n=len(digits))
+    share = float(overlap({"own": scores, "others": other}, _FRACTION)["share"][0])
+    return replace(row, here=100 * share, n=len(others))
 
 
 def _table(subject: Subject, layers: pl.DataFrame) -> Table:

@@ -29,12 +29,18 @@ from hoplon_studies.training.weights import trained
 CONVOLUTIONS = Memory("*.weight", kind="conv")
 NO_WEIGHTS = "no weights here"
 NO_DATA = "no data here"
+WAITS = "waits for hoplon study aspis --profile networks"
 LABELS = {"vgg19": "VGG19", "inception_v3": "Inception v3", "resnet50": "ResNet50"}
-_STAND_INS = {
-    "resnet20-cifar10": ("ResNet-20", "resnet50"),
-    "resnet56-cifar10": ("ResNet-56", "resnet50"),
-    "vgg11-cifar10": ("VGG11", "vgg19"),
+_LISTED = {
+    "resnet20-cifar10": ("ResNet-20", "resnet50", "cifar10"),
+    "resnet56-cifar10": ("ResNet-56", "resnet50", "cifar10"),
+    "vgg11-cifar10": ("VGG11", "vgg19", "cifar10"),
+    "vgg19-cifar10": ("VGG19", "vgg19", "cifar10"),
+    "resnet50-cifar10": ("ResNet50", "resnet50", "cifar10"),
+    "inception-v3-cifar10": ("Inception v3", "inception_v3", "cifar10-75"),
+    "efficientnet-lite0": ("EfficientNet-Lite0", "", "imagenet-samples"),
 }
+_DATA_LABELS = {"imagenet-samples": "ImageNet"}
 
 
 @final
@@ -101,14 +107,19 @@ class Absent:
 
 def each_subject(context: Context) -> Iterator[Subject | Absent]:
     """The networks of the profile, then the user's own, loaded one after the other."""
-    for name in context.profile.aspis.models:
-        label, stands_for = _STAND_INS[name]
-        try:
-            model, data = _loaded(name), context.data("cifar10")
-        except DataError:
-            yield Absent(label, "CIFAR-10", stands_for, NO_WEIGHTS)
+    counts = context.profile.aspis
+    for name in (*counts.models, *counts.waiting):
+        label, stands_for, data_name = _LISTED[name]
+        names = (label, _DATA_LABELS.get(data_name, "CIFAR-10"), stands_for)
+        if name in counts.waiting:
+            yield Absent(*names, WAITS)
             continue
-        yield _subject(context, model, data, (name, label, "CIFAR-10", stands_for))
+        try:
+            model, data = _loaded(name, context), context.data(data_name)
+        except DataError:
+            yield Absent(*names, NO_WEIGHTS)
+            continue
+        yield _subject(context, model, data, (name, *names))
     if context.own is not None:
         model, data = context.own
         yield _subject(context, model, data, ("own", model.name, data.name, ""))
@@ -124,9 +135,11 @@ def of_each(
         yield from absent(subject) if isinstance(subject, Absent) else present(subject, context)
 
 
-def _loaded(name: str) -> ZooModel:
-    """A network with weights that are here already: none is trained in a study."""
-    return trained(name, make=False) if name in RECIPES else resolve_model(name)
+def _loaded(name: str, context: Context) -> ZooModel:
+    """A network with weights that are here already, or trained now where the profile trains."""
+    if name not in RECIPES:
+        return resolve_model(name)
+    return trained(name, make=context.profile.aspis.train, progress=context.training(name))
 
 
 def _subject(context: Context, model: ZooModel, inputs: ZooData, names: tuple[str, str, str, str]) -> Subject:

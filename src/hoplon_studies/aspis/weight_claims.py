@@ -131,11 +131,12 @@ def _data_set_and_layers(evidence: Evidence) -> Iterator[Claim]:
     """Whether the data set decides, and whether layers do."""
     sampled = {(row.model, row.data): row for row in evidence.found(what=SAMPLED)}
     elsewhere = {(row.model, row.data): row for row in evidence.found(what=ELSEWHERE)}
+    others = next((row.setting for row in elsewhere.values() if row.setting), "digits")
     yield evidence.judge(
         Question("data-set", "Which weights are important depends on the data set", "IV-A", "stated", "lower"),
         [found[key] for key in elsewhere if key in sampled for found in (sampled, elsewhere)],
         because=(
-            "criterion: the top 1 % is no 'complete overlap', and shares less with digits than with another sample "
+            f"criterion: the top 1 % is no 'complete overlap', and shares less with {others} than with another sample "
             "of the network's own data; shares have no limits; the paper trains a network on each"
         ),
         lacks="no second data set for one network",

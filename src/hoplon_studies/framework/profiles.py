@@ -1,4 +1,4 @@
-"""Sizes of a study: for continuous integration, for an hour, and the papers' own or more."""
+"""Sizes of a study: for continuous integration, for an hour, the papers' own or more, and with more networks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ NETWORKS = (
     *("lenet", "alexnet", "vgg11", "vgg16", "resnet18", "squeezenet", "resnet20", "resnet56"),
     *("dave-radians", "comma", "dave-degrees"),
 )
+TRAINED = ("vgg19-cifar10", "resnet50-cifar10", "inception-v3-cifar10", "efficientnet-lite0")
 DRAWN = (*NETWORKS[:6], "dave-radians", "dave-degrees", "comma")
 CONVERGING = ("vgg16", "vgg11", "lenet")
 
@@ -25,9 +26,9 @@ CONVERGING = ("vgg16", "vgg11", "lenet")
 T = TypeVar("T", "AspisCounts", "RangerCounts", "DrivingCounts")
 
 
-def by_profile(quick: Any, standard: Any, paper: Any) -> Any:
-    """A field without a default, with its counts in the three profiles."""
-    return field(metadata={"counts": (quick, standard, paper)})
+def by_profile(quick: Any, standard: Any, paper: Any, networks: Any = None) -> Any:
+    """A field without a default, with its counts in the four profiles; in the last those of ``standard`` by default."""
+    return field(metadata={"counts": (quick, standard, paper, standard if networks is None else networks)})
 
 
 @final
@@ -52,6 +53,9 @@ class AspisCounts:
         guards: protections whose overheads are measured, as `hoplon_studies.aspis.overheads.NAMES` has them.
         architectures: torchvision's networks that they are measured on.
         models: names of the zoo that faults are injected into.
+        waiting: those that another profile has, of which rows say so.
+        other_data: of the zoo, on which weights are scored beside the networks' own data.
+        train: train the networks that have no weights yet, for up to 70 minutes each; otherwise their rows say so.
     """
 
     faults: int = by_profile(8, 300, 1000)
@@ -69,7 +73,10 @@ class AspisCounts:
     whole_repeats: int = by_profile(6, 16, 50)
     guards: tuple[str, ...] = by_profile(("tmr", "published-1%", "aspis-1%", "checksum", "ranger"), GUARDS, GUARDS)
     architectures: tuple[str, ...] = by_profile(("resnet50",), LARGE, LARGE)
-    models: tuple[str, ...] = by_profile(("resnet20-cifar10",), STAND_INS, STAND_INS)
+    models: tuple[str, ...] = by_profile(("resnet20-cifar10",), STAND_INS, STAND_INS, (*STAND_INS, *TRAINED))
+    waiting: tuple[str, ...] = by_profile((), TRAINED, TRAINED, ())
+    other_data: str = by_profile("mnist", "mnist", "mnist", "gtsrb")
+    train: bool = by_profile(False, False, False, True)
 
 
 @final
@@ -88,6 +95,7 @@ class RangerCounts:
         models: networks of the study.
         architectures: of the paper, whose operations are counted.
         train: train the networks that have no weights yet, which takes minutes each; otherwise their rows say so.
+        at_length: networks trained on all images there are, for up to 70 minutes each, in place of the others.
     """
 
     faults: int = by_profile(200, 5000, 50_000)
@@ -97,9 +105,10 @@ class RangerCounts:
     accuracy_inputs: int = by_profile(200, 4000, 10_000)
     convergence_inputs: int = by_profile(256, 4000, 10_000)
     converging: tuple[str, ...] = by_profile(("lenet-quick",), CONVERGING, CONVERGING)
-    models: tuple[str, ...] = by_profile(("lenet-quick", "resnet20"), NETWORKS, NETWORKS)
+    models: tuple[str, ...] = by_profile(("lenet-quick", "resnet20"), NETWORKS, NETWORKS, (*NETWORKS, "lite0"))
     architectures: tuple[str, ...] = by_profile(("lenet", "alexnet", "vgg11", "dave-radians", "comma"), DRAWN, DRAWN)
     train: bool = by_profile(False, True, True)
+    at_length: bool = by_profile(False, False, False, True)
 
 
 @final
@@ -139,7 +148,7 @@ def _counts(kind: type[T], at: int) -> T:
 
 PROFILES: Mapping[str, Profile] = {
     name: Profile(name, _counts(AspisCounts, at), _counts(RangerCounts, at), _counts(DrivingCounts, at))
-    for at, name in enumerate(("quick", "standard", "paper"))
+    for at, name in enumerate(("quick", "standard", "paper", "networks"))
 }
 
 

@@ -24,6 +24,7 @@ from hoplon.files import json_as
 from hoplon.formats.digest import content_digest
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.resolve import resolve_data
+from hoplon.zoo.seeding import Progress
 from hoplon_studies.framework.claims import Claim, Evidence
 from hoplon_studies.framework.findings import Finding, Findings, Source
 from hoplon_studies.framework.folder import StudyFolder, keep_value, kept_value
@@ -167,6 +168,10 @@ class Context:
         value = self.kept(name, make)
         self.tell(stage, 1, 1)
         return value
+
+    def training(self, name: str) -> Progress:
+        """What is told after every epoch of a training, as one stage."""
+        return lambda done, total, loss: self.tell(f"training {name}, loss {loss:.3g}", done, total)
 
     def source(self, what: str, *, fault_model: str, runs: Sequence[str] = (), seed: int | None = None) -> Source:
         """Source of figures of this part.

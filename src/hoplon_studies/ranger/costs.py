@@ -26,7 +26,7 @@ from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 from hoplon_studies.networks.architectures import ARCHITECTURES, untrained
 from hoplon_studies.ranger.angles import LIMITS, MEASURES, against_trivial, angle_errors, how_chosen
-from hoplon_studies.ranger.networks import Absent, Network, each_network, outputs
+from hoplon_studies.ranger.networks import Absent, Network, each_network, outputs, waiting
 from hoplon_studies.ranger.runs import right_of, row_of
 
 _PROFILER_LOST = {
@@ -57,6 +57,7 @@ def subjects(context: Context) -> Iterator[Finding]:
             known = {"detail": True}
             rows.append(angle_errors(context, "Table I", network, "RMSE", network.module, "RMSE", None, **known))
             rows += against_trivial(context, network)
+    rows += [row_of("Table I", absent, "accuracy") for absent in waiting(context)]
     yield from (*rows, _memory(context), *_last_layer(context))
     yield Table(
         "The paper's networks as they are built here",

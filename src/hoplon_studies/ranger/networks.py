@@ -31,11 +31,13 @@ from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.resolve import resolve_model
 from hoplon_studies.framework.study import Context
 from hoplon_studies.networks.architectures import ARCHITECTURES
+from hoplon_studies.networks.efficientnet import LITE0
 from hoplon_studies.training.recipes import RECIPES
 from hoplon_studies.training.validation import rmse
 from hoplon_studies.training.weights import trained
 
 NO_WEIGHTS = "no weights here"
+WAITS = "waits for hoplon study ranger --profile networks"
 _BATCH = 100
 
 
@@ -70,7 +72,8 @@ class Listing:
         """The paper's network and data, where this is another network or on other data; empty otherwise."""
         if self.data == "driving":
             return f"{self.label} on frames of a car"
-        return " on ".join(self.paper) if self.paper[1] in _ABSENT_DATA else ""
+        own = self.paper[1] not in _ABSENT_DATA or self.data_label == self.paper[1]
+        return "" if own else " on ".join(self.paper)
 
     @property
     def tanh(self) -> str:
@@ -96,6 +99,10 @@ _DATA_LABELS = {
     "mnist": "MNIST-10k",
     "cifar10": "CIFAR-10",
     "cifar10-plain": "CIFAR-10",
+    "cifar10-64": "CIFAR-10",
+    "cifar10-plain-64": "CIFAR-10",
+    "gtsrb": "GTSRB",
+    "imagenet-samples": "ImageNet",
     "driving": "driving frames",
 }
 _MNIST = "own weights, trained on 8,000 of MNIST's test images; 2,000 held out"
@@ -123,6 +130,24 @@ LISTINGS: dict[str, Listing] = {
         _listing("dave-degrees", "Dave (degrees)", "dave-degrees", "driving", "the frames of Dave in radians"),
     )
 }
+
+_ALL = "own weights, trained on 48,000 of CIFAR-10's training images, as JPEG copies"
+_ALL64 = f"{_ALL}, at 64 pixels; 10 classes, so that five best ones say little"
+_SIGNS = "own weights, trained on nine in ten signs of the official training images"
+_SEEN = "not in the paper; published weights, on images that they were trained with"
+
+AT_LENGTH: dict[str, Listing] = {
+    listing.key: listing
+    for listing in (
+        _listing("alexnet", "AlexNet", "alexnet-cifar10-all", "cifar10", _ALL),
+        _listing("vgg11", "VGG11", "vgg11-gtsrb", "gtsrb", _SIGNS),
+        _listing("vgg16", "half-wide VGG16", "vgg16-half-cifar10-all", "cifar10-plain-64", _ALL64),
+        _listing("resnet18", "ResNet-18", "resnet18-cifar10-all", "cifar10-64", _ALL64),
+        _listing("squeezenet", "SqueezeNet", "squeezenet-cifar10-all", "cifar10-64", _ALL64),
+        _listing("lite0", "EfficientNet-Lite0", LITE0, "imagenet-samples", _SEEN),
+    )
+}
+"""What the profile ``networks`` strikes in their places, or beside them."""
 
 
 @final
@@ -199,7 +224,7 @@ def each_network(context: Context, *, classifiers: bool | None = None) -> Iterat
         classifiers: only classifiers (True), or only steering networks (False).
     """
     for key in context.profile.ranger.models:
-        listing = LISTINGS[key]
+        listing = _listed(context, key)
         if classifiers is None or classifiers == (listing.data != "driving"):
             yield network(context, key)
 
@@ -209,7 +234,19 @@ def network(context: Context, key: str) -> Network | Absent:
 
     Steering networks that are no better than a predictor that does not look at the frame are refused.
     """
-    return _loaded(context, LISTINGS[key], LISTINGS[key].weights)
+    listing = _listed(context, key)
+    return _loaded(context, listing, listing.weights)
+
+
+def waiting(context: Context) -> Iterator[Absent]:
+    """The networks that only a profile with long trainings strikes, where this one trains but has none."""
+    counts = context.profile.ranger
+    if counts.train and not counts.at_length:
+        yield from (Absent(listing, WAITS) for key, listing in AT_LENGTH.items() if key in (*counts.models, "lite0"))
+
+
+def _listed(context: Context, key: str) -> Listing:
+    return {**LISTINGS, **AT_LENGTH}[key] if context.profile.ranger.at_length else LISTINGS[key]
 
 
 def in_profile(context: Context, key: str) -> Network | Absent:
@@ -228,7 +265,7 @@ def chosen(context: Context, keys: Sequence[str]) -> Iterator[Network]:
 
 def with_tanh(context: Context, key: str) -> Network | Absent | None:
     """The same network with hyperbolic tangents; None where the study has none."""
-    listing = LISTINGS[key]
+    listing = _listed(context, key)
     return _loaded(context, listing, listing.tanh) if listing.tanh else None
 
 
@@ -245,13 +282,10 @@ def own(context: Context) -> Network | None:
 
 
 def _loaded(context: Context, listing: Listing, weights: str) -> Network | Absent:
-    def progress(done: int, total: int, loss: float) -> None:
-        context.tell(f"training {weights}, loss {loss:.3g}", done, total)
-
     make = context.profile.ranger.train or weights.endswith("-quick")
     try:
         recipe = weights in RECIPES
-        model = trained(weights, make=make, progress=progress) if recipe else resolve_model(weights)
+        model = trained(weights, make=make, progress=context.training(weights)) if recipe else resolve_model(weights)
         return context.once(f"{listing.key}, {weights}", partial(_checked, context, listing, model))
     except DataError as error:
         reason = str(error).partition(";")[0]

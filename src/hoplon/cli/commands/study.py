@@ -53,7 +53,8 @@ def command(
     name: Annotated[str, typer.Argument(help="Whose evaluation; see hoplon ls studies.")],
     *,
     profile: Annotated[
-        str, typer.Option(help="How much is run: quick (minutes), standard (an hour), paper (its counts).")
+        str,
+        typer.Option(help="quick (minutes), standard (an hour), paper (its counts), networks (trains more of them)."),
     ] = "standard",
     out: Annotated[Path, typer.Option(help="Folder for NAME.md, NAME.json, figures and runs.")] = Path("hoplon-runs"),
     seed: Annotated[int, typer.Option(help="Decides faults, samples and the order of measurements.")] = 0,
