@@ -103,12 +103,9 @@ class UnitRunner:
         units, row, fault = [], 0, 0
         for table, cells, _ in planned:
             own, count_own = table.frame["fault"], len(table)
-            named = [
-                pl.col(name).cast(pl.String).cast(kind) for name, kind in table.frame.schema.items() if kind == pl.Enum
-            ]
-            words = observed.frame.slice(row, len(own)).with_columns(
-                own, *named
-            )  # numbers and names as they were drawn
+            names = {name: kind for name, kind in table.frame.schema.items() if kind == pl.Enum}
+            as_drawn = [pl.col(name).cast(pl.String).cast(kind) for name, kind in names.items()]
+            words = observed.frame.slice(row, len(own)).with_columns(own, *as_drawn)
             outcomes = runs.slice(fault, count_own).with_columns(own.unique().sort())
             units.append((FaultTable(table.target, words), in_cells(outcomes, cells, proven=False)))
             row, fault = row + len(own), fault + count_own

@@ -167,61 +167,41 @@ def test_networks_that_once_differed(found: tuple[Any, ...]) -> None:
     assert found.covered > 1
 
 
+def of_random(
+    layers: tuple[Layer, ...], size: tuple[int, int], seed: int, count: int, *, with_packed: bool, **how: bool
+) -> Found:
+    """The same of a random network; packed kernels need a convolution."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Random((Layer("conv", (2, 2, 1, 1, 1, 0)), *layers) if with_packed else layers, size).eval()
+        x = torch.randn(BATCHES * BATCH, 4, *size)
+    return compared(model, x, count, seed, with_packed=with_packed, **how)
+
+
+KERNELS = pytest.mark.parametrize("with_packed", [False, True], ids=["exact", "packed"])
+
+
+@KERNELS
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
 @given(LAYERS, SIZES, st.integers(0, 2**16), st.booleans(), st.booleans())
 def test_regions_of_random_networks_equal_whole_forwards(
-    layers: tuple[Layer, ...], size: tuple[int, int], seed: int, bounded: bool, tight: bool
+    with_packed: bool, layers: tuple[Layer, ...], size: tuple[int, int], seed: int, bounded: bool, tight: bool
 ) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = Random(layers, size).eval()
-        x = torch.randn(BATCHES * BATCH, 4, *size)
-    found = compared(model, x, 24, seed, bounded=bounded, tight=tight)
+    found = of_random(layers, size, seed, 24, with_packed=with_packed, bounded=bounded, tight=tight)
     assert equal_bits(found.replayed, found.wanted)
     assert found.struck == 24
 
 
 @pytest.mark.slow
+@KERNELS
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
 @given(LAYERS, SIZES, st.integers(0, 2**16), st.booleans(), st.booleans())
 def test_regions_of_many_random_networks_equal_whole_forwards(
-    layers: tuple[Layer, ...], size: tuple[int, int], seed: int, bounded: bool, tight: bool
+    with_packed: bool, layers: tuple[Layer, ...], size: tuple[int, int], seed: int, bounded: bool, tight: bool
 ) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = Random(layers, size).eval()
-        x = torch.randn(BATCHES * BATCH, 4, *size)
-    found = compared(model, x, 60, seed, bounded=bounded, tight=tight)
+    found = of_random(layers, size, seed, 60, with_packed=with_packed, bounded=bounded, tight=tight)
     assert equal_bits(found.replayed, found.wanted)
     assert found.struck == 60
-
-
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
-@given(LAYERS, SIZES, st.integers(0, 2**16), st.booleans())
-def test_regions_with_packed_kernels_equal_whole_forwards_with_them(
-    layers: tuple[Layer, ...], size: tuple[int, int], seed: int, bounded: bool
-) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = Random((Layer("conv", (2, 2, 1, 1, 1, 0)), *layers), size).eval()
-        x = torch.randn(BATCHES * BATCH, 4, *size)
-    found = compared(model, x, 24, seed, bounded=bounded, with_packed=True)
-    assert equal_bits(found.replayed, found.wanted)
-    assert found.struck == 24
-
-
-@pytest.mark.slow
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
-@given(LAYERS, SIZES, st.integers(0, 2**16), st.booleans())
-def test_regions_of_many_random_networks_with_packed_kernels_equal_whole_forwards(
-    layers: tuple[Layer, ...], size: tuple[int, int], seed: int, bounded: bool
-) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = Random((Layer("conv", (2, 2, 1, 1, 1, 0)), *layers), size).eval()
-        x = torch.randn(BATCHES * BATCH, 4, *size)
-    found = compared(model, x, 60, seed, bounded=bounded, with_packed=True)
-    assert equal_bits(found.replayed, found.wanted)
 
 
 class Shuffled(nn.Module):
@@ -238,7 +218,7 @@ class Shuffled(nn.Module):
         return self.last(self.norm(self.head(pair.mean((2, 3)))).relu())
 
 
-@pytest.mark.parametrize("with_packed", [False, True], ids=["exact", "packed"])
+@KERNELS
 @pytest.mark.parametrize(
     "tied", [(), (1, 2, 4), (1, 2, 4, BATCH)], ids=["examined", "tied to a whole batch", "tied to rows"]
 )

@@ -91,8 +91,10 @@ class RegionReplay(Replay):
         """What is known of kernels: of an unprotected program as long as it lives, for equal settings of torch."""
         if self._protections:
             return _Looks()
-        settings = torch.get_num_threads(), torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-        return _LOOKS.setdefault(self.program, {}).setdefault((*settings, torch.is_grad_enabled()), _Looks())
+        onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+        rounding = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+        settings = torch.get_num_threads(), onednn, *rounding, torch.is_grad_enabled()
+        return _LOOKS.setdefault(self.program, {}).setdefault(settings, _Looks())
 
     @property
     def _plan(self) -> Plan:
