@@ -60,6 +60,20 @@ def test_a_regression_is_learned_and_progress_is_told() -> None:
     assert told[-1][2] < 0.5 * told[0][2]
 
 
+def test_a_half_recipe_multiplies_in_bfloat16_and_keeps_weights_in_float32() -> None:
+    met: list[torch.dtype] = []
+
+    class Watched(Mean):
+        def forward(self, x: Tensor) -> Tensor:
+            out = super().forward(x)
+            met.append(out.dtype)
+            return out
+
+    net = train(dataclasses.replace(ANGLE, build=Watched, epochs=1, half=True), images(), torch.ones(64))
+    assert set(met) == {torch.bfloat16}
+    assert {value.dtype for value in net.state_dict().values()} == {torch.float32}
+
+
 def test_radians_are_compared_in_degrees() -> None:
     x, degrees = images(), torch.full((64,), 90.0)
     net = train(dataclasses.replace(ANGLE, task="radians"), x, degrees)
@@ -166,7 +180,7 @@ def test_the_digest_follows_what_decides_the_weights() -> None:
 
 def test_settings_that_came_later_leave_the_digests_of_earlier_recipes() -> None:
     assert RECIPES["lenet-mnist"].digest() == "3e47a3f024845484"  # names weights in users' folders
-    later = {"warp": 1.0, "light": 0.1, "pixels": 64, "aside": 5, "threads": 2, "channels_last": True}
+    later = {"warp": 1.0, "light": 0.1, "pixels": 64, "aside": 5, "half": True, "channels_last": True}
     digests = {dataclasses.replace(ANGLE, **{name: value}).digest() for name, value in later.items()}
     assert len(digests | {ANGLE.digest()}) == 7
 
