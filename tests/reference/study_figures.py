@@ -67,6 +67,17 @@ DRIVEN = {
     "known-bits": "important weights + KnownBits",
     "parity": "important weights + Parity",
     "zero": "important weights + Ranger zero",
+    "previous": "important weights + previous frame",
+    "none-previous": "no faults + previous frame",
+    "aside": "one decision aside",
+    "aside-ranger": "one decision aside + Ranger",
+    "aside-zero": "one decision aside + Ranger zero",
+    "aside-channel": "one decision aside + Ranger per channel",
+    "aside-previous": "one decision aside + previous frame",
+    "aside-direction": "one decision aside in direction",
+    "aside-4": "4 decisions in a row",
+    "aside-4-ranger": "4 decisions in a row + Ranger",
+    "aside-4-previous": "4 decisions in a row + previous frame",
     "inside-aspis": "top 1 % struck + Aspis-1 %",
     **{
         f"{name}{arm}": f"{title}{bounds}"
@@ -90,6 +101,9 @@ SETTINGS = {
     "stress": "100 weights, 2 bits each",
     "control": "20 weights, 2 bits each, never bit 30",
     "late": "20 weights, 2 bits each, too late for the first check",
+    "previous": "20 weights, 2 bits each, held by the frame before",
+    "straight": "a straight road with an obstacle, 20 weights, 2 bits each",
+    "single": "one value of one decision, any bit",
 }
 ARMS = {
     "none": "none",

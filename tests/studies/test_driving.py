@@ -10,14 +10,14 @@ import torch
 
 from hoplon.errors import DataError
 from hoplon.stats.intervals import wilson
-from hoplon_studies.driving.camera import as_input, photograph
-from hoplon_studies.driving.control import ASIDE, SPEED, STRAIGHT_ON, Pose, clipped, expert_waypoints, pursue
-from hoplon_studies.driving.roads import CELL, GRASS, PALETTE, ROAD, Road
 from hoplon_studies.driving.settings import SETTINGS, Setting
-from hoplon_studies.driving.simulator import Scenario
 from hoplon_studies.driving.statistics import compared, crashes_of_one, tally
 from hoplon_studies.driving.student import UNITS_PER_OUTPUT, as_output, trained, waypoints_of
 from hoplon_studies.driving.training import Frames, mean_error, squared_error
+from hoplon_studies.driving.world.camera import as_input, photograph
+from hoplon_studies.driving.world.control import ASIDE, SPEED, STRAIGHT_ON, Pose, clipped, expert_waypoints, pursue
+from hoplon_studies.driving.world.roads import CELL, GRASS, PALETTE, ROAD, Road
+from hoplon_studies.driving.world.simulator import Scenario
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_paints_tiles_and_leaves_grass(circle: Road) -> None:
 
 
 def test_expert_says_where_the_road_goes(circle: Road, at_start: Pose) -> None:
-    waypoints = expert_waypoints(circle, at_start, circle.nearest(at_start.point))
+    waypoints = expert_waypoints(circle.line, at_start, circle.nearest(at_start.point))
     angle = 5.0 * np.arange(1, 6) / 60.0  # a waypoint each 5 units along the circle
     expected = np.stack([60 * np.sin(angle), 60 * (1 - np.cos(angle))], axis=1)
     assert np.allclose(waypoints, expected, atol=0.6)  # points of the line are a unit apart
@@ -74,9 +74,9 @@ def test_picture_shows_the_road_ahead_bending_to_the_left(circle: Road, at_start
 
 
 def test_pictures_become_colours() -> None:
-    pictures = np.arange(7, dtype=np.uint8)[None, :, None].repeat(2, 0)
+    pictures = np.arange(len(PALETTE), dtype=np.uint8)[None, :, None].repeat(2, 0)
     x = as_input(pictures)
-    assert x.shape == (2, 3, 7, 1)
+    assert x.shape == (2, 3, len(PALETTE), 1)
     assert torch.equal((x[1, :, :, 0].T * 255).round().to(torch.uint8), torch.from_numpy(PALETTE))
 
 

@@ -9,16 +9,17 @@ from typing import Literal, Protocol, final, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from hoplon_studies.driving.camera import photograph
-from hoplon_studies.driving.control import SPEED, STRAIGHT_ON, Pose, clipped, expert_waypoints, pursue
-from hoplon_studies.driving.roads import Floats
-from hoplon_studies.driving.simulator import SECONDS_PER_DECISION, Scenario, World
+from hoplon_studies.driving.world.camera import photograph
+from hoplon_studies.driving.world.control import SPEED, STRAIGHT_ON, Pose, clipped, expert_waypoints, pursue
+from hoplon_studies.driving.world.roads import Floats
+from hoplon_studies.driving.world.simulator import SECONDS_PER_DECISION, Scenario, World
 
 Ending = Literal["finished", "crash", "stall", "stopped"]
 """Ending of an episode.
 
-crash: the car left the road. stall: it did not, but came less than half as far as its speed takes it. stopped: a guard
-reported memory that it cannot repair, before anything else happened; the car would have to brake. finished: the rest.
+crash: the car left the road or hit the obstacle. stall: it did not, but came less than half as far as its speed takes
+it. stopped: a guard reported memory that it cannot repair, before anything else happened; the car would have to brake.
+finished: the rest.
 """
 
 ENDINGS: tuple[Ending, ...] = get_args(Ending)
@@ -44,8 +45,8 @@ class Expert:
     """Sees the road itself."""
 
     def waypoints(self, picture: NDArray[np.uint8], world: World) -> Floats:
-        """Points of the smoothed centre line."""
-        return expert_waypoints(world.road, world.pose, world.near)
+        """Points of the smoothed centre line, or of a way round the obstacle."""
+        return expert_waypoints(world.path, world.pose, world.near)
 
 
 @final
@@ -63,7 +64,8 @@ class Episode:
     """Outcome of an episode.
 
     ``seconds`` until the end; ``progress``: units along the road; ``widest``: the largest distance from the centre line
-    at a decision, in units; ``nonfinite``: decisions at which a waypoint was NaN or infinite.
+    at a decision, in units; ``nonfinite``: decisions at which a waypoint was NaN or infinite; ``hit``: the crash was
+    into the obstacle.
     """
 
     ending: Ending
@@ -71,6 +73,7 @@ class Episode:
     progress: float
     widest: float
     nonfinite: int
+    hit: bool = False
 
 
 @final
@@ -117,7 +120,7 @@ def drive(
             watch(world, Moment(pose, picture, held))
         world.advance(pursue(held, pose.speed))
         widest = max(widest, world.offset)
-        if world.has_left_the_road:
+        if world.has_hit_the_obstacle or world.has_left_the_road:
             return _episode("crash", decision + 1, world, widest, nonfinite)
     planned = SPEED * SECONDS_PER_DECISION * decisions
     ending: Ending = "stall" if world.progress < planned / 2 else "finished"
@@ -126,4 +129,5 @@ def drive(
 
 def _episode(ending: Ending, decisions: int, world: World, widest: float, nonfinite: int) -> Episode:
     seconds = round(decisions * SECONDS_PER_DECISION, 2)
-    return Episode(ending, seconds, round(world.progress, 3), round(widest, 3), nonfinite)
+    hit = world.has_hit_the_obstacle
+    return Episode(ending, seconds, round(world.progress, 3), round(widest, 3), nonfinite, hit)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from hoplon_studies.driving.control import Pose
 from hoplon_studies.driving.episodes import Driver, Episode, Moment, drive
-from hoplon_studies.driving.roads import PALETTE, Floats, Road
-from hoplon_studies.driving.simulator import SECONDS_PER_DECISION, Scenario, World
+from hoplon_studies.driving.world.obstacle import CAR
+from hoplon_studies.driving.world.roads import PALETTE, Road
+from hoplon_studies.driving.world.simulator import SECONDS_PER_DECISION, Scenario, World
 from hoplon_studies.framework.figures import Figure, drawing
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 FRAMES = 6
 _SIDE = 1.6  # inches of a panel
 _RADIUS = 26.0  # units from the car to the edge of a panel
-_CAR = np.array([[1.2, 2.6], [-1.2, 2.6], [-1.2, -2.4], [1.2, -2.4]])
 _GRASS, _INK, _PATH, _WAYPOINTS = "#66cc66", "#111827", "#1d4ed8", "#dc2626"
 
 
@@ -38,13 +37,14 @@ class Film:
         self.moments.append(moment)
 
 
-def draw_film(name: str, *, title: str, films: Sequence[tuple[str, Film]]) -> Figure:
+def draw_film(name: str, *, title: str, films: Sequence[tuple[str, Film]], first: int = 0) -> Figure:
     """The films one below the other, at the same moments: up to the end of the shortest.
 
     Args:
         name: of the file.
         title: under it.
         films: each with its caption.
+        first: decision from which on they are shown.
     """
     last = min(len(film.moments) for _, film in films) - 1
     content = io.BytesIO()
@@ -53,7 +53,7 @@ def draw_film(name: str, *, title: str, films: Sequence[tuple[str, Film]]) -> Fi
         for row, (caption, film) in enumerate(films):
             panels[2 * row, 0].set_title(caption, loc="left")
             for column in range(FRAMES):
-                moment = round(last * column / (FRAMES - 1))
+                moment = first + round((last - first) * column / (FRAMES - 1))
                 _from_above(panels[2 * row, column], film, moment)
                 panels[2 * row + 1, column].imshow(PALETTE[film.moments[moment].picture], interpolation="none")
                 panels[2 * row + 1, column].axis("off")
@@ -69,8 +69,8 @@ def _from_above(axes: Axes, film: Film, at: int) -> None:
     for corners, colour in near:
         axes.fill(*corners.T, color=PALETTE[colour] / 255, lw=0)
     axes.plot(*np.array([moment.pose.point for moment in film.moments[: at + 1]]).T, color=_PATH)
-    axes.fill(*_placed(_CAR, pose).T, facecolor="white", edgecolor=_INK)
-    waypoints = _placed(film.moments[at].waypoints[:, ::-1] * [-1, 1], pose)
+    axes.fill(*pose.placed(CAR).T, facecolor="white", edgecolor=_INK)
+    waypoints = pose.placed(film.moments[at].waypoints[:, ::-1] * [-1, 1])
     axes.plot(*np.vstack([pose.point, waypoints]).T, "--", color=_WAYPOINTS, lw=1)
     axes.plot(*waypoints.T, "o", color=_WAYPOINTS, ms=3)
     axes.text(0.04, 0.9, f"{at * SECONDS_PER_DECISION:.1f} s", color="white", transform=axes.transAxes)
@@ -82,10 +82,3 @@ def _from_above(axes: Axes, film: Film, at: int) -> None:
         xticks=[],
         yticks=[],
     )
-
-
-def _placed(points: Floats, pose: Pose) -> Floats:
-    """Points beside (to the right) and ahead of the car, where they are on the track."""
-    sine, cosine = np.sin(pose.heading), np.cos(pose.heading)
-    placed: Floats = points @ np.array([[cosine, sine], [-sine, cosine]]) + pose.point
-    return placed

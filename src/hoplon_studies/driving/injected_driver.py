@@ -26,10 +26,11 @@ from hoplon.protections.base import Protection, ValueProtection
 from hoplon.protections.memory_guard import GuardReport, StaleGuardError
 from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.runtime.schedule import OnDemand
-from hoplon_studies.driving.camera import as_input
-from hoplon_studies.driving.roads import Floats
-from hoplon_studies.driving.simulator import World
+from hoplon_studies.driving.previous_frame import LastSound, PreviousFrame
 from hoplon_studies.driving.student import waypoints_of
+from hoplon_studies.driving.world.camera import as_input
+from hoplon_studies.driving.world.roads import Floats
+from hoplon_studies.driving.world.simulator import World
 
 Word = Mapping[str, Any]
 """A row of a fault table."""
@@ -86,6 +87,9 @@ class StruckStudent:
     """
 
     def __init__(self, program: Program, protections: Iterable[Protection], target: Target = "memory") -> None:
+        protections = tuple(protections)
+        previous = next((one for one in protections if isinstance(one, PreviousFrame)), None)
+        self._last_sound = None if previous is None else LastSound(previous.jumps)
         self._in_flight = FaultsInFlight() if target == "values" else None
         self.module = harden(program, [*filter(None, [self._in_flight]), *protections], when=OnDemand())
         self._live = self.module.memory()
@@ -97,13 +101,19 @@ class StruckStudent:
         self.found = GuardReport()
 
     @contextmanager
-    def under(self, fault: Iterable[Word], arrival: Arrival = "before") -> Iterator[str | None]:
+    def under(
+        self, fault: Iterable[Word], arrival: Arrival = "before", *, last: Floats | None = None
+    ) -> Iterator[str | None]:
         """A scope in which a fault is in memory; afterwards all of it is as it was, bit for bit.
+
+        ``last``: the decision before the first one, where an episode is under way.
 
         Gives a name of what the student now computes, the same for arms whose guards left the same words and that
         bound the same values; None where that is not settled, since a check is still to come that changes something.
         """
         words = tuple(fault)
+        if self._last_sound is not None:
+            self._last_sound.begin(last)
         if self._in_flight is not None:
             self._coming, words = iter(words), ()
         try:
@@ -118,7 +128,7 @@ class StruckStudent:
                 tensor.copy_(self._golden[name])
             self.module.monitor.refresh()
 
-    def waypoints(self, picture: NDArray[np.uint8], world: World) -> Floats | None:
+    def waypoints(self, picture: NDArray[np.uint8], world: World | None = None) -> Floats | None:
         """Check, then look."""
         report, self._first = self._first, None
         if report is None:
@@ -132,7 +142,16 @@ class StruckStudent:
         if self._in_flight is not None:
             self._in_flight.due.clear()
             self._in_flight.due.update({word["site"]: word for word in islice(self._coming, 1)})
-        return waypoints_of(self.module(as_input(picture[None]))[0])
+        alarms = self.module.alarms
+        said = waypoints_of(self.module(as_input(picture[None]))[0])
+        if self._last_sound is None:
+            return said
+        return self._last_sound.choose(said, alarmed=self.module.alarms > alarms)
+
+    @property
+    def held(self) -> int:
+        """Decisions since the fault struck in whose place an earlier one was followed."""
+        return 0 if self._last_sound is None else self._last_sound.held
 
     def _strike(self, words: Iterable[Word]) -> None:
         for word in words:

@@ -13,14 +13,13 @@ from torch import nn
 
 from hoplon.campaign.executors import Executor, Processes, Serial, workers_that_fit
 from hoplon.errors import HoplonError
-from hoplon_studies.driving.camera import SIZE
-from hoplon_studies.driving.control import WAYPOINTS
+from hoplon_studies.driving.decision_text import deviations, driven_on, said_of_one_decision
 from hoplon_studies.driving.episodes import Blind, Driver, Expert, drive
 from hoplon_studies.driving.film_strip import draw_film
 from hoplon_studies.driving.settings import Setting, prepare
-from hoplon_studies.driving.simulator import Scenario
-from hoplon_studies.driving.statistics import crashes_of_one, seconds_of
-from hoplon_studies.driving.student import Student, trained
+from hoplon_studies.driving.single_frames import drawn_frame
+from hoplon_studies.driving.statistics import crashes_of_one, record_of
+from hoplon_studies.driving.student import TRAINED, Student, trained
 from hoplon_studies.driving.text import (
     comparisons,
     crash_figure,
@@ -32,19 +31,27 @@ from hoplon_studies.driving.text import (
 )
 from hoplon_studies.driving.training import lessons, mean_error, waypoint_error
 from hoplon_studies.driving.trials import Classroom, Record, School, Task
+from hoplon_studies.driving.world.camera import SIZE
+from hoplon_studies.driving.world.control import WAYPOINTS
+from hoplon_studies.driving.world.simulator import Roads, Scenario
 from hoplon_studies.framework.figures import Figure
 from hoplon_studies.framework.findings import Finding, Table
 from hoplon_studies.framework.study import Context
 
 _BLOCK, _PIECE = 64, 8  # episodes that are kept together, and that a process runs at a time
 _LONG_ENOUGH = 2.0  # seconds until a crash, for pictures in which something happens
+_FILMED = {
+    **dict.fromkeys(("main", "straight"), ("important", "ranger")),
+    "single": ("aside", "aside-4", "aside-4-ranger"),
+}
+"""Arms of which a strip is drawn; the last but one crashes, the last one finishes."""
 _TEST_SEED = 3_000_000  # of tracks on which waypoints are compared
 
 
-def _students(context: Context) -> Mapping[int, nn.Module]:
-    """By training seed; the user's own model stands in for all of them."""
+def _students(context: Context, roads: Roads = "winding") -> Mapping[int, nn.Module]:
+    """By training seed, taught on such roads; the user's own model stands in for all of them."""
     if context.own is None:
-        return {seed: trained(seed) for seed in context.profile.driving.students}
+        return {seed: trained(seed, roads) for seed in context.profile.driving.students if seed in TRAINED[roads]}
     name, module = context.own[0].name, context.own[0].module
     try:
         with torch.no_grad():
@@ -65,16 +72,16 @@ def _model_name(context: Context) -> str:
     return f"student ({sum(weight.numel() for weight in Student().parameters()):,} weights)"
 
 
-def _school(context: Context) -> School:
+def _school(context: Context, roads: Roads = "winding") -> School:
     """Students with their guards and their attackers, kept from part to part."""
     counts = context.profile.driving
     tracks = {"range_tracks": counts.range_tracks, "score_tracks": counts.score_tracks}
 
     def make() -> School:
-        students = _students(context).items()
-        return School({seed: Classroom(prepare(student, seed, **tracks)) for seed, student in students})
+        students = _students(context, roads).items()
+        return School({seed: Classroom(prepare(student, seed, roads=roads, **tracks)) for seed, student in students})
 
-    return context.once("school", make)
+    return context.once(f"school of {roads} roads", make)
 
 
 def drivers(context: Context) -> Iterator[Finding]:
@@ -110,18 +117,25 @@ def _driven(context: Context, driver: Driver) -> tuple[int, int]:
 
 def one_setting(setting: Setting, context: Context) -> Iterator[Finding]:
     """All arms under one setting, pooled over students."""
-    count = context.profile.driving.main if setting.often else context.profile.driving.other
+    counts = context.profile.driving
+    count = counts.main if setting.often else counts.other
+    if setting.roads == "straight":
+        count = counts.obstacle
+    if setting.one_decision:
+        setting, count = replace(setting, count=counts.single_faults), counts.single
     records = _records(context, setting, count)
     together = [record for own in records.values() for record in own]
     yield from crash_rows(setting, together, context.published, model=_model_name(context), seed=context.seed)
     yield from difference_rows(setting, together, model=_model_name(context), seed=context.seed)
     yield from (endings(setting, together), comparisons(setting, together))
+    if setting.one_decision:
+        yield from (deviations(together), driven_on(setting, together))
     if len(records) > 1:
         yield per_student(setting, records)
     yield from crash_figure(setting, together)
-    if setting.name == "main":
+    if setting.name in _FILMED:
         yield from _film(context, setting, records)
-    yield text_of(setting, together)
+    yield from said_of_one_decision(setting, together) if setting.one_decision else (text_of(setting, together),)
     yield context.source(
         "all episodes, as records",
         fault_model=(
@@ -135,9 +149,9 @@ def one_setting(setting: Setting, context: Context) -> Iterator[Finding]:
 
 def _records(context: Context, setting: Setting, count: int) -> dict[int, list[Record]]:
     """By training seed. Scenarios and faults of students differ, so that pooled episodes are independent."""
-    found: dict[int, list[Record]] = {seed: [] for seed in _students(context)}
+    found: dict[int, list[Record]] = {seed: [] for seed in _drivers_of(setting, context)}
     with ExitStack() as stack:
-        start = cache(partial(_started, context, stack))
+        start = cache(partial(_started, context, setting.roads, stack))
         for place, seed in enumerate(found):
             for first in range(0, count, _BLOCK):
                 task = Task(setting, _episode_seed(context.seed, seed), first, min(_BLOCK, count - first))
@@ -147,9 +161,16 @@ def _records(context: Context, setting: Setting, count: int) -> dict[int, list[R
     return found
 
 
-def _started(context: Context, stack: ExitStack) -> Executor:
+def _drivers_of(setting: Setting, context: Context) -> Iterator[int]:
+    """Training seeds of the students that drive a setting."""
+    for seed in _students(context, setting.roads):
+        if not setting.one_decision or seed in context.profile.driving.single_students:
+            yield seed
+
+
+def _started(context: Context, roads: Roads, stack: ExitStack) -> Executor:
     """Executor of episodes, made once there is one to run."""
-    school, workers = _school(context), workers_that_fit(torch.get_num_threads(), threads=1)
+    school, workers = _school(context, roads), workers_that_fit(torch.get_num_threads(), threads=1)
     chosen = Serial(school) if workers == 1 else Processes(school, workers=workers, threads=1)
     return stack.enter_context(chosen)
 
@@ -173,13 +194,21 @@ def _episode_seed(seed: int, training_seed: int) -> int:
 
 
 def _film(context: Context, setting: Setting, records: Mapping[int, Sequence[Record]]) -> Iterator[Figure]:
-    """The first crash, after two seconds if there is one, whose twin under Ranger finished; driven again."""
-    arms = {arm.name: arm for arm in setting.arms}
-    found = [(seed, number) for seed in records for number in crashes_of_one(records[seed], "important", "ranger")]
-    late = [(seed, number) for seed, number in found if seconds_of(records[seed], "important", number) >= _LONG_ENOUGH]
-    for seed, number in (late or found)[:1]:
-        room = _school(context).rooms[seed]
+    """The first crash, after two seconds if there is one, whose twin under Ranger finished; driven again.
+
+    On a road with an obstacle the first one into it, if there is one.
+    """
+    arms, shown = {arm.name: arm for arm in setting.arms}, _FILMED[setting.name]
+    found = [(seed, number) for seed in records for number in crashes_of_one(records[seed], *shown[-2:])]
+
+    def liked(place: tuple[int, int]) -> tuple[bool, bool]:
+        record = record_of(records[place[0]], shown[-2], place[1])
+        return not record.get("hit"), record["seconds"] < _LONG_ENOUGH
+
+    for seed, number in sorted(found, key=liked)[:1]:
+        room = _school(context, setting.roads).rooms[seed]
         task = Task(setting, _episode_seed(context.seed, seed), number, 1)
-        films = [(arms[name].title, room.film(task, arms[name])) for name in ("important", "ranger")]
+        films = [(arms[name].title, room.film(task, arms[name])) for name in shown]
         title = f"Episode {number} of training seed {seed}. Blue: where the car was. Red: the waypoints it follows."
-        yield draw_film("strip", title=title, films=films)
+        first = max(drawn_frame(task.seed, number) - 1, 0) if setting.one_decision else 0
+        yield draw_film("strip", title=title, films=films, first=first)

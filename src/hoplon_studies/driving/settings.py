@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -27,10 +27,16 @@ from hoplon.protections.guards.aspis import Aspis
 from hoplon.protections.guards.known_bits.known_bits import KnownBits
 from hoplon.protections.guards.parity.parity import Parity
 from hoplon.protections.ranges.profiling import profile_activations
-from hoplon.protections.values.policy import RandomInRange, ToMedian, ToZero
+from hoplon.protections.values.policy import Detect, RandomInRange, ToMedian, ToZero
 from hoplon.protections.values.ranger import Ranger
+from hoplon.zoo.seeding import one_thread
 from hoplon_studies.driving.episodes import DECISIONS
+from hoplon_studies.driving.film_strip import Film
+from hoplon_studies.driving.injected_driver import StruckStudent
+from hoplon_studies.driving.previous_frame import PreviousFrame, largest_jumps
 from hoplon_studies.driving.training import Frames, lesson_seed, lessons, squared_error
+from hoplon_studies.driving.world.roads import Floats
+from hoplon_studies.driving.world.simulator import Roads, Scenario
 
 WEIGHTS = Memory(kind=("conv", "linear"))
 """Sites that are struck and scored: weights and biases of convolutions and linear layers, all that a student has."""
@@ -50,7 +56,7 @@ _ATTACKER_SEED = 2_000_000
 class Arm:
     """A row: which weights are struck, and the protections in place, by name in :attr:`Class.protections`.
 
-    ``title``: on the page; ``short``: under a bar.
+    ``title``: on the page; ``short``: under a bar; ``frames``: of one decision, how many in a row are struck.
     """
 
     name: str
@@ -58,13 +64,15 @@ class Arm:
     short: str
     struck: str | None
     protections: tuple[str, ...] = ()
+    frames: int = 1
 
 
+_NONE = Arm("none", "no faults", "no faults", None)
 _IMPORTANT = Arm("important", "important weights", "important", "important")
 _RANGER = Arm("ranger", "important weights + Ranger", "+ Ranger", "important", ("ranger",))
 _ZERO = Arm("zero", "important weights + Ranger zero", "+ zero", "important", ("zero",))
 ARMS = (
-    Arm("none", "no faults", "no faults", None),
+    _NONE,
     Arm("random", "random faults", "random", "random"),
     _IMPORTANT,
     _RANGER,
@@ -78,6 +86,13 @@ _PAIRS = (
     *(("random", "none"), ("important", "random"), ("important", "ranger"), ("ranger", "zero")),
     *(("important", "aspis"), ("important", "known-bits"), ("important", "parity")),
     *(("aspis", "ranger"), ("ranger", "ranger+aspis")),
+)
+_PREVIOUS = Arm("previous", "important weights + previous frame", "+ previous", "important", ("previous",))
+_HELD = (
+    Arm("none-previous", "no faults + previous frame", "no faults", None, ("previous",)),
+    _IMPORTANT,
+    _RANGER,
+    _PREVIOUS,
 )
 _POLICIES = (("zero", "zero"), ("median", "median"), ("random", "random"), ("channel", "per channel"))
 
@@ -102,6 +117,10 @@ class Setting:
         arms: the rows.
         pairs: of arms that are compared.
         often: driven as often as the main setting.
+        roads: on which it is driven.
+        brief: the page says in a sentence how rows compare; the table is in the JSON.
+        one_decision: a single decision is struck, and of ``count`` faults drawn for it only the first one is driven
+            that turns it aside.
         faults: in words; the title by default.
     """
 
@@ -114,6 +133,9 @@ class Setting:
     arms: tuple[Arm, ...] = ARMS
     pairs: tuple[tuple[str, str], ...] = _PAIRS
     often: bool = False
+    roads: Roads = "winding"
+    one_decision: bool = False
+    brief: bool = False
     faults: str = ""
 
     @property
@@ -125,6 +147,10 @@ class Setting:
         return f"{faults}: struck {'just after' if self.arrival == 'after' else 'before'} the guards' first check"
 
 
+_STRAIGHT = (
+    *(arm for arm in ARMS if arm.name in ("none", "random", "important", "ranger", "zero", "aspis")),
+    _PREVIOUS,
+)
 _BUT_30 = tuple(bit for bit in range(32) if bit != 30)
 _INSIDE = (
     Arm("inside", "top 1 % struck", "struck", "inside"),
@@ -134,6 +160,18 @@ _INSIDE = (
 )
 _BOUNDED = _with_bounds("bit-30", "a weight's bit 30", "bit 30", "important")
 _IN_FLIGHT = _with_bounds("value", "values struck", "struck", "values")
+_ASIDE = (
+    _NONE,
+    Arm("aside", "one decision aside", "one aside", "wheel"),
+    Arm("aside-ranger", "one decision aside + Ranger", "+ Ranger", "wheel", ("ranger",)),
+    Arm("aside-zero", "one decision aside + Ranger zero", "+ zero", "wheel", ("zero",)),
+    Arm("aside-channel", "one decision aside + Ranger per channel", "+ per channel", "wheel", ("channel",)),
+    Arm("aside-previous", "one decision aside + previous frame", "+ previous", "wheel", ("previous",)),
+    Arm("aside-direction", "one decision aside in direction", "direction", "direction"),
+    Arm("aside-4", "4 decisions in a row", "4 in a row", "wheel", frames=4),
+    Arm("aside-4-ranger", "4 decisions in a row + Ranger", "4 + Ranger", "wheel", ("ranger",), frames=4),
+    Arm("aside-4-previous", "4 decisions in a row + previous frame", "4 + previous", "wheel", ("previous",), frames=4),
+)
 
 
 def _policies(arms: tuple[Arm, ...]) -> tuple[tuple[str, str], ...]:
@@ -179,6 +217,42 @@ SETTINGS = (
         often=True,
         faults="bit 30 of one value in each decision, drawn from all operator outputs",
     ),
+    Setting(
+        "previous",
+        "20 weights, 2 bits each, held by the frame before",
+        20,
+        BitFlip(2),
+        arms=_HELD,
+        pairs=(("important", "previous"), ("previous", "ranger")),
+        brief=True,
+        faults=f"{_TWENTY}, as above",
+    ),
+    Setting(
+        "straight",
+        "a straight road with an obstacle, 20 weights, 2 bits each",
+        20,
+        BitFlip(2),
+        arms=_STRAIGHT,
+        pairs=(*_PAIRS[:5], ("important", "previous")),
+        roads="straight",
+        brief=True,
+        faults=_TWENTY,
+    ),
+    Setting(
+        "single",
+        "one value of one decision, any bit",
+        1,
+        BitFlip(1),
+        target="values",
+        arms=_ASIDE,
+        pairs=(
+            *(("aside", f"aside-{policy}") for policy in ("ranger", "zero", "channel", "previous")),
+            *(("aside-4", arm) for arm in ("aside", "aside-4-ranger", "aside-4-previous")),
+        ),
+        one_decision=True,
+        brief=True,
+        faults="one bit of one value of one decision, drawn from all operator outputs",
+    ),
 )
 
 
@@ -216,7 +290,9 @@ class Class:
         )
 
 
-def prepare(student: nn.Module, training_seed: int, *, range_tracks: int, score_tracks: int) -> Class:
+def prepare(
+    student: nn.Module, training_seed: int, *, range_tracks: int, score_tracks: int, roads: Roads = "winding"
+) -> Class:
     """Bounds and scores for the guards from the student's own lessons, scores for the attacker from other tracks.
 
     Args:
@@ -224,10 +300,11 @@ def prepare(student: nn.Module, training_seed: int, *, range_tracks: int, score_
         training_seed: whose lessons it had.
         range_tracks: of lessons over which bounds are profiled.
         score_tracks: of lessons, and of the attacker's tracks, on which weights are scored.
+        roads: of its lessons, and of all of these.
     """
-    seen = lessons(lesson_seed(training_seed), tracks=range_tracks).inputs("lessons")
-    own = lessons(lesson_seed(training_seed), tracks=score_tracks)
-    others = lessons(_ATTACKER_SEED + training_seed, tracks=score_tracks)
+    seen = lessons(lesson_seed(training_seed), tracks=range_tracks, roads=roads).inputs("lessons")
+    own = lessons(lesson_seed(training_seed), tracks=score_tracks, roads=roads)
+    others = lessons(_ATTACKER_SEED + training_seed, tracks=score_tracks, roads=roads)
     program = capture(student, seen.take([0, 1]).tensors)
     profile = profile_activations(program, seen, per_channel=True)
     ranges, scores = profile.ranges(), _scores(program, own)
@@ -237,6 +314,10 @@ def prepare(student: nn.Module, training_seed: int, *, range_tracks: int, score_
         "median": Ranger(profile.ranges(medians=True), policy=ToMedian()),
         "random": Ranger(ranges, policy=RandomInRange()),
         "channel": Ranger(profile.ranges(per_channel=True)),
+        "previous": PreviousFrame(
+            Ranger(ranges, policy=Detect()),
+            _jumps(program, [Scenario.drawn(lesson_seed(training_seed), n, roads) for n in range(range_tracks)]),
+        ),
         "aspis": Aspis(scores, PROTECTED),
         "known-bits": KnownBits(),
         "parity": Parity(),
@@ -244,10 +325,22 @@ def prepare(student: nn.Module, training_seed: int, *, range_tracks: int, score_
     samplings = {
         "random": ElementUniform(),
         "values": ElementUniform(),
+        "wheel": ElementUniform(),
         "important": TopScore(_scores(program, others).values, fraction=ATTACKED),
         "inside": TopScore(scores.values, fraction=PROTECTED),
     }
     return Class(program, samplings, protections)
+
+
+def _jumps(program: Program, scenarios: Iterable[Scenario]) -> tuple[float, ...]:
+    """The farthest that waypoints move from frame to frame while the fault-free student drives these."""
+    drives: list[list[Floats]] = []
+    driver = StruckStudent(program, ())
+    for scenario in scenarios:
+        with one_thread(), driver.under([]):
+            film = Film(scenario, driver, decisions=DECISIONS)
+        drives.append([moment.waypoints for moment in film.moments])
+    return largest_jumps(drives)
 
 
 def _scores(program: Program, frames: Frames) -> Scores:

@@ -20,7 +20,8 @@ class Tally:
     """Episodes of one arm.
 
     ``crashes``, ``stalls``, ``stops``: by ending; ``nonfinite``: episodes with a waypoint that was NaN or infinite;
-    ``repaired``: episodes in which guards corrected or mitigated a word; ``crash``: the probability, Wilson 95 %.
+    ``repaired``: episodes in which guards corrected or mitigated a word; ``hits``: crashes into an obstacle; ``crash``:
+    the probability, Wilson 95 %.
     """
 
     episodes: int
@@ -29,6 +30,7 @@ class Tally:
     stops: int
     nonfinite: int
     repaired: int
+    hits: int = 0
 
     def share(self, count: int) -> Interval:
         """Interval of a count's share of the episodes."""
@@ -66,7 +68,8 @@ def tally(records: Sequence[Record], arm: str) -> Tally:
     endings = Counter(record["ending"] for record in episodes)
     nonfinite = sum(record["nonfinite"] > 0 for record in episodes)
     repaired = sum(record["corrected"] + record["mitigated"] > 0 for record in episodes)
-    return Tally(len(episodes), endings["crash"], endings["stall"], endings["stopped"], nonfinite, repaired)
+    hits = sum(record.get("hit", False) for record in episodes)
+    return Tally(len(episodes), endings["crash"], endings["stall"], endings["stopped"], nonfinite, repaired, hits)
 
 
 def compared(records: Sequence[Record], first: str, second: str) -> PairedOutcomes:
@@ -83,9 +86,9 @@ def crashes_of_one(records: Sequence[Record], first: str, second: str) -> list[i
     """Episodes in which the first arm crashed and the second finished."""
     ended = {(record["arm"], record["episode"]): record["ending"] for record in records}
     numbers = dict.fromkeys(record["episode"] for record in records)
-    return [n for n in numbers if ended[first, n] == "crash" and ended[second, n] == "finished"]
+    return [n for n in numbers if ended.get((first, n)) == "crash" and ended.get((second, n)) == "finished"]
 
 
-def seconds_of(records: Sequence[Record], arm: str, episode: int) -> float:
-    """Duration of an episode of an arm, in seconds."""
-    return next(float(one["seconds"]) for one in records if (one["arm"], one["episode"]) == (arm, episode))
+def record_of(records: Sequence[Record], arm: str, episode: int) -> Record:
+    """The record of an episode of an arm."""
+    return next(one for one in records if (one["arm"], one["episode"]) == (arm, episode))

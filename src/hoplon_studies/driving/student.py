@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from itertools import pairwise
 
@@ -11,16 +12,18 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from hoplon.errors import DataError
-from hoplon_studies.driving.camera import SIZE
-from hoplon_studies.driving.control import WAYPOINTS
-from hoplon_studies.driving.roads import Floats
+from hoplon_studies.driving.world.camera import SIZE
+from hoplon_studies.driving.world.control import WAYPOINTS
+from hoplon_studies.driving.world.roads import Floats
+from hoplon_studies.driving.world.simulator import Roads
 
 UNITS_PER_OUTPUT = 10.0
 """Units that an output of 1 stands for: outputs near 1 train better than outputs near 25."""
 
-TRAINED = (0, 1, 2)
-"""Training seeds whose weights come with hoplon."""
+TRAINED: Mapping[Roads, tuple[int, ...]] = {"winding": (0, 1, 2), "straight": (0,)}
+"""Training seeds whose weights come with hoplon, by the roads of their lessons."""
 
+_FILES: Mapping[Roads, str] = {"winding": "student", "straight": "straight"}
 _WIDTHS = (3, 16, 32, 64, 96, 128)
 _KERNELS = (5, 5, 3, 3, 3)
 _HIDDEN = 128
@@ -66,17 +69,19 @@ def as_output(waypoints: Floats) -> Tensor:
     return torch.from_numpy((np.asarray(waypoints) / UNITS_PER_OUTPUT).reshape(len(waypoints), -1)).to(torch.float32)
 
 
-def trained(seed: int) -> Student:
+def trained(seed: int, roads: Roads = "winding") -> Student:
     """A student with the weights that come with hoplon, in eval mode.
 
-    ``hoplon_studies.driving.training.train(seed)`` is the recipe that made them.
+    The recipes that made them stand in ``hoplon_studies.driving.training``.
 
     Raises:
         DataError: no weights of this seed.
     """
-    if seed not in TRAINED:
-        raise DataError(f"expected a training seed out of {TRAINED}, got {seed}; training.train(seed) makes another")
-    found = files("hoplon_studies.driving").joinpath("weights", f"student-{seed}.safetensors").read_bytes()
+    if seed not in TRAINED[roads]:
+        known = TRAINED[roads]
+        raise DataError(f"expected a training seed out of {known}, got {seed}; training.train(seed) makes another")
+    name = f"{_FILES[roads]}-{seed}.safetensors"
+    found = files("hoplon_studies.driving").joinpath("weights", name).read_bytes()
     student = Student()
     student.load_state_dict(load(found))
     return student.eval()

@@ -9,6 +9,7 @@ from hoplon.stats.intervals import Interval
 from hoplon_studies.driving.settings import Setting
 from hoplon_studies.driving.statistics import LEVEL, compared, tally
 from hoplon_studies.driving.trials import Record
+from hoplon_studies.driving.world.simulator import SECONDS_PER_DECISION
 from hoplon_studies.framework.figures import Figure, bars, percent_series
 from hoplon_studies.framework.findings import Table
 from hoplon_studies.framework.rows import DIFFERENCE, Row, Value
@@ -23,20 +24,23 @@ INTRODUCTION = (
     "a crash is hitting an object. Here the loop is closed in gymnasium's CarRacing, on winding roads: an expert that "
     "sees the road teaches a student that sees pictures (learning by cheating); the student says five waypoints, 0.2 "
     "to 1 second ahead, and a controller pursues them at a constant speed. So a wrong output moves the car, and "
-    "changes what is seen next.",
+    "changes what is seen next. One part drives such a student along a straight road with an obstacle, as the paper "
+    "does. No ResNet-34 with branches was trained.",
     "**An episode** begins rolling, at a random place of a random track that no student was taught on, and lasts 10 "
     "seconds, 125 decisions. *Crash*: all four wheels off the road, or the car's centre more than 2 units beyond its "
-    "edge (the road is 13.3 units wide). *Stall*: no crash, but less than half of the way. *Stopped*: a guard reported "
-    "memory that it cannot repair, so the student did not drive on. Waypoints are clipped to 0 to 30 units ahead and "
-    "25 to either side; while one of them is NaN or infinite, the last finite ones go on being followed (at the very "
-    "start: straight on).",
+    "edge (the road is 13.3 units wide), or the obstacle hit, where there is one. *Stall*: no crash, but less than "
+    "half of the way. *Stopped*: a guard reported memory that it cannot repair, so the student did not drive on. "
+    "Waypoints are clipped to 0 to 30 units ahead and 25 to either side; while one of them is NaN or infinite, the "
+    "last finite ones go on being followed (at the very start: straight on).",
     "**Faults** strike the live weights of `hoplon.harden`'s module, bit for bit those of campaigns, and stay for the "
     "episode; guards check all memory before every forward pass. All rows of a setting meet the same tracks and "
     "starts; all rows with important weights meet the same faults. *Important*: drawn from the 5 % of the weights with "
     "the highest Taylor score, while Aspis-1 % keeps copies of the highest 1 %, scored on other tracks; *top 1 % "
     "struck*: drawn from exactly these, as in section V-B; V-F does not say. Ranger's bounds are the extremes over "
     "lessons; a value outside becomes the nearest end of its bound, or zero, the median of its channel, a random value "
-    "inside; *per channel*: each channel has its own bound.",
+    "inside; *per channel*: each channel has its own bound. *Previous frame* (ours): where a value lies beyond an end "
+    "of its bound by more than a tenth, or a waypoint has moved farther than ever between neighbouring frames of "
+    "fault-free drives, the last sound decision is followed, as it was.",
     f"**Tables** compare rows on the same tracks by the exact McNemar test; a verdict needs p below {LEVEL:g} over the "
     "number of comparisons, so that all of a table hold together at 95 %, and rows that are *not told apart* carry no "
     "claim either way. An episode that a guard stopped has not crashed: such a car does not drive either, its weights "
@@ -64,12 +68,16 @@ def crash_rows(
     rows = []
     for arm in setting.arms:
         found = tally(records, arm.name)
-        printed = arm.name in _PUBLISHED and setting.name in ("main", "inside")
+        printed = arm.name in _PUBLISHED and setting.name in ("main", "inside", "straight")
         where, paper = ("Table VI", published[_PUBLISHED[arm.name]]) if printed else ("section V-F", None)
         why = _WIDER if printed and arm.name == "aspis" else ""
         row = Row(where, model, "CarRacing", CRASHES, "%", paper, why=why, arm=arm.title, setting=setting.title)
-        row = replace(row, stands_for="LBC in CARLA", failure=arm.struck is not None)
-        rows.append(row.found(found.crash, n=found.episodes, seed=seed))
+        failure, detail = arm.struck is not None, setting.one_decision
+        row = replace(row, stands_for="LBC in CARLA", failure=failure, detail=detail)
+        if found.episodes:
+            rows.append(row.found(found.crash, n=found.episodes, seed=seed))
+        else:
+            rows.append(row.missing("no fault drawn turned a decision so far aside"))
     return tuple(sorted(rows, key=lambda row: row.paper is None))
 
 
@@ -101,8 +109,8 @@ def endings(setting: Setting, records: Sequence[Record]) -> Table:
                 "stopped by a guard": counts.stops,
                 "non-finite waypoints": counts.nonfinite,
                 "with repairs": counts.repaired,
-                "crash, %": _percent(counts.crash),
-                "stall, %": _percent(counts.share(counts.stalls)),
+                "crash, %": percent(counts.crash),
+                "stall, %": percent(counts.share(counts.stalls)),
             }
         )
     table = Table.of("How episodes end", rows, "Intervals: Wilson, 95 %.")
@@ -121,19 +129,19 @@ def comparisons(setting: Setting, records: Sequence[Record]) -> Table:
                 "second": titles[second],
                 "only the first crashes": pair.only_first,
                 "only the second crashes": pair.only_second,
-                "difference, points": _percent(pair.difference),
+                "difference, points": percent(pair.difference),
                 "McNemar p": f"{pair.p_value:.2g}",
                 "the first has": pair.verdict(len(setting.pairs)),
             }
         )
-    return Table.of("Rows against each other", rows)
+    return Table.of("Rows against each other", rows, detail=setting.brief)
 
 
 def per_student(setting: Setting, records: Mapping[int, Sequence[Record]]) -> Table:
     """Crashes of each student."""
     columns = ("row", *(f"training seed {seed}, %" for seed in records))
     rows = tuple(
-        (arm.title, *(_percent(tally(own, arm.name).crash) for own in records.values())) for arm in setting.arms
+        (arm.title, *(percent(tally(own, arm.name).crash) for own in records.values())) for arm in setting.arms
     )
     return Table(
         "Crashes by student",
@@ -146,7 +154,8 @@ def per_student(setting: Setting, records: Mapping[int, Sequence[Record]]) -> Ta
 
 def crash_figure(setting: Setting, records: Sequence[Record]) -> Iterator[Figure]:
     """Bars with their intervals; none where they would all be alike but one."""
-    tallies = [tally(records, arm.name) for arm in setting.arms]
+    arms = [arm for arm in setting.arms if tally(records, arm.name).episodes]
+    tallies = [tally(records, arm.name) for arm in arms]
     if len({one.crashes for one in tallies}) < _TOLD_APART:
         return
     series = [percent_series("crashes", [one.crash for one in tallies])]
@@ -155,10 +164,8 @@ def crash_figure(setting: Setting, records: Sequence[Record]) -> Iterator[Figure
     yield bars(
         "crashes",
         title=f"How episodes end: {setting.title}",
-        alt="; ".join(
-            f"{arm.title} {100 * one.crash.estimate:.1f} %" for arm, one in zip(setting.arms, tallies, strict=True)
-        ),
-        groups=[arm.short for arm in setting.arms],
+        alt="; ".join(f"{arm.title} {100 * one.crash.estimate:.1f} %" for arm, one in zip(arms, tallies, strict=True)),
+        groups=[arm.short for arm in arms],
         series=series,
         y_title="episodes, %",
     )
@@ -186,10 +193,22 @@ def text_of(setting: Setting, records: Sequence[Record]) -> str:
     if safe:
         most = max(100 * found.crash.high for found in safe.values())
         said.append(f"No crash in: {', '.join(safe)}; more than {most:.2g} % is ruled out.")
+    hits = [f"{title} {found.hits} of {found.crashes}" for title, found in tallies.items() if found.hits]
+    if hits:
+        said.append(f"Crashes into the obstacle, the others off the road: {', '.join(hits)}.")
+    held = [f"{arm.title} {_held(records, arm.name)}" for arm in setting.arms if arm.protections == ("previous",)]
+    if held:
+        said.append(f"Decisions in whose place an earlier one was followed: {', '.join(held)}.")
     stopped = [f"{title} {found.stops} of {found.episodes}" for title, found in tallies.items() if found.stops]
     if stopped:
         said.append(f"Stopped by a guard: {', '.join(stopped)}.")
     return " ".join(said)
+
+
+def _held(records: Sequence[Record], arm: str) -> str:
+    mine = [record for record in records if record["arm"] == arm]
+    decisions = sum(round(record["seconds"] / SECONDS_PER_DECISION) for record in mine)
+    return f"{sum(record['held'] for record in mine):,} of {decisions:,}"
 
 
 def capital(text: str) -> str:
@@ -201,5 +220,6 @@ def _limits(interval: Interval) -> str:
     return f"[{100 * interval.low:.2g}, {100 * interval.high:.2g}] %"
 
 
-def _percent(interval: Interval) -> str:
+def percent(interval: Interval) -> str:
+    """An estimate with its limits, per cent."""
     return f"{100 * interval.estimate:z.1f} [{100 * interval.low:z.1f}, {100 * interval.high:z.1f}]"

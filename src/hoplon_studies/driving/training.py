@@ -1,12 +1,13 @@
 """Training of students: an expert that sees the road says where to go, a student sees the same through a camera.
 
-The weights that come with hoplon were made by ``safetensors.torch.save_file(train(seed).state_dict(), path)``, for each
-seed of ``student.TRAINED``, on one thread of an x86-64 processor.
+The weights that come with hoplon were made by ``safetensors.torch.save_file(student.state_dict(), path)``, for each
+seed of ``student.TRAINED``, on one thread of an x86-64 processor: ``train(seed)``, and on straight roads ``train(seed,
+tracks=160, roads="straight")``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -18,15 +19,15 @@ from torch import Tensor, nn
 
 from hoplon.program.inputs import Inputs
 from hoplon.zoo.seeding import one_thread, seeded
-from hoplon_studies.driving.camera import as_input, photograph
-from hoplon_studies.driving.control import STRAIGHT_ON, Command, clipped, expert_waypoints, pursue
-from hoplon_studies.driving.simulator import Scenario, World
 from hoplon_studies.driving.student import UNITS_PER_OUTPUT, Student, as_output
+from hoplon_studies.driving.world.camera import as_input, photograph
+from hoplon_studies.driving.world.control import STRAIGHT_ON, Command, clipped, expert_waypoints, pursue
+from hoplon_studies.driving.world.simulator import Roads, Scenario, World
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a stage, how much of it is done, and its total."""
 
-_DECISIONS = 200  # of a lesson: 16 seconds
+_DECISIONS: Mapping[Roads, int] = {"winding": 200, "straight": 125}  # of a lesson: 16 seconds, or the straight
 _BURST_EVERY, _BURST_LONGEST = 25, 8  # decisions
 _BURST_STEERING = 0.2  # radians
 
@@ -52,27 +53,36 @@ class Frames:
         return Inputs(as_input(self.pictures), (self.targets * 1000).round().to(torch.int64), name=name)
 
 
-def lessons(seed: int, *, tracks: int, decisions: int = _DECISIONS, progress: Progress | None = None) -> Frames:
+def lessons(
+    seed: int,
+    *,
+    tracks: int,
+    roads: Roads = "winding",
+    decisions: int | None = None,
+    progress: Progress | None = None,
+) -> Frames:
     """Frames of the expert at the wheel, which now and then is jerked: so the student sees how to get back.
 
     Args:
         seed: decides tracks, starts and jerks. Episodes of another seed are on other tracks.
         tracks: one rolling start on each.
-        decisions: frames per track; fewer where the car was jerked off the road.
+        roads: their kind.
+        decisions: frames per track, 200 on winding roads and 125 on straight ones by default; fewer where the car was
+            jerked off the road.
         progress: told each track.
     """
     pictures, targets = [], []
     for number in range(tracks):
-        world = World(Scenario.drawn(seed, number))
-        jerks = _jerks(np.random.default_rng([seed, number, 1]), decisions)
+        world = World(Scenario.drawn(seed, number, roads))
+        jerks = _jerks(np.random.default_rng([seed, number, 1]), decisions or _DECISIONS[roads])
         for jerk in jerks:
             pose = world.pose
-            waypoints = expert_waypoints(world.road, pose, world.near)
+            waypoints = expert_waypoints(world.path, pose, world.near)
             pictures.append(photograph(world.road.ground, pose))
             targets.append(waypoints)
             command = pursue(clipped(waypoints), pose.speed)
             world.advance(Command(command.steering + float(jerk), command.gas, command.brake))
-            if world.has_left_the_road:
+            if world.has_hit_the_obstacle or world.has_left_the_road:
                 break
         if progress is not None:
             progress("lessons", number + 1, tracks)
@@ -89,14 +99,20 @@ def _jerks(generator: np.random.Generator, decisions: int) -> NDArray[np.float64
 
 
 def train(
-    seed: int, *, tracks: int = 80, epochs: int = 12, batch: int = 64, progress: Progress | None = None
+    seed: int,
+    *,
+    tracks: int = 80,
+    roads: Roads = "winding",
+    epochs: int = 12,
+    batch: int = 64,
+    progress: Progress | None = None,
 ) -> Student:
     """A student, taught from scratch on ``tracks`` tracks of its own; takes minutes on one core.
 
     Half of the frames of a batch are mirrored, and their waypoints too. Adam, smooth L1 loss, a learning rate that
     falls to zero along a cosine. The same seed gives the same weights on the same kernels.
     """
-    frames = lessons(lesson_seed(seed), tracks=tracks, progress=progress)
+    frames = lessons(lesson_seed(seed), tracks=tracks, roads=roads, progress=progress)
     with seeded(seed):
         student = Student().train()
     optimiser = torch.optim.Adam(student.parameters(), lr=1e-3)

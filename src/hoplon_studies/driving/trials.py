@@ -12,7 +12,8 @@ from hoplon_studies.driving.episodes import DECISIONS, Episode, drive
 from hoplon_studies.driving.film_strip import Film
 from hoplon_studies.driving.injected_driver import StruckStudent, Word
 from hoplon_studies.driving.settings import Arm, Class, Setting
-from hoplon_studies.driving.simulator import Scenario
+from hoplon_studies.driving.single_frames import StruckFrame, drawn_frame, drive_on, strike_one_frame
+from hoplon_studies.driving.world.simulator import Scenario
 
 Record = dict[str, Any]
 """One episode of one arm: ``episode``, ``arm``, the fields of :class:`Episode`, and what the guards found in words
@@ -45,8 +46,9 @@ class Classroom:
     def __call__(self, task: Task) -> list[Record]:
         """All arms of each episode, one after the other."""
         numbers = range(task.first, task.first + task.count)
+        all_arms = self._one_decision if task.setting.one_decision else self._all
         with one_thread():
-            return [record for number in numbers for record in self._all(task, number)]
+            return [record for number in numbers for record in all_arms(task, number)]
 
     def driver(self, arm: Arm, target: Target = "memory") -> StruckStudent:
         """The student as this arm protects it; ``target``: what faults strike."""
@@ -64,16 +66,22 @@ class Classroom:
     def film(self, task: Task, arm: Arm) -> Film:
         """The first episode of a task, driven once more by one arm, all of it kept."""
         driver = self.driver(arm, task.setting.target)
+        if task.setting.one_decision:
+            with one_thread():
+                struck = self._struck(task, task.first)
+                word = struck.first(arm.struck or "")
+                assert word is not None, "an arm without this episode"
+                return drive_on(self._scenario(task, task.first), driver, struck, word, frames=arm.frames)[0]
         fault = self.faults(task, task.first)[arm.struck]
         with one_thread(), driver.under(fault, task.setting.arrival):
-            return Film(Scenario.drawn(task.seed, task.first), driver, decisions=task.decisions)
+            return Film(self._scenario(task, task.first), driver, decisions=task.decisions)
 
     def __getstate__(self) -> Mapping[str, Any]:
         """Without drivers, which each process makes for itself."""
         return {**self.__dict__, "_drivers": {}}
 
     def _all(self, task: Task, number: int) -> list[Record]:
-        scenario = Scenario.drawn(task.seed, number)
+        scenario = self._scenario(task, number)
         faults = self.faults(task, number)
         known: dict[str, Episode] = {}
         records = []
@@ -83,10 +91,35 @@ class Classroom:
                 episode = known.get(same or "") or drive(scenario, driver, decisions=task.decisions)
                 if same is not None:
                     known[same] = episode
-            found = driver.found
-            counts = {"corrected": found.corrected, "mitigated": found.mitigated, "uncorrectable": found.uncorrectable}
-            records.append({"episode": number, "arm": arm.name, **asdict(episode), **counts})
+            records.append(_record(number, arm, episode, driver))
         return records
+
+    def _one_decision(self, task: Task, number: int) -> list[Record]:
+        """What one decision becomes under faults drawn for it, then each arm with the first that turns it aside."""
+        scenario, struck, (none, *arms) = self._scenario(task, number), self._struck(task, number), task.setting.arms
+        records = [{**_record(number, none, struck.episode, self.driver(none, "values")), **struck.counts()}]
+        for arm in arms:
+            if (word := struck.first(arm.struck or "")) is not None:
+                driver = self.driver(arm, "values")
+                film, off = drive_on(scenario, driver, struck, word, frames=arm.frames)
+                where = {"site": word["site"], "element": word["element"], "bit": int(word["flip"]).bit_length() - 1}
+                records.append({**_record(number, arm, film.episode, driver), "off": round(off, 1), **where})
+        return records
+
+    def _struck(self, task: Task, number: int) -> StruckFrame:
+        table = self.student.table(task.setting, "values", seed=task.seed, episode=number)
+        words, driver = list(table.frame.iter_rows(named=True)), self.driver(task.setting.arms[0], "values")
+        return strike_one_frame(self._scenario(task, number), driver, words, frame=drawn_frame(task.seed, number))
+
+    @staticmethod
+    def _scenario(task: Task, number: int) -> Scenario:
+        return Scenario.drawn(task.seed, number, task.setting.roads)
+
+
+def _record(number: int, arm: Arm, episode: Episode, driver: StruckStudent) -> Record:
+    found = driver.found
+    counts = {"corrected": found.corrected, "mitigated": found.mitigated, "uncorrectable": found.uncorrectable}
+    return {"episode": number, "arm": arm.name, **asdict(episode), **counts, "held": driver.held}
 
 
 @final

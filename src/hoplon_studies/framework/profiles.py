@@ -120,6 +120,10 @@ class DrivingCounts:
         students: training seeds of the students.
         main: episodes of each student and each row in the main setting.
         other: the same in the other settings.
+        single_students: those of them of which one decision is struck.
+        single: episodes of each of these.
+        single_faults: faults drawn for it, of which the first that turns the car aside is driven.
+        obstacle: episodes on the straight road with an obstacle.
         range_tracks: lessons from which bounds are profiled, 200 frames each.
         score_tracks: lessons on which weights are scored.
     """
@@ -127,6 +131,10 @@ class DrivingCounts:
     students: tuple[int, ...] = by_profile((0,), (0, 1, 2), (0, 1, 2))
     main: int = by_profile(8, 100, 370)
     other: int = by_profile(2, 30, 120)
+    single_students: tuple[int, ...] = by_profile((0,), (0, 1), (0, 1, 2))
+    single: int = by_profile(4, 80, 1000)
+    single_faults: int = by_profile(64, 128, 256)
+    obstacle: int = by_profile(4, 100, 400)
     range_tracks: int = by_profile(6, 40, 80)
     score_tracks: int = by_profile(3, 10, 20)
 

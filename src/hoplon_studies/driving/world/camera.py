@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hoplon_studies.driving.control import Pose
-from hoplon_studies.driving.roads import PALETTE, Floats, Ground
+from hoplon_studies.driving.world.control import Pose
+from hoplon_studies.driving.world.roads import PALETTE, Floats, Ground
 
 SIZE = 64
 """Pixels of a side."""
@@ -21,7 +21,7 @@ _HALF_ANGLE = 45.0  # degrees to either side
 
 
 def photograph(ground: Ground, pose: Pose) -> NDArray[np.uint8]:
-    """Rows of :data:`~hoplon_studies.driving.roads.PALETTE`, uint8, shape ``(64, 64)``; the first row is farthest.
+    """Rows of :data:`PALETTE`, uint8, shape ``(64, 64)``; the first row is farthest.
 
     Departure from the simulator's own picture, which is drawn from above, zooms during the first second and colours
     the tiles that were visited: this one looks ahead, always the same way, and takes a hundredth of the time.

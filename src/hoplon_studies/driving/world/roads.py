@@ -18,10 +18,13 @@ HALF_WIDTH = 40 / 6.0
 CELL = 0.4
 """Side of a cell of the painted ground, in units."""
 
-GRASS, DARK_GRASS, WHITE, RED = 0, 1, 5, 6
+GRASS, DARK_GRASS, WHITE, RED, BLUE = 0, 1, 5, 6, 7
 ROAD = (2, 3, 4)  # neighbouring tiles differ a little, so that speed can be seen
 PALETTE = np.array(
-    [[102, 230, 102], [92, 204, 92], [102, 102, 102], [105, 105, 105], [107, 107, 107], [255, 255, 255], [255, 0, 0]],
+    [
+        *([102, 230, 102], [92, 204, 92], [102, 102, 102], [105, 105, 105], [107, 107, 107]),
+        *([255, 255, 255], [255, 0, 0], [30, 60, 200]),
+    ],
     dtype=np.uint8,
 )
 
