@@ -13,14 +13,20 @@ from torch import nn
 
 from hoplon.errors import DataError, HoplonError
 from hoplon.program.capturing import capture
+from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.stats.intervals import wilson
 from hoplon.zoo import ZooData, ZooModel, resolve_model
+from hoplon.zoo.datasets._cifar10 import MEAN, STD
 from hoplon_studies import Profile, Row, StudyResult, profile_named, run_study, write_pages
 from hoplon_studies.aspis import overhead_charts, overheads, paper_batch, sizes, subjects
 from hoplon_studies.aspis.attacks import TWO_BITS
-from hoplon_studies.aspis.claims import headlines
+from hoplon_studies.aspis.changes import AWAY, SAMPLED, SCORED, TUNED, as_pictures
+from hoplon_studies.aspis.claims.of_the_paper import headlines
+from hoplon_studies.aspis.coverage import ATTACK, CLASSES, NOTICED, ONE_BIT, RIGHT, SEC_DED, TWO_BITS as TWO_OF_A_WORD
 from hoplon_studies.aspis.critical import COUNTED, NEAR_ALL
+from hoplon_studies.aspis.drift import FRESH, KEPT, MORE, SHARES, STALE, STRUCK
+from hoplon_studies.aspis.layers import BEST, LAYERED, LAYERS, ONE, THIRD
 from hoplon_studies.aspis.maps import FIRST, HELD
 from hoplon_studies.aspis.study import STUDY
 from hoplon_studies.framework.claims import Evidence
@@ -36,6 +42,7 @@ COUNTS = replace(
     important=20,
     important_faults=8,
     compared_faults=12,
+    covered_faults=6,
     guards=profile_named("standard").aspis.guards,
     models=(),
 )
@@ -128,11 +135,45 @@ def test_the_users_own_model_runs_every_part_and_its_figures_can_be_derived_from
         "main tensor, bit 30: corrected",
     }
     assert all(figure.read_bytes().startswith(b"<?xml") for figure in pages.figures)
+    _drifts(rows)
+    _covers(rows)
     markdown = pages.markdown.read_text()
     assert len(markdown.splitlines()) <= 350
     assert repeated(markdown) == {}
     assert default_reasons(json.loads(pages.document.read_text())) == []
     assert all(f"aspis/{figure.name}" in markdown for figure in pages.figures)
+
+
+def _drifts(rows: list[Row]) -> None:
+    """The network's own rows of the parts about layers and drift."""
+    left = {(row.what, row.arm): row for row in rows if row.setting == STRUCK}
+    assert {what for what, _ in left} == {SAMPLED, TUNED}
+    for what in (SAMPLED, TUNED):
+        bare, stale, fresh, more = (left[what, arm].here for arm in ("none", STALE, FRESH, MORE))
+        assert bare >= max(stale, fresh)  # type: ignore[operator]
+        assert more == pytest.approx(stale - fresh)  # type: ignore[operator]
+    kept = {row.arm: row for row in rows if row.setting == SHARES and row.what == KEPT}
+    assert kept[SCORED["mnist"]].why == kept[AWAY].why == "no data here"
+    assert kept[TUNED].here in (0, 100)  # the top 1 % is one weight of 36
+    layers = {(row.what, row.arm): row.here for row in rows if row.setting == LAYERED}
+    assert layers[BEST, "none"] > layers[BEST, ONE] == layers[BEST, "by score"] == 0  # type: ignore[operator]
+    assert layers[THIRD, "none"] > layers[THIRD, LAYERS] == layers[THIRD, "by score"] == 0  # type: ignore[operator]
+
+
+def _covers(rows: list[Row]) -> None:
+    """What guards do about faults in the only convolution, as they guarantee it."""
+    found = {(row.arm, row.what): row.here for row in rows if row.setting == "guards on small on points"}
+    for faults in CLASSES:
+        assert found["none", f"{faults}: {RIGHT}"] == found["none", f"{faults}: {NOTICED}"] == 0
+        for guard in ("tmr", "aspis-100%", overheads.CODING):
+            assert found[guard, f"{faults}: {RIGHT}"] == found[guard, f"{faults}: {NOTICED}"] == 100, (guard, faults)
+        assert found["radar", f"{faults}: {RIGHT}"] == 0
+    assert (found[SEC_DED, f"{ONE_BIT}: {RIGHT}"], found[SEC_DED, f"{TWO_OF_A_WORD}: {RIGHT}"]) == (100, 0)
+    assert found[SEC_DED, f"{TWO_OF_A_WORD}: {NOTICED}"] == 100
+    assert found["aspis-1%", f"{ONE_BIT}: {RIGHT}"] < 100
+    assert found["known-bits", f"{ATTACK}: {NOTICED}"] == 100
+    assert (found["tmr-sparse", f"{ATTACK}: {RIGHT}"], found["tmr-sparse", f"{ATTACK}: {NOTICED}"]) == (0, 100)
+    assert found["tmr", overheads.OF_WEIGHTS] == pytest.approx(200)
 
 
 class _Stopped(Exception):  # noqa: N818 -- says what is the case
@@ -251,6 +292,38 @@ def test_a_verdict_says_what_another_threshold_gives(beyond: int, told: str) -> 
     (claim,) = [one for one in headlines(Evidence(found, Published("aspis"))) if one.name == "random-vgg19"]
     assert claim.verdict == "confirmed"
     assert told in claim.because
+
+
+def test_other_pictures_are_brought_to_those_that_the_network_takes() -> None:
+    like = SimpleNamespace(known=Inputs(torch.zeros(2, 3, 32, 32)))
+    digits = torch.zeros(1, 1, 28, 28)
+    digits[0, 0, 0, 0] = 1.0
+    found = as_pictures(Inputs(digits, torch.tensor([7])), like)  # type: ignore[arg-type]
+    white, black = ((torch.tensor([grey] * 3) - torch.tensor(MEAN)) / torch.tensor(STD) for grey in (1.0, 0.0))
+    assert found.tensors[0].shape == (1, 3, 32, 32)
+    assert torch.allclose(found.tensors[0][0, :, 2, 2], white)
+    assert torch.allclose(found.tensors[0][0, :, 1, 2], black)
+    assert found.y is not None
+    assert found.y.tolist() == [7]
+    with pytest.raises(DataError, match="prepared for networks of CIFAR-10 alone"):
+        as_pictures(Inputs(digits), SimpleNamespace(known=Inputs(torch.zeros(2, 3, 224, 224))))  # type: ignore[arg-type]
+
+
+def test_memory_of_structural_coding_is_set_beside_that_of_aspis_in_one_base() -> None:
+    row = Row("Table V", "ResNet50", "-", overheads.OF_PROCESS, "%", arm=overheads.CODING, here=0.089)
+    found = [
+        row,
+        replace(row, arm="published-1%", here=0.158),
+        replace(row, arm="published-10%", here=1.58),
+        replace(row, what=overheads.OF_WEIGHTS, here=14.0),
+        replace(row, model="ResNet-20", what=overheads.OF_WEIGHTS, here=65.0),
+    ]
+    claims = {claim.name: claim for claim in headlines(Evidence(found, Published("aspis")))}
+    claim = claims["structural-coding"]
+    assert claim.verdict == "refuted"  # by both shares of the same process
+    assert claim.here == "0.089 % → 1.58 %; 0.089 % → 0.158 %" or claim.here == "0.089 % → 0.158 %; 0.089 % → 1.58 %"
+    assert "14 %" in claim.because
+    assert "65" not in claim.because
 
 
 def test_what_costs_nothing_has_no_bar() -> None:

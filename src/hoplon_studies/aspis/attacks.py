@@ -18,6 +18,11 @@ CHANGES = {TWO_BITS: BitFlip(2), THREE_BITS: BitFlip(3), WORST: BitFlip(2), MILD
 """Fault models by name; the places of :func:`struck` say themselves which bits the third flips."""
 
 
+ATTACKED = 0.05
+RANDOM_WEIGHTS, WIDER_WEIGHTS = "random weights", f"top {100 * ATTACKED:g} % by half of the data"
+"""Struck weights that more than one part of the study strikes."""
+
+
 def folder_of(change: str) -> str:
     """The name of a fault model in run directories."""
     return change.removesuffix(" of 32").replace(",", "").replace(" ", "-")

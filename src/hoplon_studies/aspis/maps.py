@@ -7,32 +7,23 @@ from dataclasses import replace
 
 import polars as pl
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from hoplon.errors import DataError
-from hoplon.importance._taylor import taylor
-from hoplon.importance.analysis import by_layer, overlap
+from hoplon.importance.analysis import by_layer
 from hoplon.importance.scores import Scores
-from hoplon.program.inputs import Inputs
-from hoplon.zoo.datasets._cifar10 import normalised, resized
-from hoplon_studies.aspis.subjects import CONVOLUTIONS, LABELS, NO_WEIGHTS, Absent, Subject, of_each
+from hoplon_studies.aspis.subjects import LABELS, NO_WEIGHTS, Absent, Subject, of_each
 from hoplon_studies.framework.figures import MANY_LABELS, Figure, Series, bars, heatmap
 from hoplon_studies.framework.findings import Finding, Table
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 
-_FRACTION = 0.01
+TOP = 0.01
+"""The share of the weights that counts as important."""
+
 _CELLS = 48
 _MAPS = {"vgg19": ("Fig. 7", "Fig. 8"), "inception_v3": ("Fig. 9", "Fig. 10"), "resnet50": ("Fig. 11", "Fig. 12")}
 
-_OTHERS = {"mnist": "MNIST's digits", "gtsrb": "traffic signs"}
-_PREPARED = ((3, 32, 32), (3, 75, 75))  # shapes of networks that take images normalised as CIFAR-10's
-
 FIRST = "weights of the first convolution that are among the top 1 % (Taylor)"
 EARLY = "weights of the top 1 % that lie in the first third of the convolutions"
-SAMPLED = "weights of the top 1 % that another sample of the same data also puts there"
-ELSEWHERE = "weights of the top 1 % that another data set also puts there"
 HELD = "sum of all scores that the top 1 % of the weights hold"
 
 
@@ -40,11 +31,6 @@ def important_weights(context: Context) -> Iterator[Finding]:
     """The share of important weights by layer, as rows, tables, bars and heat maps."""
     yield from _of_the_paper(context)
     yield from of_each(context, _of, lambda subject: [subject.row(_maps(subject)[1], FIRST)])
-    yield (
-        f"The other data set: {_OTHERS[context.profile.aspis.other_data]} as pictures of 32 x 32, whose labels are the "
-        "network's own predictions; the paper compares ImageNet with CIFAR-10. Shares have no limits: they are of all "
-        "weights, for these images."
-    )
 
 
 def _maps(subject: Subject | Absent) -> tuple[str, str]:
@@ -54,14 +40,12 @@ def _maps(subject: Subject | Absent) -> tuple[str, str]:
 
 def _of(subject: Subject, context: Context) -> Iterator[Finding]:
     scores = subject.scores()
-    layers = by_layer(scores, _FRACTION)
+    layers = by_layer(scores, TOP)
     map_, where = _maps(subject)
     paper = context.published.get(f"fig8/{subject.stands_for}/cifar10/first-layer")
     yield subject.row(where, FIRST, paper=paper, here=100 * layers["top_of_layer"][0])
     early = 100 * float(layers["top_share"][: -(-layers.height // 3)].sum())
-    yield subject.row(where, EARLY, here=early, n=scores.count(_FRACTION))
-    yield _agreement(subject)
-    yield _elsewhere(subject, scores, context)
+    yield subject.row(where, EARLY, here=early, n=scores.count(TOP))
     yield subject.row(where, HELD, here=100 * _held(scores), n=scores.total)
     yield _table(subject, layers)
     yield from (_bars(subject, layers, where), _map(subject, scores, map_))
@@ -75,40 +59,9 @@ def _of(subject: Subject, context: Context) -> Iterator[Finding]:
 
 def _held(scores: Scores) -> float:
     """The share of the sum of all scores that the most important weights hold."""
-    top = scores.top(_FRACTION)
+    top = scores.top(TOP)
     held = sum(float(scores[name].reshape(-1)[chosen].double().sum()) for name, chosen in top.items())
     return held / sum(float(score.double().sum()) for score in scores.values.values())
-
-
-def _agreement(subject: Subject) -> Row:
-    """Row about the agreement of the top 1 % between two halves of the calibration data."""
-    half = len(subject.known) // 2
-    halves = {"first": torch.arange(half), "second": torch.arange(half, 2 * half)}
-    parts = {name: subject.scores(places) for name, places in halves.items()}
-    share = float(overlap(parts, _FRACTION)["share"][0])
-    return subject.row("section IV-A", SAMPLED, here=100 * share, n=half)
-
-
-def _elsewhere(subject: Subject, scores: Scores, context: Context) -> Row:
-    """Row about the agreement of the top 1 % with that from images which the network was not trained on."""
-    name = context.profile.aspis.other_data
-    row = subject.row("section IV-A", ELSEWHERE, setting="" if name == "mnist" else _OTHERS[name])
-    try:
-        others = context.data(name).calibration.sample(len(subject.known), seed=context.seed)
-    except DataError:
-        return row.missing(f"no {_OTHERS[name]} here")
-    known, drawn = subject.known.x, others.x
-    if not (isinstance(known, Tensor) and isinstance(drawn, Tensor) and known.shape[1:] in _PREPARED):
-        return row.missing(f"{_OTHERS[name]} are prepared for networks of CIFAR-10 alone")
-    if name == "mnist":
-        pixels = F.pad(drawn, (2, 2, 2, 2)).mul(255).round().to(torch.uint8)  # 28 to 32 pixels
-        drawn = normalised(pixels.expand(-1, 3, -1, -1))
-    x = resized(drawn, known.shape[-1])
-    with torch.no_grad():
-        predicted = torch.cat([subject.module(part).argmax(1) for part in x.split(64)])
-    other = taylor(subject.program, Inputs(x, predicted), loss=F.cross_entropy, sites=CONVOLUTIONS)
-    share = float(overlap({"own": scores, "others": other}, _FRACTION)["share"][0])
-    return replace(row, here=100 * share, n=len(others))
 
 
 def _table(subject: Subject, layers: pl.DataFrame) -> Table:
@@ -150,7 +103,7 @@ def _map(subject: Subject, scores: Scores, where: str) -> Figure:
 def _shares(scores: Scores) -> list[list[float]]:
     """By layer, of each of some equal stretches of its weights the share in the top 1 %; a small layer has fewer."""
     columns = []
-    for name, chosen in scores.top(_FRACTION).items():
+    for name, chosen in scores.top(TOP).items():
         important = torch.zeros(scores[name].numel())
         important[chosen.cpu()] = 1
         stretches = important.tensor_split(min(_CELLS, len(important)))

@@ -71,6 +71,7 @@ _PAIRS = {"tmr-sparse": "aspis-100%", "published-10%": "aspis-10%", "published-1
 ADDED = "time added"
 DERIVED = "time added over 50,000 images"
 MEMORY, OF_PROCESS = "additional memory", "additional memory, of the paper's 16 GB"
+OF_WEIGHTS = "additional memory, of all weights"
 REPAIR = "a check of all layers that finds and repairs one weight"
 ONE_REPAIR = "repair of one tensor"
 _BEYOND_THE_PAPER = "main tensor, bit 30"  # a case of repair that it does not name
@@ -192,8 +193,8 @@ def _ranger(model: nn.Module, x: Tensor, *, blocks: int, seed: int) -> dict[str,
 def _rows(name: str, measured_here: Mapping[str, Any], context: Context) -> Iterator[Row]:
     costs, published = measured_here["costs"], context.published
     of = _Overheads(name, measured_here, context)
-    yield of.sized("Fig. 5", "tmr", published["fig5/tmr/memory"])
-    yield of.sized("Fig. 5", "tmr-sparse", published["fig5/tmr-sparse/memory"])
+    for key in ("tmr", "tmr-sparse"):  # the page has them in figure 19
+        yield replace(of.sized("Fig. 5", key, published[f"fig5/{key}/memory"]), detail=True)
     for key in NAMES:
         yield of.timed(key, published.get(TIMES[key]) if key == RANGER else None)
         if key in costs and key != RANGER:
@@ -203,7 +204,7 @@ def _rows(name: str, measured_here: Mapping[str, Any], context: Context) -> Iter
     for key in NAMES:
         more = published.get(f"fig19/{name}/aspis-100%", published["fig19/aspis-100%"])
         row = of.sized("Fig. 19", key, more if key == "tmr-sparse" else None)
-        yield replace(row, detail=key not in (*TIMES, _SHOWN_BESIDE) or key == "tmr")  # which stands in figure 5
+        yield replace(row, detail=key not in (*TIMES, _SHOWN_BESIDE))
     if name == "resnet50":
         yield from _table_five(of, published)
 
@@ -228,7 +229,7 @@ class _Overheads:
             return self.row("Fig. 17", what, "%", key, paper=paper)
         here, low, high = (100 * value for value in self.costs[key]["time"])
         known = {"here": here, "low": low, "high": high, "n": self.costs[key]["blocks"], "seed": self._context.seed}
-        return self.row("Fig. 17", what, "%", key, paper=paper, setting="measured", detail=key != RANGER, **known)
+        return self.row("Fig. 17", what, "%", key, paper=paper, setting="measured", detail=True, **known)
 
     def whole(self, where: str, key: str, paper: Any) -> Row:
         """Derived, not measured: initialisation and a check per batch over the whole of ImageNet's validation set."""
@@ -293,4 +294,4 @@ def _table_five(of: _Overheads, published: Published) -> Iterator[Row]:
         yield replace(of.whole("Table V", key, time), detail=detail)
         own, whole = (memory, None) if key == CODING else (None, memory)  # the printed share fits the weights alone
         yield replace(of.share(OF_PROCESS, key, process, whole), detail=detail)
-        yield replace(of.share("additional memory, of all weights", key, of.weight_bytes, own), detail=detail)
+        yield replace(of.share(OF_WEIGHTS, key, of.weight_bytes, own), detail=detail)

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import final
 
-import torch
-
 from hoplon.campaign.campaign import Campaign
 from hoplon.campaign.results import Results
 from hoplon.comparison.comparison import Arm, compare
@@ -26,8 +24,21 @@ from hoplon.protections.guards.parity.parity import Parity
 from hoplon.protections.ranges.profiling import profile_activations
 from hoplon.protections.values.policy import ToZero
 from hoplon.protections.values.ranger import Ranger
-from hoplon_studies.aspis.attacks import CHANGES, MILD, THREE_BITS, TWO_BITS, WORST, folder_of, ordered, struck
+from hoplon_studies.aspis.attacks import (
+    ATTACKED,
+    CHANGES,
+    MILD,
+    RANDOM_WEIGHTS,
+    THREE_BITS,
+    TWO_BITS,
+    WIDER_WEIGHTS,
+    WORST,
+    folder_of,
+    ordered,
+    struck,
+)
 from hoplon_studies.aspis.critical import critical_share
+from hoplon_studies.aspis.layers import in_order
 from hoplon_studies.aspis.subjects import CONVOLUTIONS, Subject, of_each
 from hoplon_studies.framework.figures import Figure, bars, lines, percent_series
 from hoplon_studies.framework.findings import Finding, Table
@@ -35,26 +46,20 @@ from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 
 FRACTIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-_ATTACKED = 0.05
-_RANDOM, _IMPORTANT = "random weights", "most important weights"
+_IMPORTANT = "most important weights"
 _LARGEST, _DAMAGE = "weights of the largest magnitudes", "weights of the largest expected damage"
-_WIDER = f"top {100 * _ATTACKED:g} % by half of the data"
-RANDOM, IMPORTANT, WIDER = (f"{which}, images misclassified" for which in (_RANDOM, _IMPORTANT, _WIDER))
+RANDOM, IMPORTANT, WIDER = (f"{which}, images misclassified" for which in (RANDOM_WEIGHTS, _IMPORTANT, WIDER_WEIGHTS))
 _BITS = {TWO_BITS: "2 bits", THREE_BITS: "3 bits", WORST: WORST, MILD: MILD}
 MEANS = {change: f"{name}, mean" for change, name in _BITS.items()}
 _ON_PAGE = ("none", "ranger", "ranger zero", "aspis-1%", "known-bits")
 _OF_BITS = (*_ON_PAGE, "ranger per channel", "aspis-10%", "parity")
 """Arms that meet the faults of which bit 30 is chosen or spared."""
-BY_LAYER = "section IV-A"
-LAYERED = f"{_WIDER}, {WORST}, images misclassified"
-_PROTECTED = (0.01, 0.1)
 _THRESHOLDS = (0.0, 0.05, 0.5)
 _FLOOR = 0.01  # per cent that a logarithmic axis still shows
 _SHOWN = {
     "random": (TWO_BITS, WORST),
-    "important": (TWO_BITS, THREE_BITS, WORST, MILD),
+    "important": (TWO_BITS, THREE_BITS, WORST),
     "wider": (TWO_BITS, WORST),
-    "damage": (WORST,),
 }
 """Rows on the page, by folder of the attack."""
 
@@ -75,7 +80,7 @@ class Targets:
         """The sampling of so many faults."""
         if change in (WORST, MILD) or self.folder == "important":
             return struck(change, ordered(self.ranked, self.top, seed=seed)[:count], seed=seed)
-        return ElementUniform() if self.folder == "random" else Among(self.ranked.top(_ATTACKED))
+        return ElementUniform() if self.folder == "random" else Among(self.ranked.top(ATTACKED))
 
 
 def same_faults(context: Context) -> Iterator[Finding]:
@@ -106,23 +111,23 @@ def arms(subject: Subject, scores: Scores) -> dict[str, list[Protection]]:
     }
 
 
-def _attacks(subject: Subject, scores: Scores, context: Context) -> Iterator[Targets]:
+def _attacks(subject: Subject, scores: Scores, damage: Scores, context: Context) -> Iterator[Targets]:
     counts, program = context.profile.aspis, subject.program
     random = random_scores(program, sites=CONVOLUTIONS, seed=context.seed)
-    wider = subject.scores(torch.arange(len(subject.known) // 2))
+    wider = subject.scores_of_half()
     sizes, drawn = magnitude(program, sites=CONVOLUTIONS), (TWO_BITS, THREE_BITS, WORST)
-    yield Targets("random", "Fig. 15", _RANDOM, random, scores.total, drawn)
+    yield Targets("random", "Fig. 15", RANDOM_WEIGHTS, random, scores.total, drawn)
     yield Targets("important", "Fig. 16", _IMPORTANT, scores, counts.important, (*drawn, MILD))
-    yield Targets("wider", "section V-B", _WIDER, wider, wider.count(_ATTACKED), drawn)
+    yield Targets("wider", "section V-B", WIDER_WEIGHTS, wider, wider.count(ATTACKED), drawn)
     yield Targets("largest", "section V-B", _LARGEST, sizes, counts.important, (WORST,))
-    yield Targets("damage", "section V-B", _DAMAGE, subject.damage(), counts.important, (WORST,))
+    yield Targets("damage", "section V-B", _DAMAGE, damage, counts.important, (WORST,))
 
 
 def _of(subject: Subject, context: Context) -> Iterator[Finding]:
-    scores = subject.scores()
+    scores, damage = subject.scores(), subject.damage()
     chosen = arms(subject, scores)
     runs: list[str] = []
-    for attack in _attacks(subject, scores, context):
+    for attack in _attacks(subject, scores, damage, context):
         found: dict[str, dict[str, Arm]] = {}
         for change in attack.changes:
             name = f"{subject.name}/{attack.folder}/{folder_of(change)}"
@@ -134,8 +139,7 @@ def _of(subject: Subject, context: Context) -> Iterator[Finding]:
             yield _bars(subject, attack, found)
         if attack.folder in ("random", "wider"):
             results = found[WORST]["none"].results
-            yield _curve(subject, attack, results, scores, context)
-            yield from _by_layer(subject, attack, results, scores, context)
+            yield _curve(subject, attack, results, {"Taylor": scores, "expected damage": damage}, context)
     yield context.source(
         subject.title,
         fault_model=(
@@ -194,24 +198,6 @@ def _rows(subject: Subject, attack: Targets, change: str, by_arm: Mapping[str, A
             yield row.found(interval, n=count, seed=context.seed)
 
 
-def in_order(scores: Scores) -> Scores:
-    """Scores by which the weights of an earlier layer come first."""
-    layers = enumerate(scores.values.items())
-    return Scores({name: torch.full_like(score, -float(number)) for number, (name, score) in layers})
-
-
-def _by_layer(subject: Subject, attack: Targets, results: Results, scores: Scores, context: Context) -> Iterator[Row]:
-    """What remains when as many weights are protected by layer as by score, from the unprotected campaign."""
-    ranks = {"first layers": in_order(scores), "aspis": scores}
-    for fraction in _PROTECTED:
-        setting, detail = f"{attack.weights}, {WORST}, images misclassified", attack.folder != "wider"
-        what = f"{100 * fraction:g} % of the weights protected"
-        for arm, ranked in {"none": scores, **ranks}.items():
-            left = remaining(results, ranked, 0.0 if arm == "none" else fraction)
-            row = subject.row(BY_LAYER, what, arm=arm, failure=True, setting=setting, detail=detail)
-            yield row.found(left, n=results.per_fault().height, seed=context.seed)
-
-
 def _table(subject: Subject, attack: Targets, change: str, by_arm: Mapping[str, Arm]) -> Table:
     rows = []
     for name, arm in by_arm.items():
@@ -248,12 +234,13 @@ def _bars(subject: Subject, attack: Targets, found: Mapping[str, Mapping[str, Ar
     )
 
 
-def _curve(subject: Subject, attack: Targets, results: Results, taylor_scores: Scores, context: Context) -> Figure:
+def _curve(
+    subject: Subject, attack: Targets, results: Results, ranked: Mapping[str, Scores], context: Context
+) -> Figure:
     scores = {
-        "Taylor": taylor_scores,
-        "expected damage": subject.damage(),
+        **ranked,
         "magnitude": magnitude(subject.program, sites=CONVOLUTIONS),
-        "first layers": in_order(taylor_scores),
+        "first layers": in_order(ranked["Taylor"]),
         "random": random_scores(subject.program, sites=CONVOLUTIONS, seed=context.seed),
     }
     series = [

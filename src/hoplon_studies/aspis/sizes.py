@@ -12,7 +12,7 @@ from torch import nn
 from hoplon.errors import DataError
 from hoplon.importance.analysis import magnitudes
 from hoplon.zoo.resolve import resolve_model
-from hoplon_studies.aspis.subjects import LABELS, NO_DATA, NO_WEIGHTS, Subject, of_each
+from hoplon_studies.aspis.subjects import LABELS, NO_DATA, NO_WEIGHTS, Subject, of_each, stood_for
 from hoplon_studies.framework.findings import Finding, Table
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
@@ -46,6 +46,9 @@ _QUANTILES = {
     "low_cutoff": "100th smallest",
     "high_cutoff": "100th largest",
 }
+_ASIDE = ("min", "low_cutoff")
+"""Left to the JSON."""
+
 _MAGNITUDES = "magnitudes of convolution weights"
 
 
@@ -71,6 +74,7 @@ def fault_space(context: Context) -> Iterator[Finding]:
         ("model", "one bit", "two bits", "three bits"),
         tuple(true),
         f"{comb(_BITS, 2)} sets of two bits and {comb(_BITS, 3):,} of three per weight.",
+        detail=True,
     )
     yield (
         "The architectures are torchvision's; Inception's auxiliary classifier, which nothing reads in inference, "
@@ -104,8 +108,8 @@ def convolutions(name: str) -> Mapping[str, int]:
 
 def magnitude(context: Context) -> Iterator[Finding]:
     """Table IV: quantiles of the magnitudes of convolution weights."""
-    name = "inception_v3"  # nothing stands in for it
-    for key, what in _QUANTILES.items():
+    name = "inception_v3"
+    for key, what in _QUANTILES.items() if name not in stood_for(context) else ():
         if (paper := context.published.get(f"table4/{name}/{key}")) is not None:
             row = Row("Table IV", LABELS[name], "ImageNet", what, paper=paper, setting=_MAGNITUDES)
             yield row.missing(NO_WEIGHTS)
@@ -122,4 +126,4 @@ def _magnitudes(subject: Subject, context: Context) -> Iterator[Row]:
     for key, what in _QUANTILES.items():
         paper = context.published.get(f"table4/{subject.stands_for}/{key}")
         known = {"paper": paper, "here": quantiles[key], "n": quantiles["n"], "setting": _MAGNITUDES}
-        yield subject.row("Table IV", what, "", **known)
+        yield subject.row("Table IV", what, "", detail=key in _ASIDE, **known)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from hoplon_studies.aspis.claims import headlines
+from hoplon_studies.aspis.claims.of_the_paper import headlines
+from hoplon_studies.aspis.coverage import covered
 from hoplon_studies.aspis.critical import critical_weights
+from hoplon_studies.aspis.drift import under_drift
+from hoplon_studies.aspis.layers import protection_by_layer
 from hoplon_studies.aspis.maps import important_weights
 from hoplon_studies.aspis.overheads import time_and_memory
 from hoplon_studies.aspis.protection import same_faults
@@ -18,8 +21,8 @@ STUDY = Study(
     introduction=(
         "A. Schmedding, L. Yang, A. Jog and E. Smirni, *Aspis: Lightweight Neural Network Protection Against Soft "
         "Errors*. The paper strikes VGG19, Inception v3 and ResNet50 with trained weights on ImageNet and CIFAR-10; "
-        "here smaller networks on CIFAR-10, the paper's second data set, stand in for the first and the last, and none "
-        "for Inception v3. That CIFAR-10 gives qualitatively the same results, the paper says of Fig. 13.",
+        "here networks on CIFAR-10, the paper's second data set, stand in for those on ImageNet, as far as they are "
+        "here. That CIFAR-10 gives qualitatively the same results, the paper says of Fig. 13.",
         "Faults flip two or three different random bits of one float32 convolution weight, as in the paper, or bit 30 "
         "and one more, or two bits but never bit 30; they meet all images of a "
         "held-out sample that the network gets right. Scores are from calibration images, where the paper takes its "
@@ -31,7 +34,10 @@ STUDY = Study(
         Part("critical", "Figs. 6 and 13: which weights are critical", critical_weights),
         Part("important", "Figs. 7 to 12: where the important weights are", important_weights),
         Part("same-faults", "Figs. 15 and 16: Aspis against Ranger on the same faults", same_faults),
+        Part("layers", "Section IV-A: protection by layer", protection_by_layer),
+        Part("drift", "Section IV-A: Aspis under drift", under_drift),
         Part("overheads", "Figs. 4, 5 and 17 to 19, Table V: time and memory", time_and_memory),
+        Part("coverage", "Table V: what each guard covers", covered),
         Part("whole-data", "Figs. 4 and 17: run time over whole data sets", whole_data),
     ),
     claims=headlines,

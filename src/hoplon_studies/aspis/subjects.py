@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from hoplon.errors import DataError, HoplonError
 from hoplon.faults.single_word import BitFlip
@@ -55,6 +56,7 @@ class Subject:
         stands_for: the paper's network it is set beside; empty for the user's own.
         program: captured.
         known: inputs that scores and ranges come from; the network may have seen them.
+        calibration: all inputs that those are drawn from.
         met: held-out inputs that faults meet.
         held_out: all held-out inputs.
     """
@@ -66,6 +68,7 @@ class Subject:
     program: Program
     module: nn.Module
     known: Inputs
+    calibration: Inputs
     met: Inputs
     held_out: Inputs
 
@@ -78,10 +81,13 @@ class Subject:
         """A row about it with what is ``known``, by name."""
         return Row(where, self.label, self.data, what, unit, stands_for=LABELS.get(self.stands_for, ""), **known)
 
-    def scores(self, places: Tensor | None = None) -> Scores:
-        """Taylor scores of its convolution weights, on what is known, or on the inputs at these places of it."""
-        inputs = self.known if places is None else self.known.take(places)
-        return taylor(self.program, inputs, loss=F.cross_entropy, sites=CONVOLUTIONS)
+    def scores(self, inputs: Inputs | None = None) -> Scores:
+        """Taylor scores of its convolution weights, on what is known, or on these inputs."""
+        return taylor(self.program, self.known if inputs is None else inputs, loss=F.cross_entropy, sites=CONVOLUTIONS)
+
+    def scores_of_half(self) -> Scores:
+        """Taylor scores on the first half of what is known."""
+        return self.scores(self.known.take(torch.arange(len(self.known) // 2)))
 
     def damage(self) -> Scores:
         """Expected damage of its convolution weights under two random bits, on what is known."""
@@ -115,14 +121,19 @@ def each_subject(context: Context) -> Iterator[Subject | Absent]:
             yield Absent(*names, WAITS)
             continue
         try:
-            model, data = _loaded(name, context), context.data(data_name)
+            model, data = loaded(name, context), context.data(data_name)
         except DataError:
             yield Absent(*names, NO_WEIGHTS)
             continue
-        yield _subject(context, model, data, (name, *names))
+        yield subject_of(context, model, data, (name, *names))
     if context.own is not None:
         model, data = context.own
-        yield _subject(context, model, data, ("own", model.name, data.name, ""))
+        yield subject_of(context, model, data, ("own", model.name, data.name, ""))
+
+
+def stood_for(context: Context) -> set[str]:
+    """The paper's networks for which one of the profile stands in."""
+    return {_LISTED[name][1] for name in context.profile.aspis.models}
 
 
 def of_each(
@@ -135,14 +146,14 @@ def of_each(
         yield from absent(subject) if isinstance(subject, Absent) else present(subject, context)
 
 
-def _loaded(name: str, context: Context) -> ZooModel:
+def loaded(name: str, context: Context) -> ZooModel:
     """A network with weights that are here already, or trained now where the profile trains."""
     if name not in RECIPES:
         return resolve_model(name)
     return trained(name, make=context.profile.aspis.train, progress=context.training(name))
 
 
-def _subject(context: Context, model: ZooModel, inputs: ZooData, names: tuple[str, str, str, str]) -> Subject:
+def subject_of(context: Context, model: ZooModel, inputs: ZooData, names: tuple[str, str, str, str]) -> Subject:
     """A network by the first four fields of a subject."""
     counts = context.profile.aspis
     if inputs.held_out.y is None or inputs.calibration.y is None:
@@ -152,6 +163,7 @@ def _subject(context: Context, model: ZooModel, inputs: ZooData, names: tuple[st
         program=capture(model.module, model.example, name=model.name),
         module=model.module,
         known=inputs.calibration.sample(counts.calibration, seed=context.seed),
+        calibration=inputs.calibration,
         met=inputs.held_out.sample(counts.inputs, seed=context.seed),
         held_out=inputs.held_out,
     )

@@ -55,17 +55,19 @@ class AspisCounts:
         models: names of the zoo that faults are injected into.
         waiting: those that another profile has, of which rows say so.
         other_data: of the zoo, on which weights are scored beside the networks' own data.
+        tuning: inputs on which a network is trained a little further, each twice.
+        covered_faults: of each class that meet the guards of Table V.
         train: train the networks that have no weights yet, for up to 70 minutes each; otherwise their rows say so.
     """
 
-    faults: int = by_profile(8, 300, 1000)
-    magnitude_faults: int = by_profile(4, 100, 100)
+    faults: int = by_profile(8, 300, 1000, 100)
+    magnitude_faults: int = by_profile(4, 100, 100, 50)
     important: int = by_profile(500, 500, 500)
-    important_faults: int = by_profile(8, 300, 500)
-    bit_faults: int = by_profile(4, 200, 500)
-    compared_faults: int = by_profile(6, 150, 1000)
-    inputs: int = by_profile(16, 64, 10_000)
-    calibration: int = by_profile(64, 1000, 10_000)
+    important_faults: int = by_profile(8, 300, 500, 100)
+    bit_faults: int = by_profile(4, 200, 500, 60)
+    compared_faults: int = by_profile(6, 150, 1000, 60)
+    inputs: int = by_profile(16, 64, 10_000, 32)
+    calibration: int = by_profile(64, 1000, 10_000, 500)
     batch: int = by_profile(1, 2, 256)
     repeats: int = by_profile(6, 6, 50)
     full_passes: int = by_profile(0, 2, 6)
@@ -73,9 +75,11 @@ class AspisCounts:
     whole_repeats: int = by_profile(6, 16, 50)
     guards: tuple[str, ...] = by_profile(("tmr", "published-1%", "aspis-1%", "checksum", "ranger"), GUARDS, GUARDS)
     architectures: tuple[str, ...] = by_profile(("resnet50",), LARGE, LARGE)
-    models: tuple[str, ...] = by_profile(("resnet20-cifar10",), STAND_INS, STAND_INS, (*STAND_INS, *TRAINED))
+    models: tuple[str, ...] = by_profile(("resnet20-cifar10",), STAND_INS, STAND_INS, (STAND_INS[-1], *TRAINED))
     waiting: tuple[str, ...] = by_profile((), TRAINED, TRAINED, ())
-    other_data: str = by_profile("mnist", "mnist", "mnist", "gtsrb")
+    other_data: tuple[str, ...] = by_profile(("mnist",), *[("gtsrb", "mnist")] * 2)
+    tuning: int = by_profile(128, 6400, 6400, 2560)
+    covered_faults: int = by_profile(4, 100, 1000, 50)
     train: bool = by_profile(False, False, False, True)
 
 

@@ -263,6 +263,7 @@ RECIPES: dict[str, Recipe] = {
         _CIFAR("alexnet-cifar10", AlexNet, epochs=8),
         _CIFAR("alexnet-cifar10-tanh", partial(AlexNet, activation="tanh"), epochs=8, learning_rate=5e-4),
         _CIFAR("vgg11-cifar10", partial(Vgg11, classes=10)),
+        _CIFAR("vgg11-cifar10-again", partial(Vgg11, classes=10), seed=1),
         _CIFAR("vgg11-cifar10-tanh", partial(Vgg11, classes=10, activation="tanh"), epochs=8, learning_rate=5e-4),
         _CIFAR(
             "vgg16-half-cifar10",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hoplon_studies.aspis.attacks import MILD, THREE_BITS, TWO_BITS, WORST
+from hoplon_studies.aspis.coverage import ATTACK, RIGHT
 from hoplon_studies.aspis.protection import IMPORTANT, MEANS, RANDOM, WIDER
 from hoplon_studies.framework.claims import BESIDE, Claim, Evidence, Question, compared, listed, span, spans
 from hoplon_studies.framework.digits import cell
@@ -39,7 +40,7 @@ def protection_claims(evidence: Evidence) -> Iterator[Claim]:
         Question("aspis-left", "... and Aspis none", "V-B", "0 %", "holds", [0.0]),
         [],
         because="",
-        lacks="the guard as published was not struck; its repair, a subtraction, does not bring back a flipped bit 30",
+        lacks=_as_published(evidence),
     )
     yield evidence.judge(
         Question("aspis-left-flat", "... and hoplon's Aspis-1 % none", BESIDE, _NOT_TRIED, "holds", [0.0]),
@@ -171,6 +172,13 @@ def _of_bit_30(evidence: Evidence) -> Iterator[Claim]:
         lacks="no fault spares bit 30",
         shown=listed,
     )
+
+
+def _as_published(evidence: Evidence) -> str:
+    """What the guard as published was struck by, and left."""
+    right = evidence.found(where="Table V", arm="tmr-sparse", what=f"{ATTACK}: {RIGHT}")
+    met = f"met bit 30 alone, after which every word is right again in {span(right)}" if right else "was not struck"
+    return f"the guard as published {met}; its repair, a subtraction, does not bring back a flipped bit 30"
 
 
 def _of_faults(evidence: Evidence, threshold: int) -> str:

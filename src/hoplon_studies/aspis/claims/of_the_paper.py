@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hoplon_studies.aspis.claims_of_protection import protection_claims
-from hoplon_studies.aspis.overheads import ADDED, CODING, DERIVED, MEMORY, OF_PROCESS, ONE_REPAIR, REPAIR
-from hoplon_studies.aspis.weight_claims import critical_claims, importance_claims
+from hoplon_studies.aspis.claims.of_drift import drift_claims
+from hoplon_studies.aspis.claims.of_protection import protection_claims
+from hoplon_studies.aspis.claims.of_weights import critical_claims, importance_claims
+from hoplon_studies.aspis.overheads import ADDED, CODING, DERIVED, MEMORY, OF_PROCESS, OF_WEIGHTS, ONE_REPAIR, REPAIR
+from hoplon_studies.aspis.subjects import LABELS
 from hoplon_studies.aspis.whole import PER_DATA_SET
-from hoplon_studies.framework.claims import Claim, Evidence, Question, from_to, listed, span
+from hoplon_studies.framework.claims import Claim, Evidence, Question, from_to, joined, listed, span
 from hoplon_studies.framework.digits import here
 
 _SPARSE = ("published-1%", "published-10%", "tmr-sparse")
@@ -20,6 +22,7 @@ def headlines(evidence: Evidence) -> Iterator[Claim]:
     yield from _fault_space(evidence)
     yield from critical_claims(evidence)
     yield from importance_claims(evidence)
+    yield from drift_claims(evidence)
     yield from protection_claims(evidence)
     yield from _redundancy(evidence)
     yield from _times(evidence)
@@ -131,7 +134,9 @@ def _table_five(evidence: Evidence) -> Iterator[Claim]:
             shown=lambda found: " / ".join(here(row, unit=False) for row in found) + " %",
             comparable=kind == "memory",
         )
-    coding = evidence.arms(CODING, "published-10%", where="Table V", what=OF_PROCESS)
+    shares = [evidence.arms(CODING, arm, where="Table V", what=OF_PROCESS) for arm in _SPARSE[:2]]
+    flat = evidence.found(where="Table V", what=OF_PROCESS, arm=("aspis-1%", "aspis-10%"))
+    weights = evidence.found(where="Table V", what=OF_WEIGHTS, arm=CODING, model=LABELS["resnet50"])
     yield evidence.judge(
         Question(
             "structural-coding",
@@ -140,9 +145,10 @@ def _table_five(evidence: Evidence) -> Iterator[Claim]:
             "14.1 % against 0.15 and 1.6 %",
             "lower",
         ),
-        coding,
-        because="Structural Coding, then Aspis-10 %, of one process; the paper's share of the former fits the weights, "
-        "those of Aspis the process",
+        [row for pair in shares for row in pair],
+        because="Structural Coding (in hoplon's exact form), then Aspis as published, both of one process; the paper's "
+        f"14.1 % fits the weights, of which it takes {joined(weights)} here, and its shares of Aspis the process; with "
+        f"a flat index Aspis takes {' and '.join(here(row) for row in reversed(flat))} of it",
         lacks=f"Structural Coding is {evidence.lacking(where='Table V', arm=CODING) or 'not measured'}",
         shown=from_to,
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from hoplon_studies.aspis.attacks import TWO_BITS, WORST
-from hoplon_studies.aspis.critical import COUNTED, NEAR_ALL
-from hoplon_studies.aspis.maps import EARLY, ELSEWHERE, FIRST, HELD, SAMPLED
-from hoplon_studies.aspis.protection import BY_LAYER, LAYERED
+from hoplon_studies.aspis.critical import COUNTED, MODERATE, NEAR_ALL
+from hoplon_studies.aspis.layers import BEST, LAYERED, LAYERS, ONE, RANDOMLY, SCORED
+from hoplon_studies.aspis.maps import EARLY, FIRST, HELD
 from hoplon_studies.aspis.subjects import LABELS
 from hoplon_studies.framework.claims import (
     BESIDE,
@@ -19,6 +19,8 @@ from hoplon_studies.framework.claims import (
     verdict_of,
 )
 from hoplon_studies.framework.rows import Row
+
+_WAYS = "1 and 10 % of the weights, first layers first; a third of the layers; the best one alone"
 
 
 def critical_claims(evidence: Evidence) -> Iterator[Claim]:
@@ -42,7 +44,7 @@ def critical_claims(evidence: Evidence) -> Iterator[Claim]:
             rows,
             because=f"{_threshold(question, rows, near)}two random bits of 32 hold bit 30 in 6.25 % of faults; "
             f"{WORST}: {listed(worst)}",
-            lacks=f"nothing stands in for {LABELS[name]}",
+            lacks=_nothing_for(evidence, LABELS[name]),
             shown=listed,
         )
     moderate = published["fig13/inception_v3/importance/moderate"]
@@ -54,8 +56,20 @@ def critical_claims(evidence: Evidence) -> Iterator[Claim]:
         "holds",
         [moderate],
     )
-    yield evidence.judge(question, [], because="", lacks="no weights of this network, and nothing like it here")
-    settings = (WORST, TWO_BITS)
+    moderately = {"where": "Fig. 13", "setting": MODERATE}
+    yield evidence.judge(
+        question,
+        evidence.found(what=TWO_BITS, **moderately),
+        because=lambda: f"{WORST}: {listed(evidence.found(what=WORST, **moderately))}",
+        lacks=_nothing_for(evidence, LABELS["inception_v3"]),
+        shown=listed,
+    )
+    yield from _against_magnitude(evidence)
+
+
+def _against_magnitude(evidence: Evidence) -> Iterator[Claim]:
+    """Whether scores find more critical weights than magnitude does."""
+    known, settings = {"where": "Fig. 13", "setting": COUNTED}, (WORST, TWO_BITS)
     pairs = next((found for one in settings if (found := evidence.arms("important", "largest", what=one, **known))), [])
     alike = evidence.found(what=TWO_BITS, arm="largest", **known)
     yield evidence.judge(
@@ -124,37 +138,32 @@ def importance_claims(evidence: Evidence) -> Iterator[Claim]:
         lacks="no layers were counted",
         shown=listed,
     )
-    yield from _data_set_and_layers(evidence)
-
-
-def _data_set_and_layers(evidence: Evidence) -> Iterator[Claim]:
-    """Whether the data set decides, and whether layers do."""
-    sampled = {(row.model, row.data): row for row in evidence.found(what=SAMPLED)}
-    elsewhere = {(row.model, row.data): row for row in evidence.found(what=ELSEWHERE)}
-    others = next((row.setting for row in elsewhere.values() if row.setting), "digits")
-    yield evidence.judge(
-        Question("data-set", "Which weights are important depends on the data set", "IV-A", "stated", "lower"),
-        [found[key] for key in elsewhere if key in sampled for found in (sampled, elsewhere)],
-        because=(
-            f"criterion: the top 1 % is no 'complete overlap', and shares less with {others} than with another sample "
-            "of the network's own data; shares have no limits; the paper trains a network on each"
-        ),
-        lacks="no second data set for one network",
-        shown=compared,
-    )
-    yield evidence.judge(
-        Question(
+    for name, text, place, setting, struck in (
+        (
             "layerwise",
             "Protection by layer is not enough: as many weights by score leave less",
             "IV-A",
-            "stated",
-            "lower",
+            LAYERED,
+            "weights of the top 5 % struck",
         ),
-        evidence.arms("first layers", "aspis", where=BY_LAYER, setting=LAYERED),
-        because="1 and 10 % of the weights, first layers first, then by score; weights of the top 5 % struck",
-        lacks="nothing struck",
-        shown=compared,
-    )
+        ("layerwise-random", "... where random weights are struck", BESIDE, RANDOMLY, "no score says what is struck"),
+    ):
+        yield evidence.judge(
+            Question(name, text, place, "stated" if place == "IV-A" else "not tried", "lower"),
+            [
+                *evidence.arms(LAYERS, SCORED, setting=setting),
+                *evidence.arms(ONE, SCORED, what=BEST, setting=setting),
+            ],
+            because=f"by layer ({_WAYS}), then by score; {struck}",
+            lacks="nothing struck",
+            shown=compared,
+        )
+
+
+def _nothing_for(evidence: Evidence, network: str) -> str:
+    """That nothing stands in for a network of the paper, and what the one on CIFAR-10 lacks."""
+    why = evidence.lacking(where="Fig. 13", model=network, data="CIFAR-10")
+    return f"nothing stands in for {network} here" + (f"; on CIFAR-10 it {why}" if why.startswith("waits") else "")
 
 
 def _threshold(question: Question, rows: Sequence[Row], near: Sequence[Row]) -> str:
