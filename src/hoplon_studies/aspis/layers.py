@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, final
 
+import numpy as np
+import polars as pl
 import torch
+from numpy.typing import NDArray
 
 from hoplon.campaign.campaign import Campaign
 from hoplon.campaign.results import Results
-from hoplon.comparison.protected_fraction import remaining
 from hoplon.importance._random import random as random_scores
 from hoplon.importance.scores import Scores
-from hoplon.stats.intervals import Interval
+from hoplon.stats.intervals import Interval, clustered
 from hoplon_studies.aspis.attacks import ATTACKED, CHANGES, RANDOM_WEIGHTS, WIDER_WEIGHTS, WORST, ordered, struck
 from hoplon_studies.aspis.subjects import CONVOLUTIONS, Subject, of_each
 from hoplon_studies.framework.figures import Figure, lines, percent_series
@@ -66,9 +68,10 @@ def _of(subject: Subject, context: Context) -> Iterator[Finding]:
         plan = Campaign(subject.program, subject.met, sites=CONVOLUTIONS, fault_model=CHANGES[WORST], sampling=sampling)
         runs.append(f"{subject.name}/{folder}")
         results = context.campaign(runs[-1], plan, count=len(places))
-        layers = _each_layer(results, scores)
+        found = Protected(results, scores)
+        layers = found.layers()
         known: dict[str, Any] = {"failure": True, "setting": setting, "detail": folder != "wider"}
-        for what, arms in _lines(results, scores, layers):
+        for what, arms in _lines(found, layers):
             for arm, left in arms.items():
                 yield subject.row(WHERE, what, arm=arm, **known).found(left, n=len(places), seed=seed)
         yield _table(f"{subject.title}, {setting}: what remains by layer, in %", layers)
@@ -83,26 +86,44 @@ def _of(subject: Subject, context: Context) -> Iterator[Finding]:
     )
 
 
-def _each_layer(results: Results, scores: Scores) -> list[Layer]:
-    sizes = {name: score.numel() for name, score in scores.values.items()}
-    earlier = in_order(scores)
-    found = []
-    for (name, size), up_to in zip(sizes.items(), accumulate(sizes.values()), strict=True):
-        alone = Scores({other: torch.full_like(score, float(other == name)) for other, score in scores.values.items()})
-        shares = (up_to / scores.total, up_to / scores.total, size / scores.total, size / scores.total)
-        ways = zip((earlier, scores, alone, scores), shares, strict=True)
-        found.append(
-            Layer(name.removesuffix(".weight"), size, *(remaining(results, one, share) for one, share in ways))
-        )
-    return found
+@final
+class Protected:
+    """Of each struck weight its layer, its place among all weights in the order of layers, and its rank by score."""
+
+    def __init__(self, results: Results, scores: Scores) -> None:
+        self._per_fault, self._confidence, self.scores = results.per_fault(), results.confidence, scores
+        self.sizes = {name: score.numel() for name, score in scores.values.items()}
+        starts = dict(zip(self.sizes, accumulate(self.sizes.values(), initial=0), strict=False))
+        flat = torch.cat([score.reshape(-1) for score in scores.values.values()])
+        sites, elements = self._per_fault["site"].cast(pl.String).to_list(), self._per_fault["element"].to_list()
+        places = [starts[site] + element for site, element in zip(sites, elements, strict=True)]
+        self.layer = np.array([list(self.sizes).index(site) for site in sites])
+        self.place = np.array(places)
+        # as Scores.top has it: equal scores go by their places
+        self.rank = np.array([int((flat > flat[at]).sum() + (flat[:at] == flat[at]).sum()) for at in places])
+
+    def left(self, exposed: NDArray[np.bool_] | bool = True) -> Interval:
+        """The share of images that faults in exposed weights misclassify, mean over all faults."""
+        shares, sizes = self._per_fault["failure"].to_numpy(), self._per_fault["n_inputs"].to_numpy()
+        return clustered(shares * exposed, sizes, confidence=self._confidence)
+
+    def layers(self) -> list[Layer]:
+        """Every layer."""
+        found = []
+        for number, (name, size) in enumerate(self.sizes.items()):
+            up_to = sum(list(self.sizes.values())[: number + 1])
+            kept = (self.layer > number, self.rank >= up_to, self.layer != number, self.rank >= size)
+            found.append(Layer(name.removesuffix(".weight"), size, *map(self.left, kept)))
+        return found
 
 
-def _lines(results: Results, scores: Scores, layers: Sequence[Layer]) -> Iterator[tuple[str, Mapping[str, Interval]]]:
+def _lines(struck: Protected, layers: Sequence[Layer]) -> Iterator[tuple[str, Mapping[str, Interval]]]:
     """Lines of the table: what is protected, and by arm what remains."""
-    none = {UNPROTECTED: remaining(results, scores, 0.0)}
+    none = {UNPROTECTED: struck.left()}
     for share in _PROTECTED:
-        ways = {LAYERS: in_order(scores), SCORED: scores}
-        yield _percent(share), none | {arm: remaining(results, one, share) for arm, one in ways.items()}
+        count = struck.scores.count(share)
+        ways = {LAYERS: struck.place >= count, SCORED: struck.rank >= count}
+        yield _percent(share), none | {arm: struck.left(exposed) for arm, exposed in ways.items()}
     third = layers[-(-len(layers) // 3) - 1]
     yield THIRD, none | {LAYERS: third.first, SCORED: third.first_scored}
     best = min(layers, key=lambda layer: layer.alone.estimate)
