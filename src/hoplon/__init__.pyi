@@ -1,5 +1,6 @@
 # A model, its sites and its data
 from .program.capturing import capture as capture
+from .program.given.example import Example as Example
 from .program.inputs import Inputs as Inputs
 from .program.inspection import inspect as inspect
 from .program.program import Program as Program

@@ -110,13 +110,13 @@ def _of_another_stride(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("change", [_of_other_weights, _of_another_attribute, _of_another_stride])
 def test_another_model_has_another_file(folder: Path, change: Callable[[nn.Module], None]) -> None:
-    signature = Signature.of("x", (_batch(),), {}, axis=0)
+    signature = Signature.of("x", (_batch(),), {}, axes=(0,))
     model = _Deep().eval()
     before = file_of(model, signature)
-    assert before == file_of(_Deep().eval(), Signature.of("y", (_batch(7),), {}, axis=0))
+    assert before == file_of(_Deep().eval(), Signature.of("y", (_batch(7),), {}, axes=(0,)))
     change(model)
     assert before != file_of(model, signature)
-    assert before != file_of(_Deep().eval(), Signature.of("x", (_batch().double(),), {}, axis=0))
+    assert before != file_of(_Deep().eval(), Signature.of("x", (_batch().double(),), {}, axes=(0,)))
 
 
 _CODE = """
@@ -134,7 +134,7 @@ def test_other_code_has_another_file(folder: Path, tmp_path: Path, monkeypatch: 
     (tmp_path / "kept_model.py").write_text(_CODE.format(helper="kept_helper"))
     (tmp_path / "kept_helper.py").write_text("from torch.nn.functional import relu as act\n")
     model = importlib.import_module("kept_model").Deep(*(nn.Identity() for _ in range(FEWEST_MODULES)))
-    signature = Signature.of("x", (_batch(),), {}, axis=0)
+    signature = Signature.of("x", (_batch(),), {}, axes=(0,))
     before = file_of(model, signature)
     assert before is not None
     (tmp_path / "kept_helper.py").write_text("from torch.nn.functional import relu6 as act\n")
@@ -148,7 +148,7 @@ def test_other_code_has_another_file(folder: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_a_model_that_is_small_hooked_or_generated_has_no_file(folder: Path) -> None:
-    signature = Signature.of("x", (_batch(),), {}, axis=0)
+    signature = Signature.of("x", (_batch(),), {}, axes=(0,))
     model = _Deep().eval()
     assert file_of(model.blocks[0], signature) is None
     assert file_of(torch.fx.symbolic_trace(model), signature) is None
@@ -268,7 +268,7 @@ def _is_refused(file: Path) -> bool:
     model, x = _Deep().eval(), _batch(3)
     with torch.inference_mode():
         leaves, spec = tree_flatten(model(x))
-    program = kept(file, model, Signature.of("x", (x,), {}, axis=0), spec, lambda: pytest.fail("it was exported"))
+    program = kept(file, model, Signature.of("x", (x,), {}, axes=(0,)), spec, lambda: pytest.fail("it was exported"))
     if program is None:
         return True
     try:

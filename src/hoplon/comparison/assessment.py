@@ -27,7 +27,7 @@ from hoplon.faults.single_word import BitFlip
 from hoplon.faults.table import FaultTable
 from hoplon.injection.golden_run import default_batch, golden_outputs
 from hoplon.injection.replay.golden import Arrival, Placement
-from hoplon.program.inputs import Inputs
+from hoplon.program.inputs import Inputs, Stream, as_inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import GuardMemory, Memory, Site, Values
 from hoplon.protections.base import Overlay, Protection
@@ -173,8 +173,8 @@ def standard_arms(*, where: Where = "algorithm1") -> dict[str, ArmPlan]:
 def assess(
     program: Program,
     *,
-    calibration: Inputs,
-    held_out: Inputs,
+    calibration: Stream,
+    held_out: Stream,
     plan: AssessmentPlan,
     arms: Mapping[str, ArmPlan] | None = None,
     store: str | os.PathLike[str] | None = None,
@@ -196,8 +196,9 @@ def assess(
         StoreError: ``store`` cannot be written, or has a run in it and ``resume`` was not asked for, or another run.
     """
     report_progress = progress or (lambda stage, done, total: None)
-    known = calibration.sample(plan.calibration, seed=plan.seed)
-    inputs = held_out.sample(plan.inputs, seed=plan.seed)
+    known = as_inputs(calibration).sample(plan.calibration, seed=plan.seed)
+    whole = as_inputs(held_out)
+    inputs = whole.sample(plan.inputs, seed=plan.seed)
     _check_calibration(program, known, plan)
     struck = plan.memory if plan.memory_faults and plan.memory != MEMORY else None
     learned = Learned(program, known, weights=struck, seed=plan.seed, progress=report_progress)
@@ -215,7 +216,7 @@ def assess(
         inputs,
         arms=made,
         faults=tables,
-        held_out=held_out,
+        held_out=whole,
         schedules=schedules,
         store=store,
         resume=resume,

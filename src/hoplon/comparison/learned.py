@@ -9,6 +9,8 @@ from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from hoplon.errors import DataError, Fraction, no_match
 from hoplon.importance.scores import Scores
@@ -103,7 +105,7 @@ class Learned:
         if score in self._scores and not options:
             return self._scores[score]
         progress = partial(self._progress, "scores of weights")
-        given = {"loss": F.cross_entropy, "progress": progress, **self._given, **options}
+        given = {"loss": cross_entropy, "progress": progress, **self._given, **options}
         taken = {name: value for name, value in given.items() if name in fields}
         found: Scores = known[score].build(self.program, self.data, **taken)
         if not options:
@@ -119,3 +121,9 @@ class Learned:
     def all_scores(self) -> list[Scores]:
         """All scores that were computed."""
         return list(self._scores.values())
+
+
+def cross_entropy(output: Any, labels: Tensor) -> Tensor:
+    """The mean cross entropy of the first floating-point output, in whatever structure the model returns it."""
+    logits = next(leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+    return F.cross_entropy(logits, labels)

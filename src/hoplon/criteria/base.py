@@ -16,6 +16,8 @@ from hoplon.errors import DataError, HoplonError, checked
 
 Judged: TypeAlias = Any
 """What a criterion judges: one tensor, or a tuple of tensors where its ``outputs`` is a tuple; a row per run."""
+Labels: TypeAlias = Any
+"""Labels, a row per run: int64 or floating point, shape ``(runs, ...)``, or annotations such as boxes; or None."""
 
 
 @checked
@@ -49,13 +51,13 @@ class Criterion(ABC):
         return (self,)
 
     @abstractmethod
-    def harmed(self, golden: Judged, faulty: Judged, labels: Tensor | None) -> Tensor:
+    def harmed(self, golden: Judged, faulty: Judged, labels: Labels) -> Tensor:
         """Return True for the runs that are harmed: bool, shape ``(runs, len(names))``.
 
         Args:
             golden: reference outputs, shape ``(runs, ...)``, finite, or -inf where the criterion ``masks``.
             faulty: same shape; rows that are not finite get an answer that `classify` does not use.
-            labels: int64, shape ``(runs, ...)``, or None.
+            labels: one row per run, or None.
         """
 
     def measures(self, golden: Judged, faulty: Judged) -> dict[str, Tensor]:
@@ -65,22 +67,22 @@ class Criterion(ABC):
         """
         return {}
 
-    def correct(self, golden: Judged, labels: Tensor | None) -> Tensor | None:
+    def correct(self, golden: Judged, labels: Labels) -> Tensor | None:
         """Return True for right fault-free outputs: bool, shape ``(inputs,)``; None where that has no meaning."""
         return None
 
-    def eligible(self, golden: Judged, labels: Tensor | None) -> Tensor:
+    def eligible(self, golden: Judged, labels: Labels) -> Tensor:
         """The inputs on which failures count: bool, shape ``(inputs,)``; those that are right, or else all."""
         right = self.correct(golden, labels)
         first = tensors_of(golden)[0]
         return torch.ones(len(first), dtype=torch.bool, device=first.device) if right is None else right
 
-    def check(self, golden: Judged, labels: Tensor | None) -> None:
+    def check(self, golden: Judged, labels: Labels) -> None:
         """Refuse golden outputs or labels that cannot be judged.
 
         Args:
             golden: outputs of the fault-free unprotected model, shape ``(inputs, ...)``.
-            labels: int64, shape ``(inputs, ...)``, or None.
+            labels: one row per input, or None.
         Raises:
             DataError: a golden output that is not finite, or labels of another length.
         """
@@ -92,7 +94,8 @@ class Criterion(ABC):
                 f"({int(bad.sum())} of {len(bad)} inputs); {way}"
             )
         if labels is not None and len(labels) != len(bad):
-            raise DataError(f"expected {len(bad)} labels, one per input, got shape {tuple(labels.shape)}")
+            shape = tuple(getattr(labels, "shape", (len(labels),)))
+            raise DataError(f"expected {len(bad)} labels, one per input, got shape {shape}")
 
     def positions(self, outputs: Sequence[Any]) -> tuple[int, ...]:
         """Positions of the judged outputs among the flat outputs of a model.
@@ -138,6 +141,19 @@ class Criterion(ABC):
     def _at(self) -> str:
         """Ending of names where the output is chosen: "@1"."""
         return "" if self.outputs is None else f"@{self.outputs}"
+
+
+def integer_labels(labels: Labels, name: str) -> Tensor | None:
+    """Return labels that are classes or token ids: int64, or None.
+
+    Raises:
+        DataError: labels of another kind.
+    """
+    if labels is None or (isinstance(labels, Tensor) and not labels.is_floating_point()):
+        return labels
+    kind = str(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__
+    way = "y.long() makes them" if isinstance(labels, Tensor) else "give y as numbers, or use another criterion"
+    raise DataError(f"expected integer labels for {name}, got {kind}; {way}")
 
 
 def tensors_of(judged: Judged) -> tuple[Tensor, ...]:

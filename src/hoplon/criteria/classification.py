@@ -9,7 +9,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from hoplon.criteria.base import Criterion
+from hoplon.criteria.base import Criterion, Labels, integer_labels
 from hoplon.errors import Count, DataError, checked
 from hoplon.registry import register
 
@@ -83,7 +83,7 @@ class TopK(Criterion):
         (confidence, gap), (new_confidence, new_gap) = (_standing(x.double(), wanted) for x in (golden, faulty))
         return dict(zip(self.measure_names, (new_confidence - confidence, new_gap - gap), strict=True))
 
-    def check(self, golden: Tensor, labels: Tensor | None) -> None:
+    def check(self, golden: Tensor, labels: Labels) -> None:
         """Refuse what cannot be judged.
 
         Raises:
@@ -96,6 +96,7 @@ class TopK(Criterion):
                 f"got {tuple(golden.shape)}; for other outputs use another criterion, such as Deviation"
             )
         super().check(golden, labels)
+        labels = integer_labels(labels, self.names[0])
         if self.reference == "label":
             self._needed(labels)
         if labels is None:

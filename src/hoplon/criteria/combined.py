@@ -10,7 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from hoplon.criteria.base import Criterion, Judged
+from hoplon.criteria.base import Criterion, Judged, Labels
 from hoplon.errors import HoplonError, checked
 
 
@@ -67,7 +67,7 @@ class Several(Criterion):
         """All flat outputs: each criterion picks its own."""
         return tuple(outputs)
 
-    def harmed(self, golden: Judged, faulty: Judged, labels: Tensor | None) -> Tensor:
+    def harmed(self, golden: Judged, faulty: Judged, labels: Labels) -> Tensor:
         """The columns of all criteria side by side: bool, shape ``(runs, len(names))``."""
         columns = [part.harmed(part.judged(golden), part.judged(faulty), labels) for part in self.parts]
         return torch.cat(columns, 1)
@@ -79,16 +79,16 @@ class Several(Criterion):
             found |= part.measures(part.judged(golden), part.judged(faulty))
         return found
 
-    def correct(self, golden: Judged, labels: Tensor | None) -> Tensor | None:
+    def correct(self, golden: Judged, labels: Labels) -> Tensor | None:
         """Return the answer of the first criterion that knows right from wrong."""
         answers = (part.correct(part.judged(golden), labels) for part in self.parts)
         return next((answer for answer in answers if answer is not None), None)
 
-    def eligible(self, golden: Judged, labels: Tensor | None) -> Tensor:
+    def eligible(self, golden: Judged, labels: Labels) -> Tensor:
         """The inputs that are eligible under every criterion: bool, shape ``(inputs,)``."""
         return torch.stack([part.eligible(part.judged(golden), labels) for part in self.parts]).all(0)
 
-    def check(self, golden: Judged, labels: Tensor | None) -> None:
+    def check(self, golden: Judged, labels: Labels) -> None:
         """Refuse what one of the criteria cannot judge: its DataError."""
         for part in self.parts:
             part.check(part.judged(golden), labels)

@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from hoplon.criteria.base import Criterion, Judged, tensors_of
+from hoplon.criteria.base import Criterion, Judged, Labels, tensors_of
 from hoplon.errors import HoplonError, checked
 
 _TAKEN = ("fault", "input", "detected", "corrected", "reached")
@@ -56,7 +56,7 @@ class Custom(Criterion):
         """The given name."""
         return (self.name,)
 
-    def harmed(self, golden: Judged, faulty: Judged, labels: Tensor | None) -> Tensor:
+    def harmed(self, golden: Judged, faulty: Judged, labels: Labels) -> Tensor:
         """Return the result of the function: bool, shape ``(runs, 1)``.
 
         Raises:
@@ -69,7 +69,7 @@ class Custom(Criterion):
             raise HoplonError(f"expected bool of shape ({runs},) from the function of {self.name!r}, got {got}")
         return answer.unsqueeze(1)
 
-    def check(self, golden: Judged, labels: Tensor | None) -> None:
+    def check(self, golden: Judged, labels: Labels) -> None:
         """Refuse what cannot be judged, and a function that does not answer as it should.
 
         Raises:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoplon.criteria.base import Criterion, Judged, as_rows, finite_rows, tensors_of
+from hoplon.criteria.base import Criterion, Judged, Labels, as_rows, finite_rows, tensors_of
 from hoplon.criteria.ragged import judged_together
 from hoplon.errors import DataError, HoplonError, checked
 from hoplon.formats.base import same_bits
@@ -42,7 +42,7 @@ def classify(
     reference: Sequence[Any],
     golden: Sequence[Any],
     faulty: Sequence[Any],
-    labels: Tensor | None,
+    labels: Labels,
 ) -> Tensor:
     """Return the outcome of each run under each column of the criterion: uint8, shape ``(runs, len(names))``.
 
@@ -55,7 +55,7 @@ def classify(
         reference: flat golden outputs of the unprotected model, one row per run; only judged ones are looked at.
         golden: flat golden outputs of the arm that ran; the same for the unprotected model.
         faulty: flat outputs with the fault.
-        labels: int64, one row per run, or None.
+        labels: one row per run, or None.
     Raises:
         DataError: more runs on one side than on another.
     Example:
@@ -114,7 +114,7 @@ def _shapes(judged: Judged) -> list[torch.Size]:
     return [tensor.shape for tensor in tensors_of(judged)]
 
 
-def _outcomes(criterion: Criterion, reference: Judged, golden: Judged, faulty: Judged, labels: Tensor | None) -> Tensor:
+def _outcomes(criterion: Criterion, reference: Judged, golden: Judged, faulty: Judged, labels: Labels) -> Tensor:
     for wanted, own, got in zip(*map(tensors_of, (reference, golden, faulty)), strict=True):
         if not len(wanted) == len(own) == len(got):
             shapes = f"{tuple(wanted.shape)}, {tuple(own.shape)}, {tuple(got.shape)}"

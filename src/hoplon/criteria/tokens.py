@@ -9,7 +9,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from hoplon.criteria.base import Criterion
+from hoplon.criteria.base import Criterion, Labels, integer_labels
 from hoplon.errors import BelowOne, DataError, HoplonError, checked
 from hoplon.registry import register
 
@@ -54,7 +54,7 @@ class TokenMatch(Criterion):
         changed = (golden.argmax(2) != faulty.argmax(2)) & counted
         return (changed.sum(1) > self.share * counted.sum(1)).unsqueeze(1)
 
-    def check(self, golden: Tensor, labels: Tensor | None) -> None:
+    def check(self, golden: Tensor, labels: Labels) -> None:
         """Refuse what cannot be judged.
 
         Raises:
@@ -63,7 +63,7 @@ class TokenMatch(Criterion):
         """
         _check_logits(golden)
         super().check(golden, labels)
-        if labels is not None:
+        if (labels := integer_labels(labels, self.names[0])) is not None:
             _check_tokens(golden, labels)
 
 
@@ -109,7 +109,7 @@ class PerplexityChange(Criterion):
         growth = _log_perplexity(faulty, labels) - _log_perplexity(golden, labels)
         return (growth > math.log(self.factor)).unsqueeze(1)
 
-    def check(self, golden: Tensor, labels: Tensor | None) -> None:
+    def check(self, golden: Tensor, labels: Labels) -> None:
         """Refuse what cannot be judged.
 
         Raises:
@@ -118,7 +118,7 @@ class PerplexityChange(Criterion):
         """
         _check_logits(golden)
         super().check(golden, labels)
-        labels = self._needed(labels)
+        labels = self._needed(integer_labels(labels, self.names[0]))
         _check_tokens(golden, labels)
         if (labels >= golden.shape[2]).any():
             first = (labels >= golden.shape[2]).nonzero()[0].tolist()

@@ -188,11 +188,13 @@ def described(
     )
 
 
-def _called(loss: Loss, output: Any, labels: Tensor | None) -> object:
+def _called(loss: Loss, output: Any, labels: Any) -> object:
     try:
         return loss(output, labels)
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
-        labelled = "data without labels" if labels is None else f"labels of shape {tuple(labels.shape)}"
+        shape = getattr(labels, "shape", None)
+        labelled = f"labels of shape {tuple(shape)}" if shape is not None else f"labels of type {type(labels).__name__}"
+        labelled = "data without labels" if labels is None else labelled
         raise DataError(
             f"expected a loss(output, labels) that takes what the model and the data give, got {labelled} and {error}"
         ) from error

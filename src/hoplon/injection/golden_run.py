@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hoplon.criteria.base import Criterion, Judged
+from hoplon.criteria.base import Criterion, Judged, Labels
 from hoplon.criteria.combined import as_criterion
 from hoplon.criteria.outcome import classify, measure
 from hoplon.criteria.ragged import joined, judged_together
@@ -217,16 +217,14 @@ def golden_outputs(
 
 
 @checked
-def accuracy(criterion: Criterion, outputs: Sequence[Any], labels: Tensor | None) -> float:
+def accuracy(criterion: Criterion, outputs: Sequence[Any], labels: Labels) -> float:
     """Return the share of inputs that the criterion calls correct, in [0, 1]; NaN where it cannot tell."""
     right = [criterion.correct(*part) for part in _judged(criterion, outputs, labels)]
     known = [part for part in right if part is not None]
     return torch.cat(known).double().mean().item() if known else float("nan")
 
 
-def _judged(
-    criterion: Criterion, outputs: Sequence[Any], labels: Tensor | None
-) -> Iterator[tuple[Judged, Tensor | None]]:
+def _judged(criterion: Criterion, outputs: Sequence[Any], labels: Labels) -> Iterator[tuple[Judged, Tensor | None]]:
     """The judged outputs with their labels: all at once, or input by input where their shapes differ."""
     for rows in judged_together(outputs):
         judged = criterion.judged(criterion.judged_rows(outputs, rows))

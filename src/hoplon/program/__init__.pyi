@@ -1,5 +1,7 @@
 from .capturing import capture as capture
 from .eager import EagerProgram as EagerProgram
+from .given.example import Example as Example
+from .given.samples import Annotations as Annotations
 from .inputs import Inputs as Inputs
 from .inspection import FaultSpace as FaultSpace, Inspection as Inspection, inspect as inspect
 from .program import Program as Program, Ref as Ref, Step as Step

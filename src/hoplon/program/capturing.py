@@ -31,13 +31,24 @@ from hoplon.program.call_forms import (
     with_named_inputs,
 )
 from hoplon.program.eager import EagerProgram, capture_eager
+from hoplon.program.given.example import (
+    Axis,
+    Example,
+    at_least_two,
+    batch_sizes,
+    one_sample,
+    require_batch,
+    shapes_of,
+    tensors_in,
+)
 from hoplon.program.memory import WRITTEN_IN_CODE, StoredWords, named_with_share, unchanged
 from hoplon.program.program import Program
-from hoplon.program.signature import Call, Signature, copied
+from hoplon.program.signature import Axes, Call, Signature, TensorForm, by_axis, copied
 from hoplon.program.tracing import NotTraceable, no_collection, trace
-from hoplon.program.verify import ENOUGH, find_samples, prove_close, prove_equal, samples_of_proof
+from hoplon.program.verify import ENOUGH, Entangled, find_samples, prove_close, prove_equal, samples_of_proof
 
 _LONGEST_REASON = 300  # characters: a condition on many unknown sizes has thousands
+_ROUNDING = 1e-3  # relative to the largest output: other shapes sum in other orders, layer after layer
 
 Form = Literal["auto", "export", "eager"]
 
@@ -53,7 +64,8 @@ def capture(
     *,
     kwargs: Mapping[str, Any] | None = None,
     name: str | None = None,
-    batch_axis: int | None = 0,
+    batch_axis: Axis = 0,
+    length_axis: Axis = None,
     form: Form = "auto",
     decompose: Collection[str] = (),
 ) -> Program:
@@ -74,10 +86,13 @@ def capture(
     Args:
         model: in eval mode; neither copied nor changed, its memory is shared. What ``torch.compile`` or
             ``DataParallel`` wraps is captured without its wrapper, a program of ``torch.export`` as its module.
-        example: a batch, as a tensor or as a tuple of positional inputs.
+        example: a batch, as a tensor or as a tuple of positional inputs; or a whole call with its axes as `Example`.
         kwargs: keyword inputs.
         name: what reports call the model; the class name by default.
-        batch_axis: where the inputs hold their samples; None: the example is one sample, and a pass holds one.
+        batch_axis: where the inputs hold their samples, see `Example`; None: the example is one sample, and a pass
+            holds one.
+        length_axis: where the inputs hold a length that is free, see `Example`. Sites are those of the example's
+            length, faults and profiles take data of that length; the program and what is made of it take any.
         form: "export", "eager", or "auto": exported where that is possible.
         decompose: operators to open so that their parts are sites: "attention" (scaled dot product attention becomes
             two products and a softmax). The numbers change in the last digits; a warning says by how much.
@@ -88,22 +103,24 @@ def capture(
     model = unwrapped(model)
     require_eval(model)
     label = name or type(model).__name__
-    call: Call = (example if isinstance(example, tuple) else (example,), dict(kwargs or {}))
+    given = example if isinstance(example, Example) else Example(example, dict(kwargs or {}), batch_axis, length_axis)
+    call = given.call
     register_structures(call)
     _require_tensors(call)
     require_plain_inputs(*call)
-    if batch_axis is not None:
-        _require_batch(call, batch_axis)
-    if batch_axis:  # a moved axis is often a view, and kernels choose their order of summation by strides
-        call = pytree.tree_map_only(Tensor, lambda leaf: leaf.contiguous(), call)
-    ran = _require_running(model, call, batch_axis)
+    axes = given.axes
+    require_batch(call, axes)
+    # a moved axis is often a view, and kernels choose their order of summation by strides
+    call = by_axis(lambda leaf, axis: leaf.contiguous() if axis else leaf, call, axes)
+    ran = _require_running(model, call, axes)
     with slow_attention():
-        fixed = 1 if batch_axis is None else None
-        signature = Signature.of(label, *_at_least_two(call, batch_axis), axis=batch_axis, fixed_batch=fixed)
+        fixed = 1 if axes is None else None
+        form_of = partial(Signature.of, label, axes=axes, lengths=given.lengths, positional=_positional(model, call))
+        signature = form_of(*at_least_two(call, axes), fixed_batch=fixed)
         file = None if form == "eager" or decompose else file_of(model, signature)
         program = None if file is None or ran is None else _kept(file, model, call, signature, *ran)
         if program is None:
-            program = _in_form(model, call, label, batch_axis, form, decompose)
+            program = _in_form(model, call, signature, form, decompose, runs_in_others=ran is not None)
             if file is not None and program.signature.fixed_batch == fixed:
                 keep(program, file)
     if unstruck := {name: row for name, row in program.not_struck().items() if row.reason != WRITTEN_IN_CODE}:
@@ -114,17 +131,17 @@ def capture(
 
 
 def _in_form(
-    model: nn.Module, call: Call, label: str, batch_axis: int | None, form: Form, decompose: Collection[str]
+    model: nn.Module, call: Call, signature: Signature, form: Form, decompose: Collection[str], *, runs_in_others: bool
 ) -> Program:
     if form == "eager":
-        return _eager(model, call, label, batch_axis)
+        return _eager(model, call, signature)
     try:
         with unchanged(model):
-            return _traced(model, call, label, batch_axis, decompose)
+            return _traced(model, call, signature, decompose, runs_in_others=runs_in_others)
     except NotTraceable as error:
         if form == "export":
             raise
-        program = _eager(model, call, label, batch_axis)
+        program = _eager(model, call, signature)
         text = f"{error}; running it in the eager form, where each fault costs a whole forward of one sample"
         warnings.warn(text, HoplonWarning, stacklevel=4)
         return program
@@ -137,7 +154,7 @@ def _kept(file: Path, model: nn.Module, call: Call, signature: Signature, few: C
     @cache
     def exported() -> ExportedProgram:
         with slow_attention(), unchanged(model):
-            anew = _traced(model, call, signature.model, signature.axis, ())
+            anew = _traced(model, call, signature, ())
         if program is None or anew.steps != program.steps:
             raise CaptureError(
                 f"expected {signature.model} as it was when its capture was kept in {file}, got other steps; remove "
@@ -151,46 +168,74 @@ def _kept(file: Path, model: nn.Module, call: Call, signature: Signature, few: C
     try:
         return find_samples(program, program.input_leaves(*few), wanted=leaves)
     except Exception:  # noqa: BLE001 -- whatever the steps of another model do on this one's inputs
-        import traceback
-
-        traceback.print_exc()
         return None
 
 
-def _eager(model: nn.Module, call: Call, label: str, axis: int | None) -> EagerProgram:
-    one: Call = call
-    if axis is not None:
-        one = pytree.tree_map_only(Tensor, lambda leaf: leaf.narrow(axis, 0, 1).contiguous(), call)
-    return capture_eager(model, one, label, axis)
+def _eager(model: nn.Module, call: Call, signature: Signature) -> EagerProgram:
+    return capture_eager(model, one_sample(call, signature.axes), signature)
 
 
-def _traced(model: nn.Module, call: Call, label: str, axis: int | None, decompose: Collection[str]) -> Program:
-    """The model with a free batch, or at the batch size of its example; if that fails too, the first error stands."""
-    captured = partial(_captured, model, label=label, axis=axis, decompose=decompose)
-    if axis is None:
-        return captured(call, fixed_batch=1)
+def _traced(
+    model: nn.Module, call: Call, signature: Signature, decompose: Collection[str], *, runs_in_others: bool = True
+) -> Program:
+    """The model with a free batch; at the batch size of its example, or one sample at a time, where it takes no other.
+
+    If that fails too, the first error stands.
+    """
+    label, axes = signature.model, signature.axes
+    captured = partial(_captured, model, decompose=decompose)
+    if axes is None:
+        return captured(call, signature.at(call, fixed_batch=1))
+    size = batch_sizes(call, axes)[0]
+    said = (
+        f"{label} fixes its batch size in its code, so it takes batches of {size} only, as in the example: every pass "
+        f"will hold {size} samples"
+    )
     try:
-        return captured(_at_least_two(call, axis), fixed_batch=None)
-    except _FixedBatch as error:
-        size = _tensors(call)[0].shape[axis]
+        if runs_in_others:
+            return captured(at_least_two(call, axes), signature)
+        program = captured(call, signature.at(call, fixed_batch=size))
+    except (_FixedBatch, Entangled) as error:
+        taken = call
+        if isinstance(error, Entangled):
+            taken, size = one_sample(call, axes), 1
+            if not _gives_alone_what_in_batch(model, call, axes):
+                raise
         try:
-            program = captured(call, fixed_batch=size)
+            program = captured(taken, signature.at(taken, fixed_batch=size))
         except CaptureError:
             raise error from None
-    warnings.warn(
-        f"{label} fixes its batch size in its code, so it takes batches of {size} only, as in the example: every pass "
-        f"will hold {size} samples",
-        HoplonWarning,
-        stacklevel=5,
-    )
+        if isinstance(error, Entangled):
+            said = f"samples of a batch meet inside of {label} ({error.where}), so every pass will hold one sample"
+    warnings.warn(said, HoplonWarning, stacklevel=5)
     return program
 
 
-def _captured(
-    model: nn.Module, call: Call, *, label: str, axis: int | None, fixed_batch: int | None, decompose: Collection[str]
-) -> Program:
-    signature = Signature.of(label, *call, axis=axis, fixed_batch=fixed_batch)
-    exported = _export(model, *call, axis=axis if fixed_batch is None else None)
+def _gives_alone_what_in_batch(model: nn.Module, call: Call, axes: Axes) -> bool:
+    """Tell whether the outputs of samples are the same without the others, but for rounding.
+
+    So it is where experts take the tokens of all samples together, and not where a sample is judged by the others.
+    """
+    size = batch_sizes(call, axes)[0]
+    together = tensors_in(_run(model, call)[1])
+    for row in range(min(size, ENOUGH)):
+        alone = tensors_in(_run(model, one_sample(call, axes, row))[1])
+        pairs = [
+            (whole[row : row + 1].double(), one.double())
+            for whole, one in zip(together, alone, strict=True)
+            if whole.dim() and len(whole) == size
+        ]
+        if size < 2 or not pairs or not all(whole.shape == one.shape and _near(whole, one) for whole, one in pairs):
+            return False
+    return True
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=_ROUNDING, atol=_ROUNDING * float(one.abs().max()) if one.numel() else 0.0)
+
+
+def _captured(model: nn.Module, call: Call, signature: Signature, decompose: Collection[str]) -> Program:
+    exported = _export(model, call, signature)
     unknown = set(decompose) - set(_DECOMPOSITIONS)
     if unknown:
         raise CaptureError(f"expected decompose out of {', '.join(_DECOMPOSITIONS)}, got {', '.join(sorted(unknown))}")
@@ -203,7 +248,8 @@ def _captured(
     if decompose:
         gap = prove_close(program, model, leaves)
         warnings.warn(
-            f"{label} with {', '.join(decompose)} opened differs from the model by up to {gap:.2g} in its outputs",
+            f"{signature.model} with {', '.join(decompose)} opened differs from the model by up to {gap:.2g} in its "
+            "outputs",
             HoplonWarning,
             stacklevel=6,
         )
@@ -242,14 +288,14 @@ _DECOMPOSITIONS: dict[str, dict[Any, Callable[..., Any]]] = {
 }
 
 
-def _require_running(model: nn.Module, call: Call, axis: int | None) -> tuple[Call, Any] | None:
+def _require_running(model: nn.Module, call: Call, axes: Axes) -> tuple[Call, Any] | None:
     """Run the model once as it is, and once more where PyTorch may have fused parts of it; say so where it did.
 
     Returns:
         The samples that the proofs take, and what the model gives for them without fused parts; None where it ran on
         all samples of the example alone: its code may fix the batch size.
     """
-    few = call if axis is None else _few(call, axis)
+    few = _few(call, axes)
     try:
         try:
             output, again = _run(model, few)
@@ -259,16 +305,16 @@ def _require_running(model: nn.Module, call: Call, axis: int | None) -> tuple[Ca
             few, (output, again) = call, _run(model, call)
     except (Exception, SystemExit) as error:  # whatever the user's forward raises
         raise CaptureError(
-            f"expected an example that {type(model).__name__} accepts, got inputs of shape {_shapes(call)} "
+            f"expected an example that {type(model).__name__} accepts, got inputs of shape {shapes_of(call)} "
             f"and from the model {failure_of(error)}; give a batch of real input, with the batch axis first"
         ) from error
     register_structures(output)
-    if not _tensors(output):
+    if not tensors_in(output):
         raise CaptureError(
             f"expected tensors in the output of {type(model).__name__}, alone or in tuples, lists, dicts or "
             f"dataclasses, got {type(output).__name__}; wrap the model in a module that returns its tensors"
         )
-    if any(not equal_bits(*pair) for pair in zip(_tensors(output), _tensors(again), strict=True)):
+    if any(not equal_bits(*pair) for pair in zip(tensors_in(output), tensors_in(again), strict=True)):
         warnings.warn(
             f"{type(model).__name__} runs attention by PyTorch's fused kernel for eval mode, which a graph has not; it "
             "is captured with that off (torch.backends.mha.set_fastpath_enabled), and may differ from it in the last "
@@ -276,16 +322,16 @@ def _require_running(model: nn.Module, call: Call, axis: int | None) -> tuple[Ca
             HoplonWarning,
             stacklevel=4,
         )
-    return None if axis is not None and few is call else (few, again)
+    return None if axes is not None and few is call else (few, again)
 
 
-def _few(call: Call, axis: int) -> Call:
+def _few(call: Call, axes: Axes) -> Call:
     """The first samples of a call, as many as the proofs take."""
 
-    def rows(leaf: Tensor) -> Tensor:
+    def rows(leaf: Tensor, axis: int) -> Tensor:
         return leaf.index_select(axis, torch.arange(ENOUGH, device=leaf.device) % leaf.shape[axis])
 
-    return pytree.tree_map_only(Tensor, rows, call)  # type: ignore[no-any-return]
+    return call if axes is None else by_axis(rows, call, axes)
 
 
 def _run(model: nn.Module, call: Call) -> tuple[Any, Any]:
@@ -305,51 +351,44 @@ def _first_line(error: BaseException) -> str:
     return line if len(line) <= _LONGEST_REASON else f"{line[:_LONGEST_REASON]} ..."
 
 
-def _tensors(call: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor)]
-
-
-def _shapes(call: Any) -> str:
-    return ", ".join(str(tuple(leaf.shape)) for leaf in _tensors(call))
+def _positional(model: nn.Module, call: Call) -> list[str]:
+    """The names of parameters of forward that take positional inputs one by one."""
+    bound = inspect.signature(model.forward).bind(*call[0], **call[1])
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY)
+    kinds = bound.signature.parameters
+    names = list(bound.arguments)[: len(call[0])]
+    return names if all(kinds[name].kind not in several for name in names) else []
 
 
 def _require_tensors(call: Call) -> None:
-    if not _tensors(call):
+    if not tensors_in(call):
         raise CaptureError("expected an example with at least one tensor, got none; give a batch of real input")
 
 
-def _require_batch(call: Call, axis: int) -> None:
-    sizes = {leaf.shape[axis] if -leaf.dim() <= axis < leaf.dim() else None for leaf in _tensors(call)}
-    if len(sizes) > 1 or None in sizes:
-        raise CaptureError(
-            f"expected inputs that share a batch axis {axis}, got shapes {_shapes(call)}; name another batch_axis, "
-            "or batch_axis=None for an example that is one sample"
-        )
-    if sizes == {0}:
-        raise CaptureError("expected an example of at least one sample, got an empty batch")
+def _export(model: nn.Module, call: Call, signature: Signature) -> ExportedProgram:
+    """The model exported with a free batch, or at the shapes of the example where the signature fixes it."""
+    batch, length = Dim("batch", min=2, max=2**20), Dim("length", min=2, max=2**20)
 
+    def free(form: Any) -> dict[int, Any] | None:
+        if not isinstance(form, TensorForm):
+            return None
+        found = {form.length_axis: length} if form.length_axis is not None else {}
+        return found | ({form.axis: batch} if form.axis is not None and signature.fixed_batch is None else {}) or None
 
-def _at_least_two(call: Call, axis: int | None) -> Call:
-    """Repeat a batch of one: an export specialises on sizes 0 and 1, so the batch axis would not stay free."""
-    if axis is None:
-        return call
-
-    def repeated(leaf: Tensor) -> Tensor:
-        return torch.cat([leaf, leaf], axis) if leaf.shape[axis] == 1 else leaf
-
-    return pytree.tree_map_only(Tensor, repeated, call)  # type: ignore[no-any-return]
-
-
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, axis: int | None) -> ExportedProgram:
-    """The model exported with a free batch on ``axis``, or at the shapes of the example where that is None."""
-    free = {} if axis is None else {axis: Dim("batch", min=2, max=2**20)}
-    shapes = pytree.tree_map(lambda leaf: free if isinstance(leaf, Tensor) and free else None, (args, kwargs))
+    args, kwargs = call
+    shapes = pytree.tree_unflatten([free(form) for form in signature.leaves], signature.spec)
     named = with_named_inputs(model, args, kwargs)
     try:  # torch prints the graph of an export that fails, thousands of lines of a detector
-        with torch.no_grad(), quiet_torch(), no_collection(), redirect_stderr(io.StringIO()) as printed:
+        with (
+            unchanged(model),
+            torch.no_grad(),
+            quiet_torch(),
+            no_collection(),
+            redirect_stderr(io.StringIO()) as printed,
+        ):
             exported = torch.export.export(named, args, kwargs, dynamic_shapes=_by_parameter(named, *shapes))
     except Exception as error:  # whatever torch raises, and the user's forward
-        raise _export_error(model, args, error) from error
+        raise _export_error(model, call, error) from error
     sys.stderr.write(printed.getvalue())
     return exported
 
@@ -359,14 +398,14 @@ def _by_parameter(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
 
 
-def _export_error(model: nn.Module, args: tuple[Any, ...], error: Exception) -> CaptureError:
+def _export_error(model: nn.Module, call: Call, error: Exception) -> CaptureError:
     text = str(error)
     reason = _first_line(error)
     kind = type(model).__name__
     if "Constraints violated" in text or "specialized" in text or "ConstraintViolation" in type(error).__name__:
         return _FixedBatch(
-            f"expected the batch axis of the example (shape {tuple(_tensors(args)[0].shape)}) to be free, got a model "
-            f"that fixes it: {reason}; give an example with a batch axis and take the batch size from the input, "
+            f"expected the batch axis of the example (shape {shapes_of(call)}) to be free, got a model that fixes it: "
+            f"{reason}; give an example with a batch axis and take the batch size from the input, "
             "not from a constant"
         )
     return NotTraceable(

@@ -41,7 +41,7 @@ class EagerProgram(Program):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process as model and example, to be watched there again."""
-        return capture_eager, (self.model, self.example, self.name, self.signature.axis)
+        return capture_eager, (self.model, self.example, self.signature)
 
     def run(
         self, leaves: Sequence[Any], memory: Mapping[str, Tensor] | None = None, *, hook: Hook | None = None
@@ -113,18 +113,17 @@ def _one_first(output: Tensor, axis: int | None) -> Tensor:
     return output.movedim(axis, 0) if axis is not None and has_it else output.unsqueeze(0)
 
 
-def capture_eager(
-    model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]], name: str, axis: int | None
-) -> EagerProgram:
+def capture_eager(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]], signature: Signature) -> EagerProgram:
     """Watch one forward pass on one sample and make a program of what was seen.
 
     Args:
-        axis: of the inputs, along which samples lie; None: the example is one sample.
+        signature: of the inputs, at any batch size.
 
     Raises:
         CaptureError: two runs on one input differ.
     """
-    signature = Signature.of(name, *call, axis=axis, fixed_batch=1)
+    signature = signature.at(call, fixed_batch=1)
+    axis = next((form.axis for form in signature.tensors), None)  # of values too, where they hold one sample
     args, kwargs = seen = copied(call)
     trace = _Trace(model, pytree.tree_leaves(seen))
     with torch.inference_mode():
@@ -142,7 +141,7 @@ def capture_eager(
     memory_sites, unread = trace.memory_sites()
     stored = trace.stored
     return EagerProgram(
-        name=name,
+        name=signature.model,
         steps=tuple(trace.steps),
         input_steps=tuple(range(len(signature.leaves))),
         memory_steps=trace.memory_steps,

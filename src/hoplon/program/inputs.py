@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeAlias, final
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 from hoplon.errors import Count, DataError, Seed, checked
 from hoplon.formats.digest import add_words
-
-# One sample, as a map-style data set gives it: x, or x with its label.
-Sample = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
+from hoplon.program.given.samples import LABEL, Annotations, Sample, taken_apart
 
 
 @final
@@ -28,24 +27,25 @@ class Inputs:
     Args:
         x: what the model is called with, samples along the first axis: a tensor, a tuple of tensors, one per argument,
             or a dict of them, one per keyword.
-        y: labels, integers of shape ``(samples,)``, or ``(samples, length)`` for token ids, kept as int64; None without
-            labels.
+        y: labels of shape ``(samples, ...)``: integers or truth values, kept as int64, such as classes or token ids; or
+            floating point, such as the targets of a regression. `Annotations` for others, such as boxes. None without.
         name: for reports.
     Raises:
-        DataError: no samples, unequal lengths, NaN or infinity in x, labels that are not integers.
+        DataError: no samples, unequal lengths, complex labels, NaN or infinity in x or y. Allowed is -inf in one of
+            several inputs where no value is above zero: a mask that is added.
     Example:
         >>> data = Inputs(torch.zeros(3, 2), torch.tensor([0, 1, 0]))
         >>> len(data), len(data.take([0, 2])), [len(batch) for batch in data.batches(2)]
         (3, 2, [2, 1])
     """
 
-    x: Tensor | tuple[Tensor, ...] | dict[str, Tensor]
-    y: Tensor | None = None
+    x: Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
+    y: Tensor | Annotations | None = None
     name: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         given: Any = self.x
-        x: Sample = tuple(given) if isinstance(given, list) else given
+        x: Sample = tuple(given) if isinstance(given, list) else dict(given) if isinstance(given, Mapping) else given
         _check_x(_parts(x))
         object.__setattr__(self, "x", _like(x, [tensor.detach() for tensor in _parts(x)]))
         if self.y is not None:
@@ -59,12 +59,12 @@ class Inputs:
     @property
     def names(self) -> tuple[str, ...] | None:
         """The keywords of the tensors, in their order; None for positional ones."""
-        return tuple(self.x) if isinstance(self.x, dict) else None
+        return tuple(self.x) if isinstance(self.x, Mapping) else None
 
     def __len__(self) -> int:
         return len(self.tensors[0])
 
-    def __getitem__(self, index: int) -> Sample | tuple[Sample, Tensor]:
+    def __getitem__(self, index: int) -> Sample | tuple[Sample, Any]:
         """Sample `index`: x, or (x, y) with labels."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"expected a sample in [0, {len(self)}), got {index}")
@@ -109,42 +109,68 @@ class Inputs:
     def digest(self) -> str:
         """SHA-256 of dtypes, shapes and bits of x and y, 64 hexadecimal digits; the name does not count."""
         digest = hashlib.sha256()
-        for tensor in (*self.tensors, self.y):
-            if tensor is None:
-                digest.update(b"no labels")
+        rows, form = pytree.tree_flatten(self.y.rows if isinstance(self.y, Annotations) else self.y)
+        for part in (*self.tensors, *rows):
+            if not isinstance(part, Tensor):
+                digest.update(repr(part).encode())
                 continue
-            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            add_words(digest, tensor)
+            digest.update(f"{part.dtype} {tuple(part.shape)}\n".encode())
+            add_words(digest, part)
+        if self.y is None or isinstance(self.y, Annotations):
+            digest.update(b"no labels" if self.y is None else str(form).encode())
         return digest.hexdigest()
 
     @classmethod
-    def from_dataset(cls, dataset: Dataset[Any], *, name: str = "") -> Self:
-        """Every sample of a map-style data set, stacked.
+    def from_dataset(cls, dataset: Stream, *, label: str = LABEL, drop: Sequence[str] = (), name: str = "") -> Self:
+        """Every sample of a map-style data set, stacked: of torch, torchvision or Hugging Face `datasets`, or a list.
 
         Args:
-            dataset: gives ``x`` or ``(x, y)``: x a tensor or an array, within a pair also a tuple of them;
-                y an integer, or token ids as a tensor or an array.
+            dataset: gives ``x``, ``(x, y)`` or a mapping with both: x a tensor, an array or lists of numbers, within a
+                pair also a tuple of tensors or a mapping; y numbers or annotations, such as boxes by name. Sequences of
+                different lengths are filled up where an ``attention_mask`` tells which positions are padding.
+            label: the key of y in mappings; the default stands for "label" too.
+            drop: keys in mappings that are no inputs.
             name: for reports.
         Raises:
-            DataError: no length, no samples, or samples that differ in form or shape.
+            DataError: no length, no samples, or samples that differ in form or shape or hold anything but numbers.
         """
-        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-            raise DataError(f"expected a map-style data set with a length, got {type(dataset).__name__}")
-        samples = [dataset[index] for index in range(len(dataset))]
-        if not samples:
-            raise DataError(f"expected at least one sample, got 0 from {type(dataset).__name__}")
-        labelled = isinstance(samples[0], tuple | list)
-        xs, ys = [], []
-        for index, sample in enumerate(samples):
-            if isinstance(sample, tuple | list) != labelled or (labelled and len(sample) != 2):
-                form = "(x, y)" if labelled else "x"
-                raise DataError(f"expected every sample of the form {form}, got another in sample {index}")
-            x, y = sample if labelled else (sample, None)
-            xs.append(tuple(_as_tensor(part, index) for part in (x if isinstance(x, tuple | list) else (x,))))
-            ys.append(y)
-        columns = _stacked(xs)
-        several = isinstance(samples[0][0] if labelled else None, tuple | list)
-        return cls(columns if several else columns[0], _labels(ys) if labelled else None, name=name)
+        samples = (dataset[index] for index in range(_length(dataset)))  # type: ignore[index]
+        return cls(*taken_apart(samples, unit="sample", label=label, drop=drop), name=name)
+
+    @classmethod
+    def from_batches(
+        cls, loader: Iterable[Any], *, label: str = LABEL, drop: Sequence[str] = (), name: str = ""
+    ) -> Self:
+        """Every batch of a data loader, end to end.
+
+        Args:
+            loader: gives batches in any form that :meth:`from_dataset` takes samples in, with a batch axis first.
+            label, drop, name: see :meth:`from_dataset`.
+        Raises:
+            DataError: no batches, or batches that differ in form or shape or hold anything but numbers.
+        Example:
+            >>> ids, mask = torch.tensor([[5, 7, 0], [5, 8, 9]]), torch.tensor([[1, 1, 0], [1, 1, 1]])
+            >>> batch = {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([0, 1])}
+            >>> Inputs.from_batches([batch]).names
+            ('input_ids', 'attention_mask')
+        """
+        return cls(*taken_apart(loader, unit="batch", label=label, drop=drop), name=name)
+
+    @classmethod
+    def by_length(
+        cls, dataset: Stream, *, label: str = LABEL, drop: Sequence[str] = (), name: str = ""
+    ) -> dict[int, Self]:
+        """The samples of a data set in groups of one length, by that length: for sequences without padding.
+
+        The length is that of the first input, its first axis in a sample; arguments and errors are those of
+        :meth:`from_dataset`.
+        """
+        groups: dict[int, list[Any]] = {}
+        for index in range(_length(dataset)):
+            sample = dataset[index]  # type: ignore[index]
+            x, _ = taken_apart([sample], unit="sample", label=label, drop=drop)
+            groups.setdefault((*_parts(x)[0].shape[1:], 1)[0], []).append(sample)
+        return {n: cls.from_dataset(groups[n], label=label, drop=drop, name=name) for n in sorted(groups)}
 
     def _part(self, index: slice | Tensor) -> Inputs:
         y = None if self.y is None else self.y[index]
@@ -153,20 +179,24 @@ class Inputs:
 
 def _parts(x: Sample) -> tuple[Tensor, ...]:
     """The tensors of x, whatever holds them."""
-    if isinstance(x, dict):
+    if isinstance(x, Mapping):
         return tuple(x.values())
     return x if isinstance(x, tuple) else (x,)
 
 
 def _like(x: Sample, tensors: Sequence[Tensor]) -> Sample:
     """Other tensors, held as those of x are."""
-    if isinstance(x, dict):
+    if isinstance(x, Mapping):
         return dict(zip(x, tensors, strict=True))
     return tuple(tensors) if isinstance(x, tuple) else tensors[0]
 
 
-def as_inputs(data: Inputs | Dataset[Any] | Tensor | tuple[Any, ...]) -> Inputs:
-    """`data` as `Inputs`: itself, a map-style data set, x alone, or a pair (x, y).
+Stream: TypeAlias = Inputs | Dataset[Any] | Tensor | Mapping[str, Any] | tuple[Any, ...] | Iterable[Any]
+"""What `as_inputs` and `stream` take."""
+
+
+def as_inputs(data: Stream) -> Inputs:
+    """`data` as `Inputs`: itself, a map-style data set, a data loader, x alone, a pair (x, y), or a mapping of all.
 
     A tuple is always the pair (x, y); for a model with several arguments write ``Inputs((first, second))``.
 
@@ -175,45 +205,72 @@ def as_inputs(data: Inputs | Dataset[Any] | Tensor | tuple[Any, ...]) -> Inputs:
     """
     if isinstance(data, Inputs):
         return data
-    if isinstance(data, Tensor):
-        return Inputs(data)
-    if isinstance(data, tuple) and len(data) == 2:
-        return Inputs(data[0], data[1])
-    if hasattr(data, "__getitem__") and not isinstance(data, tuple | list | dict | str | np.ndarray):
-        return Inputs.from_dataset(data)
-    raise DataError(f"expected Inputs, a map-style data set, a tensor or a pair (x, y), got {type(data).__name__}")
+    if _is_whole(data):
+        return _whole(data)
+    if is_sized(data):
+        return Inputs.from_dataset(data, name=_name_of(data))
+    if isinstance(data, Iterable) and not isinstance(data, str | bytes | IterableDataset):
+        return Inputs.from_batches(data, name=_name_of(data))
+    raise DataError(f"expected {_FORMS}, got {type(data).__name__}")
 
 
-Stream: TypeAlias = Inputs | Dataset[Any] | Tensor | tuple[Any, ...] | Iterable[Any]
-"""What `stream` takes."""
+_FORMS = "Inputs, a map-style data set, a data loader, a tensor, a mapping of tensors or a pair (x, y)"
+
+
+def _is_whole(data: Any) -> bool:
+    """Tell whether these are all samples, as one batch."""
+    return isinstance(data, Tensor | Mapping | np.ndarray) or (isinstance(data, tuple) and len(data) == 2)
+
+
+def _whole(data: Any) -> Inputs:
+    if isinstance(data, Mapping):
+        sets = [key for key, part in data.items() if is_sized(part) and not isinstance(part, Tensor)]
+        if sets:
+            raise DataError(f"expected one data set, got {', '.join(map(str, data))}; choose one: data[{sets[0]!r}]")
+    if isinstance(data, tuple) and all(isinstance(part, Tensor) for part in data):  # no copies, nor a look at each row
+        return Inputs(*data)
+    return Inputs(*taken_apart([data], unit="batch"))
+
+
+def _name_of(data: Any) -> str:
+    name = getattr(data, "name", "")
+    return name if isinstance(name, str) else ""
+
+
+def _length(dataset: Any) -> int:
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        raise DataError(f"expected a map-style data set with a length, got {type(dataset).__name__}")
+    return len(dataset)
 
 
 def is_sized(data: Stream) -> bool:
     """Whether samples can be asked for by number: how many there are is known, and any can be read on its own."""
-    numbered = hasattr(data, "__getitem__") and not isinstance(data, tuple | list | dict | IterableDataset)
-    return isinstance(data, Inputs | Tensor) or numbered
+    if isinstance(data, Inputs | Tensor):
+        return True
+    others = (tuple, list, str, bytes, Mapping, np.ndarray, IterableDataset)
+    return hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, others)
 
 
 def stream(data: Stream, *, batch: int, fixed: int | None = None) -> Iterator[Inputs]:
     """The data in batches, as few samples in memory at a time as its form allows.
 
     Args:
-        data: samples; a map-style data set, read a batch at a time; or any iterable of batches, each ``x`` or
-            ``(x, y)``, such as a data loader.
+        data: samples; a map-style data set, read a batch at a time; or any iterable of batches, such as a data loader,
+            each in a form that :meth:`Inputs.from_batches` takes.
         batch: samples per batch; an iterable's own batches stay as they are.
         fixed: no batch has more samples than this, whatever the data.
     Raises:
         DataError: none of these, or samples that `Inputs` refuses.
     """
     size = fixed or batch
-    if isinstance(data, Inputs | Tensor) or (isinstance(data, tuple) and len(data) == 2):
+    if isinstance(data, Inputs) or _is_whole(data):
         yield from as_inputs(data).batches(size)
     elif is_sized(data):
         for start in range(0, len(data), size):  # type: ignore[arg-type]
             yield Inputs.from_dataset(Subset(data, range(start, min(start + size, len(data)))))  # type: ignore[arg-type]
-    elif isinstance(data, Iterable):
+    elif isinstance(data, Iterable) and not isinstance(data, str | bytes):
         for part in data:
-            inputs = as_inputs(tuple(part) if isinstance(part, list) else part)
+            inputs = part if isinstance(part, Inputs) else Inputs.from_batches([part])
             yield from inputs.batches(fixed or len(inputs))
     else:
         raise DataError(f"expected samples or an iterable of batches, got {type(data).__name__}")
@@ -234,57 +291,29 @@ def _check_x(tensors: tuple[Tensor, ...]) -> None:
             raise DataError(f"expected at least one sample, got 0 (x of shape {tuple(tensor.shape)})")
         if len(tensor) != len(tensors[0]):
             raise DataError(f"expected {len(tensors[0])} samples in every tensor of x, got {len(tensor)}")
-        if not tensor.isfinite().all():
-            bad = (~tensor.isfinite()).reshape(len(tensor), -1).any(1)
-            raise DataError(
-                f"expected finite x, got NaN or infinity in sample {int(bad.nonzero()[0])} "
-                f"({int(bad.sum())} of {len(tensor)} samples); repair or leave out these samples"
-            )
+        added = len(tensors) > 1 and tensor.is_floating_point() and bool((tensor <= 0).all())
+        _check_finite("x", tensor.nan_to_num(torch.nan, neginf=0) if added else tensor)
 
 
-def _checked_y(y: Tensor, count: int) -> Tensor:
-    if not isinstance(y, Tensor):
-        raise DataError(f"expected y to be a tensor of integers, got {type(y).__name__}")
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise DataError(f"expected y to hold integer labels, got {y.dtype}; y.long() makes them")
+def _check_finite(what: str, tensor: Tensor) -> None:
+    if not tensor.isfinite().all():
+        bad = (~tensor.isfinite()).reshape(len(tensor), -1).any(1)
+        raise DataError(
+            f"expected finite {what}, got NaN or infinity in sample {int(bad.nonzero()[0])} "
+            f"({int(bad.sum())} of {len(tensor)} samples); repair or leave out these samples"
+        )
+
+
+def _checked_y(y: Tensor | Annotations, count: int) -> Tensor | Annotations:
+    if isinstance(y, Annotations):
+        if len(y) != count:
+            raise DataError(f"expected {count} annotations, one per sample, got {len(y)}")
+        return y
+    if y.is_complex():
+        raise DataError(f"expected y to hold real numbers, got {y.dtype}")
     if y.shape[:1] != (count,):
         raise DataError(f"expected y of shape ({count}, ...), one label per sample, got {tuple(y.shape)}")
-    return y.to(torch.int64)
-
-
-def _as_tensor(value: object, index: int) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value)
-    raise DataError(
-        f"expected a tensor or an array in sample {index}, got {type(value).__name__}; "
-        "give the data set a transform that makes tensors"
-    )
-
-
-def _stacked(samples: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """The samples along a new first axis, one tensor per argument."""
-    wanted = [(tensor.shape, tensor.dtype) for tensor in samples[0]]
-    for index, sample in enumerate(samples):
-        found = [(tensor.shape, tensor.dtype) for tensor in sample]
-        if found != wanted:
-            first, other = (", ".join(f"{tuple(s)} {d}" for s, d in form) for form in (wanted, found))
-            raise DataError(f"expected every sample as sample 0 ({first}), got {other} in sample {index}")
-    return tuple(torch.stack(column) for column in zip(*samples, strict=True))
-
-
-def _labels(values: list[Any]) -> Tensor:
-    labels: list[Tensor] = []
-    for index, value in enumerate(values):
-        known = isinstance(value, int | Tensor | np.generic | np.ndarray)
-        label = torch.as_tensor(value) if known else torch.empty(0)
-        if label.is_floating_point() or label.dtype == torch.bool:
-            raise DataError(f"expected an integer label in sample {index}, got {value!r}")
-        if label.numel() == 1:
-            label = label.reshape(())
-        if labels and label.shape != labels[0].shape:
-            shapes = f"{tuple(labels[0].shape)}, got {tuple(label.shape)}"
-            raise DataError(f"expected labels of the shape of sample 0, {shapes} in sample {index}")
-        labels.append(label.to(torch.int64))
-    return torch.stack(labels)
+    if not y.is_floating_point():
+        return y.to(torch.int64)
+    _check_finite("y", y)
+    return y

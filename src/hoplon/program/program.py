@@ -21,7 +21,7 @@ from hoplon.program.inputs import Inputs
 from hoplon.program.layout import Layout
 from hoplon.program.memory import Unstruck, parts_of
 from hoplon.program.operators import canonical_kind, carries_values, is_passive
-from hoplon.program.signature import Signature
+from hoplon.program.signature import Signature, TensorForm
 from hoplon.program.sites import Identity, MemorySite, ValueSite
 
 _S = TypeVar("_S", ValueSite, MemorySite)
@@ -172,6 +172,12 @@ class Program:
     def exported(self) -> ExportedProgram | None:
         """The untouched form; None for a program in the eager form."""
         return self.export if self.export is None or isinstance(self.export, ExportedProgram) else self.export()
+
+    @property
+    def sample_steps(self) -> tuple[int, ...]:
+        """The input steps that hold samples."""
+        pairs = zip(self.input_steps, self.signature.leaves, strict=True)
+        return tuple(step for step, form in pairs if isinstance(form, TensorForm))
 
     @property
     def has_graph(self) -> bool:

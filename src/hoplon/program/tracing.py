@@ -25,7 +25,7 @@ from hoplon.program.call_forms import register_kind, structures_in
 from hoplon.program.memory import HELD_BY_NONE, WRITTEN_IN_CODE, StoredWords, Unstruck, is_plain, parts_of
 from hoplon.program.operators import canonical_kind, is_passive
 from hoplon.program.program import Program, Ref, Step, reached_kinds, tensors_of_export
-from hoplon.program.signature import Signature
+from hoplon.program.signature import Signature, TensorForm
 from hoplon.program.sites import Identity, call_numbers, memory_sites
 from hoplon.program.words import by_storage, place_of, put_together, taken_apart
 
@@ -159,7 +159,7 @@ def trace(
         memory_sites=sites,
         unread=unread,
         unstruck={**stored.unstruck, **_unnamed(exported, {*names, *stored.unstruck})},
-        batch_ratios=_batch_ratios(functional, numbers),
+        batch_ratios=_batch_ratios(numbers, dict(zip(input_steps, signature.leaves, strict=True))),
     )
 
 
@@ -206,27 +206,32 @@ def _step(node: fx.Node, numbers: Mapping[fx.Node, int], identity: Identity | No
     return Step(numbers[node], node.name, node.target, args, kwargs, reads, carries, owner_of(node), identity)
 
 
-def _batch_ratios(exported: ExportedProgram, numbers: Mapping[fx.Node, int]) -> dict[int, tuple[tuple[int, int], ...]]:
-    """By step, the axes whose size is a multiple of the free batch size, each with the multiple."""
-    symbols = {
-        symbol
-        for node in numbers
-        if node.op == "placeholder" and isinstance(value := node.meta.get("val"), Tensor)
-        for size in value.shape
-        for symbol in _expression(size).free_symbols
-    }
-    if not symbols:
+def _batch_ratios(numbers: Mapping[fx.Node, int], inputs: Mapping[int, Any]) -> dict[int, tuple[tuple[int, int], ...]]:
+    """By step, the axes whose size is a multiple of the free batch size, each with the multiple.
+
+    Args:
+        inputs: by step, the form of each input; of its length, where that is free, the example has the size.
+    """
+    batch: set[sympy.Expr] = set()
+    known: dict[sympy.Expr, int] = {}
+    for node, number in numbers.items():
+        if isinstance(form := inputs.get(number), TensorForm):
+            sizes = [_expression(size) for size in node.meta["val"].shape]
+            if form.axis is not None:
+                batch |= sizes[form.axis].free_symbols
+            if form.length_axis is not None:
+                known |= dict.fromkeys(sizes[form.length_axis].free_symbols, form.shape[form.length_axis])
+    if not batch:
         return {}
-    (symbol,) = symbols
+    (symbol,) = batch
     ratios = {}
     for node, number in numbers.items():
         value = node.meta.get("val")
         if isinstance(value, Tensor):
-            found = [(axis, _expression(size) / symbol) for axis, size in enumerate(value.shape)]
+            sizes = [_expression(size).subs(known) for size in value.shape]
+            found = [(axis, size / symbol) for axis, size in enumerate(sizes)]
             held = tuple((axis, int(ratio)) for axis, ratio in found if ratio.is_Integer)
-            if held and all(
-                size.is_Integer for axis, size in enumerate(map(_expression, value.shape)) if axis != held[0][0]
-            ):
+            if held and all(size.is_Integer for axis, size in enumerate(sizes) if axis != held[0][0]):
                 ratios[number] = held
     return ratios
 

@@ -17,8 +17,15 @@ from hoplon.program.layout import BatchLayout, Layout, WholeLayout, folds, moves
 from hoplon.program.memory import unchanged
 from hoplon.program.operators import operator_name
 from hoplon.program.program import Program, Ref, Step
-from hoplon.program.signature import Signature, copied
+from hoplon.program.signature import Signature, TensorForm, by_axis, copied
 from hoplon.program.sites import ValueSite
+
+
+class Entangled(CaptureError):  # noqa: N818 -- says what the samples are
+    """Samples of a batch meet in an operator; ``where`` names it."""
+
+    where: str = ""
+
 
 ENOUGH = 3  # of two samples, an operator that turns the batch round gives what one that keeps its order does
 
@@ -158,9 +165,9 @@ def _whole_layouts(program: Program, leaves: Sequence[Any], seen: dict[int, Any]
 
 
 def _moving_layouts(program: Program, leaves: Sequence[Any], seen: dict[int, Any]) -> dict[int, _Found]:
-    size, axis = _batch(program.signature, leaves), _axis(program.signature)
+    size = _batch(program.signature, leaves)
     order, first = torch.arange(size).roll(1), torch.zeros(1, dtype=torch.int64)
-    changed = [_all_but_first_replaced(leaf, axis) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    changed = by_axis(_all_but_first_replaced, list(leaves), program.signature.axes)
     found: dict[int, _Found] = {}
     influenced: CaptureError | None = None
     for step, held in _side_by_side(program, [leaves, _take(program.signature, leaves, order), changed], seen):
@@ -226,16 +233,18 @@ def _candidates(program: Program, step: int, value: Tensor, size: int) -> Iterat
 
 
 def _depends(program: Program, step: int) -> bool:
-    """Tell whether a step is an input, or its value depends on one."""
-    return step in program.input_steps or bool(program.reach(program.input_steps) >> step & 1)
+    """Tell whether a step is an input with samples, or its value depends on one."""
+    return step in program.sample_steps or bool(program.reach(program.sample_steps) >> step & 1)
 
 
-def _apart(program: Program, step: int, what: str) -> CaptureError:
+def _apart(program: Program, step: int, what: str) -> Entangled:
     owner = program.steps[step].owner or "the model"
-    return CaptureError(
+    error = Entangled(
         f"expected samples of a batch that do not influence each other, got operator {program.steps[step].label} in "
         f"{owner}, which {what}; remove operators across samples, or capture one sample with batch_axis=None"
     )
+    error.where = f"{program.steps[step].label} in {owner}"
+    return error
 
 
 def _with_layouts(program: Program, found: Mapping[int, _Found]) -> Program:
@@ -305,18 +314,19 @@ def _gives_several(step: Step) -> bool:
 
 def _batch(signature: Signature, leaves: Sequence[Any]) -> int:
     """The number of samples in flat inputs."""
-    axis = _axis(signature)
-    return next(int(leaf.shape[axis]) for leaf in leaves if isinstance(leaf, Tensor))
+    forms = zip(leaves, signature.leaves, strict=True)
+    return next(int(leaf.shape[_axis(form)]) for leaf, form in forms if isinstance(form, TensorForm))
 
 
-def _axis(signature: Signature) -> int:
-    assert signature.axis is not None, "an input without a batch axis is one sample"
-    return signature.axis
+def _axis(form: TensorForm) -> int:
+    assert form.axis is not None, "an input without a batch axis is one sample"
+    return form.axis
 
 
 def _take(signature: Signature, leaves: Sequence[Any], rows: Tensor) -> list[Any]:
-    axis = _axis(signature)
-    return [leaf.index_select(axis, rows.to(leaf.device)) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    return by_axis(  # type: ignore[no-any-return]
+        lambda leaf, axis: leaf.index_select(axis, rows.to(leaf.device)), list(leaves), signature.axes
+    )
 
 
 def _all_but_first_replaced(leaf: Tensor, axis: int) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from hoplon.errors import checked
+from hoplon.program.given.example import Example
 from hoplon.program.inputs import Inputs
 
 
@@ -18,15 +19,31 @@ class ZooModel:
     Attributes:
         name: what the model was asked for by.
         module: in eval mode; called with one batch it returns one row of outputs per sample.
-        example: an input batch of at least two samples, batch first.
+        example: an input batch of at least two samples, batch first; or a whole call.
         task: what the outputs mean; ``"classification"`` is one logit per class, ``"degrees"`` and ``"radians"`` are
             one angle.
+        any_size: the example is one of many that the module takes: that of the data may stand in its place.
     """
 
     name: str
     module: nn.Module
-    example: Tensor
+    example: Tensor | Example
     task: str = "classification"
+    any_size: bool = False
+
+    def for_data(self, data: Inputs) -> ZooModel:
+        """The model with samples of the data as its example, where it takes inputs of any size and theirs differ."""
+        own = Inputs(Example.of(self.example).x) if self.any_size else data
+        if [tensor.shape[1:] for tensor in own.tensors] == [tensor.shape[1:] for tensor in data.tensors] and (
+            own.names == data.names
+        ):
+            return self
+        few = data.take(range(min(_SAMPLES, len(data))))
+        kwargs = dict(zip(data.names, few.tensors, strict=True)) if data.names else {}
+        return replace(self, example=Example(() if kwargs else few.tensors, kwargs))
+
+
+_SAMPLES = 4  # of an example
 
 
 @checked

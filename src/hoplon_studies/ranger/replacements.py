@@ -140,7 +140,7 @@ def _fault_free(context: Context, found: Network) -> Iterator[Row]:
             yield replace(row, detail=True)
         return
     y = found.held_out.y
-    assert y is not None, found.listing.key
+    assert isinstance(y, torch.Tensor), found.listing.key
     golden = outputs(found.module, found.held_out).argmax(1)
     beyond = {
         per_channel: exceedances(found.program, arms[arm], found.held_out).exceeding

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 from torch import nn
 
 from hoplon.campaign.campaign import Campaign
@@ -185,7 +186,7 @@ def right_of(
 ) -> Row:
     """Row of a classifier's accuracy on held-out data, fault-free: labels among the ``best`` classes of ``module``."""
     y = network.held_out.y
-    assert y is not None, network.listing.key
+    assert isinstance(y, torch.Tensor), network.listing.key
     right = int((outputs(module, network.held_out).topk(best).indices == y[:, None]).any(1).sum())
     return row_of(where, network, what, **known).found(wilson(right, len(y)), n=len(y), seed=context.seed)
 

@@ -219,7 +219,7 @@ def training_set(data: str) -> tuple[Tensor, Tensor]:
         drive = frames()
         return drive.pixels[: drive.border], drive.degrees[: drive.border]
     made = _CALIBRATIONS[data]()
-    assert made.y is not None, data
+    assert isinstance(made.y, Tensor), data
     return made.tensors[0], made.y
 
 

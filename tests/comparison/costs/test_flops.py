@@ -63,7 +63,7 @@ def without_weights(build: Callable[[], nn.Module], example: Tensor) -> Program:
     with torch.no_grad(), quiet_torch():
         batch = torch.export.Dim("batch", min=2)
         exported = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
-    signature = Signature.of(type(model).__name__, (example,), {}, axis=0)
+    signature = Signature.of(type(model).__name__, (example,), {}, axes=(0,))
     return trace(exported, signature, StoredWords.of(model))
 
 

@@ -102,7 +102,12 @@ def file_of(model: nn.Module, signature: Signature) -> Path | None:
             digest.update(f"{part}\n".encode(errors="surrogatepass"))
         digest.update(digest_of(StoredWords.of(model).tensors).encode())
         inputs = [
-            (str(leaf), leaf.dtype, leaf.axis) if isinstance(leaf, TensorForm) else leaf for leaf in signature.leaves
+            (str(leaf), leaf.dtype, leaf.axis)
+            if isinstance(leaf, TensorForm)
+            else digest_of({"shared": leaf})
+            if isinstance(leaf, Tensor)
+            else leaf
+            for leaf in signature.leaves
         ]
         digest.update(repr((signature.spec, inputs)).encode())
         return cache_folder() / "captures" / f"{digest.hexdigest()}.json"

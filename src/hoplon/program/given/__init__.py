@@ -1,0 +1,1 @@
+"""What people give: data and example calls, in their own forms."""
