@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from hoplon.cli.console import print_status, report_training
 from hoplon.program.capturing import capture
+from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.zoo.entries import ZooModel
 from hoplon.zoo.resolve import resolve_model
 
 
-def load_program(model: str, *, seed: int, status: str | None = None) -> tuple[ZooModel, Program]:
+def load_program(
+    model: str, *, seed: int, status: str | None = None, data: Inputs | None = None
+) -> tuple[ZooModel, Program]:
     """Resolve a model, train it first where the zoo has to, and capture it.
 
     Args:
+        data: what it will be called with, of which a model by name takes its example.
         status: printed once the model is there, since capturing a large one takes a while.
     Raises:
         HoplonError: no such model, or one that cannot be captured.
@@ -20,4 +24,5 @@ def load_program(model: str, *, seed: int, status: str | None = None) -> tuple[Z
     chosen = resolve_model(model, seed=seed, progress=report_training)
     if status is not None:
         print_status(status)
+    chosen = chosen if data is None else chosen.for_data(data)
     return chosen, capture(chosen.module, chosen.example, name=chosen.name)

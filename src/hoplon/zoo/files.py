@@ -6,7 +6,7 @@ import os
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,18 @@ def data_file(name: str) -> Path:
 
 
 def read_arrays(
-    path: Path, required: Sequence[str], *, optional: Sequence[str] = ()
+    path: Path, wanted: Sequence[str] | Callable[[Sequence[str]], Sequence[str]]
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Arrays of an ``.npz`` file by name; those in ``optional`` only where the file has them.
+    """Arrays of an ``.npz`` file by name.
 
+    Args:
+        wanted: their names; or a function that gives them, called with the names in the file.
     Raises:
-        DataError: the file is missing, is no whole ``.npz`` file, lacks a required array, or holds Python objects,
+        DataError: the file is missing, is no whole ``.npz`` file, lacks a wanted array, or holds Python objects,
             which only unpickling could read.
     """
+    choose = wanted if callable(wanted) else lambda names: wanted
+    required = choose(())
     others = (RuntimeError, TypeError, AttributeError, tokenize.TokenError, MemoryError, NotImplementedError)
     try:
         if path.exists() and not path.is_file():
@@ -56,10 +60,11 @@ def read_arrays(
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"expected an .npz file with {', '.join(required)}, got the single array {path}")
+            required = choose(archive.files)
             _check_present(required, archive.files, path)
             if len(set(archive.files)) < len(archive.files):
                 raise DataError(f"expected each array once in {path}, got one twice; save it again")
-            arrays: dict[str, Any] = {name: archive[name] for name in (*required, *optional) if name in archive.files}
+            arrays: dict[str, Any] = {name: archive[name] for name in required}
             if foreign := [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]:
                 raise DataError(f"expected arrays in {path}, got other bytes as {foreign[0]}; save it again")
             return arrays

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -18,23 +18,26 @@ import torch
 from torch import Tensor, nn
 
 from hoplon.errors import DataError, HoplonError, Seed, UserCodeError, checked, failure_of, no_match
-from hoplon.program.inputs import Inputs
+from hoplon.program.given.example import Example
+from hoplon.program.inputs import Inputs, as_inputs
 from hoplon.zoo import registry
+from hoplon.zoo.data_files import picture_folder, read_lines
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.files import read_arrays
-from hoplon.zoo.seeding import Progress, seeded
-from hoplon.zoo.torchvision_ops import import_torchvision
+from hoplon.zoo.libraries import LIBRARIES, library_model
+from hoplon.zoo.model_files import MODEL_FILES, file_model
+from hoplon.zoo.seeding import Progress
 from hoplon.zoo.user_modules import beside, module_of_file
 
-_TORCHVISION = "torchvision:"
-_PIXELS = {"inception_v3": 299}
 _CALIBRATION_SHARE = 0.2  # as in section IV of the Ranger paper
 _FEW = 20  # below so many samples, stored runs are of what the first ones leave
 
 
 def is_factory(what: Literal["model", "data"], text: str) -> bool:
     """Return True if a text names code, which is imported to be used."""
-    return ":" in text and not (text.startswith(_TORCHVISION) if what == "model" else text.endswith(".npz"))
+    if what == "data":
+        return ":" in text and not (text.endswith(".npz") or ".jsonl" in text or Path(text).is_dir())
+    return ":" in text and text.partition(":")[0] not in LIBRARIES and Path(text).suffix not in MODEL_FILES
 
 
 @checked
@@ -42,32 +45,52 @@ def resolve_model(text: str, *, seed: Seed = 0, progress: Progress | None = None
     """The model that ``text`` names.
 
     Args:
-        text: a name of the zoo; ``torchvision:NAME`` (random weights drawn from ``seed``); or
-            ``package.module:factory`` or ``file.py:factory``, a function without arguments that returns the
-            module, in eval mode, and an example batch of at least two samples.
+        text: a name of the zoo; one of another library, such as ``torchvision:NAME`` (random weights drawn from
+            ``seed``) or ``hf:FOLDER``; a ``.pt2`` or ``.onnx`` file; or ``package.module:factory`` or
+            ``file.py:factory``, a function without arguments that returns the module, in eval mode, and an example of
+            at least two samples: a tensor, a tuple of positional inputs or a mapping of keywords, or both, or an
+            `Example`.
         seed: of the weights, where they are trained or drawn here.
         progress: told after every epoch, where a network is trained first.
     Raises:
         HoplonError: ``text`` is none of these, or the factory returns something else.
         UserCodeError: its file cannot be executed, or the factory raises; says what and where.
     """
-    if text.startswith(_TORCHVISION):
-        return _torchvision_model(text, seed=seed)
+    prefix, colon, name = text.partition(":")
+    if colon and prefix in LIBRARIES:
+        return library_model(prefix, name, seed=seed)
+    if Path(text).suffix in MODEL_FILES:
+        return file_model(text, seed=seed)
     if not is_factory("model", text):
-        _check_known("zoo model", text, registry.model_names(), others="torchvision:NAME")
+        others = ", ".join(f"{prefix}:{library.placeholder}" for prefix, library in LIBRARIES.items())
+        _check_known("zoo model", text, registry.model_names(), others=f"{others}, a .pt2 or .onnx file")
         return registry.model(text, seed=seed, progress=progress)
     made = _made(text)
-    module, example = made if isinstance(made, tuple) and len(made) == 2 else (None, None)
-    if not isinstance(module, nn.Module) or not isinstance(example, Tensor):
-        raise HoplonError(f"expected {text} to return (module, example batch), got {_described(made)}")
+    parts = made if isinstance(made, tuple) and len(made) in (2, 3) else (None, None)
+    module, example = parts[0], _example_of(*parts[1:])
+    if not isinstance(module, nn.Module) or example is None:
+        raise HoplonError(
+            f"expected {text} to return (module, example batch), (module, args, kwargs) or (module, hp.Example), got "
+            f"{_described(made)}"
+        )
     if module.training:
         raise HoplonError(f"expected the module of {text} in eval mode, got train mode; call .eval() in the factory")
-    if example.ndim == 0 or len(example) < 2:
+    if isinstance(parts[1], Tensor) and (parts[1].ndim == 0 or len(parts[1]) < 2):
         raise HoplonError(
-            f"expected an example batch of at least 2 samples from {text}, got shape {tuple(example.shape)}; "
+            f"expected an example batch of at least 2 samples from {text}, got shape {tuple(parts[1].shape)}; "
             f"the first axis is the batch"
         )
     return ZooModel(name=text, module=module, example=example)
+
+
+def _example_of(args: Any, kwargs: Any = None) -> Example | Tensor | None:
+    """The example that a factory gives, None for what is none."""
+    if isinstance(args, Example | Tensor) and kwargs is None:
+        return args
+    if isinstance(args, Mapping) and kwargs is None:
+        return Example(kwargs=dict(args))
+    taken = isinstance(args, Tensor | tuple | list) and isinstance(kwargs, Mapping | None)
+    return Example(tuple(args) if isinstance(args, list) else args, dict(kwargs or {})) if taken else None
 
 
 @checked
@@ -75,10 +98,13 @@ def resolve_data(text: str) -> ZooData:
     """The data that ``text`` names.
 
     Args:
-        text: a name of the zoo; an ``.npz`` file with arrays ``x``, in the dtype that the model takes, and
-            ``y``, integer labels, and optionally ``x_calibration``, ``y_calibration``, ``classes`` and ``time``, a
-            number for each sample that says that they are a series in time; or ``package.module:factory`` or
-            ``file.py:factory``, a function without arguments that returns ``ZooData`` or ``Inputs``.
+        text: a name of the zoo; an ``.npz`` file with arrays ``x``, in the dtype that the model takes, or several by
+            keyword, and ``y``, labels, and optionally the same with ``_calibration`` at the end of their names,
+            ``classes`` and ``time``, a number for each sample that says that they are a series in time; ``.jsonl`` with
+            an object of inputs and ``label`` in each line, with ``text`` in the place of inputs as
+            ``FILE.jsonl@FOLDER``, the folder of a transformers tokenizer; a folder of pictures with a folder for each
+            class; or ``package.module:factory`` or ``file.py:factory``, a function without arguments that returns
+            ``ZooData`` or anything that `as_inputs` takes, such as a data loader or a data set.
 
     Where no calibration part is given, a random 20 % of the samples become it, the same in every run, and the others
     are held out. Of a series in time, whose neighbours are nearly equal, and of fewer than 20 samples it is the first
@@ -91,15 +117,21 @@ def resolve_data(text: str) -> ZooData:
     """
     if text.endswith(".npz"):
         return _npz_data(Path(text).expanduser())
+    if ".jsonl" in text:
+        return _divided(read_lines(text), name=text)
+    if text not in registry.data_names() and Path(text).is_dir():
+        inputs, classes = picture_folder(Path(text))
+        return _divided(inputs, name=text, classes=classes)
     if not is_factory("data", text):
-        _check_known("zoo data", text, registry.data_names(), others="an .npz file")
+        _check_known("zoo data", text, registry.data_names(), others="an .npz or .jsonl file, a folder of pictures")
         return registry.data(text)
     made = _made(text)
     if isinstance(made, ZooData):
         return made
-    if isinstance(made, Inputs):
-        return _divided(made, name=text)
-    raise HoplonError(f"expected {text} to return ZooData or Inputs, got {_described(made)}")
+    try:
+        return _divided(as_inputs(made), name=text)  # type: ignore[arg-type]
+    except DataError as error:
+        raise DataError(f"{error}; it comes from {text}") from error
 
 
 def _check_known(what: str, text: str, names: tuple[str, ...], *, others: str) -> None:
@@ -111,21 +143,6 @@ def _described(value: object) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(type(part).__name__ for part in value)})"
     return f"a value of type {type(value).__name__}"
-
-
-def _torchvision_model(text: str, *, seed: int) -> ZooModel:
-    name = text.removeprefix(_TORCHVISION)
-    models = import_torchvision().models
-    names = models.list_models(module=models)  # classification; detection and the like live in submodules
-    if name not in names:
-        raise no_match("torchvision classification model", name, names)
-    # These two warn unless told that the slow initialisation of their papers is meant.
-    options = {"init_weights": True} if name in {"googlenet", "inception_v3"} else {}
-    with seeded(seed):
-        module: nn.Module = models.get_model(name, weights=None, **options)
-    pixels = _PIXELS.get(name, 224)
-    example = torch.randn(2, 3, pixels, pixels, generator=torch.Generator().manual_seed(seed))
-    return ZooModel(name=text, module=module.eval(), example=example)
 
 
 def _made(text: str) -> object:
@@ -194,18 +211,41 @@ def _factory(module: ModuleType, name: str, text: str) -> Callable[[], object]:
     return made
 
 
+_CALIBRATION, _OTHERS = "_calibration", ("classes", "time")
+_OPTIONAL = (f"x{_CALIBRATION}", f"y{_CALIBRATION}", *_OTHERS)  # beside x and y
+
+
+def _wanted(names: Sequence[str]) -> Sequence[str]:
+    """The arrays of a file that are read: x and y and what belongs to them, or all, where inputs have keywords."""
+    inputs = [name for name in names if name != "y" and name not in _OPTIONAL]
+    if "x" in names or not inputs:
+        return ("x", "y", *(name for name in _OPTIONAL if name in names))
+    return names
+
+
 def _npz_data(path: Path) -> ZooData:
-    arrays = read_arrays(path, ("x", "y"), optional=("x_calibration", "y_calibration", "classes", "time"))
+    arrays = read_arrays(path, _wanted)
     classes = tuple(str(name) for name in arrays["classes"].tolist()) if "classes" in arrays else ()
     name = path.name
-    whole = Inputs(_tensor(arrays["x"], "x", path), _tensor(arrays["y"], "y", path), name=name)
-    if "x_calibration" not in arrays:
+    whole = _inputs_of({key: array for key, array in arrays.items() if not key.endswith(_CALIBRATION)}, path, name)
+    own = {key: array for key, array in arrays.items() if key.endswith(_CALIBRATION)}
+    if not own:
         if "time" in arrays:
             _check_time(arrays["time"], len(whole), path)
         return _divided(whole, name=name, classes=classes, series="time" in arrays)
-    labels = _tensor(arrays["y_calibration"], "y_calibration", path) if "y_calibration" in arrays else None
-    calibration = Inputs(_tensor(arrays["x_calibration"], "x_calibration", path), labels, name=f"{name}, calibration")
+    calibration = _inputs_of(
+        {key.removesuffix(_CALIBRATION): array for key, array in own.items()}, path, f"{name}, calibration"
+    )
+    if calibration.names != whole.names:
+        raise DataError(f"expected a calibration part of every input in {path}, got {', '.join(own)}")
     return ZooData(name=name, calibration=calibration, held_out=whole, classes=classes)
+
+
+def _inputs_of(arrays: Mapping[str, np.ndarray[Any, Any]], path: Path, name: str) -> Inputs:
+    """One part of the arrays of a file: ``x``, or all others by keyword."""
+    tensors = {key: _tensor(array, key, path) for key, array in arrays.items() if key not in _OTHERS}
+    y = tensors.pop("y", None)
+    return Inputs(tensors["x"] if [*tensors] == ["x"] else tensors, y, name=name)
 
 
 def _tensor(array: np.ndarray[Any, Any], name: str, path: Path) -> Tensor:

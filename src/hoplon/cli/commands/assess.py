@@ -38,7 +38,7 @@ def run_assessment(
     chosen = arms or standard_arms()
     page, resume = out.path / "report.html", context.params["resume"]
     with interruptible(lambda: out.kept):
-        program = capture(model.module, model.example, name=model.name)
+        program = capture(model.module, model.for_data(data.held_out).example, name=model.name)
         print_status(announcement(program, data.held_out, plan, arms=len(chosen)))
         with out.runs(resume=resume) as runs:
             with progress_bars() as report_progress:

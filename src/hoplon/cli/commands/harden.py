@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 from typer import Option
 
 from hoplon.cli.console import print_status, show
@@ -26,6 +28,7 @@ from hoplon.cli.options.components import guards, named
 from hoplon.cli.options.schema import Problems
 from hoplon.cli.output_folder import require_file, require_folder, require_writable
 from hoplon.errors import HoplonError
+from hoplon.program.given.example import Example
 from hoplon.protections.export.bundle import save_bundle
 from hoplon.protections.export.formats import export_aoti, export_onnx, export_pt2
 from hoplon.protections.ranges.ranges import Ranges
@@ -159,6 +162,10 @@ def _writer(out: Path, *, guarded: bool) -> Callable[[HardenedModule, Path], Non
     return save_bundle
 
 
-def _unchanged(module: HardenedModule, model: torch.nn.Module, example: torch.Tensor) -> bool:
+def _unchanged(module: HardenedModule, model: torch.nn.Module, example: Tensor | Example) -> bool:
+    args, kwargs = Example.of(example).call
     with torch.inference_mode():
-        return bool(torch.equal(torch.as_tensor(module(example)), torch.as_tensor(model(example))))
+        pairs = zip(
+            pytree.tree_leaves(module(*args, **kwargs)), pytree.tree_leaves(model(*args, **kwargs)), strict=True
+        )
+        return all(torch.equal(torch.as_tensor(one), torch.as_tensor(other)) for one, other in pairs)

@@ -80,7 +80,8 @@ def command(
     with torch_threads(settings.threads):
         loaded = resolve_data(settings.data)
         status = f"hoplon inject: {settings.model} on {settings.data}, seed {settings.seed}"
-        campaign = settings.campaign(load_program(settings.model, seed=settings.seed, status=status)[1], loaded)
+        _, program = load_program(settings.model, seed=settings.seed, status=status, data=loaded.held_out)
+        campaign = settings.campaign(program, loaded)
         if dry_run:
             _predict(campaign, settings, as_json=as_json)
         else:

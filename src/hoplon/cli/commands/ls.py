@@ -11,8 +11,10 @@ from hoplon.cli.commands.study import study_names
 from hoplon.cli.console import show
 from hoplon.cli.options.command_line import AsJson
 from hoplon.cli.options.components import described, guard_components
+from hoplon.errors import no_match
 from hoplon.registry import Component, components
 from hoplon.report.text_table import TextTable
+from hoplon.zoo.libraries import LIBRARIES
 from hoplon.zoo.registry import model_names
 
 What = Literal[
@@ -41,6 +43,9 @@ _COMPONENTS: Mapping[str, Callable[[], Mapping[str, Component]]] = {
 
 def command(
     what: Annotated[What, Argument(help="Kind of component.")],
+    library: Annotated[
+        str | None, Argument(help="With models: list those of a library, such as timm, by its own names.")
+    ] = None,
     *,
     as_json: AsJson = False,
 ) -> None:
@@ -48,12 +53,36 @@ def command(
     rows: list[dict[str, Any]]
     if what in _COMPONENTS:
         rows = [described(component) for component in _COMPONENTS[what]().values()]
+    elif what == "models":
+        rows = _models() if library is None else _models_of(library)
     else:
-        rows = [{"name": name} for name in (model_names() if what == "models" else study_names())]
-    columns = ("name", "what it does", "options") if what in _COMPONENTS else ("name",)
-    cells = [(row["name"], row["sentence"], _options(row)) if len(columns) > 1 else (row["name"],) for row in rows]
+        rows = [{"name": name} for name in study_names()]
+    columns = tuple(word for key, word in _COLUMNS.items() if rows and key in rows[0])
+    cells = [tuple(_options(row) if key == "options" else row[key] for key in _COLUMNS if key in row) for row in rows]
     table = TextTable(f"{len(rows)} {what}", columns, cells, left=columns)
     show({"format": 1, what: rows}, [table], as_json=as_json)
+
+
+_COLUMNS = {"name": "name", "sentence": "what it does", "options": "options"}
+
+
+def _models() -> list[dict[str, Any]]:
+    """The zoo's models, and what stands for those of libraries and files."""
+    others = {f"{prefix}:{one.placeholder}": f"{one.sentence} (extra {one.extra})" for prefix, one in LIBRARIES.items()}
+    files = {
+        "FILE.pt2": "a program of torch.export",
+        "FILE.onnx": "an ONNX model, compared with onnxruntime (extra onnx)",
+        "FILE.py:FACTORY": "your own function: it returns (module, example)",
+        "PACKAGE.MODULE:FACTORY": "the same in an installed package",
+    }
+    named = dict.fromkeys(model_names(), "of the zoo, with weights")
+    return [{"name": name, "sentence": sentence} for name, sentence in (named | others | files).items()]
+
+
+def _models_of(library: str) -> list[dict[str, Any]]:
+    if library not in LIBRARIES:
+        raise no_match("library", library, [*LIBRARIES])
+    return [{"name": f"{library}:{name}"} for name in LIBRARIES[library].names()]
 
 
 def _options(row: Mapping[str, Any]) -> str:

@@ -22,6 +22,8 @@ from hoplon.cli.options.components import named
 from hoplon.cli.output_folder import require_writable
 from hoplon.comparison.costs.flops import CONVENTIONS, count_flops
 from hoplon.comparison.costs.latency import Overheads, measure
+from hoplon.program.given.example import Example
+from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Values
 from hoplon.protections.base import Overlay, overlay
@@ -59,29 +61,30 @@ def command(
     given = None if ranges is None else Ranges.load(ranges.expanduser())
     with torch_threads(threads):
         chosen, program = load_program(model, seed=seed, status=f"hoplon overhead: {model}, seed {seed}")
-        x = _batch_of(chosen.example, batch)
-        known = _of_example(program, chosen.example) if given is None else given
+        samples = Inputs(Example.of(chosen.example).x)
+        known = _of_example(program, samples) if given is None else given
+        size = batch or len(samples)
+        leaves = program.leaves(samples.take(torch.arange(size) % len(samples)))
+        args, kwargs = program.signature.call(leaves)
+        first = next(leaf for leaf in leaves if isinstance(leaf, Tensor))
         protection = Ranger(known, where=where, last_linear=last_linear, policy=replacement)
         arms = _arms(program, chosen.module, protection)
-        found = measure(arms, x, baseline=BASELINE, blocks=blocks, calls=calls, seed=seed)
+        calls_of = {name: lambda _, module=module: module(*args, **kwargs) for name, module in arms.items()}
+        found = measure(calls_of, first, baseline=BASELINE, blocks=blocks, calls=calls, seed=seed)
         document = {
             "format": 1,
             "model": model,
             "seed": seed,
             "protection": protection.label,
             **_document(program, protection, arms, found),
+            "batch": size,
         }
     if out is not None:
         print_status(f"wrote {write_document(out / 'overhead.json', document)}")
     show(document, [_table(document)], _sentences(document), as_json=as_json)
 
 
-def _batch_of(example: Tensor, size: int | None) -> Tensor:
-    """The example batch, cut or repeated to a size."""
-    return example if size is None else example[torch.arange(size) % len(example)]
-
-
-def _of_example(program: Program, example: Tensor) -> Ranges:
+def _of_example(program: Program, example: Inputs) -> Ranges:
     """Bounds that cost what any others do."""
     return profile_activations(program, example, sites=Values(), quantiles=False, tolerance=math.inf).ranges()
 
@@ -116,7 +119,6 @@ def _document(program: Program, protection: Ranger, arms: Mapping[str, nn.Module
         "arms": rows,
         "bounded": len(effects),
         "extra_bytes": sum(effect.extra_bytes for effect in effects.values()),
-        "batch": found.batch_shape[0],
         "blocks": found.arms[0].blocks,
         **{name: getattr(found, name) for name in ("calls", "confidence", "device", "threads")},
         "flops_conventions": dict(CONVENTIONS),

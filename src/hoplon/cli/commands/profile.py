@@ -68,7 +68,9 @@ def command(
     others = [Profile.load(path) for path in merge or ()]
     with torch_threads(threads):
         loaded = resolve_data(data)
-        _, program = load_program(model, seed=seed, status=f"hoplon profile: {model} on {data}, seed {seed}")
+        _, program = load_program(
+            model, seed=seed, status=f"hoplon profile: {model} on {data}, seed {seed}", data=loaded.calibration
+        )
         wanted = Values(tuple(sites)) if sites else Values() if all_operators else None
         with progress_bars() as report_progress:
             found = profile_activations(

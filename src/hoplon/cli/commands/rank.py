@@ -80,7 +80,7 @@ def command(
     with torch_threads(threads):
         loaded = resolve_data(data)
         status = f"hoplon rank: {model} on {data}, {score}, seed {seed}"
-        _, program = load_program(model, seed=seed, status=status)
+        _, program = load_program(model, seed=seed, status=status, data=loaded.calibration)
         selected = Memory(tuple(sites or ("*",)), kind=tuple(kind or ("conv", "linear")), buffers=False)
         check_words(model_of_faults, selected.select(program))
         known = loaded.calibration.sample(samples, seed=seed)

@@ -57,7 +57,7 @@ def command(
         loaded = resolve_data(source)
         samples = loaded.held_out.sample(inputs or known.get("inputs"), seed=start)
         status = f"hoplon replay: the faults of {run} in {model}, on {source}"
-        _, program = load_program(model, seed=start if seed is None else seed, status=status)
+        _, program = load_program(model, seed=start if seed is None else seed, status=status, data=samples)
         protections = settings.built(settings.learned(program, loaded)) if settings is not None else ()
         kept = f"finished units in {out}. Resume with --resume." if out else "nothing; --out keeps finished units."
         with interruptible(lambda: kept), progress_bars() as report_progress:

@@ -27,7 +27,7 @@ def command(
     settings.require_goal()
     with torch_threads(settings.threads):
         loaded = resolve_data(settings.data)
-        program = load_program(settings.model, seed=settings.seed)[1]
+        program = load_program(settings.model, seed=settings.seed, data=loaded.held_out)[1]
         document = _checked(settings.campaign(program, loaded), settings)
     at_most = "at most " if document["half_width"] is not None else ""
     lines = [

@@ -22,9 +22,13 @@ from hoplon.registry import Kind, Shorthand, components
 SITES, FAULTS, HARM = "Where faults strike", "How a fault changes words", "What counts as harm"
 PROTECTIONS, SIZE, RUN, SCORING = "Protections", "How many, and which inputs", "The run", "Importance of weights"
 
-MODEL_HELP = "A zoo name, torchvision:NAME, package.module:factory or file.py:factory."
+MODEL_HELP = (
+    "A zoo name, torchvision:NAME, timm:NAME, hf:FOLDER, a .pt2 or .onnx file, package.module:factory or "
+    "file.py:factory; hoplon ls models."
+)
 DATA_HELP = (
-    "A zoo name, an .npz file with x and y, or a factory. Without x_calibration a random 20 % of the samples "
+    "A zoo name, an .npz file with x and y, a .jsonl file (FILE.jsonl@TOKENIZER for texts), a folder of pictures, or a "
+    "factory of a data set or loader. Without x_calibration a random 20 % of the samples "
     "calibrates; of a series, with an array time, the first 20 %."
 )
 
