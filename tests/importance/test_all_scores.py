@@ -95,7 +95,7 @@ def test_no_data_and_no_site_are_refused(name: str) -> None:
     with pytest.raises(DataError, match="expected at least 1 samples, as many as a batch holds, got fewer"):
         named(name)(program, [], loss=F.cross_entropy)
     with pytest.raises(
-        DataError, match="expected .* to be Inputs or a Dataset or a Tensor or a sequence or an iterable, got 3"
+        DataError, match="expected .* to be Inputs or a Dataset or a Tensor or a mapping .* or an iterable, got 3"
     ):
         named(name)(program, 3, loss=F.cross_entropy)
     with pytest.raises(SiteError, match="no memory site matches 'conv9"):

@@ -162,6 +162,33 @@ def test_experts_that_take_the_samples_together_run_one_sample_at_a_time() -> No
     assert run.run(count=20, seed=0).summary()[0].n_runs == 20
 
 
+class Boxes(nn.Module):
+    """A detector: for each sample as many boxes as it finds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+        found = [self.linear(row) for row in x]
+        return [{"scores": row[row > 0], "boxes": row[row > 0, None].expand(-1, 4)} for row in found]
+
+
+def test_a_list_with_a_part_for_each_sample_is_captured_one_sample_at_a_time() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, x = Boxes().eval(), torch.randn(5, 4)
+    with pytest.warns(UserWarning, match="its code fixes the batch size.*, so every pass will hold one sample"):
+        program = hp.capture(model, x)
+    assert len({len(found["scores"]) for found in model(x)}) > 1
+    settings = {"fault_model": hp.BitFlip(), "criterion": hp.Deviation((0.1,))}
+    results = hp.Campaign(program, x, sites=hp.Values(), **settings).run(count=40, seed=0)
+    counts = results.summary()[0].counts
+    assert sum(counts.values()) == 40
+    assert counts["sdc"]
+    assert counts["identical"] + counts["benign"]
+
+
 def test_a_sample_that_is_judged_by_the_others_is_still_refused() -> None:
     class Centred(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -213,6 +213,11 @@ def golden_outputs(
     for number, part in enumerate((torch.arange(len(data)) if rows is None else rows).split(batch)):
         golden = passes.run(number, program.leaves(data, part, batch=batch))
         parts.append(criterion.judged_rows(golden.outputs, slice(len(part))))
+        if len(parts[-1]) != len(parts[0]):
+            raise DataError(
+                f"expected as many outputs of {program.name} for each input, got {len(parts[0])} and {len(parts[-1])}; "
+                "have it return them as one tensor of any length"
+            )
     return tuple(None if column[0] is None else joined(column) for column in zip(*parts, strict=True))
 
 

@@ -187,7 +187,7 @@ def _traced(
     if axes is None:
         return captured(call, signature.at(call, fixed_batch=1))
     size = batch_sizes(call, axes)[0]
-    said = (
+    said = fixed = (
         f"{label} fixes its batch size in its code, so it takes batches of {size} only, as in the example: every pass "
         f"will hold {size} samples"
     )
@@ -196,17 +196,19 @@ def _traced(
             return captured(at_least_two(call, axes), signature)
         program = captured(call, signature.at(call, fixed_batch=size))
     except (_FixedBatch, Entangled) as error:
-        taken = call
-        if isinstance(error, Entangled):
-            taken, size = one_sample(call, axes), 1
-            if not _gives_alone_what_in_batch(model, call, axes):
-                raise
-        try:
-            program = captured(taken, signature.at(taken, fixed_batch=size))
-        except CaptureError:
-            raise error from None
-        if isinstance(error, Entangled):
-            said = f"samples of a batch meet inside of {label} ({error.where}), so every pass will hold one sample"
+        where = error.where if isinstance(error, Entangled) else "its code fixes the batch size"
+        alone = f"samples of a batch meet inside of {label} ({where}), so every pass will hold one sample"
+        ways = [(call, size, fixed)] if isinstance(error, _FixedBatch) else []
+        if _gives_alone_what_in_batch(model, call, axes):
+            ways.append((one_sample(call, axes), 1, alone))
+        for taken, count, text in ways:
+            try:
+                program, said = captured(taken, signature.at(taken, fixed_batch=count)), text
+                break
+            except CaptureError:
+                continue
+        else:
+            raise
     warnings.warn(said, HoplonWarning, stacklevel=5)
     return program
 
@@ -220,18 +222,20 @@ def _gives_alone_what_in_batch(model: nn.Module, call: Call, axes: Axes) -> bool
     together = tensors_in(_run(model, call)[1])
     for row in range(min(size, ENOUGH)):
         alone = tensors_in(_run(model, one_sample(call, axes, row))[1])
-        pairs = [
-            (whole[row : row + 1].double(), one.double())
-            for whole, one in zip(together, alone, strict=True)
-            if whole.dim() and len(whole) == size
-        ]
-        if size < 2 or not pairs or not all(whole.shape == one.shape and _near(whole, one) for whole, one in pairs):
+        if len(together) == size * len(alone):  # outputs for each sample side by side, as detectors give them
+            own = together[row * len(alone) : (row + 1) * len(alone)]
+        else:
+            own = [whole[row : row + 1] for whole in together if whole.dim() and len(whole) == size]
+        if size < 2 or not own or len(own) != len(alone) or not all(map(_near, own, alone)):
             return False
     return True
 
 
 def _near(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one, other, rtol=_ROUNDING, atol=_ROUNDING * float(one.abs().max()) if one.numel() else 0.0)
+    if one.shape != other.shape or not one.numel():
+        return one.shape == other.shape
+    one, other = one.double(), other.double()
+    return torch.allclose(one, other, rtol=_ROUNDING, atol=_ROUNDING * float(one.abs().max()))
 
 
 def _captured(model: nn.Module, call: Call, signature: Signature, decompose: Collection[str]) -> Program:
