@@ -11,6 +11,7 @@ from hoplon.zoo.datasets._digits import digits
 from hoplon.zoo.datasets._driving import driving
 from hoplon.zoo.datasets._imagenet import imagenet_samples
 from hoplon.zoo.datasets._mnist import mnist
+from hoplon.zoo.datasets._shakespeare import shakespeare
 from hoplon.zoo.datasets._signs import signs
 from hoplon.zoo.datasets.torchvision import gtsrb, imagenet, original_cifar10, original_mnist
 from hoplon.zoo.entries import ZooData, ZooModel
@@ -30,6 +31,7 @@ _DATA = {
     "gtsrb": signs,
     "imagenet-samples": imagenet_samples,
     "driving": driving,
+    "tinyshakespeare": shakespeare,
     "mnist-original": original_mnist,
     "cifar10-original": original_cifar10,
     "gtsrb-original": gtsrb,

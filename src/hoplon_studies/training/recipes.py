@@ -20,9 +20,11 @@ from hoplon.program.inputs import Inputs
 from hoplon.zoo.datasets._cifar10 import all_training_images, cifar10, resized
 from hoplon.zoo.datasets._driving import frames
 from hoplon.zoo.datasets._mnist import mnist
+from hoplon.zoo.datasets._shakespeare import WINDOW, shakespeare
 from hoplon.zoo.datasets._signs import signs, tracks
 from hoplon.zoo.seeding import Progress, seeded
 from hoplon_studies.networks.aspis_networks import inception_v3, resnet50, vgg19
+from hoplon_studies.networks.decoder import Decoder
 from hoplon_studies.networks.ranger_classifiers import AlexNet, MnistLeNet, Vgg11, Vgg16
 from hoplon_studies.networks.ranger_resnet import ResNet18, SqueezeNet
 from hoplon_studies.networks.steering import Comma, Dave
@@ -47,7 +49,8 @@ class Recipe:
         name: of the trained network in the zoo.
         build: makes the network, untrained.
         data: of the zoo; it is trained on the calibration part, on driving frames on all of the first 80 %.
-        task: ``"classification"``: cross-entropy; ``"degrees"``, ``"radians"``: squared error in degrees.
+        task: ``"classification"``: cross-entropy; ``"degrees"``, ``"radians"``: squared error in degrees; ``"tokens"``:
+            cross-entropy of the next token.
         epochs: passes over the training data.
         learning_rate: the highest; it rises over the first tenth of the steps and falls to nothing by half a cosine.
         batch_size: samples per step.
@@ -97,7 +100,9 @@ class Recipe:
     def shape(self) -> tuple[int, ...]:
         """Of one sample."""
         side = self.pixels or 32
-        return {"mnist": (1, 28, 28), "driving": (3, 66, 200)}.get(self.data, (3, side, side))
+        return {"mnist": (1, 28, 28), "driving": (3, 66, 200), "tinyshakespeare": (WINDOW,)}.get(
+            self.data, (3, side, side)
+        )
 
     def said(self) -> dict[str, Any]:
         """Its settings by name, without the network and without later settings that it does not use."""
@@ -135,7 +140,7 @@ def train(
                 images, wanted = _changed(recipe, x[rows], targets[rows], run.generator)
                 with torch.autocast("cpu", torch.bfloat16, enabled=recipe.half):
                     outputs = run.net(images.to(memory_format=layout))
-                loss = _loss(recipe, outputs.float(), wanted)
+                loss = _loss(recipe, outputs, wanted)
                 run.optimiser.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(run.net.parameters(), 5.0)
@@ -171,7 +176,9 @@ def as_taken(recipe: Recipe, x: Tensor) -> Tensor:
 
 
 def _changed(recipe: Recipe, x: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Images as the network takes them, moved and mirrored as the recipe says."""
+    """Images as the network takes them, moved and mirrored as the recipe says; tokens as they are."""
+    if recipe.task == "tokens":
+        return x, targets
     x = x.float().div_(255) if x.dtype == torch.uint8 else x
     if recipe.mirror:
         turned = torch.rand(len(x), generator=generator) < 0.5
@@ -202,7 +209,10 @@ def _warped(x: Tensor, most: float, generator: torch.Generator) -> Tensor:
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
-def _loss(recipe: Recipe, outputs: Tensor, targets: Tensor) -> Tensor:
+def _loss(recipe: Recipe, outputs: Any, targets: Tensor) -> Tensor:
+    if recipe.task == "tokens":
+        return F.cross_entropy(outputs[0].float().flatten(0, 1), targets.flatten())
+    outputs = outputs.float()
     if recipe.task == "classification":
         return F.cross_entropy(outputs, targets, label_smoothing=recipe.smoothing)
     degrees = outputs.squeeze(1) * (180 / math.pi if recipe.task == "radians" else 1.0)
@@ -230,6 +240,7 @@ _CALIBRATIONS: dict[str, Callable[[], Inputs]] = {
     ALL: all_training_images,
     f"{ALL}-plain": lambda: all_training_images(plain=True),
     "gtsrb": lambda: signs().calibration,
+    "tinyshakespeare": lambda: shakespeare().calibration,
 }
 
 
@@ -291,6 +302,16 @@ RECIPES: dict[str, Recipe] = {
         _ALL("vgg19-cifar10", vgg19, epochs=7),
         _ALL("resnet50-cifar10", resnet50, epochs=8),
         _ALL("inception-v3-cifar10", inception_v3, epochs=6, pixels=75),
+        Recipe(
+            "decoder-shakespeare",
+            Decoder,
+            "tinyshakespeare",
+            task="tokens",
+            batch_size=16,
+            epochs=4,
+            learning_rate=3e-3,
+            weight_decay=0.1,
+        ),
         _ANGLE("dave-degrees", Dave),
         _ANGLE("dave-radians", partial(Dave, unit="radians"), task="radians", learning_rate=1e-4),
         _ANGLE(

@@ -66,7 +66,11 @@ def trained(name: str, *, folder: Path | None = None, make: bool = True, progres
         raise DataError(f"expected the trained weights {path}, which does not exist; train them with make=True")
     else:
         net = _train_now(recipe, path, progress)
-    example = torch.rand(4, *recipe.shape, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    if recipe.task == "tokens":
+        example = torch.randint(net.embedding.num_embeddings, (4, *recipe.shape), generator=generator)
+    else:
+        example = torch.rand(4, *recipe.shape, generator=generator)
     return ZooModel(name=name, module=net.eval(), example=example, task=recipe.task)
 
 
