@@ -17,6 +17,7 @@ from hoplon.criteria import (
     Detection,
     Deviation,
     EmbeddingDistance,
+    Generation,
     PerplexityChange,
     Several,
     TokenMatch,
@@ -53,6 +54,13 @@ def _detections(runs: int) -> Outputs:
     boxes = torch.cat([corners, corners + 4], 1) + _numbers(runs, 1, 1).abs()
     scores = torch.tensor([0.25, 0.875, 0.75, 0.625, 0.125])
     return boxes, scores.expand(runs, 5).clone(), (torch.arange(runs * 5).view(runs, 5) % 3)
+
+
+def _texts(runs: int) -> Outputs:
+    """Twelve tokens, the answer in front of token 12, which is the tenth."""
+    numbers = torch.arange(12).repeat(runs, 1)
+    numbers[:, 0], numbers[:, 9] = 20 + torch.arange(runs), 12
+    return (numbers.float(),)
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,7 @@ ROWS = [
     Case(EmbeddingDistance(0.5, metric="euclidean"), _logits, lambda x: _at(x, 1.0)),
     Case(Detection(), _detections, _moved, touch=lambda x: _at(x, 0.125)),
     Case(Detection(0.3, boxes="cxcywh"), _detections, lambda x: x * 2, touch=lambda x: _at(x, 0.125)),
+    Case(Generation(ends=(12,)), _texts, torch.zeros_like, touch=lambda x: _at(x, 1.0)),
     Case(Custom(_fell, "fell"), _logits, lambda x: _at(x, -2.0)),
     Case(Several((TopK(1), TopK(2), Deviation((0.5,)))), _logits, _second_first),
 ]

@@ -38,6 +38,7 @@ from hoplon.injection.injector import Injector
 from hoplon.injection.memory_budget import Budget
 from hoplon.injection.packing import Kernels, packed, proof
 from hoplon.injection.replay.golden import Arrival, Placement
+from hoplon.program.decoding.program import DecodingProgram
 from hoplon.program.inputs import as_inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import GuardMemory, Memory, Site, Values, ValueSite
@@ -185,7 +186,8 @@ class Campaign:
             runner, count=count, half_width=half_width, confidence=confidence, design=design, strata=strata
         )
         runner.draw(0, 1)  # refuses a fault model that does not fit before there is a run directory
-        if self.target != "values" or self.protections or not self.program.has_graph:
+        watched = self.program.has_graph or isinstance(self.program, DecodingProgram)
+        if self.target != "values" or self.protections or not watched:
             runner.injector.rehearse(runner.sites)  # the golden run has not gone this way
         return runner, rule
 

@@ -23,12 +23,13 @@ from hoplon.errors import HoplonError, StoreError, checked
 from hoplon.faults.table import FaultTable, Target, dtypes_of
 from hoplon.formats.base import Field
 from hoplon.formats.named import format_named
+from hoplon.program.decoding.sites import MOMENT, PREFILL
 from hoplon.program.sites import Site, ValueSite
 from hoplon.report.text import only_crashes, packed_kernels
 from hoplon.stats.intervals import wilson
 from hoplon.stats.two_stage import TwoStagePlan
 
-_KEYS = ("layer", "kind", "bit", "field", "direction", "input")
+_KEYS = ("layer", "kind", "bit", "field", "direction", "input", "operator", "step")
 _FIELDS: tuple[Field, ...] = ("sign", "exponent", "mantissa")
 _DIGEST_FAULTS = {"values": 2**18, "memory": 2**12}
 
@@ -62,6 +63,12 @@ class Results:
     def split(self) -> TwoStagePlan | None:
         """Plan of the batches of inputs that each memory fault met; None where that was not chosen: all."""
         return None if self.design is None else self.design.split
+
+    @property
+    def decoding(self) -> bool:
+        """Tell whether the faults struck values of a decoding loop, so that sites have steps."""
+        replay = self.manifest.get("execution", {}).get("replay")
+        return self.target == "values" and replay == "along golden tokens"
 
     @property
     def faults(self) -> FaultTable:
@@ -122,8 +129,9 @@ class Results:
     def by(self, *keys: str, criterion: str | None = None) -> pl.DataFrame:
         """Rates in groups: ``by("layer")``, or jointly, ``by("layer", "bit")``.
 
-        Keys: "layer", the site; "kind", the operator, or for memory the operators that read it ("conv+linear"); "bit",
-        the one bit that can change; "field" of the number format that can change ("sign", "exponent", "mantissa");
+        Keys: "layer", the site; "operator" and "step", of a decoding loop, the site without its step, and the step (0:
+        the prefill; null elsewhere); "kind", the operator, or for memory the operators that read it ("conv+linear");
+        "bit", the one bit that can change; "field" of the format that can change ("sign", "exponent", "mantissa");
         "direction" in which bits changed ("0->1", "1->0"); "input". A fault in several words belongs to the site of
         its first; where bits or words differ, "field" and "direction" are "several" and "bit" is null. Formats without
         fields have none, and faults that changed nothing no direction (null).
@@ -268,9 +276,10 @@ class Results:
         table = self.faults
         kinds = {str(name): str(kind) for name, kind in self.manifest.get("kinds", {}).items()}
         kind = pl.col("site").cast(pl.String).replace_strict(kinds, default=None, return_dtype=pl.String)
-        words = table.frame.with_columns(table.bits, _field(table), _direction())
+        words = table.frame.with_columns(table.bits, _field(table), _direction(), *_moment())
         return words.group_by("fault").agg(
             pl.col("site").first().alias("layer"),
+            pl.col("operator", "step").first(),
             kind.first().alias("kind"),
             bit=_agreed("bit", None),
             field=_agreed("field", "several"),
@@ -404,6 +413,14 @@ def _field(table: FaultTable) -> pl.Expr:
         inside = pl.when(touched != 0).then(inside)
         found = pl.when(pl.col("format") == name).then(inside).otherwise(found)
     return found.alias("field")
+
+
+def _moment() -> tuple[pl.Expr, pl.Expr]:
+    """The site without its decoding step, and the step."""
+    site = pl.col("site").cast(pl.String)
+    later = site.str.extract(MOMENT, 1).cast(pl.Int64)
+    step = pl.when(site.str.ends_with(PREFILL)).then(pl.lit(0, dtype=pl.Int64)).otherwise(later)
+    return site.str.replace(MOMENT, "").alias("operator"), step.alias("step")
 
 
 def _direction() -> pl.Expr:

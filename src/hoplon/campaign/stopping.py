@@ -20,6 +20,7 @@ from hoplon.campaign.stratified.schedule import SequentialSchedule
 from hoplon.campaign.stratified.strata import Strata
 from hoplon.campaign.stratified.two_phase import TwoPhaseRun, default_strata
 from hoplon.errors import HoplonError
+from hoplon.program.decoding.program import DecodingProgram
 from hoplon.stats.two_stage import TwoStagePlan
 
 # "stratified" is what stored manifests call "two-phase".
@@ -171,6 +172,10 @@ def stopping_rule(
         raise HoplonError("expected no strata for design='uniform', got some; leave them out")
     if half_width is None:
         return Fixed(confidence, count)
+    if isinstance(runner.injector.reference.program, DecodingProgram):
+        if design not in (None, "uniform") or strata is not None:
+            raise HoplonError("expected design='uniform' for a decoding loop, whose words are not looked at beforehand")
+        design = "uniform"
     if design == "uniform":
         return Uniform(confidence, None, half_width)
     if strata is None:

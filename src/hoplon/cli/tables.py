@@ -39,6 +39,8 @@ def document(results: Results) -> dict[str, Any]:
     if results.target == "memory" and not (results.split is not None and results.split.partial):
         found["critical_share"] = by_criterion(results.critical_share)
         found["distribution"] = by_criterion(results.distribution)
+    if results.decoding:
+        found |= {"by_operator": by_criterion(results.by, "operator"), "by_step": by_criterion(results.by, "step")}
     return {**found, "digest": results.digest(), "manifest": dict(results.manifest)}
 
 
@@ -50,7 +52,10 @@ def _rate_row(rate: Rate) -> dict[str, Any]:
 
 
 def tables_of(found: Mapping[str, Any]) -> list[TextTable]:
-    """Tables of a document: the summary, then by layer and by bit, and for memory faults the critical share."""
+    """Tables of a document: the summary, then by layer and by bit, and for memory faults the critical share.
+
+    Values of decoding loops go by operator and by step instead of by layer.
+    """
     first = found["summary"][0]
     title = (
         f"{'Value' if found['target'] == 'values' else 'Memory'} faults: {first['n_faults']:,} faults, "
@@ -63,8 +68,12 @@ def tables_of(found: Mapping[str, Any]) -> list[TextTable]:
         notes.append(kernels)
     shown = [_rates(title, "criterion", found["summary"], "\n".join(notes))]
     for name in found["by_layer"]:
-        worst = sorted(found["by_layer"][name], key=lambda row: -(row["failure"] or 0))
-        shown.append(_rates(f"By layer, worst first; {name}", "layer", worst, only_crashes(worst) or ""))
+        place = "operator" if "by_operator" in found else "layer"  # a site of a decoding loop has few faults
+        worst = sorted(found[f"by_{place}"][name], key=lambda row: -(row["failure"] or 0))
+        crashes = only_crashes(found["by_layer"][name]) or ""
+        shown.append(_rates(f"By {place}, worst first; {name}", place, worst, crashes))
+        if "by_step" in found:
+            shown.append(_rates(f"By decoding step, 0 the prefill; {name}", "step", found["by_step"][name]))
         shown.append(_rates(f"By bit; {name}", "bit", found["by_bit"][name]))
         if "critical_share" in found:
             shown.append(_critical(name, found["critical_share"][name]))

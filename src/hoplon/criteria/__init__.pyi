@@ -4,6 +4,7 @@ from .combined import Several as Several, as_criterion as as_criterion
 from .custom import Custom as Custom
 from .detection import Detection as Detection
 from .embedding import EmbeddingDistance as EmbeddingDistance
+from .generation import Generation as Generation, generation_kinds as generation_kinds
 from .outcome import (
     CAUSES as CAUSES,
     OUTCOME_NAMES as OUTCOME_NAMES,

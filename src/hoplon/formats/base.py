@@ -140,6 +140,10 @@ class NumberFormat(ABC):
         """
         return self
 
+    def only(self, which: Tensor) -> NumberFormat:
+        """Return the format of some values: `which` are indices, or bool of their shape."""
+        return self
+
     @property
     def varies(self) -> bool:
         """True if `at` gives another format for other elements."""

@@ -97,6 +97,9 @@ class _OnePerWord(NumberFormat):
         placed = (form.at(elements[index == number], shape) for number, form in enumerate(self.formats))
         return _OnePerWord(tuple(placed), self.index)
 
+    def only(self, which: Tensor) -> NumberFormat:
+        return _OnePerWord(self.formats, self.index[which])
+
     def _parts(self, values: Tensor) -> list[tuple[NumberFormat, Tensor]]:
         index = self.index.to(values.device)
         return [(form, index == number) for number, form in enumerate(self.formats)]

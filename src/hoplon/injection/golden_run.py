@@ -18,11 +18,13 @@ from hoplon.criteria.combined import as_criterion
 from hoplon.criteria.outcome import classify, measure
 from hoplon.criteria.ragged import joined, judged_together
 from hoplon.errors import Batch, Count, DataError, checked
+from hoplon.injection.decoding.replay import DecodingReplay
 from hoplon.injection.memory_budget import tensor_bytes
 from hoplon.injection.replay.eager import EagerReplay
 from hoplon.injection.replay.golden import Golden, Placement
 from hoplon.injection.replay.regions import RegionReplay, fits
 from hoplon.injection.replay.replay import Replay
+from hoplon.program.decoding.program import DecodingProgram
 from hoplon.program.eager import EagerProgram
 from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
@@ -66,6 +68,8 @@ def replay_of(
     Args:
         room: bytes for the golden values of a batch; see `RegionReplay`.
     """
+    if isinstance(program, DecodingProgram):
+        return DecodingReplay(program, overlay, batch, sites, placement)
     if isinstance(program, EagerProgram):
         return EagerReplay(program, overlay, batch, sites, placement)
     if sites and isinstance(sites[0], ValueSite) and fits(overlay):

@@ -22,6 +22,8 @@ from hoplon.injection.memory_faults import MemoryFaultRuns
 from hoplon.injection.packing import Kernels
 from hoplon.injection.replay.regions import RegionReplay
 from hoplon.injection.value_faults import ValueFaultRuns
+from hoplon.program.decoding.program import DecodingProgram
+from hoplon.program.program import Program
 from hoplon.program.sites import Site, ValueSite
 
 ProgressCallback = Callable[[int], None]
@@ -31,14 +33,14 @@ class Execution(TypedDict):
     """How the faults of a campaign are run, for a manifest: a record, which nothing depends on.
 
     ``batch``: inputs of a pass; ``kernels``: what computes it; ``replay``: "by region", many runs at once, by rows of a
-    pass, or as whole forwards; ``input_batches``, and those whose golden values are held at once; by region: the maps
-    of a batch that are kept, those that faults strike and that are computed again, and the most runs of a sweep that
-    begin in windows, and with whole values.
+    pass, as whole forwards, or "along golden tokens", of decoding loops; ``input_batches``, and those whose golden
+    values are held at once; by region: the maps of a batch that are kept, those that faults strike and that are
+    computed again, and the most runs of a sweep that begin in windows, and with whole values.
     """
 
     batch: int
     kernels: Kernels
-    replay: Literal["by region", "by row", "whole forwards"]
+    replay: Literal["by region", "by row", "whole forwards", "along golden tokens"]
     input_batches: int
     input_batches_held: NotRequired[int]
     maps_kept: NotRequired[int]
@@ -114,7 +116,7 @@ class Injector(Arm):
         found: Execution = {
             "batch": reference.batch,
             "kernels": "packed" if packed else "exact",
-            "replay": "by row" if program.has_graph else "whole forwards",
+            "replay": _way(program),
             "input_batches": reference.input_batches,
         }
         replay, held = (self._values.known if values else None) or (None, 1)
@@ -138,3 +140,9 @@ class Injector(Arm):
             weight = table.frame.select("fault", *columns).unique("fault")
             outcomes = outcomes.join(weight, on="fault", how="left", maintain_order="left")
         return outcomes, observed
+
+
+def _way(program: Program) -> Literal["by row", "whole forwards", "along golden tokens"]:
+    if isinstance(program, DecodingProgram):
+        return "along golden tokens"
+    return "by row" if program.has_graph else "whole forwards"

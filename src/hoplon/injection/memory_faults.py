@@ -17,6 +17,7 @@ from hoplon.errors import HoplonError
 from hoplon.faults.table import FaultTable
 from hoplon.injection.arm import Arm
 from hoplon.injection.armed_memory import ArmedMemory
+from hoplon.injection.decoding.replay import DecodingReplay
 from hoplon.injection.golden_run import replay_of
 from hoplon.injection.replay.golden import Golden
 from hoplon.injection.run_table import RUN_ERRORS, blank, cause_number, cause_of, own_fault, run_frame
@@ -55,6 +56,7 @@ class MemoryFaultRuns:
             raise HoplonError(f"expected groups of shape {shape}, faults by input batches, got {self.groups.shape}")
         self.outcomes, self.measures = blank(self.reference.criterion, len(self.faults), len(self.reference.eligible))
         self.causes = np.zeros(self.outcomes.shape[:2], dtype=np.uint8)
+        self.near_ties = np.zeros(self.outcomes.shape[:2], dtype=np.bool_)
         self._sound: set[frozenset[str]] = set()  # names that, read again with their own bits, give outputs
         height = table.frame.height
         self.before, self.after = torch.zeros(height, dtype=torch.int64), torch.zeros(height, dtype=torch.int64)
@@ -135,6 +137,9 @@ class MemoryFaultRuns:
             try:
                 with self.memory.holding(residue.changed) as positions:
                     outputs = self._struck(golden, positions)
+                    if isinstance(self.replay, DecodingReplay):
+                        real = columns.stop - columns.start
+                        self.near_ties[index, columns] = self.replay.near_ties[:real].numpy()
             except RUN_ERRORS as error:
                 self._require_sound(golden, positions)
                 self._crashed(index, columns, cause_of(error))
@@ -178,4 +183,5 @@ class MemoryFaultRuns:
             self.measures[ran],
             np.array(flags, dtype=bool).reshape(-1, 3)[fault].T,
             self.causes[ran],
+            self.near_ties[ran] if isinstance(self.replay, DecodingReplay) else None,
         )

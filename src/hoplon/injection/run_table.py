@@ -32,12 +32,14 @@ def run_frame(
     measures: NDArray[np.float32],
     flags: Iterable[NDArray[np.bool_]],
     causes: NDArray[np.uint8] | None = None,
+    near_ties: NDArray[np.bool_] | None = None,
 ) -> pl.DataFrame:
     """Return the table of runs in its one column order, sorted by fault and input.
 
     Args:
         flags: detected, corrected and reached.
         causes: of crashes, as `cause_number` has them; 0 for all other runs.
+        near_ties: of decoding loops alone: runs that chose a token with another one next to it, and so ran alone.
     """
     outcome_names = pl.Series(OUTCOME_NAMES, dtype=pl.Enum(OUTCOME_NAMES))
     columns = {name: outcome_names.gather(outcomes[:, index]) for index, name in enumerate(criterion.names)}
@@ -45,6 +47,8 @@ def run_frame(
     columns |= zip(("detected", "corrected", "reached"), map(pl.Series, flags), strict=True)
     named = pl.Series((None, *CAUSES), dtype=pl.Enum(CAUSES))
     columns["cause"] = named.gather(np.zeros(len(fault), dtype=np.uint8) if causes is None else causes)
+    if near_ties is not None:
+        columns["near_tie"] = pl.Series(near_ties)
     return pl.DataFrame({"fault": fault, "input": inputs, **columns}).sort("fault", "input")
 
 

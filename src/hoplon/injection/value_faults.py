@@ -16,6 +16,7 @@ from hoplon.criteria.outcome import Outcome
 from hoplon.errors import DataError
 from hoplon.faults.table import FaultTable, series_to_words
 from hoplon.formats.named import one_per_word
+from hoplon.injection.decoding.replay import DecodingReplay
 from hoplon.injection.golden_values import SharedReplay
 from hoplon.injection.memory_budget import WHOLE_BUDGET_BYTES, WINDOW_BUDGET_BYTES
 from hoplon.injection.replay.golden import Golden, GoldenStack, InjectedWords, Injections
@@ -58,6 +59,7 @@ class ValueFaultRuns:
         self.reached = np.zeros(len(self.faults), dtype=bool)
         self.detected = np.zeros(len(self.faults), dtype=bool)
         self.causes = np.zeros(len(self.faults), dtype=np.uint8)
+        self.near_ties = np.zeros(len(self.faults), dtype=bool)
         self.sound: set[frozenset[str]] = set()  # sites through which a pass gives outputs while no word is changed
         self.before, self.after = torch.zeros_like(self.keep), torch.zeros_like(self.keep)
 
@@ -101,8 +103,6 @@ class ValueFaultRuns:
 
     def _together(self, faults: Ints) -> NDArray[np.bool_]:
         """Return a mask of the faults that are replayed in any number at once: those of one word."""
-        if not isinstance(self.replay, RegionReplay):
-            return np.zeros(len(faults), dtype=bool)
         sites = np.array([self.replay.covers(site.name) for site in self.sites])
         mask: NDArray[np.bool_] = (self.row_count[faults] == 1) & sites[self.site[self.first_row[faults]]]
         return mask
@@ -120,8 +120,8 @@ class ValueFaultRuns:
         """Yield the faults of input batches that are replayed at once, windows apart from whole values."""
         if not len(faults):
             return
-        assert isinstance(self.replay, RegionReplay), "only its runs go together"
-        small = np.array([self.replay.in_windows(site.name) for site in self.sites])
+        regions = self.replay if isinstance(self.replay, RegionReplay) else None
+        small = np.array([regions is not None and regions.in_windows(site.name) for site in self.sites])
         in_windows = small[self.site[self.first_row[faults]]]
         for chosen, default in ((in_windows, WINDOW_BUDGET_BYTES), (~in_windows, WHOLE_BUDGET_BYTES)):
             size = self.wave(default)
@@ -144,7 +144,7 @@ class ValueFaultRuns:
             return
         ordered = chunk[np.argsort(self.position[chunk], kind="stable")]
         rows = self.position[ordered]
-        assert isinstance(self.replay, RegionReplay), "only its runs go together"
+        assert isinstance(self.replay, RegionReplay | DecodingReplay), "only their runs go together"
         golden = self._stack(np.unique(rows // self.reference.batch).tolist())
         injections, places = self._injections(rows, ordered)
         runs = {name: torch.from_numpy(faults) for name, (_, faults) in places.items()}
@@ -160,6 +160,8 @@ class ValueFaultRuns:
                 self._one_per_row(number, chunk[self.position[chunk] // self.reference.batch == number], advance)
             return
         self._record(words, places, ordered)
+        if isinstance(self.replay, DecodingReplay):
+            self.near_ties[ordered] = self.replay.near_ties.numpy()
         self.outcomes[ordered], self.measures[ordered] = self.reference.judge(
             torch.from_numpy(rows), slice(None), golden=golden.outputs(rows), faulty=outputs
         )
@@ -253,4 +255,5 @@ class ValueFaultRuns:
         # what a detector flagged was run again, and what a second run outvoted was put right: both are corrected
         flags = self.detected, self.detected, self.reached
         criterion = self.reference.criterion
-        return run_frame(self.faults, self.input, criterion, self.outcomes, self.measures, flags, self.causes)
+        near = self.near_ties if isinstance(self.replay, DecodingReplay) else None
+        return run_frame(self.faults, self.input, criterion, self.outcomes, self.measures, flags, self.causes, near)

@@ -1,4 +1,7 @@
 from .capturing import capture as capture
+from .decoding.capture import capture_decoder as capture_decoder
+from .decoding.choosing import Draws as Draws
+from .decoding.program import DecodingProgram as DecodingProgram
 from .eager import EagerProgram as EagerProgram
 from .given.example import Example as Example
 from .given.samples import Annotations as Annotations

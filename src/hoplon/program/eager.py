@@ -66,7 +66,7 @@ class EagerProgram(Program):
         given, gradients = memory or {}, torch.is_grad_enabled()  # gradients flow to what is given by name
         by_name = {name: given[name] for name in given if gradients or self.tensors[name].is_inference()}
         held = {name: tensor for name, tensor in given.items() if name not in by_name}
-        with _holding(self.tensors, held), unchanged(self.model), slow_attention():
+        with holding(self.tensors, held), unchanged(self.model), slow_attention():
             if hook is None:
                 return pytree.tree_leaves(forward())
             with OperatorWatch(self.model, see).watching():
@@ -82,7 +82,7 @@ class EagerProgram(Program):
 
 
 @contextmanager
-def _holding(tensors: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[None]:
+def holding(tensors: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Iterator[None]:
     """Let tensors show the memory of others of the same names, whoever holds them, and their own again afterwards."""
     own = [(tensors[name], tensors[name].data, other) for name, other in given.items()]
     try:
@@ -125,7 +125,7 @@ def capture_eager(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]
     signature = signature.at(call, fixed_batch=1)
     axis = next((form.axis for form in signature.tensors), None)  # of values too, where they hold one sample
     args, kwargs = seen = copied(call)
-    trace = _Trace(model, pytree.tree_leaves(seen))
+    trace = Trace(model, pytree.tree_leaves(seen))
     with torch.inference_mode():
         with unchanged(model), OperatorWatch(model, trace.see).watching():
             first = model(*args, **kwargs)
@@ -164,7 +164,7 @@ def capture_eager(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]
 _PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 
 
-class _Trace:
+class Trace:
     """The operator calls of one forward pass as steps, with who read what."""
 
     def __init__(self, model: nn.Module, inputs: Sequence[Any]) -> None:

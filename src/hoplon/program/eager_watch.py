@@ -60,6 +60,10 @@ class OperatorWatch(TorchDispatchMode):
         self._see(OperatorCall(func, args, kwargs or {}, result, owner, call))
         return result
 
+    def restart(self) -> None:
+        """Number calls from the first again: another forward begins."""
+        self._numbers = call_numbers()
+
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Follow which module is running; its hooks are gone afterwards, also after an error."""

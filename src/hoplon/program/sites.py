@@ -243,8 +243,9 @@ class Values:
     """A selection of value sites: operator outputs, by name pattern, kind and dtype.
 
     ``pattern`` is a shell-style pattern, or several, on names such as ``layer1.0.conv1:conv``; each has to match.
-    ``kind`` and ``dtype`` narrow the choice; ``kind="input"`` asks for the model's inputs, which are sites only then.
-    Unless ``dtype`` says otherwise, indices and masks are left out: see :func:`holds_numbers`.
+    ``kind`` and ``dtype`` narrow the choice; ``kind="input"`` asks for the model's inputs, which are sites only then,
+    as are the caches of a decoder, ``kind=("keys", "values")``. Unless ``dtype`` says otherwise, indices and masks are
+    left out: see :func:`holds_numbers`.
 
     Example:
         >>> Values("layer1.*", kind="conv")
@@ -265,7 +266,7 @@ class Values:
         """
         kinds = _as_patterns(self.kind)
         limits = f"kind {self.kind or 'any'} and dtype {self.dtype or 'of numbers'}"
-        inputs = program.input_sites if "input" in (kinds or ()) else ()
+        inputs = [site for site in program.input_sites if site.kind in (kinds or ())]
         sites = (*inputs, *program.value_sites)
         return _matching("value site", sites, self.pattern, lambda s: _fits(s, kinds, self.dtype), limits)
 

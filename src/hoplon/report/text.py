@@ -179,8 +179,12 @@ def executed(record: Mapping[str, Any]) -> str:
         runs go by region, batches of 4, exact kernels, fault-free values of 8 of 9 batches at once (2 maps of each
         kept, 20 struck ones computed again), up to 8,192 runs in windows at once
     """
-    how = {"by region": "by region", "by row": "by row of a pass", "whole forwards": "as whole forwards"}
-    parts = [f"runs go {how[record['replay']]}", f"batches of {record['batch']:,}", f"{record['kernels']} kernels"]
+    how = {"by row": "by row of a pass", "whole forwards": "as whole forwards"}
+    parts = [
+        f"runs go {how.get(record['replay'], record['replay'])}",
+        f"batches of {record['batch']:,}",
+        f"{record['kernels']} kernels",
+    ]
     if (held := record.get("input_batches_held")) is not None:
         parts.append(f"fault-free values of {held:,} of {record['input_batches']:,} batches at once")
     kept, computed = (record.get(key, 0) for key in ("maps_kept", "maps_computed_again"))

@@ -68,7 +68,8 @@ def trained(name: str, *, folder: Path | None = None, make: bool = True, progres
         net = _train_now(recipe, path, progress)
     generator = torch.Generator().manual_seed(0)
     if recipe.task == "tokens":
-        example = torch.randint(net.embedding.num_embeddings, (4, *recipe.shape), generator=generator)
+        tokens = next(part.num_embeddings for part in net.modules() if isinstance(part, nn.Embedding))
+        example = torch.randint(tokens, (4, *recipe.shape), generator=generator)
     else:
         example = torch.rand(4, *recipe.shape, generator=generator)
     return ZooModel(name=name, module=net.eval(), example=example, task=recipe.task)

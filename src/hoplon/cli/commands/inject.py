@@ -80,7 +80,14 @@ def command(
     with torch_threads(settings.threads):
         loaded = resolve_data(settings.data)
         status = f"hoplon inject: {settings.model} on {settings.data}, seed {settings.seed}"
-        _, program = load_program(settings.model, seed=settings.seed, status=status, data=loaded.held_out)
+        _, program = load_program(
+            settings.model,
+            seed=settings.seed,
+            status=status,
+            data=loaded.held_out,
+            new_tokens=settings.new_tokens,
+            prompt_tokens=settings.prompt_tokens,
+        )
         campaign = settings.campaign(program, loaded)
         if dry_run:
             _predict(campaign, settings, as_json=as_json)

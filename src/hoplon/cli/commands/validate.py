@@ -27,7 +27,13 @@ def command(
     settings.require_goal()
     with torch_threads(settings.threads):
         loaded = resolve_data(settings.data)
-        program = load_program(settings.model, seed=settings.seed, data=loaded.held_out)[1]
+        _, program = load_program(
+            settings.model,
+            seed=settings.seed,
+            data=loaded.held_out,
+            new_tokens=settings.new_tokens,
+            prompt_tokens=settings.prompt_tokens,
+        )
         document = _checked(settings.campaign(program, loaded), settings)
     at_most = "at most " if document["half_width"] is not None else ""
     lines = [

@@ -17,6 +17,7 @@ from hoplon.cli.options.schema import ValuesError, check_values, from_text
 from hoplon.comparison.learned import Learned
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
+from hoplon.criteria.generation import Generation
 from hoplon.errors import Count, DataError, HoplonError, Seed, Share, StoreError
 from hoplon.faults.model import FaultModel
 from hoplon.faults.multi_word import check_words
@@ -26,6 +27,7 @@ from hoplon.faults.single_word import BitFlip
 from hoplon.files import json_as, read_bytes, write_json
 from hoplon.injection.packing import Kernels
 from hoplon.injection.replay.golden import Arrival, Placement
+from hoplon.program.inputs import Inputs
 from hoplon.program.program import Program
 from hoplon.program.sites import Memory, Values
 from hoplon.protections.base import Protection
@@ -94,6 +96,13 @@ class Settings:
     kernels: Annotated[
         Kernels, Said("exact (the default) or, for value faults, packed: faster, rounds otherwise within 1e-4", RUN)
     ] = "exact"
+    new_tokens: Annotated[
+        Count | None,
+        Said("Have a language model generate so many tokens, and strike that", SITES),
+    ] = None
+    prompt_tokens: Annotated[
+        Count | None, Said("With --new-tokens: the first tokens of a sample are its prompt (default: all)", SITES)
+    ] = None
     inputs: Annotated[Count | None, Said("Number of held-out inputs (default: all)", SIZE)] = None
     calibration: Annotated[
         Count | None, Said("Number of calibration samples for ranges and scores (default: all)", SIZE)
@@ -125,6 +134,8 @@ class Settings:
                 )
             if settings.get("kernels") == "packed" and settings.get("target") == "memory":
                 raise HoplonError("kernels: expected 'exact' for faults in memory, which packed weights would not meet")
+            if "prompt_tokens" in raw and settings.get("new_tokens") is None:
+                raise HoplonError("prompt_tokens: expected new_tokens beside it, got none")
             if "buffers" in raw and settings.get("target") != "memory":
                 raise HoplonError("buffers: expected target 'memory' beside it, got 'values'")
         except ValuesError as error:
@@ -180,13 +191,14 @@ class Settings:
     def campaign(self, program: Program, data: ZooData) -> Campaign:
         """Return the campaign on a captured model and its data, from which protections learn what they lack."""
         self.check(program)
+        generates = self.new_tokens is not None
         learned = self.learned(program, data)
         return Campaign(
             program,
-            data.held_out.sample(self.inputs, seed=self.seed),
+            self.samples(data),
             sites=self.selection(),
             fault_model=self.fault,
-            criterion=self.criterion,
+            criterion=Generation() if generates and "criterion" not in self.raw else self.criterion,
             sampling=self.sampling(learned),
             protections=self.built(learned),
             placement=self.placement,
@@ -194,6 +206,13 @@ class Settings:
             kernels=self.kernels,
             batch=self.batch,
         )
+
+    def samples(self, data: ZooData) -> Inputs:
+        """Return the held-out inputs that faults meet; of a decoding loop, the prompts."""
+        held_out = data.held_out.sample(self.inputs, seed=self.seed)
+        if self.new_tokens is None:
+            return held_out
+        return Inputs(held_out.tensors[0][:, : self.prompt_tokens].contiguous(), name=held_out.name)
 
     def keep(self, folder: Path) -> None:
         """Write the settings beside the run."""

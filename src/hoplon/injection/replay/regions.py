@@ -115,6 +115,7 @@ class RegionReplay(Replay):
 
         return self._golden(leaves, pixels, keeps), maps.shapes
 
+    @override
     def covers(self, site: str) -> bool:
         """True if :meth:`strike_many` takes runs with a changed word at this site."""
         step = self.program.site_steps[site]

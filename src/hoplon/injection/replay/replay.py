@@ -68,6 +68,10 @@ class Replay:
             return (self.program.site_steps[site.name],)
         return tuple(step for step, name in self.program.memory_steps.items() if name in site.names)
 
+    def covers(self, site: str) -> bool:
+        """Tell whether faults of one word at this site can be struck any number at once."""
+        return False
+
     def golden(self, leaves: Sequence[Any]) -> Golden:
         """Run a batch fault-free under the overlay and keep what replays of ``sites`` will need."""
         return self._golden(leaves, {}, lambda step, value: False)

@@ -1,0 +1,1 @@
+"""Decoding loops of language models as programs."""
