@@ -258,3 +258,20 @@ def test_the_benchmark_of_steering_recipes_writes_its_record(
     assert 0 < found["rmse"] < 10
     assert len(content["data"]) == 64
     assert "rmse" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_generation_compares_with_naive_reruns(
+    tmp_path: Path, hoplon_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOPLON_DATA", str(hoplon_data))
+    monkeypatch.setenv("HOPLON_CACHE", str(tmp_path))
+    path = tmp_path / "generation.json"
+    sizes = ["--prompts", "2", "--length", "8", "--tokens", "4", "--repeats", "1"]
+    benchmark = script("generation")
+    benchmark.main([*sizes, "--faults", "16", "--compared", "6", "--kinds", "keys", "weights", "--json", str(path)])
+    cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+    assert [(case["kind"], case["faults"], case["compared"], case["different"]) for case in cases] == [
+        ("keys", 16, 6, 0),
+        ("weights", 1, 2, 0),
+    ]
+    assert "times faster" in capsys.readouterr().out
