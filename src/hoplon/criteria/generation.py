@@ -122,6 +122,7 @@ def _text(tokens: Text) -> Text:
     return tokens[: next((place for place, token in enumerate(tokens) if token < 0), len(tokens))]
 
 
+@checked
 def generation_kinds(runs: pl.DataFrame) -> pl.Series:
     """One of `KINDS` per run of a campaign with the criterion `Generation`, in the order of the runs.
 

@@ -35,7 +35,7 @@ def capture_decoder(
     prompts: Tensor,
     *,
     new_tokens: Count,
-    stops: Sequence[int] | None = None,
+    stops: Sequence[int] | Tensor | None = None,
     draws: Draws | None = None,
     name: str | None = None,
 ) -> DecodingProgram:
@@ -63,7 +63,7 @@ def capture_decoder(
         raise CaptureError(f"expected prompts int64 (n, length), got {prompts.dtype} {tuple(prompts.shape)}")
     with torch.inference_mode(), slow_attention(), unchanged(model):
         causal = causal_model(model, prompts[:1])
-        ends = causal.stops if stops is None else tuple(stops)
+        ends = causal.stops if stops is None else tuple(map(int, stops))
         _require_own(causal, prompts[:1], new_tokens, ends, draws)
         trace, prefill = _traced(causal, prompts[:1], [])
         _, cache = causal(prompts[:1], [])
