@@ -10,7 +10,6 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -243,11 +242,10 @@ def _holds(rule: str, wanted: Sequence[float], rows: Sequence[tuple[float, float
     """Whether a rule holds, or None where it cannot be told."""
     pairs = list(zip(rows[::2], rows[1::2], strict=False))
     each = list(wanted) if len(wanted) == len(rows) else [wanted[0] if wanted else 0.0] * len(rows)
-    if rule in ("lower", "rising"):
-        steps = pairs if rule == "lower" else [(after, before) for before, after in pairwise(rows)]
-        if any(second[1] > first[2] for first, second in steps):
+    if rule == "lower":
+        if any(second[1] > first[2] for first, second in pairs):
             return False
-        return True if all(first[1] > second[2] for first, second in steps) else None
+        return True if all(first[1] > second[2] for first, second in pairs) else None
     if rule == "above":
         low, high = min(row[1] for row in rows), min(row[2] for row in rows)
         return False if high < wanted[0] else True if low > wanted[0] else None

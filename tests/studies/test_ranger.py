@@ -10,22 +10,26 @@ import pytest
 import torch
 
 from hoplon.campaign.rates import Rate
+from hoplon.errors import DataError
 from hoplon.program.inputs import Inputs
 from hoplon.stats.intervals import wilson
-from hoplon.zoo import TrivialErrors, ZooData
+from hoplon.zoo import ZooData
 from hoplon.zoo.cache import save_tensors
 from hoplon.zoo.resolve import resolve_data
 from hoplon.zoo.seeding import seeded
 from hoplon_studies import PROFILES, Profile, StudyResult, run_study, write_pages
 from hoplon_studies.framework.rows import DIFFERENCE, Row
+from hoplon_studies.framework.study import Context, Published
 from hoplon_studies.ranger import angles, costs, networks, runs
 from hoplon_studies.ranger.study import STUDY
+from hoplon_studies.training import weights
 from hoplon_studies.training.recipes import RECIPES
 from hoplon_studies.training.weights import weights_path
 from tests.reference.study_figures import compared_ranger, verdicts
 from tests.support.pages import default_reasons, repeated
 
 Data = Callable[[str], ZooData]
+ANGLES = 100 * torch.rand(50, generator=torch.Generator().manual_seed(1)) - 40  # networks with random weights say 0
 COUNTS = replace(
     PROFILES["quick"].ranger,
     faults=60,
@@ -46,21 +50,26 @@ def random_images(shape: tuple[int, ...], count: int = 60) -> torch.Tensor:
     return torch.rand(count, *shape, generator=torch.Generator().manual_seed(0))
 
 
+def nothing(data: str) -> tuple[torch.Tensor, torch.Tensor]:
+    raise DataError(f"no {data} here")
+
+
 @pytest.fixture
 def little(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Data:
     """Networks with random weights in a cache of their own; random images that they get right, and random frames."""
     monkeypatch.setenv("HOPLON_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("HOPLON_DATA", raising=False)  # these weights were trained on nothing
+    monkeypatch.delenv("HOPLON_DATA", raising=False)
+    monkeypatch.setattr(weights, "training_set", nothing)  # these weights were trained on nothing
     nets = {}
-    for name in ("lenet-mnist", "lenet-mnist-tanh", "dave-degrees"):
+    for name in ("lenet-mnist", "lenet-mnist-tanh", "dave-degrees", "dave-degrees-racing"):
         with seeded(0):
             nets[name] = RECIPES[name].build().eval()
         save_tensors(weights_path(RECIPES[name]), nets[name].state_dict(), {})
 
     def data(name: str) -> ZooData:
-        if name == "driving":
-            x = random_images((3, 66, 200), 24)
-            return ZooData("driving", Inputs(x), Inputs(x), targets=(torch.zeros(24), torch.zeros(24)))
+        if name in ("driving", "racing"):
+            x = random_images((3, 66, 200), 50)
+            return ZooData(name, Inputs(x), Inputs(x), targets=(ANGLES, ANGLES))
         x = random_images((1, 28, 28))
         with torch.no_grad():
             y = nets["lenet-mnist"](x).argmax(1)
@@ -161,45 +170,93 @@ def test_images_that_exceed_a_bound_are_looked_at_one_by_one(
     assert any("LeNet" in text and "of 40" in text for text in result.findings["policies"].text)
 
 
+def with_bias(monkeypatch: pytest.MonkeyPatch, little: Data, name: str = "dave-degrees-racing") -> None:
+    """Let a network say the mean of the angles for every frame, which is better than 0; it was taught that 3 is it."""
+    with seeded(0):
+        net = RECIPES[name].build().eval()
+    with torch.no_grad():
+        said = net(little("racing").held_out.x)
+        net.output.bias += ANGLES.mean() - said.mean()
+    save_tensors(weights_path(RECIPES[name]), net.state_dict(), {})
+    monkeypatch.setattr(networks, "training_set", lambda data: (None, torch.tensor([3.0])))
+
+
 def test_steering_networks_have_to_beat_those_that_do_not_look(
     tmp_path: Path, little: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(networks, "trivial_errors", lambda: TrivialErrors(1e-9, 2e-9))
+    monkeypatch.setattr(networks, "training_set", lambda data: (None, ANGLES))
     found = run(tmp_path / "a", "steering", models=("dave-degrees",), load_data=little)
     assert all(row.here is None for row in rows(found, "steering"))
     assert "refused: its RMSE of" in rows(found, "steering")[0].why
-    monkeypatch.setattr(networks, "trivial_errors", lambda: TrivialErrors(1e9, 2e9))
-    monkeypatch.setattr(costs, "trivial_errors", lambda: TrivialErrors(0.0, 1.0))
-    monkeypatch.setattr(angles, "training_angle", lambda: 1.0)
-    found = run(tmp_path / "b", "steering", "networks", "accuracy", models=("dave-degrees",), load_data=little)
+    with_bias(monkeypatch, little)
+    parts = ("steering", "networks", "accuracy", "pictures")
+    found = run(tmp_path / "b", *parts, models=("dave-degrees",), load_data=little)
     error = next(row.here for row in rows(found, "networks", "RMSE") if row.where == "Table I")
+    trivial = [(ANGLES - said).double().square().mean().sqrt().item() for said in (0, 3)]
     less = rows(found, "networks", "RMSE less")
-    assert [row.here for row in less] == pytest.approx([error, error - 1])  # the true angles are 0
-    assert all(row.low <= row.here <= row.high and row.n == 24 for row in less)
-    assert "stretches of 70 frames" in " ".join(found.findings["accuracy"].text)
+    assert [row.here for row in less] == pytest.approx([error - one for one in trivial], abs=1e-4)
+    assert all(row.low <= row.here <= row.high and row.n == 50 for row in less)
+    assert f"always 0 has an RMSE of {trivial[0]:.2f} degrees" in " ".join(found.findings["networks"].text)
+    assert "resampled held-out tracks" in " ".join(found.findings["accuracy"].text)
     by_threshold = [row.here for row in rows(found, "steering", "deviation>", arm="none")]
     assert len(by_threshold) == 4
     assert by_threshold == sorted(by_threshold, reverse=True)
+    assert {row.data for row in rows(found, "steering")} == {"CarRacing frames"}
+    assert [figure.suffix for figure in found.findings["pictures"].figures] == ["png"]
+
+
+def test_a_network_steers_if_its_limits_lie_below_both_trivial_errors(
+    tmp_path: Path, little: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_bias(monkeypatch, little)
+    context = Context(
+        STUDY, small(models=("dave-degrees",)), 0, tmp_path, None, print, Published("ranger"), "", tmp_path, little
+    )
+    network = networks.network(context, "dave-degrees")
+    assert isinstance(network, networks.Network)
+    row = runs.row_of("-", network, angles.LESS, "degrees")
+    below, around = ([replace(row, high=high) for high in ends] for ends in ((-1.0, -2.0), (-1.0, 0.5)))
+    assert "Below both, limits and all: Dave (degrees)." in next(angles.told_of_steering([(network, below)]))
+    assert "cannot be said to steer: Dave (degrees)." in next(angles.told_of_steering([(network, around)]))
+
+
+def test_the_recorded_drive_stands_beside(tmp_path: Path, little: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_bias(monkeypatch, little, "dave-degrees")
+    found = run(tmp_path, "recorded", models=("dave-degrees", "comma"), load_data=little, train=False)
+    shown = [row for row in rows(found, "recorded") if not row.detail]
+    assert {(row.data, row.where) for row in shown} == {("recorded frames", "beside Fig. 7")}
+    rate = {row.arm: row.here for row in shown if row.here is not None}
+    assert rate["none"] > rate["ranger"]
+    assert [row.model for row in shown if row.here is None] == ["Comma"]
+    assert len(rows(found, "recorded", "RMSE less")) == 2
+    text = " ".join(found.findings["recorded"].text)
+    assert "stretches of 70 frames" in text
+    (table,) = found.findings["recorded"].tables
+    epochs, shift, rate_, *_ = min(table.rows, key=lambda row: float(row[3] or 0))
+    recipe = RECIPES["comma-driving"]
+    assert (epochs, shift, rate_) == (recipe.epochs, recipe.shift, recipe.learning_rate)
+    assert "trained on the others" in table.note
 
 
 @pytest.mark.slow
 def test_tighter_bounds_on_dave(tmp_path: Path, little: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(networks, "trivial_errors", lambda: TrivialErrors(1e9, 2e9))
+    with_bias(monkeypatch, little)
     found = run(tmp_path, "percentiles", models=("dave-degrees",), load_data=little)
     errors = [row for row in rows(found, "percentiles", "RMSE") if row.where == "Table IV"]
+    errors = [row for row in errors if row.what == "RMSE"]
     assert [row.paper for row in errors[:3]] == [6.069, 6.069, 8.5719]
     assert errors[0].here == pytest.approx(errors[1].here)
-
-
-def test_the_page_tells_how_comma_was_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOPLON_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("HOPLON_DATA", raising=False)
-    found = run(tmp_path, "networks", models=("comma",), train=False)
-    table = found.findings["networks"].tables[1]
-    epochs, shift, rate, *_ = min(table.rows, key=lambda row: float(row[3] or 0))
-    recipe = RECIPES["comma-driving"]
-    assert (epochs, shift, rate) == (recipe.epochs, recipe.shift, recipe.learning_rate)
-    assert "trained on the others" in table.note
+    for where, what in (("Table IV", angles.MORE), ("Fig. 10", runs.MEAN)):
+        steps = rows(found, "percentiles", what, where=where, arm=DIFFERENCE)
+        named = {
+            row.arm: row.here
+            for row in rows(found, "percentiles", what[:4], where=where)
+            if not row.setting.count(" and ")
+        }
+        labels = [row.setting.split(" and ") for row in steps]
+        sign = 1 if what == angles.MORE else -1
+        assert [row.here for row in steps] == pytest.approx([sign * (named[b] - named[a]) for a, b in labels], abs=1e-6)
+        assert [first for first, _ in labels] == ["100 %", "99.9 % of values", "99 % of values"]
 
 
 def test_without_weights_the_rows_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,9 @@ def test_models_of_another_package_are_listed_once_it_is_installed(monkeypatch, 
         "def names(): return ('wide', 'lenet-digits')\n"
         "def model(name, *, seed, progress):\n"
         "    return ZooModel(f'{name}, seed {seed}', torch.nn.ReLU(), torch.zeros(2, 1))\n"
+        "def data_names(): return ('tall', 'digits')\n"
+        "def data(name):\n"
+        "    return name\n"
     )
     metadata = tmp_path / "others-1.dist-info"
     metadata.mkdir()
@@ -63,6 +66,11 @@ def test_models_of_another_package_are_listed_once_it_is_installed(monkeypatch, 
     assert zoo.model_names().count("lenet-digits") == 1
     assert zoo.model("wide", seed=3).name == "wide, seed 3"
     assert zoo.model("lenet-digits").name == "lenet-digits"  # what comes with hoplon needs no package
+    assert zoo.data_names().count("digits") == 1
+    assert zoo.data("tall") == "tall"
+    assert zoo.data("digits").name == "digits"
+    monkeypatch.delattr("others.data_names")  # models alone will do
+    assert "tall" not in zoo.data_names()
 
 
 def test_another_seed_of_lenet_needs_a_package_that_trains_it(monkeypatch):

@@ -1,6 +1,5 @@
 from .datasets._driving import (
     TrivialErrors as TrivialErrors,
-    training_angle as training_angle,
     trivial_errors as trivial_errors,
 )
 from .datasets.torchvision import (
@@ -14,6 +13,7 @@ from .networks.cifar_resnet import CifarResNet as CifarResNet
 from .networks.lenet_digits import LeNet as LeNet
 from .pretrained import lenet_digits as lenet_digits
 from .registry import (
+    DataSource as DataSource,
     ModelSource as ModelSource,
     data as data,
     data_names as data_names,

@@ -1,9 +1,9 @@
-"""The zoo's models and data by name; other packages add models through the entry point group ``hoplon.models``."""
+"""The zoo's models and data by name; other packages add to both through the entry point group ``hoplon.models``."""
 
 from __future__ import annotations
 
 from importlib.metadata import entry_points
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from hoplon.errors import HoplonError, Seed, checked, no_match
 from hoplon.zoo.datasets._cifar10 import cifar10
@@ -49,8 +49,23 @@ class ModelSource(Protocol):
         """A model by one of these names; arguments as those of :func:`model`."""
 
 
+@runtime_checkable
+class DataSource(Protocol):
+    """Data of an installed package, which its :class:`ModelSource` may give as well."""
+
+    def data_names(self) -> tuple[str, ...]:
+        """Names that :meth:`data` knows."""
+
+    def data(self, name: str) -> ZooData:
+        """Data by one of these names; errors as those of :func:`data`."""
+
+
 def _sources() -> list[ModelSource]:
     return [entry.load() for entry in entry_points(group="hoplon.models")]
+
+
+def _data_sources() -> list[DataSource]:
+    return [source for source in _sources() if isinstance(source, DataSource)]
 
 
 def model_names() -> tuple[str, ...]:
@@ -65,13 +80,13 @@ def model_names() -> tuple[str, ...]:
 
 
 def data_names() -> tuple[str, ...]:
-    """Names that ``data`` knows.
+    """Names that ``data`` knows: those of hoplon, then those of installed packages.
 
     Example:
         >>> data_names()[:5]
         ('digits', 'mnist', 'cifar10', 'cifar10-plain', 'cifar10-64')
     """
-    return tuple(_DATA)
+    return tuple(dict.fromkeys([*_DATA, *(name for source in _data_sources() for name in source.data_names())]))
 
 
 @checked
@@ -113,6 +128,9 @@ def data(name: str) -> ZooData:
         HoplonError: the zoo has no such data; the message lists near names.
         DataError: the files are not in ``HOPLON_DATA``, or not where torchvision's data is kept; nothing is downloaded.
     """
-    if name not in _DATA:
-        raise no_match("zoo data", name, data_names())
-    return _DATA[name]()
+    if name in _DATA:
+        return _DATA[name]()
+    for source in _data_sources():
+        if name in source.data_names():
+            return source.data(name)
+    raise no_match("zoo data", name, data_names())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, final
 
 from hoplon.errors import HoplonError
@@ -277,14 +276,6 @@ def _times(wanted: Sequence[float], rows: Sequence[Row]) -> bool:
     return all(one[0] <= wanted[0] * two[1] and one[1] >= wanted[0] * two[0] for one, two in pairs)
 
 
-def _rising(wanted: Sequence[float], rows: Sequence[Row]) -> bool | None:
-    """Every row is above the one before it; None where limits of neighbours meet."""
-    steps = [(_ends(first), _ends(second)) for first, second in pairwise(rows)]
-    if any(second[1] < first[0] for first, second in steps):
-        return False
-    return True if all(second[0] > first[1] for first, second in steps) else None
-
-
 def _as_printed(value: float, printed: float) -> bool:
     """A value as a printed one of so many digits: by half a unit of the last of them."""
     digits = repr(float(printed)).removesuffix(".0").partition(".")[2]
@@ -303,6 +294,5 @@ RULES: Mapping[str, Callable[[Sequence[float], Sequence[Row]], bool | None]] = {
     "unchanged": _unchanged,
     "fewer": _fewer,
     "times": _times,
-    "rising": _rising,
 }
 """Rules by name, each a function of published figures and rows: True, False, or None where it cannot be told."""

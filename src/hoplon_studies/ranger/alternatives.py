@@ -15,6 +15,7 @@ from hoplon_studies.framework.figures import Figure, bars, percent_series
 from hoplon_studies.framework.findings import Finding
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
+from hoplon_studies.ranger.angles import against_trivial, told_of_steering
 from hoplon_studies.ranger.networks import Absent, Network, chosen, each_network, in_profile, with_tanh
 from hoplon_studies.ranger.runs import FIXED32, MEAN, Campaigns, mean_of, relative_reduction, row_of
 
@@ -28,6 +29,7 @@ def against_tanh(context: Context) -> Iterator[Finding]:
     """Figure 8: how much lower the failure rate gets with hyperbolic tangents in place of ReLUs, and with Ranger."""
     campaigns = Campaigns(context)
     reductions: list[tuple[str, dict[str, Interval]]] = []
+    steering: list[tuple[Network, list[Row]]] = []
     for found in each_network(context):
         other = with_tanh(context, found.listing.key)
         if other is None:
@@ -56,13 +58,17 @@ def against_tanh(context: Context) -> Iterator[Finding]:
                 yield row.missing("too few failures without protection to say")
             else:
                 yield row.found(interval, n=runs, seed=context.seed)
+        if not other.is_classifier:
+            steering.append((other, list(against_trivial(context, other, "Fig. 8"))))
+            yield from steering[-1][1]
         if not any(math.isnan(interval.estimate) for interval in gained.values()):
             reductions.append((found.listing.label, gained))
-    yield (
+    told = (
         "*tanh*, after Hong et al.: hyperbolic tangents in place of the ReLUs (in Comma, of the ELUs), and no "
         "protection; *tanh+ranger*: Ranger on these networks. Limits of relative "
         "reductions join the opposite limits of both rates, so they are wider than they need be."
     )
+    yield " ".join([told, *(f"With tangents: {words}" for words in told_of_steering(steering))])
     if reductions:
         yield _reductions(reductions)
     yield from campaigns.sources("Fig. 8")
@@ -135,7 +141,6 @@ def artifact(context: Context) -> Iterator[Finding]:
     yield (
         "Dave ends in an arc tangent and a multiplication. Leaving out the last two operators, as the script does, "
         "leaves out these, and faults strike the last fully connected layer, which the text excludes. "
-        "No bound of Algorithm 1 lies there, so this is what Ranger leaves of Dave. The paper's figures stand beside "
-        "both ways."
+        "No bound of Algorithm 1 lies there, so Ranger leaves what they do. The paper's figures stand beside both ways."
     )
     yield from campaigns.sources("Dave", fault_model="one bit of 21.10 fixed point, operator first")

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import pairwise
 
+from torch import nn
+
+from hoplon.campaign.results import Results
 from hoplon.protections.base import Protection
 from hoplon.protections.ranges.profile import QuantileOf
 from hoplon.protections.ranges.profiling import profile_activations
@@ -12,9 +16,9 @@ from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.values.ranger import Ranger
 from hoplon_studies.framework.figures import Figure, Series, bars, lines
 from hoplon_studies.framework.findings import Finding
-from hoplon_studies.framework.rows import Row
+from hoplon_studies.framework.rows import DIFFERENCE, Row
 from hoplon_studies.framework.study import Context
-from hoplon_studies.ranger.angles import MEASURES, angle_errors
+from hoplon_studies.ranger.angles import MEASURES, angle_errors, error_more
 from hoplon_studies.ranger.networks import Absent, Network, each_network, in_profile, training_inputs
 from hoplon_studies.ranger.runs import MEAN, Campaigns, row_of
 
@@ -65,12 +69,15 @@ def percentiles(context: Context) -> Iterator[Finding]:
             label = f"{100 * share:g} %{'' if share == 1 else words}"
             arms[f"{100 * share:g}-{kind}"] = (label, (Ranger(ranges),))
     rates: dict[str, list[Row]] = {}
+    met: dict[str, tuple[nn.Module, Results]] = {}
     campaigns = Campaigns(context)
     for key, (label, protections) in arms.items():
         published = key.removesuffix("-values")  # nothing is published of image maxima
         beside = key.endswith("-image-maxima")
-        yield from (replace(row, detail=beside) for row in _errors(context, found, label, protections, published))
+        module = harden(found.program, protections) if protections else found.module
+        yield from (replace(row, detail=beside) for row in _errors(context, found, label, module, published))
         results = campaigns.run(found, key, protections)
+        met[label] = module, results
         paper = {name: context.published.get(f"fig10/{published}/{name}") for name in (*results.criteria, "mean")}
         rows = list(campaigns.rows("Fig. 10", found, results, label, paper=paper, thresholds=True))
         rates[label] = rows[:-1]
@@ -78,17 +85,25 @@ def percentiles(context: Context) -> Iterator[Finding]:
     yield (
         "The paper's text takes percentiles of all sampled values, its published script of the largest value of every "
         "image. Both are here: bounds within which so many per cent of all values stay, or (in the JSON and the chart) "
-        "of the largest values of each image."
+        "of the largest values of each image. Failures are counted against the angle without bounds, so that bounds "
+        "which turn the wheel by themselves count too."
     )
+    yield from _steps(campaigns, found, {label: met[label] for label in met if label.endswith((" %", " of values"))})
     yield _bars(rates)
     yield from campaigns.sources("Fig. 10")
 
 
-def _errors(
-    context: Context, found: Network, label: str, protections: tuple[Protection, ...], percent: str
-) -> Iterator[Row]:
+def _steps(campaigns: Campaigns, found: Network, met: Mapping[str, tuple[nn.Module, Results]]) -> Iterator[Row]:
+    """Each choice of bounds less the wider one before it: errors on the same frames, failures of the same faults."""
+    for (wider, (before, more)), (tighter, (after, fewer)) in pairwise(met.items()):
+        setting = f"{wider} and {tighter}"
+        yield error_more(campaigns.context, "Table IV", found, before, after, arm=DIFFERENCE, setting=setting)
+        for row in campaigns.difference("Fig. 10", found, more, fewer):
+            yield replace(row, setting=setting, detail=True)
+
+
+def _errors(context: Context, found: Network, label: str, module: nn.Module, percent: str) -> Iterator[Row]:
     """RMSE and mean absolute error of one choice of bounds, fault-free."""
-    module = harden(found.program, protections) if protections else found.module
     key = "original" if percent == "none" else percent
     for measure, name in MEASURES.items():
         paper = context.published.get(f"table4/{key}/{name}")

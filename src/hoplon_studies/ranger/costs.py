@@ -20,12 +20,11 @@ from hoplon.protections.runtime.lowering import harden
 from hoplon.protections.values.exceedance import exceedances
 from hoplon.protections.values.ranger import Ranger
 from hoplon.stats.intervals import wilson
-from hoplon.zoo.datasets._driving import trivial_errors
 from hoplon_studies.framework.findings import Finding, Table
 from hoplon_studies.framework.rows import Row
 from hoplon_studies.framework.study import Context
 from hoplon_studies.networks.architectures import ARCHITECTURES, untrained
-from hoplon_studies.ranger.angles import LIMITS, MEASURES, against_trivial, angle_errors, how_chosen
+from hoplon_studies.ranger.angles import MEASURES, TRACKS, against_trivial, angle_errors, told_of_steering
 from hoplon_studies.ranger.networks import Absent, Network, each_network, outputs, waiting
 from hoplon_studies.ranger.runs import right_of, row_of
 
@@ -47,16 +46,18 @@ _NOT_BOUNDED = {
 def subjects(context: Context) -> Iterator[Finding]:
     """Table I: which networks and data the paper has, and what is here."""
     rows: list[Row] = []
+    steering: list[tuple[Network, list[Row]]] = []
     for network in each_network(context):
         listing = network.listing
         if isinstance(network, Absent):
-            rows.append(row_of("Table I", network, "accuracy" if listing.data != "driving" else "RMSE"))
+            rows.append(row_of("Table I", network, "RMSE" if listing.steers else "accuracy"))
         elif network.is_classifier:
             rows.append(right_of(context, "Table I", network, network.module, "accuracy", detail=True))
         else:
             known = {"detail": True}
             rows.append(angle_errors(context, "Table I", network, "RMSE", network.module, "RMSE", None, **known))
-            rows += against_trivial(context, network)
+            steering.append((network, list(against_trivial(context, network))))
+            rows += steering[-1][1]
     rows += [row_of("Table I", absent, "accuracy") for absent in waiting(context)]
     yield from (*rows, _memory(context), *_last_layer(context))
     yield Table(
@@ -66,8 +67,7 @@ def subjects(context: Context) -> Iterator[Finding]:
         "Convolution and bias, product and bias, and reshapes are operators of their own, as TensorFlow draws them.",
         detail=True,
     )
-    if "comma" in context.profile.ranger.models:
-        yield how_chosen()
+    yield from told_of_steering(steering)
 
 
 def accuracy(context: Context) -> Iterator[Finding]:
@@ -84,14 +84,15 @@ def accuracy(context: Context) -> Iterator[Finding]:
         "data. Beyond a bound without any fault: images of which some activation exceeds what calibration has seen."
     )
     yield from _told_of_bounds(rows)
-    yield from _told_of_trivial(rows)
+    if any(row.unit == "degrees" and row.here is not None for row in rows):
+        yield TRACKS
 
 
 def _accuracies(context: Context, network: Network | Absent, arm: str, published: str) -> Iterator[Row]:
     """Rows of Table II for one network and arm."""
     listing = network.listing
     known = {"top-1 accuracy": "top1"} | ({"top-5 accuracy": "top5"} if listing.top5 else {})
-    names = MEASURES if listing.data == "driving" else known
+    names = MEASURES if listing.steers else known
     module: nn.Module = nn.Identity()
     if isinstance(network, Network):
         module = network.module if arm == "none" else harden(network.program, [Ranger(network.ranges)])
@@ -99,7 +100,7 @@ def _accuracies(context: Context, network: Network | Absent, arm: str, published
         why = listing.told if arm == "none" and not number else ""
         paper = context.published.get(f"table2/{listing.key.removesuffix('-quick')}/{name}/{published}")
         if isinstance(network, Absent):
-            unit = "degrees" if listing.data == "driving" else "%"
+            unit = "degrees" if listing.steers else "%"
             yield row_of("Table II", network, measure, unit, paper=paper, arm=arm)
         elif network.is_classifier:
             best = int(name.removeprefix("top"))
@@ -113,7 +114,7 @@ def _beyond(context: Context, network: Network) -> Iterator[Row]:
     ranger = Ranger(network.ranges)
     found = exceedances(network.program, [ranger], network.held_out)
     paper = 100 * context.published["exceedance/vgg16"] if network.listing.key == "vgg16" else None
-    row = row_of("section III-B", network, BEYOND, paper=paper)
+    row = row_of("section III-B", network, BEYOND, paper=paper, detail=not network.is_classifier)
     yield row.found(found.image_rate, n=found.n_images, seed=context.seed)
     if network.is_classifier:
         bounded = harden(network.program, [ranger])
@@ -146,17 +147,6 @@ def _told_of_bounds(rows: Sequence[Row]) -> Iterator[str]:
             f"VGG16). The bounds take {sizes[0]:,.0f} to "
             f"{sizes[-1]:,.0f} bytes beside the weights, at most {shares[-1]:.2g} % of them."
         )
-
-
-def _told_of_trivial(rows: Sequence[Row]) -> Iterator[str]:
-    """Errors of the trivial predictors, in words, where there are errors in degrees to hold against them."""
-    if any(row.unit == "degrees" and row.here is not None for row in rows):
-        errors = trivial_errors()
-        yield (
-            f"On the last 20 % of the drive, always 0 has an RMSE of {errors.always_zero:.2f} degrees and the mean of "
-            f"the first 80 % one of {errors.training_mean:.2f}; a network that is not below both is refused."
-        )
-        yield LIMITS
 
 
 @cache

@@ -26,18 +26,21 @@ from hoplon.protections.ranges.profile import Profile
 from hoplon.protections.ranges.profiling import profile_activations
 from hoplon.protections.ranges.ranges import Ranges
 from hoplon.protections.values.ranger import last_linear
-from hoplon.zoo.datasets._driving import trivial_errors
+from hoplon.zoo.datasets._driving import TrivialErrors, trivial_errors
 from hoplon.zoo.entries import ZooData, ZooModel
 from hoplon.zoo.resolve import resolve_model
 from hoplon_studies.framework.study import Context
 from hoplon_studies.networks.architectures import ARCHITECTURES
 from hoplon_studies.networks.efficientnet import LITE0
-from hoplon_studies.training.recipes import RECIPES
+from hoplon_studies.training.recipes import RECIPES, training_set
 from hoplon_studies.training.validation import rmse
 from hoplon_studies.training.weights import trained
+from hoplon_studies.training.wheel import NAME as RACING
 
+DRIVE = "driving"  # the recorded drive's name in the zoo
 NO_WEIGHTS = "no weights here"
 WAITS = "waits for hoplon study ranger --profile networks"
+_MISSED = ("HOPLON_DATA", "gymnasium")  # of what is missing, named on the page
 _BATCH = 100
 
 
@@ -70,10 +73,15 @@ class Listing:
     @property
     def stands_for(self) -> str:
         """The paper's network and data, where this is another network or on other data; empty otherwise."""
-        if self.data == "driving":
+        if self.steers:
             return f"{self.label} on frames of a car"
         own = self.paper[1] not in _ABSENT_DATA or self.data_label == self.paper[1]
         return "" if own else " on ".join(self.paper)
+
+    @property
+    def steers(self) -> bool:
+        """True if its output is a steering angle."""
+        return self.data in (RACING, DRIVE)
 
     @property
     def tanh(self) -> str:
@@ -103,7 +111,8 @@ _DATA_LABELS = {
     "cifar10-plain-64": "CIFAR-10",
     "gtsrb": "GTSRB",
     "imagenet-samples": "ImageNet",
-    "driving": "driving frames",
+    RACING: "CarRacing frames",
+    DRIVE: "recorded frames",
 }
 _MNIST = "own weights, trained on 8,000 of MNIST's test images; 2,000 held out"
 _QUICK = "own weights after one epoch on 8,000 of MNIST's test images"
@@ -111,7 +120,7 @@ _CIFAR = "trained on a fifth of CIFAR-10, as JPEG copies"
 _GTSRB = _CIFAR
 _IMAGENET = "likewise; 10 classes, so that five best ones say little"
 _PRETRAINED = "not in the paper; pretrained weights of the CIFAR ResNets"
-_FRAMES = "simulated driving, within 25 degrees to either side; the paper has frames of a car"
+_FRAMES = "frames of CarRacing's bends, within 150 degrees to either side; the paper has frames of a car"
 
 LISTINGS: dict[str, Listing] = {
     listing.key: listing
@@ -125,11 +134,21 @@ LISTINGS: dict[str, Listing] = {
         _listing("squeezenet", "SqueezeNet", "squeezenet-cifar10", "cifar10", _IMAGENET),
         _listing("resnet20", "ResNet-20", "resnet20-cifar10", "cifar10", _PRETRAINED),
         _listing("resnet56", "ResNet-56", "resnet56-cifar10", "cifar10", _PRETRAINED),
-        _listing("dave-radians", "Dave (radians)", "dave-radians", "driving", _FRAMES),
-        _listing("comma", "Comma", "comma-driving", "driving", "the frames that Dave sees"),
-        _listing("dave-degrees", "Dave (degrees)", "dave-degrees", "driving", "the frames of Dave in radians"),
+        _listing("dave-radians", "Dave (radians)", "dave-radians-racing", RACING, _FRAMES),
+        _listing("comma", "Comma", "comma-racing", RACING, "the frames that Dave sees"),
+        _listing("dave-degrees", "Dave (degrees)", "dave-degrees-racing", RACING, "the frames of Dave in radians"),
     )
 }
+
+RECORDED: dict[str, Listing] = {
+    key: replace(LISTINGS[key], weights=weights, data=DRIVE, data_label=_DATA_LABELS[DRIVE], told="")
+    for key, weights in {
+        "dave-radians": "dave-radians",
+        "comma": "comma-driving",
+        "dave-degrees": "dave-degrees",
+    }.items()
+}
+"""The steering networks on a recorded drive, whose angles are almost all 0."""
 
 _ALL = "own weights, trained on 48,000 of CIFAR-10's training images, as JPEG copies"
 _ALL64 = f"{_ALL}, at 64 pixels; 10 classes, so that five best ones say little"
@@ -162,8 +181,9 @@ class Network:
         profile: of its activations and last product, on a random 20 % of the training data.
         met: inputs that faults meet: images it gets right, or frames.
         held_out: all that were held out, of images as many as the profile of the study takes, in random order; frames
-            in the order of time.
+            in the order of tracks, or of time.
         targets: true angles of ``held_out`` in degrees; None for a classifier.
+        training_mean: the mean angle of all that it was trained on; nan for a classifier.
     """
 
     listing: Listing
@@ -174,6 +194,7 @@ class Network:
     met: Inputs
     held_out: Inputs
     targets: Tensor | None
+    training_mean: float = math.nan
 
     @property
     def is_classifier(self) -> bool:
@@ -196,6 +217,12 @@ class Network:
     def sampling(self) -> OpUniform:
         """An operator first, then an element of its output; the last fully connected layer is left out."""
         return OpUniform(kinds=self.listing.kinds, drop_last=self.listing.last)
+
+    @property
+    def trivial(self) -> TrivialErrors:
+        """Errors on the held-out frames of predictors that do not look; of a steering network alone."""
+        assert self.targets is not None, self.listing.data
+        return trivial_errors(self.targets, self.training_mean)
 
     @property
     def last(self) -> tuple[str, ...]:
@@ -225,8 +252,15 @@ def each_network(context: Context, *, classifiers: bool | None = None) -> Iterat
     """
     for key in context.profile.ranger.models:
         listing = _listed(context, key)
-        if classifiers is None or classifiers == (listing.data != "driving"):
+        if classifiers is None or classifiers != listing.steers:
             yield network(context, key)
+
+
+def recorded_networks(context: Context) -> Iterator[Network | Absent]:
+    """The steering networks of the profile on the recorded drive."""
+    for key, listing in RECORDED.items():
+        if key in context.profile.ranger.models:
+            yield _loaded(context, listing, listing.weights)
 
 
 def network(context: Context, key: str) -> Network | Absent:
@@ -289,7 +323,7 @@ def _loaded(context: Context, listing: Listing, weights: str) -> Network | Absen
         return context.once(f"{listing.key}, {weights}", partial(_checked, context, listing, model))
     except DataError as error:
         reason = str(error).partition(";")[0]
-        return Absent(listing, f"{NO_WEIGHTS}: {reason}" if "HOPLON_DATA" in reason else NO_WEIGHTS)
+        return Absent(listing, f"{NO_WEIGHTS}: {reason}" if any(name in reason for name in _MISSED) else NO_WEIGHTS)
 
 
 def _network(context: Context, listing: Listing, model: ZooModel, data: ZooData) -> Network:
@@ -297,7 +331,7 @@ def _network(context: Context, listing: Listing, model: ZooModel, data: ZooData)
     program = capture(model.module, model.example, name=listing.weights)
     order = torch.randperm(len(data.held_out), generator=torch.Generator().manual_seed(seed))
     whole = data.held_out
-    # a drive stays whole, in the order of time
+    # frames stay whole, in the order of tracks or of time
     kept = whole if data.targets else whole.take(order[: counts.accuracy_inputs])
     met = kept.take(_right(program, kept, counts.inputs)) if kept.y is not None else whole.take(order[: counts.inputs])
     return Network(
@@ -311,6 +345,7 @@ def _network(context: Context, listing: Listing, model: ZooModel, data: ZooData)
         met=met,
         held_out=kept,
         targets=data.targets[1] if data.targets else None,
+        training_mean=float(training_set(listing.data)[1].double().mean()) if listing.steers else math.nan,
     )
 
 
@@ -344,7 +379,7 @@ def _checked(context: Context, listing: Listing, model: ZooModel) -> Network | A
     if found.is_classifier:
         return found
     assert found.targets is not None, found.listing.data
-    trivial = trivial_errors()
+    trivial = found.trivial
     error = rmse(found.degrees(outputs(found.module, found.held_out)), found.targets)
     if error < trivial.best:
         return found

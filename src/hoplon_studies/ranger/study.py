@@ -10,6 +10,7 @@ from hoplon_studies.ranger.claims import headlines
 from hoplon_studies.ranger.costs import accuracy, operations, subjects
 from hoplon_studies.ranger.examples import pictures
 from hoplon_studies.ranger.rates import classifiers, floating_point, sixteen_bits, steering, two_bits, users_own
+from hoplon_studies.ranger.recorded import drive
 from hoplon_studies.ranger.replacements import policies, weights
 
 STUDY = Study(
@@ -37,6 +38,7 @@ STUDY = Study(
         Part("convergence", "Fig. 5: how quickly the bounds are found", convergence),
         Part("classifiers", "RQ1, Fig. 6: classifiers", classifiers),
         Part("steering", "RQ1, Fig. 7: steering", steering),
+        Part("recorded", "Beside Fig. 7: a recorded drive", drive),
         Part("script", "RQ1: Dave with faults drawn as by the published script", artifact),
         Part("tanh", "Fig. 8: hyperbolic tangents in place of ReLUs", against_tanh),
         Part("accuracy", "RQ2, Table II: accuracy without faults", accuracy),

@@ -29,6 +29,7 @@ from hoplon_studies.networks.ranger_classifiers import AlexNet, MnistLeNet, Vgg1
 from hoplon_studies.networks.ranger_resnet import ResNet18, SqueezeNet
 from hoplon_studies.networks.steering import Comma, Dave
 from hoplon_studies.training.checkpoints import Diary, Run
+from hoplon_studies.training.wheel import NAME as RACING, wheel_frames
 
 ALL = "cifar10-all"
 """Name of the data of recipes that train on all 50,000 images of CIFAR-10 but those set aside."""
@@ -48,7 +49,8 @@ class Recipe:
     Attributes:
         name: of the trained network in the zoo.
         build: makes the network, untrained.
-        data: of the zoo; it is trained on the calibration part, on driving frames on all of the first 80 %.
+        data: of the zoo; it is trained on the calibration part, on driving frames on all of the first 80 %, on those of
+            CarRacing on all of the training tracks.
         task: ``"classification"``: cross-entropy; ``"degrees"``, ``"radians"``: squared error in degrees; ``"tokens"``:
             cross-entropy of the next token.
         epochs: passes over the training data.
@@ -100,9 +102,8 @@ class Recipe:
     def shape(self) -> tuple[int, ...]:
         """Of one sample."""
         side = self.pixels or 32
-        return {"mnist": (1, 28, 28), "driving": (3, 66, 200), "tinyshakespeare": (WINDOW,)}.get(
-            self.data, (3, side, side)
-        )
+        known = {"mnist": (1, 28, 28), "driving": (3, 66, 200), RACING: (3, 66, 200), "tinyshakespeare": (WINDOW,)}
+        return known.get(self.data, (3, side, side))
 
     def said(self) -> dict[str, Any]:
         """Its settings by name, without the network and without later settings that it does not use."""
@@ -223,8 +224,11 @@ def training_set(data: str) -> tuple[Tensor, Tensor]:
     """Images and targets that recipes name.
 
     Raises:
-        DataError: the files are not in ``HOPLON_DATA``.
+        DataError: the files are not in ``HOPLON_DATA``; or as :func:`hoplon_studies.training.wheel.wheel_frames`.
     """
+    if data == RACING:
+        taught = wheel_frames("training")
+        return taught.pixels, taught.angles
     if data == "driving":
         drive = frames()
         return drive.pixels[: drive.border], drive.degrees[: drive.border]
@@ -264,6 +268,9 @@ _CIFAR = partial(Recipe, data="cifar10", mirror=True, shift=3, epochs=20, learni
 _ALL = partial(_CIFAR, data=ALL, aside=25, half=True, channels_last=True)
 _TANH: Mapping[str, Any] = {"activation": "tanh", "glorot": True}
 _ANGLE = partial(Recipe, data="driving", task="degrees", mirror=True, epochs=16, learning_rate=5e-4)
+_RACING = partial(_ANGLE, data=RACING, epochs=12)
+_DAVE = partial(_RACING, half=True)
+_RADIANS: Mapping[str, Any] = {"task": "radians", "learning_rate": 2e-4}
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
@@ -314,14 +321,16 @@ RECIPES: dict[str, Recipe] = {
         ),
         _ANGLE("dave-degrees", Dave),
         _ANGLE("dave-radians", partial(Dave, unit="radians"), task="radians", learning_rate=1e-4),
-        _ANGLE(
-            "dave-radians-tanh", partial(Dave, unit="radians", activation="tanh"), task="radians", learning_rate=1e-4
-        ),
         _ANGLE("comma-driving", Comma, epochs=12, shift=8, learning_rate=2e-4),
-        _ANGLE("comma-driving-tanh", partial(Comma, tanh=True), epochs=12, shift=8, learning_rate=2e-4),
+        _DAVE("dave-degrees-racing", Dave),
+        _DAVE("dave-radians-racing", partial(Dave, unit="radians"), **_RADIANS),
+        _DAVE("dave-radians-racing-tanh", partial(Dave, unit="radians", activation="tanh"), **_RADIANS),
+        _RACING("comma-racing", Comma),
+        _RACING("comma-racing-tanh", partial(Comma, tanh=True), learning_rate=2e-3),
     )
 }
 """Recipes by the name of what they train. Those on CIFAR-10 stand in for data that no file here holds.
 
-How long Comma is trained and with which steps was chosen on stretches of the training part: ``validation``.
+How long Comma is trained on the recorded drive and with which steps was chosen on stretches of the training part:
+``validation``.
 """

@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from hoplon.errors import checked
 from hoplon.program.inputs import Inputs
 from hoplon.zoo.datasets._pictures import pictures
 from hoplon.zoo.entries import ZooData
@@ -36,7 +37,7 @@ class Frames:
 
 @dataclass(frozen=True)
 class TrivialErrors:
-    """Root mean square error, in degrees, of predictors that do not look at the frame, on the held-out part.
+    """Root mean square errors, in degrees, of predictors that do not look at the frame, on a held-out part.
 
     A regressor that is not better than both has learned nothing.
     """
@@ -88,23 +89,13 @@ def driving() -> ZooData:
     )
 
 
-def trivial_errors() -> TrivialErrors:
-    """Errors of the two predictors that never look, on the last 20 %.
+@checked
+def trivial_errors(held_out: Tensor, training_mean: float) -> TrivialErrors:
+    """Errors of the two predictors that never look, on these true angles in degrees, shape ``(n,)``.
 
-    Raises:
-        DataError: as :func:`frames`.
+    Example:
+        >>> trivial_errors(torch.tensor([1.0, -1.0]), training_mean=1.0)
+        TrivialErrors(always_zero=1.0, training_mean=1.4142135623730951)
     """
-    drive = frames()
-    held_out = drive.degrees[drive.border :].double()
-    around = held_out - training_angle()
-    return TrivialErrors(math.sqrt(held_out.square().mean()), math.sqrt(around.square().mean()))
-
-
-def training_angle() -> float:
-    """The mean steering angle of the first 80 %, in degrees.
-
-    Raises:
-        DataError: as :func:`frames`.
-    """
-    drive = frames()
-    return float(drive.degrees[: drive.border].double().mean())
+    errors = (math.sqrt((held_out.double() - said).square().mean()) for said in (0.0, training_mean))
+    return TrivialErrors(*errors)

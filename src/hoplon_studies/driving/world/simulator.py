@@ -136,6 +136,11 @@ def _environment(scenario: Scenario) -> Any:
     return environment
 
 
+def road_of(track: int) -> Road:
+    """The winding road that the simulator makes of a seed; errors as :class:`World`."""
+    return _road(Scenario(track, 0.0, 0.0, 0.0))[0]
+
+
 @lru_cache(maxsize=4)
 def _road(scenario: Scenario) -> tuple[Road, Floats]:
     """The road that the simulator makes, and the expert's path on it."""
