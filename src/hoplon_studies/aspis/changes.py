@@ -138,7 +138,7 @@ def _predicted(inputs: Inputs, subject: Subject) -> Inputs:
 
 def right(module: nn.Module, inputs: Inputs) -> int:
     """How many labelled inputs a network gets right."""
-    assert inputs.y is not None, inputs.name
+    assert isinstance(inputs.y, Tensor), inputs.name
     return int((_classes(module, inputs) == inputs.y).sum())
 
 
@@ -169,7 +169,7 @@ def _tuned(subject: Subject, name: str, context: Context) -> Subject:
         net.load_state_dict(load_tensors(file)[0])
     else:
         images = subject.calibration.sample(context.profile.aspis.tuning, seed=context.seed)
-        if images.y is None or not isinstance(images.x, Tensor):
+        if not (isinstance(images.y, Tensor) and isinstance(images.x, Tensor)):
             raise HoplonError(f"expected labelled images to train with, got {images.name}")
         recipe = Recipe(name, partial(copy.deepcopy, net), "", EPOCHS, STEP, batch_size=BATCH)
         net = train(recipe, images.x, images.y, progress=context.training(f"{subject.label}, {name}"))

@@ -80,7 +80,7 @@ def capture_decoder(
         memory_steps=trace.memory_steps,
         tensors=trace.stored.tensors,
         output_steps=(),
-        signature=Signature.of(label, (prompts,), {}, axis=0),
+        signature=Signature.of(label, (prompts,), {}, axes=(0,)),
         out_spec=torch.utils._pytree.tree_structure((0, 0)),
         memory_sites=memory_sites,
         unread=unread,
