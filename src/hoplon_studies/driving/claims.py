@@ -14,7 +14,7 @@ _LACKS = "no episode was driven"
 _TITLES = {arm.name: arm.title for setting in SETTINGS for arm in setting.arms} | {arm.name: arm.title for arm in ARMS}
 _OTHER = "other car, road and network"
 _INSIDE, _WIDER = "20 weights of the top 1 %", "20 weights of the top 5 %, of which the guard holds a fifth"
-_SELDOM = 3.0  # per cent of decisions: our criterion
+_HALF = 50.0  # per cent: what "most" means
 _POLICIES = ("ranger", "zero", "channel", "previous")
 Rows = Mapping[str, list[Row]]
 
@@ -188,20 +188,20 @@ def _one_decision(evidence: Evidence, rows: Rows) -> Iterator[Claim]:
     yield evidence.judge(
         Question(
             "aside",
-            "A single decision whose steering is off by more than 60 degrees seldom ends in a crash",
+            "Most single decisions whose steering is off by more than 60 degrees end in no crash",
             place,
             "not tried",
             "at most",
-            [_SELDOM],
+            [_HALF],
         ),
         rows["aside"],
-        because=f"at most {_SELDOM:g} %, a criterion of this page; each of {sum(n or 0 for n in struck)} episodes is "
+        because=f"crashes, of {sum(n or 0 for n in struck)} episodes; criterion: fewer than half. Each is "
         "driven on from one such decision, by a fault in a value; degrees of the steering wheel",
         lacks=_LACKS,
     )
     policies = [arm for arm in rows if arm.startswith("aside-") and arm.split("-")[1] in _POLICIES]
     yield evidence.judge(
-        Question("aside-policies", "... nor does it under any policy", place, "not tried", "at most", [_SELDOM]),
+        Question("aside-policies", "... likewise under each policy", place, "not tried", "at most", [_HALF]),
         [row for arm in policies for row in rows[arm]],
         because="likewise; the same faults, off by more than 60 degrees without a policy, under Ranger clamp, zero, "
         "per channel and previous frame",
