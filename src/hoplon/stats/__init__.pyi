@@ -13,5 +13,6 @@ from .intervals import (
     weighted as weighted,
     wilson as wilson,
 )
+from .lifetimes import AnyFailure as AnyFailure, any_failure as any_failure
 from .strata_estimates import limits as limits, paired_weighted as paired_weighted, stratified as stratified
 from .two_stage import TwoStagePlan as TwoStagePlan, VarianceComponents as VarianceComponents, cheapest as cheapest
