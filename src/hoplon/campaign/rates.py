@@ -9,14 +9,18 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from hoplon.criteria.outcome import CAUSES, OUTCOME_NAMES
 from hoplon.faults.table import Target
-from hoplon.stats.intervals import Interval, Ints, clustered, effective, weighted, wilson
+from hoplon.stats.intervals import Floats, Interval, Ints, clustered, effective, weighted, wilson
 from hoplon.stats.strata_estimates import ABOVE, CERTAIN, stratified
 
 FAILURES = ("sdc", "nonfinite")
+HARMFUL = (*FAILURES, "crash")
+"""What a decision counts: failures, and runs without an output."""
 
+Strata = tuple[Floats, Floats, Floats, Floats | None]
 _WEIGHT, _DRAWS, _POOLED = "weight", "candidates", "pooled"
 _KINDS = [_WEIGHT, _DRAWS, "proven", _POOLED]
 _ROUNDING = 1e-9
@@ -191,8 +195,28 @@ def _of_strata(failures: Ints, clusters: pl.DataFrame, *, target: Target, confid
 
     What the weights leave of a sum of 1 was proven to be masked where the faults were drawn.
     """
-    columns = clusters.select(_POOLED, pl.col(_DRAWS).cast(pl.Float64), "proven", "runs", _WEIGHT)
-    weights, draws, proven, runs, counts = (column.to_numpy() for column in columns)
+    shares, failed, met, counted = strata_of(failures, clusters, target=target)
+    found = stratified(shares / shares.sum(), failed, met, candidates=counted, confidence=confidence, above=ABOVE)
+    weights, runs, counts = (clusters[name].to_numpy() for name in (_POOLED, "runs", _WEIGHT))
+    if np.array_equal(counts, weights):
+        return found
+    mean = float((counts * (failures if target == "values" else failures / runs)).sum())
+    return replace(found, estimate=min(max(mean, found.low), found.high))  # it may be what later runs have ruled out
+
+
+def strata_of(failures: NDArray[Any], clusters: pl.DataFrame, *, target: Target) -> Strata:
+    """Strata of runs that do not count alike, as `hoplon.stats.strata_estimates.limits` takes them.
+
+    Args:
+        failures: shape ``(clusters,)``, failing runs of each; of memory faults, fractions are allowed.
+        clusters: one row each with the columns "weight", "pooled", "candidates" (null: weights are known), "proven" and
+            "runs".
+    Returns:
+        Shares, failures, runs, and draws that the shares are counted from, each of shape ``(strata,)``; None for the
+        last where shares are known.
+    """
+    columns = clusters.select(_POOLED, pl.col(_DRAWS).cast(pl.Float64), "proven", "runs")
+    weights, draws, proven, runs = (column.to_numpy() for column in columns)
     keys = np.nan_to_num(np.stack([weights, draws, proven]), nan=-1)  # NaN: weights that are known
     strata, first, which = np.unique(keys, axis=1, return_index=True, return_inverse=True)
     if target == "values":
@@ -208,12 +232,7 @@ def _of_strata(failures: Ints, clusters: pl.DataFrame, *, target: Target, confid
     if rest > _ROUNDING:
         shares, failed, met = np.append(shares, rest), np.append(failed, 0.0), np.append(met, CERTAIN)
         draws = np.append(draws, draws.min())
-    counted = None if np.isnan(draws).any() else draws
-    found = stratified(shares / shares.sum(), failed, met, candidates=counted, confidence=confidence, above=ABOVE)
-    if np.array_equal(counts, weights):
-        return found
-    mean = float((counts * (failures if target == "values" else failures / runs)).sum())
-    return replace(found, estimate=min(max(mean, found.low), found.high))  # it may be what later runs have ruled out
+    return shares, failed, met, None if np.isnan(draws).any() else draws
 
 
 def _of_domain(

@@ -266,10 +266,13 @@ class Results:
         return self.lazy_runs.select("fault", "input", pl.col(chosen).alias("outcome"), *there)
 
     @property
+    def is_complete(self) -> bool:
+        """True if all the faults there are have been run, so that nothing is left to chance."""
+        return self.manifest.get("population") is not None and self.manifest["population"] == self.manifest["count"]
+
+    @property
     def _options(self) -> dict[str, Any]:
-        """Options of rates; complete: all the faults there are have been run, so that nothing is left to chance."""
-        complete = self.manifest.get("population") is not None and self.manifest["population"] == self.manifest["count"]
-        return {"target": self.target, "confidence": self.level, "complete": complete}
+        return {"target": self.target, "confidence": self.level, "complete": self.is_complete}
 
     def _groups(self) -> pl.DataFrame:
         """Keys that `by` groups faults on: one row per fault."""

@@ -16,6 +16,7 @@ from hoplon.campaign.campaign import Campaign
 from hoplon.campaign.executors import peak_memory_bytes
 from hoplon.campaign.results import site_kinds
 from hoplon.comparison.comparison import Comparison, Progress, compare
+from hoplon.comparison.exposure import at_risk
 from hoplon.comparison.learned import Learned
 from hoplon.criteria.base import Criterion
 from hoplon.criteria.classification import TopK
@@ -358,6 +359,7 @@ def _population(campaign: Campaign, table: FaultTable) -> dict[str, Any]:
         "kinds": sorted(set(site_kinds(sites).values())),
         "layers": [site.name for site in sites],
         "elements": _elements(sites),
+        "at_risk": at_risk(campaign.program, sites, campaign.fault_model, campaign.sampling),
         "formats": table.frame["format"].unique(maintain_order=True).cast(pl.String).sort().to_list(),
     }
     if campaign.fault_model != BitFlip():

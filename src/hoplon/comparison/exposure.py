@@ -8,20 +8,26 @@ from typing import Any
 
 import polars as pl
 
-from hoplon.campaign.rates import Rate, rate_of
-from hoplon.faults.sampling.base import Population, draw_faults, unit_generator
+from hoplon.campaign.rates import HARMFUL, Rate, rate_of
+from hoplon.comparison.costs.live_time import live_shares
+from hoplon.faults.model import FaultModel
+from hoplon.faults.sampling.base import Population, Sampling, draw_faults, unit_generator
 from hoplon.faults.sampling.measures import BitUniform
 from hoplon.faults.single_word import BitFlip
 from hoplon.faults.table import FaultTable
 from hoplon.injection.armed_memory import ArmedMemory
 from hoplon.injection.injector import Injector
-from hoplon.program.sites import MemorySite
+from hoplon.program.program import Program
+from hoplon.program.sites import Site, ValueSite
 from hoplon.report.document import with_limits
 from hoplon.report.text import failing_bits, percent
 from hoplon.report.text_table import TextTable
 from hoplon.stats.intervals import Interval
 
-_COUNTS = ("bits_at_risk", "model_bits", "guard_bits", "hardware_bits", "guard_faults")
+_COUNTS = (
+    *("bits_at_risk", "model_bits", "guard_bits", "hardware_bits"),
+    *("guard_faults", "guard_harmful", "guard_present"),
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,8 @@ class Exposure:
 
     Were every bit to flip at a rate of q per hour, the arm would fail at ``q * failing_bits`` per hour, as long as
     flips are rare. ``guard_faults`` single-bit flips, bit-uniform over ``guard_bits``, gave ``guard_failure``; None
-    where an arm has no guard, or none were struck. ``failing_bits``: estimate, lower and upper limit.
+    where an arm has no guard, or none were struck. Of them ``guard_harmful`` made at least one input fail or crash, and
+    ``guard_present`` left memory changed after the check. ``failing_bits``: estimate, lower and upper limit.
 
     ``model_bits`` are those that the fault table was drawn from; ``hardware_bits`` check bits that are never struck;
     ``uncorrectable``: of runs under faults in the model's memory, the share that a guard stopped.
@@ -41,6 +48,8 @@ class Exposure:
     hardware_bits: int
     guard_faults: int
     guard_failure: Interval | None
+    guard_harmful: int
+    guard_present: int
     failing_bits: tuple[float, float, float] | None
     uncorrectable: float
 
@@ -62,12 +71,17 @@ class Exposure:
 
 @dataclass(frozen=True)
 class GuardFaults:
-    """Single-bit flips in what the guards of an arm hold: how many bits there are, how many struck, what failed."""
+    """Single-bit flips in what the guards of an arm hold: how many bits there are, how many struck, what failed.
+
+    Fields as in `Exposure`.
+    """
 
     guard_bits: int
     hardware_bits: int
     guard_faults: int
     guard_failure: Interval | None
+    guard_harmful: int = 0
+    guard_present: int = 0
 
 
 def strike_guards(
@@ -79,14 +93,16 @@ def strike_guards(
     hardware = sum(8 * guard.extra_bytes for guard in armed.guards.values()) - guard_bits
     struck = guard_faults if guard_bits else 0
     advance(guard_faults - struck)
-    failure = None
+    failure, harmful, present = None, 0, 0
     if struck:
         population = Population(armed.guard_sites, BitFlip())
         drawn = draw_faults(population, struck, sampling=BitUniform(), generator=unit_generator(seed, 0))
         runs, _ = evaluator.runs(drawn, advance=advance)
         criterion = evaluator.reference.criterion.names[0]
         failure = rate_of(runs.lazy(), criterion, target="memory", confidence=confidence).failure
-    return GuardFaults(guard_bits, hardware, struck, failure)
+        harm = pl.col(criterion).cast(pl.String).is_in(HARMFUL)
+        harmful, present = (runs.filter(one)["fault"].n_unique() for one in (harm, pl.col("reached")))
+    return GuardFaults(guard_bits, hardware, struck, failure, harmful, present)
 
 
 def exposure_of(evaluator: Injector, table: FaultTable, rate: Rate, guards: GuardFaults) -> Exposure:
@@ -124,6 +140,35 @@ def exposure_table(arms: Mapping[str, Exposure], faults: str = "") -> TextTable:
     )
 
 
+def at_risk(program: Program, sites: Sequence[Site], fault_model: FaultModel, sampling: Sampling) -> dict[str, Any]:
+    """Say what a rate of failures has to be multiplied with to be one per hour, as plain values for a document.
+
+    Returns:
+        ``fault_model``, ``sampling``, and by site its ``structure`` ("values", "weights" or "buffers"), ``bits`` (of
+        one sample, for values), ``word_bits``, and ``live_share`` of a forward pass, 1 for memory.
+    """
+    of_values = any(isinstance(site, ValueSite) for site in sites)
+    live = live_shares(program) if of_values else {}
+    return {
+        "fault_model": fault_model.name,
+        "sampling": repr(sampling),
+        "sites": {
+            site.name: {
+                "structure": structure_of(site),
+                "bits": _bits(site),
+                "word_bits": 8 * site.dtype.itemsize,
+                "live_share": live.get(site.name, 1.0),
+            }
+            for site in sites
+        },
+    }
+
+
+def structure_of(site: Site) -> str:
+    """What of a device a site stands for: "values", "weights" or "buffers"."""
+    return "values" if isinstance(site, ValueSite) else "buffers" if site.is_buffer else "weights"
+
+
 def _summed(parts: Sequence[tuple[int, Interval]]) -> tuple[float, float, float]:
     """Sum bits times probability; the limits too, which is wider than need be."""
     estimate, low, high = (
@@ -139,5 +184,5 @@ def _drawn_from(table: FaultTable) -> list[str]:
     return names.categories.to_list()
 
 
-def _bits(site: MemorySite) -> int:
+def _bits(site: Site) -> int:
     return 8 * site.numel * site.dtype.itemsize

@@ -76,6 +76,10 @@ class Arm(Rates):
     latency_ms: Number
     extra_bytes: Count
     bits_at_risk: NotRequired[Count]
+    guard_bits: NotRequired[Count]
+    guard_faults: NotRequired[Count]
+    guard_harmful: NotRequired[Count]
+    guard_present: NotRequired[Count]
     failing_bits: NotRequired[Number]
     failing_bits_low: NotRequired[Number]
     failing_bits_high: NotRequired[Number]
@@ -91,6 +95,23 @@ class Pair(TypedDict):
     difference_high: Number
 
 
+class SiteAtRisk(TypedDict):
+    """Bits of a site that upsets can hit, for which share of a forward pass."""
+
+    structure: Literal["values", "weights", "buffers"]
+    bits: Count
+    word_bits: Annotated[int, Ge(1), Le(64)]
+    live_share: Share
+
+
+class AtRisk(TypedDict):
+    """What a failure probability is multiplied with to be a rate per hour."""
+
+    fault_model: str
+    sampling: str
+    sites: dict[str, SiteAtRisk]
+
+
 class Population(TypedDict):
     """What the faults of a table were drawn from."""
 
@@ -98,6 +119,7 @@ class Population(TypedDict):
     layers: list[str]
     elements: Count
     formats: list[str]
+    at_risk: NotRequired[AtRisk]
 
 
 class Table(TypedDict):

@@ -32,6 +32,7 @@ from hoplon.cli.options.command_line import (
 )
 from hoplon.cli.output_folder import require_folder
 from hoplon.cli.tables import document, tables_of
+from hoplon.comparison.exposure import at_risk
 from hoplon.errors import HoplonError, StoreError
 from hoplon.registry import fields_of
 from hoplon.report.document import write_document
@@ -156,7 +157,9 @@ def _run(campaign: Campaign, settings: Settings, folder: Path, *, resume: bool, 
     with interruptible(saved), progress_bars() as report_progress:
         progress = partial(report_progress, "faults")
         results: Results = campaign.run(**_design(settings), store=folder, resume=resume, progress=progress)
-        found = document(results)
+        sites = settings.selection().select(campaign.program)
+        risk = at_risk(campaign.program, sites, campaign.fault_model, campaign.sampling)
+        found = {**document(results), "at_risk": risk}
         write_document(folder / "results.json", found)
     show(found, tables_of(found), as_json=as_json)
     print_status(f"wrote {folder / 'results.json'} and the run in {folder}")

@@ -153,6 +153,22 @@ def count_flops(
     return Flops(program.name, convention, batch, tuple(operators), tuple(uncounted))
 
 
+@checked
+def flops_by_step(program: Program, *, batch: Batch = 1, convention: Convention = "fused") -> dict[int, int]:
+    """By step, the floating-point operations of its operator; 0 where the convention has no rule.
+
+    Args:
+        batch, convention: as in `count_flops`.
+    Raises:
+        HoplonError: as `count_flops`.
+    """
+    shapes = _shapes(program, batch)
+    return {
+        step.index: _operator(step, canonical_kind(step.op), args, result, convention) or 0
+        for step, args, result in shapes
+    }
+
+
 def _home(step: Step) -> int:
     """The step of the operator that a site stands for: the first output of several is its operator's own."""
     return step.reads[0] if step.op is operator.getitem and step.args[1] == 0 else step.index
