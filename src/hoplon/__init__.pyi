@@ -44,11 +44,16 @@ from .comparison.assessment import assess as assess
 from .comparison.comparison import Comparison as Comparison, compare as compare
 from .comparison.rerunning import rerun as rerun
 
+# From a probability to a decision
+from .assurance.failure_rate import failure_rate as failure_rate
+from .assurance.raw_rate import RawRate as RawRate
+
 # What is raised
 from .errors import HoplonError as HoplonError
 
 # Rooms
 from . import (
+    assurance as assurance,
     campaign as campaign,
     comparison as comparison,
     criteria as criteria,

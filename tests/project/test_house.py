@@ -31,7 +31,7 @@ def script(name: str) -> ModuleType:
 def test_the_top_of_the_house_holds_few_names() -> None:
     given = {"__init__.py", "__init__.pyi", "__main__.py", "py.typed", "__pycache__"}
     names = {path.name for path in (SOURCE / "hoplon").iterdir()} - given
-    assert len(names) <= 16, names
+    assert len(names) <= 17, names  # rooms, and three files: errors, files, registry
 
 
 def test_no_folder_is_crowded() -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from typer import Argument
 
+from hoplon.assurance.raw_rate import known_rates
 from hoplon.cli.commands.study import study_names
 from hoplon.cli.console import show
 from hoplon.cli.options.command_line import AsJson
@@ -28,6 +29,7 @@ What = Literal[
     "scores",
     "models",
     "studies",
+    "rates",
 ]
 _COMPONENTS: Mapping[str, Callable[[], Mapping[str, Component]]] = {
     "faults": lambda: components("fault"),
@@ -51,6 +53,9 @@ def command(
 ) -> None:
     """List the components of a kind by the names that commands and campaign files accept."""
     rows: list[dict[str, Any]]
+    if what == "rates":
+        _list_rates(as_json=as_json)
+        return
     if what in _COMPONENTS:
         rows = [described(component) for component in _COMPONENTS[what]().values()]
     elif what == "models":
@@ -83,6 +88,24 @@ def _models_of(library: str) -> list[dict[str, Any]]:
     if library not in LIBRARIES:
         raise no_match("library", library, [*LIBRARIES])
     return [{"name": f"{library}:{name}"} for name in LIBRARIES[library].names()]
+
+
+def _list_rates(*, as_json: bool) -> None:
+    """Raw rates from the literature, each with where it can be checked."""
+    rows = [{"name": name, **row} for name, row in known_rates().items()]
+    columns = ("name", "FIT/Mbit", "kind", "of what", "source")
+    cells = [(str(row["name"]), _range(row), str(row["kind"]), str(row["what"]), _source(row)) for row in rows]
+    table = TextTable(f"{len(rows)} raw rates; one of the device at hand is better", columns, cells, left=columns)
+    show({"format": 1, "rates": rows}, [table], as_json=as_json)
+
+
+def _range(row: Mapping[str, Any]) -> str:
+    low, high = (f"{row[end]:g}" for end in ("low_fit_per_mbit", "high_fit_per_mbit"))
+    return low if low == high else f"{low} to {high}"
+
+
+def _source(row: Mapping[str, Any]) -> str:
+    return f"{row['source']}; {'secondary, ' if row['secondary'] else ''}read at {row['read_at']}"
 
 
 def _options(row: Mapping[str, Any]) -> str:
