@@ -45,7 +45,7 @@ from .comparison.comparison import Comparison as Comparison, compare as compare
 from .comparison.rerunning import rerun as rerun
 
 # From a probability to a decision
-from .assurance.failure_rate import failure_rate as failure_rate
+from .assurance.failures_in_time import failure_rate as failure_rate
 from .assurance.raw_rate import RawRate as RawRate
 
 # What is raised

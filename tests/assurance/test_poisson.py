@@ -7,9 +7,9 @@ so high that a history has a thousand upsets.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import pytest
 from scipy import stats
 
 import hoplon as hp
-from hoplon.assurance.failure_rate import Use, failure_rate
+from hoplon.assurance.failures_in_time import Use, failure_rate
 from hoplon.assurance.raw_rate import RawRate
 from hoplon.assurance.upsets import Upsets, upsets_of
 from hoplon.campaign.results import Results
@@ -38,9 +38,9 @@ class Kept:
 
     results: Results
     risk: dict[str, Any]
-    failing: list[list[bool]]
-    live: list[float]
-    repaired: list[bool]
+    failing: np.ndarray  # bool, (faults, inputs)
+    live: np.ndarray
+    repaired: np.ndarray
 
 
 def keep(target: str, **options: Any) -> Kept:
@@ -58,7 +58,7 @@ def keep(target: str, **options: Any) -> Kept:
         failing[row["fault"]].append(row[criterion] in ("sdc", "nonfinite", "crash"))
         repaired[row["fault"]] = repaired[row["fault"]] or row["corrected"]
     live = [risk["sites"][site]["live_share"] for site in results.faults.frame["site"]]
-    return Kept(results, risk, failing, live, repaired)
+    return Kept(results, risk, np.array(failing), np.array(live), np.array(repaired))
 
 
 @pytest.fixture(scope="module")
@@ -83,42 +83,34 @@ def whole(kept: Kept) -> Upsets:
     return Upsets(**{**vars(found), "complete": True, "level": 0.0})
 
 
-def transient(kept: Kept, rng: random.Random, duty: float) -> bool:
-    """One upset in the buffers of values: while nothing runs, or outside of the value's life, it meets nothing."""
-    fault = rng.randrange(len(kept.failing))
-    if rng.random() >= duty or rng.random() >= kept.live[fault]:
-        return False
-    return kept.failing[fault][0]
+def transient(kept: Kept, rng: np.random.Generator, upsets: int, duty: float) -> int:
+    """Failures by upsets of values: while nothing runs, or outside of the value's life, an upset meets nothing."""
+    fault = rng.integers(len(kept.failing), size=upsets)
+    met = (rng.random(upsets) < duty) & (rng.random(upsets) < kept.live[fault])
+    return int((met & kept.failing[fault, 0]).sum())
 
 
-def persistent(kept: Kept, rng: random.Random, reload: int, check: int | None) -> bool:
-    """One upset in the weights, at a random inference between two reloads."""
-    fault = rng.randrange(len(kept.failing))
-    inference = rng.randrange(reload)
-    while inference < reload:
-        if rng.choice(kept.failing[fault]):
-            return True
-        inference += 1
-        if check is not None and inference % check == 0 and kept.repaired[fault]:
-            return False
-    return False
+def persistent(kept: Kept, rng: np.random.Generator, upsets: int, reload: int, check: int | None) -> int:
+    """Failures by upsets of weights, each at a random inference between two reloads: inference after inference."""
+    fault, begun = rng.integers(len(kept.failing), size=upsets), rng.integers(reload, size=upsets)
+    lives, failed = np.ones(upsets, dtype=bool), np.zeros(upsets, dtype=bool)
+    for inference in range(reload):
+        if check is not None and inference % check == 0:  # finds what has come before
+            lives &= ~(kept.repaired[fault] & (begun < inference))
+        met = rng.integers(kept.failing.shape[1], size=upsets)
+        failed |= lives & (begun <= inference) & kept.failing[fault, met]
+    return int(failed.sum())
 
 
-def poisson(rng: random.Random, mean: float) -> int:
-    """Arrivals of a Poisson process in one history, gap by gap."""
-    count, at = 0, rng.expovariate(1.0)
-    while at < mean:
-        count, at = count + 1, at + rng.expovariate(1.0)
-    return count
-
-
-def covered(fit: float, bits: int, upset: Callable[[random.Random], bool], histories: int) -> tuple[int, float]:
+def covered(
+    fit: float, bits: int, failures_of: Callable[[np.random.Generator, int], int], histories: int
+) -> tuple[int, float]:
     """Histories whose own 95 % interval of failures per 10^9 hours holds the FIT, and the z of their mean."""
-    rng = random.Random(2026)
+    rng = np.random.default_rng(2026)
     hours = UPSETS / (bits * FIT_PER_MBIT * 1e-15)
     expected, inside, seen = fit * hours / 1e9, 0, 0
     for _ in range(histories):
-        failures = sum(upset(rng) for _ in range(poisson(rng, UPSETS)))
+        failures = failures_of(rng, rng.poisson(UPSETS))
         low = stats.chi2.ppf(0.025, 2 * failures) / 2 if failures else 0.0  # Garwood 1936
         high = stats.chi2.ppf(0.975, 2 * failures + 2) / 2
         inside += low <= expected <= high
@@ -144,19 +136,19 @@ def test_histories_cover_the_failure_rate(
     if case.startswith("values"):
         kept, duty = kept_values, 0.3 if "idle" in case else 1.0
         use = Use(inferences_per_reload=1, duty=duty)
-        upset: Callable[[random.Random], bool] = lambda rng: transient(kept, rng, duty)  # noqa: E731
+        failures_of: Callable[..., int] = partial(transient, kept, duty=duty)
     elif kind == "reload":
         kept, reload = kept_memory, int(number)
         use = Use(inferences_per_reload=reload, inputs_are="given")
-        upset = lambda rng: persistent(kept, rng, reload, None)  # noqa: E731
+        failures_of = partial(persistent, kept, reload=reload, check=None)
     else:
         kept, check = kept_guarded, int(number)
         use = Use(inferences_per_reload=48, inferences_per_check=check, inputs_are="given")
-        upset = lambda rng: persistent(kept, rng, 48, check)  # noqa: E731
+        failures_of = partial(persistent, kept, reload=48, check=check)
     found = failure_rate([whole(kept)], RawRate.of(FIT_PER_MBIT, unit="FIT/Mbit"), use=use)
     assert found.fit_low == pytest.approx(found.fit_high, rel=1e-3)  # the table is all there is
     bits = sum(site["bits"] for site in kept.risk["sites"].values())
-    inside, z = covered(found.fit, bits, upset, histories)
+    inside, z = covered(found.fit, bits, failures_of, histories)
     assert inside >= least
     assert abs(z) < 4
 
@@ -165,7 +157,7 @@ def part_of(kept: Kept, rng: np.random.Generator, faults: int, inputs: int) -> U
     """A campaign of some faults on some inputs out of the kept table, as if that were all there is."""
     table = whole(kept)
     chosen = rng.integers(0, len(kept.failing), faults)
-    failing = np.array(kept.failing)[chosen]
+    failing = kept.failing[chosen]
     met = rng.integers(0, failing.shape[1], (faults, inputs))
     counts = np.take_along_axis(failing, met, axis=1).sum(1)
     frame = table.faults[chosen.tolist()].with_columns(
@@ -183,7 +175,7 @@ def test_limits_of_campaigns_cover_what_all_faults_on_all_inputs_do(
     reload: int, inputs: int, campaigns: int, least: int, kept_memory: Kept
 ) -> None:
     """Campaigns of 200 faults on 8 or 20 inputs, drawn from the kept table; beyond their inputs by bounds alone."""
-    shares = np.array(kept_memory.failing).mean(1)
+    shares = kept_memory.failing.mean(1)
     probability = np.mean([1 - (1 - shares) ** j for j in range(1, reload + 1)])
     bits = sum(site["bits"] for site in kept_memory.risk["sites"].values())
     truth = FIT_PER_MBIT * bits / 1e6 * probability

@@ -1,3 +1,3 @@
-from .failure_rate import FailureRate as FailureRate, Use as Use, failure_rate as failure_rate
+from .failures_in_time import FailureRate as FailureRate, Use as Use, failure_rate as failure_rate
 from .raw_rate import RawRate as RawRate, known_rate as known_rate, known_rates as known_rates
 from .upsets import Upsets as Upsets, guard_upsets as guard_upsets, upsets_of as upsets_of

@@ -14,5 +14,6 @@ from .intervals import (
     wilson as wilson,
 )
 from .lifetimes import AnyFailure as AnyFailure, any_failure as any_failure
+from .sequential import Looks as Looks, increase_at_look as increase_at_look, probability_at_look as probability_at_look
 from .strata_estimates import limits as limits, paired_weighted as paired_weighted, stratified as stratified
 from .two_stage import TwoStagePlan as TwoStagePlan, VarianceComponents as VarianceComponents, cheapest as cheapest

@@ -11,7 +11,7 @@ import typer
 from annotated_types import Ge, Gt, Le
 from typer import Argument, Option
 
-from hoplon.assurance.failure_rate import FailureRate, Use, dominating, failure_rate
+from hoplon.assurance.failures_in_time import FailureRate, Use, dominating, failure_rate
 from hoplon.assurance.raw_rate import RawRate, Unit, known_rate
 from hoplon.assurance.stored_runs import stored_upsets
 from hoplon.cli.console import print_status, show
@@ -19,6 +19,8 @@ from hoplon.cli.options.command_line import RUN, AsJson, command_of
 from hoplon.cli.output_folder import require_file
 from hoplon.errors import HoplonError, no_match
 from hoplon.report.document import plain, write_document
+from hoplon.report.evidence import Row
+from hoplon.report.text import listed
 from hoplon.report.text_table import TextTable
 
 RATE, USE, BUDGET = "How often bits are upset", "How the device uses the network", "What is asked for"
@@ -104,6 +106,8 @@ def command(
         "use": plain(vars(use)),
         "budget_fit": budget,
         "arms": [plain(one.to_dict(budget)) for one in found],
+        "evidence": [_evidence(one, budget) for one in found],
+        "assumptions": list(dict.fromkeys(text for one in found for text in one.assumptions)),
     }
     if out is not None:
         write_document(out, document)
@@ -171,10 +175,9 @@ def _table(found: Sequence[FailureRate], budget: float | None) -> TextTable:
 
 
 def _cells(one: FailureRate, budget: float | None) -> list[str]:
-    sign = ">= " if one.at_least else ""
     cells = [
         one.name,
-        f"{sign}{_short(one.fit)} [{_short(one.fit_low)}, {_short(one.fit_high)}]",
+        _with_limits(one),
         _short(one.raw_fit),
         _short(one.stopped_fit),
         f"{one.n_faults:,}",
@@ -187,6 +190,26 @@ def _cells(one: FailureRate, budget: float | None) -> list[str]:
             "no number decides" if more is None else f"{more:,}" if more else "",
         ]
     return [*cells, dominating(one)]
+
+
+def _evidence(one: FailureRate, budget: float | None) -> Row:
+    """The row of a page of evidence."""
+    asked = "no budget was given" if budget is None else f"at most {budget:g} failures in 10^9 hours (FIT)"
+    structures = listed([part.name for part in one.structures])
+    return {
+        "requirement": f"{one.name}: {asked}",
+        "test": f"{one.n_faults:,} faults in {structures}, {_short(one.raw_fit)} upsets in 10^9 hours",
+        "figure": f"{_with_limits(one)} FIT",
+        "value": one.fit,
+        "low": one.fit_low,
+        "high": one.fit_high,
+        "unit": "FIT",
+        "verdict": "none" if budget is None else one.verdict(budget),
+    }
+
+
+def _with_limits(one: FailureRate) -> str:
+    return f"{'>= ' if one.at_least else ''}{_short(one.fit)} [{_short(one.fit_low)}, {_short(one.fit_high)}]"
 
 
 def _short(fit: float) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, final
+from typing import Any, final
 
 import numpy as np
 import polars as pl
@@ -16,9 +16,8 @@ from hoplon.assurance.upsets import Upsets
 from hoplon.errors import Fraction, HoplonError, NonNegative, Share, checked
 from hoplon.stats.intervals import Floats
 from hoplon.stats.lifetimes import Exposure, InputsAre, any_failure
+from hoplon.stats.sequential import Verdict, decided
 from hoplon.stats.strata_estimates import CERTAIN, limits
-
-Verdict = Literal["pass", "fail", "undecided"]
 
 _MOST_TIMES = 1e6  # as many faults, beyond which no campaign goes
 _STEPS = 40
@@ -87,7 +86,7 @@ class FailureRate:
 
     def verdict(self, budget_fit: float) -> Verdict:
         """Tell whether the limits, never the estimate, meet a budget in FIT."""
-        return _verdict(self.fit_low, self.fit_high, budget_fit)
+        return decided(self.fit_low, self.fit_high, budget_fit)
 
     @checked
     def faults_to_decide(self, budget_fit: NonNegative) -> int | None:
@@ -100,11 +99,11 @@ class FailureRate:
         if self.verdict(budget_fit) != "undecided":
             return 0
         low, high = 1.0, _MOST_TIMES
-        if _verdict(*self._at(high), budget_fit) == "undecided":
+        if decided(*self._at(high), budget_fit) == "undecided":
             return None
         for _ in range(_STEPS):
             middle = math.sqrt(low * high)
-            low, high = (middle, high) if _verdict(*self._at(middle), budget_fit) == "undecided" else (low, middle)
+            low, high = (middle, high) if decided(*self._at(middle), budget_fit) == "undecided" else (low, middle)
         return math.ceil(self.n_faults * (high - 1))
 
     def to_dict(self, budget_fit: float | None = None) -> dict[str, Any]:
@@ -118,10 +117,6 @@ class FailureRate:
             verdict = {"verdict": self.verdict(budget_fit), "faults_to_decide": self.faults_to_decide(budget_fit)}
             found |= {"budget_fit": budget_fit, **shares, **verdict}
         return found
-
-
-def _verdict(low: float, high: float, budget: float) -> Verdict:
-    return "pass" if high <= budget else "fail" if low > budget else "undecided"
 
 
 @checked

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hoplon.assurance.failure_rate import FailureRate, Use, dominating, failure_rate
+from hoplon.assurance.failures_in_time import FailureRate, Use, dominating, failure_rate
 from hoplon.assurance.raw_rate import RawRate
 from hoplon.assurance.upsets import Upsets, guard_upsets
 from hoplon.errors import HoplonError
