@@ -46,6 +46,7 @@ from .comparison.rerunning import rerun as rerun
 
 # From a probability to a decision
 from .assurance.failures_in_time import failure_rate as failure_rate
+from .assurance.gate import Gate as Gate
 from .assurance.raw_rate import RawRate as RawRate
 
 # What is raised

@@ -26,10 +26,10 @@ from tests.support.networks import NETWORKS
 
 # made by hoplon, read by users: their constructors hold what they are given
 HANDED_OUT = """
-Activations Assessment BitBoundary Change Coverage Exceedances FaultSpace Flops Forecast Golden GoldenStack GuardEvent
-GuardReport HoplonError InjectedWords Injections Inspection Interval MemorySite Outcome Paragraph Rate Ratio Ref
-ReplayStatistics Rerun SiteProfile StaleGuardError Step TrivialErrors TwoStagePlan UncorrectableMemory ValueSite
-VarianceComponents
+Activations AnyFailure Assessment Baseline BitBoundary Change Claim Coverage Exceedances FailureRate FaultSpace Flops
+Forecast Golden GoldenStack GuardEvent GuardReport HoplonError InjectedWords Injections Inspection Interval Judgement
+MemorySite Outcome Paragraph Rate Ratio Ref ReplayStatistics Rerun SiteProfile StaleGuardError Step TrivialErrors
+TwoStagePlan UncorrectableMemory Upsets ValueSite VarianceComponents
 """
 NET = NETWORKS["mlp"]
 

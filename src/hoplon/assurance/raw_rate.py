@@ -97,12 +97,10 @@ class RawRate:
         """Upsets per bit and hour."""
         return self.fit_per_mbit * _PER_BIT_HOUR
 
-    @checked
     def upsets_per_hour(self, bits: NonNegative) -> float:
         """Upsets per hour of so many bits."""
         return self.per_bit_hour * bits
 
-    @checked
     def upsets_fit(self, bits: NonNegative) -> float:
         """Upsets of so many bits in 10^9 hours."""
         return self.fit_per_mbit * bits / BITS_PER_MBIT

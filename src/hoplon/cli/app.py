@@ -22,7 +22,7 @@ USAGE, ENVIRONMENT, BUG, INTERRUPTED, UNREAD = 2, 4, 70, 130, 141
 _DEBUG = "--debug"
 _COMMANDS = (
     *("demo", "inspect", "profile", "rank", "inject", "replay", "harden", "compare", "overhead", "report", "study"),
-    *("fit", "evidence", "ls", "validate", "verify"),
+    *("fit", "gate", "evidence", "ls", "validate", "verify"),
 )
 _NOTHING_KEPT = "Interrupted. Nothing new was kept; give the same command again."
 
