@@ -50,7 +50,7 @@ class Row(TypedDict):
     verdict: Literal["pass", "fail", "undecided", "none"]
 
 
-class Tested(TypedDict):
+class Findings(TypedDict):
     """What documents of ``hoplon fit`` and ``hoplon gate`` give to a page of evidence."""
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
@@ -92,10 +92,10 @@ def evidence_of(title: str, tested: Mapping[str, Mapping[str, Any]]) -> dict[str
     """
     if not tested:
         raise DataError("expected documents of hoplon fit or hoplon gate, got none")
-    found: list[Tested] = []
+    found: list[Findings] = []
     for name, document in tested.items():
         try:
-            found.append(json_as(Tested, json.dumps(document)))
+            found.append(json_as(Findings, json.dumps(document)))
         except (ValueError, TypeError) as error:
             raise DataError(f"expected a document of hoplon fit or hoplon gate in {name}, got {error}") from error
     return {
