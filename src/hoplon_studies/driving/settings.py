@@ -215,6 +215,7 @@ SETTINGS = (
         arms=_IN_FLIGHT,
         pairs=_policies(_IN_FLIGHT),
         often=True,
+        brief=True,
         faults="bit 30 of one value in each decision, drawn from all operator outputs",
     ),
     Setting(
