@@ -94,7 +94,7 @@ for command in commands:
         assert main([*command, "--json"]) == 0, command
     print(json.dumps(json.loads(told.getvalue())))
 print(json.dumps([repr(one) for one in hoplon.load_bundle(bundle).protections]))
-sys.exit(pytest.main(tests))
+sys.exit(pytest.main(["-W", "ignore::pytest.PytestAssertRewriteWarning", *tests]))  # hoplon is there already
 """
 
 

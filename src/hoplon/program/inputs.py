@@ -110,7 +110,7 @@ class Inputs:
         """SHA-256 of dtypes, shapes and bits of x and y, 64 hexadecimal digits; the name does not count."""
         digest = hashlib.sha256()
         rows, form = pytree.tree_flatten(self.y.rows if isinstance(self.y, Annotations) else self.y)
-        for part in (*self.tensors, *rows):
+        for part in (*self.tensors, *(() if self.y is None else rows)):
             if not isinstance(part, Tensor):
                 digest.update(repr(part).encode())
                 continue

@@ -75,6 +75,11 @@ class Signature:
     leaves: tuple[Any, ...]
     fixed_batch: int | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel as the structure itself: torch warns of its own tree specs where they are read back."""
+        tree = pytree.tree_unflatten(range(len(self.leaves)), self.spec)
+        return _of_tree, (self.model, tree, self.leaves, self.fixed_batch)
+
     @classmethod
     def of(
         cls,
@@ -215,3 +220,7 @@ def _keyword(path: Sequence[Any], positional: Sequence[str]) -> str | None:
     if path[0].idx == 1:
         return str(path[1].key)
     return positional[path[1].idx] if path[1].idx < len(positional) else None
+
+
+def _of_tree(model: str, tree: Any, leaves: tuple[Any, ...], fixed_batch: int | None) -> Signature:
+    return Signature(model, pytree.tree_structure(tree), leaves, fixed_batch)

@@ -128,10 +128,11 @@ def failing_bits(row: Mapping[str, Any]) -> str:
         >>> failing_bits({"failing_bits": 12.4, "failing_bits_low": 9, "failing_bits_high": 16, "bits_at_risk": 9900})
         '12 [9, 16] of 9,900'
     """
-    if row.get("failing_bits") is None:
+    found = [row.get(key) for key in ("failing_bits", "failing_bits_low", "failing_bits_high", "bits_at_risk")]
+    if None in found:
         return "not measured"
-    middle, low, high = (f"{row[key]:,.0f}" for key in ("failing_bits", "failing_bits_low", "failing_bits_high"))
-    return f"{middle} [{low}, {high}] of {row['bits_at_risk']:,}"
+    middle, low, high, bits = (f"{number:,.0f}" for number in found)
+    return f"{middle} [{low}, {high}] of {bits}"
 
 
 def only_crashes(rows: Sequence[Mapping[str, Any]]) -> str | None:

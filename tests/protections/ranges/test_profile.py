@@ -111,7 +111,8 @@ def test_any_iterable_of_batches_and_a_map_style_data_set_give_the_same(program:
     with pytest.raises(DataError, match="expected at least one batch to profile, got none"):
         profile_ranges(program, [])
     with pytest.raises(
-        DataError, match="expected .* to be Inputs or a Dataset or a Tensor or a sequence or an iterable, got 3"
+        DataError,
+        match="expected .* to be Inputs or a Dataset or a Tensor or a mapping .* or an iterable, got 3",
     ):
         profile_ranges(program, 3)  # type: ignore[arg-type]
 
