@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+import torch
 
 from hoplon.cli.app import main
+from hoplon.zoo.resolve import resolve_model
 from tests.support.small_files import write_small_files
 
 
@@ -86,3 +89,12 @@ def test_a_file_of_another_is_not_replaced(recorded: tuple[Path, tuple[str, str]
     other.write_text("mine")
     assert main(["gate", *recorded[1], "--record", "--baseline", str(other), "--most", "64"]) == 4
     assert other.read_text() == "mine"
+
+
+def test_a_model_by_name_is_captured_at_the_sizes_of_the_data(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).random((6, 3, 40, 40), dtype=np.float32)
+    with torch.no_grad():
+        y = resolve_model("torchvision:squeezenet1_1", seed=0).module(torch.from_numpy(x)).argmax(1)
+    np.savez(tmp_path / "data.npz", x=x, y=y.numpy())
+    what = ["torchvision:squeezenet1_1", str(tmp_path / "data.npz")]
+    assert main(["gate", *what, "--record", "--baseline", str(tmp_path / "base.json"), "--most", "16"]) == 0

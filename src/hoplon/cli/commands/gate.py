@@ -99,7 +99,8 @@ def command(
         known = Baseline.load(baseline) if baseline is not None and gate is not None else None
         loaded = resolve_data(settings.data)
         status = f"hoplon gate: {settings.model} on {settings.data}"
-        campaign = settings.campaign(load_program(settings.model, seed=settings.seed, status=status)[1], loaded)
+        _, program = load_program(settings.model, seed=settings.seed, status=status, data=loaded.held_out)
+        campaign = settings.campaign(program, loaded)
         with interruptible(lambda: "nothing; give the same command again."), progress_bars() as report:
             progress = partial(report, "faults")
             if gate is None:
